@@ -1,0 +1,92 @@
+"""Runs the shipped configurations through the real command and writes down what came out.
+
+    python -m benchmarks.configs [NAME ...] [--out benchmarks/results/configs-cpu.json]
+
+Without names: every configuration that a CPU finishes within minutes.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.hardware import hardware
+from charjax.config import shipped_configs
+
+RESULTS = Path(__file__).parent / "results"
+# Hours on a CPU: run by name, on a GPU.
+NEEDS_GPU = {"nanogpt-char"}
+SAMPLE_REPEATS = 5
+
+
+def main() -> None:
+    """Run the configurations, one after the other, and merge them into the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_RAW)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--out", type=Path, default=RESULTS / "configs-cpu.json")
+    args = parser.parse_args()
+    known = shipped_configs()
+    unknown = [name for name in args.names if name not in known]
+    if unknown:
+        parser.error(f"{', '.join(unknown)}: unknown; allowed: {', '.join(known)}")
+    for name in args.names or [name for name in known if name not in NEEDS_GPU]:
+        print(f"{name}: ", end="", flush=True)
+        result = run(name)
+        results = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
+        results[name] = result
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        summary = result["summary"]
+        print(f"val {summary['best_val_loss']}, {summary['seconds']:.0f} s")
+
+
+_RAW = argparse.RawDescriptionHelpFormatter
+
+
+def run(name: str) -> dict[str, Any]:
+    """Train one configuration in a temporary directory; its summary, samples and output."""
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = str(Path(folder) / name)
+        shown = f"python -m charjax.train {name}"
+        output = _command("charjax.train", name, "--workdir", workdir)
+        summary = json.loads((Path(workdir) / "summary.json").read_text(encoding="utf-8"))
+        result = {"command": shown, "hardware": hardware(), "summary": summary}
+        if summary["best_val_loss"] is None:
+            told = json.loads(_command("charjax.evaluate", workdir, "--split", "train", "--json"))
+            result["train_loss"] = told["loss"]
+        if name == "default":
+            result["sampling"] = _sampling(workdir)
+            result["output"] = output.replace(workdir, "runs/stdlib-transformer")
+            curves = (Path(workdir) / "curves.png").read_bytes()
+            (RESULTS / "default-curves.png").write_bytes(curves)
+        return result
+
+
+def _sampling(workdir: str) -> dict[str, Any]:
+    """Characters a second for one text, through the real command, compilation apart."""
+    flags = ("--max-new-tokens", "2000", "--json")
+    rates = [
+        json.loads(_command("charjax.sample", workdir, *flags, "--seed", str(seed)))[
+            "characters_per_second"
+        ]
+        for seed in range(SAMPLE_REPEATS)
+    ]
+    return {
+        "command": "python -m charjax.sample RUN --max-new-tokens 2000 --json",
+        "characters_per_second": rates,
+        "median": statistics.median(rates),
+    }
+
+
+def _command(module: str, *arguments: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Devices: starting the backend, the mesh, and what lies where on it.
+
+The only file that names a mesh axis.
+"""
+
+import os
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from charjax.config import RuntimeConfig
+from charjax.errors import UserError
+
+_AXIS = "data"
+T = TypeVar("T")
+
+
+def start_backend(config: RuntimeConfig) -> list[jax.Device]:
+    """Start JAX on the kind of device asked for, before anything else touches it.
+
+    Returns:
+      The local devices.
+
+    Raises:
+      UserError: there is no such device.
+    """
+    if config.deterministic and config.device != "cpu":
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    if config.device == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    try:
+        devices = jax.local_devices()
+    except RuntimeError as error:
+        raise UserError(f"runtime.device: no device could be started: {_first_line(error)}") from None
+    if config.device == "gpu" and devices[0].platform != "gpu":
+        raise UserError(
+            f'runtime.device: "gpu" given, but JAX finds only {devices[0].platform}; install the '
+            '"cuda" extra (pip install "charjax[cuda]"), or use runtime.device=cpu'
+        )
+    return devices
+
+
+def make_mesh(devices: list[jax.Device], batch_size: int) -> Mesh:
+    """A mesh of the largest number of devices that divides the batch."""
+    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+    return Mesh(np.asarray(devices[:count]), (_AXIS,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split_over(mesh: Mesh) -> NamedSharding:
+    """The leading axis split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(_AXIS))
+
+
+def constrain_batch(batch: T, mesh: Mesh) -> T:
+    """Inside jit: split every array of a batch over the devices (scalars stay whole)."""
+    if mesh.size == 1:
+        return batch
+    return jax.tree.map(
+        lambda x: jax.lax.with_sharding_constraint(
+            x, split_over(mesh) if x.ndim else replicated(mesh)
+        ),
+        batch,
+    )
+
+
+def describe(devices: list[jax.Device]) -> str:
+    """The kind of the devices, as the hardware calls itself."""
+    return str(devices[0].device_kind)
+
+
+def cores() -> int:
+    """How many processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _first_line(error: Any) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,143 @@
+"""A run's directory: who may write in it, and how it is read back."""
+
+import dataclasses
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import IO, Any
+
+import jax
+import jax.numpy as jnp
+
+from charjax import models
+from charjax.config import Config, parse_config
+from charjax.data.tokenizers import Tokenizer, tokenizer_from_json
+from charjax.errors import UserError
+from charjax.models.contract import CharModel
+from charjax.training.checkpoint import Checkpoints
+from charjax.training.state import TrainState, create_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained model, read back from its directory.
+
+    Attributes:
+      directory: where it was read from.
+      config: the resolved configuration.
+      tokenizer: of its text.
+      model: the module.
+      variables: its parameters and other collections.
+      step: of the checkpoint.
+      dataset_digest: SHA-256 of the text it was trained on.
+    """
+
+    directory: Path
+    config: Config
+    tokenizer: Tokenizer
+    model: CharModel
+    variables: dict[str, Any]
+    step: int
+    dataset_digest: str
+
+
+def load_run(directory: Path, checkpoint: str = "best") -> Run:
+    """Read a run's model.
+
+    Args:
+      directory: the run's.
+      checkpoint: "best", "latest" or a step.
+
+    Raises:
+      UserError: no run there, no such checkpoint, or none that can be read.
+    """
+    require_run(directory)
+    which: str | int = checkpoint
+    if checkpoint not in ("best", "latest"):
+        if not checkpoint.isdecimal():
+            raise UserError(
+                f"--checkpoint: {checkpoint!r} given; allowed: best, latest or a step's number"
+            )
+        which = int(checkpoint)
+    store = Checkpoints(directory / "checkpoints")
+    meta = store.read_meta(which)
+    config = parse_config(meta["config"])
+    tokenizer = tokenizer_from_json(meta["tokenizer"])
+    model = build_model(config, tokenizer)
+    state, meta, step = store.restore(which, state_shapes(model, config, meta))
+    variables = {"params": state.params, **state.model_state}
+    return Run(directory, config, tokenizer, model, variables, step, meta["dataset_digest"])
+
+
+def require_run(directory: Path) -> None:
+    """Raise a UserError unless the directory holds a run."""
+    if not (directory / "config.toml").is_file():
+        what = "is not a directory" if not directory.is_dir() else "holds no run"
+        raise UserError(
+            f"workdir: {str(directory)!r} {what}; give the directory that "
+            "`python -m charjax.train` printed"
+        )
+
+
+def build_model(config: Config, tokenizer: Tokenizer) -> CharModel:
+    """The module that a config and an alphabet describe."""
+    return models.build(config.model, tokenizer.vocab_size, jnp.dtype(config.runtime.dtype))
+
+
+def state_shapes(model: CharModel, config: Config, meta: dict[str, Any] | None = None) -> Any:
+    """The shapes and dtypes of a run's state.
+
+    A fitted family's tables are as long as its text has contexts, so theirs are read from the
+    checkpoint's `meta`.
+    """
+    if model.fitted:
+        tables = (meta or {})["tables"]
+        params = {
+            name: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype))
+            for name, (shape, dtype) in tables.items()
+        }
+        return fitted_state(params)
+    return jax.eval_shape(lambda key: create_state(model, config, key), jax.random.key(0))
+
+
+def fitted_state(params: dict[str, Any]) -> TrainState:
+    """The state of a family that is fitted in one step."""
+    from charjax.training.state import zero_counters
+
+    counters = zero_counters()._replace(step=jnp.ones((), jnp.int32))
+    return TrainState(params, (), {}, (), counters)
+
+
+def write_json(path: Path, tree: dict[str, Any]) -> None:
+    """Replace a JSON file in one move."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(tree, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+class Lock:
+    """One writer a directory; the kernel lets go when the process ends, however it ends."""
+
+    def __init__(self, directory: Path):
+        self._path = directory / ".lock"
+        self._file: IO[str] | None = None
+
+    def acquire(self) -> None:
+        """Take the lock, or raise a UserError naming the process that holds it."""
+        file = self._path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            file.close()
+            raise UserError(
+                f"workdir: {str(self._path.parent)!r} is being written by process {holder}; wait "
+                "for it, stop it, or give another --workdir"
+            ) from None
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        self._file = file

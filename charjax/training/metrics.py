@@ -1,0 +1,108 @@
+"""What a run writes down while it goes: metrics.jsonl and curves.png."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+
+@dataclasses.dataclass
+class Interval:
+    """Sums over the steps since the last logged line; saved with a checkpoint.
+
+    Float64 on the host, added in the order of the steps, so that the lines of an interrupted
+    run and of an uninterrupted one are the same.
+    """
+
+    loss: float = 0.0
+    targets: float = 0.0
+    steps: int = 0
+    grad_norm: float = 0.0
+    learning_rate: float = 0.0
+    skipped: int = 0
+
+    def add(self, row: list[float]) -> None:
+        """Take in one step's Metrics, in their order."""
+        loss, grad_norm, rate, targets, skipped = row
+        self.steps += 1
+        self.learning_rate = rate
+        if skipped:
+            self.skipped += 1
+            return
+        self.loss += loss * targets
+        self.targets += targets
+        self.grad_norm += grad_norm
+
+    def line(self) -> dict[str, Any]:
+        """Means over the interval; None where every step was skipped."""
+        kept = self.steps - self.skipped
+        line = {
+            **loss_fields(self.loss / self.targets if self.targets else math.nan),
+            "learning_rate": self.learning_rate,
+            "grad_norm": self.grad_norm / kept if kept else None,
+        }
+        return line | ({"skipped": self.skipped} if self.skipped else {})
+
+
+def loss_fields(loss: float) -> dict[str, float | None]:
+    """A loss in nats and in bits a character; None where it is not finite (JSON has no NaN)."""
+    finite = math.isfinite(loss)
+    return {"loss": loss if finite else None, "bpc": loss / math.log(2) if finite else None}
+
+
+class MetricsFile:
+    """metrics.jsonl: one JSON object a line, appended and flushed whole."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def write(self, step: int, split: str, **fields: Any) -> None:
+        """Append one line."""
+        line = json.dumps({"step": step, "split": split, **fields}, allow_nan=False)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def cut(self, step: int, events_done: int) -> None:
+        """Drop what a resumed run will write again: later steps, and unfinished events."""
+        kept = [
+            line
+            for line in self.read()
+            if line["step"] <= (step if line["split"] == "train" else events_done)
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(self.path)
+
+    def read(self) -> list[dict[str, Any]]:
+        """Every whole line; a last one that a crash cut short is left out."""
+        if not self.path.exists():
+            return []
+        lines = []
+        for text in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+        return lines
+
+
+def draw_curves(lines: list[dict[str, Any]], title: str, path: Path) -> None:
+    """Training and validation loss by step, as a PNG."""
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for split, style in (("train", "-"), ("val", "o-")):
+        points = [(x["step"], x["loss"]) for x in lines if x["split"] == split and x["loss"]]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=split, markersize=3, linewidth=1)
+    axes.set(xlabel="step", ylabel="loss (nats a character)")
+    axes.set_title(title, parse_math=False, fontsize=10)
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend()
+    temporary = path.with_suffix(".tmp.png")
+    figure.savefig(temporary)
+    temporary.replace(path)

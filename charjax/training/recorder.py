@@ -1,0 +1,358 @@
+"""The run as it is written: its directory, its checkpoints and its summary."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.table import Table
+
+from charjax import parallel
+from charjax.errors import UserError
+from charjax.generate import Sampling, generate
+from charjax.runs import Lock, fitted_state, require_run, state_shapes, write_json
+from charjax.signals import Interrupted, Signals
+from charjax.training.checkpoint import Checkpoints, state_digest
+from charjax.training.display import Display
+from charjax.training.loop import Diverged, Loop, Progress
+from charjax.training.metrics import MetricsFile, draw_curves, loss_fields
+from charjax.training.program import compile_chunks
+from charjax.training.session import (
+    PURPOSES,
+    Session,
+    check_data,
+    environment,
+    evaluator,
+    first_state,
+    place,
+    score_split,
+    state_shardings,
+    variables_of,
+)
+from charjax.training.state import TrainState
+
+_SAMPLES = 4
+_SAMPLE_LENGTH = 300
+
+
+@dataclasses.dataclass
+class Recorder:
+    """Trains or fits one run and writes everything down.
+
+    Attributes:
+      directory: the run's.
+      session: text, model, devices.
+      display: what the user sees.
+      signals: asked wherever a stop loses nothing.
+      checkpoints: the store.
+      lock: held while the process lives.
+      resumed: whether the run goes on from a checkpoint.
+    """
+
+    directory: Path
+    session: Session
+    display: Display
+    signals: Signals
+    checkpoints: Checkpoints
+    lock: Lock
+    resumed: bool
+
+    @staticmethod
+    def open(
+        directory: Path, session: Session, display: Display, signals: Signals, *, resume: bool
+    ) -> "Recorder":
+        """Take a directory for a run.
+
+        Raises:
+          UserError: it holds a run and `resume` is false, it holds none and `resume` is true,
+            another process writes there, or it cannot be made.
+        """
+        if resume:
+            require_run(directory)
+        elif (directory / "config.toml").exists():
+            raise UserError(
+                f"--workdir: {str(directory)!r} already holds a run; go on with it by --resume, or "
+                "give another directory"
+            )
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--workdir: {str(directory)!r} cannot be made: {error.strerror}; give another one"
+            ) from None
+        lock = Lock(directory)
+        lock.acquire()
+        store = Checkpoints(directory / "checkpoints", session.config.checkpoint.keep)
+        return Recorder(directory, session, display, signals, store, lock, resume)
+
+    def train(self, params: Any = None) -> int:
+        """Train to the last step; returns the exit status."""
+        began = time.perf_counter()
+        state, progress = self._start(params)
+        step = int(state.counters.step)
+        self._header(state)
+        if step >= self.session.config.train.steps and progress.events_done >= step:
+            self.display.say(f"nothing to do: the run is at step {step}, its last")
+            return 0
+        self._begin(step, progress)
+        metrics = MetricsFile(self.directory / "metrics.jsonl")
+        evaluate = evaluator(self.session, self.signals.poll)
+        key = jax.random.fold_in(
+            jax.random.key(self.session.config.train.seed), PURPOSES["dropout"]
+        )
+        program = self._compile(state, key)
+        progress.compile_seconds += program.compile_seconds
+        earlier = progress.wall_seconds
+
+        def save(step: int, state: TrainState, progress: Progress, best: bool) -> None:
+            progress.wall_seconds = earlier + time.perf_counter() - began
+            self._save(step, state, progress, best)
+
+        loop = Loop(
+            config=self.session.config,
+            program=program,
+            state=state,
+            progress=progress,
+            metrics=metrics,
+            display=self.display,
+            signals=self.signals,
+            evaluate=evaluate,
+            sample=self._sample,
+            save=save,
+        )
+        self.display.start(step, self.session.config.train.steps)
+        try:
+            loop.run()
+        except Interrupted as stop:
+            save(loop.step, loop.state, loop.progress, False)
+            self.checkpoints.close()
+            self.display.stop()
+            self.display.say(
+                f"stopped by {stop} at step {loop.step}; the state is saved: go on with "
+                f"--workdir {self.directory} --resume"
+            )
+            return stop.status
+        except Diverged as error:
+            save(loop.step, loop.state, loop.progress, False)
+            self.checkpoints.close()
+            self.display.stop()
+            self.display.say(str(error))
+            return 1
+        finally:
+            self.display.stop()
+        self.checkpoints.wait()
+        progress.wall_seconds = earlier + time.perf_counter() - began
+        self._finish(loop.step, loop.state, progress, metrics)
+        return 0
+
+    def fit(self) -> int:
+        """Fit a family that counts, in one step; returns the exit status."""
+        began = time.perf_counter()
+        if self.checkpoints.steps():
+            self.display.say("nothing to do: the counts are made")
+            return 0
+        self._begin(0, Progress())
+        train = self.session.dataset.splits["train"]
+        with self.display.doing("counting"):
+            params = self.session.model.fit(train)["params"]
+        seconds = time.perf_counter() - began
+        state = place(self.session, fitted_state(params))
+        self._header(state)
+        progress = Progress(seconds=seconds, targets=float(train.num_targets), events_done=1)
+        metrics = MetricsFile(self.directory / "metrics.jsonl")
+        self.signals.poll()
+        for name in ("train", "val"):
+            if (split := self.session.dataset.splits.get(name)) is None:
+                continue
+            score = score_split(self.session, split, variables_of(state), self.signals.poll)
+            rate = train.num_targets / seconds if name == "train" else None
+            fields = {"learning_rate": None, "grad_norm": None, "tokens_per_second": rate}
+            metrics.write(1, name, **loss_fields(score.loss), **fields)
+            if name == "val":
+                progress.val_loss = progress.best_val_loss = score.loss
+                progress.best_step = 1
+                self.display.evaluated(1, score.loss, True)
+        self._sample(1, state)
+        progress.wall_seconds = time.perf_counter() - began
+        self._save(1, state, progress, True)
+        self.checkpoints.wait()
+        self._finish(1, state, progress, metrics)
+        return 0
+
+    def _start(self, params: Any) -> tuple[TrainState, Progress]:
+        """The state to begin from: a checkpoint's, another run's parameters, or a fresh one."""
+        if self.resumed and self.checkpoints.steps():
+            shapes = state_shapes(self.session.model, self.session.config)
+            meta = self.checkpoints.read_meta("latest")
+            check_data(meta, self.session.dataset)
+            like = jax.tree.map(
+                lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+                shapes,
+                state_shardings(self.session, shapes),
+            )
+            state, meta, step = self.checkpoints.restore("latest", like)
+            self.display.say(f"going on from step {step}")
+            now = environment(self.session)
+            changed = [name for name, value in now.items() if meta["environment"][name] != value]
+            for name in changed:
+                self.display.say(
+                    f"note: {name} was {meta['environment'][name]}, is {now[name]}: the bits may "
+                    "differ from those of an uninterrupted run"
+                )
+            return place(self.session, state), Progress.from_json(meta["progress"])
+        if self.resumed:
+            self.display.say("no checkpoint was saved yet: beginning at step 0")
+        return first_state(self.session, params), Progress()
+
+    def _begin(self, step: int, progress: Progress) -> None:
+        """Write what must be there from the start, and cut what will be written again."""
+        config = self.directory / "config.toml"
+        temporary = config.with_suffix(".tmp")
+        temporary.write_text(self.session.config.to_toml(), encoding="utf-8")
+        temporary.replace(config)
+        (self.directory / "summary.json").unlink(missing_ok=True)
+        MetricsFile(self.directory / "metrics.jsonl").cut(step, progress.events_done)
+        _cut_samples(self.directory / "samples.txt", progress.events_done)
+
+    def _compile(self, state: TrainState, key: Any) -> Any:
+        session = self.session
+        assert session.source is not None
+        with self.display.doing("compiling"):
+            program = compile_chunks(
+                session.model, session.config, session.source, state, session.mesh, key
+            )
+        self.display.say(f"compiled in {program.compile_seconds:.1f} s")
+        return program
+
+    def _save(self, step: int, state: TrainState, progress: Progress, best: bool) -> None:
+        session = self.session
+        meta = {
+            "config": session.config.model_dump(mode="json"),
+            "config_digest": session.config.digest(),
+            "tokenizer": session.dataset.tokenizer.to_json(),
+            "dataset_digest": session.dataset.digest,
+            "environment": environment(session),
+            "progress": progress.to_json(),
+        }
+        if session.model.fitted:
+            meta["tables"] = {
+                name: [list(table.shape), str(table.dtype)] for name, table in state.params.items()
+            }
+        self.checkpoints.save(step, state, meta, best=best)
+
+    def _sample(self, step: int, state: TrainState) -> None:
+        """Append a few samples to samples.txt, and show the first."""
+        dataset, config = self.session.dataset, self.session.config
+        texts = generate(
+            self.session.model,
+            variables_of(state),
+            dataset.tokenizer,
+            "",
+            num_samples=_SAMPLES,
+            max_new_tokens=_SAMPLE_LENGTH,
+            settings=Sampling(),
+            seed=config.train.seed,
+            poll=self.signals.poll,
+        )
+        with (self.directory / "samples.txt").open("a", encoding="utf-8") as file:
+            for text in texts:
+                file.write(f"{_SAMPLE_HEAD}{step} ---\n{text}\n")
+        self.display.say(f"--- sample at step {step} ---\n{texts[0]}\n---")
+
+    def _header(self, state: TrainState) -> None:
+        """The size of the model, a table of its parameters, the text and the devices."""
+        session, config = self.session, self.session.config
+        tokenizer, splits = session.dataset.tokenizer, session.dataset.splits
+        leaves, _ = jax.tree_util.tree_flatten_with_path(state.params)
+        table = Table(box=None, pad_edge=False)
+        for title in ("parameter", "shape", "number"):
+            table.add_column(title, justify="left" if title == "parameter" else "right")
+        for path, leaf in leaves:
+            name = "/".join(str(part.key) for part in path)
+            table.add_row(name, " x ".join(map(str, leaf.shape)), f"{leaf.size:,}")
+        self.display.console.print(table)
+        sizes = ", ".join(f"{name} {split.num_targets:,}" for name, split in splits.items())
+        used = f"{session.mesh.size} of {len(session.devices)}"
+        for note in session.dataset.notes:
+            self.display.say(f"note: {note}")
+        self.display.say(
+            f"text: {session.dataset.name}, {tokenizer.vocab_size} symbols; targets: {sizes}"
+        )
+        self.display.say(
+            f"model: {config.model.kind}, {parameter_count(state):,} parameters, "
+            f"{config.runtime.dtype}"
+        )
+        self.display.say(f"device: {parallel.describe(session.devices)}, {used} used")
+        if session.mesh.size < len(session.devices):
+            self.display.say(
+                f"note: {session.mesh.size} devices is the largest number that divides "
+                f"train.batch_size ({config.train.batch_size})"
+            )
+
+    def _finish(
+        self, step: int, state: TrainState, progress: Progress, metrics: MetricsFile
+    ) -> None:
+        """summary.json and curves.png."""
+        session = self.session
+        test_loss = None
+        if (split := session.dataset.splits.get("test")) is not None:
+            best = self._best_state(step, state, progress)
+            test_loss = score_split(session, split, variables_of(best), self.signals.poll).loss
+        summary = {
+            "steps": step,
+            "params": parameter_count(state),
+            "val_loss": progress.val_loss,
+            "val_bpc": loss_fields(progress.val_loss)["bpc"] if progress.val_loss else None,
+            "best_val_loss": progress.best_val_loss,
+            "best_step": progress.best_step,
+            "test_loss": test_loss,
+            "skipped": int(state.counters.skipped),
+            "seconds": progress.wall_seconds,
+            "compile_seconds": progress.compile_seconds,
+            "tokens_per_second": progress.tokens_per_second,
+            "config_digest": session.config.digest(),
+            "state_digest": state_digest(state),
+            **environment(session),
+        }
+        title = f"{session.dataset.name}, {session.config.model.kind}"
+        draw_curves(metrics.read(), title, self.directory / "curves.png")
+        write_json(self.directory / "summary.json", summary)
+        self.checkpoints.close()
+        told = [f"steps {step}"]
+        if progress.best_val_loss is not None:
+            told.append(f"best val {progress.best_val_loss:.4f} at step {progress.best_step}")
+        if test_loss is not None:
+            told.append(f"test {test_loss:.4f}")
+        told.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+        self.display.say("done: " + ", ".join(told))
+
+    def _best_state(self, step: int, state: TrainState, progress: Progress) -> TrainState:
+        if progress.best_step in (None, step):
+            return state
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
+        )
+        return self.checkpoints.restore("best", like)[0]
+
+
+_SAMPLE_HEAD = "--- step "
+
+
+def parameter_count(state: TrainState) -> int:
+    """Numbers in the parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
+
+
+def _cut_samples(path: Path, step: int) -> None:
+    """Drop the samples of later steps, which a resumed run will write again."""
+    if not path.exists():
+        return
+    kept, keep = [], True
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.startswith(_SAMPLE_HEAD) and line.endswith(" ---\n"):
+            number = line.removeprefix(_SAMPLE_HEAD).removesuffix(" ---\n")
+            keep = not number.isdecimal() or int(number) <= step
+        if keep:
+            kept.append(line)
+    path.write_text("".join(kept), encoding="utf-8")

@@ -1,0 +1,191 @@
+"""A run put together: text, model, devices, and the functions the loop calls.
+
+Nothing here writes into the run's directory; `charjax.train` does.
+"""
+
+import dataclasses
+import importlib.metadata
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from charjax import parallel
+from charjax.config import Config
+from charjax.data.batches import BatchSource, make_source
+from charjax.data.datasets import Dataset, Split, load_dataset
+from charjax.data.tokenizers import Tokenizer
+from charjax.errors import UserError
+from charjax.models.contract import CharModel
+from charjax.runs import build_model
+from charjax.training.evaluation import Score, exact_loss, random_loss
+from charjax.training.state import TrainState, create_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """What a run is made of.
+
+    Attributes:
+      config: resolved, the context length included.
+      dataset: the text's tokens, split.
+      model: the module.
+      devices: all local devices.
+      mesh: those that are used.
+      source: training batches by step; None for a family that is fitted.
+    """
+
+    config: Config
+    dataset: Dataset
+    model: CharModel
+    devices: list[jax.Device]
+    mesh: Mesh
+    source: BatchSource | None
+
+
+def open_session(config: Config, tokenizer: Tokenizer | None = None) -> Session:
+    """Load the text, build the model and find the devices.
+
+    Args:
+      config: the configuration.
+      tokenizer: the alphabet of another run, for fine-tuning; by default the text's own.
+
+    Raises:
+      UserError: whatever is wrong with the data or the devices.
+    """
+    devices = parallel.start_backend(config.runtime)
+    dataset = load_dataset(config.data, tokenizer)
+    if config.model.context_length is None:
+        longest = config.model.model_copy(update={"context_length": dataset.longest_line})
+        config = config.model_copy(update={"model": longest})
+    model = build_model(config, dataset.tokenizer)
+    rows = config.train.batch_size * config.optim.accumulate_steps
+    mesh = parallel.make_mesh(devices, config.train.batch_size)
+    source = None
+    if not model.fitted:
+        source = _source(config, model, dataset.splits["train"], rows, config.data.sampling)
+        source = jax.device_put(source, parallel.replicated(mesh))
+    return Session(config, dataset, model, devices, mesh, source)
+
+
+def _source(
+    config: Config, model: CharModel, split: Split, rows: int, sampling: Any
+) -> BatchSource:
+    context = config.model.context_length
+    assert context is not None
+    pairs = config.data.layout == "pairs"
+    return make_source(
+        split,
+        layout=config.data.layout,
+        sampling=sampling,
+        window=1 if pairs else context,
+        lookback=context - 1 if pairs else model.lookback,
+        batch_size=rows,
+        seed=config.train.seed,
+    )
+
+
+def first_state(session: Session, params: Any = None) -> TrainState:
+    """The state at step 0, laid on the mesh; `params` from another run, if given."""
+    config = session.config
+    key = jax.random.fold_in(jax.random.key(config.train.seed), PURPOSES["init"])
+    state = jax.jit(lambda key: create_state(session.model, config, key))(key)
+    if params is not None:
+        state = state._replace(params=params)
+    return place(session, state)
+
+
+# Streams of random numbers split from the run's one seed.
+PURPOSES = {"init": 1, "dropout": 2, "samples": 3}
+
+
+def place(session: Session, state: TrainState) -> TrainState:
+    """Lay a state on the mesh: whole on every device, the carry split like the batch."""
+    shardings = state_shardings(session, state)
+    return jax.device_put(state, shardings)
+
+
+def state_shardings(session: Session, state: TrainState) -> TrainState:
+    """Where each part of a state lies."""
+    whole, split = parallel.replicated(session.mesh), parallel.split_over(session.mesh)
+    everywhere = jax.tree.map(lambda _: whole, state)
+    return everywhere._replace(carry=jax.tree.map(lambda _: split, state.carry))
+
+
+def variables_of(state: TrainState) -> dict[str, Any]:
+    """What `model.apply` wants."""
+    return {"params": state.params, **state.model_state}
+
+
+def evaluator(
+    session: Session, poll: Callable[[], None]
+) -> Callable[[int, TrainState], Score] | None:
+    """(step, state) -> the validation score by the config's protocol; None without a split."""
+    split = session.dataset.splits.get("val")
+    if split is None:
+        return None
+    config, model, mesh = session.config, session.model, session.mesh
+    if config.eval.protocol == "exact" or session.source is None:
+        return lambda step, state: score_split(session, split, variables_of(state), poll)
+    rows = -(-config.eval.batch_size // mesh.size) * mesh.size
+    source = jax.device_put(
+        _source(config, model, split, rows, "random"), parallel.replicated(mesh)
+    )
+    count = config.eval.batches
+
+    def evaluate(step: int, state: TrainState) -> Score:
+        # Fresh batches at each evaluation, as nanoGPT draws them.
+        first = (step * count) % (2**31 - 1 - count)
+        return random_loss(
+            model, variables_of(state), source, mesh, batches=count, first=first, poll=poll
+        )
+
+    return evaluate
+
+
+def score_split(
+    session: Session,
+    split: Split,
+    variables: Any,
+    poll: Callable[[], None],
+    context: int | None = None,
+    stride: int | None = None,
+) -> Score:
+    """The exact loss over a split."""
+    length = session.config.model.context_length
+    assert length is not None
+    return exact_loss(
+        session.model,
+        variables,
+        split,
+        session.mesh,
+        context_length=length,
+        batch_size=session.config.eval.batch_size,
+        context=context,
+        stride=stride,
+        poll=poll,
+    )
+
+
+def environment(session: Session) -> dict[str, Any]:
+    """What the promise of equal bits depends on."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "charjax")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {
+        "device": parallel.describe(session.devices),
+        "devices": session.mesh.size,
+        "cores": parallel.cores(),
+        "versions": {"python": platform.python_version(), **versions},
+    }
+
+
+def check_data(meta: dict[str, Any], dataset: Dataset) -> None:
+    """Raise a UserError if the text is not the one the run began with."""
+    if meta["dataset_digest"] != dataset.digest:
+        raise UserError(
+            f"data: the text has changed since the run began (SHA-256 {dataset.digest[:12]}..., "
+            f"then {meta['dataset_digest'][:12]}...); put the old text back, or start a new run "
+            "with --init-from"
+        )

@@ -1,0 +1,139 @@
+"""One training step, pure: (state, batch) -> (state, metrics).
+
+Letters: A micro-batches, B batch, T targets, V vocabulary.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from charjax.config import Config
+from charjax.data.batches import Batch
+from charjax.models.contract import CharModel
+from charjax.training.optimizer import is_matrix, make_optimizer, make_schedule
+from charjax.training.state import Counters, TrainState
+
+
+class Metrics(NamedTuple):
+    """What a step tells: float32 scalars.
+
+    Attributes:
+      loss: mean loss in nats a target, without the L2 penalty.
+      grad_norm: global norm of the gradient before clipping.
+      learning_rate: the rate of this step.
+      targets: sum of the weights.
+      skipped: 1 if the step was not finite and left the parameters alone.
+    """
+
+    loss: Array
+    grad_norm: Array
+    learning_rate: Array
+    targets: Array
+    skipped: Array
+
+
+Step = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
+
+
+def make_train_step(model: CharModel, config: Config) -> Step:
+    """The step of a model under a config: `train_step(state, batch, key)`.
+
+    `batch` holds accumulate_steps micro-batches, one after the other on the leading axis; `key`
+    is the key of this step's dropout.
+    """
+    optimizer, schedule = make_optimizer(config.optim), make_schedule(config.optim)
+    carries = config.data.sampling == "contiguous" and model.memory == "carried"
+    pieces = config.optim.accumulate_steps
+
+    def micro_loss(params: Any, model_state: Any, carry: Any, batch: Batch, key: Array) -> Any:
+        """Sum (not mean) of the weighted losses, so that pieces add up to the large batch."""
+        if carries:
+            fresh = model.init_cache(batch.inputs.shape[0])
+            carry = jax.tree.map(lambda new, old: jnp.where(batch.restart, new, old), fresh, carry)
+        (logits_BTV, new_carry), updated = model.apply(
+            {"params": params, **model_state},
+            batch.inputs,
+            carry if carries else None,
+            num_outputs=batch.targets.shape[1],
+            train=True,
+            rngs={"dropout": key},
+            mutable=list(model_state),
+        )
+        losses_BT = cross_entropy(logits_BTV, batch.targets)
+        loss = jnp.sum(losses_BT * batch.weights)
+        return loss, (updated, new_carry if carries else ())
+
+    def accumulate(state: TrainState, batch: Batch, key: Array) -> Any:
+        """Loss and gradient of the whole batch, a micro-batch at a time."""
+        grad_fn = jax.value_and_grad(micro_loss, has_aux=True)
+        if pieces == 1:
+            out, grads = grad_fn(state.params, state.model_state, state.carry, batch, key)
+            return out[0], grads, *out[1]
+
+        def body(sums: Any, piece: Any) -> Any:
+            loss, grads, model_state = sums
+            carry, micro_batch, micro_key = piece
+            (l, (model_state, carry)), g = grad_fn(
+                state.params, model_state, carry, micro_batch, micro_key
+            )
+            return (loss + l, jax.tree.map(jnp.add, grads, g), model_state), carry
+
+        split = lambda x_B: x_B.reshape(pieces, -1, *x_B.shape[1:])  # noqa: E731
+        carry, inputs, targets, weights = jax.tree.map(
+            split, (state.carry, batch.inputs, batch.targets, batch.weights)
+        )
+        restart = jnp.broadcast_to(batch.restart, (pieces,))
+        xs = (carry, Batch(inputs, targets, weights, restart), jax.random.split(key, pieces))
+        start = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params), state.model_state)
+        (loss, grads, model_state), carry = jax.lax.scan(body, start, xs)
+        return loss, grads, model_state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), carry)
+
+    def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
+        loss, grads, model_state, carry = accumulate(state, batch, key)
+        targets = jnp.sum(batch.weights)
+        scale = 1.0 / jnp.maximum(targets, 1.0)
+        grads = jax.tree.map(lambda g: g * scale, grads)
+        if config.optim.l2:
+            penalty = jax.grad(l2_penalty)(state.params)
+            grads = jax.tree.map(lambda g, p: g + config.optim.l2 * p, grads, penalty)
+        grad_norm = optax.global_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        rate = schedule(state.counters.step)
+
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        # A step that is not finite leaves everything but the counters as it was, to the bit.
+        params, opt_state, model_state, carry = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, opt_state, model_state, carry),
+            (state.params, state.opt_state, state.model_state, state.carry),
+        )
+        skipped = 1 - finite.astype(jnp.int32)
+        counters = Counters(
+            step=state.counters.step + 1,
+            skipped=state.counters.skipped + skipped,
+            skipped_in_a_row=(state.counters.skipped_in_a_row + 1) * skipped,
+        )
+        metrics = Metrics(loss * scale, grad_norm, rate, targets, skipped.astype(jnp.float32))
+        return TrainState(params, opt_state, model_state, carry, counters), metrics
+
+    return train_step
+
+
+def cross_entropy(logits_BTV: Array, targets_BT: Array) -> Array:
+    """-log softmax(logits)[target], in nats; (B, T) float32."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, targets_BT)
+
+
+def l2_penalty(params: Any) -> Array:
+    """Sum over the matrices of mean(W**2): the smoothing of nn-zero-to-hero part 1."""
+    means = jax.tree.map(
+        lambda p, counts: jnp.mean(jnp.square(p)) if counts else jnp.zeros(()),
+        params,
+        is_matrix(params),
+    )
+    return sum(jax.tree.leaves(means), start=jnp.zeros(()))

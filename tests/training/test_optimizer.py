@@ -1,0 +1,79 @@
+"""Schedules and optimisers against their formulas."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from charjax.config import OptimConfig
+from charjax.training.optimizer import is_matrix, make_optimizer, make_schedule
+
+
+def rate(step: int, **config) -> float:
+    return float(make_schedule(OptimConfig(learning_rate=0.1, **config))(jnp.int32(step)))
+
+
+def test_constant():
+    assert rate(0) == rate(10_000) == pytest.approx(0.1)
+
+
+def test_warm_up_is_nanogpts():
+    # lr * (it + 1) / (warmup_iters + 1)
+    for step in range(4):
+        assert rate(step, warmup_steps=4) == pytest.approx(0.1 * (step + 1) / 5)
+    assert rate(4, warmup_steps=4) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("step", [10, 11, 55, 99, 100, 1000])
+def test_cosine_is_nanogpts(step):
+    ratio = min(1.0, (step - 10) / 90)
+    expected = 0.01 + 0.5 * (1 + math.cos(math.pi * ratio)) * 0.09
+    got = rate(
+        step, schedule="cosine", warmup_steps=10, decay_steps=100, min_learning_rate=0.01
+    )
+    assert got == pytest.approx(expected, rel=1e-5)
+
+
+def test_step_drops_at_its_boundaries():
+    config = {"schedule": "step", "boundaries": (5, 10), "factor": 0.5}
+    assert [rate(s, **config) for s in (4, 5, 9, 10)] == pytest.approx([0.1, 0.05, 0.05, 0.025])
+
+
+def test_exponential_begins_at_its_boundary():
+    config = {"schedule": "exponential", "boundaries": (10,), "factor": 0.5, "decay_steps": 4}
+    assert rate(10, **config) == pytest.approx(0.1)
+    assert rate(12, **config) == pytest.approx(0.1 * 0.5**0.5)
+    assert rate(12, staircase=True, **config) == pytest.approx(0.1)
+    assert rate(14, staircase=True, **config) == pytest.approx(0.05)
+
+
+def test_decay_and_penalty_are_for_matrices_only():
+    params = {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3), "table": jnp.zeros((2, 3, 4))}
+    assert is_matrix(params) == {"kernel": True, "bias": False, "table": True}
+    optimizer = make_optimizer(OptimConfig(kind="sgd", weight_decay=0.5, grad_clip=0.0))
+    ones = jax.tree.map(jnp.ones_like, params)
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(ones), ones)
+    assert float(updates["kernel"][0, 0]) == 0.5
+    assert float(updates["bias"][0]) == 0.0
+
+
+def test_adamw_step_by_step():
+    """Against the algorithm written out (Loshchilov and Hutter 2019, algorithm 2)."""
+    config = OptimConfig(beta1=0.8, beta2=0.9, eps=1e-6, weight_decay=0.1, grad_clip=1.0)
+    optimizer = make_optimizer(config)
+    rng = np.random.default_rng(0)
+    param = rng.normal(size=(3, 4)).astype(np.float32)
+    ours, state = jnp.asarray(param), optimizer.init(jnp.asarray(param))
+    mean, square = np.zeros_like(param), np.zeros_like(param)
+    for step in range(1, 6):
+        grad = 3 * rng.normal(size=(3, 4)).astype(np.float32)
+        update, state = optimizer.update(jnp.asarray(grad), state, ours)
+        ours = ours - 0.01 * update
+        grad = grad / max(1.0, float(np.linalg.norm(grad)))
+        mean = 0.8 * mean + 0.2 * grad
+        square = 0.9 * square + 0.1 * grad**2
+        direction = (mean / (1 - 0.8**step)) / (np.sqrt(square / (1 - 0.9**step)) + 1e-6)
+        param = param - 0.01 * (direction + 0.1 * param)
+        np.testing.assert_allclose(ours, param, rtol=1e-5, atol=1e-6)

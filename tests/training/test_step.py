@@ -1,0 +1,103 @@
+"""One step: accumulation equals the large batch, skipping leaves no trace, the penalty."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from charjax import models
+from charjax.config import Config, parse_config
+from charjax.data.batches import Batch
+from charjax.training.state import TrainState, create_state
+from charjax.training.step import cross_entropy, l2_penalty, make_train_step
+
+VOCAB = 11
+
+
+def setup(kind: str, **sections) -> tuple[Config, object, TrainState]:
+    tree = {"model": {"kind": kind, "context_length": 6}, "train": {"batch_size": 4}}
+    for name, section in sections.items():
+        tree[name] = tree.get(name, {}) | section
+    config = parse_config(tree)
+    model = models.build(config.model, VOCAB, jnp.float32)
+    return config, model, create_state(model, config, jax.random.key(0))
+
+
+def make_batch(model, rows: int, seed: int = 0, window: int = 6) -> Batch:
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, VOCAB, (rows, model.lookback + window + 1))
+    return Batch(
+        inputs=jnp.asarray(tokens[:, :-1], jnp.int32),
+        targets=jnp.asarray(tokens[:, -window:], jnp.int32),
+        weights=jnp.asarray(rng.integers(0, 2, (rows, window)), jnp.float32),
+        restart=jnp.asarray(True),
+    )
+
+
+def step(config, model, state, batch, seed=0):
+    return jax.jit(make_train_step(model, config))(state, batch, jax.random.key(seed))
+
+
+@pytest.mark.parametrize("kind", ["bigram", "mlp", "gru", "transformer"])
+def test_accumulation_equals_the_large_batch(kind):
+    small = {"n_layer": 1, "n_head": 2, "d_model": 8} if kind == "transformer" else {}
+    config, model, state = setup(kind, model=small)
+    batch = make_batch(model, 8)
+    large, told = step(config, model, state, batch)
+    config, *_ = setup(kind, model=small, optim={"accumulate_steps": 4})
+    pieces, told_pieces = step(config, model, state, batch)
+    for a, b in zip(jax.tree.leaves(large), jax.tree.leaves(pieces), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(told.loss, told_pieces.loss, rtol=1e-6)
+    np.testing.assert_allclose(told.grad_norm, told_pieces.grad_norm, rtol=1e-5)
+
+
+def test_a_step_that_is_not_finite_changes_the_counters_alone():
+    config, model, state = setup("mlp", model={"norm": "batch"})
+    batch = make_batch(model, 4)
+    state, _ = step(config, model, state, batch)
+    broken = state._replace(params=jax.tree.map(lambda p: p.at[0].set(jnp.nan), state.params))
+    after, told = step(config, model, broken, batch)
+    for name in ("params", "opt_state", "model_state", "carry"):
+        pairs = zip(
+            jax.tree.leaves(getattr(broken, name)),
+            jax.tree.leaves(getattr(after, name)),
+            strict=True,
+        )
+        assert all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+    assert told.skipped == 1
+    assert [int(c) for c in after.counters] == [2, 1, 1]
+    healed, told = step(config, model, after._replace(params=state.params), batch)
+    assert told.skipped == 0
+    assert [int(c) for c in healed.counters] == [3, 1, 0]
+
+
+def test_the_loss_is_the_weighted_mean_over_targets():
+    config, model, state = setup("bigram")
+    batch = make_batch(model, 4)
+    _, told = step(config, model, state, batch)
+    logits, _ = model.apply({"params": state.params}, batch.inputs)
+    losses = -jax.nn.log_softmax(logits)[
+        np.arange(4)[:, None], np.arange(6)[None, :], batch.targets
+    ]
+    expected = float((losses * batch.weights).sum() / batch.weights.sum())
+    assert float(told.loss) == pytest.approx(expected, rel=1e-5)
+    assert float(told.targets) == float(batch.weights.sum())
+
+
+def test_cross_entropy_of_a_uniform_guess_is_log_v():
+    losses = cross_entropy(jnp.zeros((2, 3, 27)), jnp.zeros((2, 3), jnp.int32))
+    np.testing.assert_allclose(losses, np.log(27), rtol=1e-6)
+
+
+def test_l2_is_the_mean_square_of_each_matrix():
+    params = {"w": jnp.full((2, 2), 3.0), "b": jnp.full(2, 100.0), "v": jnp.ones((4, 1))}
+    assert float(l2_penalty(params)) == pytest.approx(10.0)
+
+
+def test_dropout_follows_the_key():
+    small = {"n_layer": 1, "n_head": 2, "d_model": 8, "dropout": 0.5}
+    config, model, state = setup("transformer", model=small)
+    batch = make_batch(model, 4)
+    losses = [float(step(config, model, state, batch, seed)[1].loss) for seed in (0, 0, 1)]
+    assert losses[0] == losses[1] != losses[2]
