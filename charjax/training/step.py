@@ -125,8 +125,15 @@ def make_train_step(model: CharModel, config: Config) -> Step:
 
 
 def cross_entropy(logits_BTV: Array, targets_BT: Array) -> Array:
-    """-log softmax(logits)[target], in nats; (B, T) float32."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, targets_BT)
+    """-log softmax(logits)[target], in nats; (B, T) float32.
+
+    The target's logit is taken by a masked sum: a gather's derivative is a scatter, which cost
+    a third of a small model's step on a CPU.
+    """
+    shifted_BTV = logits_BTV - jax.lax.stop_gradient(logits_BTV.max(axis=-1, keepdims=True))
+    is_target_BTV = jnp.arange(logits_BTV.shape[-1]) == targets_BT[..., None]
+    picked_BT = jnp.sum(jnp.where(is_target_BTV, shifted_BTV, 0.0), axis=-1)
+    return jnp.log(jnp.sum(jnp.exp(shifted_BTV), axis=-1)) - picked_BT
 
 
 def l2_penalty(params: Any) -> Array:
