@@ -32,6 +32,8 @@ def main(argv: list[str]) -> int:
 
 
 def _evaluate(args: Namespace, poll: Any) -> int:
+    import jax
+
     from charjax import parallel
     from charjax.runs import load_run, require_run
     from charjax.training.evaluation import exact_loss
@@ -39,7 +41,7 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     workdir = Path(args.workdir)
     require_run(workdir)
     run = load_run(workdir, args.checkpoint)
-    devices = parallel.start_backend(run.config.runtime)
+    devices = jax.local_devices()
     split = _text(run, Path(args.text)) if args.text else _split(run, args.split)
     length = run.config.model.context_length
     assert length is not None
