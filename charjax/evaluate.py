@@ -96,7 +96,9 @@ def _text(run: "Run", path: Path) -> "Split":
     """Another text, whole, in the run's alphabet."""
     from charjax.data.datasets import load_dataset
 
-    data = run.config.data.model_copy(update={"path": str(path), "val_fraction": 0.0})
+    split = "shuffled_lines" if run.tokenizer.boundary else "tail"
+    changes = {"path": str(path), "split": split, "val_fraction": 0.0}
+    data = run.config.data.model_copy(update=changes)
     return load_dataset(data, run.tokenizer).splits["train"]
 
 
