@@ -21,16 +21,17 @@ import numpy as np
 from jax import Array
 
 from charjax.data.tokenizers import Tokenizer
+from charjax.decoding import Decoder
 from charjax.errors import UserError
 from charjax.models.contract import CharModel
 from charjax.processors import Sampling, choose
 
-# Most tokens a call makes for each sample: a terminal sees them come, and signals are answered
-# between calls. Calls longer than the seconds below are cut shorter.
+# Tokens a call makes for each sample: a terminal sees them come, and signals are answered between
+# calls. Calls longer than the seconds below are cut shorter; a rest of less than half a call is
+# made in the call before it (decoding.CALL_LIMIT).
 _CALL_TOKENS = 64
 _CALL_SECONDS = 0.25
-# Long prompts are read in pieces of this many tokens, so that memory stays bounded.
-_PIECE = 1024
+_MOST_SAMPLES = 1 << 16
 
 
 class Chunk(NamedTuple):
@@ -138,7 +139,7 @@ def stream(
     seed: int,
     stop: int | None = None,
 ) -> Iterator[Chunk]:
-    """New tokens as they come: at most 64 of each sample, or about a quarter second, at once.
+    """New tokens as they come: about 64 of each sample, or what a quarter second makes.
 
     Args:
       model: any family.
@@ -154,7 +155,7 @@ def stream(
       UserError: a number out of its bounds.
     """
     for name, value, last in (
-        ("num-samples", num_samples, 2**31 - 1),
+        ("num-samples", num_samples, _MOST_SAMPLES),
         ("max-new-tokens", max_new_tokens, 2**31 - 1 - len(prompt_T)),
         ("seed", seed, 2**32 - 1),
     ):
@@ -164,12 +165,12 @@ def stream(
                 f"{name}: {value} given; it must be a whole number from {first} to {last}"
             )
     keys_B = sample_keys(seed, num_samples)
-    programs = _Programs(model, settings, stop, variables, keys_B)
-    return _segments(programs, model.capacity, prompt_T, num_samples, max_new_tokens)
+    decoder = Decoder(model, settings, stop, variables, keys_B)
+    return _segments(decoder, model.capacity, prompt_T, num_samples, max_new_tokens)
 
 
 def _segments(
-    programs: "_Programs",
+    decoder: Decoder,
     capacity: int | None,
     prompt_T: np.ndarray,
     num_samples: int,
@@ -181,19 +182,21 @@ def _segments(
     done_B = np.zeros(num_samples, bool)
     call_tokens = 8
     while length < end and not done_B.all():
-        began, compiled_before = time.perf_counter(), programs.compile_seconds
+        began, compiled_before = time.perf_counter(), decoder.compile_seconds
         start = window_start(length, capacity)
-        state = programs.prefill(recent_BT[:, start - length :], length, done_B)
+        state = decoder.prefill(recent_BT[:, start - length :], length, done_B)
         full = end if capacity is None else min(end, start + capacity + 1)
         while length < full and not done_B.all():
-            state, new_BK = programs.decode(state, min(call_tokens, full - length))
+            left = full - length
+            steps = left if 2 * left <= 3 * call_tokens else call_tokens
+            state, new_BK = decoder.decode(state, steps)
             # A copy: the state is donated to the next call.
             done_B, length = np.array(state.done_B), length + new_BK.shape[1]
             recent_BT = np.concatenate([recent_BT, new_BK], axis=1)[:, -(capacity or 1) :]
-            compile_seconds = programs.compile_seconds - compiled_before
+            compile_seconds = decoder.compile_seconds - compiled_before
             seconds = time.perf_counter() - began - compile_seconds
             yield Chunk(new_BK, seconds, compile_seconds)
-            began, compiled_before = time.perf_counter(), programs.compile_seconds
+            began, compiled_before = time.perf_counter(), decoder.compile_seconds
             longer = seconds > _CALL_SECONDS
             call_tokens = max(1, call_tokens // 2) if longer else min(_CALL_TOKENS, 2 * call_tokens)
 
@@ -217,114 +220,6 @@ def window_start(length: int, capacity: int | None) -> int:
 def sample_keys(seed: int, num_samples: int) -> Array:
     """The random streams (B,) of the samples: each its own, whatever their number."""
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(num_samples))
-
-
-class _State(NamedTuple):
-    """What the decode loop carries: the cache holds the `length - 1` tokens before `token_B`."""
-
-    cache: Any
-    token_B: Array
-    length: Array
-    done_B: Array
-
-
-class _Programs:
-    """The compiled programs of one stream, with their constant arguments."""
-
-    def __init__(
-        self, model: CharModel, settings: Sampling, stop: int | None, variables: Any, keys_B: Array
-    ):
-        self.compile_seconds = 0.0
-        self._model, self._settings, self._stop = model, settings, stop
-        # One device does all: a state replicated over eight would do the same work eight times.
-        self._device = next(iter(jnp.zeros(()).devices()))
-        self._variables, self._keys_B = jax.device_put((variables, keys_B), self._device)
-        self._decode: Any = None
-
-    def prefill(self, tokens_BT: np.ndarray, length: int, done_B: np.ndarray) -> _State:
-        """All tokens but the last in a new cache, that one waiting."""
-        context_BT, token_B, index, done_B = jax.device_put(
-            (tokens_BT[:, :-1], tokens_BT[:, -1], np.int32(length), done_B), self._device
-        )
-        program = self._compile(_prefill, (self._model,), self._variables, context_BT)
-        return _State(program(self._variables, context_BT), token_B, index, done_B)
-
-    def decode(self, state: _State, steps: int) -> tuple[_State, np.ndarray]:
-        """Up to `steps` more tokens (B, K); fewer where every sample has ended. Waits for them."""
-        count = jax.device_put(np.int32(steps), self._device)
-        arguments = (self._variables, self._keys_B, state, count)
-        if self._decode is None:
-            static = (self._model, self._settings, self._stop)
-            self._decode = self._compile(_decode, static, *arguments)
-        state, buffer_KB, made = self._decode(*arguments)
-        return state, np.asarray(buffer_KB)[: int(made)].T
-
-    def _compile(self, function: Any, static: tuple[Any, ...], *arguments: Any) -> Any:
-        leaves, tree = jax.tree.flatten(arguments)
-        shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves)
-        began = time.perf_counter()
-        program = _compiled(function, static, tree, shapes)
-        self.compile_seconds += time.perf_counter() - began
-        return program
-
-
-@functools.lru_cache(maxsize=32)
-def _compiled(function: Any, static: tuple[Any, ...], tree: Any, shapes: tuple[Any, ...]) -> Any:
-    """A program compiled ahead of time, so that compilation can be told apart from running."""
-    return function.lower(*static, *jax.tree.unflatten(tree, shapes)).compile()
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def _prefill(model: CharModel, variables: Any, tokens_BT: Array) -> Any:
-    """A new cache with the tokens in it."""
-
-    def read(cache: Any, tokens_BT: Array) -> tuple[Any, None]:
-        _, cache = model.apply(variables, tokens_BT, cache, num_outputs=1)
-        return cache, None
-
-    B, T = tokens_BT.shape
-    cache, first = model.init_cache(B), T % _PIECE
-    if first:
-        cache, _ = read(cache, tokens_BT[:, :first])
-    pieces = tokens_BT[:, first:].reshape(B, -1, _PIECE).swapaxes(0, 1)
-    if len(pieces):
-        cache, _ = jax.lax.scan(read, cache, pieces)
-    return cache
-
-
-@functools.partial(jax.jit, static_argnames=("model", "settings", "stop"), donate_argnames="state")
-def _decode(
-    model: CharModel,
-    settings: Sampling,
-    stop: int | None,
-    variables: Any,
-    keys_B: Array,
-    state: _State,
-    steps: Array,
-) -> tuple[_State, Array, Array]:
-    """Up to `steps` tokens a sample; (state, tokens in a (_CALL_TOKENS, B) buffer, how many)."""
-
-    def goes_on(loop: tuple[Array, _State, Array]) -> Array:
-        made, state, _ = loop
-        wanted = made < steps
-        return wanted if stop is None else wanted & ~state.done_B.all()
-
-    def step(loop: tuple[Array, _State, Array]) -> tuple[Array, _State, Array]:
-        made, state, buffer_KB = loop
-        logits_B1V, cache = model.apply(
-            variables, state.token_B[:, None], state.cache, num_outputs=1
-        )
-        token_B = choose(logits_B1V[:, 0], keys_B, state.length, settings)
-        done_B = state.done_B
-        if stop is not None:
-            token_B = jnp.where(done_B, stop, token_B)
-            done_B = done_B | (token_B == stop)
-        state = _State(cache, token_B, state.length + 1, done_B)
-        return made + 1, state, buffer_KB.at[made].set(token_B)
-
-    buffer_KB = jnp.zeros((_CALL_TOKENS, state.token_B.size), jnp.int32)
-    made, state, buffer_KB = jax.lax.while_loop(goes_on, step, (jnp.int32(0), state, buffer_KB))
-    return state, buffer_KB, made
 
 
 def generate_uncached(

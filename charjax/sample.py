@@ -89,12 +89,7 @@ def _prompt(args: Namespace) -> str:
     if args.prompt is not None and args.prompt_file is not None:
         raise UserError("--prompt: given with --prompt-file; a text has one beginning: give one")
     if args.prompt_file is None:
-        prompt = args.prompt or ""
-        try:
-            prompt.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"--prompt: {prompt!r} given; it must be valid UTF-8") from None
-        return prompt
+        return args.prompt or ""
     try:
         return Path(args.prompt_file).read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -129,11 +124,15 @@ def _write_texts(
     from charjax.generate import join, start_tokens, stop_token, stream
     from charjax.signals import Interrupted
 
+    try:
+        prompt_T = start_tokens(run.tokenizer, prompt)
+    except UserError as error:
+        raise UserError(f"prompt: {error}") from None
     stop, chunks, status = stop_token(run.tokenizer), [], 0
     coming = stream(
         run.model,
         run.variables,
-        start_tokens(run.tokenizer, prompt),
+        prompt_T,
         num_samples=args.num_samples,
         max_new_tokens=args.max_new_tokens,
         settings=settings,
