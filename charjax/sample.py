@@ -9,6 +9,7 @@ one, and a tab and its origin follow it: train, val, test or new.
 """
 
 import dataclasses
+import io
 import json
 import sys
 from argparse import Namespace
@@ -38,6 +39,9 @@ def main(argv: list[str]) -> int:
     args = cli.sample_arguments(argv)
     from charjax.signals import Interrupted, Signals
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A model may write what the user's encoding does not have.
+        sys.stdout.reconfigure(errors="backslashreplace")
     with Signals() as signals:
         try:
             return _sample(args, signals)
