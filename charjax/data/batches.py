@@ -1,0 +1,247 @@
+"""Batches as a pure function of (seed, step), drawn inside jit from a text on the device.
+
+Letters: N tokens of the split, D documents, W windows, B rows of a batch, T targets of a row,
+S = lookback + T inputs of a row, P = S + 1 characters read for them.
+"""
+
+import dataclasses
+import functools
+import zlib
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from charjax.data.datasets import Split
+from charjax.data.indices import shuffled_indices, uniform_indices
+from charjax.data.windows import (
+    EvalWindows,
+    Grid,
+    Table,
+    check_length,
+    evaluation_windows,
+    even_windows,
+    line_windows,
+    shares_boundaries,
+    streams,
+)
+
+__all__ = [
+    "Batch",
+    "BatchSource",
+    "EvalWindows",
+    "evaluation_windows",
+    "gather_windows",
+    "make_source",
+]
+
+Layout = Literal["stream", "lines", "pairs"]
+Sampling = Literal["random", "epoch", "contiguous"]
+
+
+class Batch(NamedTuple):
+    """What a model is trained on in one step.
+
+    Attributes:
+      inputs: (B, S) int32; inputs[:, lookback + i] is the character before targets[:, i].
+        Positions before the document's start, and those past its end, hold token 0.
+      targets: (B, T) int32.
+      weights: (B, T) float32: 1 for a target, 0 for padding.
+      restart: () bool: a carried state begins afresh here.
+    """
+
+    inputs: Array
+    targets: Array
+    weights: Array
+    restart: Array
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["tokens", "key", "windows"],
+    meta_fields=[
+        "sampling",
+        "batch_size",
+        "window",
+        "lookback",
+        "batches_per_epoch",
+        "has_boundaries",
+    ],
+)
+@dataclasses.dataclass(frozen=True)
+class BatchSource:
+    """Where batches come from: a pytree, to be passed to jit as an argument.
+
+    Attributes:
+      tokens: (N,) uint8 or uint16, on the device.
+      key: the typed PRNG key of this source.
+      windows: what can be drawn; contiguous: the B streams.
+      sampling: random, epoch or contiguous.
+      batch_size: B.
+      window: T.
+      lookback: inputs before the one that stands before the first target.
+      batches_per_epoch: batches in which every window occurs once.
+      has_boundaries: documents are told apart by token 0, not by `windows`.
+    """
+
+    tokens: Array
+    key: Array
+    windows: Grid | Table
+    sampling: Sampling
+    batch_size: int
+    window: int
+    lookback: int
+    batches_per_epoch: int
+    has_boundaries: bool
+
+    def draw(self, step: Array) -> Batch:
+        """The batch of a step, () int32; a pure function, to be called inside jit."""
+        restart = jnp.array(True)
+        if self.sampling == "random":
+            doc_starts_B, starts_B, lengths_B = self._random(step)
+        elif self.sampling == "epoch":
+            doc_starts_B, starts_B, lengths_B = self._epoch(step)
+        else:
+            doc_starts_B, starts_B, lengths_B = self._contiguous(step % self.batches_per_epoch)
+            restart = step % self.batches_per_epoch == 0
+        batch = gather_windows(
+            self.tokens,
+            doc_starts_B,
+            starts_B,
+            lengths_B,
+            jnp.zeros_like(lengths_B),
+            window=self.window,
+            lookback=self.lookback,
+        )
+        inputs_BS = _from_boundary(batch.inputs) if self.has_boundaries else batch.inputs
+        return batch._replace(inputs=inputs_BS, restart=restart)
+
+    def _random(self, step: Array) -> tuple[Array, Array, Array]:
+        """Windows drawn with replacement."""
+        key = jax.random.fold_in(self.key, step)
+        index_B = uniform_indices(key, self.batch_size, self.windows.count)
+        return self.windows.locate(index_B.astype(jnp.int32))
+
+    def _epoch(self, step: Array) -> tuple[Array, Array, Array]:
+        """The next windows of the epoch's order; the last batch is filled up with empty ones."""
+        key = jax.random.fold_in(self.key, step // self.batches_per_epoch)
+        first = step % self.batches_per_epoch * self.batch_size
+        place_B = first + jnp.arange(self.batch_size, dtype=jnp.int32)
+        exists_B = place_B < self.windows.count
+        place_B = jnp.where(exists_B, place_B, 0).astype(jnp.uint32)
+        index_B = shuffled_indices(key, place_B, self.windows.count)
+        doc_starts_B, starts_B, lengths_B = self.windows.locate(index_B.astype(jnp.int32))
+        return doc_starts_B, starts_B, jnp.where(exists_B, lengths_B, 0)
+
+    def _contiguous(self, chunk: Array) -> tuple[Array, Array, Array]:
+        """The next T targets of every stream; fewer, or none, where it ends."""
+        assert isinstance(self.windows, Table)
+        offset = chunk * self.window
+        lengths_B = jnp.clip(self.windows.lengths - offset, 0, self.window)
+        return self.windows.doc_starts, self.windows.starts + offset, lengths_B
+
+
+def _from_boundary(inputs_BS: Array) -> Array:
+    """Token 0 instead of everything before a row's last boundary (which is 0 itself)."""
+    place_S = jnp.arange(inputs_BS.shape[1], dtype=jnp.int32)
+    last_B = jnp.max(jnp.where(inputs_BS == 0, place_S, -1), axis=1)
+    return jnp.where(place_S > last_B[:, None], inputs_BS, 0)
+
+
+def make_source(
+    split: Split,
+    *,
+    layout: Layout,
+    sampling: Sampling,
+    window: int,
+    lookback: int,
+    batch_size: int,
+    seed: int,
+) -> BatchSource:
+    """Put a split on the device, ready to be drawn from.
+
+    What is drawn: windows of T targets. `stream`: random ones begin anywhere, as in nanoGPT;
+    those of an epoch follow one another, the last one of a document being shorter. `lines`: a
+    line's windows follow one another. `pairs`: every target is a window of its own. `contiguous`
+    reads on where the step before has ended, in B streams: B equal parts of one document, or one
+    document each.
+
+    Args:
+      split: tokens and documents; but for `lines`, one document, documents of equal length that
+        share nothing (interleaved), or, for `pairs`, lines.
+      layout: stream, lines or pairs.
+      sampling: random, epoch or contiguous.
+      window: T; 1 for pairs.
+      lookback: inputs before the one that stands before the first target.
+      batch_size: B.
+      seed: 0 to 2**32 - 1.
+
+    Raises:
+      UserError: the split is shorter than a window, or cannot be read in B streams.
+    """
+    has_boundaries = layout == "pairs" and shares_boundaries(split)
+    if layout != "lines" and not has_boundaries:
+        check_length(split, window, lookback if layout == "pairs" else 0)
+    windows: Grid | Table
+    if layout == "lines":
+        windows = line_windows(split, window)
+    elif has_boundaries:
+        # Line after line, every token but the first is a target.
+        windows = Grid(1, split.num_targets, 1, split.num_targets, 1)
+    elif sampling == "contiguous":
+        windows = streams(split, batch_size)
+    else:
+        windows = even_windows(split, window, stride=1 if sampling == "random" else window)
+    if isinstance(windows, Table) and sampling == "contiguous":
+        batches = -(-int(windows.lengths.max()) // window)
+    else:
+        batches = -(-windows.count // batch_size)
+    return BatchSource(
+        tokens=jnp.asarray(split.tokens),
+        key=jax.random.fold_in(jax.random.key(seed), _PURPOSE),
+        windows=windows,
+        sampling=sampling,
+        batch_size=batch_size,
+        window=window,
+        lookback=lookback,
+        batches_per_epoch=batches,
+        has_boundaries=has_boundaries,
+    )
+
+
+# This stream of random numbers, split from the run's one seed by its purpose.
+_PURPOSE = zlib.crc32(b"batches")
+
+
+def gather_windows(
+    tokens: Array,
+    doc_starts: Array,
+    starts: Array,
+    lengths: Array,
+    firsts: Array,
+    *,
+    window: int,
+    lookback: int,
+) -> Batch:
+    """Read windows out of a text; to be called inside jit.
+
+    Args:
+      tokens: (N,) uint8 or uint16.
+      doc_starts: (B,) int32, the first token of each window's document.
+      starts: (B,) int32, the input before each window's first target.
+      lengths: (B,) int32, targets of each window, 0 to `window`.
+      firsts: (B,) int32, the first of them that counts.
+      window: T.
+      lookback: inputs before `starts`.
+    """
+    place = jnp.arange(-lookback, window + 1, dtype=jnp.int32)
+    at_BP = starts[:, None] + place
+    read_BP = jnp.take(tokens, at_BP, mode="clip").astype(jnp.int32)
+    is_input_BP = (at_BP >= doc_starts[:, None]) & (place < lengths[:, None])
+    inputs_BS = jnp.where(is_input_BP, read_BP, 0)[:, :-1]
+    place_T = place[lookback:-1]
+    is_target_BT = place_T < lengths[:, None]
+    targets_BT = jnp.where(is_target_BT, read_BP[:, lookback + 1 :], 0)
+    weights_BT = (is_target_BT & (place_T >= firsts[:, None])).astype(jnp.float32)
+    return Batch(inputs_BS, targets_BT, weights_BT, jnp.array(True))

@@ -1,0 +1,250 @@
+"""Corpora: finding a text, fetching it, reading it, and knowing it by its digest."""
+
+import dataclasses
+import hashlib
+import os
+import platform
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from charjax.config import DataConfig
+from charjax.data.download import DownloadError, download, open_https
+from charjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """A text as it was read.
+
+    Attributes:
+      name: of the corpus, or the file's.
+      text: characters; bytes for the byte tokenizer.
+      digest: SHA-256 of the file's bytes (stdlib: of all its files', one after the other).
+      notes: what was done to the text that the user should know of, one line each.
+    """
+
+    name: str
+    text: str | bytes
+    digest: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Published:
+    """A file known by its digest.
+
+    Attributes:
+      url: its public address.
+      digest: its SHA-256.
+      size: in bytes.
+      encoding: of its characters.
+      file_names: what it may be called in $CHARJAX_DATA.
+    """
+
+    url: str
+    digest: str
+    size: int
+    encoding: str
+    file_names: tuple[str, ...]
+
+
+_PUBLISHED = {
+    "shakespeare": _Published(
+        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        1_115_394,
+        "ascii",
+        ("shakespeare.txt", "tinyshakespeare.txt", "tinyshakespeare/input.txt"),
+    ),
+    "names": _Published(
+        "https://raw.githubusercontent.com/karpathy/makemore/master/names.txt",
+        "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d",
+        228_145,
+        "ascii",
+        ("names.txt",),
+    ),
+    "warpeace": _Published(
+        "https://cs.stanford.edu/people/karpathy/char-rnn/warpeace_input.txt",
+        "fb66ba999dafe24017cdd59e04c56d385a9c8466993d374fd4c6f08b2142985e",
+        3_258_246,
+        # Its published results count bytes: the mark at its start and the CRLFs stay as well.
+        "latin-1",
+        ("warpeace.txt", "warpeace_input.txt"),
+    ),
+}
+
+
+def load_corpus(config: DataConfig) -> Corpus:
+    """Find the text that a config names, and read it.
+
+    A published corpus is looked for in $CHARJAX_DATA, then in the user's cache, then downloaded.
+
+    Raises:
+      UserError: the text is missing, cannot be read, or is not what it should be.
+    """
+    as_bytes = config.tokenizer == "byte"
+    if config.path is not None:
+        return _read_file(config.path, as_bytes)
+    if config.name == "stdlib":
+        return _read_stdlib(as_bytes)
+    published = _PUBLISHED[config.name]
+    raw = _find(config.name, published)
+    text = raw if as_bytes else raw.decode(published.encoding)
+    return Corpus(config.name, text, published.digest)
+
+
+def _find(name: str, published: _Published) -> bytes:
+    """The bytes of a published file, from wherever they are."""
+    raw = _from_data_directory(name, published)
+    if raw is not None:
+        return raw
+    cached = _cache_directory() / f"{name}.txt"
+    if cached.is_file():
+        raw = _read_bytes(cached, "data.name")
+        if hashlib.sha256(raw).hexdigest() == published.digest:
+            return raw
+    try:
+        return download(
+            published.url, cached, digest=published.digest, size=published.size, opener=open_https
+        )
+    except DownloadError as error:
+        raise UserError(
+            f"data.name: {name!r} is not on this machine, and {error}; put the file at {cached} "
+            f"(or set CHARJAX_DATA to a directory that holds {published.file_names[0]}), or use "
+            "data.name=stdlib, which needs no download"
+        ) from None
+
+
+def _from_data_directory(name: str, published: _Published) -> bytes | None:
+    given = os.environ.get("CHARJAX_DATA")
+    if not given:
+        return None
+    directory = Path(os.path.expanduser(given))
+    if not directory.is_dir():
+        raise UserError(
+            f"CHARJAX_DATA: {given!r} is not a directory; set it to the one that holds "
+            f"{published.file_names[0]}, or unset it"
+        )
+    for path in (directory / file_name for file_name in published.file_names):
+        if not path.is_file():
+            continue
+        raw = _read_bytes(path, "CHARJAX_DATA")
+        digest = hashlib.sha256(raw).hexdigest()
+        if digest != published.digest:
+            raise UserError(
+                f"CHARJAX_DATA: {str(path)!r} has SHA-256 {digest}, but {name} is "
+                f"{published.digest}; replace it by {published.url}, or read your own file with "
+                "data.path"
+            )
+        return raw
+    return None
+
+
+def _cache_directory() -> Path:
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification: a relative path there is to be ignored.
+    if not os.path.isabs(given):
+        given = os.path.expanduser("~/.cache")
+    if not os.path.isabs(given):
+        raise UserError(
+            "CHARJAX_DATA: not set, and there is no home directory to keep downloads in; set it to "
+            "a directory that holds the file, or use data.name=stdlib, which needs no download"
+        )
+    return Path(given) / "charjax"
+
+
+def _read_file(given: str, as_bytes: bool) -> Corpus:
+    """A text file of the user's own."""
+    path = Path(os.path.expanduser(given))
+    raw = _read_bytes(path, "data.path")
+    if not raw:
+        raise UserError(f"data.path: {given!r} is empty; give a file with text in it")
+    digest = hashlib.sha256(raw).hexdigest()
+    if as_bytes:
+        return Corpus(path.name, raw, digest)
+    text, notes = _decode(raw, given)
+    return Corpus(path.name, text, digest, notes)
+
+
+def _read_bytes(path: Path, field: str) -> bytes:
+    if not path.exists():
+        raise UserError(f"{field}: {str(path)!r} does not exist; give a text file")
+    if not path.is_file():
+        what = "is a directory" if path.is_dir() else "is not a regular file"
+        raise UserError(f"{field}: {str(path)!r} {what}; give a text file")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(
+            f"{field}: {str(path)!r} cannot be read ({reason}); give a file that you may read"
+        ) from None
+
+
+def _decode(raw: bytes, given: str) -> tuple[str, tuple[str, ...]]:
+    """UTF-8 without its mark, lines ended by LF, and notes of what was changed."""
+    remedy = "convert it to UTF-8, or read its bytes with data.tokenizer=byte"
+    nul = raw.find(b"\0")
+    if nul >= 0:
+        raise UserError(
+            f"data.path: {given!r} is not text: it has a zero byte at offset {nul:,}; {remedy}"
+        )
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"data.path: {given!r} is not UTF-8: byte 0x{raw[error.start]:02X} at offset "
+            f"{error.start:,}; {remedy}"
+        ) from None
+    notes = []
+    if text.startswith("\ufeff"):
+        text = text[1:]
+        notes.append("the byte order mark at the start of the file was dropped")
+    if count := text.count("\r\n"):
+        text = text.replace("\r\n", "\n")
+        notes.append(f"{count:,} line ends were CRLF and were made LF")
+    if not text:
+        raise UserError(f"data.path: {given!r} is empty; give a file with text in it")
+    return text, tuple(notes)
+
+
+# Tests are no library; site-packages are not Python's own; the build's configuration holds paths
+# of the machine, and sitecustomize is the distribution's.
+_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+_LEFT_OUT_FILES = {"sitecustomize.py", "usercustomize.py"}
+_LEFT_OUT_PREFIXES = ("_sysconfigdata", "config-")
+
+
+def _read_stdlib(as_bytes: bool) -> Corpus:
+    """Python's own library source: its ASCII modules, in the order of their paths."""
+    root = Path(sysconfig.get_path("stdlib"))
+    pieces = []
+    for path in sorted(_modules(root), key=lambda path: path.relative_to(root).parts):
+        raw = _read_bytes(path, "data.name").replace(b"\r\n", b"\n")
+        if raw.isascii() and raw.strip():
+            pieces.append(raw if raw.endswith(b"\n") else raw + b"\n")
+    if not pieces:
+        raise UserError(
+            f"data.name: 'stdlib' has no source in {root} on this machine; give a text of your "
+            "own with data.path"
+        )
+    joined = b"".join(pieces)
+    digest = hashlib.sha256(joined).hexdigest()
+    note = (
+        f"stdlib is {len(pieces):,} modules of Python {platform.python_version()}, "
+        f"SHA-256 {digest[:12]}..."
+    )
+    return Corpus("stdlib", joined if as_bytes else joined.decode("ascii"), digest, (note,))
+
+
+def _modules(root: Path) -> Iterator[Path]:
+    for directory, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if _belongs(name)]
+        paths = (Path(directory, name) for name in files if _belongs(name))
+        yield from (path for path in paths if path.suffix == ".py" and path.is_file())
+
+
+def _belongs(name: str) -> bool:
+    left_out = name in _LEFT_OUT or name in _LEFT_OUT_FILES
+    return not left_out and not name.startswith(_LEFT_OUT_PREFIXES)

@@ -1,0 +1,101 @@
+"""Fetching a published file: all of it, with the digest it is known by, or nothing."""
+
+import contextlib
+import hashlib
+import http.client
+import os
+import tempfile
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+_TIMEOUT_SECONDS = 30
+_CHUNK_BYTES = 1 << 16
+
+Opener = Callable[[str], contextlib.AbstractContextManager[BinaryIO]]
+
+
+class DownloadError(Exception):
+    """A file could not be fetched, or is not the one that was asked for; one line says why."""
+
+
+@contextlib.contextmanager
+def open_https(url: str) -> Iterator[BinaryIO]:
+    """The body of a page; https only, redirections included.
+
+    Raises:
+      DownloadError: the address, or where it leads, is not https.
+      OSError: no network, no such page, or no answer within half a minute.
+    """
+    if not url.startswith("https://"):
+        raise DownloadError(f"{url} is not an https address")
+    with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response:
+        if not response.geturl().startswith("https://"):
+            raise DownloadError(f"{url} leads to {response.geturl()}, which is not https")
+        yield response
+
+
+def download(url: str, target: Path, *, digest: str, size: int, opener: Opener) -> bytes:
+    """Fetch a file into its place, with a progress bar on stderr.
+
+    The bytes go into a temporary file beside `target`, which takes its name only once all of them
+    are there and have the digest; on any failure, Ctrl-C included, it is removed.
+
+    Args:
+      url: where the file is.
+      target: where it is put; directories are made.
+      digest: its SHA-256.
+      size: its length in bytes; no more than that is read.
+      opener: how an address is opened: `open_https`, or a test's own.
+
+    Returns:
+      The file's bytes.
+
+    Raises:
+      DownloadError: it cannot be fetched or written, or has another digest.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _replacing(target) as file:
+            raw = _copy(url, file, size, opener, target.name)
+            found = hashlib.sha256(raw).hexdigest()
+            if found != digest:
+                raise DownloadError(f"{url} gave a file with SHA-256 {found}, not {digest}")
+    except (OSError, http.client.HTTPException) as error:
+        reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
+        raise DownloadError(f"{url} cannot be fetched into {target.parent}: {reason}") from None
+    return raw
+
+
+@contextlib.contextmanager
+def _replacing(target: Path) -> Iterator[IO[bytes]]:
+    """A temporary file that becomes `target` if the block ends well, and is removed otherwise."""
+    descriptor, name = tempfile.mkstemp(
+        dir=target.parent, prefix=f".{target.name}.", suffix=".part"
+    )
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        os.replace(name, target)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _copy(url: str, file: IO[bytes], size: int, opener: Opener, label: str) -> bytes:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    console = Console(stderr=True)
+    raw = bytearray()
+    with Progress(*columns, TransferSpeedColumn(), console=console, transient=True) as progress:
+        task = progress.add_task(f"downloading {label}", total=size)
+        with opener(url) as response:
+            # One byte more than there should be is enough to fail the digest.
+            while len(raw) <= size and (chunk := response.read(_CHUNK_BYTES)):
+                raw += chunk
+                file.write(chunk)
+                progress.update(task, completed=len(raw))
+    return bytes(raw)

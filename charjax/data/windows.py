@@ -1,0 +1,179 @@
+"""Windows: where in a text the rows of a batch can lie.
+
+Letters: D documents, W windows to train on, K windows to evaluate on, B rows of a batch, T targets
+of a window.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from charjax.data.datasets import Split
+from charjax.errors import UserError
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Windows at equal distances in documents of equal length: no table in memory.
+
+    Attributes:
+      documents: D, one after the other, each with one token more than it has targets.
+      length: targets of a document.
+      stride: from the start of a window to that of the next.
+      per_document: windows of a document.
+      window: T.
+    """
+
+    documents: int
+    length: int
+    stride: int
+    per_document: int
+    window: int
+
+    @property
+    def count(self) -> int:
+        """W."""
+        return self.documents * self.per_document
+
+    def locate(self, index_B: Array) -> tuple[Array, Array, Array]:
+        """Start of the document, start and length of each window, (B,) int32."""
+        within_B = index_B % self.per_document * self.stride
+        doc_starts_B = index_B // self.per_document * (self.length + 1)
+        lengths_B = jnp.minimum(self.length - within_B, self.window)
+        return doc_starts_B, doc_starts_B + within_B, lengths_B
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["doc_starts", "starts", "lengths"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Windows one by one: (W,) int32 each."""
+
+    doc_starts: Array
+    starts: Array
+    lengths: Array
+
+    @property
+    def count(self) -> int:
+        """W."""
+        return self.starts.shape[0]
+
+    def locate(self, index_B: Array) -> tuple[Array, Array, Array]:
+        """Start of the document, start and length of each window, (B,) int32."""
+        return self.doc_starts[index_B], self.starts[index_B], self.lengths[index_B]
+
+
+def even_windows(split: Split, window: int, *, stride: int) -> Grid:
+    """Windows `stride` apart in documents of equal length that share no token.
+
+    With stride 1 all are full; with larger strides the last of a document may be shorter.
+    """
+    documents, length = len(split.doc_starts), int(split.doc_lengths[0])
+    expected = np.arange(documents) * (length + 1)
+    if (split.doc_lengths != length).any() or (split.doc_starts != expected).any():
+        raise ValueError("documents of unequal length: lay them out as lines")
+    per_document = length - window + 1 if stride == 1 else -(-length // stride)
+    return Grid(documents, length, stride, per_document, window)
+
+
+class EvalWindows(NamedTuple):
+    """Windows that score every target of a split once; (K,) int32 each.
+
+    Attributes:
+      starts: first input of the window.
+      doc_starts: first token of its document.
+      lengths: targets that the window reads.
+      firsts: of these, the first that is scored.
+    """
+
+    starts: np.ndarray
+    doc_starts: np.ndarray
+    lengths: np.ndarray
+    firsts: np.ndarray
+
+
+def evaluation_windows(split: Split, *, window: int, stride: int) -> EvalWindows:
+    """Windows of `window` targets, `stride` apart, each scoring what the one before did not reach.
+
+    Args:
+      split: tokens and documents.
+      window: the most targets a window reads.
+      stride: 1 to `window`.
+    """
+    following = np.maximum(split.doc_lengths - window, 0)
+    counts_D = 1 + -(-following // stride)
+    document_K = np.repeat(np.arange(len(counts_D)), counts_D)
+    number_K = np.arange(len(document_K)) - (np.cumsum(counts_D) - counts_D)[document_K]
+    doc_starts_K = split.doc_starts[document_K]
+    lengths_K = np.minimum(split.doc_lengths[document_K] - number_K * stride, window)
+    firsts_K = np.where(number_K > 0, window - stride, 0)
+    columns = (doc_starts_K + number_K * stride, doc_starts_K, lengths_K, firsts_K)
+    return EvalWindows(*(column.astype(np.int32) for column in columns))
+
+
+def line_windows(split: Split, window: int) -> Table:
+    """Each line from its start; one longer than the window goes on in further windows."""
+    table = evaluation_windows(split, window=window, stride=window)
+    return _table(table.doc_starts, table.starts, table.lengths)
+
+
+def streams(split: Split, batch_size: int) -> Table:
+    """B streams to be read side by side: B equal parts of one document, or one document each.
+
+    Raises:
+      UserError: another number of documents, or fewer targets than streams.
+    """
+    documents = len(split.doc_starts)
+    if documents > 1:
+        if batch_size != documents:
+            raise UserError(
+                f"train.batch_size: {batch_size} rows given (with optim.accumulate_steps), but the "
+                f"{split.name} part has {documents} streams and contiguous sampling reads each in "
+                f"a row of its own; make them {documents}, or set data.rows"
+            )
+        return _table(split.doc_starts, split.doc_starts, split.doc_lengths)
+    targets = int(split.doc_lengths[0])
+    if batch_size > targets:
+        raise UserError(
+            f"train.batch_size: {batch_size} rows given (with optim.accumulate_steps), but the "
+            f"{split.name} part has only {targets} characters to predict; make them fewer, or "
+            "give a longer text"
+        )
+    bounds = np.arange(batch_size + 1) * targets // batch_size
+    start = split.doc_starts[0]
+    return _table(np.full(batch_size, start), start + bounds[:-1], np.diff(bounds))
+
+
+def _table(doc_starts: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Table:
+    return Table(*(jnp.asarray(column, jnp.int32) for column in (doc_starts, starts, lengths)))
+
+
+def shares_boundaries(split: Split) -> bool:
+    """Whether the documents are lines: the end of each is the start of the next."""
+    ends = split.doc_starts + split.doc_lengths
+    return len(ends) > 1 and bool((ends[:-1] == split.doc_starts[1:]).all())
+
+
+def check_length(split: Split, window: int, lookback: int) -> None:
+    """Refuse a split whose shortest document has no room for a whole window.
+
+    Raises:
+      UserError: it is shorter than the window and what stands before it.
+    """
+    length, needed = int(split.doc_lengths.min()), window + lookback
+    if length < needed:
+        where = "each of its rows" if len(split.doc_lengths) > 1 else "it"
+        raise UserError(
+            f"model.context_length: {needed} given, but the {split.name} part of the text is too "
+            f"short: {where} has {length} characters to predict; lower model.context_length, give "
+            "a longer text, or change data.val_fraction"
+        )

@@ -1,0 +1,66 @@
+"""Texts for the tests: small ones made here, and the published ones where they can be found."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from charjax.config import DataConfig
+from charjax.data import corpora
+from charjax.data.datasets import Dataset, Split, load_dataset
+from charjax.data.download import DownloadError
+from charjax.errors import UserError
+
+
+@pytest.fixture(scope="session")
+def published() -> Callable[..., Dataset]:
+    """Load a published corpus from $CHARJAX_DATA or the cache, or skip the test."""
+
+    def load(name: str, **settings: Any) -> Dataset:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(corpora, "open_https", no_network)
+            try:
+                return load_dataset(DataConfig(name=name, **settings))
+            except UserError as error:
+                if "is not on this machine" in str(error):
+                    pytest.skip(f"{name} is neither in $CHARJAX_DATA nor in the cache")
+                raise
+
+    return load
+
+
+def no_network(url: str) -> Any:
+    """An opener without a network."""
+    raise DownloadError(f"{url} cannot be fetched: the tests have no network")
+
+
+@pytest.fixture(scope="session")
+def names(published: Callable[..., Dataset]) -> Dataset:
+    """The names, as the lectures split them."""
+    return published("names")
+
+
+@pytest.fixture
+def stream() -> Callable[..., Split]:
+    """One document whose every token tells its own place (or documents of equal length)."""
+
+    def make(targets: int, documents: int = 1) -> Split:
+        tokens = np.arange(documents * (targets + 1)).astype(np.uint16)
+        starts = np.arange(documents) * (targets + 1)
+        return Split(tokens, starts, np.full(documents, targets))
+
+    return make
+
+
+@pytest.fixture
+def lines() -> Callable[[list[str]], Split]:
+    """Lines of letters; the boundary is 0, `a` is 1."""
+
+    def make(items: list[str]) -> Split:
+        text = "\n" + "\n".join(items) + "\n"
+        tokens = np.array([max(0, ord(letter) - 96) for letter in text], np.uint8)
+        bounds = np.flatnonzero(tokens == 0)
+        return Split(tokens, bounds[:-1], np.diff(bounds))
+
+    return make
