@@ -2,18 +2,18 @@
 
 import datetime
 import importlib.metadata
-import os
 import platform
-from pathlib import Path
 from typing import Any
+
+from charjax import parallel
 
 
 def hardware() -> dict[str, Any]:
     """Processor, cores, versions and the date, as every result file carries them."""
     packages = ("jax", "jaxlib", "flax", "optax", "charjax")
     return {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "processor": parallel.processor(),
+        "cores": parallel.cores(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "date": datetime.date.today().isoformat(),
@@ -26,13 +26,3 @@ def in_words(facts: dict[str, Any]) -> str:
         f"{facts['cores']} cores of {facts['processor']}, jax {facts['versions']['jax']}, "
         f"{facts['date']}"
     )
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -32,6 +32,8 @@ def main(argv: list[str]) -> int:
 
 
 def _evaluate(args: Namespace, poll: Any) -> int:
+    import jax
+
     from charjax import parallel
     from charjax.runs import load_run, require_run
     from charjax.training.evaluation import exact_loss
@@ -39,7 +41,7 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     workdir = Path(args.workdir)
     require_run(workdir)
     run = load_run(workdir, args.checkpoint)
-    devices = parallel.start_backend(run.config.runtime)
+    devices = jax.local_devices()
     split = _text(run, Path(args.text)) if args.text else _split(run, args.split)
     length = run.config.model.context_length
     assert length is not None
@@ -94,7 +96,9 @@ def _text(run: "Run", path: Path) -> "Split":
     """Another text, whole, in the run's alphabet."""
     from charjax.data.datasets import load_dataset
 
-    data = run.config.data.model_copy(update={"path": str(path), "val_fraction": 0.0})
+    split = "shuffled_lines" if run.tokenizer.boundary else "tail"
+    changes = {"path": str(path), "split": split, "val_fraction": 0.0}
+    data = run.config.data.model_copy(update=changes)
     return load_dataset(data, run.tokenizer).splits["train"]
 
 

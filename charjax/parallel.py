@@ -3,7 +3,10 @@
 The only file that names a mesh axis.
 """
 
+import contextlib
 import os
+import platform
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -73,7 +76,17 @@ def constrain_batch(batch: T, mesh: Mesh) -> T:
 
 def describe(devices: list[jax.Device]) -> str:
     """The kind of the devices, as the hardware calls itself."""
-    return str(devices[0].device_kind)
+    kind = str(devices[0].device_kind)
+    return f"{kind} ({processor()}, {cores()} cores)" if kind == "cpu" else kind
+
+
+def processor() -> str:
+    """The name of this machine's processor."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def cores() -> int:

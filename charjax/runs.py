@@ -10,7 +10,7 @@ from typing import IO, Any
 import jax
 import jax.numpy as jnp
 
-from charjax import models
+from charjax import models, parallel
 from charjax.config import Config, parse_config
 from charjax.data.tokenizers import Tokenizer, tokenizer_from_json
 from charjax.errors import UserError
@@ -63,6 +63,7 @@ def load_run(directory: Path, checkpoint: str = "best") -> Run:
     store = Checkpoints(directory / "checkpoints")
     meta = store.read_meta(which)
     config = parse_config(meta["config"])
+    parallel.start_backend(config.runtime)
     tokenizer = tokenizer_from_json(meta["tokenizer"])
     model = build_model(config, tokenizer)
     state, meta, step = store.restore(which, state_shapes(model, config, meta))
@@ -141,3 +142,9 @@ class Lock:
         file.write(str(os.getpid()))
         file.flush()
         self._file = file
+
+    def release(self) -> None:
+        """Let go of it."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

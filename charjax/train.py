@@ -103,7 +103,10 @@ def _train(args: Namespace, config: Config, workdir: Path, signals: Any) -> int:
     recorder = Recorder.open(workdir, session, display, signals, resume=args.resume)
     began = time.perf_counter()
     params = source_run.variables["params"] if source_run else None
-    status = recorder.fit() if session.model.fitted else recorder.train(params)
+    try:
+        status = recorder.fit() if session.model.fitted else recorder.train(params)
+    finally:
+        recorder.lock.release()
     display.say(f"run: {workdir}  ({time.perf_counter() - began:.1f} s)")
     return status
 

@@ -14,8 +14,9 @@ from jax import Array
 from jax.sharding import Mesh
 
 from charjax import parallel
-from charjax.data.batches import Batch, BatchSource, EvalWindows, evaluation_windows, gather_windows
+from charjax.data.batches import Batch, BatchSource, gather_windows
 from charjax.data.datasets import Split
+from charjax.data.windows import EvalWindows, evaluation_windows
 from charjax.errors import UserError
 from charjax.models.contract import CharModel
 from charjax.training.step import cross_entropy
@@ -81,7 +82,7 @@ def exact_loss(
         window = _CHUNK if free else context or context_length
         window = min(window, int(split.doc_lengths.max()))
         step, lookback = min(stride or window, window), model.lookback if free else 0
-        table = evaluation_windows(split, window=window, stride=step, lookback=lookback)
+        table = evaluation_windows(split, window=window, stride=step)
         batches = _windowed(model, variables, split, mesh, rows, table, window, lookback)
     sums = []
     for pair in batches:

@@ -100,7 +100,7 @@ def make_train_step(model: CharModel, config: Config) -> Step:
         if config.optim.l2:
             penalty = jax.grad(l2_penalty)(state.params)
             grads = jax.tree.map(lambda g, p: g + config.optim.l2 * p, grads, penalty)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         rate = schedule(state.counters.step)
 

@@ -1,0 +1,87 @@
+"""Running the commands from tests: within this process, or from outside."""
+
+import contextlib
+import importlib
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from charjax import cli
+
+
+class Result(NamedTuple):
+    """How a command ended and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+def run(command: str, *arguments: object) -> Result:
+    """Run `python -m charjax.COMMAND ...` inside this process (no start-up to pay for)."""
+    module = importlib.import_module(f"charjax.{command}")
+    out, err = io.StringIO(), io.StringIO()
+    status: object = 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.run(module.main, [str(argument) for argument in arguments])
+        except SystemExit as leave:
+            status = leave.code
+    return Result(int(status or 0), out.getvalue(), err.getvalue())  # type: ignore[call-overload]
+
+
+def start(command: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """Start a command as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", f"charjax.{command}", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+        cwd=Path(__file__).parent.parent,
+    )
+
+
+def outside(command: str, *arguments: object, **environment: str) -> Result:
+    """Run a command as a process of its own, to its end."""
+    process = start(command, *arguments, **environment)
+    out, err = process.communicate(timeout=300)
+    return Result(process.returncode, out, err)
+
+
+# Every family, at a size that trains in a moment.
+TINY = {
+    "ngram": ["model.order=3"],
+    "bigram": ["model.context_length=8"],
+    "bow": ["model.context_length=8", "model.d_embed=8"],
+    "mlp": ["model.context_length=4", "model.d_embed=4", "model.hidden=[8]", "model.norm=batch"],
+    "rnn": ["model.context_length=8", "model.d_embed=4", "model.d_hidden=8"],
+    "gru": ["model.context_length=8", "model.d_embed=4", "model.d_hidden=8"],
+    "lstm": ["model.context_length=8", "model.d_embed=4", "model.d_hidden=8"],
+    "transformer": [
+        "model.context_length=8",
+        "model.n_layer=1",
+        "model.n_head=2",
+        "model.d_model=8",
+        "model.dropout=0.1",
+    ],
+}
+
+
+def tiny(kind: str) -> list[str]:
+    """Overrides for a small, quick run of a family."""
+    layout = ["data.layout=pairs"] if kind == "mlp" else []
+    carried = ["data.sampling=contiguous"] if kind in ("gru", "lstm") else []
+    return [
+        f"model.kind={kind}",
+        *TINY[kind],
+        *layout,
+        *carried,
+        "train.batch_size=4",
+        "train.log_every=5",
+        "eval.every=10",
+        "checkpoint.every=10",
+    ]

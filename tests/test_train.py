@@ -1,0 +1,232 @@
+"""The train command, end to end on a small text."""
+
+import json
+import math
+import re
+import signal
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from charjax.config import load_config
+from tests.commands import TINY, outside, run, start, tiny
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    """About 6,000 characters with something to learn."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "ran", "off"]
+    lines = [" ".join(words[(i * j + i) % 10] for j in range(1, 9)) for i in range(200)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def train(workdir: Path, text: Path, kind: str, *more: str):
+    return run("train", f"data.path={text}", *tiny(kind), *more, "--workdir", workdir)
+
+
+def summary(workdir: Path) -> dict:
+    return json.loads((workdir / "summary.json").read_text())
+
+
+def metrics(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_every_family_trains_samples_and_is_evaluated(kind, text, tmp_path):
+    workdir = tmp_path / "run"
+    done = train(workdir, text, kind, "train.steps=20")
+    assert done.status == 0, done.err
+    assert done.out.startswith(f"run: {workdir}")
+    assert done.out.rstrip().splitlines()[-1].startswith(f"run: {workdir}")
+    names = {path.name for path in workdir.iterdir()}
+    files = {"config.toml", "metrics.jsonl", "checkpoints", "samples.txt", "curves.png"}
+    assert files | {"summary.json"} <= names
+    told = summary(workdir)
+    assert told["steps"] == (1 if kind == "ngram" else 20)
+    assert told["best_val_loss"] <= math.log(20)
+    assert re.fullmatch("[0-9a-f]{64}", told["state_digest"])
+    for line in metrics(workdir):
+        assert {"step", "split", "loss", "bpc", "learning_rate", "grad_norm"} < set(line)
+        assert line["bpc"] == pytest.approx(line["loss"] / math.log(2))
+    assert load_config(workdir / "config.toml").model.kind == kind
+
+    evaluated = run("evaluate", workdir, "--json")
+    assert evaluated.status == 0, evaluated.err
+    score = json.loads(evaluated.out)
+    assert score["loss"] == pytest.approx(told["best_val_loss"], rel=1e-5)
+    assert score["tokens"] > 500
+
+    sampled = run("sample", workdir, "--num-samples", 2, "--max-new-tokens", 20, "--json")
+    assert sampled.status == 0, sampled.err
+    assert [len(s) >= 20 for s in json.loads(sampled.out)["samples"]] == [True, True]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TINY if kind != "ngram"])
+def test_stopped_and_resumed_equals_uninterrupted(kind, text, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert train(whole, text, kind, "train.steps=23").status == 0
+    assert train(cut, text, kind, "train.steps=7").status == 0
+    for steps in (12, 23):
+        done = run("train", "--workdir", cut, "--resume", f"train.steps={steps}")
+        assert done.status == 0, done.err
+    assert summary(cut)["state_digest"] == summary(whole)["state_digest"]
+    steps = [line["step"] for line in metrics(cut) if line["split"] == "train"]
+    assert steps == [line["step"] for line in metrics(whole) if line["split"] == "train"]
+
+
+def test_a_signal_saves_and_the_run_goes_on(text, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    options = [f"data.path={text}", *tiny("gru"), "train.steps=20000", "eval.every=0"]
+    options += ["checkpoint.every=0", "train.log_every=1000"]
+    assert run("train", *options, "--workdir", whole).status == 0
+    process = start("train", *options, "--workdir", cut)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step "):
+            break
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "the state is saved" in out
+    stopped = int(re.search(r"SIGTERM at step (\d+)", out)[1])
+    assert 0 < stopped < 20000
+    done = run("train", "--workdir", cut, "--resume")
+    assert done.status == 0, done.err
+    assert f"going on from step {stopped}" in done.out
+    assert summary(cut)["state_digest"] == summary(whole)["state_digest"]
+    keys = ("step", "split", "loss", "grad_norm")
+    lines = [[{key: line[key] for key in keys} for line in metrics(d)] for d in (whole, cut)]
+    assert lines[0] == lines[1]
+
+
+def test_resuming_a_finished_run_changes_nothing(text, tmp_path):
+    workdir = tmp_path / "run"
+    train(workdir, text, "bigram", "train.steps=10")
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    done = run("train", "--workdir", workdir, "--resume")
+    assert done.status == 0
+    assert "nothing to do" in done.out
+    after = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file() and p.name != ".lock"}
+    assert after == {p: b for p, b in before.items() if p.name != ".lock"}
+
+
+def test_a_directory_with_a_run_is_refused(text, tmp_path):
+    workdir = tmp_path / "run"
+    train(workdir, text, "bigram", "train.steps=10")
+    before = summary(workdir)
+    again = train(workdir, text, "bigram", "train.steps=10")
+    assert again.status == 2
+    assert "already holds a run" in again.err
+    assert summary(workdir) == before
+
+
+def test_resuming_with_another_config_names_the_fields(text, tmp_path):
+    workdir = tmp_path / "run"
+    train(workdir, text, "bigram", "train.steps=10")
+    changed = ["optim.learning_rate=0.5", "train.batch_size=8"]
+    done = run("train", "--workdir", workdir, "--resume", *changed)
+    assert done.status == 2
+    assert "optim.learning_rate" in done.err
+    assert "train.batch_size" in done.err
+    free = ["train.steps=12", "train.log_every=3", "eval.every=4", "checkpoint.every=6"]
+    assert run("train", "--workdir", workdir, "--resume", *free).status == 0
+    assert summary(workdir)["steps"] == 12
+
+
+def test_a_changed_text_is_noticed(tmp_path, text):
+    copy, workdir = tmp_path / "copy.txt", tmp_path / "run"
+    copy.write_text(text.read_text())
+    train(workdir, copy, "bigram", "train.steps=10")
+    copy.write_text(text.read_text().replace("cat", "act"))
+    done = run("train", "--workdir", workdir, "--resume", "train.steps=20")
+    assert done.status == 2
+    assert "the text has changed" in done.err
+
+
+def test_fine_tuning_starts_from_the_other_runs_parameters(text, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    train(first, text, "mlp", "train.steps=400", "optim.learning_rate=1e-2", "eval.every=100")
+    options = [f"data.path={text}", "data.layout=pairs", "train.steps=1"]
+    done = run("train", *options, "--init-from", first, "--workdir", second)
+    assert done.status == 0, done.err
+    assert metrics(second)[0]["loss"] < summary(first)["best_val_loss"] + 0.5
+    assert load_config(second / "config.toml").model == load_config(first / "config.toml").model
+    other = run("train", *options, "model.kind=gru", "--init-from", first, "--workdir", second)
+    assert other.status == 2
+
+
+def test_steps_that_are_not_finite_end_the_run(text, tmp_path):
+    workdir = tmp_path / "run"
+    wild = ["optim.kind=sgd", "optim.learning_rate=1e38", "optim.grad_clip=0", "train.steps=500"]
+    done = train(workdir, text, "gru", *wild, "train.max_skipped=20")
+    assert done.status == 1
+    assert "20 steps in a row" in done.out
+    assert all(line["loss"] is None or line["loss"] >= 0 for line in metrics(workdir))
+
+
+def test_eight_virtual_devices_give_the_losses_of_one(text, tmp_path):
+    options = [f"data.path={text}", *tiny("transformer"), "train.steps=50", "train.log_every=1"]
+    options += ["train.batch_size=16", "eval.every=0", "model.dropout=0"]
+    one, eight = tmp_path / "one", tmp_path / "eight"
+    assert run("train", *options, "--workdir", one).status == 0
+    flags = "--xla_force_host_platform_device_count=8"
+    done = outside("train", *options, "--workdir", eight, XLA_FLAGS=flags)
+    assert done.status == 0, done.err
+    assert summary(eight)["devices"] == 8
+    pairs = zip(metrics(one), metrics(eight), strict=True)
+    assert max(abs(a["loss"] - b["loss"]) for a, b in pairs) < 1e-4
+    few = outside(
+        "train", *options, "train.batch_size=6", "--workdir", tmp_path / "six", XLA_FLAGS=flags
+    )
+    assert "6 devices is the largest number that divides" in few.out
+    assert summary(tmp_path / "six")["devices"] == 6
+
+
+def test_print_config_is_toml_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run("train", "model.kind=gru", "--print-config")
+    assert done.status == 0
+    assert tomllib.loads(done.out)["model"]["kind"] == "gru"
+    assert list(tmp_path.iterdir()) == []
+
+
+def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
+    """Mistakes of the user's: arguments of train, and a part of what must be said."""
+    (folder / "empty.txt").write_text("")
+    (folder / "short.txt").write_text("abcdefgh" * 4)
+    (folder / "binary.bin").write_bytes(bytes(range(256)) * 20)
+    return {
+        "empty file": (["data.path=empty.txt"], "data.path"),
+        "short file": (["data.path=short.txt"], "context_length"),
+        "binary file": (["data.path=binary.bin"], "data.tokenizer"),
+        "missing file": (["data.path=nowhere.txt"], "nowhere.txt"),
+        "unknown corpus": (["data.name=moby"], "stdlib"),
+        "unknown key": (["optim.learning_rat=1"], "optim.learning_rate"),
+        "unknown scheme": (["init.scheme=gtp2"], "gpt2"),
+        "unknown section": (["optimiser.learning_rate=1"], "optim"),
+        "out of bounds": (["train.steps=0"], "train.steps"),
+        "no such config": (["nanogtp-cpu"], "nanogpt-cpu"),
+        "no such run": (["--init-from", "nowhere"], "nowhere"),
+        "resume nothing": (["--resume", "--workdir", "nowhere"], "nowhere"),
+        "resume nowhere": (["--resume"], "--workdir"),
+        "no such flag": (["--epochs", "3"], "--epochs"),
+        "no gpu": (["runtime.device=gpu"], "runtime.device"),
+    }
+
+
+@pytest.mark.parametrize("case", range(15))
+def test_a_mistake_is_one_line_and_leaves_nothing(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments, told = list(bad_inputs(tmp_path).values())[case]
+    before = sorted(tmp_path.iterdir())
+    done = run("train", *arguments)
+    assert done.status == 2, done.out
+    assert len(done.err.strip().splitlines()) == 1
+    assert done.err.startswith("error: ")
+    assert told in done.err
+    assert "Traceback" not in done.err
+    assert sorted(tmp_path.iterdir()) == before

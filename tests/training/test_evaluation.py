@@ -1,0 +1,121 @@
+"""The exact loss equals one plain pass over the text, however it is cut."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from charjax import models, parallel
+from charjax.config import RuntimeConfig, parse_config
+from charjax.data.datasets import Split
+from charjax.errors import UserError
+from charjax.training.evaluation import exact_loss
+from charjax.training.state import create_state
+
+VOCAB, LENGTH = 13, 8
+
+
+def text(*lengths: int) -> Split:
+    """Documents of so many targets, one after the other."""
+    rng = np.random.default_rng(len(lengths))
+    sizes = np.asarray(lengths)
+    tokens = rng.integers(1, VOCAB, sizes.sum() + len(sizes)).astype(np.uint8)
+    starts = np.cumsum(sizes + 1) - sizes - 1
+    return Split("val", tokens, starts.astype(np.int32), sizes.astype(np.int32))
+
+
+def setup(kind: str):
+    sizes = {"transformer": {"n_layer": 1, "n_head": 2, "d_model": 8}, "bigram": {}}
+    small = sizes.get(kind, {"d_embed": 4})
+    config = parse_config({"model": {"kind": kind, "context_length": LENGTH, **small}})
+    model = models.build(config.model, VOCAB, jnp.float32)
+    state = create_state(model, config, jax.random.key(1))
+    params = jax.tree.map(lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), state)
+    return model, {"params": params.params}
+
+
+def mesh():
+    return parallel.make_mesh(parallel.start_backend(RuntimeConfig()), 1)
+
+
+def score(model, variables, split, **options):
+    options = {"context_length": LENGTH, "batch_size": 3, **options}
+    return exact_loss(model, variables, split, mesh(), **options)
+
+
+def plain(model, variables, split, pieces) -> float:
+    """Mean loss of (start, first scored, end) pieces, each read in one pass."""
+    losses = []
+    for start, first, end in pieces:
+        tokens = jnp.asarray(split.tokens[start:end][None], jnp.int32)
+        logits, _ = model.apply(variables, tokens)
+        logs = np.asarray(jax.nn.log_softmax(logits))[0]
+        targets = split.tokens[start + 1 : end + 1]
+        losses.append(-logs[np.arange(end - start), targets][first - start :])
+    return float(np.mean(np.concatenate(losses)))
+
+
+@pytest.mark.parametrize("kind", ["bigram", "mlp", "rnn", "gru", "lstm"])
+def test_finite_and_carried_memory_read_the_text_as_one_stream(kind):
+    model, variables = setup(kind)
+    split = text(1500)
+    got = score(model, variables, split)
+    assert got.targets == 1500
+    assert got.loss == pytest.approx(plain(model, variables, split, [(0, 0, 1500)]), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bow", "transformer"])
+def test_windowed_families_read_windows_that_do_not_overlap(kind):
+    model, variables = setup(kind)
+    split = text(29)
+    pieces = [(s, s, min(s + LENGTH, 29)) for s in range(0, 29, LENGTH)]
+    got = score(model, variables, split)
+    assert got.targets == 29
+    assert got.loss == pytest.approx(plain(model, variables, split, pieces), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "gru", "transformer"])
+def test_documents_are_read_each_from_its_start(kind):
+    model, variables = setup(kind)
+    split = text(3, 8, 1, 7, 5)
+    pieces = [(s, s, s + n) for s, n in zip(split.doc_starts, split.doc_lengths, strict=True)]
+    got = score(model, variables, split)
+    assert got.targets == 24
+    assert got.loss == pytest.approx(plain(model, variables, split, pieces), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "gru", "transformer"])
+@pytest.mark.parametrize(("context", "stride"), [(6, 6), (6, 2), (5, 1)])
+def test_context_and_stride(kind, context, stride):
+    model, variables = setup(kind)
+    n = 31
+    pieces = [(0, 0, context)]
+    while pieces[-1][2] < n:
+        start = pieces[-1][0] + stride
+        pieces.append((start, pieces[-1][2], min(start + context, n)))
+    split = text(n)
+    got = score(model, variables, split, context=context, stride=stride)
+    assert got.targets == n
+    assert got.loss == pytest.approx(plain(model, variables, split, pieces), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "gru", "transformer"])
+def test_the_batch_size_does_not_matter(kind):
+    model, variables = setup(kind)
+    losses = [score(model, variables, text(40, 50), batch_size=b).loss for b in (1, 2, 64)]
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"context": LENGTH + 1}, "--context: 9 given; it must be from 1 to 8"),
+        ({"context": 0}, "--context: 0 given"),
+        ({"context": 4, "stride": 5}, "--stride: 5 given; it must be from 1 to 4"),
+        ({"stride": 0}, "--stride: 0 given"),
+    ],
+)
+def test_windows_out_of_bounds(options, told):
+    model, variables = setup("transformer")
+    with pytest.raises(UserError, match=told):
+        score(model, variables, text(40), **options)
