@@ -60,8 +60,10 @@ class DataConfig(Section):
         own_split, own_layout = _CORPUS_DEFAULTS[None if self.path else self.name]
         if layout is None:
             layout = "lines" if split == "shuffled_lines" else own_layout
-        if layout == "lines" and split == "interleaved" or (
-            layout == "lines" and self.sampling == "contiguous"
+        if (
+            layout == "lines"
+            and split == "interleaved"
+            or (layout == "lines" and self.sampling == "contiguous")
         ):
             raise ValueError(
                 'data.layout: "lines" given; interleaved splits and contiguous sampling read one '
@@ -449,9 +451,7 @@ def _apply_override(tree: dict[str, Any], word: str) -> str:
     name = name.strip()
     section, dot, key = name.partition(".")
     if not equals or not dot or not key:
-        raise UserError(
-            f"override: {word!r} given; write section.key=value, as in train.steps=100"
-        )
+        raise UserError(f"override: {word!r} given; write section.key=value, as in train.steps=100")
     if section not in Config.model_fields:
         raise UserError(_unknown(section, list(Config.model_fields), "section"))
     tree.setdefault(section, {})

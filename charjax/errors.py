@@ -7,3 +7,16 @@ class UserError(Exception):
     The message is one line: what was given, what is allowed and what to do.
     The commands print it on stderr, without a traceback, and exit with 2.
     """
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    r"""Escape what a terminal would act on: line breaks and control characters become `\n`, `\x1b`.
+
+    Messages quote prompts, paths and files, which may hold anything.
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )

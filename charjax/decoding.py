@@ -1,0 +1,140 @@
+"""The compiled programs of generation: prefill a cache, and decode from it.
+
+Shapes: B samples, T tokens, K tokens of one call, V symbols.
+"""
+
+import functools
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from charjax.models.contract import CharModel
+from charjax.processors import Sampling, choose
+
+# Most tokens a call can make for each sample.
+CALL_LIMIT = 96
+# Long prompts are read in pieces of this many tokens, so that memory stays bounded.
+PIECE = 1024
+
+
+class State(NamedTuple):
+    """What the decode loop carries.
+
+    Attributes:
+      cache: the model's, with the tokens before `token_B` in it.
+      token_B: int32, the newest tokens, not in the cache yet.
+      length: int32, of the text so far, `token_B` included.
+      done_B: bool, the samples that have ended.
+    """
+
+    cache: Any
+    token_B: Array
+    length: Array
+    done_B: Array
+
+
+class Decoder:
+    """The compiled programs of one stream, with their constant arguments.
+
+    Attributes:
+      compile_seconds: spent compiling so far.
+    """
+
+    def __init__(
+        self, model: CharModel, settings: Sampling, stop: int | None, variables: Any, keys_B: Array
+    ):
+        self.compile_seconds = 0.0
+        self._model, self._settings, self._stop = model, settings, stop
+        # One device does all: a state replicated over eight would do the same work eight times.
+        self._device = next(iter(jnp.zeros(()).devices()))
+        self._variables, self._keys_B = jax.device_put((variables, keys_B), self._device)
+        self._program: Any = None
+
+    def prefill(self, tokens_BT: np.ndarray, length: int, done_B: np.ndarray) -> State:
+        """All tokens but the last in a new cache, that one waiting."""
+        context_BT, token_B, index, done_B = jax.device_put(
+            (tokens_BT[:, :-1], tokens_BT[:, -1], np.int32(length), done_B), self._device
+        )
+        program = self._compile(_prefill, (self._model,), self._variables, context_BT)
+        return State(program(self._variables, context_BT), token_B, index, done_B)
+
+    def decode(self, state: State, steps: int) -> tuple[State, np.ndarray]:
+        """Up to `steps` more tokens (B, K); fewer where every sample has ended. Waits for them."""
+        count = jax.device_put(np.int32(steps), self._device)
+        arguments = (self._variables, self._keys_B, state, count)
+        if self._program is None:
+            static = (self._model, self._settings, self._stop)
+            self._program = self._compile(_decode, static, *arguments)
+        state, buffer_KB, made = self._program(*arguments)
+        return state, np.asarray(buffer_KB)[: int(made)].T
+
+    def _compile(self, function: Any, static: tuple[Any, ...], *arguments: Any) -> Any:
+        leaves, tree = jax.tree.flatten(arguments)
+        shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves)
+        began = time.perf_counter()
+        program = _compiled(function, static, tree, shapes)
+        self.compile_seconds += time.perf_counter() - began
+        return program
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(function: Any, static: tuple[Any, ...], tree: Any, shapes: tuple[Any, ...]) -> Any:
+    """A program compiled ahead of time, so that compilation can be told apart from running."""
+    return function.lower(*static, *jax.tree.unflatten(tree, shapes)).compile()
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _prefill(model: CharModel, variables: Any, tokens_BT: Array) -> Any:
+    """A new cache with the tokens in it."""
+
+    def read(cache: Any, tokens_BT: Array) -> tuple[Any, None]:
+        _, cache = model.apply(variables, tokens_BT, cache, num_outputs=1)
+        return cache, None
+
+    B, T = tokens_BT.shape
+    cache, first = model.init_cache(B), T % PIECE
+    if first:
+        cache, _ = read(cache, tokens_BT[:, :first])
+    pieces = tokens_BT[:, first:].reshape(B, -1, PIECE).swapaxes(0, 1)
+    if len(pieces):
+        cache, _ = jax.lax.scan(read, cache, pieces)
+    return cache
+
+
+@functools.partial(jax.jit, static_argnames=("model", "settings", "stop"), donate_argnames="state")
+def _decode(
+    model: CharModel,
+    settings: Sampling,
+    stop: int | None,
+    variables: Any,
+    keys_B: Array,
+    state: State,
+    steps: Array,
+) -> tuple[State, Array, Array]:
+    """Up to `steps` tokens a sample; (state, tokens in a (CALL_LIMIT, B) buffer, how many)."""
+
+    def goes_on(loop: tuple[Array, State, Array]) -> Array:
+        made, state, _ = loop
+        wanted = made < steps
+        return wanted if stop is None else wanted & ~state.done_B.all()
+
+    def step(loop: tuple[Array, State, Array]) -> tuple[Array, State, Array]:
+        made, state, buffer_KB = loop
+        logits_B1V, cache = model.apply(
+            variables, state.token_B[:, None], state.cache, num_outputs=1
+        )
+        token_B = choose(logits_B1V[:, 0], keys_B, state.length, settings)
+        done_B = state.done_B
+        if stop is not None:
+            token_B = jnp.where(done_B, stop, token_B)
+            done_B = done_B | (token_B == stop)
+        state = State(cache, token_B, state.length + 1, done_B)
+        return made + 1, state, buffer_KB.at[made].set(token_B)
+
+    buffer_KB = jnp.zeros((CALL_LIMIT, state.token_B.size), jnp.int32)
+    made, state, buffer_KB = jax.lax.while_loop(goes_on, step, (jnp.int32(0), state, buffer_KB))
+    return state, buffer_KB, made

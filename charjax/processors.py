@@ -1,0 +1,81 @@
+"""From logits to a token: temperature, top-k, top-p, and the draw.
+
+Shapes: B samples, V symbols.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from charjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How a token is chosen from logits; fixed when the loop is compiled.
+
+    The processors follow one another in this order, in float32; one not asked for is not there.
+
+    Attributes:
+      temperature: what the logits are divided by.
+      top_k: only the k likeliest symbols are left (equal ones: the lower index first).
+      top_p: only the smallest set of likeliest symbols whose probability, among those left, is at
+        least p (nucleus sampling, Holtzman et al. 2020).
+      greedy: the likeliest symbol, always; the others are then not used.
+
+    Raises:
+      UserError: a number out of its bounds.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    greedy: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise UserError(
+                f"temperature: {self.temperature} given; it must be a finite number above 0 (for "
+                "the likeliest character every time, ask for greedy)"
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise UserError(f"top-k: {self.top_k} given; it must be a whole number of at least 1")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"top-p: {self.top_p} given; it must lie above 0 and be at most 1")
+
+
+def choose(logits_BV: Array, keys_B: Array, index: Array, settings: Sampling) -> Array:
+    """The tokens (B,) int32 at this index of each sample's text."""
+    if settings.greedy:
+        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    logits_BV = process(logits_BV, settings)
+    keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, index)
+    return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
+
+
+def process(logits_BV: Array, settings: Sampling) -> Array:
+    """The logits (B, V) float32 to draw from: -inf for every symbol that is left out."""
+    if settings.temperature != 1:
+        # The largest becomes 0 first, so that no temperature above 0 overflows.
+        bounds = np.finfo(np.float32)
+        temperature = min(max(settings.temperature, float(bounds.tiny)), float(bounds.max))
+        logits_BV = (logits_BV - logits_BV.max(axis=-1, keepdims=True)) / np.float32(temperature)
+    if settings.top_k is not None and settings.top_k < logits_BV.shape[-1]:
+        kept_BV = _ranks(logits_BV) < settings.top_k
+        logits_BV = jnp.where(kept_BV, logits_BV, -jnp.inf)
+    if settings.top_p is not None and settings.top_p < 1:
+        ranks_BV = _ranks(logits_BV)
+        sorted_BV = -jnp.sort(-jax.nn.softmax(logits_BV), axis=-1)
+        before_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV
+        kept_BV = jnp.take_along_axis(before_BV, ranks_BV, axis=-1) < settings.top_p
+        logits_BV = jnp.where(kept_BV, logits_BV, -jnp.inf)
+    return logits_BV
+
+
+def _ranks(logits_BV: Array) -> Array:
+    """0 for the largest of a row, 1 for the next; equal ones in the order they stand."""
+    return jnp.argsort(jnp.argsort(-logits_BV, axis=-1, stable=True), axis=-1)

@@ -1,0 +1,256 @@
+"""`python -m charjax.sample`: let a run write.
+
+    python -m charjax.sample WORKDIR [--prompt STR | --prompt-file FILE] [--num-samples N]
+                             [--max-new-tokens N] [--temperature F] [--top-k N] [--top-p F]
+                             [--greedy] [--seed N] [--checkpoint best|latest|STEP] [--json]
+
+A text printed, or in the JSON, begins with the prompt. Where documents are lines, each sample is
+one, and a tab and its origin follow it: train, val, test or new.
+"""
+
+import dataclasses
+import io
+import json
+import sys
+from argparse import Namespace
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from charjax import cli
+from charjax.errors import UserError
+from charjax.training.display import visible
+
+if TYPE_CHECKING:
+    from charjax.data.tokenizers import Tokenizer
+    from charjax.processors import Sampling
+    from charjax.runs import Run
+    from charjax.signals import Signals
+
+_SEPARATOR = "---------------"
+# Bytes of the longest character in UTF-8.
+_LONGEST = 4
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit status."""
+    args = cli.sample_arguments(argv)
+    from charjax.signals import Interrupted, Signals
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A model may write what the user's encoding does not have.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with Signals() as signals:
+        try:
+            return _sample(args, signals)
+        except Interrupted as stop:
+            return stop.status
+
+
+def _sample(args: Namespace, signals: "Signals") -> int:
+    settings, prompt = _settings(args), _prompt(args)
+    from charjax import parallel
+    from charjax.runs import load_run, require_run
+
+    workdir = Path(args.workdir)
+    require_run(workdir)
+    run = load_run(workdir, args.checkpoint)
+    parallel.start_backend(run.config.runtime)
+    if run.tokenizer.boundary and args.prompt_file is not None:
+        prompt = prompt.removesuffix("\n")
+    live = args.num_samples == 1 and not args.json and sys.stdout.isatty()
+    made = _write_texts(run, prompt, settings, args, signals, live)
+    texts = [prompt + run.tokenizer.decode(tokens) for tokens in made.tokens]
+    looked_up = run.tokenizer.boundary and not made.status
+    origins = _origins(run, prompt, made.tokens) if looked_up else None
+    if args.json:
+        told = _json(args, prompt, settings, run.step, texts, origins, made)
+        sys.stdout.write(json.dumps(told, allow_nan=False) + "\n")
+    else:
+        _print(texts, origins, run.tokenizer.boundary, live)
+    sys.stdout.flush()
+    sys.stderr.write(_summary(made, origins))
+    return made.status
+
+
+def _settings(args: Namespace) -> "Sampling":
+    from charjax.processors import Sampling
+
+    others = {"temperature": args.temperature, "top-k": args.top_k, "top-p": args.top_p}
+    given = [f"--{name}" for name, value in others.items() if value is not None]
+    if args.greedy and given:
+        raise UserError(
+            f"--greedy: given with {', '.join(given)}; greedy always takes the likeliest "
+            "character: leave one out"
+        )
+    temperature = 1.0 if args.temperature is None else args.temperature
+    return Sampling(temperature, args.top_k, args.top_p, args.greedy)
+
+
+def _prompt(args: Namespace) -> str:
+    if args.prompt is not None and args.prompt_file is not None:
+        raise UserError("--prompt: given with --prompt-file; a text has one beginning: give one")
+    if args.prompt_file is None:
+        return args.prompt or ""
+    try:
+        return Path(args.prompt_file).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        why = error.strerror
+    except UnicodeDecodeError as error:
+        why = f"not UTF-8 at byte {error.start}"
+    raise UserError(f"--prompt-file: {args.prompt_file!r}: {why}; give a text file in UTF-8")
+
+
+@dataclasses.dataclass
+class _Made:
+    """What came: new tokens of each sample, the time it took, and the exit status."""
+
+    tokens: list[np.ndarray]
+    seconds: float
+    compile_seconds: float
+    status: int
+
+    @property
+    def characters(self) -> int:
+        return sum(len(tokens) for tokens in self.tokens)
+
+    @property
+    def characters_per_second(self) -> float:
+        return self.characters / self.seconds if self.seconds else 0.0
+
+
+def _write_texts(
+    run: "Run", prompt: str, settings: "Sampling", args: Namespace, signals: "Signals", live: bool
+) -> _Made:
+    """Generate; a signal ends it, and what came until then is kept."""
+    from charjax.generate import join, start_tokens, stop_token, stream
+    from charjax.signals import Interrupted
+
+    try:
+        prompt_T = start_tokens(run.tokenizer, prompt)
+    except UserError as error:
+        raise UserError(f"prompt: {error}") from None
+    stop, chunks, status = stop_token(run.tokenizer), [], 0
+    coming = stream(
+        run.model,
+        run.variables,
+        prompt_T,
+        num_samples=args.num_samples,
+        max_new_tokens=args.max_new_tokens,
+        settings=settings,
+        seed=args.seed,
+        stop=stop,
+    )
+    terminal = _Terminal(run.tokenizer) if live else None
+    if terminal:
+        terminal.write(prompt)
+    try:
+        for chunk in coming:
+            chunks.append(chunk)
+            if terminal:
+                terminal.add(join([chunk.tokens_BK], stop)[0])
+            signals.poll()
+    except Interrupted as interrupted:
+        status = interrupted.status
+    if terminal:
+        terminal.end()
+    parts = [np.zeros((args.num_samples, 0), np.int32), *(chunk.tokens_BK for chunk in chunks)]
+    seconds, compiling = sum(c.seconds for c in chunks), sum(c.compile_seconds for c in chunks)
+    return _Made(join(parts, stop), seconds, compiling, status)
+
+
+class _Terminal:
+    """Shows one text as it comes."""
+
+    def __init__(self, tokenizer: "Tokenizer"):
+        self._decode = tokenizer.decode
+        self._held = np.zeros(0, np.int32)
+
+    def add(self, tokens: np.ndarray) -> None:
+        """Show the tokens; bytes that may be the beginning of a character wait for the rest."""
+        tokens = np.append(self._held, tokens)
+        for shown in range(tokens.size, max(-1, tokens.size - _LONGEST), -1):
+            text = self._decode(tokens[:shown])
+            if not text.endswith("\ufffd"):
+                break
+        self._held = tokens[shown:]
+        self.write(text)
+
+    def end(self) -> None:
+        """Show what was held back."""
+        self.write(self._decode(self._held))
+
+    def write(self, text: str) -> None:
+        """Show the text, control characters made visible."""
+        sys.stdout.write(visible(text))
+        sys.stdout.flush()
+
+
+def _origins(run: "Run", prompt: str, made: list[np.ndarray]) -> list[str] | None:
+    """Where each document comes from; None, and the reason on stderr, if the text is gone."""
+    from charjax.data.datasets import load_dataset
+    from charjax.data.origins import find_origins
+
+    try:
+        dataset = load_dataset(run.config.data, run.tokenizer)
+    except UserError as error:
+        return _untold(str(error))
+    if dataset.digest != run.dataset_digest:
+        return _untold("the text is not the one that the run was trained on")
+    # A prompt may hold whole documents; the one that the model ended is the last.
+    begun = run.tokenizer.encode(prompt.rpartition("\n")[2])
+    return find_origins(dataset.splits, [np.append(begun, tokens) for tokens in made])
+
+
+def _untold(why: str) -> None:
+    sys.stderr.write(f"samples are not looked up in the text: {why}\n")
+
+
+def _json(
+    args: Namespace,
+    prompt: str,
+    settings: "Sampling",
+    step: int,
+    texts: list[str],
+    origins: list[str] | None,
+    made: _Made,
+) -> dict[str, Any]:
+    numbers = {"num_samples": args.num_samples, "max_new_tokens": args.max_new_tokens}
+    return {
+        "samples": texts,
+        **({"origin": origins} if origins else {}),
+        "prompt": prompt,
+        "seed": args.seed,
+        "settings": dataclasses.asdict(settings) | numbers,
+        "step": step,
+        "characters": made.characters,
+        "seconds": made.seconds,
+        "characters_per_second": made.characters_per_second,
+        "compile_seconds": made.compile_seconds,
+        "interrupted": made.status != 0,
+    }
+
+
+def _print(texts: list[str], origins: list[str] | None, lines: bool, live: bool) -> None:
+    """The texts, or what is still to come of one that was shown live."""
+    labels = [f"\t{origin}" for origin in origins] if origins else [""] * len(texts)
+    shown = [("" if live else text) + label for text, label in zip(texts, labels, strict=True)]
+    output = ("\n" if lines else f"\n{_SEPARATOR}\n").join(shown) + "\n"
+    sys.stdout.write(visible(output) if sys.stdout.isatty() else output)
+
+
+def _summary(made: _Made, origins: list[str] | None) -> str:
+    """One line: origins, if known, and the speed."""
+    counts = Counter(origins or [])
+    told = ", ".join(f"{counts[name]} {name}" for name in ("train", "val", "test", "new"))
+    return (
+        f"{made.characters:,} characters in {made.seconds:.2f} s, "
+        f"{made.characters_per_second:,.0f} characters/s; compiled in "
+        f"{made.compile_seconds:.2f} s{f'; {told}' if origins else ''}\n"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,332 @@
+"""Checkpoints: what orbax writes, made safe against what machines do to files.
+
+A step is a directory: `500/state/` holds the arrays as orbax lays them out, `500/meta.json` the
+caller's notes and a SHA-256 of every leaf and every file. It is built under another name and
+renamed, so a step is there whole or not at all, and it is verified before anything in it is used.
+"""
+
+import concurrent.futures
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from charjax.errors import UserError, printable
+from charjax.training import step_files
+from charjax.training.step_files import DamagedError, Record
+
+# Orbax logs every failure with a traceback of its own; SaveError says it in one line.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+class SaveError(OSError):
+    """A checkpoint could not be written: no room, no permission, a directory that is gone."""
+
+
+def state_digest(state: Any) -> str:
+    """SHA-256 over path, dtype, shape and bytes of every leaf of a pytree of arrays.
+
+    Neither the order of the leaves nor the devices they lie on make a difference.
+    """
+    arrays = {name: np.asarray(_whole(leaf)) for name, leaf in _named_leaves(state).items()}
+    leaves = {name: leaf.model_dump() for name, leaf in step_files.describe(arrays).items()}
+    return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()
+
+
+class Checkpoints:
+    """The steps saved in one directory.
+
+    Without `keep` they are only read. With it, what a killed save has left behind is cleared away,
+    and from then on the newest `keep` steps and the best one are kept.
+    """
+
+    def __init__(
+        self, directory: Path, keep: int | None = None, warn: Callable[[str], None] | None = None
+    ):
+        """Open a directory; `warn` (by default a line on stderr) hears of damaged steps.
+
+        Raises:
+          SaveError: the directory cannot be made or written.
+        """
+        self._directory = Path(directory).absolute()
+        self._keep = keep
+        self._warn = warn or _warn_on_stderr
+        self._damaged: dict[int, str] = {}
+        self._told: set[int] = set()
+        self._pending: concurrent.futures.Future[None] | None = None
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        if keep is not None:
+            try:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                step_files.clear_leftovers(self._directory)
+            except OSError as error:
+                raise SaveError(f"checkpoints in {str(directory)!r}: {_reason(error)}") from error
+
+    def save(self, step: int, state: Any, meta: dict[str, Any], *, best: bool = False) -> None:
+        """Begin to save a step, and return.
+
+        The state is copied where it lies, so its buffers may be donated at once. All the rest
+        (the way to the host, digests, files) happens in another thread, one save at a time.
+
+        Args:
+          step: its number. A step already there is replaced, and stays the best if it was; later
+            ones, which only a damaged future can have left, are removed.
+          state: a pytree of jax arrays that this process can address, or of numpy arrays.
+          meta: whatever JSON can hold.
+          best: whether this is the best step so far.
+
+        Raises:
+          SaveError: the save before this one failed.
+        """
+        if self._keep is None:
+            raise ValueError("checkpoints opened without `keep` are only read")
+        self.wait()
+        notes = json.loads(json.dumps(meta))
+        self._pending = self._thread.submit(self._write, step, _snapshot(state), notes, best)
+
+    def wait(self) -> None:
+        """Wait for the save that is under way.
+
+        Raises:
+          SaveError: it failed; the steps before it are as they were.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Wait, and let the thread go; raises what `wait` raises."""
+        self._thread.shutdown()
+        self.wait()
+
+    def steps(self) -> list[int]:
+        """The steps that are there, oldest first; only reading one shows whether it is good."""
+        return step_files.steps(self._directory)
+
+    def best_step(self) -> int | None:
+        """The newest step that was saved as the best, or None.
+
+        Raises:
+          UserError: a newer one is damaged, so that nobody can say whether it was better.
+        """
+        for step in reversed(self.steps()):
+            try:
+                if step_files.read_record(self._directory, step).best:
+                    return step
+            except DamagedError as damage:
+                self._damaged[step] = str(damage)
+                raise self._refusal(
+                    [step], "so which one is the best is not known; ask for latest or a step"
+                ) from None
+        return None
+
+    def read_meta(self, which: str | int) -> dict[str, Any]:
+        """The notes of a step; `which` and the errors are those of `restore`."""
+        return next(self._good(which)).meta
+
+    def restore(self, which: str | int, like: Any) -> tuple[Any, dict[str, Any], int]:
+        """Read a step, and verify it to the last bit.
+
+        Args:
+          which: "latest", "best" or a number. "latest" passes over damaged steps, with a warning.
+            "best" is the latest as long as none was called the best.
+          like: a pytree of the state's structure, of `jax.ShapeDtypeStruct`s or arrays. A leaf is
+            put where its sharding says; a numpy leaf stays numpy.
+
+        Returns:
+          The state, the notes and the number of the step.
+
+        Raises:
+          UserError: there is no such step; it is damaged (for "latest", all are); or the name,
+            shape or dtype of a leaf is not that of `like`, which is found before any is read.
+        """
+        wanted = _named_leaves(like)
+        for record in self._good(which):
+            _check_fit(record, wanted, self._directory)
+            try:
+                leaves = _read_leaves(self._directory, record, wanted)
+            except DamagedError as damage:
+                self._damaged[record.step] = str(damage)
+                continue
+            tree = jax.tree.unflatten(jax.tree.structure(like), leaves)
+            return tree, record.meta, record.step
+        raise AssertionError("_good ends only by raising")
+
+    def _good(self, which: str | int) -> Iterator[Record]:
+        """The records of steps whose files are sound, in the order to try them."""
+        while True:
+            step = self._choose(which)
+            try:
+                record = step_files.read_record(self._directory, step)
+                step_files.verify_files(self._directory, record)
+            except DamagedError as damage:
+                self._damaged[step] = str(damage)
+                continue
+            if news := [bad for bad in self._damaged if bad > step and bad not in self._told]:
+                self._warn(f"checkpoint {self._list(news)}: going back to checkpoint {step}")
+                self._told.update(news)
+            yield record
+
+    def _choose(self, which: str | int) -> int:
+        """The step to try next; a UserError where there is none."""
+        steps = self.steps()
+        if not steps:
+            raise UserError(
+                f"checkpoint: there is none yet in {str(self._directory)!r}; train first, or give "
+                "another run"
+            )
+        if which == "best":
+            which = "latest" if (best := self.best_step()) is None else best
+        if which == "latest":
+            good = [step for step in steps if step not in self._damaged]
+            if not good:
+                raise self._refusal(
+                    steps, "and there is no other; put a copy back, or start a new run"
+                )
+            return good[-1]
+        if which not in steps:
+            known = ", ".join(map(str, steps))
+            raise UserError(f"checkpoint: {which!r} given; there are: best, latest, {known}")
+        if which in self._damaged:
+            raise self._refusal([int(which)], "ask for latest or another step")
+        return int(which)
+
+    def _refusal(self, damaged: list[int], remedy: str) -> UserError:
+        where = str(self._directory)
+        return UserError(f"checkpoint: in {where!r} {self._list(damaged)}, {remedy}")
+
+    def _list(self, damaged: list[int]) -> str:
+        newest_first = sorted(damaged, reverse=True)
+        return ", ".join(f"{step} is damaged ({self._damaged[step]})" for step in newest_first)
+
+    def _write(self, step: int, snapshot: dict[str, Any], meta: dict[str, Any], best: bool) -> None:
+        """What the thread does: commit the step, then remove those no longer kept."""
+        assert self._keep is not None
+        try:
+            arrays = {name: np.asarray(leaf) for name, leaf in snapshot.items()}
+            _check_room(self._directory, sum(array.nbytes for array in arrays.values()))
+            with step_files.commit(self._directory, step, arrays, meta, best) as place:
+                _write_arrays(place, arrays)
+            self._damaged.pop(step, None)
+            step_files.prune(self._directory, step, self._keep)
+        except Exception as error:  # tensorstore's own are ValueErrors
+            raise SaveError(
+                f"saving checkpoint {step} in {str(self._directory)!r} failed: {_reason(error)}; "
+                f"saved before it: {', '.join(map(str, self.steps())) or 'none'}"
+            ) from error
+
+
+def _warn_on_stderr(text: str) -> None:
+    print(f"warning: {printable(text)}", file=sys.stderr)
+
+
+def _named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by their paths, as in `params/dense/kernel`."""
+    named: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if not hasattr(leaf, "dtype") or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
+            raise TypeError(f"{name}: a checkpoint holds arrays, not {leaf!r}")
+        if name in named:
+            raise ValueError(f"{name}: two leaves have this path")
+        named[name] = leaf
+    return named
+
+
+def _whole(leaf: Any) -> Any:
+    """One device's copy, where each has the whole."""
+    if isinstance(leaf, jax.Array) and leaf.is_fully_replicated:
+        return leaf.addressable_data(0)
+    return leaf
+
+
+def _snapshot(state: Any) -> dict[str, Any]:
+    """A copy of every leaf that nothing done to the state afterwards can reach."""
+    leaves = {name: _whole(leaf) for name, leaf in _named_leaves(state).items()}
+    on_device = {name: leaf for name, leaf in leaves.items() if isinstance(leaf, jax.Array)}
+    places = {name: leaf.sharding for name, leaf in on_device.items()}
+    copies = jax.device_put(on_device, places, may_alias=False)
+    return {name: copies[name] if name in copies else np.array(leaves[name]) for name in leaves}
+
+
+def _check_room(directory: Path, size: int) -> None:
+    """Find a full disk before orbax does, which would print tracebacks from its threads."""
+    if shutil.disk_usage(directory).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    # Orbax refuses arrays without elements; their shape and dtype are in the record.
+    held = {name: array for name, array in arrays.items() if array.size}
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
+        orbax.save(path, args=ocp.args.PyTreeSave(held))
+
+
+def _check_fit(record: Record, wanted: dict[str, Any], directory: Path) -> None:
+    """Refuse a step whose leaves are not those wanted, naming them."""
+    there = {name: (leaf.dtype, tuple(leaf.shape)) for name, leaf in record.leaves.items()}
+    here = {name: (np.dtype(leaf.dtype).name, leaf.shape) for name, leaf in wanted.items()}
+    differing = [
+        f"{name} is {_show(there.get(name))} there and {_show(here.get(name))} here"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
+    ]
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise UserError(
+            f"checkpoint: {record.step} in {str(directory)!r} is of another model: "
+            f"{', '.join(differing[:3])}{more}; use the configuration it was trained with"
+        )
+
+
+def _show(leaf: tuple[str, tuple[int, ...]] | None) -> str:
+    return f"{leaf[0]}{list(leaf[1])}" if leaf else "missing"
+
+
+def _read_leaves(directory: Path, record: Record, wanted: dict[str, Any]) -> list[Any]:
+    """The arrays, each where it is wanted; a DamagedError unless they are those saved."""
+    names = [name for name, leaf in record.leaves.items() if 0 not in leaf.shape]
+    how = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+    path = step_files.arrays_path(directory, record.step)
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
+            held = orbax.restore(path, args=ocp.args.PyTreeRestore(restore_args=how))
+    except Exception as error:  # tensorstore's own are ValueErrors
+        raise DamagedError(_reason(error)) from error
+    arrays = {
+        name: held[name] if name in held else np.zeros(leaf.shape, leaf.dtype)
+        for name, leaf in wanted.items()
+    }
+    for name, described in step_files.describe(arrays).items():
+        if described != record.leaves[name]:
+            raise DamagedError(f"{name} is altered")
+    return [_put(array, wanted[name]) for name, array in arrays.items()]
+
+
+def _put(array: np.ndarray, like: Any) -> Any:
+    if isinstance(like, np.ndarray | np.generic):
+        return array
+    placed = jax.device_put(array, like.sharding, may_alias=False)
+    if placed.dtype != array.dtype:
+        raise TypeError(f"jax holds {array.dtype} as {placed.dtype} here: see jax_enable_x64")
+    return placed
+
+
+def _reason(error: Exception) -> str:
+    """What the operating system said, or failing that the first line of the error."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):
+        return os.strerror(int(code[1]))
+    return f"{type(error).__name__}: {printable(str(error).partition(chr(10))[0])}"

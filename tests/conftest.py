@@ -1,0 +1,76 @@
+"""What every test relies on: strict JAX, the CPU, no network, and commands run from outside."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# Before JAX is imported by any test module. Arrays of different dtypes never mix in silence.
+os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# A test that needs a corpus finds its file or is skipped; none may download one.
+for _scheme in ("http_proxy", "https_proxy"):
+    os.environ[_scheme] = os.environ[_scheme.upper()] = "http://127.0.0.1:9"
+
+ROOT = Path(__file__).resolve().parent.parent
+CORPORA = ("shakespeare.txt", "names.txt", "warpeace.txt")
+
+# The same examples on every run: a failure is found again, and the suite takes equally long.
+hypothesis.settings.register_profile("charjax", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("charjax")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of the published corpora: $CHARJAX_DATA, or else ../shared/data."""
+    folder = Path(os.environ.get("CHARJAX_DATA") or ROOT.parent / "shared" / "data")
+    missing = [name for name in CORPORA if not (folder / name).is_file()]
+    if missing:
+        pytest.skip(f"no {', '.join(missing)} in {folder}: point CHARJAX_DATA to the corpora")
+    os.environ["CHARJAX_DATA"] = str(folder)
+    return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A command that has ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run_command(tmp_path: Path) -> Callable[..., Finished]:
+    """`run_command("train", "train.steps=5")`: a command of charjax as a user runs it.
+
+    It runs in `cwd` (by default tmp_path, so that runs/ is made there), with `env` added to the
+    environment and `stdin` as its input. Warnings are errors in it, as in the tests themselves.
+    """
+
+    def run(
+        name: str,
+        *args: str | Path,
+        cwd: Path = tmp_path,
+        env: dict[str, str] | None = None,
+        stdin: str = "",
+        timeout: float = 120,
+    ) -> Finished:
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        done = subprocess.run(
+            [sys.executable, "-m", f"charjax.{name}", *map(str, args)],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "error", **(env or {})},
+            input=stdin,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=timeout,
+        )
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return run

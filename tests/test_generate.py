@@ -1,0 +1,190 @@
+"""The decode loop: cached equals uncached, and the text depends on seed, sample and place only."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from charjax import decoding, models
+from charjax import generate as generation
+from charjax.config import FAMILIES, parse_config
+from charjax.data.datasets import Split
+from charjax.data.tokenizers import CharTokenizer
+from charjax.errors import UserError
+from charjax.generate import generate, generate_uncached, join, start_tokens, stream, window_start
+from charjax.processors import Sampling
+
+VOCAB, CONTEXT, PLAIN = 11, 8, Sampling()
+SECTIONS = {
+    "ngram": {"order": 3},
+    "bigram": {},
+    "bow": {"d_embed": 8},
+    "mlp": {"d_embed": 6, "hidden": [16], "context_length": 3},
+    "rnn": {"d_embed": 6, "d_hidden": 12},
+    "gru": {"d_embed": 6, "d_hidden": 12, "n_layer": 2},
+    "lstm": {"d_embed": 6, "d_hidden": 12},
+    "transformer": {"n_layer": 2, "n_head": 2, "d_model": 12},
+}
+PROMPTS = {
+    "one": np.array([3], np.int32),
+    "full": np.arange(CONTEXT, dtype=np.int32),
+    "long": np.arange(2 * CONTEXT + 3, dtype=np.int32) * 5 % VOCAB,
+}
+
+
+@functools.cache
+def family(kind):
+    """A small model whose logits depend strongly on what it has read."""
+    section = {"kind": kind, "context_length": CONTEXT} | SECTIONS[kind]
+    model = models.build(parse_config({"model": section}).model, VOCAB, jnp.dtype("float32"))
+    if model.fitted:
+        tokens = np.random.default_rng(0).integers(0, VOCAB, 300).astype(np.uint8)
+        whole = Split(tokens, np.array([0]), np.array([len(tokens) - 1]))
+        return model, model.fit(whole)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
+    return model, jax.tree.map(lambda leaf: 3 * leaf, variables)
+
+
+def tokens_of(kind, prompt, *, samples=2, new=3 * CONTEXT, settings=PLAIN, seed=1, stop=None):
+    chunks = stream(
+        *family(kind),
+        prompt,
+        num_samples=samples,
+        max_new_tokens=new,
+        settings=settings,
+        seed=seed,
+        stop=stop,
+    )
+    return np.concatenate([chunk.tokens_BK for chunk in chunks], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "prompt"),
+    [*((kind, prompt) for kind in FAMILIES for prompt in ("one", "long")), ("transformer", "full")],
+)
+def test_cached_equals_uncached(kind, prompt):
+    """Past the context too, and with prompts longer than it."""
+    plain = generate_uncached(
+        *family(kind),
+        PROMPTS[prompt],
+        num_samples=2,
+        max_new_tokens=3 * CONTEXT,
+        settings=Sampling(),
+        seed=1,
+    )
+    np.testing.assert_array_equal(tokens_of(kind, PROMPTS[prompt]), plain)
+
+
+def test_greedy_takes_the_largest_logit():
+    model, variables = family("transformer")
+    text, new = PROMPTS["one"], 4
+    for token in tokens_of("transformer", text, samples=1, new=new, settings=Sampling(greedy=True))[
+        0
+    ]:
+        logits, _ = model.apply(variables, text[None])
+        assert token == np.argmax(logits[0, -1])
+        text = np.append(text, token)
+    likeliest = tokens_of("transformer", PROMPTS["one"], new=new, settings=Sampling(top_k=1))
+    np.testing.assert_array_equal(likeliest, np.tile(text[1:], (2, 1)))
+
+
+@pytest.mark.parametrize("kind", ["bigram", "gru", "transformer"])
+def test_a_sample_is_the_same_whatever_their_number(kind):
+    many = tokens_of(kind, PROMPTS["one"], samples=7)
+    for number in (1, 3):
+        np.testing.assert_array_equal(
+            tokens_of(kind, PROMPTS["one"], samples=number), many[:number]
+        )
+    assert len({row.tobytes() for row in many}) == 7
+
+
+@pytest.mark.parametrize("kind", ["mlp", "lstm", "transformer"])
+def test_the_text_does_not_depend_on_the_calls(kind, monkeypatch):
+    whole = tokens_of(kind, PROMPTS["long"], new=70)
+    monkeypatch.setattr(generation, "_CALL_SECONDS", 0.0)
+    np.testing.assert_array_equal(tokens_of(kind, PROMPTS["long"], new=70), whole)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "lstm", "transformer"])
+def test_a_text_given_back_goes_on_as_it_would_have(kind):
+    whole = tokens_of(kind, PROMPTS["one"], samples=1)[0]
+    for cut in (3, CONTEXT + 2):
+        prompt = np.append(PROMPTS["one"], whole[:cut])
+        rest = tokens_of(kind, prompt, samples=1, new=len(whole) - cut)[0]
+        np.testing.assert_array_equal(rest, whole[cut:])
+
+
+def test_seeds_make_different_texts():
+    first, again, other = (tokens_of("bigram", PROMPTS["one"], seed=s) for s in (0, 0, 2**32 - 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_a_sample_ends_at_the_stop_token_and_the_loop_when_all_have():
+    free = tokens_of("bigram", PROMPTS["one"], samples=4, new=200)
+    stopped = tokens_of("bigram", PROMPTS["one"], samples=4, new=200, stop=0)
+    lengths = [int(np.argmax(row == 0)) for row in free]
+    assert all((row == 0).any() for row in free)
+    assert stopped.shape[1] == max(lengths) + 1
+    for row, end, sample in zip(free, lengths, join([stopped], 0), strict=True):
+        np.testing.assert_array_equal(sample, row[:end])
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 7, 8])
+def test_the_window_is_the_rule_of_the_full_cache(capacity):
+    """When the cache is full, the last half of the text is kept and read again."""
+    start = 0
+    for length in range(1, 6 * capacity):
+        if length - start > capacity:
+            start = length - max(1, capacity // 2)
+        assert window_start(length, capacity) == start
+        assert window_start(length, None) == 0
+
+
+def test_long_prompts_are_read_in_pieces():
+    prompt = np.arange(2 * decoding.PIECE + 5, dtype=np.int32) % VOCAB
+    asked = {"num_samples": 1, "max_new_tokens": 2, "settings": Sampling(), "seed": 0}
+    plain = generate_uncached(*family("gru"), prompt, **asked)
+    np.testing.assert_array_equal(tokens_of("gru", prompt, samples=1, new=2, seed=0), plain)
+
+
+def test_another_seed_or_length_compiles_nothing():
+    tokens_of("transformer", PROMPTS["one"], seed=1)
+    before = decoding._compiled.cache_info().misses
+    tokens_of("transformer", PROMPTS["one"], seed=2, new=100)
+    assert decoding._compiled.cache_info().misses == before
+
+
+@pytest.mark.parametrize(
+    ("text", "boundary", "prompt", "tokens"),
+    [
+        ("ab\n", False, "ba", [2, 1]),
+        ("ab\n", False, "", [0]),
+        ("\tab\n", False, "", [1]),
+        ("ab", False, "", [0]),
+        ("ab\n", True, "", [0]),
+        ("ab\n", True, "ba", [0, 2, 1]),
+    ],
+)
+def test_what_a_text_begins_with(text, boundary, prompt, tokens):
+    tokenizer = CharTokenizer("".join(sorted(set(text))), boundary)
+    np.testing.assert_array_equal(start_tokens(tokenizer, prompt), tokens)
+
+
+def test_texts_begin_with_the_prompt_and_end_before_the_boundary():
+    tokenizer = CharTokenizer("\nabcdefghij", True)
+    asked = {"num_samples": 5, "max_new_tokens": 40, "settings": Sampling(), "seed": 0}
+    polls = []
+    texts = generate(*family("bigram"), tokenizer, "fa", **asked, poll=lambda: polls.append(1))
+    assert all(text.startswith("fa") and "\n" not in text for text in texts)
+    assert polls
+
+
+@pytest.mark.parametrize(
+    "mistake", [{"samples": 0}, {"new": 0}, {"seed": -1}, {"seed": 2**32}, {"new": 2**31}]
+)
+def test_numbers_out_of_bounds_are_refused(mistake):
+    with pytest.raises(UserError, match=r"^[^\n]+ given; [^\n]+$"):
+        tokens_of("bigram", PROMPTS["one"], **mistake)

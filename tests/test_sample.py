@@ -1,0 +1,216 @@
+"""The sample command, on small runs trained through the train command."""
+
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from charjax.data.tokenizers import ByteTokenizer
+from charjax.sample import _Terminal
+from tests.commands import run, start, tiny
+
+NAMES = [f"{a}{b}{c}" for a in "bdklmnst" for b in "aeiou" for c in ("n", "ra", "lo", "mi")]
+
+
+@pytest.fixture(scope="module")
+def stream_run(tmp_path_factory) -> Path:
+    """A bigram of a text in which every second character is an escape character."""
+    folder = tmp_path_factory.mktemp("stream")
+    (folder / "text.txt").write_text("a\x1bb\x1bc\x1bd\x1b\n\x1b" * 300)
+    options = [f"data.path={folder / 'text.txt'}", *tiny("bigram"), "train.steps=20"]
+    done = run("train", *options, "--workdir", folder / "run")
+    assert done.status == 0, done.err
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def names_run(tmp_path_factory) -> Path:
+    """Counts of a list of names."""
+    folder = tmp_path_factory.mktemp("names")
+    (folder / "names.txt").write_text("\n".join(NAMES))
+    options = [f"data.path={folder / 'names.txt'}", "data.layout=lines", "model.kind=ngram"]
+    done = run("train", *options, "model.order=3", "--workdir", folder / "run")
+    assert done.status == 0, done.err
+    return folder / "run"
+
+
+def sample(*arguments):
+    done = run("sample", *arguments)
+    assert done.status == 0, done.err
+    return done
+
+
+def test_texts_begin_with_the_prompt_and_are_parted(stream_run):
+    done = sample(stream_run, "--prompt", "a\x1bb", "--num-samples", 2, "--max-new-tokens", 30)
+    first, second = done.out.removesuffix("\n").split("\n---------------\n")
+    assert len(first) == len(second) == 33
+    assert first != second
+    assert first.startswith("a\x1bb")
+    assert second.startswith("a\x1bb")
+    assert len(done.err.splitlines()) == 1
+    assert done.err.startswith("60 characters in ")
+
+
+def test_json_says_what_was_asked_and_how_fast(stream_run):
+    asked = ["--seed", 5, "--temperature", 0.5, "--top-k", 3, "--top-p", 0.9, "--json"]
+    done = sample(stream_run, "--prompt", "ab", "--max-new-tokens", 40, *asked)
+    told = json.loads(done.out)
+    assert [len(text) for text in told["samples"]] == [42]
+    assert {"prompt": "ab", "seed": 5, "step": 20, "characters": 40}.items() <= told.items()
+    assert told["settings"] == {
+        "temperature": 0.5,
+        "top_k": 3,
+        "top_p": 0.9,
+        "greedy": False,
+        "num_samples": 1,
+        "max_new_tokens": 40,
+    }
+    assert told["characters_per_second"] == pytest.approx(40 / told["seconds"])
+    assert told["compile_seconds"] > 0
+    assert "origin" not in told
+    plain = sample(stream_run, "--prompt", "ab", "--max-new-tokens", 40, *asked[:-1])
+    assert plain.out == told["samples"][0] + "\n"
+
+
+def test_a_prompt_from_a_file(stream_run, tmp_path):
+    (tmp_path / "prompt.txt").write_bytes("\ufeffa\x1bb\n".encode())
+    done = sample(stream_run, "--prompt-file", tmp_path / "prompt.txt", "--max-new-tokens", 5)
+    same = sample(stream_run, "--prompt", "a\x1bb\n", "--max-new-tokens", 5)
+    assert done.out == same.out
+    assert done.out.startswith("a\x1bb\n")
+
+
+def test_a_checkpoint_by_its_step(stream_run):
+    for which in ("latest", "20"):
+        told = json.loads(sample(stream_run, "--checkpoint", which, "--json").out)
+        assert told["step"] == 20
+
+
+def test_names_are_told_apart_by_origin(names_run):
+    asked = [names_run, "--num-samples", 60, "--prompt", "ma"]
+    told = json.loads(sample(*asked, "--json").out)
+    assert {"new", "train"} < set(told["origin"])
+    for text, origin in zip(told["samples"], told["origin"], strict=True):
+        assert text.startswith("ma")
+        assert "\n" not in text
+        assert (origin == "new") == (text not in NAMES)
+    done = sample(*asked)
+    lines = [f"{t}\t{o}" for t, o in zip(told["samples"], told["origin"], strict=True)]
+    assert done.out.splitlines() == lines
+    counts = [f"{told['origin'].count(name)} {name}" for name in ("train", "val", "test", "new")]
+    assert done.err.endswith("; " + ", ".join(counts) + "\n")
+
+
+@pytest.mark.parametrize("text", [None, "other\nnames\nthan\nbefore\n" * 20])
+def test_without_its_text_a_run_still_writes(names_run, tmp_path, text):
+    workdir, names = tmp_path / "run", names_run.parent / "names.txt"
+    shutil.copytree(names_run, workdir)
+    before = names.read_text()
+    try:
+        names.unlink()
+        if text is not None:
+            names.write_text(text)
+        done = sample(workdir, "--num-samples", 3)
+    finally:
+        names.write_text(before)
+    assert len(done.out.splitlines()) == 3
+    assert "\t" not in done.out
+    assert "not looked up" in done.err
+
+
+MISTAKES = [
+    (["--temperature", 0], "temperature"),
+    (["--temperature", "inf"], "temperature"),
+    (["--top-p", 0], "top-p"),
+    (["--top-p", 1.5], "top-p"),
+    (["--top-k", 0], "top-k"),
+    (["--num-samples", 0], "num-samples"),
+    (["--max-new-tokens", 0], "max-new-tokens"),
+    (["--seed", -1], "seed"),
+    (["--seed", 2**32], "seed"),
+    (["--prompt", "aXb"], "'X'"),
+    (["--prompt", "a", "--prompt-file", "b"], "--prompt-file"),
+    (["--prompt-file", "nowhere.txt"], "nowhere.txt"),
+    (["--prompt-file", "binary.bin"], "UTF-8"),
+    (["--greedy", "--temperature", 0.5], "--temperature"),
+    (["--greedy", "--top-k", 3, "--top-p", 0.5], "--top-k, --top-p"),
+    (["--checkpoint", 7], "7"),
+    (["--checkpoint", "newest"], "newest"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "told"), MISTAKES)
+def test_a_mistake_is_one_line(arguments, told, stream_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("binary.bin").write_bytes(b"ab\xff")
+    done = run("sample", stream_run, *arguments)
+    assert (done.status, done.out) == (2, "")
+    assert len(done.err.splitlines()) == 1
+    assert told in done.err
+
+
+def test_a_directory_without_a_run_is_a_mistake(tmp_path):
+    for workdir in (tmp_path, tmp_path / "nowhere"):
+        done = run("sample", workdir)
+        assert (done.status, done.out) == (2, "")
+        assert len(done.err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_terminal_sees_the_text_come_and_no_control_characters(stream_run):
+    """Ctrl-C in the middle of a text too long to wait for."""
+    here, there = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "charjax.sample", str(stream_run), "--max-new-tokens", "1000000000"],
+        stdout=there,
+        stderr=subprocess.PIPE,
+        cwd=Path(__file__).parent.parent,
+    )
+    os.close(there)
+    seen = b""
+    while len(seen) < 2000:
+        seen += os.read(here, 1024)
+    process.send_signal(signal.SIGINT)
+    try:
+        while more := os.read(here, 1024):
+            seen += more
+    except OSError:  # The other end is closed.
+        pass
+    assert process.wait(timeout=60) == 130
+    assert process.stderr is not None
+    assert b" characters in " in process.stderr.read()
+    assert b"\\x1b" in seen
+    assert b"\x1b" not in seen
+    os.close(here)
+
+
+def test_sigterm_ends_it_with_what_came(stream_run):
+    process = start("sample", stream_run, "--max-new-tokens", 1000000000, "--json")
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.communicate(timeout=8)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 143
+    told = json.loads(out)
+    assert told["interrupted"]
+    assert len(told["samples"][0]) == told["characters"] > 0
+
+
+def test_characters_of_several_bytes_are_shown_whole(capsys):
+    text = "aé€😀z"
+    terminal = _Terminal(ByteTokenizer())
+    raw = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+    for token in raw:
+        terminal.add(np.array([token], np.int32))
+    assert capsys.readouterr().out == text
+    terminal.add(raw[4:5])
+    assert capsys.readouterr().out == ""
+    terminal.end()
+    assert capsys.readouterr().out == "\ufffd"
