@@ -92,7 +92,7 @@ def test_cross_entropy_of_a_uniform_guess_is_log_v():
 
 def test_l2_is_the_mean_square_of_each_matrix():
     params = {"w": jnp.full((2, 2), 3.0), "b": jnp.full(2, 100.0), "v": jnp.ones((4, 1))}
-    assert float(l2_penalty(params)) == pytest.approx(10.0)
+    assert float(l2_penalty(params, 0.5)) == pytest.approx(5.0)
 
 
 def test_dropout_follows_the_key():
