@@ -53,7 +53,7 @@ def test_accumulation_equals_the_large_batch(kind):
 
 
 def test_a_step_that_is_not_finite_changes_the_counters_alone():
-    config, model, state = setup("mlp", model={"norm": "batch"})
+    config, model, state = setup("mlp", model={"norm": "batch"}, data={"layout": "pairs"})
     batch = make_batch(model, 4)
     state, _ = step(config, model, state, batch)
     broken = state._replace(params=jax.tree.map(lambda p: p.at[0].set(jnp.nan), state.params))
