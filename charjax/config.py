@@ -189,7 +189,7 @@ def shipped_configs() -> dict[str, Path]:
     """The configurations that come with the package, by bare name."""
     here = Path(__file__).parent
     folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {path.stem: path for path in sorted(folder.glob("*.toml"), key=lambda path: path.stem)}
 
 
 def _read_toml(source: str | Path) -> dict[str, Any]:
