@@ -64,18 +64,17 @@ def process(logits_BV: Array, settings: Sampling) -> Array:
         bounds = np.finfo(np.float32)
         temperature = min(max(settings.temperature, float(bounds.tiny)), float(bounds.max))
         logits_BV = (logits_BV - logits_BV.max(axis=-1, keepdims=True)) / np.float32(temperature)
-    if settings.top_k is not None and settings.top_k < logits_BV.shape[-1]:
-        kept_BV = _ranks(logits_BV) < settings.top_k
-        logits_BV = jnp.where(kept_BV, logits_BV, -jnp.inf)
-    if settings.top_p is not None and settings.top_p < 1:
-        ranks_BV = _ranks(logits_BV)
-        sorted_BV = -jnp.sort(-jax.nn.softmax(logits_BV), axis=-1)
-        before_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV
-        kept_BV = jnp.take_along_axis(before_BV, ranks_BV, axis=-1) < settings.top_p
-        logits_BV = jnp.where(kept_BV, logits_BV, -jnp.inf)
-    return logits_BV
-
-
-def _ranks(logits_BV: Array) -> Array:
-    """0 for the largest of a row, 1 for the next; equal ones in the order they stand."""
-    return jnp.argsort(jnp.argsort(-logits_BV, axis=-1, stable=True), axis=-1)
+    V = logits_BV.shape[-1]
+    top_k = V if settings.top_k is None else settings.top_k
+    top_p = 1.0 if settings.top_p is None else settings.top_p
+    if top_k >= V and top_p == 1:
+        return logits_BV
+    order_BV = jnp.argsort(-logits_BV, axis=-1, stable=True)
+    sorted_BV = jnp.take_along_axis(logits_BV, order_BV, axis=-1)
+    if top_k < V:
+        sorted_BV = jnp.where(jnp.arange(V) < top_k, sorted_BV, -jnp.inf)
+    if top_p < 1:
+        probabilities_BV = jax.nn.softmax(sorted_BV)
+        likelier_BV = jnp.cumsum(probabilities_BV, axis=-1) - probabilities_BV
+        sorted_BV = jnp.where(likelier_BV < top_p, sorted_BV, -jnp.inf)
+    return jnp.take_along_axis(sorted_BV, jnp.argsort(order_BV, axis=-1), axis=-1)

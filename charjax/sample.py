@@ -78,22 +78,23 @@ def _sample(args: Namespace, signals: "Signals") -> int:
 def _settings(args: Namespace) -> "Sampling":
     from charjax.processors import Sampling
 
-    others = {"temperature": args.temperature, "top-k": args.top_k, "top-p": args.top_p}
-    given = [f"--{name}" for name, value in others.items() if value is not None]
-    if args.greedy and given:
+    asked = {
+        "--temperature": args.temperature != 1,
+        "--top-k": args.top_k is not None,
+        "--top-p": args.top_p is not None,
+    }
+    if args.greedy and any(asked.values()):
+        others = ", ".join(flag for flag, given in asked.items() if given)
         raise UserError(
-            f"--greedy: given with {', '.join(given)}; greedy always takes the likeliest "
-            "character: leave one out"
+            f"--greedy: given with {others}; greedy always takes the likeliest character: leave "
+            "one out"
         )
-    temperature = 1.0 if args.temperature is None else args.temperature
-    return Sampling(temperature, args.top_k, args.top_p, args.greedy)
+    return Sampling(args.temperature, args.top_k, args.top_p, args.greedy)
 
 
 def _prompt(args: Namespace) -> str:
-    if args.prompt is not None and args.prompt_file is not None:
-        raise UserError("--prompt: given with --prompt-file; a text has one beginning: give one")
     if args.prompt_file is None:
-        return args.prompt or ""
+        return args.prompt
     try:
         return Path(args.prompt_file).read_bytes().decode("utf-8-sig")
     except OSError as error:

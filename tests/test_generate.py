@@ -25,7 +25,7 @@ SECTIONS = {
     "rnn": {"d_embed": 6, "d_hidden": 12},
     "gru": {"d_embed": 6, "d_hidden": 12, "n_layer": 2},
     "lstm": {"d_embed": 6, "d_hidden": 12},
-    "transformer": {"n_layer": 2, "n_head": 2, "d_model": 12},
+    "transformer": {"n_layer": 1, "n_head": 2, "d_model": 12},
 }
 PROMPTS = {
     "one": np.array([3], np.int32),
@@ -43,7 +43,7 @@ def family(kind):
         tokens = np.random.default_rng(0).integers(0, VOCAB, 300).astype(np.uint8)
         whole = Split(tokens, np.array([0]), np.array([len(tokens) - 1]))
         return model, model.fit(whole)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
     return model, jax.tree.map(lambda leaf: 3 * leaf, variables)
 
 
@@ -79,25 +79,25 @@ def test_cached_equals_uncached(kind, prompt):
 
 def test_greedy_takes_the_largest_logit():
     model, variables = family("transformer")
-    text, new = PROMPTS["one"], 4
-    for token in tokens_of("transformer", text, samples=1, new=new, settings=Sampling(greedy=True))[
-        0
-    ]:
-        logits, _ = model.apply(variables, text[None])
-        assert token == np.argmax(logits[0, -1])
+    text, new = PROMPTS["one"], CONTEXT
+    logits_of = jax.jit(model.apply)
+    greedy = Sampling(greedy=True)
+    for token in tokens_of("transformer", text, samples=1, new=new, settings=greedy)[0]:
+        logits, _ = logits_of(variables, np.pad(text, (0, CONTEXT - len(text)))[None])
+        assert token == np.argmax(logits[0, len(text) - 1])
         text = np.append(text, token)
     likeliest = tokens_of("transformer", PROMPTS["one"], new=new, settings=Sampling(top_k=1))
     np.testing.assert_array_equal(likeliest, np.tile(text[1:], (2, 1)))
 
 
-@pytest.mark.parametrize("kind", ["bigram", "gru", "transformer"])
+@pytest.mark.parametrize("kind", ["gru", "transformer"])
 def test_a_sample_is_the_same_whatever_their_number(kind):
-    many = tokens_of(kind, PROMPTS["one"], samples=7)
-    for number in (1, 3):
+    many = tokens_of(kind, PROMPTS["one"], samples=5)
+    for number in (1, 2):
         np.testing.assert_array_equal(
             tokens_of(kind, PROMPTS["one"], samples=number), many[:number]
         )
-    assert len({row.tobytes() for row in many}) == 7
+    assert len({row.tobytes() for row in many}) == 5
 
 
 @pytest.mark.parametrize("kind", ["mlp", "lstm", "transformer"])

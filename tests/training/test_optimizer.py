@@ -30,9 +30,7 @@ def test_warm_up_is_nanogpts():
 def test_cosine_is_nanogpts(step):
     ratio = min(1.0, (step - 10) / 90)
     expected = 0.01 + 0.5 * (1 + math.cos(math.pi * ratio)) * 0.09
-    got = rate(
-        step, schedule="cosine", warmup_steps=10, decay_steps=100, min_learning_rate=0.01
-    )
+    got = rate(step, schedule="cosine", warmup_steps=10, decay_steps=100, min_learning_rate=0.01)
     assert got == pytest.approx(expected, rel=1e-5)
 
 
