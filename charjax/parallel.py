@@ -52,6 +52,11 @@ def make_mesh(devices: list[jax.Device], batch_size: int) -> Mesh:
     return Mesh(np.asarray(devices[:count]), (_AXIS,))
 
 
+def round_up(rows: int, mesh: Mesh) -> int:
+    """The least multiple of the mesh's size that holds so many rows."""
+    return -(-rows // mesh.size) * mesh.size
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """A whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
