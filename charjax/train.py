@@ -11,7 +11,7 @@ import sys
 import time
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from charjax import cli
 from charjax.config import Config, differences, load_config, resume_conflicts
@@ -28,14 +28,7 @@ def main(argv: list[str]) -> int:
     if args.print_config:
         sys.stdout.write(config.to_toml(comments=True))
         return 0
-    # JAX is imported only from here on, so that mistakes are told at once.
-    from charjax.signals import Interrupted, Signals
-
-    with Signals() as signals:
-        try:
-            return _train(args, config, workdir, signals)
-        except Interrupted as stop:
-            return stop.status
+    return _train(args, config, workdir)
 
 
 def _what_was_asked(args: Namespace) -> tuple[Config, Path]:
@@ -86,27 +79,32 @@ def _new_directory(config: Config) -> Path:
     return path
 
 
-def _train(args: Namespace, config: Config, workdir: Path, signals: Any) -> int:
+def _train(args: Namespace, config: Config, workdir: Path) -> int:
+    # JAX is imported only from here on, so that mistakes in the config are told at once.
     from rich.console import Console
 
+    from charjax.signals import Interrupted, Signals
     from charjax.training.display import Display
     from charjax.training.recorder import Recorder
     from charjax.training.session import open_session
 
-    console = Console()
-    display = Display(console)
+    display = Display(Console())
     display.say(f"run: {workdir}")
     source_run = _source_run(args)
     if source_run is not None:
         config = _adopt_model(config, source_run, args)
     session = open_session(config, source_run.tokenizer if source_run else None)
-    recorder = Recorder.open(workdir, session, display, signals, resume=args.resume)
     began = time.perf_counter()
-    params = source_run.variables["params"] if source_run else None
-    try:
-        status = recorder.fit() if session.model.fitted else recorder.train(params)
-    finally:
-        recorder.lock.release()
+    # From here on a signal no longer ends the process at once: there is a state to save.
+    with Signals() as signals:
+        recorder = Recorder.open(workdir, session, display, signals, resume=args.resume)
+        try:
+            params = source_run.variables["params"] if source_run else None
+            status = recorder.fit() if session.model.fitted else recorder.train(params)
+        except Interrupted as stop:
+            status = stop.status
+        finally:
+            recorder.lock.release()
     display.say(f"run: {workdir}  ({time.perf_counter() - began:.1f} s)")
     return status
 

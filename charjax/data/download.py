@@ -40,7 +40,7 @@ def open_https(url: str) -> Iterator[BinaryIO]:
 
 
 def download(url: str, target: Path, *, digest: str, size: int, opener: Opener) -> bytes:
-    """Fetch a file into its place, with a progress bar on stderr.
+    """Fetch a file into its place, with a progress bar on stderr where that is a terminal.
 
     The bytes go into a temporary file beside `target`, which takes its name only once all of them
     are there and have the digest; on any failure, Ctrl-C included, it is removed.
@@ -87,10 +87,18 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
 
 
 def _copy(url: str, file: IO[bytes], size: int, opener: Opener, label: str) -> bytes:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     console = Console(stderr=True)
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
     raw = bytearray()
-    with Progress(*columns, TransferSpeedColumn(), console=console, transient=True) as progress:
+    with progress:
         task = progress.add_task(f"downloading {label}", total=size)
         with opener(url) as response:
             # One byte more than there should be is enough to fail the digest.

@@ -193,7 +193,7 @@ def _score_windows(
     return _sums(logits_BTV, batch)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "window"), donate_argnums=(5,))
+@functools.partial(jax.jit, static_argnames=("model", "window"))
 def _score_chunk(
     model: CharModel,
     variables: Any,

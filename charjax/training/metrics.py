@@ -21,10 +21,11 @@ class Interval:
     grad_norm: float = 0.0
     learning_rate: float = 0.0
     skipped: int = 0
+    penalty: float = 0.0
 
     def add(self, row: list[float]) -> None:
         """Take in one step's Metrics, in their order."""
-        loss, grad_norm, rate, targets, skipped = row
+        loss, grad_norm, rate, targets, skipped, penalty = row
         self.steps += 1
         self.learning_rate = rate
         if skipped:
@@ -33,16 +34,24 @@ class Interval:
         self.loss += loss * targets
         self.targets += targets
         self.grad_norm += grad_norm
+        self.penalty += penalty
 
     def line(self) -> dict[str, Any]:
-        """Means over the interval; None where every step was skipped."""
+        """Means over the interval; None where every step was skipped.
+
+        `skipped` and `l2_penalty` (not part of the loss) are there where there are any.
+        """
         kept = self.steps - self.skipped
-        line = {
+        line: dict[str, Any] = {
             **loss_fields(self.loss / self.targets if self.targets else math.nan),
             "learning_rate": self.learning_rate,
             "grad_norm": self.grad_norm / kept if kept else None,
         }
-        return line | ({"skipped": self.skipped} if self.skipped else {})
+        if self.skipped:
+            line["skipped"] = self.skipped
+        if self.penalty:
+            line["l2_penalty"] = self.penalty / kept
+        return line
 
 
 def loss_fields(loss: float) -> dict[str, float | None]:

@@ -33,7 +33,7 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
         parts.append(optax.trace(config.momentum))
     if config.weight_decay:
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=is_matrix))
-    return _promoting(optax.chain(*parts))
+    return _promoting(optax.chain(optax.identity(), *parts))
 
 
 def _promoting(inner: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -24,6 +24,10 @@ from charjax.training.evaluation import Score, exact_loss, random_loss
 from charjax.training.state import TrainState, create_state
 
 
+# The most that a context length taken from the longest line can be.
+_LONGEST_CONTEXT = 1024
+
+
 @dataclasses.dataclass(frozen=True)
 class Session:
     """What a run is made of.
@@ -58,7 +62,9 @@ def open_session(config: Config, tokenizer: Tokenizer | None = None) -> Session:
     devices = parallel.start_backend(config.runtime)
     dataset = load_dataset(config.data, tokenizer)
     if config.model.context_length is None:
-        longest = config.model.model_copy(update={"context_length": dataset.longest_line})
+        # A longer line is carried on in further windows, not cut.
+        length = min(dataset.longest_line, _LONGEST_CONTEXT)
+        longest = config.model.model_copy(update={"context_length": length})
         config = config.model_copy(update={"model": longest})
     model = build_model(config, dataset.tokenizer)
     rows = config.train.batch_size * config.optim.accumulate_steps

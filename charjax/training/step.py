@@ -27,6 +27,7 @@ class Metrics(NamedTuple):
       learning_rate: the rate of this step.
       targets: sum of the weights.
       skipped: 1 if the step was not finite and left the parameters alone.
+      penalty: the L2 penalty, 0 where there is none.
     """
 
     loss: Array
@@ -34,6 +35,7 @@ class Metrics(NamedTuple):
     learning_rate: Array
     targets: Array
     skipped: Array
+    penalty: Array
 
 
 Step = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
@@ -97,9 +99,10 @@ def make_train_step(model: CharModel, config: Config) -> Step:
         targets = jnp.sum(batch.weights)
         scale = 1.0 / jnp.maximum(targets, 1.0)
         grads = jax.tree.map(lambda g: g * scale, grads)
+        penalty = jnp.zeros(())
         if config.optim.l2:
-            penalty = jax.grad(l2_penalty)(state.params)
-            grads = jax.tree.map(lambda g, p: g + config.optim.l2 * p, grads, penalty)
+            penalty, slopes = jax.value_and_grad(l2_penalty)(state.params, config.optim.l2)
+            grads = jax.tree.map(jnp.add, grads, slopes)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         rate = schedule(state.counters.step)
@@ -118,7 +121,9 @@ def make_train_step(model: CharModel, config: Config) -> Step:
             skipped=state.counters.skipped + skipped,
             skipped_in_a_row=(state.counters.skipped_in_a_row + 1) * skipped,
         )
-        metrics = Metrics(loss * scale, grad_norm, rate, targets, skipped.astype(jnp.float32))
+        metrics = Metrics(
+            loss * scale, grad_norm, rate, targets, skipped.astype(jnp.float32), penalty
+        )
         return TrainState(params, opt_state, model_state, carry, counters), metrics
 
     return train_step
@@ -136,11 +141,11 @@ def cross_entropy(logits_BTV: Array, targets_BT: Array) -> Array:
     return jnp.log(jnp.sum(jnp.exp(shifted_BTV), axis=-1)) - picked_BT
 
 
-def l2_penalty(params: Any) -> Array:
-    """Sum over the matrices of mean(W**2): the smoothing of nn-zero-to-hero part 1."""
+def l2_penalty(params: Any, l2: float) -> Array:
+    """l2 * the sum over the matrices of mean(W**2): the smoothing of nn-zero-to-hero part 1."""
     means = jax.tree.map(
         lambda p, counts: jnp.mean(jnp.square(p)) if counts else jnp.zeros(()),
         params,
         is_matrix(params),
     )
-    return sum(jax.tree.leaves(means), start=jnp.zeros(()))
+    return l2 * sum(jax.tree.leaves(means), start=jnp.zeros(()))

@@ -52,8 +52,9 @@ def files(directory: Path) -> list[Path]:
     return [path for path in directory.rglob("*") if path.is_file()]
 
 
-def test_the_file_is_put_in_its_place(tmp_path: Path):
+def test_the_file_is_put_in_its_place(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     assert fetch(tmp_path, serving(BODY)) == BODY
+    assert capfd.readouterr() == ("", "")
     assert files(tmp_path) == [tmp_path / "deeper" / "text.txt"]
     assert (tmp_path / "deeper" / "text.txt").read_bytes() == BODY
 

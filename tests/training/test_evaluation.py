@@ -21,7 +21,7 @@ def text(*lengths: int) -> Split:
     sizes = np.asarray(lengths)
     tokens = rng.integers(1, VOCAB, sizes.sum() + len(sizes)).astype(np.uint8)
     starts = np.cumsum(sizes + 1) - sizes - 1
-    return Split("val", tokens, starts.astype(np.int32), sizes.astype(np.int32))
+    return Split(tokens, starts.astype(np.int32), sizes.astype(np.int32), "val")
 
 
 def setup(kind: str):
@@ -30,8 +30,13 @@ def setup(kind: str):
     config = parse_config({"model": {"kind": kind, "context_length": LENGTH, **small}})
     model = models.build(config.model, VOCAB, jnp.float32)
     state = create_state(model, config, jax.random.key(1))
-    params = jax.tree.map(lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), state)
-    return model, {"params": params.params}
+    return model, {"params": jax.tree.map(_shaken, state.params)}
+
+
+def _shaken(parameter):
+    """Parameters away from their initial zeros and ones."""
+    waves = np.cos(np.arange(parameter.size, dtype=np.float32)).reshape(parameter.shape)
+    return parameter + 0.1 * waves
 
 
 def mesh():

@@ -53,7 +53,7 @@ def test_accumulation_equals_the_large_batch(kind):
 
 
 def test_a_step_that_is_not_finite_changes_the_counters_alone():
-    config, model, state = setup("mlp", model={"norm": "batch"})
+    config, model, state = setup("mlp", model={"norm": "batch"}, data={"layout": "pairs"})
     batch = make_batch(model, 4)
     state, _ = step(config, model, state, batch)
     broken = state._replace(params=jax.tree.map(lambda p: p.at[0].set(jnp.nan), state.params))
@@ -92,7 +92,7 @@ def test_cross_entropy_of_a_uniform_guess_is_log_v():
 
 def test_l2_is_the_mean_square_of_each_matrix():
     params = {"w": jnp.full((2, 2), 3.0), "b": jnp.full(2, 100.0), "v": jnp.ones((4, 1))}
-    assert float(l2_penalty(params)) == pytest.approx(10.0)
+    assert float(l2_penalty(params, 0.5)) == pytest.approx(5.0)
 
 
 def test_dropout_follows_the_key():

@@ -1,0 +1,47 @@
+# make train    make an environment, train the default model
+# make test     the same environment and the test tools; run the tests
+# make lint     style, formatting and types
+# make clean    remove the environments and what the tools left (never runs/)
+#
+# PYTHON=... takes a certain Python, VENV=... puts the environment elsewhere.
+
+VENV = .venv
+PYTHON =
+# The newest that really runs, unless one is given.
+FIND = if [ -n "$(PYTHON)" ]; then echo "$(PYTHON)"; else sh .ci/newest-python; fi
+RUN = "$(VENV)/bin/python"
+PIP = $(RUN) -m pip --disable-pip-version-check install --quiet
+FAILED = { echo "error: the installation failed; another Python may work: make PYTHON=python3.12" >&2; exit 1; }
+
+.PHONY: train test lint clean
+
+train: $(VENV)/.run
+	$(RUN) -m charjax.train
+
+test: $(VENV)/.dev
+	$(RUN) -m pytest -n 2
+
+lint: $(VENV)/.dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+clean:
+	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment that was not finished is made again.
+$(VENV)/.made:
+	@python=`$(FIND)` && echo "making $(VENV) with $$python" && "$$python" -m venv --clear "$(VENV)"
+	@touch "$@"
+
+$(VENV)/.run: pyproject.toml | $(VENV)/.made
+	@echo "installing charjax in $(VENV)"
+	@$(PIP) --editable . || $(FAILED)
+	@touch "$@"
+
+# The test tools come with what a run needs.
+$(VENV)/.dev: pyproject.toml | $(VENV)/.made
+	@echo "installing charjax and its test tools in $(VENV)"
+	@$(PIP) --editable ".[dev]" || $(FAILED)
+	@touch "$(VENV)/.run" "$@"

@@ -1,0 +1,246 @@
+"""The command line: what the three commands accept, and how a command ends.
+
+JAX is not imported here, so `--help` and a mistyped flag are answered at once.
+"""
+
+import argparse
+import difflib
+import math
+import os
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from charjax.errors import UserError, printable
+
+_COLUMNS = 100
+
+
+def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> NoReturn:
+    """Run a command and exit with its status.
+
+    A UserError is one line on stderr and status 2; an error of the operating system (a full disk,
+    a file that may not be read) one line and status 1; Ctrl-C is 130. A reader that closes the
+    pipe early, as `head` does, ends the command without a word.
+    """
+    try:
+        status = main(sys.argv[1:] if argv is None else argv) or 0
+        sys.stdout.flush()
+    except UserError as error:
+        _say(str(error))
+        status = 2
+    except BrokenPipeError:
+        # Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    except OSError as error:
+        _say(printable(str(error)))
+        status = 1
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)
+
+
+def _say(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+
+
+def train_arguments(argv: list[str]) -> argparse.Namespace:
+    """Parse `charjax.train`'s: config, overrides, workdir, resume, init_from, print_config."""
+    parser = _Parser(
+        prog="python -m charjax.train",
+        usage="%(prog)s [CONFIG.toml] [section.key=value ...] [options]",
+        description="Train a character-level language model; by default a small one, on Python's "
+        "own source.",
+        epilog=_describe_config,
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="CONFIG.toml | section.key=value",
+        help="a configuration (a file, or the name of one that is shipped), and settings of it",
+    )
+    parser.add_argument("--workdir", metavar="DIR", help="where the run goes (a new one in runs/)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --workdir")
+    parser.add_argument(
+        "--init-from", metavar="RUN", help="start from the parameters of another run (fine-tuning)"
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved configuration, and stop"
+    )
+    args = parser.parse_intermixed_args(argv)
+    args.overrides = [word for word in args.words if "=" in word and not Path(word).is_file()]
+    files = [word for word in args.words if word not in args.overrides]
+    if len(files) > 1:
+        raise UserError(
+            f"{files[0]!r} and {files[1]!r} given; one configuration at most, and settings as "
+            "section.key=value"
+        )
+    args.config = files[0] if files else None
+    del args.words
+    return args
+
+
+def sample_arguments(argv: list[str]) -> argparse.Namespace:
+    """Parse `charjax.sample`'s; `checkpoint` is "best", "latest" or a step's digits."""
+    parser = _Parser(
+        prog="python -m charjax.sample",
+        usage="%(prog)s WORKDIR [options]",
+        description="Let a trained model write.",
+    )
+    _add_run(parser)
+    prompt = parser.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", metavar="STR", default="", help="the text to go on from")
+    prompt.add_argument("--prompt-file", metavar="FILE", help="the same, from a file")
+    count = _whole_number(1)
+    parser.add_argument("--num-samples", metavar="N", type=count, default=1, help="how many (1)")
+    parser.add_argument(
+        "--max-new-tokens", metavar="N", type=count, default=500, help="length of each (500)"
+    )
+    parser.add_argument(
+        "--temperature",
+        metavar="F",
+        type=_number_above_zero(math.inf),
+        default=1.0,
+        help="below 1 safer, above 1 wilder (1.0)",
+    )
+    parser.add_argument("--top-k", metavar="N", type=count, help="only the N likeliest characters")
+    parser.add_argument(
+        "--top-p",
+        metavar="F",
+        type=_number_above_zero(1.0),
+        help="only the likeliest characters that make up this probability",
+    )
+    parser.add_argument("--greedy", action="store_true", help="always the likeliest character")
+    parser.add_argument(
+        "--seed", metavar="N", type=_whole_number(0, 2**32 - 1), default=0, help="of the draws (0)"
+    )
+    return parser.parse_args(argv)
+
+
+def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
+    """Parse `charjax.evaluate`'s; `text`, `context` and `stride` are None unless given."""
+    parser = _Parser(
+        prog="python -m charjax.evaluate",
+        usage="%(prog)s WORKDIR [options]",
+        description="Measure the exact loss of a trained model on a text.",
+    )
+    _add_run(parser)
+    text = parser.add_mutually_exclusive_group()
+    text.add_argument(
+        "--split", choices=("train", "val", "test"), default="val", help="of the run's text (val)"
+    )
+    text.add_argument("--text", metavar="FILE", help="another text")
+    parser.add_argument(
+        "--context", metavar="N", type=_whole_number(1), help="characters a window (the model's)"
+    )
+    parser.add_argument(
+        "--stride", metavar="N", type=_whole_number(1), help="between windows (their length)"
+    )
+    return parser.parse_args(argv)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("workdir", metavar="WORKDIR", help="the run's directory")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="best|latest|STEP",
+        type=_checkpoint,
+        default="best",
+        help="which of the saved steps (best)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _checkpoint(text: str) -> str:
+    if text in ("best", "latest") or (text.isascii() and text.isdecimal()):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} given; must be best, latest or a step's number")
+
+
+def _whole_number(low: int, high: int = 2**31 - 2) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} given; must be a whole number from {low} to {high}"
+            )
+        return value
+
+    return parse
+
+
+def _number_above_zero(high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if not 0.0 < value <= high or math.isinf(value):
+            at_most = "" if math.isinf(high) else f" and at most {high:g}"
+            raise argparse.ArgumentTypeError(
+                f"{text!r} given; must be a number greater than 0{at_most}"
+            )
+        return value
+
+    return parse
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes are UserErrors, so one line; the epilog is written only for --help."""
+
+    def __init__(
+        self, *, prog: str, usage: str, description: str, epilog: Callable[[], str] | None = None
+    ):
+        super().__init__(
+            prog=prog,
+            usage=usage,
+            description=description,
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+                prog, max_help_position=32, width=_COLUMNS
+            ),
+        )
+        self._write_epilog = epilog
+
+    def format_help(self) -> str:
+        """The help, with the epilog."""
+        if self._write_epilog is not None:
+            self.epilog = self._write_epilog()
+        return super().format_help()
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong, with the nearest flag if one was mistyped."""
+        text = message.removeprefix("argument ")
+        unknown = text.removeprefix("unrecognized arguments: ").split(" ")[0]
+        if text.startswith("unrecognized") and "." in unknown:
+            text += "; settings have no dashes: section.key=value"
+        elif text.startswith("unrecognized"):
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            close = difflib.get_close_matches(unknown.partition("=")[0], flags, n=1)
+            text += f"; did you mean {close[0]}?" if close else ""
+        raise UserError(f"{text}; see {self.prog} --help")
+
+
+def _describe_config() -> str:
+    """Every setting with its type, default and meaning, as a table."""
+    from charjax.config import describe_fields, shipped_configs
+
+    known = f"configurations: {', '.join(shipped_configs()) or 'none'}"
+    lines = textwrap.wrap(known, _COLUMNS, subsequent_indent="  ")
+    groups = list(describe_fields())
+    widths = [max(len(row[column]) for _, rows in groups for row in rows) for column in range(3)]
+    for heading, rows in groups:
+        lines += ["", *textwrap.wrap(heading, _COLUMNS)]
+        for name, kind, default, meaning in rows:
+            start = f"  {name:{widths[0]}}  {kind:{widths[1]}}  {default:{widths[2]}}  "
+            indent = " " * len(start)
+            lines += textwrap.wrap(
+                meaning, _COLUMNS, initial_indent=start, subsequent_indent=indent
+            )
+    return "\n".join(lines)

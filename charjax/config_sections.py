@@ -1,0 +1,392 @@
+"""The sections of a configuration: every setting with its type, bounds, default and meaning.
+
+`charjax.config` reads them from files and overrides, and is what other modules import.
+"""
+
+import hashlib
+import json
+import typing
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
+
+
+class Section(BaseModel):
+    """A frozen group of settings; unknown keys and silent type conversions are refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
+    )
+
+
+Corpus = Literal["stdlib", "shakespeare", "names", "warpeace"]
+Split = Literal["tail", "shuffled_lines", "interleaved"]
+Layout = Literal["stream", "lines", "pairs"]
+
+# Whole numbers stay below 2**31, which is how they are counted on the device.
+_Count = Annotated[int, Field(ge=1, le=2**31 - 2)]
+_Period = Annotated[int, Field(ge=0, le=2**31 - 2)]
+_Width = Annotated[int, Field(ge=1, le=1_000_000)]
+_Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class DataConfig(Section):
+    """Which text, how it is split, and how it is laid out in batches."""
+
+    name: Corpus = Field("stdlib", description="a corpus that is found, cached or downloaded")
+    path: str | None = Field(
+        None, min_length=1, description="a text file of your own; overrides data.name"
+    )
+    tokenizer: Literal["char", "byte"] = Field("char", description="what one token is")
+    split: Split | None = Field(
+        None, description="how train, val and test are cut; unset: the corpus's own"
+    )
+    val_fraction: float = Field(
+        0.1, ge=0, lt=0.5, description="part held out (shuffled_lines: also the test part's size)"
+    )
+    layout: Layout | None = Field(
+        None, description="windows of one text, one document a line, or (context, target) pairs"
+    )
+    sampling: Literal["random", "epoch", "contiguous"] = Field(
+        "random", description="with replacement; each window once an epoch; rows read in order"
+    )
+    rows: _Count = Field(100, description="interleaved: rows the text is folded into")
+    chunk: _Count = Field(100, description="interleaved: characters a chunk of a row")
+
+    @model_validator(mode="after")
+    def _resolve(self) -> "DataConfig":
+        """Fill in the corpus's own split and layout, and refuse the pairs that make no sense."""
+        split, layout = self.split, self.layout
+        own_split, own_layout = _CORPUS_DEFAULTS[None if self.path else self.name]
+        if layout is None:
+            layout = "lines" if split == "shuffled_lines" else own_layout
+        if layout == "lines" and (split == "interleaved" or self.sampling == "contiguous"):
+            raise ValueError(
+                'data.layout: "lines" given; interleaved splits and contiguous sampling read one '
+                'long text: use data.layout = "stream"'
+            )
+        if layout == "pairs" and self.sampling == "contiguous":
+            raise ValueError(
+                'data.sampling: "contiguous" given; pairs have no state to carry: use "random" or '
+                '"epoch", or data.layout = "stream"'
+            )
+        if split is None:
+            is_list = own_split == "shuffled_lines" and layout != "stream"
+            split = "shuffled_lines" if layout == "lines" or is_list else own_split
+            split = "tail" if split == "shuffled_lines" and layout == "stream" else split
+        if split == "shuffled_lines" and layout == "stream":
+            raise ValueError(
+                'data.split: "shuffled_lines" given with data.layout = "stream"; shuffled lines '
+                'are documents: use data.layout = "lines" or "pairs", or data.split = "tail"'
+            )
+        object.__setattr__(self, "split", split)
+        object.__setattr__(self, "layout", layout)
+        return self
+
+    @property
+    def documents(self) -> Literal["lines", "one"]:
+        """Whether each line is a document of its own, or the text is one."""
+        is_list = self.path is None and self.name == "names" and self.layout != "stream"
+        lines = self.layout == "lines" or self.split == "shuffled_lines" or is_list
+        return "lines" if lines else "one"
+
+
+_CORPUS_DEFAULTS: dict[str | None, tuple[Split, Layout]] = {
+    "stdlib": ("tail", "stream"),
+    "shakespeare": ("tail", "stream"),
+    "names": ("shuffled_lines", "lines"),
+    "warpeace": ("interleaved", "stream"),
+    None: ("tail", "stream"),
+}
+
+
+class _Family(Section):
+    """What every model family shares."""
+
+    context_length: _Count | None = Field(
+        None,
+        description="characters seen at once; unset: 128 (ngram 64, bigram and mlp 8), and with "
+        "layout lines the longest line (not mlp)",
+    )
+
+
+class NgramConfig(_Family):
+    """Counts of n-grams, smoothed (Kneser and Ney 1995; Chen and Goodman 1999)."""
+
+    kind: Literal["ngram"] = Field("ngram", description="the model family")
+    order: int = Field(5, ge=1, le=32, description="n: a character given the n - 1 before it")
+    smoothing: Literal["additive", "kneser_ney", "modified_kneser_ney"] = Field(
+        "kneser_ney", description="add alpha; one discount an order; three discounts an order"
+    )
+    alpha: float = Field(1.0, gt=0, description="additive: the count added to every n-gram")
+
+
+class BigramConfig(_Family):
+    """A table of V x V logits."""
+
+    kind: Literal["bigram"] = Field("bigram", description="the model family")
+
+
+class BowConfig(_Family):
+    """A causal average of embeddings."""
+
+    kind: Literal["bow"] = Field("bow", description="the model family")
+    d_embed: _Width = Field(64, description="width of an embedding")
+
+
+class MLPConfig(_Family):
+    """The feed-forward model of Bengio et al. 2003; context_length is its window."""
+
+    kind: Literal["mlp"] = Field("mlp", description="the model family")
+    d_embed: _Width = Field(10, description="width of an embedding")
+    hidden: tuple[_Width, ...] = Field((200,), description="widths of the hidden layers")
+    norm: Literal["none", "batch"] = Field("none", description="normalisation before each tanh")
+
+
+class _RecurrentConfig(_Family):
+    n_layer: int = Field(1, ge=1, le=64, description="layers, one upon the other")
+    d_embed: _Width = Field(128, description="width of an embedding")
+    d_hidden: _Width = Field(256, description="width of the hidden state")
+    dropout: _Rate = Field(0.0, description="rate of dropout on every layer's output")
+
+
+class RNNConfig(_RecurrentConfig):
+    """The simple recurrent network of Elman 1990 (tanh)."""
+
+    kind: Literal["rnn"] = Field("rnn", description="the model family")
+
+
+class GRUConfig(_RecurrentConfig):
+    """The gated recurrent unit of Cho et al. 2014, as PyTorch and cuDNN write it."""
+
+    kind: Literal["gru"] = Field("gru", description="the model family")
+
+
+class LSTMConfig(_RecurrentConfig):
+    """The long short-term memory of Hochreiter and Schmidhuber 1997, with a forget gate."""
+
+    kind: Literal["lstm"] = Field("lstm", description="the model family")
+
+
+class TransformerConfig(_Family):
+    """The decoder of GPT-2 (Radford et al. 2019): pre-norm, causal attention, GELU."""
+
+    kind: Literal["transformer"] = Field("transformer", description="the model family")
+    n_layer: int = Field(4, ge=1, le=512, description="blocks")
+    n_head: int = Field(4, ge=1, le=1024, description="attention heads a block")
+    d_model: _Width = Field(128, description="width of the residual stream")
+    dropout: _Rate = Field(0.0, description="rate of dropout")
+    bias: bool = Field(False, description="biases in the linear layers and the norms")
+    tie_embeddings: bool = Field(True, description="the readout is the token embedding")
+    positions: Literal["learned", "rotary"] = Field(
+        "learned", description="a learned vector a position, or rotated queries and keys"
+    )
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> "TransformerConfig":
+        if self.d_model % self.n_head:
+            raise ValueError(
+                f"model.d_model: {self.d_model} given; it must be a multiple of model.n_head "
+                f"({self.n_head})"
+            )
+        if self.positions == "rotary" and (self.d_model // self.n_head) % 2:
+            raise ValueError(
+                f"model.d_model: {self.d_model} given; rotary positions need an even width a "
+                f"head, and {self.d_model} / {self.n_head} is odd"
+            )
+        return self
+
+
+ModelConfig = Annotated[
+    NgramConfig
+    | BigramConfig
+    | BowConfig
+    | MLPConfig
+    | RNNConfig
+    | GRUConfig
+    | LSTMConfig
+    | TransformerConfig,
+    Field(discriminator="kind"),
+]
+FAMILIES: dict[str, type[_Family]] = {
+    family.model_fields["kind"].default: family
+    for family in typing.get_args(typing.get_args(ModelConfig)[0])
+}
+# Training windows where model.context_length is not given and the layout is not lines.
+_DEFAULT_CONTEXT = {"ngram": 64, "bigram": 8, "mlp": 8}
+_DEFAULT_CONTEXT_OTHERS = 128
+
+
+class InitConfig(Section):
+    """How parameters are drawn."""
+
+    scheme: str = Field("default", description="the initialisation scheme")
+    std: float | None = Field(None, gt=0, description="normal: standard deviation")
+    scale: float | None = Field(None, gt=0, description="uniform: half the width of the interval")
+
+
+class OptimConfig(Section):
+    """The optimiser and its schedule."""
+
+    kind: Literal["adamw", "sgd", "rmsprop"] = Field("adamw", description="the optimiser")
+    learning_rate: float = Field(1e-3, gt=0, description="the highest learning rate")
+    schedule: Literal["constant", "cosine", "step", "exponential"] = Field(
+        "constant", description="how the learning rate moves after the warm-up"
+    )
+    warmup_steps: _Period = Field(0, description="steps of linear warm-up")
+    decay_steps: _Count | None = Field(
+        None,
+        description="cosine: where it ends; exponential: steps a factor; unset: train.steps",
+    )
+    min_learning_rate: float = Field(0.0, ge=0, description="cosine, exponential: the floor")
+    boundaries: tuple[_Count, ...] = Field(
+        (), description="step: where the rate is multiplied; exponential: where the decay begins"
+    )
+    factor: float = Field(0.1, gt=0, le=1, description="step, exponential: the multiplier")
+    staircase: bool = Field(False, description="exponential: whole powers of the factor only")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled decay, on matrices only")
+    beta1: _Rate = Field(0.9, description="adamw: decay of the first moment")
+    beta2: _Rate = Field(0.999, description="adamw: decay of the second moment")
+    eps: float = Field(1e-8, gt=0, description="adamw, rmsprop: added to the denominator")
+    rms_decay: _Rate = Field(0.95, description="rmsprop: decay of the mean square")
+    momentum: _Rate = Field(0.0, description="sgd, rmsprop: momentum")
+    l2: float = Field(0.0, ge=0, description="penalty l2 * mean(W**2), summed over the matrices")
+    grad_clip: float = Field(1.0, ge=0, description="largest global norm of a gradient; 0 is off")
+    accumulate_steps: _Count = Field(
+        1, description="micro-batches of train.batch_size that make one step"
+    )
+
+
+class TrainConfig(Section):
+    """How long, on how much at once, and what is told on the way."""
+
+    steps: _Count = Field(2000, description="optimiser steps")
+    batch_size: _Count = Field(32, description="windows in a batch")
+    seed: int = Field(0, ge=0, lt=2**32, description="the one seed of the run")
+    log_every: _Count = Field(100, description="steps between lines of metrics.jsonl")
+    sample_every: _Period = Field(0, description="steps between samples; 0: only at the end")
+    max_skipped: _Count = Field(
+        100, description="non-finite steps in a row after which the run stops"
+    )
+
+
+class EvalConfig(Section):
+    """How the validation loss is measured."""
+
+    every: _Period = Field(500, description="steps between evaluations; 0: only at the end")
+    protocol: Literal["exact", "random"] = Field(
+        "exact", description="the whole split, each target once; or nanoGPT's random batches"
+    )
+    batches: _Count = Field(200, description="random: batches averaged")
+    batch_size: _Count = Field(64, description="windows in an evaluation batch")
+
+
+class CheckpointConfig(Section):
+    """What is saved, and when."""
+
+    every: _Period = Field(500, description="steps between checkpoints; 0: only at the end")
+    keep: _Count = Field(2, description="newest checkpoints kept, beside the best one")
+
+
+class RuntimeConfig(Section):
+    """Where and in what precision it runs."""
+
+    device: Literal["auto", "cpu", "gpu"] = Field("auto", description="the kind of device")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="dtype of the compute")
+    deterministic: bool = Field(False, description="gpu: the same bits on every run, slower")
+
+
+class Config(Section):
+    """Everything a run depends on."""
+
+    data: DataConfig = Field(default_factory=DataConfig)
+    model: ModelConfig = Field(default_factory=TransformerConfig)
+    init: InitConfig = Field(default_factory=InitConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    eval: EvalConfig = Field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
+
+    @model_validator(mode="after")
+    def _resolve(self) -> "Config":
+        """Fill in what depends on other sections (decay_steps, context_length of streams)."""
+        if self.optim.decay_steps is None:
+            object.__setattr__(
+                self, "optim", self.optim.model_copy(update={"decay_steps": self.train.steps})
+            )
+        from_lines = self.data.layout == "lines" and self.model.kind != "mlp"
+        if self.model.context_length is None and not from_lines:
+            length = _DEFAULT_CONTEXT.get(self.model.kind, _DEFAULT_CONTEXT_OTHERS)
+            object.__setattr__(
+                self, "model", self.model.model_copy(update={"context_length": length})
+            )
+        self._check_schedule()
+        if self.model.kind == "mlp" and self.model.norm == "batch" and self.data.layout != "pairs":
+            raise ValueError(
+                f'model.norm: "batch" given with data.layout = "{self.data.layout}"; statistics '
+                'over positions see the future and the padding: use data.layout = "pairs"'
+            )
+        return self
+
+    def _check_schedule(self) -> None:
+        optim = self.optim
+        if optim.schedule == "step" and not optim.boundaries:
+            raise ValueError(
+                "optim.boundaries: none given; the step schedule needs the steps at which the "
+                "rate is multiplied, as in optim.boundaries = [100000]"
+            )
+        if optim.schedule == "exponential" and len(optim.boundaries) > 1:
+            raise ValueError(
+                f"optim.boundaries: {list(optim.boundaries)} given; the exponential schedule has "
+                "one at most, the step at which the decay begins"
+            )
+        if optim.schedule in ("cosine", "exponential") and (
+            optim.min_learning_rate > optim.learning_rate
+        ):
+            raise ValueError(
+                f"optim.min_learning_rate: {optim.min_learning_rate} given; must be at most "
+                f"optim.learning_rate ({optim.learning_rate})"
+            )
+
+    def to_toml(self, comments: bool = False) -> str:
+        """The resolved configuration as TOML; with comments, one a field."""
+        lines: list[str] = []
+        for name in Config.model_fields:
+            section = getattr(self, name)
+            lines.append(f"[{name}]")
+            for key, field in ordered_fields(type(section)):
+                value = getattr(section, key)
+                if value is not None:
+                    line = f"{key} = {_toml(value)}"
+                elif comments:
+                    line = f"# {key} is unset"
+                else:
+                    continue
+                lines.append(f"{line:<31} # {field.description}" if comments else line)
+            lines.append("")
+        return "\n".join(lines)
+
+    def digest(self) -> str:
+        """SHA-256 over the resolved configuration."""
+        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+
+
+def ordered_fields(section: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
+    """The fields of a section: `kind` first, then as declared."""
+    return sorted(section.model_fields.items(), key=lambda item: item[0] != "kind")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return tomli_w.dumps({"value": value}).removeprefix("value = ").removesuffix("\n")
+
+
+# Every class that a section may be.
+SECTIONS: dict[str, tuple[type[Section], ...]] = {
+    name: tuple(FAMILIES.values()) if name == "model" else (typing.cast(Any, field.annotation),)
+    for name, field in Config.model_fields.items()
+}

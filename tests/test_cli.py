@@ -1,0 +1,207 @@
+"""The command line: what is parsed, what is refused in one line, how commands end."""
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from charjax import cli
+from charjax.errors import UserError, printable
+
+PARSERS = {
+    "train": cli.train_arguments,
+    "sample": cli.sample_arguments,
+    "evaluate": cli.evaluate_arguments,
+}
+
+
+def status(main: Callable[[list[str]], int | None], *argv: str) -> object:
+    with pytest.raises(SystemExit) as end:
+        cli.run(main, list(argv))
+    return end.value.code
+
+
+@pytest.mark.parametrize(
+    ("argv", "config", "overrides"),
+    [
+        ([], None, []),
+        (["a.toml"], "a.toml", []),
+        (["names-bigram", "train.steps=3"], "names-bigram", ["train.steps=3"]),
+        (["train.steps=3", "a.toml", "optim.l2=1"], "a.toml", ["train.steps=3", "optim.l2=1"]),
+        (["x=1", "--resume", "a.toml", "--workdir=w", "y=2"], "a.toml", ["x=1", "y=2"]),
+        (["data.path=a b = c.txt"], None, ["data.path=a b = c.txt"]),
+    ],
+)
+def test_train_takes_a_config_and_overrides_in_any_order(argv, config, overrides):
+    args = cli.train_arguments(argv)
+    assert (args.config, args.overrides) == (config, overrides)
+
+
+def test_a_config_may_have_an_equals_sign_in_its_path(tmp_path: Path):
+    path = tmp_path / "lr=3.toml"
+    path.touch()
+    args = cli.train_arguments([str(path), "train.steps=3"])
+    assert (args.config, args.overrides) == (str(path), ["train.steps=3"])
+
+
+def test_flags_of_train():
+    args = cli.train_arguments(["--workdir", "w", "--resume", "--init-from", "r", "--print-config"])
+    assert (args.workdir, args.resume, args.init_from, args.print_config) == ("w", True, "r", True)
+    args = cli.train_arguments([])
+    assert (args.workdir, args.resume, args.init_from, args.print_config) == (
+        None,
+        False,
+        None,
+        False,
+    )
+
+
+def test_flags_of_sample():
+    args = cli.sample_arguments(["run"])
+    assert vars(args) == {
+        "workdir": "run",
+        "checkpoint": "best",
+        "json": False,
+        "prompt": "",
+        "prompt_file": None,
+        "num_samples": 1,
+        "max_new_tokens": 500,
+        "temperature": 1.0,
+        "top_k": None,
+        "top_p": None,
+        "greedy": False,
+        "seed": 0,
+    }
+    argv = "--temperature 0.5 --top-k 4 --top-p 1 --num-samples 3 --seed 7 --checkpoint 200"
+    args = cli.sample_arguments(["--prompt=-x", "run", "--json", *argv.split()])
+    assert (args.temperature, args.top_k, args.top_p) == (0.5, 4, 1.0)
+    assert (args.prompt, args.num_samples, args.seed) == ("-x", 3, 7)
+    assert (args.checkpoint, args.json) == ("200", True)
+
+
+def test_flags_of_evaluate():
+    args = cli.evaluate_arguments(["run"])
+    assert vars(args) == {
+        "workdir": "run",
+        "checkpoint": "best",
+        "json": False,
+        "split": "val",
+        "text": None,
+        "context": None,
+        "stride": None,
+    }
+    args = cli.evaluate_arguments(["run", "--split", "test", "--context", "8", "--stride", "4"])
+    assert (args.split, args.context, args.stride) == ("test", 8, 4)
+
+
+@pytest.mark.parametrize(
+    ("command", "argv", "told"),
+    [
+        ("train", "--workdri=x", "unrecognized arguments: --workdri=x; did you mean --workdir?"),
+        ("train", "--train.steps=4", "settings have no dashes: section.key=value"),
+        ("train", "a.toml b.toml", "'a.toml' and 'b.toml' given; one configuration at most"),
+        ("train", "--workdir", "--workdir: expected one argument"),
+        ("sample", "", "the following arguments are required: WORKDIR"),
+        ("sample", "r --temperature 0", "--temperature: '0' given; must be a number greater than"),
+        ("sample", "r --temperature nan", "--temperature: 'nan' given"),
+        ("sample", "r --temperature inf", "--temperature: 'inf' given"),
+        ("sample", "r --top-p 0", "--top-p: '0' given; must be a number greater than 0 and"),
+        ("sample", "r --top-p 1.01", "--top-p: '1.01' given"),
+        ("sample", "r --top-k 0", "--top-k: '0' given; must be a whole number from 1 to"),
+        ("sample", "r --top-k 1.5", "--top-k: '1.5' given"),
+        ("sample", "r --num-samples -1", "--num-samples: '-1' given"),
+        ("sample", "r --seed 4294967296", "--seed: '4294967296' given"),
+        ("sample", "r --max-new-tokens 99999999999", "--max-new-tokens: '99999999999' given"),
+        ("sample", "r --checkpoint newest", "must be best, latest or a step's number"),
+        ("sample", "r --prompt a --prompt-file b", "not allowed with argument --prompt"),
+        ("evaluate", "r --split dev", "--split: invalid choice: 'dev'"),
+        ("evaluate", "r --greedy", "unrecognized arguments: --greedy"),
+        ("evaluate", "r --js", "unrecognized arguments: --js"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line_and_status_2(
+    command: str, argv: str, told: str, capsys: pytest.CaptureFixture[str]
+):
+    assert status(lambda words: PARSERS[command](words) and 0, *argv.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert told in err
+
+
+@pytest.mark.parametrize("command", PARSERS)
+def test_help_fits_the_page(command: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as end:
+        PARSERS[command](["--help"])
+    assert end.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"usage: python -m charjax.{command}")
+    assert max(map(len, lines)) <= 100
+
+
+def test_help_of_train_shows_every_setting(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        cli.train_arguments(["--help"])
+    out = capsys.readouterr().out
+    assert "  optim.learning_rate      float   0.001        the highest learning rate\n" in out
+    assert "  model.hidden             [int]   [200]        widths of the hidden layers\n" in out
+    assert "  data.path                text    unset        a text file of your own" in out
+
+
+# How commands end.
+
+
+def test_statuses(capsys: pytest.CaptureFixture[str]):
+    def fail(error: BaseException) -> Callable[[list[str]], int]:
+        def main(argv: list[str]) -> int:
+            raise error
+
+        return main
+
+    assert status(lambda argv: None) == 0
+    assert status(lambda argv: int(argv[0]), "143") == 143
+    assert capsys.readouterr().err == ""
+    assert status(fail(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == ""
+    assert status(fail(UserError("seed: 'x\x1b[2J\n' given"))) == 2
+    assert capsys.readouterr().err == "error: seed: 'x\\x1b[2J\\n' given\n"
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a\nb")
+    assert status(fail(full)) == 1
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'a\\nb'\n"
+    with pytest.raises(ZeroDivisionError):
+        cli.run(fail(ZeroDivisionError()), [])
+
+
+def test_a_closed_pipe_ends_the_command_quietly():
+    code = (
+        "from charjax import cli\n"
+        "cli.run(lambda argv: [print('line', i, flush=i % 9 == 0) for i in range(10**6)] and 0, [])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout, process.stderr:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.wait() == 141
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("plain, größer, 日本", "plain, größer, 日本"),
+        ("a\nb\tc\x1b[0m\x07", "a\\nb\\tc\\x1b[0m\\x07"),
+        ("\u202e\u2028\udcff\x85", "\\u202e\\u2028\\udcff\\x85"),
+    ],
+)
+def test_printable(text: str, escaped: str):
+    assert printable(text) == escaped
+    assert str(UserError(text)) == escaped

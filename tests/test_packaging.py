@@ -1,0 +1,179 @@
+"""The package as it is built, and which room may import what."""
+
+import ast
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import charjax
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted((ROOT / "charjax").rglob("*.py"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_one_version():
+    assert PROJECT["version"] == charjax.__version__
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built without a network and unpacked."""
+    pytest.importorskip("hatchling", reason="hatchling is not installed: make test installs it")
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (built,) = folder.glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        archive.extractall(folder / "unpacked")
+    return folder / "unpacked"
+
+
+def test_the_wheel_holds_the_package_and_its_configs_and_nothing_else(wheel: Path):
+    here = {path.relative_to(ROOT).as_posix() for path in SOURCES}
+    here |= {f"charjax/configs/{path.name}" for path in (ROOT / "configs").glob("*.toml")}
+    built = {path.relative_to(wheel).as_posix() for path in wheel.rglob("*") if path.is_file()}
+    assert {path for path in built if ".dist-info/" not in path} == here
+
+
+def test_the_configs_are_found_from_the_wheel(wheel: Path, tmp_path: Path):
+    code = "from charjax.config import shipped_configs; print(*shipped_configs())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(wheel)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == sorted(path.stem for path in (ROOT / "configs").glob("*.toml"))
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file imports anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def importers(*packages: str) -> set[str]:
+    return {
+        path.relative_to(ROOT / "charjax").as_posix()
+        for path in SOURCES
+        if any(name == p or name.startswith(f"{p}.") for name in imports(path) for p in packages)
+    }
+
+
+def test_each_room_keeps_to_itself():
+    assert importers("orbax") == {"training/checkpoint.py"}
+    assert importers("tensorflow", "pickle", "dill", "cloudpickle") == set()
+    for room, strangers in {
+        "models/": importers("charjax.training", "optax"),
+        "ops/": importers("charjax.models", "charjax.training", "optax"),
+        "data/": importers("charjax.models", "charjax.training", "optax", "flax"),
+    }.items():
+        assert not [path for path in strangers if path.startswith(room)], room
+
+
+def test_no_drawer_for_everything():
+    assert not [path for path in SOURCES if path.stem in ("utils", "util", "helpers", "misc")]
+
+
+def declared() -> set[str]:
+    return {name.partition(">=")[0].partition("[")[0] for name in PROJECT["dependencies"]}
+
+
+def test_every_package_imported_is_declared():
+    distributions = {"orbax": "orbax-checkpoint", "tomli_w": "tomli-w"}
+    third_party = {
+        name.partition(".")[0]
+        for path in SOURCES
+        for name in imports(path)
+        if name.partition(".")[0] not in sys.stdlib_module_names | {"charjax"}
+    }
+    extras = {
+        name.partition(">=")[0].partition("[")[0]
+        for names in PROJECT["optional-dependencies"].values()
+        for name in names
+    }
+    assert {distributions.get(name, name) for name in third_party} <= declared() | extras
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate"])
+def test_help_is_quick_because_jax_is_not_imported(command: str, tmp_path: Path):
+    if not (ROOT / "charjax" / f"{command}.py").exists():
+        pytest.skip(f"charjax.{command} is not written yet")
+    code = (
+        f"import sys, charjax.{command} as command\n"
+        "try:\n    command.main(['--help'])\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "assert not {'jax', 'numpy', 'flax'} & set(sys.modules), 'imported too early'\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: python -m charjax.{command}")
+
+
+# make, as far as it can be tested without a network.
+
+
+def make(*words: str, cwd: Path = ROOT, **environment: str) -> str:
+    done = subprocess.run(
+        ["make", "--no-print-directory", *words],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.stdout + done.stderr
+
+
+def test_make_installs_once_and_again_when_the_project_file_changes(tmp_path: Path):
+    for name in ("Makefile", "pyproject.toml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    assert "installing charjax" in make("--dry-run", "train", cwd=tmp_path)
+    (tmp_path / ".venv").mkdir()
+    for stamp in (".made", ".run"):
+        (tmp_path / ".venv" / stamp).touch()
+    assert "installing" not in make("--dry-run", "train", cwd=tmp_path)
+    assert "test tools" in make("--dry-run", "test", cwd=tmp_path)
+    newer = (tmp_path / ".venv" / ".run").stat().st_mtime + 10
+    os.utime(tmp_path / "pyproject.toml", (newer, newer))
+    assert "installing charjax" in make("--dry-run", "train", cwd=tmp_path)
+
+
+def test_a_python_that_does_not_run_is_passed_over(tmp_path: Path):
+    shims = tmp_path / "shims"
+    versions = tmp_path / "pyenv" / "versions" / "3.14.9" / "bin"
+    for folder in (shims, versions):
+        folder.mkdir(parents=True)
+        (folder / "python3.14").write_text("#!/bin/sh\nexit 127\n")
+        (folder / "python").write_text("#!/bin/sh\nexit 127\n")
+        for python in folder.iterdir():
+            python.chmod(0o755)
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    done = subprocess.run(
+        ["sh", ROOT / ".ci" / "newest-python", "3.14", version],
+        env={
+            "PATH": os.pathsep.join([str(shims), *os.environ["PATH"].split(os.pathsep)]),
+            "PYENV_ROOT": str(tmp_path / "pyenv"),
+            "HOME": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert str(tmp_path) not in done.stdout
+    assert done.returncode == 0 or "no Python 3.14" in done.stderr
