@@ -157,7 +157,7 @@ class Checkpoints:
             try:
                 leaves = _read_leaves(self._directory, record, wanted)
             except DamagedError as damage:
-                self._damaged[record.step] = str(damage)
+                self._note(record.step, damage)
                 continue
             tree = jax.tree.unflatten(jax.tree.structure(like), leaves)
             return tree, record.meta, record.step
@@ -171,12 +171,17 @@ class Checkpoints:
                 record = step_files.read_record(self._directory, step)
                 step_files.verify_files(self._directory, record)
             except DamagedError as damage:
-                self._damaged[step] = str(damage)
+                self._note(step, damage)
                 continue
             if news := [bad for bad in self._damaged if bad > step and bad not in self._told]:
                 self._warn(f"checkpoint {self._list(news)}: going back to checkpoint {step}")
                 self._told.update(news)
             yield record
+
+    def _note(self, step: int, damage: DamagedError) -> None:
+        # A step that has gone meanwhile is not damaged: the run that writes here has removed it.
+        if step in self.steps():
+            self._damaged[step] = str(damage)
 
     def _choose(self, which: str | int) -> int:
         """The step to try next; a UserError where there is none."""

@@ -485,6 +485,27 @@ def test_killed_while_saving(tmp_path: Path, warnings: list[str]):
     assert not warnings
 
 
+def test_reading_while_another_process_writes(tmp_path: Path, warnings: list[str]):
+    like = {"w": jax.ShapeDtypeStruct((200, 200), jnp.float32)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SAVE_FOREVER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        for _ in range(2):
+            process.stdout.readline()
+        last = 0
+        for _ in range(40):
+            state, meta, step = Checkpoints(tmp_path, warn=warnings.append).restore("latest", like)
+            assert meta == {"step": step}
+            assert step >= last
+            assert np.array_equal(state["w"], np.full((200, 200), step))
+            last = step
+        process.kill()
+    process.wait()
+    assert not warnings
+
+
 def test_a_full_disk_is_an_error_and_costs_nothing(saved: Path, monkeypatch: pytest.MonkeyPatch):
     usage = shutil.disk_usage(saved)._replace(free=100)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
