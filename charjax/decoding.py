@@ -56,11 +56,11 @@ class Decoder:
 
     def prefill(self, tokens_BT: np.ndarray, length: int, done_B: np.ndarray) -> State:
         """All tokens but the last in a new cache, that one waiting."""
-        context_BT, token_B, index, done_B = jax.device_put(
+        context_BT, *rest = jax.device_put(
             (tokens_BT[:, :-1], tokens_BT[:, -1], np.int32(length), done_B), self._device
         )
         program = self._compile(_prefill, (self._model,), self._variables, context_BT)
-        return State(program(self._variables, context_BT), token_B, index, done_B)
+        return State(program(self._variables, context_BT), *rest)
 
     def decode(self, state: State, steps: int) -> tuple[State, np.ndarray]:
         """Up to `steps` more tokens (B, K); fewer where every sample has ended. Waits for them."""

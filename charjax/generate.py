@@ -238,17 +238,28 @@ def generate_uncached(
       The new tokens (B, max_new_tokens) int32.
     """
     text_BT, end = np.tile(prompt_T, (num_samples, 1)), len(prompt_T) + max_new_tokens
+    keys_B = sample_keys(seed, num_samples)
     for length in range(len(prompt_T), end):
         window_BT = text_BT[:, window_start(length, model.capacity) :]
+        T = window_BT.shape[1]
         # Padded at its end to one length, so compiled once; a causal model cannot see it.
-        padding = (model.capacity or end) - window_BT.shape[1]
-        logits_BTV = _all_logits(model, variables, np.pad(window_BT, ((0, 0), (0, padding))))
-        logits_BV = logits_BTV[:, window_BT.shape[1] - 1]
-        token_B = choose(logits_BV, sample_keys(seed, num_samples), jnp.int32(length), settings)
+        padded_BT = np.pad(window_BT, ((0, 0), (0, (model.capacity or end) - T)))
+        places = np.int32(T - 1), np.int32(length)
+        token_B = _choose_next(model, settings, variables, keys_B, padded_BT, *places)
         text_BT = np.append(text_BT, np.asarray(token_B)[:, None], axis=1)
     return text_BT[:, len(prompt_T) :]
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _all_logits(model: CharModel, variables: Any, tokens_BT: Array) -> Array:
-    return model.apply(variables, tokens_BT)[0]
+@functools.partial(jax.jit, static_argnames=("model", "settings"))
+def _choose_next(
+    model: CharModel,
+    settings: Sampling,
+    variables: Any,
+    keys_B: Array,
+    tokens_BT: Array,
+    last: Array,
+    index: Array,
+) -> Array:
+    """The tokens (B,) at `index` of the text, whose newest token stands at `last`."""
+    logits_BTV, _ = model.apply(variables, tokens_BT)
+    return choose(logits_BTV[:, last], keys_B, index, settings)

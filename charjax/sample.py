@@ -196,17 +196,14 @@ def _origins(run: "Run", prompt: str, made: list[np.ndarray]) -> list[str] | Non
 
     try:
         dataset = load_dataset(run.config.data, run.tokenizer)
+        if dataset.digest != run.dataset_digest:
+            raise UserError("the text is not the one that the run was trained on")
     except UserError as error:
-        return _untold(str(error))
-    if dataset.digest != run.dataset_digest:
-        return _untold("the text is not the one that the run was trained on")
+        sys.stderr.write(f"samples are not looked up in the text: {error}\n")
+        return None
     # A prompt may hold whole documents; the one that the model ended is the last.
     begun = run.tokenizer.encode(prompt.rpartition("\n")[2])
     return find_origins(dataset.splits, [np.append(begun, tokens) for tokens in made])
-
-
-def _untold(why: str) -> None:
-    sys.stderr.write(f"samples are not looked up in the text: {why}\n")
 
 
 def _json(
