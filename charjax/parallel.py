@@ -37,7 +37,9 @@ def start_backend(config: RuntimeConfig) -> list[jax.Device]:
     try:
         devices = jax.local_devices()
     except RuntimeError as error:
-        raise UserError(f"runtime.device: no device could be started: {_first_line(error)}") from None
+        raise UserError(
+            f"runtime.device: no device could be started: {_first_line(error)}"
+        ) from None
     if config.device == "gpu" and devices[0].platform != "gpu":
         raise UserError(
             f'runtime.device: "gpu" given, but JAX finds only {devices[0].platform}; install the '

@@ -24,7 +24,6 @@ from charjax.runs import build_model
 from charjax.training.evaluation import Score, exact_loss, random_loss
 from charjax.training.state import TrainState, create_state
 
-
 # The most that a context length taken from the longest line can be.
 _LONGEST_CONTEXT = 1024
 
@@ -49,6 +48,7 @@ class Session:
     devices: list[jax.Device]
     mesh: Mesh
     source: BatchSource | None
+    val_source: BatchSource | None
 
 
 def open_session(config: Config, tokenizer: Tokenizer | None = None) -> Session:
@@ -85,12 +85,13 @@ def open_session(config: Config, tokenizer: Tokenizer | None = None) -> Session:
 def _source(
     config: Config, model: CharModel, mesh: Mesh, split: Split, rows: int, sampling: Any
 ) -> BatchSource:
-    context = config.model.context_length
+    context, layout = config.model.context_length, config.data.layout
     assert context is not None
-    pairs = config.data.layout == "pairs"
+    assert layout is not None
+    pairs = layout == "pairs"
     source = make_source(
         split,
-        layout=config.data.layout,
+        layout=layout,
         sampling=sampling,
         window=1 if pairs else context,
         lookback=context - 1 if pairs else model.lookback,
