@@ -4,6 +4,7 @@ The only file that names a mesh axis.
 """
 
 import contextlib
+import hashlib
 import os
 import platform
 from pathlib import Path
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from charjax.caches import user_cache
 from charjax.config import RuntimeConfig
 from charjax.errors import UserError
 
@@ -34,6 +36,7 @@ def start_backend(config: RuntimeConfig) -> list[jax.Device]:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
     if config.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
+    _keep_compiled()
     try:
         devices = jax.local_devices()
     except RuntimeError as error:
@@ -46,6 +49,26 @@ def start_backend(config: RuntimeConfig) -> list[jax.Device]:
             '"cuda" extra (pip install "charjax[cuda]"), or use runtime.device=cpu'
         )
     return devices
+
+
+def _keep_compiled() -> None:
+    """Keep compiled programs for the next start: in a directory of the user's alone.
+
+    A program is machine code that will be run, so it is never kept where others can write; and
+    what one kind of processor compiled is not given to another.
+    """
+    folder = user_cache()
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or folder is None:
+        return
+    folder = folder / "compiled" / hashlib.sha256(processor().encode()).hexdigest()[:12]
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError:
+        return
+    if status.st_uid == os.getuid() and not status.st_mode & 0o022 and os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def make_mesh(devices: list[jax.Device], batch_size: int) -> Mesh:

@@ -13,6 +13,11 @@ import pytest
 # Before JAX is imported by any test module. Arrays of different dtypes never mix in silence.
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# The same small programs are compiled again and again, in this process and in others.
+_COMPILED = Path(__file__).resolve().parent.parent / ".pytest_cache" / "compiled"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_COMPILED))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # A test that needs a corpus finds its file or is skipped; none may download one.
 for _scheme in ("http_proxy", "https_proxy"):
     os.environ[_scheme] = os.environ[_scheme.upper()] = "http://127.0.0.1:9"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from charjax.config import DataConfig
 from charjax.data.download import DownloadError, download, open_https
+from charjax.caches import user_cache
 from charjax.errors import UserError
 
 
@@ -142,16 +143,13 @@ def _from_data_directory(name: str, published: _Published) -> bytes | None:
 
 
 def _cache_directory() -> Path:
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification: a relative path there is to be ignored.
-    if not os.path.isabs(given):
-        given = os.path.expanduser("~/.cache")
-    if not os.path.isabs(given):
+    folder = user_cache()
+    if folder is None:
         raise UserError(
             "CHARJAX_DATA: not set, and there is no home directory to keep downloads in; set it to "
             "a directory that holds the file, or use data.name=stdlib, which needs no download"
         )
-    return Path(given) / "charjax"
+    return folder
 
 
 def _read_file(given: str, as_bytes: bool) -> Corpus:

@@ -153,6 +153,7 @@ class Recorder:
             self.display.say("nothing to do: the counts are made")
             return 0
         self._begin(0, Progress())
+        self.display.start(0, 1)
         train = self.session.dataset.splits["train"]
         with self.display.doing("counting"):
             params = self.session.model.fit(train)["params"]
@@ -177,6 +178,7 @@ class Recorder:
         progress.wall_seconds = time.perf_counter() - began
         self._save(1, state, progress, True)
         self.checkpoints.wait()
+        self.display.stop()
         self._finish(1, state, progress, metrics)
         return 0
 
