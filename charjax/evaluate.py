@@ -1,7 +1,7 @@
 """`python -m charjax.evaluate`: the exact loss of a run on any split or any file.
 
-    python -m charjax.evaluate WORKDIR [--split train|val|test] [--text FILE] [--context N]
-                               [--stride N] [--checkpoint best|latest|STEP] [--json]
+python -m charjax.evaluate WORKDIR [--split train|val|test] [--text FILE] [--context N]
+                           [--stride N] [--checkpoint best|latest|STEP] [--json]
 """
 
 import json
@@ -62,7 +62,9 @@ def _evaluate(args: Namespace, poll: Any) -> int:
         "bpc": score.loss / math.log(2),
         "tokens": score.targets,
         "context": args.context or (length if run.model.memory == "windowed" else None),
-        "stride": args.stride or args.context or (length if run.model.memory == "windowed" else None),
+        "stride": args.stride
+        or args.context
+        or (length if run.model.memory == "windowed" else None),
         "step": run.step,
     }
     if args.text:

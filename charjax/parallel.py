@@ -37,7 +37,9 @@ def start_backend(config: RuntimeConfig) -> list[jax.Device]:
     try:
         devices = jax.local_devices()
     except RuntimeError as error:
-        raise UserError(f"runtime.device: no device could be started: {_first_line(error)}") from None
+        raise UserError(
+            f"runtime.device: no device could be started: {_first_line(error)}"
+        ) from None
     if config.device == "gpu" and devices[0].platform != "gpu":
         raise UserError(
             f'runtime.device: "gpu" given, but JAX finds only {devices[0].platform}; install the '
@@ -50,6 +52,11 @@ def make_mesh(devices: list[jax.Device], batch_size: int) -> Mesh:
     """A mesh of the largest number of devices that divides the batch."""
     count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
     return Mesh(np.asarray(devices[:count]), (_AXIS,))
+
+
+def round_up(rows: int, mesh: Mesh) -> int:
+    """The least multiple of the mesh's size that holds so many rows."""
+    return -(-rows // mesh.size) * mesh.size
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

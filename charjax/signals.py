@@ -5,7 +5,7 @@ import signal
 from types import FrameType, TracebackType
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 - no error: somebody asked
     """A signal asked the command to stop; `status` is the exit status to leave with."""
 
     def __init__(self, number: int):
@@ -31,7 +31,10 @@ class Signals:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]

@@ -123,7 +123,9 @@ def _adopt_model(config: Config, source: "Run", args: Namespace) -> Config:
     adopted = config.model_copy(update={"model": source.config.model})
     changed = [entry for entry in differences(config, adopted) if entry[0].startswith("model.")]
     if asked and changed:
-        told = ", ".join(f"{name} is {there!r} there, {here!r} here" for name, here, there in changed)
+        told = ", ".join(
+            f"{name} is {there!r} there, {here!r} here" for name, here, there in changed
+        )
         raise UserError(f"--init-from: another model: {told}; give the same model, or none")
     return adopted
 

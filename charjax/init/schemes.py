@@ -112,9 +112,7 @@ def find_scheme(init: InitConfig) -> Scheme:
     if init.scheme not in SCHEMES:
         near = difflib.get_close_matches(init.scheme, SCHEMES, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(
-            f"init.scheme: {init.scheme!r} given; allowed: {', '.join(SCHEMES)}{hint}"
-        )
+        raise UserError(f"init.scheme: {init.scheme!r} given; allowed: {', '.join(SCHEMES)}{hint}")
     for number, owner in _NUMBERS.items():
         if getattr(init, number) is not None and init.scheme != owner:
             raise UserError(

@@ -1,0 +1,1 @@
+"""Hot primitives, each beside the plain version that it must equal."""

@@ -1,0 +1,1 @@
+"""From a session to a finished run: step, compiled loop, checkpoints, evaluation, records."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 # Where the output is no terminal, no more than one line of training loss in this many seconds.
 _PLAIN_SECONDS = 2.0
@@ -19,7 +19,7 @@ class Display:
     def __init__(self, console: Console):
         self.console = console
         self._bar: Progress | None = None
-        self._task: int = 0
+        self._task = TaskID(0)
         self._last = -math.inf
         self._total = 0
 

@@ -74,7 +74,7 @@ def exact_loss(
       UserError: context or stride out of bounds.
     """
     _check_window(model, context_length, context, stride)
-    rows = -(-batch_size // mesh.size) * mesh.size
+    rows = parallel.round_up(batch_size, mesh)
     if context is None and stride is None and model.memory == "carried":
         batches = _carried(model, variables, split, mesh, rows)
     else:
@@ -153,7 +153,7 @@ def _carried(
     """The same where a state is carried along each document, `rows` documents side by side."""
     tokens = jax.device_put(split.tokens, parallel.replicated(mesh))
     order = np.argsort(-split.doc_lengths, kind="stable")
-    rows = min(rows, -(-len(order) // mesh.size) * mesh.size)
+    rows = min(rows, parallel.round_up(len(order), mesh))
     for begin in range(0, len(order), rows):
         documents = order[begin : begin + rows]
         starts, left = split.doc_starts[documents], split.doc_lengths[documents]

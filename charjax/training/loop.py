@@ -22,7 +22,7 @@ from charjax.training.state import TrainState
 _CHUNK_SECONDS = 0.4
 
 
-class Diverged(Exception):
+class DivergedError(Exception):
     """Too many steps in a row were not finite."""
 
 
@@ -104,7 +104,7 @@ class Loop:
 
         Raises:
           Interrupted: a signal came; `state`, `step` and `progress` are those to save.
-          Diverged: more than train.max_skipped steps in a row were not finite.
+          DivergedError: more than train.max_skipped steps in a row were not finite.
         """
         total = self.config.train.steps
         while True:
@@ -157,7 +157,7 @@ class Loop:
                 self._log(step, rate)
         if count < steps:
             self.step = first + count
-            raise Diverged(
+            raise DivergedError(
                 f"stopped at step {self.step}: {self.config.train.max_skipped} steps in a row gave "
                 "a loss or gradient that is not finite and were skipped; lower "
                 "optim.learning_rate, or set optim.grad_clip"

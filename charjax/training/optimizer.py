@@ -84,8 +84,8 @@ def _cosine(config: OptimConfig) -> Schedule:
 
 def _step(config: OptimConfig) -> Schedule:
     boundaries = jnp.asarray(config.boundaries, jnp.float32)
-    return lambda t: config.learning_rate * config.factor ** jnp.sum(
-        (t >= boundaries).astype(jnp.float32)
+    return lambda t: (
+        config.learning_rate * config.factor ** jnp.sum((t >= boundaries).astype(jnp.float32))
     )
 
 

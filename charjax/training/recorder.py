@@ -15,7 +15,7 @@ from charjax.runs import Lock, fitted_state, require_run, state_shapes, write_js
 from charjax.signals import Interrupted, Signals
 from charjax.training.checkpoint import Checkpoints, state_digest
 from charjax.training.display import Display
-from charjax.training.loop import Diverged, Loop, Progress
+from charjax.training.loop import DivergedError, Loop, Progress
 from charjax.training.metrics import MetricsFile, draw_curves, loss_fields
 from charjax.training.program import compile_chunks
 from charjax.training.session import (
@@ -133,7 +133,7 @@ class Recorder:
                 f"--workdir {self.directory} --resume"
             )
             return stop.status
-        except Diverged as error:
+        except DivergedError as error:
             save(loop.step, loop.state, loop.progress, False)
             self.checkpoints.close()
             self.display.stop()

@@ -18,11 +18,11 @@ from charjax.data.batches import BatchSource, make_source
 from charjax.data.datasets import Dataset, Split, load_dataset
 from charjax.data.tokenizers import Tokenizer
 from charjax.errors import UserError
+from charjax.init import find_scheme
 from charjax.models.contract import CharModel
 from charjax.runs import build_model
 from charjax.training.evaluation import Score, exact_loss, random_loss
 from charjax.training.state import TrainState, create_state
-
 
 # The most that a context length taken from the longest line can be.
 _LONGEST_CONTEXT = 1024
@@ -39,6 +39,7 @@ class Session:
       devices: all local devices.
       mesh: those that are used.
       source: training batches by step; None for a family that is fitted.
+      val_source: validation batches, for eval.protocol = "random" alone.
     """
 
     config: Config
@@ -47,6 +48,7 @@ class Session:
     devices: list[jax.Device]
     mesh: Mesh
     source: BatchSource | None
+    val_source: BatchSource | None
 
 
 def open_session(config: Config, tokenizer: Tokenizer | None = None) -> Session:
@@ -66,31 +68,37 @@ def open_session(config: Config, tokenizer: Tokenizer | None = None) -> Session:
         length = min(dataset.longest_line, _LONGEST_CONTEXT)
         longest = config.model.model_copy(update={"context_length": length})
         config = config.model_copy(update={"model": longest})
+    find_scheme(config.init)
     model = build_model(config, dataset.tokenizer)
-    rows = config.train.batch_size * config.optim.accumulate_steps
     mesh = parallel.make_mesh(devices, config.train.batch_size)
-    source = None
+    source = val_source = None
     if not model.fitted:
-        source = _source(config, model, dataset.splits["train"], rows, config.data.sampling)
-        source = jax.device_put(source, parallel.replicated(mesh))
-    return Session(config, dataset, model, devices, mesh, source)
+        rows = config.train.batch_size * config.optim.accumulate_steps
+        train = dataset.splits["train"]
+        source = _source(config, model, mesh, train, rows, config.data.sampling)
+        if config.eval.protocol == "random" and "val" in dataset.splits:
+            rows = parallel.round_up(config.eval.batch_size, mesh)
+            val_source = _source(config, model, mesh, dataset.splits["val"], rows, "random")
+    return Session(config, dataset, model, devices, mesh, source, val_source)
 
 
 def _source(
-    config: Config, model: CharModel, split: Split, rows: int, sampling: Any
+    config: Config, model: CharModel, mesh: Mesh, split: Split, rows: int, sampling: Any
 ) -> BatchSource:
-    context = config.model.context_length
+    context, layout = config.model.context_length, config.data.layout
     assert context is not None
-    pairs = config.data.layout == "pairs"
-    return make_source(
+    assert layout is not None
+    pairs = layout == "pairs"
+    source = make_source(
         split,
-        layout=config.data.layout,
+        layout=layout,
         sampling=sampling,
         window=1 if pairs else context,
         lookback=context - 1 if pairs else model.lookback,
         batch_size=rows,
         seed=config.train.seed,
     )
+    return jax.device_put(source, parallel.replicated(mesh))
 
 
 def first_state(session: Session, params: Any = None) -> TrainState:
@@ -133,13 +141,9 @@ def evaluator(
     if split is None:
         return None
     config, model, mesh = session.config, session.model, session.mesh
-    if config.eval.protocol == "exact" or session.source is None:
+    source, count = session.val_source, config.eval.batches
+    if source is None:
         return lambda step, state: score_split(session, split, variables_of(state), poll)
-    rows = -(-config.eval.batch_size // mesh.size) * mesh.size
-    source = jax.device_put(
-        _source(config, model, split, rows, "random"), parallel.replicated(mesh)
-    )
-    count = config.eval.batches
 
     def evaluate(step: int, state: TrainState) -> Score:
         # Fresh batches at each evaluation, as nanoGPT draws them.

@@ -79,10 +79,10 @@ def make_train_step(model: CharModel, config: Config) -> Step:
         def body(sums: Any, piece: Any) -> Any:
             loss, grads, model_state = sums
             carry, micro_batch, micro_key = piece
-            (l, (model_state, carry)), g = grad_fn(
+            (more, (model_state, carry)), slopes = grad_fn(
                 state.params, model_state, carry, micro_batch, micro_key
             )
-            return (loss + l, jax.tree.map(jnp.add, grads, g), model_state), carry
+            return (loss + more, jax.tree.map(jnp.add, grads, slopes), model_state), carry
 
         split = lambda x_B: x_B.reshape(pieces, -1, *x_B.shape[1:])  # noqa: E731
         carry, inputs, targets, weights = jax.tree.map(
