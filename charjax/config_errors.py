@@ -44,10 +44,16 @@ def unknown_key(name: str, kind: str | None = None) -> str:
     owners = [owner for owner, family in FAMILIES.items() if key in family.model_fields]
     if section == "model" and kind and owners:
         hint = f"; {', '.join(owners)} has it: model.kind={owners[0]}"
+    elif short := [known for known in here if _initials(known) == key]:
+        hint = f"; did you mean {section}.{short[0]}?"
     else:
         hint = nearest(name, [f"{section}.{key}" for key in here]) or nearest(name, _all_names())
     where = f"model.kind = {kind}" if section == "model" and kind else f"[{section}]"
     return f"{name}: unknown key; {where} has: {', '.join(here)}{hint}"
+
+
+def _initials(key: str) -> str:
+    return "".join(word[0] for word in key.split("_"))
 
 
 def _all_names() -> list[str]:

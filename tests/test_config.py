@@ -222,6 +222,7 @@ def test_the_default_config_file_holds_the_defaults():
         ("model.d_model=130", "model.d_model: 130 given; it must be a multiple of model.n_head (4"),
         ("data.nmae=x", "data.nmae: unknown key; [data] has: name, path,"),
         ("data.nmae=x", "; did you mean data.name?"),
+        ("optim.lr=1", "; did you mean optim.learning_rate?"),
         ("train.learning_rate=1", "; did you mean optim.learning_rate?"),
         ("model.hidden=[3]", "; mlp has it: model.kind=mlp"),
         ("model.hiden=[3]", "; did you mean model.hidden?"),
