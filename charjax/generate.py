@@ -40,7 +40,7 @@ class Chunk(NamedTuple):
     Attributes:
       tokens_BK: int32; a sample that has ended is filled up with the stop token.
       seconds: it took.
-      compile_seconds: spent compiling before it, not in `seconds`.
+      compile_seconds: spent on compilation before it, not in `seconds`.
     """
 
     tokens_BK: np.ndarray
