@@ -51,13 +51,9 @@ def main(argv: list[str]) -> int:
 
 def _sample(args: Namespace, signals: "Signals") -> int:
     settings, prompt = _settings(args), _prompt(args)
-    from charjax import parallel
-    from charjax.runs import load_run, require_run
+    from charjax.runs import load_run
 
-    workdir = Path(args.workdir)
-    require_run(workdir)
-    run = load_run(workdir, args.checkpoint)
-    parallel.start_backend(run.config.runtime)
+    run = load_run(Path(args.workdir), args.checkpoint)
     if run.tokenizer.boundary and args.prompt_file is not None:
         prompt = prompt.removesuffix("\n")
     live = args.num_samples == 1 and not args.json and sys.stdout.isatty()
