@@ -1,0 +1,81 @@
+"""The feed-forward network over a fixed window of characters.
+
+Letters: B batch, T time, N outputs, S history, C context length, E width of an embedding,
+H width of a hidden layer, V vocabulary.
+"""
+
+from typing import ClassVar, Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from charjax.models.contract import FiniteModel
+from charjax.models.layers import ENDS, Embedding, Readout
+from charjax.models.roles import Parameter, Role, dense
+
+
+class MLP(FiniteModel):
+    """The neural probabilistic language model (Bengio et al. 2003), without direct connections.
+
+    The embeddings of the last C characters side by side go through hidden layers of tanh
+    (equation 1 there, with W = 0):
+
+        x_t = [E[c_{t-C+1}], ..., E[c_t]]     h_t = tanh(x_t W1 + b1)     logits_t = h_t W2 + b2
+
+    With norm = "batch" each hidden layer is tanh(BN(x W)), where BN (Ioffe and Szegedy 2015)
+    brings each unit to mean 0 and variance 1 over batch and positions, then scales it and adds
+    a bias, for which the layer gives up its own.
+
+    Attributes:
+      context_length: C; before the start of a text stands token 0.
+      d_embed: width of an embedding.
+      hidden: widths of the hidden layers.
+      norm: "none" or "batch".
+    """
+
+    context_length: int
+    d_embed: int
+    hidden: tuple[int, ...]
+    norm: Literal["none", "batch"]
+    roles: ClassVar[tuple[tuple[str, Parameter], ...]] = (
+        *ENDS,
+        (r"hidden_\d+/kernel", dense()),
+        (r"(hidden|norm)_\d+/bias", Parameter(Role.BIAS)),
+        (r"norm_\d+/scale", Parameter(Role.GAIN)),
+    )
+
+    @property
+    def lookback(self) -> int:
+        """C - 1."""
+        return self.context_length - 1
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens_BT: Array,
+        cache: Array | None = None,
+        *,
+        num_outputs: int | None = None,
+        train: bool = False,
+    ) -> tuple[Array, Array | None]:
+        """See CharModel."""
+        history_BS, cache = self.read(tokens_BT, cache, num_outputs)
+        N = history_BS.shape[1] - self.lookback
+        embedding = Embedding(self.vocab_size, self.d_embed, self.dtype, name="token_embedding")
+        readout = Readout(self.vocab_size, bias=True, dtype=self.dtype, name="readout")
+        x_BSE = embedding(history_BS)
+        h_BNH = jnp.concatenate([x_BSE[:, i : i + N] for i in range(self.context_length)], axis=-1)
+        for i, width in enumerate(self.hidden):
+            use_bias = self.norm == "none"
+            linear = nn.Dense(width, use_bias=use_bias, dtype=self.dtype, name=f"hidden_{i}")
+            h_BNH = linear(h_BNH)
+            if self.norm == "batch":
+                h_BNH = self._batch_norm(f"norm_{i}", train)(h_BNH.astype(jnp.float32))
+            h_BNH = jnp.tanh(h_BNH.astype(self.dtype))
+        return readout(h_BNH), cache
+
+    def _batch_norm(self, name: str, train: bool) -> nn.BatchNorm:
+        # Running statistics keep 0.99 of what they were: the lecture's 0.999 needs thousands of
+        # steps to forget where it began, and PyTorch's 0.9 is noisy with batches of 32.
+        return nn.BatchNorm(use_running_average=not train, momentum=0.99, epsilon=1e-5, name=name)

@@ -1,0 +1,200 @@
+"""Counting n-grams and smoothing the counts, in numpy.
+
+The contexts seen in a text form a tree: the root is the empty context, and the child c of a node
+is its context with c in front, that is, one character further back. A context that was seen only
+once needs no children, since the text itself tells what stood before it (its "tail"): so the tree
+stays smaller than a few times the text, whatever the order.
+
+Letters: N targets, K nodes, E entries (an entry is a character seen after a node's context).
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from charjax.data.datasets import Split
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """The nodes whose contexts are `depth` long, in the order of (parent, symbol).
+
+    Attributes:
+      depth: length of the contexts.
+      parent_K: each node's parent, counted within the level above.
+      symbol_K: the character furthest back in the context.
+      tail_K: where in the text the one target seen after this context stands; -1 if more were.
+      entry_node_E: node of each entry, ascending.
+      follower_E: its character.
+      count_E: how often it was seen there.
+      lefts_E: how many different characters stood before context and follower together.
+      tails: targets whose contexts of this length have no node, as a shorter one was unique.
+    """
+
+    depth: int
+    parent_K: np.ndarray
+    symbol_K: np.ndarray
+    tail_K: np.ndarray
+    entry_node_E: np.ndarray
+    follower_E: np.ndarray
+    count_E: np.ndarray
+    lefts_E: np.ndarray
+    tails: int
+
+
+def fit_tables(
+    split: Split, *, vocab_size: int, order: int, smoothing: str, alpha: float
+) -> dict[str, np.ndarray]:
+    """Count a text, and turn the counts into the tables that `NgramModel` reads.
+
+    Every document's first targets have contexts filled up with token 0, the boundary of lines.
+
+    Returns:
+      text: the documents, each after order - 2 zeros (unsigned)
+      symbol, first_child, tail (nodes; first_child has one more): the tree, level after level
+      first_entry (nodes + 1), follower, value (entries): what an entry adds to the probability
+      backoff (nodes): the weight of the shorter context's distribution
+      tail_value, tail_backoff (order): the same two along a tail
+    """
+    text, targets_N = _padded_text(split, order)
+    levels = list(_levels(text, targets_N, vocab_size, order))
+    smoothed = [
+        _additive(level, order, vocab_size, alpha)
+        if smoothing == "additive"
+        else _kneser_ney(level, order, modified=smoothing == "modified_kneser_ney")
+        for level in levels
+    ]
+    children = [
+        np.bincount(b.parent_K, minlength=a.parent_K.size) for a, b in itertools.pairwise(levels)
+    ]
+    children.append(np.zeros(levels[-1].parent_K.size, np.int64))
+    entries = [np.bincount(a.entry_node_E, minlength=a.parent_K.size) for a in levels]
+    tables = {
+        "text": text,
+        "symbol": np.concatenate([level.symbol_K for level in levels]),
+        "first_child": 1 + _starts(children),
+        "tail": np.concatenate([level.tail_K for level in levels]),
+        "first_entry": _starts(entries),
+        "follower": np.concatenate([level.follower_E for level in levels]),
+        "value": np.concatenate([value_E for value_E, *_ in smoothed]),
+        "backoff": np.concatenate([backoff_K for _, backoff_K, *_ in smoothed]),
+        "tail_value": np.array([value for *_, value, _ in smoothed]),
+        "tail_backoff": np.array([backoff for *_, backoff in smoothed]),
+    }
+    return {name: table.astype(_dtype_of(name, text)) for name, table in tables.items()}
+
+
+def _padded_text(split: Split, order: int) -> tuple[np.ndarray, np.ndarray]:
+    """The documents with zeros before each, and where the targets stand."""
+    pad = max(order - 2, 0)
+    lengths_D = split.doc_lengths.astype(np.int64) + 1
+    starts_D = np.cumsum(lengths_D + pad) - lengths_D
+    offset = np.arange(lengths_D.sum()) - np.repeat(np.cumsum(lengths_D) - lengths_D, lengths_D)
+    text = np.zeros(int((lengths_D + pad).sum()), split.tokens.dtype)
+    places = np.repeat(starts_D, lengths_D) + offset
+    text[places] = split.tokens[np.repeat(split.doc_starts.astype(np.int64), lengths_D) + offset]
+    return text, places[offset > 0]
+
+
+def _levels(text: np.ndarray, at_N: np.ndarray, vocab_size: int, order: int) -> Iterator[Level]:
+    """Split the nodes of each level by the next character back, from the root on.
+
+    Keys of (node, symbol) pairs are 64 bits wide; node numbers start again at every level.
+    """
+    total, node_N = at_N.size, np.zeros(at_N.size, np.int64)
+    parent_K = symbol_K = np.zeros(1, np.int64)
+    for depth in range(order):
+        K = parent_K.size
+        pairs_E, entry_N, count_E = _number(node_N * vocab_size + text[at_N], K * vocab_size)
+        lefts_E = count_E
+        if depth < order - 1:
+            back_N = text[at_N - depth - 1]
+            key_N = entry_N * vocab_size + back_N
+            trios, *_ = _number(key_N, pairs_E.size * vocab_size)
+            lefts_E = np.bincount(trios // vocab_size)
+        seen_K = np.bincount(node_N, minlength=K)
+        tail_K = np.full(K, -1)
+        once_N = seen_K[node_N] == 1
+        tail_K[node_N[once_N]] = at_N[once_N]
+        follower_E, entry_node_E = pairs_E % vocab_size, pairs_E // vocab_size
+        yield Level(
+            depth,
+            parent_K,
+            symbol_K,
+            tail_K,
+            entry_node_E,
+            follower_E,
+            count_E,
+            lefts_E,
+            total - at_N.size,
+        )
+        if depth < order - 1:
+            at_N, key_N = at_N[~once_N], (node_N * vocab_size + back_N)[~once_N]
+            pairs_K, node_N, _ = _number(key_N, K * vocab_size)
+            parent_K, symbol_K = pairs_K // vocab_size, pairs_K % vocab_size
+
+
+def _number(key_N: np.ndarray, bound: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The different keys, ascending; which of them each key is; and how often each is there."""
+    if bound > 8 * key_N.size:
+        unique = np.unique(key_N, return_inverse=True, return_counts=True)
+        return unique[0], unique[1], unique[2]
+    counts = np.bincount(key_N, minlength=bound)
+    keys = np.flatnonzero(counts)
+    number = np.cumsum(counts > 0) - 1
+    return keys, number[key_N], counts[keys]
+
+
+def _kneser_ney(level: Level, order: int, modified: bool) -> tuple[Any, Any, float, float]:
+    """Value and backoff of a level, and of a count of one along its tails.
+
+    The longest contexts count occurrences, the others the different characters to the left.
+    """
+    count_E = level.count_E if level.depth == order - 1 else level.lefts_E
+    discount = _discounts(np.bincount(np.minimum(count_E, 5), minlength=6), level.tails, modified)
+    discount_E = discount[np.minimum(count_E, 3)]
+    K = level.parent_K.size
+    total_K = np.bincount(level.entry_node_E, count_E, K)
+    backoff_K = np.bincount(level.entry_node_E, discount_E, K) / total_K
+    value_E = (count_E - discount_E) / total_K[level.entry_node_E]
+    return value_E, backoff_K, 1 - discount[1], discount[1]
+
+
+def _discounts(counts_of_counts: np.ndarray, tails: int, modified: bool) -> np.ndarray:
+    """What is taken from a count of 0, 1, 2, and 3 or more (Chen and Goodman 1999, eq. 26).
+
+    Each count of counts is taken to be at least one, and no discount to be less than that of a
+    count of one: otherwise a small text could leave nothing for characters not yet seen.
+    """
+    _, n1, n2, n3, n4, _ = np.maximum(counts_of_counts + np.array([0, tails, 0, 0, 0, 0]), 1)
+    y = n1 / (n1 + 2 * n2)
+    if not modified:
+        return np.array([0, y, y, y])
+    return np.array([0, y, max(y, 2 - 3 * y * n3 / n2), max(y, 3 - 4 * y * n4 / n3)])
+
+
+def _additive(
+    level: Level, order: int, vocab_size: int, alpha: float
+) -> tuple[Any, Any, float, float]:
+    """The same for (c + alpha) / (total + alpha V): the longest contexts alone count."""
+    K = level.parent_K.size
+    if level.depth < order - 1:
+        return np.zeros(level.count_E.size), np.ones(K), 0.0, 1.0
+    mass = alpha * vocab_size
+    total_K = np.bincount(level.entry_node_E, level.count_E, K) + mass
+    value_E = level.count_E / total_K[level.entry_node_E]
+    return value_E, mass / total_K, 1 / (1 + mass), mass / (1 + mass)
+
+
+def _starts(sizes: list[np.ndarray]) -> np.ndarray:
+    """Where each part begins, and the end of the last."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sizes))])
+
+
+def _dtype_of(name: str, text: np.ndarray) -> Any:
+    if name in ("text", "symbol", "follower"):
+        return text.dtype
+    return np.float32 if name.removeprefix("tail_") in ("value", "backoff") else np.int32

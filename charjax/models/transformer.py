@@ -1,0 +1,276 @@
+"""The transformer: a decoder in the form of GPT-2.
+
+Letters: B batch, T time, N outputs, C context length (the cache's length), D width of the
+residual stream, H heads, K width of a head (D = H K), V vocabulary.
+"""
+
+import math
+from typing import ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array, lax
+from jax.typing import DTypeLike
+
+from charjax.models.contract import CharModel, Memory, check_window
+from charjax.models.layers import EMBEDDING, ENDS, Embedding, Readout, float32_logits
+from charjax.models.roles import Parameter, Role, dense
+from charjax.ops.activation import gelu
+from charjax.ops.attention import causal_attention
+
+
+class KeysValues(NamedTuple):
+    """One layer's keys and values (B, H, C, K): with heads first, decoding on a CPU is fastest."""
+
+    keys: Array
+    values: Array
+
+
+class Cache(NamedTuple):
+    """Every layer's keys and values, and how many of the C places are taken (int32)."""
+
+    layers: tuple[KeysValues, ...]
+    length: Array
+
+
+class Transformer(CharModel):
+    """GPT-2 (Radford et al. 2019; Vaswani et al. 2017): normalisation before each sublayer.
+
+        x = E[tokens] + P[positions]
+        x = x + Attention(LN(x)), then x = x + MLP(LN(x)), in each of n_layer blocks
+        logits = LN(x) E^T, or LN(x) W + b if not tied
+
+    Dropout is where nanoGPT has it: on the embeddings, the weights of the attention and the
+    output of every sublayer. With rotary positions (Su et al. 2021) there is no P: queries and
+    keys are turned by angles that grow with the position.
+
+    Attributes:
+      context_length: C.
+      n_layer: blocks.
+      n_head: H.
+      d_model: D.
+      dropout: rate.
+      bias: whether linear layers and norms have biases.
+      tie_embeddings: whether the readout is the token embedding.
+      positions: "learned" or "rotary".
+    """
+
+    context_length: int
+    n_layer: int
+    n_head: int
+    d_model: int
+    dropout: float
+    bias: bool
+    tie_embeddings: bool
+    positions: Literal["learned", "rotary"]
+    memory: ClassVar[Memory] = "windowed"
+    roles: ClassVar[tuple[tuple[str, Parameter], ...]] = (
+        *ENDS,
+        ("position_embedding/embedding", EMBEDDING),
+        (r"block_\d+/attention/qkv/kernel", dense(gates=3)),
+        (r"block_\d+/mlp/up/kernel", dense()),
+        (r"block_\d+/(attention/out|mlp/down)/kernel", dense(Role.RESIDUAL_OUTPUT)),
+        (r"(block_\d+/norm_\d|final_norm)/scale", Parameter(Role.GAIN)),
+        (r"(block_\d+/.*|final_norm)/bias", Parameter(Role.BIAS)),
+    )
+
+    @property
+    def capacity(self) -> int:
+        """The context length."""
+        return self.context_length
+
+    def init_cache(self, batch_size: int) -> Cache:
+        """Nothing read."""
+        shape = (batch_size, self.n_head, self.context_length, self.d_model // self.n_head)
+        empty = KeysValues(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
+        return Cache((empty,) * self.n_layer, jnp.zeros((), jnp.int32))
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens_BT: Array,
+        cache: Cache | None = None,
+        *,
+        num_outputs: int | None = None,
+        train: bool = False,
+    ) -> tuple[Array, Cache | None]:
+        """See CharModel."""
+        T = tokens_BT.shape[1]
+        check_window(T, self.context_length)
+        start = 0 if cache is None else cache.length
+        embedding = Embedding(self.vocab_size, self.d_model, self.dtype, name="token_embedding")
+        x_BTD, angles = embedding(tokens_BT), None
+        if self.positions == "learned":
+            table = Embedding(
+                self.context_length, self.d_model, self.dtype, name="position_embedding"
+            )
+            x_BTD += lax.dynamic_slice_in_dim(table.embedding, start, T).astype(self.dtype)
+        else:
+            angles = rotary_angles(start + jnp.arange(T), self.d_model // self.n_head)
+        x_BTD = nn.Dropout(self.dropout, deterministic=not train)(x_BTD)
+        layers = []
+        for i in range(self.n_layer):
+            # What follows the last attention is needed for the outputs only.
+            N = num_outputs if num_outputs and i == self.n_layer - 1 else T
+            block = Block(self.n_head, self.dropout, self.bias, self.dtype, name=f"block_{i}")
+            layer = None if cache is None else cache.layers[i]
+            x_BTD, layer = block(x_BTD, layer, start, angles, N, train)
+            layers.append(layer)
+        x_BND = Norm(self.bias, self.dtype, name="final_norm")(x_BTD)
+        if self.tie_embeddings:
+            logits_BNV = float32_logits(x_BND, embedding.embedding.T.astype(self.dtype))
+        else:
+            logits_BNV = Readout(self.vocab_size, self.bias, self.dtype, name="readout")(x_BND)
+        return logits_BNV, None if cache is None else Cache(tuple(layers), cache.length + T)
+
+
+class Block(nn.Module):
+    """Attention and a two-layer network, each added to what it read."""
+
+    n_head: int
+    dropout: float
+    bias: bool
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTD: Array,
+        cache: KeysValues | None,
+        start: Array | int,
+        angles: tuple[Array, Array] | None,
+        num_outputs: int,
+        train: bool,
+    ) -> tuple[Array, KeysValues | None]:
+        """Returns the last `num_outputs` positions, and the cache with the T keys and values."""
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        attention = Attention(self.n_head, self.dropout, self.bias, self.dtype, name="attention")
+        o_BND, cache = attention(
+            Norm(self.bias, self.dtype, name="norm_1")(x_BTD),
+            cache,
+            start,
+            angles,
+            num_outputs,
+            train,
+        )
+        x_BND = x_BTD[:, -num_outputs:] + drop(o_BND)
+        y_BND = FeedForward(self.bias, self.dtype, name="mlp")(
+            Norm(self.bias, self.dtype, name="norm_2")(x_BND)
+        )
+        return x_BND + drop(y_BND), cache
+
+
+class Norm(nn.Module):
+    """(x - mean) / sqrt(variance + 1e-5) * scale + bias (Ba et al. 2016), in float32."""
+
+    bias: bool
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x_BTD: Array) -> Array:
+        """(B, T, D) to (B, T, D)."""
+        D = x_BTD.shape[-1]
+        x_BTD = x_BTD.astype(jnp.float32)
+        x_BTD -= jnp.mean(x_BTD, axis=-1, keepdims=True)
+        variance_BT1 = jnp.mean(jnp.square(x_BTD), axis=-1, keepdims=True)
+        x_BTD *= lax.rsqrt(variance_BT1 + 1e-5)
+        x_BTD *= self.param("scale", nn.initializers.ones, (D,), jnp.float32)
+        if self.bias:
+            x_BTD += self.param("bias", nn.initializers.zeros, (D,), jnp.float32)
+        return x_BTD.astype(self.dtype)
+
+
+class FeedForward(nn.Module):
+    """GELU(x W_up) W_down, four times as wide within."""
+
+    bias: bool
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x_BTD: Array) -> Array:
+        """(B, T, D) to (B, T, D)."""
+        D = x_BTD.shape[-1]
+        h_BTF = gelu(_linear(self, 4 * D, "up")(x_BTD))
+        return _linear(self, D, "down")(h_BTF)
+
+
+class Attention(nn.Module):
+    """softmax(q k^T / sqrt(K)) v, each position over itself and those before it, in H heads."""
+
+    n_head: int
+    dropout: float
+    bias: bool
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTD: Array,
+        cache: KeysValues | None,
+        start: Array | int,
+        angles: tuple[Array, Array] | None,
+        num_outputs: int,
+        train: bool,
+    ) -> tuple[Array, KeysValues | None]:
+        """As Block."""
+        B, T, D = x_BTD.shape
+        qkv_BTHK = _linear(self, 3 * D, "qkv")(x_BTD).reshape(B, T, 3 * self.n_head, -1)
+        q_BTHK, k_BTHK, v_BTHK = jnp.split(qkv_BTHK, 3, axis=2)
+        if angles is not None:
+            q_BTHK, k_BTHK = rotate(q_BTHK, angles), rotate(k_BTHK, angles)
+        if cache is None:
+            rate = self.dropout if train else 0.0
+            key = self.make_rng("dropout") if rate else None
+            o_BTHK = causal_attention(q_BTHK, k_BTHK, v_BTHK, dropout_rate=rate, dropout_key=key)
+        else:
+            cache = _append(cache, k_BTHK, v_BTHK, start)
+            o_BTHK = cached_attention(q_BTHK, cache, start)
+        o_BND = o_BTHK[:, -num_outputs:].reshape(B, num_outputs, D)
+        return _linear(self, D, "out")(o_BND), cache
+
+
+def _append(cache: KeysValues, k_BTHK: Array, v_BTHK: Array, start: Array | int) -> KeysValues:
+    def write(old_BHCK: Array, new_BTHK: Array) -> Array:
+        return lax.dynamic_update_slice_in_dim(old_BHCK, new_BTHK.swapaxes(1, 2), start, axis=2)
+
+    return KeysValues(write(cache.keys, k_BTHK), write(cache.values, v_BTHK))
+
+
+def cached_attention(q_BTHK: Array, cache: KeysValues, start: Array | int) -> Array:
+    """Attention of the T queries at start, start + 1, ... over the keys up to each one's own.
+
+    Args:
+      q_BTHK: (B, T, H, K).
+      cache: keys and values with those of the T positions already in it.
+      start: position of the first query.
+
+    Returns:
+      (B, T, H, K).
+    """
+    T, K = q_BTHK.shape[1], q_BTHK.shape[-1]
+    C = cache.keys.shape[2]
+    scores_BHTC = jnp.einsum(
+        "bthk,bhck->bhtc", q_BTHK, cache.keys, preferred_element_type=jnp.float32
+    ) / math.sqrt(K)
+    seen_TC = jnp.arange(C) <= start + jnp.arange(T)[:, None]
+    weights_BHTC = jax.nn.softmax(jnp.where(seen_TC, scores_BHTC, -jnp.inf), axis=-1)
+    return jnp.einsum("bhtc,bhck->bthk", weights_BHTC.astype(q_BTHK.dtype), cache.values)
+
+
+def rotary_angles(positions_T: Array, width: int) -> tuple[Array, Array]:
+    """Cosine and sine (T, 1, K/2) of position * 10000^(-2i / K) (Su et al. 2021, eq. 15)."""
+    rates_K = 10000.0 ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    angles_TK = positions_T[:, None, None].astype(jnp.float32) * rates_K
+    return jnp.cos(angles_TK), jnp.sin(angles_TK)
+
+
+def rotate(x_BTHK: Array, angles: tuple[Array, Array]) -> Array:
+    """Turn each pair (x_i, x_{i + K/2}): the paper's pairs, up to the order of the columns."""
+    cos, sin = angles
+    a, b = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x_BTHK.dtype)
+
+
+def _linear(parent: Attention | FeedForward, features: int, name: str) -> nn.Dense:
+    return nn.Dense(features, use_bias=parent.bias, dtype=parent.dtype, name=name)
