@@ -73,7 +73,7 @@ class NgramModel(FiniteModel):
         """See CharModel."""
         history_BS, cache = self.read(tokens_BT, cache, num_outputs)
         B, N, V = tokens_BT.shape[0], history_BS.shape[1] - self.lookback, self.vocab_size
-        tables = self.variables["params"]
+        tables = {name: jnp.asarray(table) for name, table in self.variables["params"].items()}
 
         def lengthen(depth: Array, walk: _Walk) -> _Walk:
             back_BN = lax.dynamic_slice_in_dim(history_BS, self.order - 1 - depth, N, axis=1)

@@ -1,0 +1,81 @@
+"""Every family, small, with random parameters: the specification in these tests is for all."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from charjax.config import parse_config
+from charjax.data.datasets import Split
+from charjax.models import CharModel, build
+
+V, CONTEXT = 29, 12
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "ngram-kneser_ney": {"kind": "ngram", "order": 4},
+    "ngram-modified": {"kind": "ngram", "order": 3, "smoothing": "modified_kneser_ney"},
+    "ngram-additive": {"kind": "ngram", "order": 2, "smoothing": "additive"},
+    "bigram": {"kind": "bigram"},
+    "bow": {"kind": "bow", "d_embed": 8},
+    "mlp": {"kind": "mlp", "d_embed": 4, "hidden": (16, 8), "context_length": 4},
+    "mlp-batch_norm": {"kind": "mlp", "d_embed": 4, "norm": "batch", "context_length": 3},
+    "rnn": {"kind": "rnn", "n_layer": 2, "d_embed": 6, "d_hidden": 8},
+    "gru": {"kind": "gru", "n_layer": 2, "d_embed": 6, "d_hidden": 8, "dropout": 0.5},
+    "lstm": {"kind": "lstm", "n_layer": 2, "d_embed": 6, "d_hidden": 8},
+    "transformer": {"kind": "transformer", "n_layer": 2, "n_head": 2, "d_model": 16},
+    "transformer-all": {
+        "kind": "transformer",
+        "n_layer": 2,
+        "n_head": 2,
+        "d_model": 16,
+        "dropout": 0.5,
+        "bias": True,
+        "tie_embeddings": False,
+        "positions": "rotary",
+    },
+}
+TRAINED = [name for name in FAMILIES if not name.startswith("ngram")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A model, and variables in which no bias is zero and no gain is one."""
+
+    name: str
+    model: CharModel
+    variables: Any
+
+    def apply(self, tokens_BT, cache=None, **options):
+        return self.model.apply(self.variables, jnp.asarray(tokens_BT), cache, **options)
+
+
+def make_model(name: str, dtype=jnp.float32, **settings) -> CharModel:
+    tree = {"context_length": CONTEXT} | FAMILIES[name] | settings
+    return build(parse_config({"model": tree}).model, V, dtype)
+
+
+def make_variables(model: CharModel) -> Any:
+    if model.fitted:
+        return model.fit(random_split(V, 600, seed=1))
+    shape = (1, model.lookback + 1)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros(shape, jnp.int32))
+    rng = np.random.default_rng(2)
+
+    def move(leaf):
+        return leaf + np.asarray(rng.uniform(0.0, 0.5, leaf.shape), np.float32)
+
+    return jax.tree.map(move, variables)
+
+
+def random_split(vocab_size: int, length: int, seed: int) -> Split:
+    """One document in which characters depend on the two before them."""
+    rng = np.random.default_rng(seed)
+    tokens = list(rng.integers(0, vocab_size, 3))
+    while len(tokens) < length:
+        sure = rng.random() < 0.7
+        tokens.append(
+            (2 * tokens[-1] + tokens[-2]) % vocab_size if sure else rng.integers(vocab_size)
+        )
+    return Split(np.array(tokens, np.uint8), np.array([0]), np.array([length - 1]))

@@ -1,0 +1,115 @@
+"""The scan equals a plain loop over the equations, as PyTorch writes them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from charjax.config import parse_config
+from charjax.models import build
+
+V, B, T, D, H = 11, 2, 7, 5, 6
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def rnn(x, a, h, c):
+    return np.tanh(x + a), c
+
+
+def gru(x, a, h, c):
+    x_r, x_z, x_n = np.split(x, 3, axis=-1)
+    a_r, a_z, a_n = np.split(a, 3, axis=-1)
+    r, z = sigmoid(x_r + a_r), sigmoid(x_z + a_z)
+    n = np.tanh(x_n + r * a_n)
+    return (1 - z) * n + z * h, c
+
+
+def lstm(x, a, h, c):
+    i, f, g, o = np.split(x + a, 4, axis=-1)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(c), c
+
+
+def plain_loop(params, tokens_BT, update):
+    """Logits, and the last h and c of every layer, in float64."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    xs = [
+        params["token_embedding"]["embedding"][tokens_BT[:, t]] for t in range(tokens_BT.shape[1])
+    ]
+    states = []
+    for name in sorted(name for name in params if name.startswith("cell_")):
+        cell, h, c, outputs = params[name], np.zeros((B, H)), np.zeros((B, H)), []
+        for x in xs:
+            x_gates = x @ cell["input_kernel"] + cell["input_bias"]
+            h_gates = h @ cell["hidden_kernel"] + cell["hidden_bias"]
+            h, c = update(x_gates, h_gates, h, c)
+            outputs.append(h)
+        xs = outputs
+        states.append((h, c))
+    logits = np.stack(xs, axis=1) @ params["readout"]["kernel"] + params["readout"]["bias"]
+    return logits, states
+
+
+def make(kind, **settings):
+    section = {"kind": kind, "n_layer": 2, "d_embed": D, "d_hidden": H} | settings
+    model = build(parse_config({"model": section}).model, V, jnp.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    rng = np.random.default_rng(0)
+    noise = lambda leaf: leaf + np.asarray(rng.normal(0, 0.3, leaf.shape), np.float32)  # noqa: E731
+    return model, jax.tree.map(noise, variables)
+
+
+@pytest.mark.parametrize(("kind", "update"), [("rnn", rnn), ("gru", gru), ("lstm", lstm)])
+@pytest.mark.parametrize("length", [T, 3])
+def test_scan_equals_loop(kind, update, length):
+    """Both with more tokens than symbols (symbols are projected) and with fewer (tokens are)."""
+    assert B * T > V > B * 3
+    model, variables = make(kind)
+    tokens_BT = np.random.default_rng(3).integers(0, V, (B, length))
+    logits, cache = model.apply(variables, tokens_BT)
+    expected, states = plain_loop(variables["params"], tokens_BT, update)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    for state, (h, c) in zip(cache, states, strict=True):
+        for actual, wanted in zip(state, (h, c), strict=False):
+            np.testing.assert_allclose(actual, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
+def test_projecting_symbols_has_the_same_gradient(kind):
+    model, variables = make(kind)
+    tokens_BT = np.random.default_rng(4).integers(0, V, (B, T))
+
+    def at_once(params):
+        return jnp.sum(jnp.sin(model.apply({"params": params}, tokens_BT)[0]))
+
+    def step_by_step(params):
+        cache, total = model.init_cache(B), 0.0
+        for t in range(T):
+            logits, cache = model.apply({"params": params}, tokens_BT[:, t : t + 1], cache)
+            total += jnp.sum(jnp.sin(logits))
+        return total
+
+    grads = [jax.jit(jax.grad(f))(variables["params"]) for f in (at_once, step_by_step)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4), *grads)
+
+
+@pytest.mark.parametrize(("kind", "gates"), [("rnn", 1), ("gru", 3), ("lstm", 4)])
+def test_parameters_are_those_of_pytorch(kind, gates):
+    """torch.nn.GRU(D, H, num_layers=2): per layer gates * H * (inputs + H + 2)."""
+    model, variables = make(kind)
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    assert count == V * D + gates * H * (D + H + 2) + gates * H * (H + H + 2) + H * V + V
+    assert variables["params"]["cell_1"]["hidden_kernel"].shape == (H, gates * H)
+
+
+def test_dropout_is_on_every_layers_output_and_not_on_the_state():
+    model, variables = make("rnn", n_layer=1, dropout=0.5)
+    tokens_BT = np.random.default_rng(5).integers(0, V, (B, T))
+    _, expected = model.apply(variables, tokens_BT)
+    rngs = {"dropout": jax.random.key(0)}
+    logits, cache = model.apply(variables, tokens_BT, train=True, rngs=rngs)
+    jax.tree.map(np.testing.assert_array_equal, cache, expected)
+    assert not np.allclose(logits, model.apply(variables, tokens_BT)[0])

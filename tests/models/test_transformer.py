@@ -1,0 +1,116 @@
+"""The transformer: published sizes, its equations, rotary positions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import erf
+
+from charjax.config import parse_config
+from charjax.models import build
+from charjax.models.transformer import rotary_angles, rotate
+
+
+def make(vocab_size=65, context_length=8, **settings):
+    section = {"kind": "transformer", "context_length": context_length} | settings
+    model = build(parse_config({"model": section}).model, vocab_size, jnp.float32)
+    return model, lambda: jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
+
+
+def test_parameters_of_nanogpts_character_model():
+    """Its program prints 10.65M: no biases, tied, positions not counted."""
+    model, _ = make(context_length=256, n_layer=6, n_head=6, d_model=384)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    positions = shapes["position_embedding"]["embedding"].size
+    assert (count - positions) == 65 * 384 + 6 * (12 * 384**2 + 2 * 384) + 384
+    assert round((count - positions) / 1e6, 2) == 10.65
+    assert {path[-1].key for path, _ in jax.tree_util.tree_flatten_with_path(shapes)[0]} == {
+        "embedding",
+        "kernel",
+        "scale",
+    }
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+def test_equations(bias, tied):
+    H, D, T = 2, 8, 6
+    model, init = make(
+        vocab_size=11, n_layer=2, n_head=H, d_model=D, bias=bias, tie_embeddings=tied
+    )
+    rng = np.random.default_rng(0)
+    move = lambda leaf: leaf + np.asarray(rng.normal(0, 0.2, leaf.shape), np.float32)  # noqa: E731
+    variables = jax.tree.map(move, init())
+    tokens = rng.integers(0, 11, T)
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
+
+    def norm(x, p):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        return x * p["scale"] + p.get("bias", 0.0)
+
+    def linear(x, p):
+        return x @ p["kernel"] + p.get("bias", 0.0)
+
+    def attention(x, p):
+        q, k, v = np.split(linear(x, p["qkv"]), 3, axis=-1)
+        heads = []
+        for h in range(H):
+            s = slice(h * D // H, (h + 1) * D // H)
+            scores = q[:, s] @ k[:, s].T / np.sqrt(D / H)
+            weights = np.exp(scores) * np.tri(T)
+            heads.append(weights / weights.sum(-1, keepdims=True) @ v[:, s])
+        return linear(np.concatenate(heads, axis=-1), p["out"])
+
+    def mlp(x, p):
+        h = linear(x, p["up"])
+        return linear(h * (1 + erf(h / np.sqrt(2))) / 2, p["down"])
+
+    x = p["token_embedding"]["embedding"][tokens] + p["position_embedding"]["embedding"][:T]
+    for block in (p["block_0"], p["block_1"]):
+        x = x + attention(norm(x, block["norm_1"]), block["attention"])
+        x = x + mlp(norm(x, block["norm_2"]), block["mlp"])
+    x = norm(x, p["final_norm"])
+    expected = x @ p["token_embedding"]["embedding"].T if tied else linear(x, p["readout"])
+    logits, _ = model.apply(variables, tokens[None])
+    np.testing.assert_allclose(logits[0], expected, atol=2e-5)
+
+
+def test_rotary_scores_depend_on_the_distance_alone():
+    rng = np.random.default_rng(0)
+    q, k = (jnp.asarray(rng.normal(size=8), jnp.float32) for _ in range(2))
+
+    def score(at_q, at_k):
+        turned = [
+            rotate(x.reshape(1, 1, 1, 8), rotary_angles(jnp.array([at]), 8))
+            for x, at in ((q, at_q), (k, at_k))
+        ]
+        return float(jnp.sum(turned[0] * turned[1]))
+
+    assert score(3, 1) == pytest.approx(score(103, 101), abs=1e-4)
+    assert score(0, 0) == pytest.approx(float(q @ k), abs=1e-5)
+    assert abs(score(3, 1) - score(4, 1)) > 1e-2
+
+
+def test_rotary_has_no_table_of_positions():
+    model, init = make(positions="rotary", d_model=16)
+    assert "position_embedding" not in init()["params"]
+
+
+def test_the_cache_is_as_long_as_the_context():
+    model, _ = make(context_length=8, n_layer=3, n_head=4, d_model=16)
+    cache = model.init_cache(2)
+    assert len(cache.layers) == 3
+    assert cache.layers[0].keys.shape == (2, 4, 8, 4)
+    assert int(cache.length) == 0
+
+
+def test_dropout_keeps_the_mean():
+    model, init = make(vocab_size=11, n_layer=1, d_model=16, dropout=0.2)
+    variables, tokens = init(), np.arange(8)[None]
+    run = jax.jit(
+        jax.vmap(lambda key: model.apply(variables, tokens, train=True, rngs={"dropout": key})[0])
+    )
+    logits = run(jax.random.split(jax.random.key(1), 2000))
+    assert float(logits.std(0).mean()) > 0.05
+    np.testing.assert_allclose(logits.mean(0), model.apply(variables, tokens)[0], atol=0.25)
