@@ -9,6 +9,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from charjax.models.roles import Parameter, Role, dense
+from charjax.ops.linear import matmul
 
 EMBEDDING = Parameter(Role.EMBEDDING, fan_out=(1,))
 ENDS = (
@@ -56,4 +57,4 @@ class Readout(nn.Module):
 
 def float32_logits(h_BTD: Array, kernel_DV: Array) -> Array:
     """The product (B, T, V), summed and returned in float32."""
-    return jnp.matmul(h_BTD, kernel_DV, preferred_element_type=jnp.float32)
+    return matmul(h_BTD, kernel_DV, preferred_element_type=jnp.float32)

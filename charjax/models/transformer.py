@@ -18,6 +18,7 @@ from charjax.models.layers import EMBEDDING, ENDS, Embedding, Readout, float32_l
 from charjax.models.roles import Parameter, Role, dense
 from charjax.ops.activation import gelu
 from charjax.ops.attention import causal_attention
+from charjax.ops.linear import dense_dot_general
 
 
 class KeysValues(NamedTuple):
@@ -273,4 +274,10 @@ def rotate(x_BTHK: Array, angles: tuple[Array, Array]) -> Array:
 
 
 def _linear(parent: Attention | FeedForward, features: int, name: str) -> nn.Dense:
-    return nn.Dense(features, use_bias=parent.bias, dtype=parent.dtype, name=name)
+    return nn.Dense(
+        features,
+        use_bias=parent.bias,
+        dtype=parent.dtype,
+        dot_general=dense_dot_general,
+        name=name,
+    )

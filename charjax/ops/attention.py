@@ -22,6 +22,7 @@ def causal_attention(
     scores_BHTS = jnp.where(jnp.tri(T, dtype=bool), scores_BHTS, -jnp.inf)
     weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1)
     if dropout_rate:
+        assert dropout_key is not None
         kept_BHTS = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights_BHTS.shape)
         weights_BHTS = jnp.where(kept_BHTS, weights_BHTS / (1 - dropout_rate), 0.0)
     return jnp.einsum("bhts,bshk->bthk", weights_BHTS.astype(v_BTHK.dtype), v_BTHK)
