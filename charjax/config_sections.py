@@ -107,7 +107,7 @@ class _Family(Section):
 
     context_length: _Count | None = Field(
         None,
-        description="characters seen at once; unset: 128 (ngram 64, bigram and mlp 8), and with "
+        description="characters seen at once; unset: 64 (bigram and mlp 8), and with "
         "layout lines the longest line (not mlp)",
     )
 
@@ -215,8 +215,8 @@ FAMILIES: dict[str, type[_Family]] = {
     for family in typing.get_args(typing.get_args(ModelConfig)[0])
 }
 # Training windows where model.context_length is not given and the layout is not lines.
-_DEFAULT_CONTEXT = {"ngram": 64, "bigram": 8, "mlp": 8}
-_DEFAULT_CONTEXT_OTHERS = 128
+_DEFAULT_CONTEXT = {"bigram": 8, "mlp": 8}
+_DEFAULT_CONTEXT_OTHERS = 64
 
 
 class InitConfig(Section):
@@ -263,7 +263,7 @@ class TrainConfig(Section):
     """How long, on how much at once, and what is told on the way."""
 
     steps: _Count = Field(2000, description="optimiser steps")
-    batch_size: _Count = Field(32, description="windows in a batch")
+    batch_size: _Count = Field(16, description="windows in a batch")
     seed: int = Field(0, ge=0, lt=2**32, description="the one seed of the run")
     log_every: _Count = Field(100, description="steps between lines of metrics.jsonl")
     sample_every: _Period = Field(0, description="steps between samples; 0: only at the end")
@@ -275,7 +275,7 @@ class TrainConfig(Section):
 class EvalConfig(Section):
     """How the validation loss is measured."""
 
-    every: _Period = Field(500, description="steps between evaluations; 0: only at the end")
+    every: _Period = Field(1000, description="steps between evaluations; 0: only at the end")
     protocol: Literal["exact", "random"] = Field(
         "exact", description="the whole split, each target once; or nanoGPT's random batches"
     )

@@ -41,7 +41,7 @@ def test_the_default_run():
     assert config.data.name == "stdlib"
     assert (config.data.split, config.data.layout) == ("tail", "stream")
     assert config.model.kind == "transformer"
-    assert config.model.context_length == 128
+    assert config.model.context_length == 64
     assert config.optim.decay_steps == config.train.steps
 
 

@@ -8,9 +8,9 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+from charjax.caches import user_cache
 from charjax.config import DataConfig
 from charjax.data.download import DownloadError, download, open_https
-from charjax.caches import user_cache
 from charjax.errors import UserError
 
 

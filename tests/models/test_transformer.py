@@ -93,7 +93,7 @@ def test_rotary_scores_depend_on_the_distance_alone():
 
 
 def test_rotary_has_no_table_of_positions():
-    model, init = make(positions="rotary", d_model=16)
+    _model, init = make(positions="rotary", d_model=16)
     assert "position_embedding" not in init()["params"]
 
 
