@@ -7,16 +7,19 @@ from families import CONTEXT, FAMILIES, TRAINED, Family, V, make_model, make_var
 
 @pytest.fixture(scope="session", params=FAMILIES)
 def family(request) -> Family:
-    model = make_model(request.param)
-    return Family(request.param, model, make_variables(model))
+    return _make(request.param)
 
 
 @pytest.fixture(scope="session", params=TRAINED)
 def trained(request) -> Family:
-    model = make_model(request.param)
-    return Family(request.param, model, make_variables(model))
+    return _make(request.param)
 
 
 @pytest.fixture(scope="session")
-def tokens_BT() -> np.ndarray:
+def tokens() -> np.ndarray:
     return np.random.default_rng(0).integers(0, V, (3, CONTEXT)).astype(np.int32)
+
+
+def _make(name: str) -> Family:
+    model = make_model(name)
+    return Family(name, model, make_variables(model))

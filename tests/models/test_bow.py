@@ -14,10 +14,10 @@ def test_causal_mean():
     variables = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     params = jax.tree.map(np.asarray, variables["params"])
     tokens = np.random.default_rng(0).integers(0, 11, 9)
-    logits, _ = model.apply(variables, tokens[None])
+    logits, _ = jax.jit(model.apply)(variables, tokens[None])
     for t in range(9):
         mean = params["token_embedding"]["embedding"][tokens[: t + 1]].mean(0)
         expected = mean @ params["readout"]["kernel"] + params["readout"]["bias"]
         np.testing.assert_allclose(logits[0, t], expected, atol=1e-6)
-    reversed_logits, _ = model.apply(variables, tokens[None, ::-1])
+    reversed_logits, _ = jax.jit(model.apply)(variables, tokens[None, ::-1])
     np.testing.assert_allclose(reversed_logits[0, -1], logits[0, -1], atol=1e-6)

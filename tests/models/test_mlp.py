@@ -1,5 +1,7 @@
 """The feed-forward network: published sizes, its window, and batch normalisation."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,9 @@ from charjax.models import build
 def make(vocab_size=27, **settings):
     section = {"kind": "mlp", "context_length": 3} | settings
     model = build(parse_config({"model": section}).model, vocab_size, jnp.float32)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, model.lookback + 1), jnp.int32))
+    variables = jax.jit(model.init)(
+        jax.random.key(0), jnp.zeros((1, model.lookback + 1), jnp.int32)
+    )
     return model, variables
 
 
@@ -26,7 +30,7 @@ def test_equations():
     model, variables = make(d_embed=4, hidden=(6, 5))
     p = jax.tree.map(np.asarray, variables["params"])
     tokens = np.array([[3, 1, 4, 1, 5]])
-    logits, _ = model.apply(variables, tokens)
+    logits, _ = jax.jit(model.apply)(variables, tokens)
     padded = np.concatenate([[0, 0], tokens[0]])
     for t in range(5):
         h = p["token_embedding"]["embedding"][padded[t : t + 3]].reshape(-1)
@@ -41,13 +45,15 @@ def test_batch_norm_learns_the_statistics_it_evaluates_with():
     tokens = np.random.default_rng(0).integers(0, 27, (256, 3))
 
     def output(state, train):
-        return model.apply(
-            {"params": variables["params"], "batch_stats": state},
-            tokens,
-            num_outputs=1,
-            train=train,
-            mutable=["batch_stats"] if train else False,
-        )
+        return jax.jit(
+            lambda state: model.apply(
+                {"params": variables["params"], "batch_stats": state},
+                tokens,
+                num_outputs=1,
+                train=train,
+                mutable=["batch_stats"] if train else False,
+            )
+        )(state)
 
     state = variables["batch_stats"]
     fresh, _ = output(state, False)
@@ -72,9 +78,13 @@ def test_batch_norm_is_over_batch_and_positions():
     model, variables = make(norm="batch", hidden=(16,))
     tokens = np.random.default_rng(1).integers(0, 27, (4, 10))
     pairs = np.stack([tokens[b, t : t + 3] for b in range(4) for t in range(8)])
-    run = lambda x, n: model.apply(  # noqa: E731
-        variables, x, num_outputs=n, train=True, mutable=["batch_stats"]
-    )
+
+    @functools.partial(jax.jit, static_argnames="count")
+    def run(tokens, count):
+        return model.apply(
+            variables, tokens, num_outputs=count, train=True, mutable=["batch_stats"]
+        )
+
     (windows, _), after_windows = run(tokens, 8)
     (single, _), after_pairs = run(pairs, 1)
     np.testing.assert_allclose(windows.reshape(32, -1), single[:, 0], atol=1e-4)
