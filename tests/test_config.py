@@ -68,7 +68,7 @@ def test_a_corpus_brings_its_split_and_layout(overrides, split, layout, document
 
 @pytest.mark.parametrize(
     ("kind", "stream", "lines"),
-    [("transformer", 128, None), ("gru", 128, None), ("bigram", 8, None), ("mlp", 8, 8)],
+    [("transformer", 64, None), ("gru", 64, None), ("bigram", 8, None), ("mlp", 8, 8)],
 )
 def test_context_length_where_it_is_not_given(kind: str, stream: int, lines: int | None):
     assert load_config(None, [f"model.kind={kind}"]).model.context_length == stream

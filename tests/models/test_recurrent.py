@@ -98,11 +98,7 @@ def test_projecting_symbols_has_the_same_gradient():
 @pytest.mark.parametrize(("kind", "gates"), [("rnn", 1), ("gru", 3), ("lstm", 4)])
 def test_parameters_are_those_of_pytorch(kind, gates):
     """torch.nn.GRU(D, H, num_layers=2): per layer gates * H * (inputs + H + 2)."""
-<<<<<<< HEAD
-    _model, variables = make(kind)
-=======
     _, variables = make(kind)
->>>>>>> models
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     assert count == V * D + gates * H * (D + H + 2) + gates * H * (H + H + 2) + H * V + V
     assert variables["params"]["cell_1"]["hidden_kernel"].shape == (H, gates * H)
