@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from families import CONTEXT, FAMILIES, TRAINED, Family, V, make_model, make_variables
+
+from tests.models.families import CONTEXT, FAMILIES, TRAINED, Family, V, make_model, make_variables
 
 
 @pytest.fixture(scope="session", params=FAMILIES)

@@ -58,7 +58,7 @@ def evaluate(model, variables, tokens_BT, cache, num_outputs):
 
 def make_model(name: str, dtype=jnp.float32, **settings) -> CharModel:
     tree = {"context_length": CONTEXT} | FAMILIES[name] | settings
-    return build(parse_config({"model": tree}).model, V, dtype)
+    return build(parse_config({"model": tree, "data": {"layout": "pairs"}}).model, V, dtype)
 
 
 def make_variables(model: CharModel) -> Any:

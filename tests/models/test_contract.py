@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import CONTEXT, Family, V, make_model, make_variables
+
+from tests.models.families import CONTEXT, Family, V, make_model, make_variables
 
 
 def close(actual, expected, atol=2e-5):

@@ -13,7 +13,9 @@ from charjax.models import build
 
 def make(vocab_size=27, **settings):
     section = {"kind": "mlp", "context_length": 3} | settings
-    model = build(parse_config({"model": section}).model, vocab_size, jnp.float32)
+    model = build(
+        parse_config({"model": section, "data": {"layout": "pairs"}}).model, vocab_size, jnp.float32
+    )
     variables = jax.jit(model.init)(
         jax.random.key(0), jnp.zeros((1, model.lookback + 1), jnp.int32)
     )

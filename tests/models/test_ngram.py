@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import random_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charjax.config import parse_config
 from charjax.data.datasets import Split
 from charjax.models import build
+from tests.models.families import random_split
 
 SMOOTHINGS = ["additive", "kneser_ney", "modified_kneser_ney"]
 
