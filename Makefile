@@ -1,6 +1,7 @@
 # make train    make an environment, train the default model
 # make test     the same environment and the test tools; run the tests
 # make lint     style, formatting and types
+# make results  write the measured numbers in benchmarks/results/ into README.md and configs/
 # make clean    remove the environments and what the tools left (never runs/)
 #
 # PYTHON=... takes a certain Python, VENV=... puts the environment elsewhere.
@@ -13,7 +14,7 @@ RUN = "$(VENV)/bin/python"
 PIP = $(RUN) -m pip --disable-pip-version-check install --quiet
 FAILED = { echo "error: the installation failed; another Python may work: make PYTHON=python3.12" >&2; exit 1; }
 
-.PHONY: train test lint clean
+.PHONY: train test lint results clean
 
 train: $(VENV)/.run
 	$(RUN) -m charjax.train
@@ -25,6 +26,9 @@ lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+results: $(VENV)/.run
+	$(RUN) -m benchmarks.render
 
 clean:
 	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
