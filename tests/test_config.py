@@ -114,7 +114,7 @@ def test_another_family_drops_only_the_settings_it_does_not_have(tmp_path: Path)
     path.write_text('[model]\nkind = "transformer"\nn_layer = 6\nn_head = 6\nd_model = 384\n')
     config = load_config(path, ["model.kind=gru", "model.d_hidden=32"])
     assert config.model.model_dump() == {
-        "context_length": 128,
+        "context_length": 64,
         "kind": "gru",
         "n_layer": 6,
         "d_embed": 128,
@@ -432,7 +432,7 @@ def test_what_may_differ_on_resume(saved, override: str):
         "optim.learning_rate=0.5",
         "optim.schedule=cosine",
         "train.seed=1",
-        "train.batch_size=16",
+        "train.batch_size=24",
         "runtime.dtype=bfloat16",
         "runtime.deterministic=true",
     ],
