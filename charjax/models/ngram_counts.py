@@ -50,7 +50,10 @@ def fit_tables(
 ) -> dict[str, np.ndarray]:
     """Count a text, and turn the counts into the tables that `NgramModel` reads.
 
-    Every document's first targets have contexts filled up with token 0, the boundary of lines.
+    Every document's first targets have contexts filled up with token 0, the boundary of lines, and
+    those zeros count like any character, in the continuation counts too. (To give contexts at a
+    document's start their plain counts instead, as for sentences of words, is worse here: on the
+    names at n = 6, dev 2.038 against 1.997.)
 
     Returns:
       text: the documents, each after order - 2 zeros (unsigned)

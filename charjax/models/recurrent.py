@@ -122,8 +122,12 @@ class Recurrent(CharModel):
 
     def init_cache(self, batch_size: int) -> tuple[State, ...]:
         """The zero state of every layer: arrays (B, H) float32."""
-        zero_BH = jnp.zeros((batch_size, self.d_hidden), jnp.float32)
-        return ((zero_BH,) * self.num_states,) * self.n_layer
+        # Arrays of their own, so that a caller can donate them.
+        shape = (batch_size, self.d_hidden)
+        return tuple(
+            tuple(jnp.zeros(shape, jnp.float32) for _ in range(self.num_states))
+            for _ in range(self.n_layer)
+        )
 
     @nn.compact
     def __call__(
@@ -146,7 +150,9 @@ class Recurrent(CharModel):
             )
             table_VG = None
             if i == 0 and tokens_BT.size > self.vocab_size:
-                # Fewer symbols than tokens: project each symbol once, and look that up.
+                # Fewer symbols than tokens: project each symbol once, and look that up, in the
+                # scan (outside of it, or for the layers above, storing all projections is slower
+                # on a CPU than doing the product a step at a time).
                 table_VG = cell.project(embedding.embedding)
             elif i == 0:
                 h_TBH = embedding(h_TBH)

@@ -84,8 +84,12 @@ class Transformer(CharModel):
     def init_cache(self, batch_size: int) -> Cache:
         """Nothing read."""
         shape = (batch_size, self.n_head, self.context_length, self.d_model // self.n_head)
-        empty = KeysValues(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
-        return Cache((empty,) * self.n_layer, jnp.zeros((), jnp.int32))
+        # Arrays of their own, so that a caller can donate them.
+        layers = tuple(
+            KeysValues(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
+            for _ in range(self.n_layer)
+        )
+        return Cache(layers, jnp.zeros((), jnp.int32))
 
     @nn.compact
     def __call__(
