@@ -65,6 +65,7 @@ def _evaluate(args: Namespace, poll: Any) -> int:
         "stride": args.stride
         or args.context
         or (length if run.model.memory == "windowed" else None),
+        "checkpoint": args.checkpoint,
         "step": run.step,
     }
     if args.text:

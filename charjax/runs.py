@@ -63,6 +63,11 @@ def load_run(directory: Path, checkpoint: str = "best") -> Run:
     store = Checkpoints(directory / "checkpoints")
     meta = store.read_meta(which)
     config = parse_config(meta["config"])
+    # A model trained on a GPU is read on whatever there is.
+    if config.runtime.device == "gpu":
+        config = config.model_copy(
+            update={"runtime": config.runtime.model_copy(update={"device": "auto"})}
+        )
     parallel.start_backend(config.runtime)
     tokenizer = tokenizer_from_json(meta["tokenizer"])
     model = build_model(config, tokenizer)

@@ -45,13 +45,6 @@ def start(command: str, *arguments: object, **environment: str) -> subprocess.Po
     )
 
 
-def outside(command: str, *arguments: object, **environment: str) -> Result:
-    """Run a command as a process of its own, to its end."""
-    process = start(command, *arguments, **environment)
-    out, err = process.communicate(timeout=300)
-    return Result(process.returncode, out, err)
-
-
 # Every family, at a size that trains in a moment.
 TINY = {
     "ngram": ["model.order=3"],

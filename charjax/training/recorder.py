@@ -93,8 +93,7 @@ class Recorder:
         step = int(state.counters.step)
         self._header(state)
         if step >= self.session.config.train.steps and progress.events_done >= step:
-            self.display.say(f"nothing to do: the run is at step {step}, its last")
-            return 0
+            return self._already_done(step, state, progress)
         self._begin(step, progress)
         metrics = MetricsFile(self.directory / "metrics.jsonl")
         evaluate = evaluator(self.session, self.signals.poll)
@@ -149,9 +148,9 @@ class Recorder:
     def fit(self) -> int:
         """Fit a family that counts, in one step; returns the exit status."""
         began = time.perf_counter()
-        if self.checkpoints.steps():
-            self.display.say("nothing to do: the counts are made")
-            return 0
+        if self.resumed and self.checkpoints.steps():
+            state, progress = self._start(None)
+            return self._already_done(1, state, progress)
         self._begin(0, Progress())
         self.display.start(0, 1)
         train = self.session.dataset.splits["train"]
@@ -182,12 +181,20 @@ class Recorder:
         self._finish(1, state, progress, metrics)
         return 0
 
+    def _already_done(self, step: int, state: TrainState, progress: Progress) -> int:
+        """Change nothing, but for a summary that a crash at the very end has left unwritten."""
+        if (self.directory / "summary.json").exists():
+            self.display.say(f"nothing to do: the run is at step {step}, its last")
+        else:
+            self._finish(step, state, progress, MetricsFile(self.directory / "metrics.jsonl"))
+        return 0
+
     def _start(self, params: Any) -> tuple[TrainState, Progress]:
         """The state to begin from: a checkpoint's, another run's parameters, or a fresh one."""
         if self.resumed and self.checkpoints.steps():
-            shapes = state_shapes(self.session.model, self.session.config)
             meta = self.checkpoints.read_meta("latest")
             check_data(meta, self.session.dataset)
+            shapes = state_shapes(self.session.model, self.session.config, meta)
             like = jax.tree.map(
                 lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
                 shapes,
