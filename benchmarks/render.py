@@ -65,7 +65,11 @@ def score(result: dict[str, Any]) -> str:
     """The losses of a result, in words."""
     summary = result["summary"]
     if summary["best_val_loss"] is None:
-        return f"train {result['train_loss']:.4f}"
+        last = result["last_line"]
+        told = f"train {last['loss']:.4f}"
+        if "l2_penalty" in last:
+            told += f", {last['loss'] + last['l2_penalty']:.4f} with the penalty"
+        return told
     told = f"val {summary['best_val_loss']:.4f}"
     return told + (f", test {summary['test_loss']:.4f}" if summary["test_loss"] else "")
 
