@@ -6,10 +6,19 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from charjax.ops.choice import on_cpu
+
 
 def gelu(x: Array) -> Array:
-    """x Phi(x), by the error function (Hendrycks and Gimpel 2016)."""
-    return _gelu_saved(x) if jax.default_backend() == "cpu" else gelu_reference(x)
+    """x Phi(x), Phi being the normal distribution function (Hendrycks and Gimpel 2016).
+
+    Args:
+      x: any shape, float32 or shorter.
+
+    Returns:
+      The shape and dtype of x.
+    """
+    return _gelu_saved(x) if on_cpu() else gelu_reference(x)
 
 
 def gelu_reference(x: Array) -> Array:
@@ -17,22 +26,25 @@ def gelu_reference(x: Array) -> Array:
     return jax.nn.gelu(x, approximate=False)
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def _gelu_saved(x: Array) -> Array:
-    """With the derivative computed beside the value, and saved.
-
-    XLA's CPU backend fuses erf and exp into what reads them and computes them there again; the
-    barrier keeps them out.
-    """
-    return _value_and_slope(x)[0]
-
-
-def _value_and_slope(x: Array) -> tuple[Array, Array]:
+    """Under differentiation the slope is computed along with the value, and saved."""
     wide = x.astype(jnp.float32)
-    phi = 0.5 * (1.0 + lax.erf(wide * math.sqrt(0.5)))
-    slope = phi + wide * jnp.exp(-0.5 * wide * wide) * (1.0 / math.sqrt(2.0 * math.pi))
-    value, slope = lax.optimization_barrier(((wide * phi).astype(x.dtype), slope.astype(x.dtype)))
-    return value, slope
+    return (wide * _cumulative(wide)).astype(x.dtype)
 
 
-_gelu_saved.defvjp(_value_and_slope, lambda slope, g: (g * slope,))
+@_gelu_saved.defjvp
+def _gelu_saved_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (t,) = primals, tangents
+    wide = x.astype(jnp.float32)
+    cumulative = _cumulative(wide)
+    density = jnp.exp(-0.5 * wide * wide) * math.sqrt(0.5 / math.pi)
+    value, slope = wide * cumulative, cumulative + wide * density
+    # XLA's CPU backend would fuse both into what reads them, and so compute them once a reader.
+    value, slope = lax.optimization_barrier((value.astype(x.dtype), slope.astype(x.dtype)))
+    return value, slope * t
+
+
+def _cumulative(x: Array) -> Array:
+    """Phi(x) by erf, half the work of jax.nn.gelu's erfc; as accurate once multiplied by x."""
+    return 0.5 + 0.5 * lax.erf(x * math.sqrt(0.5))

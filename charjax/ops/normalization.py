@@ -1,0 +1,56 @@
+"""Normalisation of each vector to mean 0 and variance 1.
+
+Letters: ... leading axes, D width.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+_EPSILON = 1e-5
+_Saved = tuple[Array, Array, Array, Array]
+
+
+@jax.custom_vjp
+def layer_norm(x: Array, scale_D: Array) -> Array:
+    """(x - mean) / sqrt(variance + 1e-5) * scale (Ba et al. 2016), with a shorter derivative.
+
+    Only reverse-mode derivatives (and forward ones of those) are defined.
+
+    Args:
+      x: (..., D), of any dtype.
+      scale_D: (D,) float32.
+
+    Returns:
+      (..., D) float32.
+    """
+    return _forward(x, scale_D)[0]
+
+
+def layer_norm_reference(x: Array, scale_D: Array) -> Array:
+    """The plain version of `layer_norm`."""
+    x = x.astype(jnp.float32)
+    x -= _mean(x)
+    return x * lax.rsqrt(_mean(jnp.square(x)) + _EPSILON) * scale_D
+
+
+def _mean(x: Array) -> Array:
+    return jnp.mean(x, axis=-1, keepdims=True)
+
+
+def _forward(x: Array, scale_D: Array) -> tuple[Array, _Saved]:
+    wide = x.astype(jnp.float32)
+    mean = _mean(wide)
+    rate = lax.rsqrt(_mean(jnp.square(wide - mean)) + _EPSILON)
+    return (wide - mean) * rate * scale_D, (x, mean, rate, scale_D)
+
+
+def _backward(saved: _Saved, g: Array) -> tuple[Array, Array]:
+    x, mean, rate, scale_D = saved
+    unit = (x.astype(jnp.float32) - mean) * rate
+    slope_D = jnp.sum(g * unit, axis=tuple(range(g.ndim - 1)))
+    g *= scale_D
+    return (rate * (g - _mean(g) - unit * _mean(g * unit))).astype(x.dtype), slope_D
+
+
+layer_norm.defvjp(_forward, _backward)

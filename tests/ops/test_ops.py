@@ -1,0 +1,216 @@
+"""Each fast primitive equals the plain version beside it: values, gradients, transformations."""
+
+import types
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import Array
+
+from charjax.ops import activation, attention, choice, linear, normalization
+
+
+class Case(NamedTuple):
+    """A fast function, its plain version, and the shapes of their arguments."""
+
+    fast: Callable[..., Array]
+    plain: Callable[..., Array]
+    shapes: tuple[tuple[int, ...], ...]
+
+
+def attention_case(T: int, **options: object) -> Case:
+    return Case(
+        lambda *qkv: attention.causal_attention(*qkv, **options),
+        lambda *qkv: attention.causal_attention_reference(*qkv, **options),
+        ((2, T, 2, 8),) * 3,
+    )
+
+
+def flax_dense(x: Array, kernel: Array, bias: Array) -> Array:
+    layer = nn.Dense(kernel.shape[1], dot_general=linear.dense_dot_general, dtype=x.dtype)
+    return layer.apply({"params": {"kernel": kernel, "bias": bias}}, x)
+
+
+CASES = {
+    "gelu": Case(activation.gelu, activation.gelu_reference, ((3, 5, 7),)),
+    "gelu of a scalar": Case(activation.gelu, activation.gelu_reference, ((),)),
+    "layer_norm": Case(
+        normalization.layer_norm, normalization.layer_norm_reference, ((3, 5, 16), (16,))
+    ),
+    "matmul, widening": Case(linear.matmul, linear.matmul_reference, ((3, 5, 4), (4, 6))),
+    "matmul, narrowing": Case(linear.matmul, linear.matmul_reference, ((3, 5, 6), (6, 4))),
+    "matmul, one row": Case(linear.matmul, linear.matmul_reference, ((6,), (6, 4))),
+    "matmul, four axes": Case(linear.matmul, linear.matmul_reference, ((2, 3, 2, 6), (6, 4))),
+    "nn.Dense": Case(flax_dense, lambda x, w, b: x @ w + b, ((3, 5, 6), (6, 4), (4,))),
+    # Less than a block of queries, one block, several, and a last one that is shorter.
+    "attention 1": attention_case(1),
+    "attention 7": attention_case(7),
+    "attention 64": attention_case(64),
+    "attention 150": attention_case(150),
+    "attention, dropout": attention_case(70, dropout_rate=0.4, dropout_key=jax.random.key(3)),
+}
+
+
+@pytest.fixture(params=CASES, ids=str)
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+def draw(shapes: tuple[tuple[int, ...], ...], dtype: jnp.dtype = jnp.float32) -> list[Array]:
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes]
+
+
+def loss_of(function: Callable[..., Array], weights: Array) -> Callable[..., Array]:
+    return lambda *args: jnp.sum(function(*args).astype(jnp.float32) * weights)
+
+
+def assert_same(got: object, want: object, tolerance: float) -> None:
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert a.dtype == b.dtype
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def values_and_gradients(
+    function: Callable[..., Array], args: list[Array]
+) -> tuple[Array, tuple[Array, ...]]:
+    (weights,) = draw((jax.eval_shape(function, *args).shape,))
+    gradient = jax.grad(loss_of(function, weights), argnums=tuple(range(len(args))))
+    return jax.jit(function)(*args), jax.jit(gradient)(*args)
+
+
+def test_equals_the_plain_version(case: Case) -> None:
+    args = draw(case.shapes)
+    (fast, fast_grads), (plain, plain_grads) = (
+        values_and_gradients(function, args) for function in (case.fast, case.plain)
+    )
+    assert_same(fast, plain, 1e-5)
+    assert_same(fast_grads, plain_grads, 1e-4)
+
+
+def test_equals_the_plain_version_in_bfloat16(case: Case) -> None:
+    args = draw(case.shapes, jnp.bfloat16)
+    if case.fast is normalization.layer_norm:
+        args[1] = args[1].astype(jnp.float32)
+    (fast, fast_grads), (plain, plain_grads) = (
+        values_and_gradients(function, args) for function in (case.fast, case.plain)
+    )
+    assert_same(fast, plain, 0.05)
+    assert_same(fast_grads, plain_grads, 0.15)
+
+
+def test_a_batch_of_calls_equals_the_calls_one_by_one(case: Case) -> None:
+    args = draw(tuple((2, *shape) for shape in case.shapes))
+    (weights,) = draw((jax.eval_shape(case.fast, *(a[0] for a in args)).shape,))
+    gradient = jax.grad(loss_of(case.fast, weights), argnums=tuple(range(len(args))))
+    one_by_one = [gradient(*(a[i] for a in args)) for i in range(2)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *one_by_one)
+    assert_same(jax.jit(jax.vmap(gradient))(*args), stacked, 1e-5)
+
+
+def test_a_product_with_the_hessian_equals_the_plain_one(case: Case) -> None:
+    args = draw(case.shapes)
+    directions = [jnp.cos(a) for a in args]
+
+    def product(function: Callable[..., Array]) -> tuple[Array, ...]:
+        loss = lambda *a: jnp.sum(jnp.sin(function(*a)))  # noqa: E731
+        gradient = jax.grad(loss, argnums=tuple(range(len(args))))
+        return jax.jit(lambda a, d: jax.jvp(gradient, a, d)[1])(tuple(args), tuple(directions))
+
+    assert_same(product(case.fast), product(case.plain), 1e-3)
+
+
+def test_donated_arguments_give_the_same(case: Case) -> None:
+    args = draw(case.shapes)
+    (weights,) = draw((jax.eval_shape(case.fast, *args).shape,))
+    gradient = jax.grad(loss_of(case.fast, weights), argnums=tuple(range(len(args))))
+    want = jax.jit(gradient)(*args)
+    donating = jax.jit(gradient, donate_argnums=tuple(range(len(args))))
+    assert_same(donating(*(jnp.copy(a) for a in args)), want, 0.0)
+
+
+@pytest.mark.parametrize("T", [7, 150])
+def test_attention_does_not_see_what_comes_later(T: int) -> None:
+    q, k, v = draw(((2, T, 2, 8),) * 3)
+    for t in (0, T // 2, T - 2):
+        output = lambda k, v, t=t: jnp.sum(attention.causal_attention(q, k, v)[:, : t + 1] ** 2)  # noqa: E731
+        for gradient in jax.jit(jax.grad(output, argnums=(0, 1)))(k, v):
+            assert np.all(np.asarray(gradient[:, t + 1 :]) == 0)
+            assert np.any(np.asarray(gradient[:, t]) != 0) or t == 0
+
+
+def test_attention_with_large_scores_stays_finite() -> None:
+    q, k, v = (100 * x for x in draw(((1, 70, 1, 8),) * 3))
+    loss = lambda *qkv: jnp.sum(attention.causal_attention(*qkv))  # noqa: E731
+    value, gradients = jax.value_and_grad(loss, argnums=(0, 1, 2))(q, k, v)
+    assert np.isfinite(value)
+    assert all(np.isfinite(g).all() for g in gradients)
+
+
+def test_dropout_needs_a_key_and_keeps_the_mean() -> None:
+    q, k, v = draw(((1, 9, 2, 4),) * 3)
+    with pytest.raises(TypeError, match="dropout_key"):
+        attention.causal_attention(q, k, v, dropout_rate=0.1)
+    dropped = lambda key: attention.causal_attention(  # noqa: E731
+        q, k, v, dropout_rate=0.25, dropout_key=key
+    )
+    many = jax.vmap(dropped)(jax.random.split(jax.random.key(0), 20_000))
+    assert_same(jnp.mean(many, axis=0), attention.causal_attention(q, k, v), 0.05)
+
+
+def test_gelu_where_it_is_flat() -> None:
+    x = jnp.asarray([-1e30, -20.0, -6.0, 0.0, 6.0, 20.0, 1e30], jnp.float32)
+    slopes = jax.vmap(jax.grad(activation.gelu))(x)
+    np.testing.assert_allclose(activation.gelu(x), activation.gelu_reference(x), atol=1e-6)
+    np.testing.assert_allclose(slopes, [0, 0, 0, 0.5, 1, 1, 1], atol=1e-6)
+
+
+def test_sums_of_bfloat16_products_come_in_float32() -> None:
+    x, kernel = draw(((3, 5, 6), (6, 4)), jnp.bfloat16)
+    options = {"preferred_element_type": jnp.float32}
+    fast, plain = linear.matmul(x, kernel, **options), linear.matmul_reference(x, kernel, **options)
+    assert fast.dtype == jnp.float32
+    assert_same(fast, plain, 1e-5)
+
+
+class TestChoice:
+    """The device and the shape decide, in one place."""
+
+    def test_blocks_on_a_cpu(self) -> None:
+        (q,) = draw(((1, 128, 2, 64),))
+        assert choice.attention_version(q, 0.0) == "blocks"
+        assert choice.narrow_first(8, 4)
+        assert not choice.narrow_first(4, 8)
+
+    @pytest.mark.parametrize(
+        ("dtype", "width", "rate", "capability", "version"),
+        [
+            (jnp.bfloat16, 64, 0.0, "9.0", "cudnn"),
+            (jnp.float32, 64, 0.0, "9.0", "plain"),
+            (jnp.bfloat16, 60, 0.0, "9.0", "plain"),
+            (jnp.bfloat16, 256, 0.0, "9.0", "plain"),
+            (jnp.bfloat16, 64, 0.1, "9.0", "plain"),
+            (jnp.bfloat16, 64, 0.0, "7.5", "plain"),
+        ],
+    )
+    def test_cudnn_on_a_gpu_that_takes_it(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        dtype: jnp.dtype,
+        width: int,
+        rate: float,
+        capability: str,
+        version: str,
+    ) -> None:
+        client = types.SimpleNamespace(platform_version="cuda 12090")
+        gpu = types.SimpleNamespace(client=client, compute_capability=capability)
+        (q,) = draw(((1, 128, 2, width),), dtype)
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+        monkeypatch.setattr(jax, "local_devices", lambda: [gpu])
+        assert choice.attention_version(q, rate) == version
+        assert not choice.narrow_first(8, 4)
