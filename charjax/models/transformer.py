@@ -19,6 +19,7 @@ from charjax.models.roles import Parameter, Role, dense
 from charjax.ops.activation import gelu
 from charjax.ops.attention import causal_attention
 from charjax.ops.linear import dense_dot_general
+from charjax.ops.normalization import layer_norm
 
 
 class KeysValues(NamedTuple):
@@ -176,11 +177,8 @@ class Norm(nn.Module):
     def __call__(self, x_BTD: Array) -> Array:
         """(B, T, D) to (B, T, D)."""
         D = x_BTD.shape[-1]
-        x_BTD = x_BTD.astype(jnp.float32)
-        x_BTD -= jnp.mean(x_BTD, axis=-1, keepdims=True)
-        variance_BT1 = jnp.mean(jnp.square(x_BTD), axis=-1, keepdims=True)
-        x_BTD *= lax.rsqrt(variance_BT1 + 1e-5)
-        x_BTD *= self.param("scale", nn.initializers.ones, (D,), jnp.float32)
+        scale_D = self.param("scale", nn.initializers.ones, (D,), jnp.float32)
+        x_BTD = layer_norm(x_BTD, scale_D)
         if self.bias:
             x_BTD += self.param("bias", nn.initializers.zeros, (D,), jnp.float32)
         return x_BTD.astype(self.dtype)
