@@ -107,8 +107,8 @@ class _Family(Section):
 
     context_length: _Count | None = Field(
         None,
-        description="characters seen at once; unset: 64 (bigram and mlp 8), and with "
-        "layout lines the longest line (not mlp)",
+        description="characters seen at once; unset: 64 (bigram, mlp, wavenet 8), and with "
+        "layout lines the longest line (not mlp, wavenet)",
     )
 
 
@@ -143,6 +143,25 @@ class MLPConfig(_Family):
     d_embed: _Width = Field(10, description="width of an embedding")
     hidden: tuple[_Width, ...] = Field((200,), description="widths of the hidden layers")
     norm: Literal["none", "batch"] = Field("none", description="normalisation before each tanh")
+
+
+class WaveNetConfig(_Family):
+    """A tree of pairs (van den Oord et al. 2016, plain); context_length is its window."""
+
+    kind: Literal["wavenet"] = Field("wavenet", description="the model family")
+    d_embed: _Width = Field(24, description="width of an embedding")
+    d_hidden: _Width = Field(128, description="width of every level")
+    norm: Literal["none", "batch"] = Field("none", description="normalisation before each tanh")
+
+    @model_validator(mode="after")
+    def _check_context(self) -> "WaveNetConfig":
+        length = self.context_length
+        if length is not None and (length < 2 or length & (length - 1)):
+            raise ValueError(
+                f"model.context_length: {length} given; a tree of pairs needs a power of two "
+                "from 2 on, as in model.context_length = 8"
+            )
+        return self
 
 
 class _RecurrentConfig(_Family):
@@ -204,6 +223,7 @@ ModelConfig = Annotated[
     | BigramConfig
     | BowConfig
     | MLPConfig
+    | WaveNetConfig
     | RNNConfig
     | GRUConfig
     | LSTMConfig
@@ -215,7 +235,9 @@ FAMILIES: dict[str, type[_Family]] = {
     for family in typing.get_args(typing.get_args(ModelConfig)[0])
 }
 # Training windows where model.context_length is not given and the layout is not lines.
-_DEFAULT_CONTEXT = {"bigram": 8, "mlp": 8}
+_DEFAULT_CONTEXT = {"bigram": 8, "mlp": 8, "wavenet": 8}
+# Families whose window is part of their shape, whatever the lines' lengths.
+_OWN_WINDOW = ("mlp", "wavenet")
 _DEFAULT_CONTEXT_OTHERS = 64
 
 
@@ -317,14 +339,15 @@ class Config(Section):
             object.__setattr__(
                 self, "optim", self.optim.model_copy(update={"decay_steps": self.train.steps})
             )
-        from_lines = self.data.layout == "lines" and self.model.kind != "mlp"
+        from_lines = self.data.layout == "lines" and self.model.kind not in _OWN_WINDOW
         if self.model.context_length is None and not from_lines:
             length = _DEFAULT_CONTEXT.get(self.model.kind, _DEFAULT_CONTEXT_OTHERS)
             object.__setattr__(
                 self, "model", self.model.model_copy(update={"context_length": length})
             )
         self._check_schedule()
-        if self.model.kind == "mlp" and self.model.norm == "batch" and self.data.layout != "pairs":
+        norm = getattr(self.model, "norm", "none")
+        if norm == "batch" and self.data.layout != "pairs":
             raise ValueError(
                 f'model.norm: "batch" given with data.layout = "{self.data.layout}"; statistics '
                 'over positions see the future and the padding: use data.layout = "pairs"'

@@ -93,6 +93,10 @@ SCHEMES: dict[str, Callable[[InitConfig], Scheme]] = {
         _weights(Normal(1.0), _SMALL, hidden=FanInNormal(5 / 3), readout=_SMALL),
         readout_bias=ZERO,
     ),
+    "lecun_readout": lambda _: Scheme(
+        "nn-zero-to-hero part 5: N(0, 1/n) (LeCun et al. 1998), readout x 0.1, embedding N(0, 1)",
+        _weights(FanInNormal(), embedding=Normal(1.0), readout=FanInNormal(0.1)),
+    ),
 }
 # Which number of [init] belongs to which scheme.
 _NUMBERS = {"std": "normal", "scale": "uniform"}

@@ -10,6 +10,7 @@ from charjax.models.mlp import MLP
 from charjax.models.ngram import NgramModel
 from charjax.models.recurrent import GRU, LSTM, RNN
 from charjax.models.transformer import Transformer
+from charjax.models.wavenet import WaveNet
 
 __all__ = ["CharModel", "build"]
 
@@ -18,6 +19,7 @@ _REGISTRY: dict[str, type[CharModel]] = {
     "bigram": Bigram,
     "bow": BagOfCharacters,
     "mlp": MLP,
+    "wavenet": WaveNet,
     "rnn": RNN,
     "gru": GRU,
     "lstm": LSTM,

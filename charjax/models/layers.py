@@ -1,8 +1,11 @@
-"""The two ends that the families share: characters to vectors, and vectors to logits.
+"""What the families share: characters to vectors, vectors to logits, and batch norm between.
 
 Letters: B batch, T time, V vocabulary, D width.
 """
 
+import math
+
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -58,3 +61,39 @@ class Readout(nn.Module):
 def float32_logits(h_BTD: Array, kernel_DV: Array) -> Array:
     """The product (B, T, V), summed and returned in float32."""
     return matmul(h_BTD, kernel_DV, preferred_element_type=jnp.float32)
+
+
+class BatchNorm(nn.Module):
+    """(x - mean) / sqrt(variance + 1e-5) * scale + bias over batch and time, in float32.
+
+    Ioffe and Szegedy 2015, with the conventions of `torch.nn.BatchNorm1d`: in training the
+    variance of the batch divides by n, and what it adds to the running variance by n - 1.
+
+    Attributes:
+      momentum: what the running statistics keep of themselves (1 - PyTorch's `momentum`). The
+        lecture's 0.999 needs thousands of steps to forget where it began, and PyTorch's 0.9 is
+        noisy with batches of 32.
+    """
+
+    momentum: float = 0.99
+
+    @nn.compact
+    def __call__(self, x_BTD: Array, *, train: bool) -> Array:
+        """(B, T, D) to (B, T, D); in training it updates the collection "batch_stats"."""
+        D = x_BTD.shape[-1]
+        scale_D = self.param("scale", nn.initializers.ones, (D,), jnp.float32)
+        bias_D = self.param("bias", nn.initializers.zeros, (D,), jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (D,), jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, (D,), jnp.float32)
+        mean_D, var_D = mean.value, var.value
+        if train:
+            n = math.prod(x_BTD.shape[:-1])
+            mean_D = jnp.mean(x_BTD, axis=(0, 1))
+            var_D = jnp.mean(jnp.square(x_BTD - mean_D), axis=(0, 1))
+            if not self.is_initializing():
+                mean.value = self._moved(mean.value, mean_D)
+                var.value = self._moved(var.value, var_D * (n / max(1, n - 1)))
+        return (x_BTD - mean_D) * (jax.lax.rsqrt(var_D + 1e-5) * scale_D) + bias_D
+
+    def _moved(self, old_D: Array, new_D: Array) -> Array:
+        return self.momentum * old_D + (1.0 - self.momentum) * jax.lax.stop_gradient(new_D)

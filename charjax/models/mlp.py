@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import Array
 
 from charjax.models.contract import FiniteModel
-from charjax.models.layers import ENDS, Embedding, Readout
+from charjax.models.layers import ENDS, BatchNorm, Embedding, Readout
 from charjax.models.roles import Parameter, Role, dense
 
 
@@ -71,11 +71,6 @@ class MLP(FiniteModel):
             linear = nn.Dense(width, use_bias=use_bias, dtype=self.dtype, name=f"hidden_{i}")
             h_BNH = linear(h_BNH)
             if self.norm == "batch":
-                h_BNH = self._batch_norm(f"norm_{i}", train)(h_BNH.astype(jnp.float32))
+                h_BNH = BatchNorm(name=f"norm_{i}")(h_BNH.astype(jnp.float32), train=train)
             h_BNH = jnp.tanh(h_BNH.astype(self.dtype))
         return readout(h_BNH), cache
-
-    def _batch_norm(self, name: str, train: bool) -> nn.BatchNorm:
-        # Running statistics keep 0.99 of what they were: the lecture's 0.999 needs thousands of
-        # steps to forget where it began, and PyTorch's 0.9 is noisy with batches of 32.
-        return nn.BatchNorm(use_running_average=not train, momentum=0.99, epsilon=1e-5, name=name)
