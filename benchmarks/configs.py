@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hardware import hardware
 from charjax.config import shipped_configs
+from charjax.hardware import hardware
 
 RESULTS = Path(__file__).parent / "results"
 # Hours on a CPU: run by name, on a GPU.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.configs import RESULTS
-from benchmarks.hardware import in_words
+from charjax.hardware import in_words
 
 ROOT = Path(__file__).resolve().parent.parent
 # What is published for each configuration, and where (nats; validation unless said otherwise).

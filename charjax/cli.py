@@ -29,21 +29,22 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
         status = main(sys.argv[1:] if argv is None else argv) or 0
         sys.stdout.flush()
     except UserError as error:
-        _say(str(error))
+        complain(str(error))
         status = 2
     except BrokenPipeError:
         # Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except OSError as error:
-        _say(printable(str(error)))
+        complain(printable(str(error)))
         status = 1
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)
 
 
-def _say(message: str) -> None:
+def complain(message: str) -> None:
+    """One line on stderr."""
     print(f"error: {message}", file=sys.stderr)
 
 
@@ -139,6 +140,39 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--stride", metavar="N", type=_whole_number(1), help="between windows (their length)"
     )
+    return parser.parse_args(argv)
+
+
+def reproduce_arguments(argv: list[str]) -> argparse.Namespace:
+    """Parse `charjax.reproduce`'s; `tier`, `seeds` and `out` are None unless given."""
+    parser = _Parser(
+        prog="python -m charjax.reproduce",
+        usage="%(prog)s [options]",
+        description="Measure what is published, and say whether it was reproduced. The exit "
+        "status is 1 if a row is out of its tolerance.",
+    )
+    parser.add_argument(
+        "--tier",
+        choices=("cpu", "gpu"),
+        help="cpu: under 40 minutes on two cores; gpu: under 25 on one H200 (what there is)",
+    )
+    parser.add_argument(
+        "--only",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="this row, of any tier; several times for several; patterns as in 'names-mlp-*'",
+    )
+    parser.add_argument(
+        "--seeds", metavar="N", type=_whole_number(1, 10_000), help="runs a row (each row's own)"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="where results.json goes (a new directory in runs/)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the rows that --out already has, run the rest"
+    )
+    parser.add_argument("--list", action="store_true", help="print the rows' names, and stop")
     return parser.parse_args(argv)
 
 

@@ -126,5 +126,13 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def available_memory(devices: list[jax.Device]) -> int:
+    """Bytes that can still be had: the device's own, or what the machine has free."""
+    stats = devices[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def _first_line(error: Any) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -34,6 +34,7 @@ __all__ = [
     "evaluation_windows",
     "gather_windows",
     "make_source",
+    "source_key",
 ]
 
 Layout = Literal["stream", "lines", "pairs"]
@@ -199,7 +200,7 @@ def make_source(
         batches = -(-windows.count // batch_size)
     return BatchSource(
         tokens=jnp.asarray(split.tokens),
-        key=jax.random.fold_in(jax.random.key(seed), _PURPOSE),
+        key=source_key(seed),
         windows=windows,
         sampling=sampling,
         batch_size=batch_size,
@@ -210,8 +211,9 @@ def make_source(
     )
 
 
-# This stream of random numbers, split from the run's one seed by its purpose.
-_PURPOSE = zlib.crc32(b"batches")
+def source_key(seed: int | Array) -> Array:
+    """The key of a source: the stream "batches", split from a run's one seed."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"batches"))
 
 
 def gather_windows(

@@ -6,6 +6,7 @@ once, as fast as `lax.scan`, and bit-identical however a run is cut into chunks.
 
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,6 +23,8 @@ from charjax.training.step import Metrics, make_train_step
 
 # Most steps in a chunk: the rows of the metrics buffer.
 CAPACITY = 8192
+
+Advance = Callable[[TrainState, BatchSource, Array], tuple[TrainState, Metrics]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,7 @@ def compile_chunks(
     model: CharModel, config: Config, source: BatchSource, state: TrainState, mesh: Mesh, key: Array
 ) -> ChunkProgram:
     """Compile the loop ahead of time for this state, on this mesh."""
-    train_step = make_train_step(model, config)
+    advance = make_advance(model, config, mesh)
     bound = config.train.max_skipped
 
     def run_chunk(
@@ -58,9 +61,7 @@ def compile_chunks(
 
         def body(loop: tuple[Array, TrainState, Array]) -> tuple[Array, TrainState, Array]:
             done, state, buffer = loop
-            step = state.counters.step
-            batch = parallel.constrain_batch(source.draw(step), mesh)
-            state, metrics = train_step(state, batch, jax.random.fold_in(dropout_key, step))
+            state, metrics = advance(state, source, dropout_key)
             return done + 1, state, buffer.at[done].set(jnp.stack(metrics))
 
         buffer = jnp.zeros((CAPACITY, len(Metrics._fields)), jnp.float32)
@@ -73,3 +74,17 @@ def compile_chunks(
     program = jax.jit(run_chunk, donate_argnums=0, out_shardings=(shardings, whole, whole))
     compiled = program.lower(state, source, key, jnp.int32(1)).compile()
     return ChunkProgram(compiled, source, key, time.perf_counter() - began)
+
+
+def make_advance(model: CharModel, config: Config, mesh: Mesh) -> Advance:
+    """One step of a run, its batch and its dropout drawn by the number of the step."""
+    train_step = make_train_step(model, config)
+
+    def advance(
+        state: TrainState, source: BatchSource, dropout_key: Array
+    ) -> tuple[TrainState, Metrics]:
+        step = state.counters.step
+        batch = parallel.constrain_batch(source.draw(step), mesh)
+        return train_step(state, batch, jax.random.fold_in(dropout_key, step))
+
+    return advance

@@ -19,13 +19,13 @@ from charjax.training.loop import DivergedError, Loop, Progress
 from charjax.training.metrics import MetricsFile, draw_curves, loss_fields
 from charjax.training.program import compile_chunks
 from charjax.training.session import (
-    PURPOSES,
     Session,
     check_data,
     environment,
     evaluator,
     first_state,
     place,
+    purpose_key,
     score_split,
     state_shardings,
     variables_of,
@@ -97,9 +97,7 @@ class Recorder:
         self._begin(step, progress)
         metrics = MetricsFile(self.directory / "metrics.jsonl")
         evaluate = evaluator(self.session, self.signals.poll)
-        key = jax.random.fold_in(
-            jax.random.key(self.session.config.train.seed), PURPOSES["dropout"]
-        )
+        key = purpose_key(self.session.config.train.seed, "dropout")
         program = self._compile(state, key)
         progress.compile_seconds += program.compile_seconds
         earlier = progress.wall_seconds

@@ -7,9 +7,10 @@ import dataclasses
 import importlib.metadata
 import platform
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
+from jax import Array
 from jax.sharding import Mesh
 
 from charjax import parallel
@@ -104,15 +105,16 @@ def _source(
 def first_state(session: Session, params: Any = None) -> TrainState:
     """The state at step 0, laid on the mesh; `params` from another run, if given."""
     config = session.config
-    key = jax.random.fold_in(jax.random.key(config.train.seed), PURPOSES["init"])
+    key = purpose_key(config.train.seed, "init")
     state = jax.jit(lambda key: create_state(session.model, config, key))(key)
     if params is not None:
         state = state._replace(params=params)
     return place(session, state)
 
 
-# Streams of random numbers split from the run's one seed.
-PURPOSES = {"init": 1, "dropout": 2, "samples": 3}
+def purpose_key(seed: int | Array, purpose: Literal["init", "dropout"]) -> Array:
+    """A stream of random numbers, split from a run's one seed."""
+    return jax.random.fold_in(jax.random.key(seed), {"init": 1, "dropout": 2}[purpose])
 
 
 def place(session: Session, state: TrainState) -> TrainState:

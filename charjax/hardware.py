@@ -5,15 +5,22 @@ import importlib.metadata
 import platform
 from typing import Any
 
+import jax
+
 from charjax import parallel
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores, versions and the date, as every result file carries them."""
+    """Processor, accelerators, versions and the date, as every result file carries them."""
     packages = ("jax", "jaxlib", "flax", "optax", "charjax")
+    devices = jax.local_devices()
+    accelerator = None
+    if devices[0].platform != "cpu":
+        accelerator = f"{len(devices)} x {devices[0].device_kind}"
     return {
         "processor": parallel.processor(),
         "cores": parallel.cores(),
+        "accelerator": accelerator,
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "date": datetime.date.today().isoformat(),
@@ -21,8 +28,6 @@ def hardware() -> dict[str, Any]:
 
 
 def in_words(facts: dict[str, Any]) -> str:
-    """`2 cores of an AMD EPYC, jax 0.12.0, 2026-11-21`."""
-    return (
-        f"{facts['cores']} cores of {facts['processor']}, jax {facts['versions']['jax']}, "
-        f"{facts['date']}"
-    )
+    """`2 cores of AMD EPYC, jax 0.12.0, 2026-11-21`; an accelerator stands for the processor."""
+    machine = facts.get("accelerator") or f"{facts['cores']} cores of {facts['processor']}"
+    return f"{machine}, jax {facts['versions']['jax']}, {facts['date']}"

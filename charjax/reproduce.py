@@ -1,0 +1,218 @@
+"""`python -m charjax.reproduce`: measure what is published, and say whether it was reproduced.
+
+python -m charjax.reproduce [--tier cpu|gpu] [--only NAME] [--seeds N] [--out DIR] [--resume]
+                            [--list]
+"""
+
+import datetime
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charjax import cli
+from charjax.errors import UserError
+from charjax.reproduction.published import ORDERS, ROWS, select
+from charjax.reproduction.rows import Row
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from charjax.reproduction.measure import Result
+    from charjax.signals import Signals
+
+
+# Where the output is no terminal, wide enough for a table whose cells are not folded.
+_PLAIN_COLUMNS = 160
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit status."""
+    args = cli.reproduce_arguments(argv)
+    if args.list:
+        _list()
+        return 0
+    chosen = select(args.only) if args.only else ()
+    from charjax.signals import Interrupted, Signals
+
+    with Signals() as signals:
+        try:
+            return _reproduce(args, argv, chosen, signals)
+        except Interrupted as stop:
+            return stop.status
+
+
+def _list() -> None:
+    for row in ROWS:
+        sys.stdout.write(f"{row.name:<34} {row.tier:<5} {row.text}: {row.title}\n")
+
+
+def _reproduce(
+    args: Namespace, argv: list[str], chosen: tuple[Row, ...], signals: "Signals"
+) -> int:
+    from rich.console import Console
+
+    from charjax import parallel
+    from charjax.config import RuntimeConfig
+    from charjax.reproduction import report
+    from charjax.reproduction.measure import compare, failures, row_config
+    from charjax.runs import Lock
+
+    devices = parallel.start_backend(RuntimeConfig())
+    has_gpu = devices[0].platform == "gpu"
+    rows, runnable = _plan(args, chosen, has_gpu)
+    for row in runnable:
+        row_config(row)
+    out = _directory(args)
+    lock = Lock(out)
+    lock.acquire()
+    path = out / "results.json"
+    results = report.read_results(path) if path.exists() else {}
+    console = Console(width=None if sys.stdout.isatty() else _PLAIN_COLUMNS)
+    console.print(f"results: {out}", highlight=False, soft_wrap=True, markup=False)
+    command = f"python -m charjax.reproduce {shlex.join(argv)}".strip()
+
+    def orders() -> list[dict[str, Any]]:
+        pairs = [o for o in ORDERS if o.worse in results and o.better in results]
+        return [compare(order, results) for order in pairs]
+
+    if not runnable:
+        print(
+            "note: nothing to run: these rows need a GPU, and JAX finds none here", file=sys.stderr
+        )
+    try:
+        report.write_results(path, list(results.values()), orders(), command)
+        for number, row in enumerate(runnable, start=1):
+            seeds = args.seeds or row.seeds
+            if row.name in results and _same(results[row.name], row, seeds):
+                continue
+            results[row.name] = _measure(row, seeds, f"{number}/{len(runnable)}", console, signals)
+            # Row by row, so that a run that is stopped has kept what it finished.
+            report.write_results(path, list(results.values()), orders(), command)
+            _draw(out, results[row.name])
+        page = report.document(rows, results, orders(), command)
+        (out / "RESULTS.md").write_text(page, encoding="utf-8")
+        report.show(console, rows, results, orders())
+    finally:
+        lock.release()
+    failed = failures([results[row.name] for row in runnable], orders())
+    if failed:
+        cli.complain(f"out of tolerance: {', '.join(failed)}")
+    console.print(f"results: {out}", highlight=False, soft_wrap=True, markup=False)
+    return 1 if failed else 0
+
+
+def _plan(
+    args: Namespace, chosen: tuple[Row, ...], has_gpu: bool
+) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    """The rows of the table, and those of them that are run here."""
+    tier = args.tier or ("gpu" if has_gpu else "cpu")
+    if chosen:
+        rows = tuple(row for row in chosen if args.tier in (None, row.tier))
+        runnable = rows
+        if not rows:
+            raise UserError(
+                f"--only: no row of that name is in --tier {tier}; leave out --tier to run it "
+                "wherever it is"
+            )
+    else:
+        rows = tuple(row for row in ROWS if tier == "cpu" or row.tier != "cpu")
+        runnable = tuple(row for row in rows if row.tier == tier)
+    # A row of the GPU's is never given a number that was made without one.
+    return rows, tuple(row for row in runnable if has_gpu or row.tier != "gpu")
+
+
+def _directory(args: Namespace) -> Path:
+    """The directory of the results, made if need be."""
+    if args.resume and args.out is None:
+        raise UserError("--resume: no --out given; name the directory of the results to go on with")
+    if args.out is None:
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        out = Path("runs") / f"reproduce-{stamp}"
+    else:
+        out = Path(args.out)
+    if (out / "results.json").exists() and not args.resume:
+        raise UserError(
+            f"--out: {str(out)!r} already holds results; go on with them by --resume, or give "
+            "another directory"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--out: {str(out)!r} cannot be made: {error.strerror}; give another one"
+        ) from None
+    return out
+
+
+def _same(result: "Result", row: Row, seeds: int) -> bool:
+    """Whether a result is of this row as it stands, from this machine and these versions."""
+    from charjax.hardware import hardware
+    from charjax.reproduction.measure import row_config
+
+    config = row_config(row)
+    fitted = config.model.kind == "ngram"
+    here = hardware() | {"date": result["hardware"]["date"]}
+    return (
+        result["config_digest"] == config.digest()
+        and len(result["runs"]) == (1 if fitted else seeds)
+        and result["hardware"] == here
+        and {f["quantity"] for f in result["figures"]} == {f.quantity for f in row.figures}
+    )
+
+
+def _measure(row: Row, seeds: int, place: str, console: Any, signals: "Signals") -> "Result":
+    """Run a row with a bar, and print its line."""
+    from charjax.reproduction.measure import run_row
+
+    with _bar(console, f"{place} {row.name}") as bar:
+
+        def told(done: int, total: int) -> None:
+            if bar is not None:
+                bar.update(bar.task_ids[0], completed=done, total=total)
+
+        result = run_row(row, seeds, told, signals.poll)
+    figure = result["figures"][0]
+    console.print(
+        f"{place} {row.name}: {figure['measured']['mean']:.4f}, {figure['verdict']} "
+        f"({len(result['runs'])} x {result['steps']} steps, {result['seconds']:.0f} s)",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
+    return result
+
+
+@contextmanager
+def _bar(console: Any, what: str) -> "Iterator[Progress | None]":
+    """A bar with the time left, where there is a terminal."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} steps"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        bar.add_task(what, total=None)
+        yield bar
+
+
+def _draw(out: Path, result: "Result") -> None:
+    """The validation curves of a row's seeds."""
+    from charjax.reproduction.curves import draw_row
+
+    if any(len(run["curve"]) > 1 for run in result["runs"]):
+        (out / "curves").mkdir(exist_ok=True)
+        draw_row(result, out / "curves" / f"{result['name']}.png")
+
+
+if __name__ == "__main__":
+    cli.run(main)

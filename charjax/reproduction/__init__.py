@@ -1,0 +1,1 @@
+"""Published figures, set beside what this program measures."""

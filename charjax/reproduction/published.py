@@ -1,0 +1,32 @@
+"""Every row there is, in the order of the table."""
+
+import difflib
+import fnmatch
+
+from charjax.errors import UserError
+from charjax.reproduction import names, shakespeare, warpeace
+from charjax.reproduction.rows import Row
+
+ROWS: tuple[Row, ...] = (*names.ROWS, *shakespeare.ROWS, *warpeace.ROWS)
+ORDERS = names.ORDERS
+
+
+def select(names: list[str]) -> tuple[Row, ...]:
+    """The rows that --only names, in the table's order; a name may be a pattern (`names-mlp-*`).
+
+    Raises:
+      UserError: a name that no row has.
+    """
+    known = [row.name for row in ROWS]
+    chosen: set[str] = set()
+    for name in names:
+        found = fnmatch.filter(known, name)
+        if not found:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(
+                f"--only: {name!r} given, and no row has that name{hint} "
+                "(python -m charjax.reproduce --list names all of them)"
+            )
+        chosen.update(found)
+    return tuple(row for row in ROWS if row.name in chosen)

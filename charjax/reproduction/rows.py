@@ -1,0 +1,109 @@
+"""What a row to be reproduced is: a configuration, its published figures, and how near is near.
+
+A figure's mark says how its source is known: "seen" was read there, "measured" was computed from
+the data, "recalled" is from memory of a paper, "target" is a bound this project set itself.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from charjax.training.replicas import Quantity
+
+Mark = Literal["seen", "measured", "recalled", "target"]
+Tier = Literal["cpu", "gpu", "more"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A published loss, in nats a character.
+
+    Attributes:
+      quantity: which loss of a run it is.
+      value: as published; None where nothing is.
+      source: where.
+      mark: how that is known.
+      above: how far above it the mean of the seeds may lie.
+      below: how far below it; None: as far as it likes.
+      reason: why so far.
+    """
+
+    quantity: "Quantity"
+    value: float | None
+    source: str
+    mark: Mark
+    above: float
+    below: float | None
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One configuration and what is known of it.
+
+    Attributes:
+      name: what --only takes.
+      title: what it is, in the field's words.
+      text: heading of its table.
+      config: a file in configs/.
+      figures: the first is the row's own; the others stand beside it.
+      overrides: settings on top of the file.
+      seeds: runs by default.
+      tier: where it is run: "cpu" within 40 minutes on two cores, "gpu" within 25 on one H200,
+        "more": only by its name.
+      shown: losses measured and shown with no figure to set them against.
+    """
+
+    name: str
+    title: str
+    text: str
+    config: str
+    figures: tuple[Figure, ...]
+    overrides: tuple[str, ...] = ()
+    seeds: int = 1
+    tier: Tier = "cpu"
+    shown: tuple["Quantity", ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """A published order of two rows: `worse` has the higher first figure, seed by seed."""
+
+    worse: str
+    better: str
+    source: str
+
+
+def counted(quantity: "Quantity", value: float, decimals: int = 4) -> Figure:
+    """A figure of counts, as rounded."""
+    near = 0.6 * 10.0**-decimals
+    reason = "counting has no randomness; the figure is rounded"
+    return Figure(quantity, value, "counts", "measured", near, near, reason)
+
+
+def seen(quantity: "Quantity", value: float, source: str, near: float, reason: str) -> Figure:
+    """A figure read in its source, to be met within `near` on both sides."""
+    return Figure(quantity, value, source, "seen", near, near, reason)
+
+
+def measured(quantity: "Quantity", value: float, source: str, near: float, reason: str) -> Figure:
+    """A figure computed from the data by other means, to be met within `near`."""
+    return Figure(quantity, value, source, "measured", near, near, reason)
+
+
+def nothing_published(quantity: "Quantity") -> Figure:
+    """A loss with nothing to set it against."""
+    return Figure(quantity, None, "none published", "seen", 0.0, 0.0, "no figure to compare with")
+
+
+def kneser_ney(corpus: str, text: str, order: int, *figures: Figure, modified: bool = False) -> Row:
+    """Counts of n-grams on a corpus, by its configuration CORPUS-kneser-ney."""
+    smoothing = "modified_kneser_ney" if modified else "kneser_ney"
+    return Row(
+        f"{corpus}-{'modified-' if modified else ''}kneser-ney-{order}",
+        f"{order}-gram counts, {'modified ' if modified else ''}Kneser-Ney",
+        text,
+        f"{corpus}-kneser-ney",
+        figures,
+        (f"model.order={order}", f"model.smoothing={smoothing}"),
+    )

@@ -1,0 +1,272 @@
+"""Several seeds of one config as one program: the step of a single run, vmapped.
+
+Replica k has the parameters, batches and dropout of a run with train.seed = seeds[k]. Nothing is
+written to disk; what is wanted of each is measured and returned.
+
+Letters: R replicas.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from charjax import parallel
+from charjax.data.batches import BatchSource, source_key
+from charjax.training.evaluation import random_loss
+from charjax.training.program import make_advance
+from charjax.training.session import Session, purpose_key, score_split, variables_of
+from charjax.training.state import TrainState, create_state
+
+# What can be measured of a run, in nats a target. "initial" and "final": the exact validation
+# loss at step 0 and at the last step; "random": the lowest mean over random batches (nanoGPT's
+# protocol); "val", "test" and "train": the exact losses at the best step.
+Quantity = Literal["initial", "final", "random", "val", "test", "train"]
+
+_CHUNK_SECONDS = 0.5
+# Part of the memory there is that one program may take.
+_MEMORY_SHARE = 0.6
+
+
+class Point(NamedTuple):
+    """Losses at a step: the mean in training since the point before, and on validation."""
+
+    step: int
+    train: float
+    val: float
+    random: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What one seed gave.
+
+    Attributes:
+      seed: train.seed.
+      losses: what was asked for, by name.
+      curve: the losses at every evaluation.
+      best_step: of the lowest validation loss by the config's protocol, or the last step.
+      skipped: steps that were not finite.
+      diverged: whether more of them came in a row than train.max_skipped allows.
+    """
+
+    seed: int
+    losses: dict[str, float]
+    curve: tuple[Point, ...]
+    best_step: int
+    skipped: int
+    diverged: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Replicas:
+    """A config's session and how many of its seeds are trained at once.
+
+    Attributes:
+      session: opened with any of the seeds; its text and model are shared.
+      seeds: of all runs.
+      at_once: R, the most that memory allows (`plan`).
+    """
+
+    session: Session
+    seeds: tuple[int, ...]
+    at_once: int
+
+    @staticmethod
+    def plan(session: Session, seeds: tuple[int, ...]) -> "Replicas":
+        """Find how many runs fit in memory by compiling for fewer and fewer."""
+        rounds, budget = 1, _MEMORY_SHARE * parallel.available_memory(session.devices)
+        while True:
+            at_once = -(-len(seeds) // rounds)
+            if at_once == 1:
+                break
+            size = _Program.compile(session, seeds[:at_once]).memory
+            if size <= budget:
+                break
+            rounds = max(rounds + 1, rounds * 2 if size > 2 * budget else 0)
+        return Replicas(session, seeds, at_once)
+
+    def train(
+        self,
+        wanted: frozenset[Quantity],
+        progress: Callable[[int], None] = lambda steps: None,
+        poll: Callable[[], None] = lambda: None,
+    ) -> Iterator[list[Outcome]]:
+        """Train every seed, `at_once` at a time; yields the outcomes of each such group.
+
+        Args:
+          wanted: what to measure.
+          progress: told the steps done since it was last called, one replica's.
+          poll: called between chunks; may raise to stop.
+        """
+        for first in range(0, len(self.seeds), self.at_once):
+            seeds = self.seeds[first : first + self.at_once]
+            yield _Group(self.session, seeds, wanted, poll).run(progress)
+
+
+class _Program:
+    """The compiled loop over a number of steps, for R replicas."""
+
+    def __init__(self, compiled: Any, keys: tuple[Array, Array]):
+        self.compiled = compiled
+        self.keys = keys
+
+    @staticmethod
+    def compile(session: Session, seeds: tuple[int, ...]) -> "_Program":
+        advance = make_advance(session.model, session.config, session.mesh)
+        assert session.source is not None
+
+        def one(
+            state: TrainState, source: BatchSource, batch_key: Array, dropout_key: Array
+        ) -> tuple[TrainState, Array, Array]:
+            own = dataclasses.replace(source, key=batch_key)
+            state, metrics = advance(state, own, dropout_key)
+            counted = jnp.where(metrics.skipped > 0, 0.0, metrics.targets)
+            loss = jnp.where(metrics.skipped > 0, 0.0, metrics.loss)
+            return state, loss * counted, counted
+
+        def run(
+            states: TrainState, source: BatchSource, keys: tuple[Array, Array], steps: Array
+        ) -> tuple[TrainState, Array, Array]:
+            def body(loop: Any) -> Any:
+                done, states, losses_R, targets_R = loop
+                states, more_R, counted_R = jax.vmap(one, in_axes=(0, None, 0, 0))(
+                    states, source, *keys
+                )
+                return done + 1, states, losses_R + more_R, targets_R + counted_R
+
+            zero_R = jnp.zeros(len(seeds), jnp.float32)
+            start = (jnp.int32(0), states, zero_R, zero_R)
+            return jax.lax.while_loop(lambda loop: loop[0] < steps, body, start)[1:]
+
+        keys = (_keys(seeds, source_key), _keys(seeds, lambda s: purpose_key(s, "dropout")))
+        shapes = jax.eval_shape(lambda: _first_states(session, seeds))
+        program = jax.jit(run, donate_argnums=0)
+        lowered = program.lower(shapes, session.source, keys, jnp.int32(1))
+        return _Program(lowered.compile(), keys)
+
+    @property
+    def memory(self) -> int:
+        """Bytes it takes while it runs, as the compiler counts them."""
+        sizes = self.compiled.memory_analysis()
+        return int(sizes.temp_size_in_bytes + sizes.argument_size_in_bytes)
+
+
+class _Group:
+    """R replicas on their way from step 0 to the last."""
+
+    def __init__(
+        self,
+        session: Session,
+        seeds: tuple[int, ...],
+        wanted: frozenset[Quantity],
+        poll: Callable[[], None],
+    ):
+        self.session, self.seeds, self.wanted, self.poll = session, seeds, wanted, poll
+        self.program = _Program.compile(session, seeds)
+        self.states = jax.jit(lambda: _first_states(session, seeds))()
+        self.step, self.chunk = 0, 1
+        self.losses: list[dict[str, float]] = [{} for _ in seeds]
+        self.curves: list[list[Point]] = [[] for _ in seeds]
+        self.best: list[tuple[float, int, Any] | None] = [None] * len(seeds)
+
+    def run(self, progress: Callable[[int], None]) -> list[Outcome]:
+        """Train, measure, and tell."""
+        config = self.session.config
+        total, every = config.train.steps, config.eval.every or config.train.steps
+        if "initial" in self.wanted:
+            for index in range(len(self.seeds)):
+                self.losses[index]["initial"] = self._exact("val", self._variables(index))
+        while self.step < total:
+            goal = min(total, (self.step // every + 1) * every)
+            train_R = self._advance(goal, progress)
+            self._evaluate(train_R)
+        return [self._outcome(index, seed) for index, seed in enumerate(self.seeds)]
+
+    def _advance(self, goal: int, progress: Callable[[int], None]) -> np.ndarray:
+        """Steps up to `goal`; the mean training losses (R,) of them."""
+        losses_R, targets_R = np.zeros((2, len(self.seeds)))
+        while self.step < goal:
+            began, steps = time.perf_counter(), min(self.chunk, goal - self.step)
+            self.states, more_R, counted_R = self.program.compiled(
+                self.states, self.session.source, self.program.keys, jnp.int32(steps)
+            )
+            losses_R += np.asarray(more_R, np.float64)
+            targets_R += np.asarray(counted_R, np.float64)
+            self.step += steps
+            per_step = (time.perf_counter() - began) / steps
+            self.chunk = int(min(max(_CHUNK_SECONDS / per_step, 1), 8 * steps))
+            progress(steps)
+            self.poll()
+        with np.errstate(invalid="ignore"):
+            return losses_R / targets_R
+
+    def _evaluate(self, train_R: np.ndarray) -> None:
+        """Measure every replica, and keep those that are at their best."""
+        if "val" not in self.session.dataset.splits:
+            return
+        source = self.session.val_source
+        for index, seed in enumerate(self.seeds):
+            variables = self._variables(index)
+            val, random = self._exact("val", variables), None
+            if source is not None:
+                random = self._random(dataclasses.replace(source, key=source_key(seed)), variables)
+            self.curves[index].append(Point(self.step, float(train_R[index]), val, random))
+            figure, best = val if random is None else random, self.best[index]
+            if best is None or figure < best[0]:
+                self.best[index] = (figure, self.step, variables)
+                self.losses[index] |= {"val": val}
+                if random is not None:
+                    self.losses[index] |= {"random": random}
+            self.losses[index] |= {"final": val}
+
+    def _outcome(self, index: int, seed: int) -> Outcome:
+        best = self.best[index]
+        variables = best[2] if best else self._variables(index)
+        for name in ("train", "test"):
+            if name in self.wanted:
+                self.losses[index][name] = self._exact(name, variables)
+        counters = jax.tree.map(lambda leaf_R: int(leaf_R[index]), self.states.counters)
+        return Outcome(
+            seed=seed,
+            losses={name: x for name, x in self.losses[index].items() if name in self.wanted},
+            curve=tuple(self.curves[index]),
+            best_step=best[1] if best else self.step,
+            skipped=counters.skipped,
+            diverged=counters.skipped_in_a_row >= self.session.config.train.max_skipped,
+        )
+
+    def _variables(self, index: int) -> Any:
+        return jax.tree.map(lambda leaf_R: leaf_R[index], variables_of(self.states))
+
+    def _exact(self, name: str, variables: Any) -> float:
+        split = self.session.dataset.splits[name]
+        return score_split(self.session, split, variables, self.poll).loss
+
+    def _random(self, source: BatchSource, variables: Any) -> float:
+        count = self.session.config.eval.batches
+        first = (self.step * count) % (2**31 - 1 - count)
+        return random_loss(
+            self.session.model,
+            variables,
+            source,
+            self.session.mesh,
+            batches=count,
+            first=first,
+            poll=self.poll,
+        ).loss
+
+
+def _first_states(session: Session, seeds: tuple[int, ...]) -> TrainState:
+    keys_R = _keys(seeds, lambda seed: purpose_key(seed, "init"))
+    return jax.vmap(lambda key: create_state(session.model, session.config, key))(keys_R)
+
+
+def _keys(seeds: tuple[int, ...], key: Callable[[Array], Array]) -> Array:
+    """One key a seed, (R,)."""
+    return jax.vmap(key)(jnp.asarray(seeds, jnp.uint32))
