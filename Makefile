@@ -1,7 +1,8 @@
 # make train    make an environment, train the default model
 # make test     the same environment and the test tools; run the tests
 # make lint     style, formatting and types
-# make results  write the measured numbers in benchmarks/results/ into README.md and configs/
+# make reproduce  measure every published figure this hardware can (a CPU: under 40 minutes)
+# make results  write the numbers in benchmarks/results/ into README.md, RESULTS.md and configs/
 # make clean    remove the environments and what the tools left (never runs/)
 #
 # PYTHON=... takes a certain Python, VENV=... puts the environment elsewhere.
@@ -14,7 +15,7 @@ RUN = "$(VENV)/bin/python"
 PIP = $(RUN) -m pip --disable-pip-version-check install --quiet
 FAILED = { echo "error: the installation failed; another Python may work: make PYTHON=python3.12" >&2; exit 1; }
 
-.PHONY: train test lint results clean
+.PHONY: train test lint reproduce results clean
 
 train: $(VENV)/.run
 	$(RUN) -m charjax.train
@@ -26,6 +27,9 @@ lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+reproduce: $(VENV)/.run
+	$(RUN) -m charjax.reproduce
 
 results: $(VENV)/.run
 	$(RUN) -m benchmarks.render

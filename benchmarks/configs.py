@@ -1,8 +1,9 @@
-"""Runs the shipped configurations through the real command and writes down what came out.
+"""Runs shipped configurations through the real command and writes down what came out.
 
     python -m benchmarks.configs [NAME ...] [--out benchmarks/results/configs-cpu.json]
 
-Without names: every configuration that a CPU finishes within minutes.
+Without names: those whose output or speed the README shows, and what no row of
+`python -m charjax.reproduce` measures.
 """
 
 import argparse
@@ -18,8 +19,13 @@ from charjax.config import shipped_configs
 from charjax.hardware import hardware
 
 RESULTS = Path(__file__).parent / "results"
-# Hours on a CPU: run by name, on a GPU.
-NEEDS_GPU = {"nanogpt-char"}
+SHOWN = (
+    "default",
+    "names-bigram-smoothed",
+    "names-mlp-kaiming",
+    "nanogpt-cpu",
+    "shakespeare-bigram",
+)
 SAMPLE_REPEATS = 5
 
 
@@ -33,7 +39,7 @@ def main() -> None:
     unknown = [name for name in args.names if name not in known]
     if unknown:
         parser.error(f"{', '.join(unknown)}: unknown; allowed: {', '.join(known)}")
-    for name in args.names or [name for name in known if name not in NEEDS_GPU]:
+    for name in args.names or SHOWN:
         print(f"{name}: ", end="", flush=True)
         result = run(name)
         results = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}

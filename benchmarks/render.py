@@ -1,7 +1,8 @@
-"""Writes the measured numbers into README.md and the headers of configs/ (`make results`).
+"""Writes the measured numbers into README.md, RESULTS.md and the headers of configs/.
 
-Everything between `<!-- begin NAME -->` and `<!-- end NAME -->` in the README, and every line of
-a config that begins with `# Measured`, is made here from benchmarks/results/*.json.
+`make results`. RESULTS.md, everything between `<!-- begin NAME -->` and `<!-- end NAME -->` in the
+README, and every line of a config that begins with `# Measured`, is made here from
+benchmarks/results/*.json.
 """
 
 import json
@@ -11,49 +12,106 @@ from typing import Any
 
 from benchmarks.configs import RESULTS
 from charjax.hardware import in_words
+from charjax.reproduction import report
+from charjax.reproduction.measure import compare
+from charjax.reproduction.published import ORDERS, ROWS
+from charjax.reproduction.rows import Row
 
 ROOT = Path(__file__).resolve().parent.parent
-# What is published for each configuration, and where (nats; validation unless said otherwise).
-PUBLISHED = {
-    "names-bigram": "2.4533 (counts)",
-    "names-bigram-smoothed": "2.4818 on all names, penalty included",
-    "names-kneser-ney": "1.997 (counts, measured apart)",
-    "names-mlp-naive": "2.168",
-    "names-mlp-readout": "2.131",
-    "names-mlp-hidden": "2.103",
-    "names-mlp-kaiming": "2.107",
-    "names-mlp-batchnorm": "2.105",
-    "nanogpt-char": "1.4697 (200 random batches)",
-    "nanogpt-cpu": "1.88 (20 random batches); 1.8982 exact",
-    "shakespeare-kneser-ney": "1.558 (counts, measured apart)",
-}
+# The rows that the README shows, by the pattern of their names; RESULTS.md has all.
+HEADLINES = (
+    r"names-(bigram|mlp-.*|wavenet-.*|beyond-.*)",
+    r"(names|shakespeare)-modified-.*",
+    r"shakespeare-(kneser-ney-6|beyond)",
+    r"nanogpt-.*",
+    r"warpeace-(kneser-ney-7|gru-1x128|gru-beyond)",
+)
 
 
 def main() -> None:
     """Rewrite the marked places; print what was written."""
     results = json.loads((RESULTS / "configs-cpu.json").read_text(encoding="utf-8"))
+    measured = reproduced()
     for path in sorted((ROOT / "configs").glob("*.toml")):
-        write_header(path, results.get(path.stem))
+        write_header(path, results.get(path.stem), measured)
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    for name, part in readme_parts(results).items():
+    for name, part in readme_parts(results, measured).items():
         text = replace_part(text, name, part)
     readme.write_text(text, encoding="utf-8")
-    print(f"README.md and configs/ written from {len(results)} results")
+    orders = [
+        compare(order, measured)
+        for order in ORDERS
+        if order.worse in measured and order.better in measured
+    ]
+    page = report.document(ROWS, measured, orders, "make results")
+    (ROOT / "RESULTS.md").write_text(page, encoding="utf-8")
+    print(
+        f"README.md, RESULTS.md and configs/ written from {len(results)} runs and "
+        f"{len(measured)} reproduced rows"
+    )
 
 
-def write_header(path: Path, result: dict[str, Any] | None) -> None:
+def reproduced() -> dict[str, report.Result]:
+    """The newest result of every row, from all files that `charjax.reproduce` has written."""
+    found: dict[str, report.Result] = {}
+    for path in sorted(RESULTS.glob("reproduce-*.json")):
+        for name, result in report.read_results(path).items():
+            if name not in found or found[name]["finished"] < result["finished"]:
+                found[name] = result
+    return {row.name: found[row.name] for row in ROWS if row.name in found}
+
+
+def write_header(
+    path: Path, result: dict[str, Any] | None, measured: dict[str, report.Result]
+) -> None:
     """Put the command, the time and the score into a configuration's header."""
     lines = path.read_text(encoding="utf-8").splitlines()
     body = [line for line in lines if not line.startswith("# Measured")]
     at = next(index for index, line in enumerate(body) if not line.startswith("#"))
-    path.write_text("\n".join(body[:at] + header(path.stem, result) + body[at:]) + "\n")
+    own = next((row for row in measured.values() if _is_of(row, path.stem)), None)
+    told = header(path.stem, result) if own is None else row_header(own)
+    path.write_text("\n".join(body[:at] + told + body[at:]) + "\n", encoding="utf-8")
+
+
+def _is_of(result: report.Result, config: str) -> bool:
+    """Whether a row is of this configuration as it stands (how often it is evaluated aside)."""
+    extra = [word for word in result["overrides"] if not word.startswith("eval.every=")]
+    if result["config"].endswith("-kneser-ney"):
+        # Every count is a row with its order: the one whose settings are the file's own.
+        return result["config"] == config and result["name"] == _own_count(config)
+    return result["config"] == config and not extra
+
+
+def _own_count(config: str) -> str:
+    from charjax.config import load_config
+
+    return f"{config}-{load_config(config).model.order}"
+
+
+def row_header(result: report.Result) -> list[str]:
+    """The lines that say what a row measured."""
+    first = result["figures"][0]
+    told = [f"{report.QUANTITIES[first['quantity']]} {report.mean_in_words(first['measured'])}"]
+    told += [
+        f"{report.QUANTITIES[name]} {report.mean_in_words(numbers)}"
+        for name, numbers in result["shown"].items()
+    ]
+    runs = len(result["runs"])
+    return [
+        f"# Measured: {result['command']}",
+        f"# Measured: {', '.join(told)} ({runs} seed{'s' if runs > 1 else ''}); "
+        f"{result['seconds']:.0f} s in all on",
+        f"# Measured: {in_words(result['hardware'])}.",
+    ]
 
 
 def header(name: str, result: dict[str, Any] | None) -> list[str]:
-    """The lines that say what was measured."""
+    """The lines of a configuration that no row is of."""
     if result is None:
-        return [f"# Measured: not run yet; python -m charjax.train {name} (a GPU finishes it)."]
+        used = [row for row in ROWS if row.config == name]
+        command = f"reproduce --only {used[0].name}" if used else f"train {name}"
+        return [f"# Measured: not run yet; python -m charjax.{command}"]
     return [
         f"# Measured: {result['command']}",
         f"# Measured: {score(result)}; {result['summary']['seconds']:.0f} s on",
@@ -74,26 +132,31 @@ def score(result: dict[str, Any]) -> str:
     return told + (f", test {summary['test_loss']:.4f}" if summary["test_loss"] else "")
 
 
-def readme_parts(results: dict[str, Any]) -> dict[str, str]:
+def readme_parts(results: dict[str, Any], measured: dict[str, report.Result]) -> dict[str, str]:
     """The generated parts of the README, by name."""
-    parts = {"configs": configs_table(results), "speed": speed_table(results)}
+    rows = [row for row in ROWS if is_headline(row)]
+    parts = {"reproduced": headlines(rows, measured), "speed": speed_table(results)}
     if "default" in results:
         parts["run"] = run_excerpt(results["default"])
     return parts
 
 
-def configs_table(results: dict[str, Any]) -> str:
-    """Published and measured scores, with the command of each row."""
-    rows = ["| command | published | measured | time |", "|---|---|---|---|"]
-    for path in sorted((ROOT / "configs").glob("*.toml")):
-        name, result = path.stem, results.get(path.stem)
-        measured = score(result) if result else "not run (a GPU's job)"
-        seconds = f"{result['summary']['seconds']:.0f} s" if result else ""
-        rows.append(
-            f"| `python -m charjax.train {name}` | {PUBLISHED.get(name, '')} | {measured} | "
-            f"{seconds} |"
-        )
-    return "\n".join(rows) + "\n\n" + _from(results)
+def is_headline(row: Row) -> bool:
+    """Whether the README shows it."""
+    return any(re.fullmatch(pattern, row.name) for pattern in HEADLINES)
+
+
+def headlines(rows: list[Row], measured: dict[str, report.Result]) -> str:
+    """One line a row: its first figure."""
+    lines = ["| text | row | loss | published | measured | seeds | verdict |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for row in rows:
+        title, _, *rest = report.cells(row, measured.get(row.name))[0]
+        lines.append(f"| {' | '.join([row.text, title, *rest])} |")
+    shown = [measured[row.name] for row in rows if row.name in measured]
+    for machine in sorted({in_words(result["hardware"]) for result in shown}):
+        lines += ["", f"Measured by `python -m charjax.reproduce` on {machine}."]
+    return "\n".join(lines)
 
 
 def speed_table(results: dict[str, Any]) -> str:

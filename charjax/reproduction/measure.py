@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from scipy import stats
 
 from charjax.config import Config, load_config
 from charjax.hardware import hardware
 from charjax.reproduction.rows import Figure, Order, Row
+from charjax.runs import state_shapes
 from charjax.training.replicas import Outcome, Quantity, Replicas
 from charjax.training.session import Session, open_session, score_split
 
@@ -56,7 +58,8 @@ def run_row(
 
         groups = plan.train(wanted(row), told, poll)
         outcomes, at_once = [outcome for group in groups for outcome in group], plan.at_once
-    return result_of(row, outcomes, session.config, at_once, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return result_of(row, outcomes, session, at_once, seconds)
 
 
 def wanted(row: Row) -> frozenset[Quantity]:
@@ -76,9 +79,10 @@ def _counted(
 
 
 def result_of(
-    row: Row, outcomes: list[Outcome], config: Config, at_once: int, seconds: float
+    row: Row, outcomes: list[Outcome], session: Session, at_once: int, seconds: float
 ) -> Result:
     """A row's result as plain data: what was run, every seed's losses, and the verdicts."""
+    config = session.config
     diverged = any(outcome.diverged for outcome in outcomes)
     return {
         "name": row.name,
@@ -88,7 +92,8 @@ def result_of(
         "overrides": list(row.overrides),
         "command": f"python -m charjax.reproduce --only {row.name} --seeds {len(outcomes)}",
         "config_digest": config.digest(),
-        "steps": config.train.steps,
+        "params": None if session.model.fitted else _parameters(session),
+        "steps": 1 if session.model.fitted else config.train.steps,
         "figures": [judge(figure, outcomes, diverged) for figure in row.figures],
         "shown": {name: summary([o.losses[name] for o in outcomes]) for name in row.shown},
         "runs": [_run(outcome) for outcome in outcomes],
@@ -97,6 +102,11 @@ def result_of(
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "hardware": hardware(),
     }
+
+
+def _parameters(session: Session) -> int:
+    shapes = state_shapes(session.model, session.config).params
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
 def _run(outcome: Outcome) -> dict[str, Any]:

@@ -25,6 +25,7 @@ QUANTITIES = {
     "train": "train",
 }
 _FORMAT = 1
+_COLUMNS = ("row", "parameters", "loss", "published", "measured", "seeds", "verdict")
 
 
 def write_results(
@@ -65,11 +66,15 @@ def markdown(
     parts = []
     chosen = list(rows)
     for text in dict.fromkeys(row.text for row in chosen):
-        lines = [f"## {text}", "", "| row | loss | published | measured | seeds | verdict |"]
-        lines.append("|---|---|---|---|---|---|")
+        lines = [
+            f"## {text}",
+            "",
+            "| row | parameters | loss | published | measured | seeds | verdict |",
+        ]
+        lines.append("|---|---|---|---|---|---|---|")
         own = [row for row in chosen if row.text == text]
         for row in own:
-            lines += [f"| {' | '.join(cells)} |" for cells in _cells(row, results.get(row.name))]
+            lines += [f"| {' | '.join(line)} |" for line in cells(row, results.get(row.name))]
         measured = [results[row.name] for row in own if row.name in results]
         for machine in sorted({in_words(result["hardware"]) for result in measured}):
             lines += ["", f"Measured on {machine}."]
@@ -79,22 +84,24 @@ def markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def _cells(row: Row, result: Result | None) -> list[list[str]]:
+def cells(row: Row, result: Result | None) -> list[list[str]]:
     """A line for every figure, and one for the losses shown beside them."""
     first = f"{row.title} (`{row.name}`)"
     if result is None:
         figure = row.figures[0]
         published = _published(figure.value, figure.source, figure.mark)
-        return [[first, QUANTITIES[figure.quantity], published, "not run", "", "not run"]]
+        return [[first, "", QUANTITIES[figure.quantity], published, "not run", "", "not run"]]
     lines = []
+    params = "" if result["params"] is None else f"{result['params']:,}"
     for figure in result["figures"]:
         published = _published(figure["value"], figure["source"], figure["mark"])
         n = str(figure["measured"]["n"])
         quantity = QUANTITIES[figure["quantity"]]
-        lines.append([first, quantity, published, _mean(figure["measured"]), n, figure["verdict"]])
-        first = ""
+        mean = mean_in_words(figure["measured"])
+        lines.append([first, params, quantity, published, mean, n, figure["verdict"]])
+        first = params = ""
     for name, told in result["shown"].items():
-        lines.append(["", QUANTITIES[name], "", _mean(told), str(told["n"]), ""])
+        lines.append(["", "", QUANTITIES[name], "", mean_in_words(told), str(told["n"]), ""])
     return lines
 
 
@@ -106,7 +113,8 @@ def _published(value: float | None, source: str, mark: str) -> str:
     return f"{bound}{value:.4f} ({source}){known}"
 
 
-def _mean(told: Mapping[str, Any]) -> str:
+def mean_in_words(told: Mapping[str, Any]) -> str:
+    """`2.1053 ± 0.0041`, the standard deviation of the seeds where there are several."""
     spread = "" if told["std"] is None else f" ± {told['std']:.4f}"
     return f"{told['mean']:.4f}{spread}"
 
@@ -121,9 +129,8 @@ def _orders(orders: Sequence[dict[str, Any]]) -> str:
     for order in orders:
         told = order["difference"]
         interval = "" if told["ci95"] is None else "{:.4f} to {:.4f}".format(*told["ci95"])
-        lines.append(
-            f"| {order['source']} | {_mean(told)} | {interval} | {told['n']} | {order['verdict']} |"
-        )
+        line = (order["source"], mean_in_words(told), interval, str(told["n"]), order["verdict"])
+        lines.append(f"| {' | '.join(line)} |")
     return "\n".join(lines)
 
 
@@ -171,14 +178,14 @@ def show(
 ) -> None:
     """Print the table on a terminal."""
     table = Table(box=None, pad_edge=False)
-    for title in ("row", "loss", "published", "measured", "seeds", "verdict"):
-        right = title in ("measured", "seeds")
+    for title in _COLUMNS:
+        right = title in ("parameters", "measured", "seeds")
         table.add_column(title, justify="right" if right else "left", overflow="fold")
     for row in rows:
-        for cells in _cells(row, results.get(row.name)):
-            cells[0] = row.name if cells[0] else ""
-            colour = "red" if cells[-1] in FAILURES else ""
-            table.add_row(*map(escape, cells), style=colour)
+        for line in cells(row, results.get(row.name)):
+            line[0] = row.name if line[0] else ""
+            colour = "red" if line[-1] in FAILURES else ""
+            table.add_row(*map(escape, line), style=colour)
     console.print(table)
     for order in orders:
         told, verdict = order["difference"], order["verdict"]
