@@ -18,6 +18,9 @@ _COMPILED = Path(__file__).resolve().parent.parent / ".pytest_cache" / "compiled
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# Small programs are compiled once and run once: LLVM's optimisation costs more than it saves (a
+# third of the suite's time). Known to all versions that are tested; an unknown flag is fatal.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # A test that needs a corpus finds its file or is skipped; none may download one.
 for _scheme in ("http_proxy", "https_proxy"):
     os.environ[_scheme] = os.environ[_scheme.upper()] = "http://127.0.0.1:9"
