@@ -172,9 +172,10 @@ class _RecurrentConfig(_Family):
 
 
 class RNNConfig(_RecurrentConfig):
-    """The simple recurrent network of Elman 1990 (tanh)."""
+    """The simple recurrent network of Elman 1990."""
 
     kind: Literal["rnn"] = Field("rnn", description="the model family")
+    activation: Literal["tanh", "relu"] = Field("tanh", description="of the hidden state")
 
 
 class GRUConfig(_RecurrentConfig):
@@ -201,6 +202,9 @@ class TransformerConfig(_Family):
     tie_embeddings: bool = Field(True, description="the readout is the token embedding")
     positions: Literal["learned", "rotary"] = Field(
         "learned", description="a learned vector a position, or rotated queries and keys"
+    )
+    residual: Literal["pre_norm", "deepnorm", "rezero", "layerscale", "plain"] = Field(
+        "pre_norm", description="how sublayers join the stream; plain: no norms at all"
     )
 
     @model_validator(mode="after")
@@ -247,6 +251,35 @@ class InitConfig(Section):
     scheme: str = Field("default", description="the initialisation scheme")
     std: float | None = Field(None, gt=0, description="normal: standard deviation")
     scale: float | None = Field(None, gt=0, description="uniform: half the width of the interval")
+    gain: float | None = Field(
+        None,
+        gt=0,
+        description="lecun_*, glorot_*, he_*, orthogonal: multiplies every kernel but "
+        "the readout; unset: 1, and he_* by the activation (tanh 5/3, relu and gelu sqrt(2))",
+    )
+    sigma_w: float | None = Field(
+        None, gt=0, description="critical: weights N(0, sigma_w^2 / n); unset: sqrt(1.76095)"
+    )
+    sigma_b: float | None = Field(
+        None, ge=0, description="critical: biases N(0, sigma_b^2); unset: sqrt(0.05)"
+    )
+    epsilon: float | None = Field(
+        None, gt=0, description="layerscale: the gains at first; unset: by depth, as in the paper"
+    )
+    forget_bias: float | None = Field(
+        None, description="forget_bias: the bias of the forget gate; unset: 1"
+    )
+    longest_delay: int | None = Field(
+        None, ge=3, le=2**31 - 2, description="chrono: steps to remember; unset: the context"
+    )
+    base_width: _Width | None = Field(
+        None,
+        description="mup, depth_mup, completep, spectral: the width at which the learning rate is "
+        "meant as given; unset: 128",
+    )
+    base_depth: int | None = Field(
+        None, ge=1, le=512, description="depth_mup, completep: likewise the blocks; unset: 4"
+    )
 
 
 class OptimConfig(Section):
@@ -393,8 +426,27 @@ class Config(Section):
         return "\n".join(lines)
 
     def digest(self) -> str:
-        """SHA-256 over the resolved configuration."""
-        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+        """SHA-256 over the resolved configuration.
+
+        A setting that is younger than the first runs counts only where it is not at its default,
+        so that their digests stay what they were.
+        """
+        tree = self.model_dump()
+        for (section, key), default in _YOUNGER.items():
+            if key in tree[section] and tree[section][key] == default:
+                del tree[section][key]
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+_YOUNGER: dict[tuple[str, str], Any] = {
+    ("model", "residual"): "pre_norm",
+    ("model", "activation"): "tanh",
+    **{
+        ("init", key): None
+        for key in InitConfig.model_fields
+        if key not in ("scheme", "std", "scale")
+    },
+}
 
 
 def ordered_fields(section: type[BaseModel]) -> list[tuple[str, FieldInfo]]:

@@ -16,7 +16,13 @@ from charjax.data.tokenizers import Tokenizer, tokenizer_from_json
 from charjax.errors import UserError
 from charjax.models.contract import CharModel
 from charjax.training.checkpoint import Checkpoints
-from charjax.training.state import TrainState, create_state
+from charjax.training.state import (
+    InitData,
+    TrainState,
+    create_state,
+    variables_of,
+    zero_counters,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +78,9 @@ def load_run(directory: Path, checkpoint: str = "best") -> Run:
     tokenizer = tokenizer_from_json(meta["tokenizer"])
     model = build_model(config, tokenizer)
     state, meta, step = store.restore(which, state_shapes(model, config, meta))
-    variables = {"params": state.params, **state.model_state}
-    return Run(directory, config, tokenizer, model, variables, step, meta["dataset_digest"])
+    return Run(
+        directory, config, tokenizer, model, variables_of(state), step, meta["dataset_digest"]
+    )
 
 
 def require_run(directory: Path) -> None:
@@ -104,13 +111,14 @@ def state_shapes(model: CharModel, config: Config, meta: dict[str, Any] | None =
             for name, (shape, dtype) in tables.items()
         }
         return fitted_state(params)
-    return jax.eval_shape(lambda key: create_state(model, config, key), jax.random.key(0))
+    nothing = InitData(
+        jnp.zeros(model.vocab_size), jnp.zeros((1, model.lookback + 1), jnp.int32), 1
+    )
+    return jax.eval_shape(lambda key: create_state(model, config, key, nothing), jax.random.key(0))
 
 
 def fitted_state(params: dict[str, Any]) -> TrainState:
     """The state of a family that is fitted in one step."""
-    from charjax.training.state import zero_counters
-
     counters = zero_counters()._replace(step=jnp.ones((), jnp.int32))
     return TrainState(params, (), {}, (), counters)
 

@@ -46,6 +46,16 @@ class Split:
         return int(self.doc_lengths.sum())
 
 
+def target_counts(split: Split, vocab_size: int) -> np.ndarray:
+    """How often each symbol is a target: (V,) int64."""
+    # +1 where a document's targets begin, -1 behind their end; the running sum counts them.
+    edges = np.zeros(len(split.tokens) + 1, np.int64)
+    np.add.at(edges, split.doc_starts + 1, 1)
+    np.add.at(edges, split.doc_starts + split.doc_lengths + 1, -1)
+    times = np.cumsum(edges[:-1])
+    return np.bincount(split.tokens, times, vocab_size).astype(np.int64)
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """A text, tokenized and split.

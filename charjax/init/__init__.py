@@ -1,6 +1,17 @@
-"""Initialisation schemes: what a parameter is, and so how it is drawn."""
+"""Initialisation schemes: what a parameter is, and so how it is drawn and scaled."""
 
-from charjax.init.draws import Site
-from charjax.init.schemes import Scheme, find_scheme, initialise, scheme_names
+from charjax.init.scheme import Drawn, Rule, Scheme, check_cover, initialise
+from charjax.init.schemes import find_scheme, scheme_for, scheme_names
+from charjax.init.site import Site
 
-__all__ = ["Scheme", "Site", "find_scheme", "initialise", "scheme_names"]
+__all__ = [
+    "Drawn",
+    "Rule",
+    "Scheme",
+    "Site",
+    "check_cover",
+    "find_scheme",
+    "initialise",
+    "scheme_for",
+    "scheme_names",
+]

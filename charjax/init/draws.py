@@ -1,40 +1,33 @@
 """Distributions to draw a parameter from, as frozen dataclasses.
 
 A draw is called with a key and a Site (the shape and what is around it) and returns a float32
-array of the site's shape. `fan_in` is written n below.
+array of the site's shape. `fan_in` is written n, `fan_out` m; where a kernel holds several gates
+side by side, both are those of one gate. Normal distributions are not truncated unless that is
+said: `flax.linen.initializers.*_normal` are.
 """
 
 import dataclasses
 import math
-from typing import Protocol
+from typing import Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from charjax.models.roles import Parameter
+from charjax.init.site import Site
+from charjax.models.roles import Activation
 
-
-@dataclasses.dataclass(frozen=True)
-class Site:
-    """Where a parameter stands.
-
-    Attributes:
-      path: its name in the tree, joined by "/".
-      shape: its shape.
-      parameter: its role and the meaning of its axes.
-      fan_in: inputs summed over; a bias has that of the kernel beside it.
-      recurrent_width: width of the recurrent kernel in the same cell, else None.
-      depth: residual blocks in the model.
-    """
-
-    path: str
-    shape: tuple[int, ...]
-    parameter: Parameter
-    fan_in: int
-    recurrent_width: int | None
-    depth: int
+# What a layer's gain has to be for the activation to keep the variance: 1 / E[f'(z)^2] is sqrt(2)
+# for ReLU (He et al. 2015), and 5/3 is what PyTorch's `calculate_gain` and the lectures take for
+# tanh. GELU is taken as ReLU; gates, with their sigmoids, as linear.
+GAINS: dict[Activation, float] = {
+    "linear": 1.0,
+    "gates": 1.0,
+    "tanh": 5 / 3,
+    "relu": math.sqrt(2),
+    "gelu": math.sqrt(2),
+}
 
 
 class Draw(Protocol):
@@ -56,9 +49,12 @@ class Constant:
         return jnp.full(site.shape, self.value, jnp.float32)
 
 
+ZERO, ONE = Constant(0.0), Constant(1.0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Normal:
-    """N(0, std**2), not truncated."""
+    """N(0, std**2)."""
 
     std: float
 
@@ -69,13 +65,24 @@ class Normal:
 
 @dataclasses.dataclass(frozen=True)
 class FanInNormal:
-    """N(0, gain**2 / n), not truncated (He et al. 2015, eq. 10, for gain**2 = 2)."""
+    """N(0, gain**2 / n) (He et al. 2015, eq. 10, for gain**2 = 2)."""
 
     gain: float = 1.0
 
     def __call__(self, key: Array, site: Site) -> Array:
         """Draw from N(0, gain**2 / n)."""
         return Normal(self.gain / math.sqrt(site.fan_in))(key, site)
+
+
+@dataclasses.dataclass(frozen=True)
+class WidthNormal:
+    """N(0, variance / d), d the width of the residual stream."""
+
+    variance: float
+
+    def __call__(self, key: Array, site: Site) -> Array:
+        """Draw from N(0, variance / d)."""
+        return Normal(math.sqrt(self.variance / site.width))(key, site)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +121,7 @@ class LecunNormal:
     """N(0, 1/n) truncated at two standard deviations (LeCun et al. 1998): `nn.Dense`'s own."""
 
     def __call__(self, key: Array, site: Site) -> Array:
-        """Draw each gate's matrix; n does not depend on the number of gates."""
+        """Draw all gates at once; n does not depend on their number."""
         return nn.initializers.lecun_normal()(key, site.shape, jnp.float32)
 
 
@@ -128,13 +135,107 @@ class EmbeddingNormal:
 
 
 @dataclasses.dataclass(frozen=True)
-class Orthogonal:
-    """An orthogonal matrix for each gate (Saxe et al. 2014)."""
+class VarianceScaling:
+    """Variance gain**2 / n ("fan_in") or 2 gain**2 / (n + m) ("fan_avg"), gate by gate.
+
+    Attributes:
+      mode: which.
+      distribution: normal (whole) or uniform.
+      gain: unset: that of the site's activation.
+    """
+
+    mode: Literal["fan_in", "fan_avg"]
+    distribution: Literal["normal", "uniform"]
+    gain: float | None = 1.0
 
     def __call__(self, key: Array, site: Site) -> Array:
-        """Draw every gate's square matrix on its own."""
-        gates = site.parameter.gates
-        rows, columns = site.shape[0], site.shape[1] // gates
-        draw = nn.initializers.orthogonal()
-        parts = [draw(k, (rows, columns), jnp.float32) for k in jax.random.split(key, gates)]
-        return jnp.concatenate(parts, axis=1)
+        """Draw by `flax.linen.initializers.variance_scaling` over the labelled axes."""
+        parameter = site.parameter
+        gain = GAINS[parameter.activation] if self.gain is None else self.gain
+        draw = nn.initializers.variance_scaling(
+            gain**2,
+            self.mode,
+            self.distribution,
+            in_axis=parameter.fan_in,
+            out_axis=parameter.fan_out,
+        )
+        return _by_gate(draw, key, site)
+
+
+@dataclasses.dataclass(frozen=True)
+class Orthogonal:
+    """An orthogonal matrix for each gate, times a gain (Saxe et al. 2014)."""
+
+    gain: float = 1.0
+
+    def __call__(self, key: Array, site: Site) -> Array:
+        """Draw every gate's matrix on its own; of an oblong one, the longer side's are."""
+        return _by_gate(nn.initializers.orthogonal(self.gain), key, site)
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """The identity, in every gate (Le et al. 2015, sec. 2)."""
+
+    def __call__(self, key: Array, site: Site) -> Array:
+        """The key is not used."""
+        rows, columns = site.shape[0], site.shape[1] // site.parameter.gates
+        return jnp.tile(jnp.eye(rows, columns, dtype=jnp.float32), (1, site.parameter.gates))
+
+
+@dataclasses.dataclass(frozen=True)
+class OfKernel:
+    """A draw for biases that are added to a product; those of norms are 0."""
+
+    draw: Draw
+
+    def __call__(self, key: Array, site: Site) -> Array:
+        """Draw, or fill with 0."""
+        return (ZERO if site.beside is None else self.draw)(key, site)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    """A draw times coefficient * L**exponent, L the model's depth.
+
+    Attributes:
+      draw: what is drawn.
+      coefficient: see above.
+      exponent: see above.
+      gate: the one gate to multiply; unset: the whole.
+    """
+
+    draw: Draw
+    coefficient: float
+    exponent: float = 0.0
+    gate: str | None = None
+
+    def __call__(self, key: Array, site: Site) -> Array:
+        """Draw and multiply."""
+        factor = self.coefficient * max(1, site.depth) ** self.exponent
+        drawn = self.draw(key, site)
+        if self.gate is None:
+            return factor * drawn
+        names = site.parameter.gate_names
+        parts = jnp.split(drawn, site.parameter.gates, axis=-1)
+        chosen = zip(names, parts, strict=True)
+        return jnp.concatenate([factor * p if n == self.gate else p for n, p in chosen], axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogUnigram:
+    """The logarithms of the symbols' frequencies in the training text."""
+
+    def __call__(self, key: Array, site: Site) -> Array:
+        """The key is not used."""
+        if site.log_unigram_V is None:
+            raise ValueError("a scheme that reads the text's frequencies was given none")
+        return site.log_unigram_V
+
+
+def _by_gate(draw: nn.initializers.Initializer, key: Array, site: Site) -> Array:
+    """Each gate's matrix from a key of its own, side by side."""
+    gates = site.parameter.gates
+    rows, columns = site.shape[0], site.shape[1] // gates
+    parts = [draw(k, (rows, columns), jnp.float32) for k in jax.random.split(key, gates)]
+    return jnp.concatenate(parts, axis=1)

@@ -1,105 +1,58 @@
-"""Schemes of initialisation as data: for each role, the draw."""
+"""The registry: every scheme that `init.scheme` can name, and the numbers of [init] it reads."""
 
-import dataclasses
 import difflib
-import math
-import re
-import zlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import jax
-from jax import Array
-
-from charjax.config import InitConfig
+from charjax.config import Config, InitConfig
 from charjax.errors import UserError
-from charjax.init.draws import (
-    Constant,
-    Draw,
-    EmbeddingNormal,
-    FanInNormal,
-    LecunNormal,
-    Normal,
-    Orthogonal,
-    ResidualNormal,
-    Site,
-    TorchUniform,
-    Uniform,
-)
-from charjax.models.roles import Parameter, Role
+from charjax.init import classic, memory, residual, widths
+from charjax.init.scheme import Scheme
 
 
-@dataclasses.dataclass(frozen=True)
-class Scheme:
-    """How each kind of parameter is drawn.
+class Entry(NamedTuple):
+    """How a scheme is built from [init], and which of its numbers it reads."""
 
-    Attributes:
-      source: the paper or program it is taken from.
-      draws: the draw of each role; a model with a role that is not here cannot use the scheme.
-      readout_bias: the draw of the readout's bias, where it differs from other biases.
-    """
-
-    source: str
-    draws: Mapping[Role, Draw]
-    readout_bias: Draw | None = None
+    build: Callable[[InitConfig], Scheme]
+    numbers: tuple[str, ...] = ()
 
 
-ZERO, ONE = Constant(0.0), Constant(1.0)
-
-
-def _weights(draw: Draw, bias: Draw = ZERO, **special: Draw) -> dict[Role, Draw]:
-    """One draw for every weight, one for every bias; gains are one; `special` by role's name."""
-    draws: dict[Role, Draw] = dict.fromkeys(Role, draw)
-    draws |= {Role.BIAS: bias, Role.GATE_BIAS: bias, Role.GAIN: ONE}
-    return draws | {Role[name.upper()]: value for name, value in special.items()}
-
-
-_SMALL = Normal(0.01)
-SCHEMES: dict[str, Callable[[InitConfig], Scheme]] = {
-    "default": lambda _: Scheme(
-        "flax.linen: LeCun normal kernels, N(0, 1/d) embeddings, orthogonal recurrent kernels",
-        _weights(LecunNormal(), embedding=EmbeddingNormal(), recurrent=Orthogonal()),
-    ),
-    "pytorch": lambda _: Scheme(
-        "torch.nn: Linear U(1/sqrt(n)) with its bias, Embedding N(0, 1), RNN U(1/sqrt(width))",
-        _weights(TorchUniform(), TorchUniform(), embedding=Normal(1.0)),
-    ),
-    "normal": lambda init: Scheme(
-        "weights N(0, init.std**2), biases zero", _weights(Normal(init.std or 1.0))
-    ),
-    "uniform": lambda init: Scheme(
-        "char-rnn (Karpathy 2015): everything U(-init.scale, init.scale)",
-        _weights(Uniform(init.scale or 0.08), Uniform(init.scale or 0.08)),
-    ),
-    "gpt2": lambda _: Scheme(
-        "Radford et al. 2019; nanoGPT: N(0, 0.02), residual outputs / sqrt(2L)",
-        _weights(Normal(0.02), residual_output=ResidualNormal(0.02)),
-    ),
-    "naive": lambda _: Scheme(
-        "nn-zero-to-hero part 3, arm 1: everything N(0, 1)", _weights(Normal(1.0), Normal(1.0))
-    ),
-    "naive_readout": lambda _: Scheme(
-        "nn-zero-to-hero part 3, arm 2: readout x 0.01, its bias 0",
-        _weights(Normal(1.0), Normal(1.0), readout=_SMALL),
-        readout_bias=ZERO,
-    ),
-    "naive_hidden": lambda _: Scheme(
-        "nn-zero-to-hero part 3, arm 3: and hidden x 0.2, its bias x 0.01",
-        _weights(Normal(1.0), _SMALL, hidden=Normal(0.2), readout=_SMALL),
-        readout_bias=ZERO,
-    ),
-    "kaiming_tanh": lambda _: Scheme(
-        "nn-zero-to-hero part 3, arms 4 and 5: hidden N(0, (5/3)**2 / n) (He et al. 2015)",
-        _weights(Normal(1.0), _SMALL, hidden=FanInNormal(5 / 3), readout=_SMALL),
-        readout_bias=ZERO,
-    ),
-    "lecun_readout": lambda _: Scheme(
-        "nn-zero-to-hero part 5: N(0, 1/n) (LeCun et al. 1998), readout x 0.1, embedding N(0, 1)",
-        _weights(FanInNormal(), embedding=Normal(1.0), readout=FanInNormal(0.1)),
-    ),
+SCHEMES: dict[str, Entry] = {
+    "default": Entry(classic.default),
+    "pytorch": Entry(classic.pytorch),
+    "normal": Entry(classic.normal, ("std",)),
+    "uniform": Entry(classic.uniform, ("scale",)),
+    "lecun_normal": Entry(classic.lecun_normal, ("gain",)),
+    "lecun_uniform": Entry(classic.lecun_uniform, ("gain",)),
+    "glorot_normal": Entry(classic.glorot_normal, ("gain",)),
+    "glorot_uniform": Entry(classic.glorot_uniform, ("gain",)),
+    "he_normal": Entry(classic.he_normal, ("gain",)),
+    "he_uniform": Entry(classic.he_uniform, ("gain",)),
+    "orthogonal": Entry(classic.orthogonal, ("gain",)),
+    "critical": Entry(classic.critical, ("sigma_w", "sigma_b")),
+    "lsuv": Entry(classic.lsuv),
+    "small_readout": Entry(classic.small_readout),
+    "zero_readout": Entry(classic.zero_readout),
+    "unigram_readout": Entry(classic.unigram_readout),
+    "naive": Entry(classic.naive),
+    "naive_readout": Entry(classic.naive_readout),
+    "naive_hidden": Entry(classic.naive_hidden),
+    "kaiming_tanh": Entry(classic.kaiming_tanh),
+    "lecun_readout": Entry(classic.lecun_readout),
+    "gpt2": Entry(residual.gpt2),
+    "small_init": Entry(residual.small_init),
+    "tfixup": Entry(residual.tfixup),
+    "deepnorm": Entry(residual.deepnorm),
+    "rezero": Entry(residual.rezero),
+    "layerscale": Entry(residual.layerscale, ("epsilon",)),
+    "irnn": Entry(memory.irnn),
+    "forget_bias": Entry(memory.forget_bias, ("forget_bias",)),
+    "chrono": Entry(memory.chrono, ("longest_delay",)),
+    "mup": Entry(widths.mup, ("base_width",)),
+    "depth_mup": Entry(widths.depth_mup, ("base_width", "base_depth")),
+    "completep": Entry(widths.completep, ("base_width", "base_depth")),
+    "spectral": Entry(widths.spectral, ("base_width",)),
 }
-# Which number of [init] belongs to which scheme.
-_NUMBERS = {"std": "normal", "scale": "uniform"}
 
 
 def scheme_names() -> list[str]:
@@ -108,7 +61,7 @@ def scheme_names() -> list[str]:
 
 
 def find_scheme(init: InitConfig) -> Scheme:
-    """The scheme a config names.
+    """The scheme that the section [init] names.
 
     Raises:
       UserError: no such scheme, or a number that it does not read.
@@ -117,76 +70,42 @@ def find_scheme(init: InitConfig) -> Scheme:
         near = difflib.get_close_matches(init.scheme, SCHEMES, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"init.scheme: {init.scheme!r} given; allowed: {', '.join(SCHEMES)}{hint}")
-    for number, owner in _NUMBERS.items():
-        if getattr(init, number) is not None and init.scheme != owner:
-            raise UserError(
-                f"init.{number}: {getattr(init, number)} given; only init.scheme = "
-                f'"{owner}" reads it: leave it out'
-            )
-    return SCHEMES[init.scheme](init)
+    entry = SCHEMES[init.scheme]
+    for number in InitConfig.model_fields:
+        value = getattr(init, number)
+        if number == "scheme" or value is None or number in entry.numbers:
+            continue
+        owners = [f'"{name}"' for name, other in SCHEMES.items() if number in other.numbers]
+        raise UserError(
+            f"init.{number}: {value} given; only init.scheme = {' or '.join(owners)} reads it: "
+            "leave it out"
+        )
+    return entry.build(init)
 
 
-def initialise(
-    scheme: Scheme, shapes: Any, roles: tuple[tuple[str, Parameter], ...], key: Array, depth: int
-) -> Any:
-    """Draw every parameter of a tree.
-
-    Args:
-      scheme: the scheme.
-      shapes: the parameters as a nested dictionary of anything with a `.shape`.
-      roles: (regular expression over a path, what that parameter is), as a model declares them.
-      key: a typed key; each path has a stream of its own, so that a parameter's draw depends on
-        neither the order nor the number of the others.
-      depth: residual blocks of the model.
+def scheme_for(config: Config) -> Scheme:
+    """The scheme of a whole config, which must have what the scheme needs.
 
     Raises:
-      ValueError: a parameter that is not covered by exactly one entry of `roles`.
+      UserError: as find_scheme, and for a setting that the scheme does not work with.
     """
-    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
-    named = {_path_name(path): leaf for path, leaf in leaves}
-    found = {name: parameter_of(roles, name) for name in named}
-    drawn = []
-    for name, leaf in named.items():
-        site = _site(name, leaf.shape, found, named, depth)
-        draw = scheme.draws[site.parameter.role]
-        if scheme.readout_bias is not None and _is_readout_bias(name, found):
-            draw = scheme.readout_bias
-        drawn.append(draw(jax.random.fold_in(key, zlib.crc32(name.encode())), site))
-    return jax.tree_util.tree_unflatten(tree, drawn)
+    init = config.init
+    if init.scheme == "chrono" and init.longest_delay is None:
+        # Shorter than 3 there is nothing to draw from.
+        length = max(3, config.model.context_length or 64)
+        init = init.model_copy(update={"longest_delay": length})
+    scheme = find_scheme(init)
+    for name, allowed in scheme.needs.items():
+        section, _, key = name.partition(".")
+        value = getattr(getattr(config, section), key, None)
+        if value is not None and value not in allowed:
+            words = " or ".join(map(_word, allowed))
+            raise UserError(
+                f"init.scheme: {init.scheme!r} given with {name}={_word(value)}; it needs "
+                f"{name}={words}: set that, or choose another scheme"
+            )
+    return scheme
 
 
-def parameter_of(roles: tuple[tuple[str, Parameter], ...], path: str) -> Parameter:
-    """What the parameter at a path is; exactly one entry must cover it."""
-    matches = [parameter for pattern, parameter in roles if re.fullmatch(pattern, path)]
-    if len(matches) != 1:
-        raise ValueError(f"parameter {path!r} is covered by {len(matches)} roles, not by one")
-    return matches[0]
-
-
-def _path_name(path: tuple[Any, ...]) -> str:
-    return "/".join(str(getattr(part, "key", part)) for part in path)
-
-
-def _site(
-    name: str, shape: tuple[int, ...], found: dict[str, Parameter], named: dict, depth: int
-) -> Site:
-    parameter = found[name]
-    siblings = [other for other in found if _module(other) == _module(name) and other != name]
-    fan_in = math.prod(shape[axis] for axis in parameter.fan_in)
-    if not parameter.fan_in:
-        kernels = [other for other in siblings if found[other].fan_in]
-        fan_in = named[kernels[0]].shape[0] if kernels else 1
-    recurrent = [o for o in [name, *siblings] if found[o].role is Role.RECURRENT]
-    width = named[recurrent[0]].shape[0] if recurrent else None
-    return Site(name, shape, parameter, fan_in, width, depth)
-
-
-def _module(path: str) -> str:
-    return path.rpartition("/")[0]
-
-
-def _is_readout_bias(name: str, found: dict[str, Parameter]) -> bool:
-    return found[name].role is Role.BIAS and any(
-        _module(other) == _module(name) and parameter.role is Role.READOUT
-        for other, parameter in found.items()
-    )
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -40,7 +40,8 @@ class MLP(FiniteModel):
     norm: Literal["none", "batch"]
     roles: ClassVar[tuple[tuple[str, Parameter], ...]] = (
         *ENDS,
-        (r"hidden_\d+/kernel", dense()),
+        ("hidden_0/kernel", dense(activation="tanh", reads_embedding=True)),
+        (r"hidden_[1-9]\d*/kernel", dense(activation="tanh")),
         (r"(hidden|norm)_\d+/bias", Parameter(Role.BIAS)),
         (r"norm_\d+/scale", Parameter(Role.GAIN)),
     )

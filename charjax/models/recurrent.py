@@ -8,7 +8,7 @@ G gates * H, V vocabulary.
 """
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 
 from charjax.models.contract import CharModel, Memory
 from charjax.models.layers import ENDS, Embedding, Readout
-from charjax.models.roles import Parameter, Role, dense
+from charjax.models.roles import Activation, Parameter, Role, dense
 
 State = tuple[Array, ...]
 Update = Callable[[Array, Array, State], State]
@@ -28,6 +28,11 @@ Roles = tuple[tuple[str, Parameter], ...]
 def rnn_update(x_BG: Array, a_BG: Array, state: State) -> State:
     """h' = tanh(x + a); the state is (h,)."""
     return (jnp.tanh(x_BG + a_BG),)
+
+
+def relu_update(x_BG: Array, a_BG: Array, state: State) -> State:
+    """h' = max(0, x + a); the state is (h,)."""
+    return (jax.nn.relu(x_BG + a_BG),)
 
 
 def gru_update(x_BG: Array, a_BG: Array, state: State) -> State:
@@ -120,6 +125,11 @@ class Recurrent(CharModel):
     gates: ClassVar[int]
     num_states: ClassVar[int] = 1
 
+    @property
+    def cell_update(self) -> Update:
+        """What a cell does with its gates and its state."""
+        return type(self).update
+
     def init_cache(self, batch_size: int) -> tuple[State, ...]:
         """The zero state of every layer: arrays (B, H) float32."""
         # Arrays of their own, so that a caller can donate them.
@@ -146,7 +156,7 @@ class Recurrent(CharModel):
         for i, state in enumerate(states):
             width = self.d_hidden if i else self.d_embed
             cell = ScannedCell(
-                type(self).update, self.gates, width, self.d_hidden, self.dtype, name=f"cell_{i}"
+                self.cell_update, self.gates, width, self.d_hidden, self.dtype, name=f"cell_{i}"
             )
             table_VG = None
             if i == 0 and tokens_BT.size > self.vocab_size:
@@ -164,24 +174,37 @@ class Recurrent(CharModel):
         return jnp.swapaxes(logits_NBV, 0, 1), tuple(new_states)
 
 
-def _roles(gates: int) -> Roles:
+def _roles(*gate_names: str, activation: Activation = "gates") -> Roles:
+    labels: dict[str, Any] = {"gates": len(gate_names), "gate_names": gate_names}
+    kernels = labels | {"activation": activation}
     return (
         *ENDS,
-        (r"cell_\d+/input_kernel", dense(gates=gates)),
-        (r"cell_\d+/hidden_kernel", dense(Role.RECURRENT, gates=gates)),
-        (r"cell_\d+/(input|hidden)_bias", Parameter(Role.GATE_BIAS, gates=gates)),
+        ("cell_0/input_kernel", dense(reads_embedding=True, **kernels)),
+        (r"cell_[1-9]\d*/input_kernel", dense(**kernels)),
+        (r"cell_\d+/hidden_kernel", dense(Role.RECURRENT, **kernels)),
+        (r"cell_\d+/input_bias", Parameter(Role.GATE_BIAS, **labels)),
+        (r"cell_\d+/hidden_bias", Parameter(Role.GATE_BIAS, second=True, **labels)),
     )
 
 
 class RNN(Recurrent):
-    """The simple recurrent network (Elman 1990), with tanh.
+    """The simple recurrent network (Elman 1990), with tanh, or with ReLU as in Le et al. 2015.
 
     h_t = tanh(W_i x_t + b_i + W_h h_{t-1} + b_h)
+
+    Attributes:
+      activation: "tanh" or "relu".
     """
 
+    activation: Literal["tanh", "relu"] = "tanh"
     update: ClassVar[Update] = staticmethod(rnn_update)
     gates: ClassVar[int] = 1
-    roles: ClassVar[Roles] = _roles(1)
+    roles: ClassVar[Roles] = _roles("state", activation="tanh")
+
+    @property
+    def cell_update(self) -> Update:
+        """By the activation."""
+        return rnn_update if self.activation == "tanh" else relu_update
 
 
 class GRU(Recurrent):
@@ -197,7 +220,7 @@ class GRU(Recurrent):
 
     update: ClassVar[Update] = staticmethod(gru_update)
     gates: ClassVar[int] = 3
-    roles: ClassVar[Roles] = _roles(3)
+    roles: ClassVar[Roles] = _roles("reset", "update", "new")
 
 
 class LSTM(Recurrent):
@@ -215,4 +238,4 @@ class LSTM(Recurrent):
     update: ClassVar[Update] = staticmethod(lstm_update)
     gates: ClassVar[int] = 4
     num_states: ClassVar[int] = 2
-    roles: ClassVar[Roles] = _roles(4)
+    roles: ClassVar[Roles] = _roles("input", "forget", "cell", "output")

@@ -21,6 +21,9 @@ from charjax.ops.attention import causal_attention
 from charjax.ops.linear import dense_dot_general
 from charjax.ops.normalization import layer_norm
 
+Residual = Literal["pre_norm", "deepnorm", "rezero", "layerscale", "plain"]
+_NORM_FIRST = ("pre_norm", "layerscale")
+
 
 class KeysValues(NamedTuple):
     """One layer's keys and values (B, H, C, K): with heads first, decoding on a CPU is fastest."""
@@ -56,6 +59,7 @@ class Transformer(CharModel):
       bias: whether linear layers and norms have biases.
       tie_embeddings: whether the readout is the token embedding.
       positions: "learned" or "rotary".
+      residual: how a sublayer is joined to the stream, see Block.
     """
 
     context_length: int
@@ -66,15 +70,22 @@ class Transformer(CharModel):
     bias: bool
     tie_embeddings: bool
     positions: Literal["learned", "rotary"]
+    residual: Residual = "pre_norm"
     memory: ClassVar[Memory] = "windowed"
     roles: ClassVar[tuple[tuple[str, Parameter], ...]] = (
         *ENDS,
         ("position_embedding/embedding", EMBEDDING),
-        (r"block_\d+/attention/qkv/kernel", dense(gates=3)),
-        (r"block_\d+/mlp/up/kernel", dense()),
-        (r"block_\d+/(attention/out|mlp/down)/kernel", dense(Role.RESIDUAL_OUTPUT)),
-        (r"(block_\d+/norm_\d|final_norm)/scale", Parameter(Role.GAIN)),
-        (r"(block_\d+/.*|final_norm)/bias", Parameter(Role.BIAS)),
+        (
+            r"block_\d+/attention/qkv/kernel",
+            dense(gates=3, gate_names=("query", "key", "value"), in_block=True),
+        ),
+        (r"block_\d+/mlp/up/kernel", dense(activation="gelu", in_block=True)),
+        (r"block_\d+/(attention/out|mlp/down)/kernel", dense(Role.RESIDUAL_OUTPUT, in_block=True)),
+        (r"block_\d+/residual_gain_\d", Parameter(Role.RESIDUAL_GAIN, in_block=True)),
+        (r"block_\d+/norm_\d/scale", Parameter(Role.GAIN, in_block=True)),
+        (r"block_\d+/.*/bias", Parameter(Role.BIAS, in_block=True)),
+        ("final_norm/scale", Parameter(Role.GAIN, before_readout=True)),
+        ("final_norm/bias", Parameter(Role.BIAS, before_readout=True)),
     )
 
     @property
@@ -119,11 +130,21 @@ class Transformer(CharModel):
         for i in range(self.n_layer):
             # What follows the last attention is needed for the outputs only.
             N = num_outputs if num_outputs and i == self.n_layer - 1 else T
-            block = Block(self.n_head, self.dropout, self.bias, self.dtype, name=f"block_{i}")
+            block = Block(
+                self.n_head,
+                self.dropout,
+                self.bias,
+                self.dtype,
+                self.residual,
+                self.n_layer,
+                name=f"block_{i}",
+            )
             layer = None if cache is None else cache.layers[i]
             x_BTD, layer = block(x_BTD, layer, start, angles, N, train)
             layers.append(layer)
-        x_BND = Norm(self.bias, self.dtype, name="final_norm")(x_BTD)
+        x_BND = x_BTD
+        if self.residual in _NORM_FIRST:
+            x_BND = Norm(self.bias, self.dtype, name="final_norm")(x_BTD)
         if self.tie_embeddings:
             logits_BNV = float32_logits(x_BND, embedding.embedding.T.astype(self.dtype))
         else:
@@ -132,12 +153,23 @@ class Transformer(CharModel):
 
 
 class Block(nn.Module):
-    """Attention and a two-layer network, each added to what it read."""
+    """Attention and a two-layer network, each a sublayer F that is added to what it read.
+
+    pre_norm     x + F(LN(x))                (Radford et al. 2019)
+    deepnorm     LN(alpha x + F(x)), alpha = (2 n_layer)^(1/4) (Wang et al. 2022, eq. 2)
+    rezero       x + g F(x), g a number      (Bachlechner et al. 2020, eq. 6)
+    layerscale   x + g F(LN(x)), g a vector  (Touvron et al. 2021, eq. 4)
+    plain        x + F(x)                    (as T-Fixup needs, Huang et al. 2020)
+
+    The norm after the last block goes with those two that normalise what they read.
+    """
 
     n_head: int
     dropout: float
     bias: bool
     dtype: DTypeLike
+    residual: Residual
+    n_layer: int
 
     @nn.compact
     def __call__(
@@ -152,19 +184,28 @@ class Block(nn.Module):
         """Returns the last `num_outputs` positions, and the cache with the T keys and values."""
         drop = nn.Dropout(self.dropout, deterministic=not train)
         attention = Attention(self.n_head, self.dropout, self.bias, self.dtype, name="attention")
-        o_BND, cache = attention(
-            Norm(self.bias, self.dtype, name="norm_1")(x_BTD),
-            cache,
-            start,
-            angles,
-            num_outputs,
-            train,
-        )
-        x_BND = x_BTD[:, -num_outputs:] + drop(o_BND)
-        y_BND = FeedForward(self.bias, self.dtype, name="mlp")(
-            Norm(self.bias, self.dtype, name="norm_2")(x_BND)
-        )
-        return x_BND + drop(y_BND), cache
+        read_BTD = self._read(x_BTD, 1)
+        o_BND, cache = attention(read_BTD, cache, start, angles, num_outputs, train)
+        x_BND = self._add(x_BTD[:, -num_outputs:], drop(o_BND), 1)
+        y_BND = FeedForward(self.bias, self.dtype, name="mlp")(self._read(x_BND, 2))
+        return self._add(x_BND, drop(y_BND), 2), cache
+
+    def _read(self, x_BTD: Array, sublayer: int) -> Array:
+        """What a sublayer is given of the stream."""
+        if self.residual not in _NORM_FIRST:
+            return x_BTD
+        return Norm(self.bias, self.dtype, name=f"norm_{sublayer}")(x_BTD)
+
+    def _add(self, x_BTD: Array, y_BTD: Array, sublayer: int) -> Array:
+        """The stream with a sublayer's output in it."""
+        if self.residual == "deepnorm":
+            alpha = (2 * self.n_layer) ** 0.25
+            return Norm(self.bias, self.dtype, name=f"norm_{sublayer}")(alpha * x_BTD + y_BTD)
+        if self.residual in ("rezero", "layerscale"):
+            shape = () if self.residual == "rezero" else (x_BTD.shape[-1],)
+            gain = self.param(f"residual_gain_{sublayer}", nn.initializers.ones, shape, jnp.float32)
+            y_BTD = y_BTD * gain.astype(self.dtype)
+        return x_BTD + y_BTD
 
 
 class Norm(nn.Module):

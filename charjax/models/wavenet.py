@@ -41,7 +41,8 @@ class WaveNet(FiniteModel):
     norm: Literal["none", "batch"]
     roles: ClassVar[tuple[tuple[str, Parameter], ...]] = (
         *ENDS,
-        (r"level_\d+/kernel", dense()),
+        ("level_0/kernel", dense(activation="tanh", reads_embedding=True)),
+        (r"level_[1-9]\d*/kernel", dense(activation="tanh")),
         (r"(level|norm)_\d+/bias", Parameter(Role.BIAS)),
         (r"norm_\d+/scale", Parameter(Role.GAIN)),
     )

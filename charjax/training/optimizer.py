@@ -18,11 +18,14 @@ from charjax.config import OptimConfig
 Schedule = Callable[[Array], Array]
 
 
-def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
+def make_optimizer(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
     """Clipping and the direction of a step; the caller multiplies it by -learning_rate.
 
     adamw: Loshchilov and Hutter 2019, algorithm 2, with the decay scaled by the rate, as PyTorch
     and nanoGPT do; rmsprop: Tieleman and Hinton 2012; sgd: with Polyak momentum.
+
+    `update` takes `learning_rate_factors`, a pytree of scalars or None, which multiply the
+    direction but not the decay (see `charjax.init.scheme`).
     """
     parts = [optax.clip_by_global_norm(config.grad_clip)] if config.grad_clip else []
     if config.kind == "adamw":
@@ -31,19 +34,30 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
         parts.append(optax.scale_by_rms(config.rms_decay, config.eps, eps_in_sqrt=False))
     if config.momentum and config.kind != "adamw":
         parts.append(optax.trace(config.momentum))
+    parts.append(_scale_by_factors())
     if config.weight_decay:
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=is_matrix))
     return _promoting(optax.chain(optax.identity(), *parts))
 
 
-def _promoting(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+def _scale_by_factors() -> optax.GradientTransformationExtraArgs:
+    def update(grads: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        factors = extra.get("learning_rate_factors")
+        if factors is not None:
+            grads = jax.tree.map(jnp.multiply, grads, factors)
+        return grads, state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def _promoting(inner: optax.GradientTransformationExtraArgs) -> Any:
     """optax raises a float to its int32 count, which strict dtype promotion refuses."""
 
-    def update(grads: Any, state: Any, params: Any = None) -> Any:
+    def update(grads: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         with jax.numpy_dtype_promotion("standard"):
-            return inner.update(grads, state, params)
+            return inner.update(grads, state, params, **extra)
 
-    return optax.GradientTransformation(inner.init, update)
+    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def is_matrix(params: Any) -> Any:

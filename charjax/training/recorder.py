@@ -28,9 +28,8 @@ from charjax.training.session import (
     purpose_key,
     score_split,
     state_shardings,
-    variables_of,
 )
-from charjax.training.state import TrainState
+from charjax.training.state import TrainState, variables_of
 
 _SAMPLES = 4
 _SAMPLE_LENGTH = 300

@@ -20,8 +20,8 @@ from charjax import parallel
 from charjax.data.batches import BatchSource, source_key
 from charjax.training.evaluation import random_loss
 from charjax.training.program import make_advance
-from charjax.training.session import Session, purpose_key, score_split, variables_of
-from charjax.training.state import TrainState, create_state
+from charjax.training.session import Session, purpose_key, score_split, seed_state
+from charjax.training.state import TrainState, variables_of
 
 # What can be measured of a run, in nats a target. "initial" and "final": the exact validation
 # loss at step 0 and at the last step; "random": the lowest mean over random batches (nanoGPT's
@@ -145,7 +145,7 @@ class _Program:
             return jax.lax.while_loop(lambda loop: loop[0] < steps, body, start)[1:]
 
         keys = (_keys(seeds, source_key), _keys(seeds, lambda s: purpose_key(s, "dropout")))
-        shapes = jax.eval_shape(lambda: _first_states(session, seeds))
+        shapes = jax.eval_shape(lambda: _first_states(session, session.source, seeds))
         program = jax.jit(run, donate_argnums=0)
         lowered = program.lower(shapes, session.source, keys, jnp.int32(1))
         return _Program(lowered.compile(), keys)
@@ -169,7 +169,8 @@ class _Group:
     ):
         self.session, self.seeds, self.wanted, self.poll = session, seeds, wanted, poll
         self.program = _Program.compile(session, seeds)
-        self.states = jax.jit(lambda: _first_states(session, seeds))()
+        draw = jax.jit(lambda source: _first_states(session, source, seeds))
+        self.states = draw(session.source)
         self.step, self.chunk = 0, 1
         self.losses: list[dict[str, float]] = [{} for _ in seeds]
         self.curves: list[list[Point]] = [[] for _ in seeds]
@@ -262,9 +263,14 @@ class _Group:
         ).loss
 
 
-def _first_states(session: Session, seeds: tuple[int, ...]) -> TrainState:
+def _first_states(session: Session, source: Any, seeds: tuple[int, ...]) -> TrainState:
     keys_R = _keys(seeds, lambda seed: purpose_key(seed, "init"))
-    return jax.vmap(lambda key: create_state(session.model, session.config, key))(keys_R)
+    batches_R = _keys(seeds, source_key)
+
+    def one(key: Array, batch_key: Array) -> TrainState:
+        return seed_state(session, key, dataclasses.replace(source, key=batch_key))
+
+    return jax.vmap(one)(keys_R, batches_R)
 
 
 def _keys(seeds: tuple[int, ...], key: Callable[[Array], Array]) -> Array:

@@ -10,20 +10,22 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
 from charjax import parallel
 from charjax.config import Config
 from charjax.data.batches import BatchSource, make_source
-from charjax.data.datasets import Dataset, Split, load_dataset
+from charjax.data.datasets import Dataset, Split, load_dataset, target_counts
 from charjax.data.tokenizers import Tokenizer
 from charjax.errors import UserError
-from charjax.init import find_scheme
+from charjax.init import check_cover, scheme_for
 from charjax.models.contract import CharModel
+from charjax.models.roles import Role
 from charjax.runs import build_model
 from charjax.training.evaluation import Score, exact_loss, random_loss
-from charjax.training.state import TrainState, create_state
+from charjax.training.state import InitData, TrainState, create_state, kept, variables_of
 
 # The most that a context length taken from the longest line can be.
 _LONGEST_CONTEXT = 1024
@@ -69,8 +71,9 @@ def open_session(config: Config, tokenizer: Tokenizer | None = None) -> Session:
         length = min(dataset.longest_line, _LONGEST_CONTEXT)
         longest = config.model.model_copy(update={"context_length": length})
         config = config.model_copy(update={"model": longest})
-    find_scheme(config.init)
     model = build_model(config, dataset.tokenizer)
+    if not model.fitted:
+        _check_scheme(config, model)
     mesh = parallel.make_mesh(devices, config.train.batch_size)
     source = val_source = None
     if not model.fitted:
@@ -81,6 +84,14 @@ def open_session(config: Config, tokenizer: Tokenizer | None = None) -> Session:
             rows = parallel.round_up(config.eval.batch_size, mesh)
             val_source = _source(config, model, mesh, dataset.splits["val"], rows, "random")
     return Session(config, dataset, model, devices, mesh, source, val_source)
+
+
+def _check_scheme(config: Config, model: CharModel) -> None:
+    scheme = scheme_for(config)
+    if scheme.about or set(Role) - scheme.rules.keys():
+        tokens_BT = jnp.zeros((1, model.lookback + 1), jnp.int32)
+        shapes = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
+        check_cover(scheme, config.init.scheme, shapes, model.roles)
 
 
 def _source(
@@ -103,13 +114,30 @@ def _source(
 
 
 def first_state(session: Session, params: Any = None) -> TrainState:
-    """The state at step 0, laid on the mesh; `params` from another run, if given."""
+    """The state at step 0, laid on the mesh; `params` that the model shall see, if given."""
     config = session.config
     key = purpose_key(config.train.seed, "init")
-    state = jax.jit(lambda key: create_state(session.model, config, key))(key)
+    draw = jax.jit(lambda key, source: seed_state(session, key, source))
+    state = draw(key, session.source)
     if params is not None:
-        state = state._replace(params=params)
+        # Another run's function, in this run's parametrisation.
+        state = state._replace(params=kept(params, state.scales))
     return place(session, state)
+
+
+def seed_state(session: Session, key: Array, source: BatchSource | None) -> TrainState:
+    """The state at step 0 of a run with this key of "init" and these batches; for use in jit."""
+    config, model, dataset = session.config, session.model, session.dataset
+    data = None
+    if scheme_for(config).reads_data:
+        assert source is not None
+        train, size = dataset.splits["train"], dataset.tokenizer.vocab_size
+        # One more of each, so that what was never seen has a finite logarithm.
+        counts_V = jnp.asarray(target_counts(train, size) + 1, jnp.float32)
+        batch = source.draw(jnp.int32(0))
+        log_V = jnp.log(counts_V / jnp.sum(counts_V))
+        data = InitData(log_V, batch.inputs, batch.targets.shape[1])
+    return create_state(model, config, key, data)
 
 
 def purpose_key(seed: int | Array, purpose: Literal["init", "dropout"]) -> Array:
@@ -128,11 +156,6 @@ def state_shardings(session: Session, state: TrainState) -> TrainState:
     whole, split = parallel.replicated(session.mesh), parallel.split_over(session.mesh)
     everywhere = jax.tree.map(lambda _: whole, state)
     return everywhere._replace(carry=jax.tree.map(lambda _: split, state.carry))
-
-
-def variables_of(state: TrainState) -> dict[str, Any]:
-    """What `model.apply` wants."""
-    return {"params": state.params, **state.model_state}
 
 
 def evaluator(

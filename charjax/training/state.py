@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from charjax.config import Config
-from charjax.init import find_scheme, initialise
+from charjax.init import initialise, scheme_for
 from charjax.models.contract import CharModel
 from charjax.training.optimizer import make_optimizer
 
@@ -20,6 +20,27 @@ class Counters(NamedTuple):
     skipped_in_a_row: Array
 
 
+class Scales(NamedTuple):
+    """What a scheme multiplies parameters and steps by: two pytrees of float32 scalars."""
+
+    learning_rates: Any
+    multipliers: Any
+
+
+class InitData(NamedTuple):
+    """What a scheme may want to know of the training text.
+
+    Attributes:
+      log_unigram_V: log frequencies of the targets.
+      inputs_BS: of the run's first batch.
+      num_outputs: targets of a row of it.
+    """
+
+    log_unigram_V: Array
+    inputs_BS: Array
+    num_outputs: int
+
+
 class TrainState(NamedTuple):
     """The state of a run.
 
@@ -29,6 +50,9 @@ class TrainState(NamedTuple):
       model_state: other collections of the model, such as batch norm's running statistics.
       carry: the recurrent state carried from batch to batch, or ().
       counters: int32 scalars.
+      scales: the scheme's factors, or () where all are 1. They are part of the state, not of the
+        program: one program trains several schemes, and a checkpoint holds its whole function,
+        whatever becomes of the scheme that made it.
     """
 
     params: Any
@@ -36,6 +60,31 @@ class TrainState(NamedTuple):
     model_state: Any
     carry: Any
     counters: Counters
+    scales: Scales | tuple[()] = ()
+
+
+def variables_of(state: TrainState) -> dict[str, Any]:
+    """What `model.apply` wants: the parameters times their multipliers, and other collections."""
+    return {"params": effective(state.params, state.scales), **state.model_state}
+
+
+def effective(params: Any, scales: Scales | tuple[()]) -> Any:
+    """The parameters as the model sees them; of several states stacked, too."""
+    if not isinstance(scales, Scales):
+        return params
+    return jax.tree.map(lambda p, m: p * _aligned(m, p), params, scales.multipliers)
+
+
+def kept(params: Any, scales: Scales | tuple[()]) -> Any:
+    """The inverse of `effective`: what has to be kept for the model to see these parameters."""
+    if not isinstance(scales, Scales):
+        return params
+    return jax.tree.map(lambda p, m: p / _aligned(m, p), params, scales.multipliers)
+
+
+def _aligned(factor: Array, parameter: Array) -> Array:
+    """A scalar, or one a stacked state, against the leading axes of the parameter."""
+    return factor.reshape(factor.shape + (1,) * (parameter.ndim - factor.ndim))
 
 
 def zero_counters() -> Counters:
@@ -43,24 +92,51 @@ def zero_counters() -> Counters:
     return Counters(*(jnp.zeros((), jnp.int32) for _ in Counters._fields))
 
 
-def create_state(model: CharModel, config: Config, key: Array) -> TrainState:
+def create_state(
+    model: CharModel,
+    config: Config,
+    key: Array,
+    data: InitData | None = None,
+    *,
+    with_scales: bool = False,
+) -> TrainState:
     """The state at step 0: parameters by the config's scheme, everything else at zero.
 
     Also used under `jax.eval_shape`, for the shapes alone.
+
+    Args:
+      model: the model.
+      config: the configuration.
+      key: typed; of this run's draw.
+      data: what the scheme wants of the text, if it wants anything.
+      with_scales: hold the factors even where all are 1, so that the states of all schemes have
+        one structure and can be stacked.
+
+    Raises:
+      UserError: the scheme does not suit the config or the model.
     """
     tokens_BT = jnp.zeros((1, model.lookback + 1), jnp.int32)
     variables = jax.eval_shape(model.init, key, tokens_BT)
     shapes = variables["params"]
     depth = getattr(model, "n_layer", 0)
-    params = initialise(find_scheme(config.init), shapes, model.roles, key, depth)
+    scheme = scheme_for(config)
+    frequencies = data.log_unigram_V if data else None
+    drawn = initialise(scheme, shapes, model.roles, key, depth, frequencies)
     # Only batch norm has further collections: its running mean is zero and its variance one.
     others = {name: tree for name, tree in variables.items() if name != "params"}
     model_state = jax.tree_util.tree_map_with_path(_statistic, others)
+    params = drawn.params
+    if scheme.adjust is not None:
+        if data is None:
+            raise ValueError(f"{config.init.scheme} needs a batch, and was given none")
+        variables = {"params": params, **model_state}
+        params = scheme.adjust(model, variables, data.inputs_BS, data.num_outputs)
+    scales = Scales(*drawn[1:]) if scheme.scaled or with_scales else ()
     carry: Any = ()
     if config.data.sampling == "contiguous" and model.memory == "carried":
         carry = model.init_cache(config.train.batch_size * config.optim.accumulate_steps)
     opt_state = make_optimizer(config.optim).init(params)
-    return TrainState(params, opt_state, model_state, carry, zero_counters())
+    return TrainState(params, opt_state, model_state, carry, zero_counters(), scales)
 
 
 def _statistic(path: tuple[Any, ...], shape: Any) -> Array:

@@ -15,7 +15,7 @@ from charjax.config import Config
 from charjax.data.batches import Batch
 from charjax.models.contract import CharModel
 from charjax.training.optimizer import is_matrix, make_optimizer, make_schedule
-from charjax.training.state import Counters, TrainState
+from charjax.training.state import Counters, Scales, TrainState, effective
 
 
 class Metrics(NamedTuple):
@@ -51,13 +51,15 @@ def make_train_step(model: CharModel, config: Config) -> Step:
     carries = config.data.sampling == "contiguous" and model.memory == "carried"
     pieces = config.optim.accumulate_steps
 
-    def micro_loss(params: Any, model_state: Any, carry: Any, batch: Batch, key: Array) -> Any:
+    def micro_loss(
+        params: Any, scales: Any, model_state: Any, carry: Any, batch: Batch, key: Array
+    ) -> Any:
         """Sum (not mean) of the weighted losses, so that pieces add up to the large batch."""
         if carries:
             fresh = model.init_cache(batch.inputs.shape[0])
             carry = jax.tree.map(lambda new, old: jnp.where(batch.restart, new, old), fresh, carry)
         (logits_BTV, new_carry), updated = model.apply(
-            {"params": params, **model_state},
+            {"params": effective(params, scales), **model_state},
             batch.inputs,
             carry if carries else None,
             num_outputs=batch.targets.shape[1],
@@ -73,14 +75,16 @@ def make_train_step(model: CharModel, config: Config) -> Step:
         """Loss and gradient of the whole batch, a micro-batch at a time."""
         grad_fn = jax.value_and_grad(micro_loss, has_aux=True)
         if pieces == 1:
-            out, grads = grad_fn(state.params, state.model_state, state.carry, batch, key)
+            out, grads = grad_fn(
+                state.params, state.scales, state.model_state, state.carry, batch, key
+            )
             return out[0], grads, *out[1]
 
         def body(sums: Any, piece: Any) -> Any:
             loss, grads, model_state = sums
             carry, micro_batch, micro_key = piece
             (more, (model_state, carry)), slopes = grad_fn(
-                state.params, model_state, carry, micro_batch, micro_key
+                state.params, state.scales, model_state, carry, micro_batch, micro_key
             )
             return (loss + more, jax.tree.map(jnp.add, grads, slopes), model_state), carry
 
@@ -107,7 +111,10 @@ def make_train_step(model: CharModel, config: Config) -> Step:
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         rate = schedule(state.counters.step)
 
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        factors = state.scales.learning_rates if isinstance(state.scales, Scales) else None
+        updates, opt_state = optimizer.update(
+            grads, state.opt_state, state.params, learning_rate_factors=factors
+        )
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         # A step that is not finite leaves everything but the counters as it was, to the bit.
         params, opt_state, model_state, carry = jax.tree.map(
@@ -124,7 +131,8 @@ def make_train_step(model: CharModel, config: Config) -> Step:
         metrics = Metrics(
             loss * scale, grad_norm, rate, targets, skipped.astype(jnp.float32), penalty
         )
-        return TrainState(params, opt_state, model_state, carry, counters), metrics
+        after = TrainState(params, opt_state, model_state, carry, counters, state.scales)
+        return after, metrics
 
     return train_step
 

@@ -1,6 +1,4 @@
-"""Each scheme draws what its paper says, and covers every parameter of every family."""
-
-import math
+"""The registry and the three pytrees: covered, refused, and what a scheme needs."""
 
 import jax
 import jax.numpy as jnp
@@ -10,91 +8,74 @@ import pytest
 from charjax import models
 from charjax.config import FAMILIES, InitConfig, parse_config
 from charjax.errors import UserError
-from charjax.init import find_scheme, initialise, scheme_names
-from charjax.init.schemes import parameter_of
-from charjax.models.roles import Parameter, Role, dense
+from charjax.init import check_cover, find_scheme, initialise, scheme_for, scheme_names
+from charjax.init.site import parameter_of
+from charjax.models.roles import dense
 
 TRAINED = [kind for kind in FAMILIES if kind != "ngram"]
+SETTINGS = {
+    "tfixup": {"residual": "plain"},
+    "deepnorm": {"residual": "deepnorm"},
+    "rezero": {"residual": "rezero"},
+    "layerscale": {"residual": "layerscale"},
+    "irnn": {"activation": "relu"},
+    "spectral": {"tie_embeddings": False},
+    "small_readout": {"tie_embeddings": False},
+    "zero_readout": {"tie_embeddings": False},
+    "unigram_readout": {"tie_embeddings": False, "bias": True},
+}
+WITHOUT_RECURRENCE = {"bow", "mlp", "wavenet", "transformer"}
+WITH_WIDTH = WITHOUT_RECURRENCE | {"rnn", "gru", "lstm"}
+COVERED = {
+    **dict.fromkeys(scheme_names(), set(TRAINED)),
+    **dict.fromkeys(("small_init", "tfixup", "deepnorm", "rezero", "layerscale"), {"transformer"}),
+    **dict.fromkeys(("depth_mup", "completep"), {"transformer"}),
+    **dict.fromkeys(("small_readout", "zero_readout", "unigram_readout"), WITH_WIDTH),
+    **dict.fromkeys(("mup", "spectral"), WITH_WIDTH),
+    **dict.fromkeys(("forget_bias", "chrono"), {"gru", "lstm"}),
+    "irnn": {"rnn"},
+    "lsuv": WITHOUT_RECURRENCE,
+}
 
 
-_KEY = jax.random.key(0)
+def configured(kind, scheme, **numbers):
+    """A config in which a family has what the scheme needs, as far as it can have it."""
+    known = FAMILIES[kind].model_fields
+    wanted = {k: v for k, v in SETTINGS.get(scheme, {}).items() if k in known}
+    small = {"d_model": 16, "n_layer": 2, "n_head": 2, "d_hidden": 16, "d_embed": 8}
+    small = {k: v for k, v in small.items() if k in known}
+    tree = {"kind": kind, "context_length": 8, **small, **wanted}
+    return parse_config({"model": tree, "init": {"scheme": scheme, **numbers}})
 
 
-def drawn(scheme: str, shape=(512, 1024), parameter=None, depth=0, **numbers) -> np.ndarray:
-    """One kernel drawn by a scheme."""
-    roles = (("kernel", parameter or dense(Role.HIDDEN)),)
-    shapes = {"kernel": jax.ShapeDtypeStruct(shape, jnp.float32)}
-    init = InitConfig(scheme=scheme, **numbers)
-    tree = initialise(find_scheme(init), shapes, roles, jax.random.key(1), depth)
-    return np.asarray(tree["kernel"])
-
-
-@pytest.mark.parametrize(
-    ("scheme", "parameter", "std"),
-    [
-        ("default", dense(Role.HIDDEN), 1 / math.sqrt(512)),
-        ("default", Parameter(Role.EMBEDDING), 1 / math.sqrt(1024)),
-        ("pytorch", dense(Role.READOUT), 1 / math.sqrt(3 * 512)),
-        ("pytorch", Parameter(Role.EMBEDDING), 1.0),
-        ("gpt2", dense(Role.HIDDEN), 0.02),
-        ("gpt2", dense(Role.RESIDUAL_OUTPUT), 0.02 / math.sqrt(2 * 6)),
-        ("naive", dense(Role.HIDDEN), 1.0),
-        ("naive_readout", dense(Role.READOUT), 0.01),
-        ("naive_hidden", dense(Role.HIDDEN), 0.2),
-        ("kaiming_tanh", dense(Role.HIDDEN), 5 / 3 / math.sqrt(512)),
-        ("kaiming_tanh", dense(Role.READOUT), 0.01),
-        ("uniform", dense(Role.HIDDEN), 0.08 / math.sqrt(3)),
-    ],
-)
-def test_standard_deviation(scheme, parameter, std):
-    values = drawn(scheme, parameter=parameter, depth=6)
-    assert abs(values.std() / std - 1) < 0.01
-    assert abs(values.mean()) < 0.01 * std
-
-
-def test_numbers_of_a_scheme():
-    assert abs(drawn("normal", std=0.3).std() / 0.3 - 1) < 0.01
-    assert np.abs(drawn("uniform", scale=0.5)).max() == pytest.approx(0.5, rel=1e-3)
-
-
-@pytest.mark.parametrize("gates", [1, 3, 4])
-def test_recurrent_kernels_are_orthogonal_gate_by_gate(gates):
-    kernel = drawn("default", (64, 64 * gates), dense(Role.RECURRENT, gates=gates))
-    for gate in np.split(kernel, gates, axis=1):
-        np.testing.assert_allclose(gate @ gate.T, np.eye(64), atol=1e-5)
-
-
-def test_pytorch_recurrent_cells_use_the_hidden_width():
-    roles = (("input", dense()), ("recurrent", dense(Role.RECURRENT)), ("bias", _GATE_BIAS))
-    shapes = {
-        "input": jax.ShapeDtypeStruct((4, 400), jnp.float32),
-        "recurrent": jax.ShapeDtypeStruct((400, 400), jnp.float32),
-        "bias": jax.ShapeDtypeStruct((400,), jnp.float32),
-    }
-    scheme = find_scheme(InitConfig(scheme="pytorch"))
-    tree = initialise(scheme, shapes, roles, jax.random.key(0), 0)
-    for leaf in tree.values():
-        assert np.abs(leaf).max() == pytest.approx(1 / 20, rel=0.03)
-
-
-_GATE_BIAS = Parameter(Role.GATE_BIAS)
-
-
-def test_naive_arms_are_the_same_draw_scaled():
-    arms = [drawn(s) for s in ("naive", "naive_hidden")]
-    np.testing.assert_allclose(arms[0] * 0.2, arms[1], rtol=1e-6)
+def shapes_of(model):
+    tokens = jnp.zeros((1, model.lookback + 1), jnp.int32)
+    return jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
 
 
 @pytest.mark.parametrize("kind", TRAINED)
-@pytest.mark.parametrize("scheme", scheme_names())
-def test_every_scheme_covers_every_family(kind, scheme):
-    config = parse_config({"model": {"kind": kind, "context_length": 8}})
-    model = models.build(config.model, 27, jnp.float32)
-    tokens = jnp.zeros((1, model.lookback + 1), jnp.int32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
-    found = find_scheme(InitConfig(scheme=scheme))
-    tree = jax.eval_shape(lambda key: initialise(found, shapes, model.roles, key, 4), _KEY)
-    assert tree == shapes
+def test_every_scheme_covers_the_families_it_says_and_no_other(kind):
+    for scheme in scheme_names():
+        config = configured(kind, scheme)
+        model = models.build(config.model, 27, jnp.float32)
+        shapes = shapes_of(model)
+
+        def draw(key, config=config, shapes=shapes, model=model):
+            found = scheme_for(config)
+            check_cover(found, config.init.scheme, shapes, model.roles)
+            return initialise(found, shapes, model.roles, key, 4, jnp.zeros(27))
+
+        if kind not in COVERED[scheme]:
+            with pytest.raises(UserError, match="choose another scheme"):
+                jax.eval_shape(draw, jax.random.key(0))
+            continue
+        params, *factors = jax.eval_shape(draw, jax.random.key(0))
+        assert params == shapes
+        for tree in factors:
+            assert jax.tree.structure(tree) == jax.tree.structure(shapes)
+            assert {(x.shape, x.dtype) for x in jax.tree.leaves(tree)} == {
+                ((), jnp.dtype("float32"))
+            }
 
 
 def test_a_parameter_needs_exactly_one_role():
@@ -107,11 +88,50 @@ def test_a_parameter_needs_exactly_one_role():
 @pytest.mark.parametrize(
     ("init", "told"),
     [
-        (InitConfig(scheme="kaimin_tanh"), "did you mean kaiming_tanh"),
-        (InitConfig(scheme="gpt2", std=0.1), "init.std: 0.1 given; only init.scheme"),
-        (InitConfig(scheme="normal", scale=0.1), "init.scale: 0.1 given"),
+        ({"scheme": "kaimin_tanh"}, "did you mean kaiming_tanh"),
+        ({"scheme": "gpt2", "std": 0.1}, "init.std: 0.1 given; only init.scheme"),
+        ({"scheme": "normal", "scale": 0.1}, "init.scale: 0.1 given"),
+        ({"scheme": "gpt2", "gain": 2.0}, '"he_normal" or "he_uniform" or "orthogonal"'),
+        ({"scheme": "mup", "base_depth": 2}, 'only init.scheme = "depth_mup" or "completep"'),
     ],
 )
-def test_mistakes(init, told):
+def test_mistakes_in_the_section(init, told):
     with pytest.raises(UserError, match=told):
-        find_scheme(init)
+        find_scheme(InitConfig(**init))
+
+
+@pytest.mark.parametrize(
+    ("tree", "told"),
+    [
+        ({"init": {"scheme": "deepnorm"}}, "model.residual=pre_norm; it needs model.residual=deep"),
+        ({"init": {"scheme": "tfixup"}}, "it needs model.residual=plain"),
+        ({"init": {"scheme": "spectral"}}, "tie_embeddings=true; it needs model.tie_emb.*=false"),
+        ({"init": {"scheme": "mup"}, "optim": {"kind": "sgd"}}, "it needs optim.kind=adamw"),
+        (
+            {"init": {"scheme": "mup"}, "model": {"residual": "plain"}},
+            "it needs model.residual=pre",
+        ),
+        (
+            {"init": {"scheme": "mup"}, "model": {"kind": "bigram"}},
+            "it needs model.kind=bow or mlp",
+        ),
+        ({"init": {"scheme": "irnn"}, "model": {"kind": "rnn"}}, "it needs model.activation=relu"),
+        (
+            {"init": {"scheme": "chrono"}, "model": {"kind": "rnn"}},
+            "it needs model.kind=gru or lstm",
+        ),
+    ],
+)
+def test_a_scheme_says_what_it_needs(tree, told):
+    with pytest.raises(UserError, match=told) as error:
+        scheme_for(parse_config(tree))
+    assert "\n" not in str(error.value)
+
+
+def test_all_factors_are_one_where_a_scheme_has_none():
+    config = configured("transformer", "gpt2")
+    model = models.build(config.model, 27, jnp.float32)
+    scheme = scheme_for(config)
+    drawn = initialise(scheme, shapes_of(model), model.roles, jax.random.key(0), 2)
+    assert not scheme.scaled
+    np.testing.assert_array_equal(jax.tree.leaves(drawn[1:]), 1.0)

@@ -1,0 +1,229 @@
+"""Schemes for any family: libraries' defaults, variance scaling, and those of the lectures."""
+
+import math
+from typing import Literal
+
+from charjax.config import InitConfig
+from charjax.init.draws import (
+    ZERO,
+    Draw,
+    EmbeddingNormal,
+    FanInNormal,
+    LecunNormal,
+    LogUnigram,
+    Normal,
+    OfKernel,
+    Orthogonal,
+    Scaled,
+    TorchUniform,
+    Uniform,
+    VarianceScaling,
+)
+from charjax.init.lsuv import unit_variance
+from charjax.init.scheme import Rule, Scheme, rules_for
+from charjax.models.roles import Role
+
+# tanh's critical line at sigma_b^2 = 0.05 (Schoenholz et al. 2017, fig. 2): chi_1 = 1 there.
+_CRITICAL_W, _CRITICAL_B = math.sqrt(1.76095), math.sqrt(0.05)
+_SMALL = Normal(0.01)
+_DEFAULT = "flax.linen: LeCun normal kernels, N(0, 1/d) embeddings, orthogonal recurrent kernels"
+
+
+def default(_: InitConfig) -> Scheme:
+    """Flax's own."""
+    return _like_default(_DEFAULT)
+
+
+def pytorch(_: InitConfig) -> Scheme:
+    """PyTorch's own."""
+    uniform = TorchUniform()
+    return Scheme(
+        "torch.nn: Linear U(1/sqrt(n)) with its bias, Embedding N(0, 1), RNN U(1/sqrt(width))",
+        rules_for(uniform, OfKernel(uniform), embedding=Normal(1.0)),
+    )
+
+
+def normal(init: InitConfig) -> Scheme:
+    """N(0, 1) or N(0, init.std**2)."""
+    return Scheme("weights N(0, init.std**2), biases zero", rules_for(Normal(_or(init.std, 1.0))))
+
+
+def uniform(init: InitConfig) -> Scheme:
+    """U(-init.scale, init.scale)."""
+    draw = Uniform(_or(init.scale, 0.08))
+    return Scheme(
+        "char-rnn (Karpathy 2015): everything U(-init.scale, init.scale)", rules_for(draw, draw)
+    )
+
+
+def lecun_normal(init: InitConfig) -> Scheme:
+    """N(0, gain^2 / n)."""
+    return _scaling("LeCun et al. 1998, eq. 16: N(0, 1/n)", "fan_in", "normal", init, 1.0)
+
+
+def lecun_uniform(init: InitConfig) -> Scheme:
+    """U with variance gain^2 / n."""
+    return _scaling("LeCun et al. 1998, eq. 16: U of variance 1/n", "fan_in", "uniform", init, 1.0)
+
+
+def glorot_normal(init: InitConfig) -> Scheme:
+    """N(0, 2 gain^2 / (n + m))."""
+    source = "Glorot and Bengio 2010, eq. 12: N(0, 2 / (n + m))"
+    return _scaling(source, "fan_avg", "normal", init, 1.0)
+
+
+def glorot_uniform(init: InitConfig) -> Scheme:
+    """U(sqrt(6 / (n + m))), times the gain."""
+    source = "Glorot and Bengio 2010, eq. 16: U(sqrt(6 / (n + m)))"
+    return _scaling(source, "fan_avg", "uniform", init, 1.0)
+
+
+def he_normal(init: InitConfig) -> Scheme:
+    """N(0, gain^2 / n), the gain by the activation."""
+    source = "He et al. 2015, eq. 10: N(0, gain^2 / n), the gain by the activation"
+    return _scaling(source, "fan_in", "normal", init, None)
+
+
+def he_uniform(init: InitConfig) -> Scheme:
+    """U with variance gain^2 / n, the gain by the activation."""
+    source = "He et al. 2015, eq. 10, uniform: U(gain sqrt(3 / n)), the gain by the activation"
+    return _scaling(source, "fan_in", "uniform", init, None)
+
+
+def orthogonal(init: InitConfig) -> Scheme:
+    """Orthogonal matrices, every gate's its own."""
+    draw = Orthogonal(_or(init.gain, 1.0))
+    return Scheme(
+        "Saxe et al. 2014, sec. 3: orthogonal kernels, embeddings N(0, 1/d)",
+        rules_for(draw, embedding=EmbeddingNormal(), readout=Orthogonal()),
+    )
+
+
+def lsuv(_: InitConfig) -> Scheme:
+    """Orthogonal, then every product's variance brought to 1 on a batch."""
+    return Scheme(
+        "Mishkin and Matas 2016, algorithm 1: orthonormal, then outputs of variance 1",
+        rules_for(
+            Orthogonal(), embedding=EmbeddingNormal(), without=(Role.RECURRENT, Role.GATE_BIAS)
+        ),
+        needs={"model.kind": ("bow", "mlp", "wavenet", "transformer")},
+        adjust=unit_variance,
+    )
+
+
+def critical(init: InitConfig) -> Scheme:
+    """N(0, sigma_w^2 / n) and N(0, sigma_b^2), by default on tanh's critical line."""
+    weights = FanInNormal(_or(init.sigma_w, _CRITICAL_W))
+    biases = OfKernel(Normal(_or(init.sigma_b, _CRITICAL_B)))
+    return Scheme(
+        "Poole et al. 2016, eq. 1; Schoenholz et al. 2017: N(0, sigma_w^2 / n), N(0, sigma_b^2)",
+        rules_for(weights, biases, embedding=Normal(1.0), readout=FanInNormal())
+        | {Role.GATE_BIAS: Rule(biases)},
+        readout_bias=Rule(ZERO),
+    )
+
+
+def small_readout(_: InitConfig) -> Scheme:
+    """The default with a readout a hundredth as large."""
+    return _like_default(
+        f"{_DEFAULT}; readout x 0.01 (nn-zero-to-hero part 3)",
+        readout=Scaled(LecunNormal(), 0.01),
+        about=(Role.READOUT,),
+    )
+
+
+def zero_readout(_: InitConfig) -> Scheme:
+    """The default with a readout of zeros: the loss at first is ln V exactly."""
+    return _like_default(
+        f"{_DEFAULT}; readout 0 (Yang et al. 2022, app. D.2)", readout=ZERO, about=(Role.READOUT,)
+    )
+
+
+def unigram_readout(_: InitConfig) -> Scheme:
+    """The default with a readout of zeros whose bias is the text's log frequencies."""
+    return _like_default(
+        f"{_DEFAULT}; readout 0, its bias the log frequencies (Karpathy 2019, 'init well')",
+        readout=ZERO,
+        readout_bias=LogUnigram(),
+        about=(Role.READOUT, Role.BIAS),
+    )
+
+
+def naive(_: InitConfig) -> Scheme:
+    """The lectures' first arm."""
+    return Scheme(
+        "nn-zero-to-hero part 3, arm 1: everything N(0, 1)", rules_for(Normal(1.0), Normal(1.0))
+    )
+
+
+def naive_readout(_: InitConfig) -> Scheme:
+    """The second."""
+    return Scheme(
+        "nn-zero-to-hero part 3, arm 2: readout x 0.01, its bias 0",
+        rules_for(Normal(1.0), Normal(1.0), readout=_SMALL),
+        readout_bias=Rule(ZERO),
+    )
+
+
+def naive_hidden(_: InitConfig) -> Scheme:
+    """The third."""
+    return Scheme(
+        "nn-zero-to-hero part 3, arm 3: and hidden x 0.2, its bias x 0.01",
+        rules_for(Normal(1.0), _SMALL, hidden=Normal(0.2), readout=_SMALL),
+        readout_bias=Rule(ZERO),
+    )
+
+
+def kaiming_tanh(_: InitConfig) -> Scheme:
+    """The fourth and the fifth."""
+    return Scheme(
+        "nn-zero-to-hero part 3, arms 4 and 5: hidden N(0, (5/3)**2 / n) (He et al. 2015)",
+        rules_for(Normal(1.0), _SMALL, hidden=FanInNormal(5 / 3), readout=_SMALL),
+        readout_bias=Rule(ZERO),
+    )
+
+
+def lecun_readout(_: InitConfig) -> Scheme:
+    """The fifth lecture's."""
+    return Scheme(
+        "nn-zero-to-hero part 5: N(0, 1/n) (LeCun et al. 1998), readout x 0.1, embedding N(0, 1)",
+        rules_for(FanInNormal(), embedding=Normal(1.0), readout=FanInNormal(0.1)),
+    )
+
+
+def _scaling(
+    source: str,
+    mode: Literal["fan_in", "fan_avg"],
+    distribution: Literal["normal", "uniform"],
+    init: InitConfig,
+    gain: float | None,
+) -> Scheme:
+    """Variance scaling; embeddings N(0, 1/d) and the readout's gain 1 whatever the gain."""
+    draw = VarianceScaling(mode, distribution, init.gain or gain)
+    readout = VarianceScaling(mode, distribution)
+    return Scheme(
+        f"{source}; embeddings N(0, 1/d)",
+        rules_for(draw, embedding=EmbeddingNormal(), readout=readout),
+    )
+
+
+def _like_default(
+    source: str,
+    readout: Draw | None = None,
+    readout_bias: Draw | None = None,
+    about: tuple[Role, ...] = (),
+) -> Scheme:
+    special: dict[str, Draw] = {"embedding": EmbeddingNormal(), "recurrent": Orthogonal()}
+    if readout is not None:
+        special["readout"] = readout
+    return Scheme(
+        source,
+        rules_for(LecunNormal(), ZERO, without=(), **special),
+        readout_bias=Rule(readout_bias) if readout_bias else None,
+        about=about,
+        reads_text=isinstance(readout_bias, LogUnigram),
+    )
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value

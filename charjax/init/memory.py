@@ -1,0 +1,105 @@
+"""Schemes for recurrent networks: how long a state is kept at first."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from charjax.config import InitConfig
+from charjax.init.draws import (
+    EmbeddingNormal,
+    Identity,
+    LecunNormal,
+    Normal,
+    Orthogonal,
+)
+from charjax.init.scheme import Scheme, rules_for
+from charjax.init.site import Site
+from charjax.models.roles import Role
+
+_GATED = {"model.kind": ("gru", "lstm")}
+# The gate that keeps the state, of an LSTM or a GRU (whose z keeps), and the one that writes.
+_KEEPS, _WRITES = ("forget", "update"), ("input",)
+
+
+def irnn(_: InitConfig) -> Scheme:
+    """The identity as recurrent kernel, with ReLU."""
+    return Scheme(
+        "Le, Jaitly and Hinton 2015, sec. 2, IRNN: recurrent identity, others N(0, 0.001^2)",
+        rules_for(
+            Normal(0.001),
+            embedding=EmbeddingNormal(),
+            recurrent=Identity(),
+            readout=LecunNormal(),
+        ),
+        needs={"model.kind": ("rnn",), "model.activation": ("relu",)},
+    )
+
+
+def forget_bias(init: InitConfig) -> Scheme:
+    """The default with a forget gate that is open at first."""
+    bias = 1.0 if init.forget_bias is None else init.forget_bias
+    return Scheme(
+        "Gers et al. 2000; Jozefowicz et al. 2015, sec. 5: the forget gate's bias 1 (a GRU's z)",
+        _rules(KeepBias(bias)),
+        needs=_GATED,
+        about=(Role.GATE_BIAS,),
+    )
+
+
+def chrono(init: InitConfig) -> Scheme:
+    """The default with forget gates that keep for 1 to longest_delay steps."""
+    longest = init.longest_delay or 64
+    return Scheme(
+        "Tallec and Ollivier 2018, eq. 16: b_f = log U(1, T - 1), b_i = -b_f (a GRU's b_z = b_f)",
+        _rules(ChronoBias(longest)),
+        needs=_GATED,
+        about=(Role.GATE_BIAS,),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepBias:
+    """`bias` for the gate that keeps the state, else 0; the second of two biases is all 0."""
+
+    bias: float
+
+    def __call__(self, key: Array, site: Site) -> Array:
+        """The key is not used."""
+        kept = jnp.full(_width(site), self.bias, jnp.float32)
+        return _assemble(site, dict.fromkeys(_KEEPS, kept))
+
+
+@dataclasses.dataclass(frozen=True)
+class ChronoBias:
+    """log U(1, T - 1) for the gate that keeps, its negative for the one that writes.
+
+    Attributes:
+      longest: T, in steps.
+    """
+
+    longest: int
+
+    def __call__(self, key: Array, site: Site) -> Array:
+        """One draw for the two gates."""
+        delays = jax.random.uniform(key, (_width(site),), jnp.float32, 1.0, self.longest - 1.0)
+        keep = jnp.log(delays)
+        return _assemble(site, dict.fromkeys(_KEEPS, keep) | dict.fromkeys(_WRITES, -keep))
+
+
+def _rules(gate_bias: KeepBias | ChronoBias) -> dict:
+    return rules_for(
+        LecunNormal(), embedding=EmbeddingNormal(), recurrent=Orthogonal(), gate_bias=gate_bias
+    )
+
+
+def _width(site: Site) -> int:
+    return site.shape[0] // site.parameter.gates
+
+
+def _assemble(site: Site, named: dict[str, Array]) -> Array:
+    """The gates' biases side by side, 0 where none is named."""
+    zero = jnp.zeros(_width(site), jnp.float32)
+    parts = [named.get(name, zero) for name in site.parameter.gate_names]
+    return jnp.concatenate([zero] * len(parts) if site.parameter.second else parts)

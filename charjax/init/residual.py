@@ -1,0 +1,123 @@
+"""Schemes for residual networks: what each of L blocks may add to the stream."""
+
+import dataclasses
+
+from jax import Array
+
+from charjax.config import InitConfig
+from charjax.init.draws import (
+    ZERO,
+    Constant,
+    Draw,
+    EmbeddingNormal,
+    Normal,
+    ResidualNormal,
+    Scaled,
+    VarianceScaling,
+    WidthNormal,
+)
+from charjax.init.scheme import Scheme, rules_for
+from charjax.init.site import Site
+from charjax.models.roles import Role
+
+_TRANSFORMER = {"model.kind": ("transformer",)}
+_CELLS = (Role.RECURRENT, Role.GATE_BIAS)
+_XAVIER_NORMAL = VarianceScaling("fan_avg", "normal")
+_XAVIER_UNIFORM = VarianceScaling("fan_avg", "uniform")
+
+
+def gpt2(_: InitConfig) -> Scheme:
+    """N(0, 0.02), residual outputs smaller by depth."""
+    return Scheme(
+        "Radford et al. 2019; nanoGPT: N(0, 0.02), residual outputs / sqrt(2L)",
+        rules_for(Normal(0.02), residual_output=ResidualNormal(0.02)),
+    )
+
+
+def small_init(_: InitConfig) -> Scheme:
+    """N(0, 2 / 5d) throughout."""
+    return Scheme(
+        "Nguyen and Salazar 2019, sec. 2.2, SmallInit: N(0, 2 / (d + 4d)), d the stream's width",
+        rules_for(WidthNormal(2 / 5), without=_CELLS),
+        needs=_TRANSFORMER,
+    )
+
+
+def tfixup(_: InitConfig) -> Scheme:
+    """Xavier, with everything but queries and keys smaller by depth; no norms, no warm-up.
+
+    A decoder without cross-attention has the residual branches of the paper's encoder, so it is
+    the encoder's factor (sec. 3.3) that holds here.
+    """
+    factor, power = 0.67, -0.25
+    smaller = Scaled(_XAVIER_UNIFORM, factor, power)
+    rules = rules_for(
+        _XAVIER_UNIFORM,
+        embedding=Scaled(EmbeddingNormal(), factor, power),
+        residual_output=smaller,
+        hidden=_Fused(Scaled(_XAVIER_UNIFORM, factor, power, "value"), smaller),
+        without=_CELLS,
+    )
+    return Scheme(
+        "Huang et al. 2020, sec. 3.3, T-Fixup: Xavier, and values, outputs and MLP x 0.67 L^(-1/4)",
+        rules,
+        needs=_TRANSFORMER | {"model.residual": ("plain",)},
+    )
+
+
+def deepnorm(_: InitConfig) -> Scheme:
+    """Xavier with gain (8L)^(-1/4), but 1 for queries and keys."""
+    beta, power = 8**-0.25, -0.25
+    smaller = Scaled(_XAVIER_NORMAL, beta, power)
+    rules = rules_for(
+        _XAVIER_NORMAL,
+        embedding=EmbeddingNormal(),
+        residual_output=smaller,
+        hidden=_Fused(Scaled(_XAVIER_NORMAL, beta, power, "value"), smaller),
+        without=_CELLS,
+    )
+    return Scheme(
+        "Wang et al. 2022, fig. 2, decoder: alpha = (2L)^(1/4), Xavier gain beta = (8L)^(-1/4)",
+        rules,
+        needs=_TRANSFORMER | {"model.residual": ("deepnorm",)},
+    )
+
+
+def rezero(_: InitConfig) -> Scheme:
+    """Every block is the identity at first."""
+    return Scheme(
+        "Bachlechner et al. 2020, eq. 6, ReZero: residual gains 0, Xavier kernels",
+        rules_for(_XAVIER_UNIFORM, embedding=EmbeddingNormal(), residual_gain=ZERO, without=_CELLS),
+        needs=_TRANSFORMER | {"model.residual": ("rezero",)},
+    )
+
+
+def layerscale(init: InitConfig) -> Scheme:
+    """Every block is nearly the identity at first."""
+    gain = Constant(init.epsilon) if init.epsilon else _ByDepth()
+    return Scheme(
+        "Touvron et al. 2021, eq. 4, LayerScale: residual gains epsilon, kernels N(0, 0.02)",
+        rules_for(Normal(0.02), residual_gain=gain, without=_CELLS),
+        needs=_TRANSFORMER | {"model.residual": ("layerscale",)},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _ByDepth:
+    """0.1 up to 18 blocks, 1e-5 up to 24, 1e-6 beyond (Touvron et al. 2021, sec. 2)."""
+
+    def __call__(self, key: Array, site: Site) -> Array:
+        epsilon = 0.1 if site.depth <= 18 else 1e-5 if site.depth <= 24 else 1e-6
+        return Constant(epsilon)(key, site)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fused:
+    """One draw for queries, keys and values side by side, another for other kernels."""
+
+    attention: Draw
+    other: Draw
+
+    def __call__(self, key: Array, site: Site) -> Array:
+        fused = "query" in site.parameter.gate_names
+        return (self.attention if fused else self.other)(key, site)

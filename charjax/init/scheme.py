@@ -1,0 +1,174 @@
+"""What a scheme is: for each role, how it is drawn, its learning rate and its multiplier.
+
+With theta the parameter that is kept and trained, m its multiplier, f its learning-rate factor
+and u the optimiser's direction, the model is applied to m * theta, and a step is
+theta - rate * (f * u + weight_decay * theta): the decay is not scaled by f, as in the package
+`mup` of Yang et al. 2022 and in Dey et al. 2025, where the decay grows as the rate shrinks.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from charjax.errors import UserError
+from charjax.init.draws import ONE, ZERO, Draw
+from charjax.init.site import Roles, Site, find_sites, roles_in
+from charjax.models.roles import Role
+
+
+class Factor(Protocol):
+    """A number for a parameter, by where it stands."""
+
+    def __call__(self, site: Site) -> float:
+        """The factor."""
+        ...
+
+
+def unit(site: Site) -> float:
+    """The factor 1."""
+    return 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a scheme does with the parameters of a role.
+
+    Attributes:
+      draw: where they are drawn from.
+      learning_rate: what the direction of their step is multiplied by.
+      multiplier: what they are multiplied by before the model is applied.
+    """
+
+    draw: Draw
+    learning_rate: Factor = unit
+    multiplier: Factor = unit
+
+
+class Drawn(NamedTuple):
+    """Three pytrees of one structure: arrays, and two of float32 scalars."""
+
+    params: Any
+    learning_rates: Any
+    multipliers: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """How each kind of parameter is drawn and scaled.
+
+    Attributes:
+      source: the paper or program it is taken from.
+      rules: the rule of each role; a model with a role that is not here cannot use the scheme.
+      readout_bias: the rule of the readout's bias, where it differs from other biases.
+      needs: what the configuration must say, by "section.key": the values that are allowed.
+      about: roles without which the scheme would do nothing.
+      reads_text: whether it draws by the frequencies of the training text's symbols.
+      adjust: (model, variables, inputs (B, S), outputs) -> parameters: what is done to them with
+        a batch at hand, after they have been drawn; None: nothing.
+    """
+
+    source: str
+    rules: Mapping[Role, Rule]
+    readout_bias: Rule | None = None
+    needs: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    about: tuple[Role, ...] = ()
+    reads_text: bool = False
+    adjust: Callable[[Any, Any, Array, int], Any] | None = None
+
+    @property
+    def scaled(self) -> bool:
+        """Whether it has any learning-rate factor or multiplier."""
+        rules = [*self.rules.values(), *([self.readout_bias] if self.readout_bias else [])]
+        return any((rule.learning_rate, rule.multiplier) != (unit, unit) for rule in rules)
+
+    @property
+    def reads_data(self) -> bool:
+        """Whether it cannot draw without the training text."""
+        return self.reads_text or self.adjust is not None
+
+    def rule_of(self, site: Site) -> Rule:
+        """The one rule that covers a parameter.
+
+        Raises:
+          UserError: none does.
+        """
+        if self.readout_bias is not None and site.beside is Role.READOUT:
+            return self.readout_bias
+        if site.parameter.role not in self.rules:
+            raise _not_covered(site.path, site.parameter.role)
+        return self.rules[site.parameter.role]
+
+
+def rules_for(
+    kernels: Draw, biases: Draw = ZERO, *, without: tuple[Role, ...] = (), **special: Draw
+) -> dict[Role, Rule]:
+    """One draw for every weight, one for every bias; gains are one; `special` by role's name."""
+    draws: dict[Role, Draw] = dict.fromkeys(Role, kernels)
+    draws |= {Role.BIAS: biases, Role.GATE_BIAS: biases, Role.GAIN: ONE, Role.RESIDUAL_GAIN: ONE}
+    draws |= {Role[name.upper()]: draw for name, draw in special.items()}
+    return {role: Rule(draw) for role, draw in draws.items() if role not in without}
+
+
+def initialise(
+    scheme: Scheme,
+    shapes: Any,
+    roles: Roles,
+    key: Array,
+    depth: int,
+    log_unigram_V: Array | None = None,
+) -> Drawn:
+    """Draw every parameter of a tree, and find its factors.
+
+    Args:
+      scheme: the scheme.
+      shapes: the parameters as a nested dictionary of anything with a `.shape`.
+      roles: (regular expression over a path, what that parameter is), as a model declares them.
+      key: a typed key; each path has a stream of its own, so that a parameter's draw depends on
+        neither the order nor the number of the others.
+      depth: residual blocks of the model.
+      log_unigram_V: (V,) log frequencies, for a scheme that reads the text.
+
+    Raises:
+      ValueError: a parameter that is not covered by exactly one entry of `roles`.
+      UserError: a parameter that the scheme has no rule for.
+    """
+    sites = find_sites(shapes, roles, depth, log_unigram_V)
+    rules = [scheme.rule_of(site) for site in sites]
+    drawn = [
+        rule.draw(jax.random.fold_in(key, zlib.crc32(site.path.encode())), site)
+        for rule, site in zip(rules, sites, strict=True)
+    ]
+    rates = [rule.learning_rate(site) for rule, site in zip(rules, sites, strict=True)]
+    factors = [rule.multiplier(site) for rule, site in zip(rules, sites, strict=True)]
+    build = lambda leaves: jax.tree.unflatten(jax.tree.structure(shapes), leaves)  # noqa: E731
+    scalars = [[jnp.float32(x) for x in values] for values in (rates, factors)]
+    return Drawn(build(drawn), *map(build, scalars))
+
+
+def check_cover(scheme: Scheme, name: str, shapes: Any, roles: Roles) -> None:
+    """Raise a UserError unless a scheme has a rule for every parameter, and something to do."""
+    found = roles_in(shapes, roles)
+    for path, parameter in found.items():
+        if parameter.role not in scheme.rules:
+            raise _not_covered(path, parameter.role, name)
+    present = {parameter.role for parameter in found.values()}
+    for role in scheme.about:
+        if role not in present:
+            raise UserError(
+                f"init.scheme: {name!r} given; it is about the {role}, which this model has not "
+                "(a transformer has a readout of its own with model.tie_embeddings=false): "
+                "choose another scheme or model"
+            )
+
+
+def _not_covered(path: str, role: Role, name: str | None = None) -> UserError:
+    given = f"{name!r} given; " if name else ""
+    return UserError(
+        f"init.scheme: {given}it has no rule for {path!r} (role: {role}); choose another scheme, "
+        "or a model without this parameter"
+    )

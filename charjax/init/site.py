@@ -1,0 +1,104 @@
+"""Where a parameter stands: what a draw and a factor may depend on."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax import Array
+
+from charjax.models.roles import Parameter, Role
+
+Roles = tuple[tuple[str, Parameter], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """Where a parameter stands.
+
+    Attributes:
+      path: its name in the tree, joined by "/".
+      shape: its shape.
+      parameter: its role and the meaning of its axes.
+      fan_in: inputs summed over; a bias has that of the kernel beside it.
+      fan_out: outputs of one gate.
+      recurrent_width: width of the recurrent kernel in the same cell, else None.
+      beside: of a bias, the role of the kernel it is added to; None in a norm.
+      depth: residual blocks in the model.
+      width: what the readout reads: of a transformer, the residual stream's.
+      tied: whether the embedding is the readout too.
+      log_unigram_V: logarithms of the symbols' frequencies in the training text, where a scheme
+        asks for them.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    parameter: Parameter
+    fan_in: int
+    fan_out: int
+    recurrent_width: int | None
+    beside: Role | None
+    depth: int
+    width: int
+    tied: bool
+    log_unigram_V: Array | None = None
+
+
+def find_sites(
+    shapes: Any, roles: Roles, depth: int, log_unigram_V: Array | None = None
+) -> list[Site]:
+    """The site of every leaf, in the tree's order; arguments as of `initialise`."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(shapes)
+    named = {_path_name(path): leaf.shape for path, leaf in leaves}
+    found = {name: parameter_of(roles, name) for name in named}
+    readouts = [name for name, parameter in found.items() if parameter.role is Role.READOUT]
+    tables = [name for name, parameter in found.items() if parameter.role is Role.EMBEDDING]
+    width = named[readouts[0]][0] if readouts else max((named[t][-1] for t in tables), default=0)
+    sites = []
+    for name, shape in named.items():
+        parameter = found[name]
+        kernels = [o for o in found if found[o].fan_in and _module(o) == _module(name)]
+        recurrent = [o for o in kernels if found[o].role is Role.RECURRENT]
+        own = name if parameter.fan_in else kernels[0] if kernels else None
+        fan_in = math.prod(named[own][axis] for axis in found[own].fan_in) if own else 1
+        fan_out = math.prod(shape[axis] for axis in parameter.fan_out) // parameter.gates
+        sites.append(
+            Site(
+                path=name,
+                shape=shape,
+                parameter=parameter,
+                fan_in=fan_in,
+                fan_out=fan_out,
+                recurrent_width=named[recurrent[0]][0] if recurrent else None,
+                beside=found[own].role if own and own != name else None,
+                depth=depth,
+                width=width or fan_in,
+                tied=not readouts,
+                log_unigram_V=log_unigram_V,
+            )
+        )
+    return sites
+
+
+def parameter_of(roles: Roles, path: str) -> Parameter:
+    """What the parameter at a path is; exactly one entry must cover it."""
+    matches = [parameter for pattern, parameter in roles if re.fullmatch(pattern, path)]
+    if len(matches) != 1:
+        raise ValueError(f"parameter {path!r} is covered by {len(matches)} roles, not by one")
+    return matches[0]
+
+
+def roles_in(shapes: Any, roles: Roles) -> Mapping[str, Parameter]:
+    """What each leaf of a tree is, by its path."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(shapes)
+    return {name: parameter_of(roles, name) for name in (_path_name(path) for path, _ in leaves)}
+
+
+def _path_name(path: tuple[Any, ...]) -> str:
+    return "/".join(str(getattr(part, "key", part)) for part in path)
+
+
+def _module(path: str) -> str:
+    return path.rpartition("/")[0]

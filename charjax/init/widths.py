@@ -1,0 +1,130 @@
+"""Schemes whose best learning rate does not move with width and depth.
+
+r is the width over init.base_width, l the depth over init.base_depth. At r = l = 1 they are the
+standard parametrisation, and learning rates are meant as at that size. The width is what the
+readout reads (of a transformer the stream, grown by heads of one width); a kernel that reads
+embeddings of a width of their own does not count as wide.
+"""
+
+import dataclasses
+import math
+
+from jax import Array
+
+from charjax.config import InitConfig
+from charjax.init.draws import ONE, ZERO, FanInNormal, Normal
+from charjax.init.scheme import Rule, Scheme
+from charjax.init.site import Site
+from charjax.models.roles import Role
+
+_ADAM = {
+    "model.kind": ("bow", "mlp", "wavenet", "rnn", "gru", "lstm", "transformer"),
+    "optim.kind": ("adamw",),
+}
+_BLOCKS = {"model.kind": ("transformer",), "optim.kind": ("adamw",)}
+
+
+def mup(init: InitConfig) -> Scheme:
+    """Width alone."""
+    source = "Yang et al. 2022, table 8 (Adam): muP; readout x 1/r, hidden learning rates x 1/r"
+    return _parametrised(source, Scales.of(init, alpha=None), _ADAM)
+
+
+def depth_mup(init: InitConfig) -> Scheme:
+    """Width, and depth with residual branches x l^(-1/2)."""
+    source = "Yang et al. 2023, table 1 (Adam): depth-muP; branches and their rates x l^(-1/2)"
+    return _parametrised(source, Scales.of(init, alpha=0.5), _BLOCKS)
+
+
+def completep(init: InitConfig) -> Scheme:
+    """Width, and depth with residual branches x 1/l."""
+    source = "Dey et al. 2025, table 1, alpha = 1: CompleteP; residual branches x 1/l"
+    return _parametrised(source, Scales.of(init, alpha=1.0), _BLOCKS)
+
+
+def spectral(init: InitConfig) -> Scheme:
+    """Initial values and steps with a spectral norm of order sqrt(m / n)."""
+    scales = Scales.of(init, alpha=None)
+    # A step of Adam of size eta has spectral norm eta sqrt(n m): eta ~ 1/n.
+    wide = Rule(SpectralNormal(), scales.learning_rate)
+    rules = dict.fromkeys((Role.HIDDEN, Role.RECURRENT, Role.RESIDUAL_OUTPUT, Role.READOUT), wide)
+    still = {Role.EMBEDDING: Rule(Normal(1.0)), Role.GAIN: Rule(ONE), Role.RESIDUAL_GAIN: Rule(ONE)}
+    biases = dict.fromkeys((Role.BIAS, Role.GATE_BIAS), Rule(ZERO))
+    return Scheme(
+        "Yang, Simon and Bernstein 2023, param. 1, for Adam: std min(1, sqrt(m/n)) / sqrt(n)",
+        rules | still | biases,
+        needs=_ADAM | {"model.tie_embeddings": (False,)},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SpectralNormal:
+    """N(0, s^2) with s = min(1, sqrt(m / n)) / sqrt(n): a spectral norm of order sqrt(m / n)."""
+
+    def __call__(self, key: Array, site: Site) -> Array:
+        """Draw; m is one gate's."""
+        oblong = min(1.0, math.sqrt(site.fan_out / site.fan_in))
+        return FanInNormal(oblong)(key, site)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scales:
+    """The factors of Adam's parametrisations.
+
+    Attributes:
+      base_width: r = 1.
+      base_depth: l = 1.
+      alpha: residual branches are multiplied by l^-alpha; None: depth changes nothing.
+    """
+
+    base_width: int
+    base_depth: int
+    alpha: float | None
+
+    @staticmethod
+    def of(init: InitConfig, alpha: float | None) -> "Scales":
+        """By the config's base."""
+        return Scales(init.base_width or 128, init.base_depth or 4, alpha)
+
+    def learning_rate(self, site: Site) -> float:
+        """1/r for a wide kernel; in a block, times l^(alpha - 1)."""
+        kernel = bool(site.parameter.fan_in)
+        width = 1 / self._r(site) if kernel and not site.parameter.reads_embedding else 1.0
+        deep = self.alpha is not None and site.parameter.in_block
+        return width * (self._l(site) ** ((self.alpha or 0.0) - 1.0) if deep else 1.0)
+
+    def multiplier(self, site: Site) -> float:
+        """1/r on the readout, or on what a tied one reads; l^-alpha on residual branches."""
+        parameter = site.parameter
+        if parameter.role is Role.READOUT or (parameter.before_readout and site.tied):
+            return 1 / self._r(site)
+        branch = Role.RESIDUAL_OUTPUT in (parameter.role, site.beside)
+        return self._l(site) ** -self.alpha if branch and self.alpha is not None else 1.0
+
+    def _r(self, site: Site) -> float:
+        return site.width / self.base_width
+
+    def _l(self, site: Site) -> float:
+        return max(1, site.depth) / self.base_depth
+
+
+def _parametrised(source: str, scales: Scales, needs: dict) -> Scheme:
+    # The readout's rate stays: with its multiplier 1/r that is table 8's second form, the one that
+    # leaves tied embeddings possible.
+    at_base = Normal(1 / math.sqrt(scales.base_width))
+    wide = Rule(FanInNormal(), scales.learning_rate, scales.multiplier)
+    others = {Role.GAIN: ONE, Role.RESIDUAL_GAIN: ONE, Role.BIAS: ZERO, Role.GATE_BIAS: ZERO}
+    return Scheme(
+        source,
+        {
+            Role.EMBEDDING: Rule(at_base),
+            Role.READOUT: Rule(at_base, multiplier=scales.multiplier),
+            **dict.fromkeys((Role.HIDDEN, Role.RECURRENT, Role.RESIDUAL_OUTPUT), wide),
+            **{
+                role: Rule(draw, scales.learning_rate, scales.multiplier)
+                for role, draw in others.items()
+            },
+        },
+        # What is tied is read through the last norm's gain, which only these forms have.
+        needs=needs | {"model.residual": ("pre_norm", "layerscale")},
+    )

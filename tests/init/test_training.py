@@ -1,0 +1,319 @@
+"""Schemes in training: factors are data, one program serves all, and every reader sees them."""
+
+import dataclasses
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from charjax import models
+from charjax.config import Config, load_config, parse_config
+from charjax.data.batches import Batch
+from charjax.data.datasets import Split, target_counts
+from charjax.init import scheme_names
+from charjax.runs import load_run
+from charjax.training.replicas import Replicas
+from charjax.training.session import first_state, open_session, score_split
+from charjax.training.state import InitData, create_state, effective, variables_of
+from charjax.training.step import make_train_step
+from tests.commands import run, tiny
+from tests.init.test_schemes import COVERED, SETTINGS
+
+V = 11
+SMALL = {
+    "mlp": {"kind": "mlp", "d_embed": 4, "hidden": (16, 16), "context_length": 4},
+    "rnn": {"kind": "rnn", "d_embed": 4, "d_hidden": 8, "activation": "relu", "context_length": 6},
+    "lstm": {"kind": "lstm", "d_embed": 4, "d_hidden": 8, "context_length": 6},
+    "transformer": {
+        "kind": "transformer",
+        "context_length": 6,
+        "n_layer": 2,
+        "n_head": 2,
+        "d_model": 8,
+        "bias": True,
+        "tie_embeddings": False,
+    },
+}
+
+
+@dataclasses.dataclass
+class Bench:
+    """A small model, a batch, and states by scheme."""
+
+    kind: str
+    model_settings: dict[str, Any]
+    optim: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def config(self, scheme: str, **numbers: Any) -> Config:
+        init = {"scheme": scheme, **numbers}
+        return parse_config({"model": self.model_settings, "init": init, "optim": self.optim})
+
+    def model(self, scheme: str = "default"):
+        return models.build(self.config(scheme).model, V, jnp.float32)
+
+    def state(self, scheme: str, *, with_scales: bool = True, seed: int = 0, **numbers: Any):
+        batch = self.batch()
+        data = InitData(jnp.log(jnp.full(V, 1 / V)), batch.inputs, batch.targets.shape[1])
+        config, key = self.config(scheme, **numbers), jax.random.key(seed)
+        return create_state(self.model(), config, key, data, with_scales=with_scales)
+
+    def batch(self, rows: int = 8) -> Batch:
+        tokens = np.random.default_rng(0).integers(0, V, (rows, self.model().lookback + 7))
+        inputs, targets = jnp.asarray(tokens[:, :-1]), jnp.asarray(tokens[:, -6:])
+        weights = jnp.ones(targets.shape, jnp.float32)
+        return Batch(inputs.astype(jnp.int32), targets.astype(jnp.int32), weights, jnp.array(True))
+
+    def step(self):
+        """The step as a program: no scheme is named in it."""
+        return jax.jit(make_train_step(self.model(), self.config("default")))
+
+
+def bench(kind: str, **settings: Any) -> Bench:
+    return Bench(kind, SMALL[kind] | settings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "residual"),
+    [
+        ("mlp", None),
+        ("rnn", None),
+        ("lstm", None),
+        *(("transformer", r) for r in ("pre_norm", "plain", "deepnorm", "rezero", "layerscale")),
+    ],
+)
+def test_every_scheme_trains_in_one_program(kind, residual):
+    here = bench(kind, **({"residual": residual} if residual else {}))
+    step, batch, key = here.step(), here.batch(), jax.random.key(0)
+    for scheme in scheme_names():
+        needs = SETTINGS.get(scheme, {}).get("residual", "pre_norm")
+        if kind not in COVERED[scheme] or residual not in (None, needs):
+            continue
+        state = here.state(scheme)
+        losses = []
+        for _ in range(4):
+            state, told = step(state, batch, key)
+            losses.append(float(told.loss))
+        assert losses[-1] < losses[0], scheme
+        assert int(state.counters.skipped) == 0
+    assert step._cache_size() == 1
+
+
+def test_a_step_by_hand():
+    """theta - rate * (f * direction + decay * theta), with the slope of the loss of m * theta."""
+    optim = {"kind": "sgd", "learning_rate": 0.1, "grad_clip": 0.0, "weight_decay": 0.5}
+    here = dataclasses.replace(bench("mlp"), optim=optim)
+    state, batch = here.state("default"), here.batch()
+    count = iter(range(1, 100))
+    spread = jax.tree.map(lambda _: jnp.float32(0.5 + 0.25 * next(count)), state.scales)
+    state = state._replace(scales=spread)
+    after, told = here.step()(state, batch, jax.random.key(0))
+
+    def loss(params):
+        logits, _ = here.model().apply({"params": params}, batch.inputs, num_outputs=6)
+        picked = jnp.take_along_axis(jax.nn.log_softmax(logits), batch.targets[..., None], -1)
+        return -jnp.mean(picked)
+
+    seen = jax.tree.map(jnp.multiply, state.params, spread.multipliers)
+    value, slopes = jax.value_and_grad(loss)(seen)
+    np.testing.assert_allclose(told.loss, value, rtol=1e-5)
+    expected = jax.tree.map(
+        lambda p, g, f, m: p - 0.1 * (f * m * g + (0.5 * p if p.ndim > 1 else 0.0)),
+        state.params,
+        slopes,
+        *spread,
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6), after.params, expected)
+    jax.tree.map(np.testing.assert_array_equal, after.scales, spread)
+    jax.tree.map(np.testing.assert_array_equal, variables_of(state)["params"], seen)
+
+
+def test_schemes_stacked_and_vmapped_equal_each_alone():
+    here = bench("transformer")
+    names = ("gpt2", "mup", "completep", "default")
+    base = {"mup": {"base_width": 4}, "completep": {"base_width": 2, "base_depth": 1}}
+    states = [here.state(name, **base.get(name, {})) for name in names]
+    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    step, batch, key = here.step(), here.batch(), jax.random.key(0)
+    stepped = jax.jit(
+        jax.vmap(make_train_step(here.model(), here.config("default")), (0, None, None))
+    )
+    for _ in range(30):
+        together, _ = stepped(together, batch, key)
+        states = [step(state, batch, key)[0] for state in states]
+    for index, state in enumerate(states):
+        part = jax.tree.map(lambda leaf, i=index: leaf[i], together)
+        for a, b in zip(jax.tree.leaves(part.params), jax.tree.leaves(state.params), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    seen = variables_of(together)["params"]["readout"]["kernel"][1]
+    np.testing.assert_allclose(seen, together.params["readout"]["kernel"][1] * 0.5, rtol=1e-6)
+
+
+def test_scales_of_one_change_nothing():
+    here = bench("transformer")
+    step, batch, key = here.step(), here.batch(), jax.random.key(0)
+    with_them, without = here.state("gpt2"), here.state("gpt2", with_scales=False)
+    assert without.scales == ()
+    for _ in range(5):
+        with_them, without = (step(s, batch, key)[0] for s in (with_them, without))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), with_them.params, without.params
+    )
+
+
+def test_factors_of_the_width_parametrisations():
+    here = bench("transformer", d_model=16, n_layer=4)
+    numbers = {"base_width": 4, "base_depth": 1}
+    for scheme, rate, branch in (("depth_mup", 4**-0.5, 0.5), ("completep", 1.0, 0.25)):
+        rates, multipliers = here.state(scheme, **numbers).scales
+        block, factors = rates["block_2"], multipliers["block_2"]
+        assert block["attention"]["qkv"]["kernel"] == rate / 4
+        assert block["mlp"]["down"]["bias"] == block["norm_1"]["scale"] == rate
+        assert rates["token_embedding"]["embedding"] == rates["final_norm"]["scale"] == 1
+        assert rates["readout"]["kernel"] == 1
+        assert multipliers["readout"]["kernel"] == 0.25
+        assert factors["mlp"]["down"]["kernel"] == factors["mlp"]["down"]["bias"] == branch
+        assert factors["mlp"]["up"]["kernel"] == factors["attention"]["qkv"]["bias"] == 1
+        assert multipliers["final_norm"]["scale"] == 1
+    tied = bench("transformer", d_model=16, tie_embeddings=True)
+    multipliers = tied.state("mup", base_width=4).scales.multipliers
+    assert multipliers["final_norm"] == {"scale": 0.25, "bias": 0.25}
+    assert multipliers["token_embedding"]["embedding"] == 1
+    rates = bench("mlp").state("spectral", base_width=4).scales.learning_rates
+    assert [rates[f"hidden_{i}"]["kernel"] for i in (0, 1)] == [1, 0.25]
+    assert rates["readout"]["kernel"] == 0.25
+
+
+@pytest.mark.parametrize(("scheme", "low", "high"), [("mup", -0.2, 0.2), ("default", 0.5, 1.5)])
+def test_coordinate_check(scheme, low, high):
+    """Logits move equally much at every width in muP, and more with the width otherwise."""
+    widths, moves = (64, 128, 256, 512), []
+    for width in widths:
+        here = Bench("mlp", SMALL["mlp"] | {"hidden": (width, width)})
+        numbers = {"base_width": 64} if scheme == "mup" else {}
+        here.optim = {"learning_rate": 1e-3}
+        step, batch = here.step(), here.batch(32)
+        logits = jax.jit(
+            lambda state, here=here, batch=batch: here.model().apply(
+                variables_of(state), batch.inputs, num_outputs=6
+            )[0]
+        )
+        sizes = []
+        for seed in range(2):
+            state = here.state(scheme, seed=seed, **numbers)
+            before = logits(state)
+            for _ in range(3):
+                state, _ = step(state, batch, jax.random.key(0))
+            sizes.append(float(jnp.mean(jnp.abs(logits(state) - before))))
+        moves.append(np.mean(sizes))
+    slope = np.polyfit(np.log(widths), np.log(moves), 1)[0]
+    assert low < slope < high
+
+
+def test_lsuv_brings_every_layer_to_unit_variance():
+    for kind in ("mlp", "transformer"):
+        here = bench(kind, **({"norm": "batch"} if kind == "mlp" else {}))
+        settings = here.model_settings
+        config = parse_config(
+            {"model": settings, "init": {"scheme": "lsuv"}, "data": {"layout": "pairs"}}
+        )
+        model, batch = models.build(config.model, V, jnp.float32), here.batch(64)
+        data = InitData(jnp.zeros(V), batch.inputs, 6)
+        state = create_state(model, config, jax.random.key(0), data)
+        _, caught = model.apply(
+            variables_of(state),
+            batch.inputs,
+            num_outputs=6,
+            train=kind == "mlp",
+            capture_intermediates=lambda module, _: type(module).__name__ in ("Dense", "Readout"),
+            mutable=["intermediates", "batch_stats"],
+        )
+        stds = [float(jnp.std(x)) for x in jax.tree.leaves(caught["intermediates"])]
+        assert len(stds) == (3 if kind == "mlp" else 9)
+        np.testing.assert_allclose(stds, 1, rtol=1e-3)
+
+
+def test_targets_are_counted_document_by_document():
+    tokens = np.array([0, 1, 2, 0, 2, 2, 0, 1], np.uint8)
+    lines = Split(tokens, np.array([0, 3]), np.array([3, 3]))
+    assert target_counts(lines, 4).tolist() == [2, 1, 3, 0]
+    rows = Split(tokens, np.array([0, 4]), np.array([3, 3]))
+    assert target_counts(rows, 3).tolist() == [2, 2, 2]
+
+
+@pytest.fixture
+def text(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "text.txt"
+    path.write_text("".join("abcdefgh \n"[i] for i in np.minimum(rng.geometric(0.3, 2000), 10) - 1))
+    return path
+
+
+SCALED = [
+    "init.scheme=completep",
+    "init.base_width=3",
+    "init.base_depth=3",
+    "optim.weight_decay=0.1",
+]
+
+
+def test_a_run_with_factors_resumes_to_the_bit_and_is_read_as_it_was_trained(text, tmp_path):
+    overrides = [*tiny("transformer"), f"data.path={text}", *SCALED]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run("train", *overrides, "train.steps=20", "--workdir", whole).status == 0
+    assert (
+        run("train", *overrides, "train.steps=10", "optim.decay_steps=20", "--workdir", cut)[0] == 0
+    )
+    resumed = run("train", "train.steps=20", "--workdir", cut, "--resume")
+    assert resumed.status == 0, resumed.err
+    told = [json.loads((place / "summary.json").read_text()) for place in (whole, cut)]
+    assert told[0]["state_digest"] == told[1]["state_digest"]
+    told_loss = json.loads(run("evaluate", whole, "--json", "--checkpoint", "latest").out)["loss"]
+    assert told_loss == pytest.approx(told[0]["val_loss"], rel=1e-6)
+    # Fine-tuning begins with the function, in the parametrisation of the new run.
+    read = load_run(whole, "latest")
+    for scheme in (SCALED, ["init.scheme=gpt2"]):
+        session = open_session(load_config(None, [*overrides[:-4], *scheme]), read.tokenizer)
+        state = first_state(session, read.variables["params"])
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, 1e-6),
+            effective(state.params, state.scales),
+            read.variables["params"],
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"), [("transformer", SCALED), ("mlp", ["init.scheme=lsuv", "model.norm=none"])]
+)
+def test_replicas_are_the_runs_of_their_seeds(kind, more, text, tmp_path):
+    overrides = [*tiny(kind), f"data.path={text}", *more, "train.steps=10", "eval.every=10"]
+    plan = Replicas.plan(open_session(load_config(None, overrides)), (3, 5))
+    outcomes = [outcome for group in plan.train(frozenset({"final"})) for outcome in group]
+    for outcome in outcomes:
+        place = tmp_path / str(outcome.seed)
+        assert run("train", *overrides, f"train.seed={outcome.seed}", "--workdir", place)[0] == 0
+        told = json.loads((place / "summary.json").read_text())["val_loss"]
+        assert outcome.losses["final"] == pytest.approx(told, rel=1e-5)
+
+
+def test_the_unigram_readout_begins_at_the_entropy_of_the_text(text):
+    overrides = [*tiny("gru"), f"data.path={text}", "init.scheme=unigram_readout"]
+    session = open_session(load_config(None, overrides))
+    train = session.dataset.splits["train"]
+    loss = score_split(session, train, variables_of(first_state(session)), lambda: None).loss
+    shares = target_counts(train, session.model.vocab_size) / train.num_targets
+    shares = shares[shares > 0]
+    assert loss == pytest.approx(-np.sum(shares * np.log(shares)), abs=1e-3)
+
+
+def test_mistakes_leave_nothing_behind(text, tmp_path):
+    place = tmp_path / "run"
+    for words in (["init.scheme=deepnorm"], ["init.scheme=zero_readout"], ["init.gain=2.0"]):
+        overrides = [*tiny("transformer"), f"data.path={text}", *words]
+        failed = run("train", *overrides, "train.steps=2", "--workdir", place)
+        assert failed.status == 2
+        assert failed.err.count("\n") == 1
+        assert "init." in failed.err
+        assert not place.exists()
