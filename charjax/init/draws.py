@@ -230,7 +230,7 @@ class LogUnigram:
         """The key is not used."""
         if site.log_unigram_V is None:
             raise ValueError("a scheme that reads the text's frequencies was given none")
-        return site.log_unigram_V
+        return jnp.asarray(site.log_unigram_V, jnp.float32)
 
 
 def _by_gate(draw: nn.initializers.Initializer, key: Array, site: Site) -> Array:

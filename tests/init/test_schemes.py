@@ -26,16 +26,16 @@ SETTINGS = {
 }
 WITHOUT_RECURRENCE = {"bow", "mlp", "wavenet", "transformer"}
 WITH_WIDTH = WITHOUT_RECURRENCE | {"rnn", "gru", "lstm"}
-COVERED = {
-    **dict.fromkeys(scheme_names(), set(TRAINED)),
-    **dict.fromkeys(("small_init", "tfixup", "deepnorm", "rezero", "layerscale"), {"transformer"}),
-    **dict.fromkeys(("depth_mup", "completep"), {"transformer"}),
-    **dict.fromkeys(("small_readout", "zero_readout", "unigram_readout"), WITH_WIDTH),
-    **dict.fromkeys(("mup", "spectral"), WITH_WIDTH),
-    **dict.fromkeys(("forget_bias", "chrono"), {"gru", "lstm"}),
-    "irnn": {"rnn"},
-    "lsuv": WITHOUT_RECURRENCE,
+ONLY = {
+    ("small_init", "tfixup", "deepnorm", "rezero", "layerscale"): {"transformer"},
+    ("depth_mup", "completep"): {"transformer"},
+    ("small_readout", "zero_readout", "unigram_readout", "mup", "spectral"): WITH_WIDTH,
+    ("forget_bias", "chrono"): {"gru", "lstm"},
+    ("irnn",): {"rnn"},
+    ("lsuv",): WITHOUT_RECURRENCE,
 }
+COVERED = {name: set(TRAINED) for name in scheme_names()}
+COVERED |= {name: kinds for names, kinds in ONLY.items() for name in names}
 
 
 def configured(kind, scheme, **numbers):

@@ -131,7 +131,7 @@ def test_a_step_by_hand():
 
 
 def test_schemes_stacked_and_vmapped_equal_each_alone():
-    here = bench("transformer")
+    here = bench("transformer", bias=False)
     names = ("gpt2", "mup", "completep", "default")
     base = {"mup": {"base_width": 4}, "completep": {"base_width": 2, "base_depth": 1}}
     states = [here.state(name, **base.get(name, {})) for name in names]
@@ -214,8 +214,8 @@ def test_coordinate_check(scheme, low, high):
 
 def test_lsuv_brings_every_layer_to_unit_variance():
     for kind in ("mlp", "transformer"):
-        here = bench(kind, **({"norm": "batch"} if kind == "mlp" else {}))
-        settings = here.model_settings
+        here = bench(kind)
+        settings = here.model_settings | ({"norm": "batch"} if kind == "mlp" else {})
         config = parse_config(
             {"model": settings, "init": {"scheme": "lsuv"}, "data": {"layout": "pairs"}}
         )
