@@ -1,5 +1,7 @@
 """The registry and the three pytrees: covered, refused, and what a scheme needs."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +50,7 @@ def configured(kind, scheme, **numbers):
     return parse_config({"model": tree, "init": {"scheme": scheme, **numbers}})
 
 
+@functools.cache
 def shapes_of(model):
     tokens = jnp.zeros((1, model.lookback + 1), jnp.int32)
     return jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]

@@ -91,6 +91,8 @@ def test_every_scheme_trains_in_one_program(kind, residual):
         needs = SETTINGS.get(scheme, {}).get("residual", "pre_norm")
         if kind not in COVERED[scheme] or residual not in (None, needs):
             continue
+        if kind == "rnn" and COVERED[scheme] != {"rnn"}:
+            continue  # its parameters are the lstm's
         state = here.state(scheme)
         losses = []
         for _ in range(4):
@@ -117,7 +119,7 @@ def test_a_step_by_hand():
         return -jnp.mean(picked)
 
     seen = jax.tree.map(jnp.multiply, state.params, spread.multipliers)
-    value, slopes = jax.value_and_grad(loss)(seen)
+    value, slopes = jax.jit(jax.value_and_grad(loss))(seen)
     np.testing.assert_allclose(told.loss, value, rtol=1e-5)
     expected = jax.tree.map(
         lambda p, g, f, m: p - 0.1 * (f * m * g + (0.5 * p if p.ndim > 1 else 0.0)),
@@ -186,30 +188,27 @@ def test_factors_of_the_width_parametrisations():
     assert rates["readout"]["kernel"] == 0.25
 
 
-@pytest.mark.parametrize(("scheme", "low", "high"), [("mup", -0.2, 0.2), ("default", 0.5, 1.5)])
-def test_coordinate_check(scheme, low, high):
+def test_coordinate_check():
     """Logits move equally much at every width in muP, and more with the width otherwise."""
-    widths, moves = (64, 128, 256, 512), []
+    widths = (32, 64, 128)
+    moves: dict[str, list[float]] = {"mup": [], "default": []}
     for width in widths:
         here = Bench("mlp", SMALL["mlp"] | {"hidden": (width, width)})
-        numbers = {"base_width": 64} if scheme == "mup" else {}
-        here.optim = {"learning_rate": 1e-3}
-        step, batch = here.step(), here.batch(32)
+        step, batch, model = here.step(), here.batch(32), here.model()
         logits = jax.jit(
-            lambda state, here=here, batch=batch: here.model().apply(
+            lambda state, model=model, batch=batch: model.apply(
                 variables_of(state), batch.inputs, num_outputs=6
             )[0]
         )
-        sizes = []
-        for seed in range(2):
-            state = here.state(scheme, seed=seed, **numbers)
+        for scheme, sizes in moves.items():
+            state = here.state(scheme, **({"base_width": 32} if scheme == "mup" else {}))
             before = logits(state)
             for _ in range(3):
                 state, _ = step(state, batch, jax.random.key(0))
             sizes.append(float(jnp.mean(jnp.abs(logits(state) - before))))
-        moves.append(np.mean(sizes))
-    slope = np.polyfit(np.log(widths), np.log(moves), 1)[0]
-    assert low < slope < high
+    slopes = {name: np.polyfit(np.log(widths), np.log(x), 1)[0] for name, x in moves.items()}
+    assert abs(slopes["mup"]) < 0.2
+    assert slopes["default"] > 0.5
 
 
 def test_lsuv_brings_every_layer_to_unit_variance():
@@ -285,7 +284,8 @@ def test_a_run_with_factors_resumes_to_the_bit_and_is_read_as_it_was_trained(tex
 
 
 @pytest.mark.parametrize(
-    ("kind", "more"), [("transformer", SCALED), ("mlp", ["init.scheme=lsuv", "model.norm=none"])]
+    ("kind", "more"),
+    [("bow", ["init.scheme=mup", "init.base_width=3"]), ("mlp", ["init.scheme=lsuv"])],
 )
 def test_replicas_are_the_runs_of_their_seeds(kind, more, text, tmp_path):
     overrides = [*tiny(kind), f"data.path={text}", *more, "train.steps=10", "eval.every=10"]
