@@ -1,4 +1,4 @@
-"""What the families share: characters to vectors, vectors to logits, and batch norm between.
+"""What the families share: characters to vectors, vectors to logits, and norms between.
 
 Letters: B batch, T time, V vocabulary, D width.
 """
@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from charjax.models.roles import Parameter, Role, dense
 from charjax.ops.linear import matmul
+from charjax.ops.normalization import layer_norm
 
 EMBEDDING = Parameter(Role.EMBEDDING, fan_out=(1,))
 ENDS = (
@@ -61,6 +62,23 @@ class Readout(nn.Module):
 def float32_logits(h_BTD: Array, kernel_DV: Array) -> Array:
     """The product (B, T, V), summed and returned in float32."""
     return matmul(h_BTD, kernel_DV, preferred_element_type=jnp.float32)
+
+
+class Norm(nn.Module):
+    """(x - mean) / sqrt(variance + 1e-5) * scale + bias (Ba et al. 2016), in float32."""
+
+    bias: bool
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x_BTD: Array) -> Array:
+        """(B, T, D) to (B, T, D)."""
+        D = x_BTD.shape[-1]
+        scale_D = self.param("scale", nn.initializers.ones, (D,), jnp.float32)
+        x_BTD = layer_norm(x_BTD, scale_D)
+        if self.bias:
+            x_BTD += self.param("bias", nn.initializers.zeros, (D,), jnp.float32)
+        return x_BTD.astype(self.dtype)
 
 
 class BatchNorm(nn.Module):

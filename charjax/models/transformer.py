@@ -14,12 +14,12 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from charjax.models.contract import CharModel, Memory, check_window
-from charjax.models.layers import EMBEDDING, ENDS, Embedding, Readout, float32_logits
+from charjax.models.layers import EMBEDDING, ENDS, Embedding, Norm, Readout, float32_logits
 from charjax.models.roles import Parameter, Role, dense
 from charjax.ops.activation import gelu
 from charjax.ops.attention import causal_attention
 from charjax.ops.linear import dense_dot_general
-from charjax.ops.normalization import layer_norm
+from charjax.ops.rotary import rotary_angles, rotate
 
 Residual = Literal["pre_norm", "deepnorm", "rezero", "layerscale", "plain"]
 _NORM_FIRST = ("pre_norm", "layerscale")
@@ -208,23 +208,6 @@ class Block(nn.Module):
         return x_BTD + y_BTD
 
 
-class Norm(nn.Module):
-    """(x - mean) / sqrt(variance + 1e-5) * scale + bias (Ba et al. 2016), in float32."""
-
-    bias: bool
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x_BTD: Array) -> Array:
-        """(B, T, D) to (B, T, D)."""
-        D = x_BTD.shape[-1]
-        scale_D = self.param("scale", nn.initializers.ones, (D,), jnp.float32)
-        x_BTD = layer_norm(x_BTD, scale_D)
-        if self.bias:
-            x_BTD += self.param("bias", nn.initializers.zeros, (D,), jnp.float32)
-        return x_BTD.astype(self.dtype)
-
-
 class FeedForward(nn.Module):
     """GELU(x W_up) W_down, four times as wide within."""
 
@@ -300,20 +283,6 @@ def cached_attention(q_BTHK: Array, cache: KeysValues, start: Array | int) -> Ar
     seen_TC = jnp.arange(C) <= start + jnp.arange(T)[:, None]
     weights_BHTC = jax.nn.softmax(jnp.where(seen_TC, scores_BHTC, -jnp.inf), axis=-1)
     return jnp.einsum("bhtc,bhck->bthk", weights_BHTC.astype(q_BTHK.dtype), cache.values)
-
-
-def rotary_angles(positions_T: Array, width: int) -> tuple[Array, Array]:
-    """Cosine and sine (T, 1, K/2) of position * 10000^(-2i / K) (Su et al. 2021, eq. 15)."""
-    rates_K = 10000.0 ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
-    angles_TK = positions_T[:, None, None].astype(jnp.float32) * rates_K
-    return jnp.cos(angles_TK), jnp.sin(angles_TK)
-
-
-def rotate(x_BTHK: Array, angles: tuple[Array, Array]) -> Array:
-    """Turn each pair (x_i, x_{i + K/2}): the paper's pairs, up to the order of the columns."""
-    cos, sin = angles
-    a, b = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x_BTHK.dtype)
 
 
 def _linear(parent: Attention | FeedForward, features: int, name: str) -> nn.Dense:

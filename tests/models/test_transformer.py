@@ -1,5 +1,7 @@
 """The transformer: published sizes, its equations, rotary positions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from scipy.special import erf
 
 from charjax.config import parse_config
 from charjax.models import build
-from charjax.models.transformer import rotary_angles, rotate
+from charjax.ops.rotary import rotary_angles, rotate
 
 
 def make(vocab_size=65, context_length=8, **settings):
@@ -32,11 +34,32 @@ def test_parameters_of_nanogpts_character_model():
     }
 
 
-@pytest.mark.parametrize(("bias", "tied"), [(False, True), (True, False)])
-def test_equations(bias, tied):
+@functools.partial(jax.jit, static_argnames="model")
+def evaluate(model, variables, tokens, cache):
+    return model.apply(variables, tokens, cache)
+
+
+@pytest.mark.parametrize(
+    ("residual", "bias", "tied"),
+    [
+        ("pre_norm", False, True),
+        ("pre_norm", True, False),
+        ("deepnorm", True, True),
+        ("rezero", False, True),
+        ("layerscale", True, False),
+        ("plain", False, False),
+    ],
+)
+def test_equations(residual, bias, tied):
     H, D, T = 2, 8, 6
     model, shapes = make(
-        vocab_size=11, n_layer=2, n_head=H, d_model=D, bias=bias, tie_embeddings=tied
+        vocab_size=11,
+        n_layer=2,
+        n_head=H,
+        d_model=D,
+        bias=bias,
+        tie_embeddings=tied,
+        residual=residual,
     )
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda s: rng.normal(0, 0.5, s.shape).astype(np.float32), shapes)
@@ -65,13 +88,26 @@ def test_equations(bias, tied):
         return linear(h * (1 + erf(h / np.sqrt(2))) / 2, p["down"])
 
     x = p["token_embedding"]["embedding"][tokens] + p["position_embedding"]["embedding"][:T]
+    sublayers = ((attention, "attention"), (mlp, "mlp"))
     for block in (p["block_0"], p["block_1"]):
-        x = x + attention(norm(x, block["norm_1"]), block["attention"])
-        x = x + mlp(norm(x, block["norm_2"]), block["mlp"])
-    x = norm(x, p["final_norm"])
+        for i, (sublayer, name) in enumerate(sublayers, start=1):
+            if residual == "deepnorm":
+                x = norm(4**0.25 * x + sublayer(x, block[name]), block[f"norm_{i}"])
+            elif residual in ("pre_norm", "layerscale"):
+                y = sublayer(norm(x, block[f"norm_{i}"]), block[name])
+                x = x + block.get(f"residual_gain_{i}", 1.0) * y
+            else:
+                x = x + block.get(f"residual_gain_{i}", 1.0) * sublayer(x, block[name])
+    if residual in ("pre_norm", "layerscale"):
+        x = norm(x, p["final_norm"])
     expected = x @ p["token_embedding"]["embedding"].T if tied else linear(x, p["readout"])
     logits, _ = jax.jit(model.apply)(variables, tokens[None])
     np.testing.assert_allclose(logits[0], expected, atol=2e-5)
+    cache, told = model.init_cache(1), []
+    for token in tokens:
+        last, cache = evaluate(model, variables, token.reshape(1, 1), cache)
+        told.append(last[0, 0])
+    np.testing.assert_allclose(np.stack(told), expected, atol=5e-5)
 
 
 def test_rotary_scores_depend_on_the_distance_alone():
