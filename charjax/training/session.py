@@ -4,7 +4,6 @@ Nothing here writes into the run's directory; `charjax.train` does.
 """
 
 import dataclasses
-import importlib.metadata
 import platform
 from collections.abc import Callable
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from charjax.data.batches import BatchSource, make_source
 from charjax.data.datasets import Dataset, Split, load_dataset
 from charjax.data.tokenizers import Tokenizer
 from charjax.errors import UserError
+from charjax.hardware import versions
 from charjax.init import find_scheme
 from charjax.models.contract import CharModel
 from charjax.runs import build_model
@@ -183,13 +183,12 @@ def score_split(
 
 def environment(session: Session) -> dict[str, Any]:
     """What the promise of equal bits depends on."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "charjax")
-    versions = {name: importlib.metadata.version(name) for name in packages}
+    used = versions("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {
         "device": parallel.describe(session.devices),
         "devices": session.mesh.size,
         "cores": parallel.cores(),
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": {"python": platform.python_version(), **used},
     }
 
 
