@@ -41,7 +41,7 @@ class Transformer(CharModel):
 
         x = E[tokens] + P[positions]
         x = x + Attention(LN(x)), then x = x + MLP(LN(x)), in each of n_layer blocks
-        logits = LN(x) E^T, or LN(x) W + b if not tied
+        logits = LN(x) E^T, or LN(x) W if not tied
 
     Dropout is where nanoGPT has it: on the embeddings, the weights of the attention and the
     output of every sublayer. With rotary positions (Su et al. 2021) there is no P: queries and
@@ -53,7 +53,7 @@ class Transformer(CharModel):
       n_head: H.
       d_model: D.
       dropout: rate.
-      bias: whether linear layers and norms have biases.
+      bias: whether linear layers and norms have biases; the readout has none, as in GPT-2.
       tie_embeddings: whether the readout is the token embedding.
       positions: "learned" or "rotary".
     """
@@ -127,7 +127,7 @@ class Transformer(CharModel):
         if self.tie_embeddings:
             logits_BNV = float32_logits(x_BND, embedding.embedding.T.astype(self.dtype))
         else:
-            logits_BNV = Readout(self.vocab_size, self.bias, self.dtype, name="readout")(x_BND)
+            logits_BNV = Readout(self.vocab_size, False, self.dtype, name="readout")(x_BND)
         return logits_BNV, None if cache is None else Cache(tuple(layers), cache.length + T)
 
 

@@ -64,11 +64,7 @@ def open_session(config: Config, tokenizer: Tokenizer | None = None) -> Session:
     """
     devices = parallel.start_backend(config.runtime)
     dataset = load_dataset(config.data, tokenizer)
-    if config.model.context_length is None:
-        # A longer line is carried on in further windows, not cut.
-        length = min(dataset.longest_line, _LONGEST_CONTEXT)
-        longest = config.model.model_copy(update={"context_length": length})
-        config = config.model_copy(update={"model": longest})
+    config = with_context(config, dataset)
     find_scheme(config.init)
     model = build_model(config, dataset.tokenizer)
     mesh = parallel.make_mesh(devices, config.train.batch_size)
@@ -81,6 +77,16 @@ def open_session(config: Config, tokenizer: Tokenizer | None = None) -> Session:
             rows = parallel.round_up(config.eval.batch_size, mesh)
             val_source = _source(config, model, mesh, dataset.splits["val"], rows, "random")
     return Session(config, dataset, model, devices, mesh, source, val_source)
+
+
+def with_context(config: Config, dataset: Dataset) -> Config:
+    """The configuration with a context length: where it is left to the text, the longest line."""
+    if config.model.context_length is not None:
+        return config
+    # A longer line is carried on in further windows, not cut.
+    length = min(dataset.longest_line, _LONGEST_CONTEXT)
+    longest = config.model.model_copy(update={"context_length": length})
+    return config.model_copy(update={"model": longest})
 
 
 def _source(
@@ -181,12 +187,12 @@ def score_split(
     )
 
 
-def environment(session: Session) -> dict[str, Any]:
+def environment(devices: list[jax.Device], mesh: Mesh) -> dict[str, Any]:
     """What the promise of equal bits depends on."""
     used = versions("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {
-        "device": parallel.describe(session.devices),
-        "devices": session.mesh.size,
+        "device": parallel.describe(devices),
+        "devices": mesh.size,
         "cores": parallel.cores(),
         "versions": {"python": platform.python_version(), **used},
     }

@@ -56,6 +56,11 @@ def create_state(model: CharModel, config: Config, key: Array) -> TrainState:
     # Only batch norm has further collections: its running mean is zero and its variance one.
     others = {name: tree for name, tree in variables.items() if name != "params"}
     model_state = jax.tree_util.tree_map_with_path(_statistic, others)
+    return begin_state(model, config, params, model_state)
+
+
+def begin_state(model: CharModel, config: Config, params: Any, model_state: Any) -> TrainState:
+    """The state at step 0 from parameters and the model's other collections."""
     carry: Any = ()
     if config.data.sampling == "contiguous" and model.memory == "carried":
         carry = model.init_cache(config.train.batch_size * config.optim.accumulate_steps)
