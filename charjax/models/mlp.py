@@ -13,6 +13,7 @@ from jax import Array
 from charjax.models.contract import FiniteModel
 from charjax.models.layers import ENDS, BatchNorm, Embedding, Readout
 from charjax.models.roles import Parameter, Role, dense
+from charjax.ops.precision import wide_dtype
 
 
 class MLP(FiniteModel):
@@ -83,7 +84,8 @@ class MLP(FiniteModel):
             linear = nn.Dense(width, use_bias=use_bias, dtype=self.dtype, name=f"hidden_{i}")
             h_BNH = linear(h_BNH)
             if self.norm == "batch":
-                h_BNH = BatchNorm(name=f"norm_{i}")(h_BNH.astype(jnp.float32), train=train)
+                h_BNH = h_BNH.astype(wide_dtype(self.dtype))
+                h_BNH = BatchNorm(name=f"norm_{i}")(h_BNH, train=train)
             h_BNH = jnp.tanh(h_BNH.astype(self.dtype))
         return readout(h_BNH), cache
 

@@ -20,6 +20,7 @@ from charjax.ops.activation import gelu
 from charjax.ops.attention import causal_attention
 from charjax.ops.linear import dense_dot_general
 from charjax.ops.normalization import layer_norm
+from charjax.ops.precision import wide_dtype
 
 
 class KeysValues(NamedTuple):
@@ -254,7 +255,7 @@ def cached_attention(q_BTHK: Array, cache: KeysValues, start: Array | int) -> Ar
     T, K = q_BTHK.shape[1], q_BTHK.shape[-1]
     C = cache.keys.shape[2]
     scores_BHTC = jnp.einsum(
-        "bthk,bhck->bhtc", q_BTHK, cache.keys, preferred_element_type=jnp.float32
+        "bthk,bhck->bhtc", q_BTHK, cache.keys, preferred_element_type=wide_dtype(q_BTHK.dtype)
     ) / math.sqrt(K)
     seen_TC = jnp.arange(C) <= start + jnp.arange(T)[:, None]
     weights_BHTC = jax.nn.softmax(jnp.where(seen_TC, scores_BHTC, -jnp.inf), axis=-1)
@@ -271,7 +272,9 @@ def rotary_angles(positions_T: Array, width: int) -> tuple[Array, Array]:
 def rotate(x_BTHK: Array, angles: tuple[Array, Array]) -> Array:
     """Turn each pair (x_i, x_{i + K/2}): the paper's pairs, up to the order of the columns."""
     cos, sin = angles
-    a, b = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
+    dtype = wide_dtype(x_BTHK.dtype)
+    cos, sin = cos.astype(dtype), sin.astype(dtype)
+    a, b = jnp.split(x_BTHK.astype(dtype), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x_BTHK.dtype)
 
 

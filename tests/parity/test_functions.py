@@ -69,7 +69,6 @@ def test_the_gradient_of_every_parameter(source, name):
     assert expected.keys() <= actual.keys()
     assert len(expected) == len(part(numbers, "state")) - len(not_parameters(numbers))
     for key, slope in expected.items():
-        # The part of a key's bias is zero, but for rounding: it moves no attention weight.
         assert_near(actual[key], slope, 1e-4, key)
 
 
@@ -94,15 +93,16 @@ def test_ten_steps(source, name, optimizer):
     assert actual.keys() == expected.keys()
     for key, array in expected.items():
         assert np.abs(array - before[key]).max() > 1e-3, f"{key} has not moved"
+        if key.endswith("attn.c_attn.bias"):
+            # The bias of a key moves no attention weight: its slope is nothing but rounding, and
+            # an optimiser that divides by the slope's size makes steps of it.
+            array, actual[key] = (np.delete(x.reshape(3, -1), 1, 0) for x in (array, actual[key]))
         assert_near(actual[key], array, 1e-4, key)
 
 
 def test_running_statistics(source):
     """After one batch, from PyTorch's numbers: 0.99 of the old, 0.01 of the batch's."""
     model, numbers = ours(source, "mlp-batch_norm")
-    model.config = model.config.model_copy(
-        update={"optim": model.config.optim.model_copy(update={"learning_rate": 1e-30})}
-    )
     actual, _ = model.after(draw_tokens()[:1])
     expected = part(numbers, "statistics")
     assert len(expected) == 4
