@@ -178,6 +178,7 @@ def reproduce_arguments(argv: list[str]) -> argparse.Namespace:
         "--resume", action="store_true", help="keep the rows that --out already has, run the rest"
     )
     parser.add_argument("--list", action="store_true", help="print the rows' names, and stop")
+    return parser.parse_args(argv)
 
 
 def interop_arguments(argv: list[str]) -> argparse.Namespace:
