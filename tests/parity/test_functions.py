@@ -82,11 +82,15 @@ def not_parameters(numbers: Arrays) -> set[str]:
     return statistics | ({"lm_head.weight"} if tied else set())
 
 
+# Others hold the same code to AdamW's steps: deeper ones of the family, or with more parameters.
+_LIVE_ONLY = ("gpt-bias", "gpt-untied", "rnn", "gru", "lstm")
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "rmsprop", "sgd"])
 def test_ten_steps(source, name, optimizer):
+    if source == "golden" and (optimizer != "adamw" or name in _LIVE_ONLY):
+        pytest.skip("with PyTorch at hand alone, to be quick elsewhere")
     model, numbers = ours(source, name, optimizer)
-    if source == "golden" and optimizer != "adamw":
-        pytest.skip("the files hold AdamW's steps alone")
     actual, losses = model.after(draw_tokens())
     before, expected = part(numbers, "state"), part(numbers, optimizer)
     assert_near(np.array(losses), numbers[f"losses/{optimizer}"], 1e-5, "losses")
