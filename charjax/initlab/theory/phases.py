@@ -201,12 +201,16 @@ def critical_point(activation: Activation, bias_variance: float) -> CriticalPoin
       bias_variance: σ_b².
 
     Raises:
-      NoFixedPointError: no σ_w² is critical (ReLU with a bias).
+      NoFixedPointError: no σ_w² is critical (ReLU with a bias; GELU below σ_b² = 0.173, where
+        the fixed point with χ₁ = 1 is unstable).
       ValueError: the variance is negative or not finite.
     """
     check_nonnegative(bias_variance=bias_variance)
     if bias_variance == 0 and activation.function(np.zeros(1))[0] == 0:
-        return CriticalPoint(1 / derivative_moment(0.0, activation, 1), 0.0)
+        weight_variance = 1 / derivative_moment(0.0, activation, 1)
+        # Small variances stay small, unless V curves upwards (GELU).
+        if length_map_slope(1e-6, activation, weight_variance) <= 1 + _NOISE:
+            return CriticalPoint(weight_variance, 0.0)
 
     def excess(q: float) -> float:
         weight_variance = 1 / derivative_moment(q, activation, 1)

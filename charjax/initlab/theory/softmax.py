@@ -125,7 +125,7 @@ def causal_attention(score_std: float, context: int) -> Attention:
 
 def _attention(score_std: float, sizes_T: Array) -> Attention:
     check_nonnegative(score_std=score_std)
-    if score_std < 1e-5:  # the next terms are of order σ⁴; below, A'(σ)/σ loses digits
+    if score_std < 1e-4:  # the next terms are of order σ⁴; below, A'(σ)/σ loses digits
         spread_T = score_std**2 * (1 - 1 / sizes_T)
         return Attention(np.log(sizes_T) - spread_T / 2, (1 + spread_T) / sizes_T)
     value_T, slope_T = _logsumexp(score_std, sizes_T)
