@@ -167,6 +167,16 @@ _BEYOND = (
         seeds=4,
         shown=("test", "train"),
     ),
+    Row(
+        "names-beyond-200k",
+        "beyond: LSTM, at most 200k parameters",
+        TEXT,
+        "names-beyond-200k",
+        (target("val", 1.94, "1.9937, tree of 76k"),),
+        seeds=3,
+        tier="more",
+        shown=("test", "train"),
+    ),
 )
 
 ROWS = (*_COUNTS, *_BIGRAM, *_NETWORKS, _beside("transformer"), _beside("gru"), *_BEYOND)

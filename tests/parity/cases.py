@@ -64,6 +64,8 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
         "momentum": 0.5,
         **_SHARED,
         "learning_rate": 1e-3,
+        # At 1e-8 a slope that is only rounding, divided by its own size, is a whole step.
+        "eps": 1e-6,
     },
     "sgd": {"kind": "sgd", "momentum": 0.9, **_SHARED, "learning_rate": 0.1},
 }
