@@ -1,5 +1,6 @@
 # make train    make an environment, train the default model
 # make test     the same environment and the test tools; run the tests
+# make parity   an environment on Python 3.11 with PyTorch; compare with its numbers
 # make lint     style, formatting and types
 # make reproduce  measure every published figure this hardware can (a CPU: under 40 minutes)
 # make results  write the numbers in benchmarks/results/ into README.md, RESULTS.md and configs/
@@ -9,19 +10,27 @@
 
 VENV = .venv
 PYTHON =
+TORCH_VENV = .venv-torch
+TORCH = torch==2.13.0
 # The newest that really runs, unless one is given.
 FIND = if [ -n "$(PYTHON)" ]; then echo "$(PYTHON)"; else sh .ci/newest-python; fi
 RUN = "$(VENV)/bin/python"
 PIP = $(RUN) -m pip --disable-pip-version-check install --quiet
 FAILED = { echo "error: the installation failed; another Python may work: make PYTHON=python3.12" >&2; exit 1; }
 
-.PHONY: train test lint reproduce results clean
+.PHONY: train test parity lint reproduce results clean
 
 train: $(VENV)/.run
 	$(RUN) -m charjax.train
 
 test: $(VENV)/.dev
 	$(RUN) -m pytest -n 2
+
+# PyTorch goes into an environment of its own, and nowhere else.
+parity:
+	@python=`if [ -n "$(PYTHON)" ]; then echo "$(PYTHON)"; else sh .ci/newest-python 3.11; fi` && \
+		$(MAKE) --no-print-directory VENV=$(TORCH_VENV) PYTHON="$$python" $(TORCH_VENV)/.torch
+	"$(TORCH_VENV)/bin/python" -m pytest -n 2 tests/parity
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
@@ -53,3 +62,8 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 	@echo "installing charjax and its test tools in $(VENV)"
 	@$(PIP) --editable ".[dev]" || $(FAILED)
 	@touch "$(VENV)/.run" "$@"
+
+$(VENV)/.torch: $(VENV)/.dev
+	@echo "installing $(TORCH) in $(VENV)"
+	@$(PIP) "$(TORCH)" || $(FAILED)
+	@touch "$@"

@@ -1,4 +1,4 @@
-"""The command line: what the three commands accept, and how a command ends.
+"""The command line: what the commands accept, and how a command ends.
 
 JAX is not imported here, so `--help` and a mistyped flag are answered at once.
 """
@@ -72,16 +72,21 @@ def train_arguments(argv: list[str]) -> argparse.Namespace:
         "--print-config", action="store_true", help="print the resolved configuration, and stop"
     )
     args = parser.parse_intermixed_args(argv)
-    args.overrides = [word for word in args.words if "=" in word and not Path(word).is_file()]
-    files = [word for word in args.words if word not in args.overrides]
+    args.config, args.overrides = _config_words(args.words)
+    del args.words
+    return args
+
+
+def _config_words(words: list[str]) -> tuple[str | None, list[str]]:
+    """The configuration, if any, and the settings."""
+    overrides = [word for word in words if "=" in word and not Path(word).is_file()]
+    files = [word for word in words if word not in overrides]
     if len(files) > 1:
         raise UserError(
             f"{files[0]!r} and {files[1]!r} given; one configuration at most, and settings as "
             "section.key=value"
         )
-    args.config = files[0] if files else None
-    del args.words
-    return args
+    return files[0] if files else None, overrides
 
 
 def sample_arguments(argv: list[str]) -> argparse.Namespace:
@@ -176,7 +181,67 @@ def reproduce_arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def interop_arguments(argv: list[str]) -> argparse.Namespace:
+    """Parse `charjax.interop`'s: `action` is "import" or "export", the rest as that needs it."""
+    parser = _Parser(
+        prog="python -m charjax.interop",
+        usage="%(prog)s import|export ...",
+        description="Parameters to and from PyTorch's state dicts, as safetensors: nanoGPT's GPT, "
+        "torch.nn.RNN,\nGRU and LSTM (emb, rnn or gru, fc), makemore's MLP and Bigram. "
+        "See `import --help`, `export --help`.",
+    )
+    parser.add_argument("action", choices=("import", "export"), help="which way")
+    action = parser.parse_args(argv[:1]).action
+    args = (_import_arguments if action == "import" else _export_arguments)(argv[1:])
+    args.action = action
+    return args
+
+
+def _import_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="python -m charjax.interop import",
+        usage="%(prog)s FILE.safetensors [CONFIG.toml] [section.key=value ...] --workdir DIR",
+        description="Make a run of a state dict: what the shapes tell is taken from them, the rest "
+        "from the\nfile's header, if charjax wrote it, or from the configuration.",
+    )
+    parser.add_argument("file", metavar="FILE.safetensors", help="the state dict")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="CONFIG.toml | section.key=value",
+        help="what no tensor tells: the text (data.name=...), of a GPT model.n_head=...",
+    )
+    parser.add_argument("--workdir", metavar="DIR", required=True, help="where the run goes")
+    args = parser.parse_intermixed_args(argv)
+    args.config, args.overrides = _config_words(args.words)
+    del args.words
+    return args
+
+
+def _export_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="python -m charjax.interop export",
+        usage="%(prog)s WORKDIR FILE.safetensors [options]",
+        description="Write a run's parameters under the names that PyTorch's original has.",
+    )
+    _add_checkpoint(parser)
+    parser.add_argument("file", metavar="FILE.safetensors", help="the file to write")
+    parser.add_argument(
+        "--module",
+        metavar="NAME",
+        choices=("rnn", "gru", "lstm"),
+        help="what the recurrent module is called (gru of a GRU, else rnn)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    return parser.parse_args(argv)
+
+
 def _add_run(parser: argparse.ArgumentParser) -> None:
+    _add_checkpoint(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("workdir", metavar="WORKDIR", help="the run's directory")
     parser.add_argument(
         "--checkpoint",
@@ -185,7 +250,6 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         default="best",
         help="which of the saved steps (best)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _checkpoint(text: str) -> str:

@@ -70,6 +70,7 @@ __all__ = [
     "differences",
     "load_config",
     "parse_config",
+    "read_settings",
     "resume_conflicts",
     "shipped_configs",
 ]
@@ -91,6 +92,16 @@ def load_config(
     Raises:
       UserError: unknown key, wrong type, value out of bounds, missing or malformed file.
     """
+    return parse_config(read_settings(source, overrides, saved=saved))
+
+
+def read_settings(
+    source: str | Path | None = None, overrides: Sequence[str] = (), *, saved: bool = False
+) -> dict[str, Any]:
+    """The settings that a file and overrides give, by section, not yet validated or completed.
+
+    Arguments and errors are those of `load_config`.
+    """
     tree = _read_toml(source) if source is not None else {}
     _check_sections(tree)
     decay_steps = _get(tree, "optim", "decay_steps")
@@ -102,7 +113,7 @@ def load_config(
     touched = {name for name, _ in words}
     if saved and followed and "train.steps" in touched and "optim.decay_steps" not in touched:
         del tree["optim"]["decay_steps"]
-    return parse_config(tree)
+    return tree
 
 
 def parse_config(tree: dict[str, Any]) -> Config:

@@ -143,6 +143,9 @@ class MLPConfig(_Family):
     d_embed: _Width = Field(10, description="width of an embedding")
     hidden: tuple[_Width, ...] = Field((200,), description="widths of the hidden layers")
     norm: Literal["none", "batch"] = Field("none", description="normalisation before each tanh")
+    blank: bool = Field(
+        False, description="a symbol of its own stands before a line's start, as in makemore.py"
+    )
 
 
 class WaveNetConfig(_Family):
@@ -198,7 +201,9 @@ class TransformerConfig(_Family):
     n_head: int = Field(4, ge=1, le=1024, description="attention heads a block")
     d_model: _Width = Field(128, description="width of the residual stream")
     dropout: _Rate = Field(0.0, description="rate of dropout")
-    bias: bool = Field(False, description="biases in the linear layers and the norms")
+    bias: bool = Field(
+        False, description="biases in the linear layers (not the readout) and the norms"
+    )
     tie_embeddings: bool = Field(True, description="the readout is the token embedding")
     positions: Literal["learned", "rotary"] = Field(
         "learned", description="a learned vector a position, or rotated queries and keys"
@@ -379,6 +384,11 @@ class Config(Section):
                 self, "model", self.model.model_copy(update={"context_length": length})
             )
         self._check_schedule()
+        if self.model.kind == "mlp" and self.model.blank and self.data.documents != "lines":
+            raise ValueError(
+                "model.blank: true given, but the text is not a list of lines; what stands before "
+                'a line is known by its boundary: use data.layout = "lines", or model.blank = false'
+            )
         norm = getattr(self.model, "norm", "none")
         if norm == "batch" and self.data.layout != "pairs":
             raise ValueError(
@@ -440,6 +450,7 @@ class Config(Section):
 
 _YOUNGER: dict[tuple[str, str], Any] = {
     ("model", "residual"): "pre_norm",
+    ("model", "blank"): False,
     ("model", "activation"): "tanh",
     **{
         ("init", key): None

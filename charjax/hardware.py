@@ -7,12 +7,11 @@ from typing import Any
 
 import jax
 
-from charjax import parallel
+from charjax import __version__, parallel
 
 
 def hardware() -> dict[str, Any]:
     """Processor, accelerators, versions and the date, as every result file carries them."""
-    packages = ("jax", "jaxlib", "flax", "optax", "charjax")
     devices = jax.local_devices()
     accelerator = None
     if devices[0].platform != "cpu":
@@ -22,7 +21,7 @@ def hardware() -> dict[str, Any]:
         "cores": parallel.cores(),
         "accelerator": accelerator,
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": versions("jax", "jaxlib", "flax", "optax"),
         "date": datetime.date.today().isoformat(),
     }
 
@@ -31,3 +30,9 @@ def in_words(facts: dict[str, Any]) -> str:
     """`2 cores of AMD EPYC, jax 0.12.0, 2026-11-21`; an accelerator stands for the processor."""
     machine = facts.get("accelerator") or f"{facts['cores']} cores of {facts['processor']}"
     return f"{machine}, jax {facts['versions']['jax']}, {facts['date']}"
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The versions of installed packages, and charjax's own, installed or not."""
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return found | {"charjax": __version__}

@@ -117,6 +117,24 @@ def state_shapes(model: CharModel, config: Config, meta: dict[str, Any] | None =
     return jax.eval_shape(lambda key: create_state(model, config, key, nothing), jax.random.key(0))
 
 
+def checkpoint_meta(
+    config: Config,
+    tokenizer: Tokenizer,
+    dataset_digest: str,
+    environment: dict[str, Any],
+    progress: dict[str, Any],
+) -> dict[str, Any]:
+    """What is noted with every checkpoint: all that is needed to read it back."""
+    return {
+        "config": config.model_dump(mode="json"),
+        "config_digest": config.digest(),
+        "tokenizer": tokenizer.to_json(),
+        "dataset_digest": dataset_digest,
+        "environment": environment,
+        "progress": progress,
+    }
+
+
 def fitted_state(params: dict[str, Any]) -> TrainState:
     """The state of a family that is fitted in one step."""
     counters = zero_counters()._replace(step=jnp.ones((), jnp.int32))

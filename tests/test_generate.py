@@ -22,6 +22,7 @@ SECTIONS = {
     "bigram": {},
     "bow": {"d_embed": 8},
     "mlp": {"d_embed": 6, "hidden": [16], "context_length": 3},
+    "wavenet": {"d_embed": 6, "d_hidden": 12, "context_length": 4},
     "rnn": {"d_embed": 6, "d_hidden": 12},
     "gru": {"d_embed": 6, "d_hidden": 12, "n_layer": 2},
     "lstm": {"d_embed": 6, "d_hidden": 12},

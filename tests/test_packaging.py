@@ -108,7 +108,7 @@ def test_every_package_imported_is_declared():
     assert {distributions.get(name, name) for name in third_party} <= declared() | extras
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "reproduce"])
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "reproduce", "interop"])
 def test_help_is_quick_because_jax_is_not_imported(command: str, tmp_path: Path):
     if not (ROOT / "charjax" / f"{command}.py").exists():
         pytest.skip(f"charjax.{command} is not written yet")

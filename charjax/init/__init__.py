@@ -1,6 +1,6 @@
 """Initialisation schemes: what a parameter is, and so how it is drawn and scaled."""
 
-from charjax.init.scheme import Drawn, Rule, Scheme, check_cover, initialise
+from charjax.init.scheme import Drawn, Rule, Scheme, check_cover, find_factors, initialise
 from charjax.init.schemes import find_scheme, scheme_for, scheme_names
 from charjax.init.site import Site
 
@@ -10,6 +10,7 @@ __all__ = [
     "Scheme",
     "Site",
     "check_cover",
+    "find_factors",
     "find_scheme",
     "initialise",
     "scheme_for",

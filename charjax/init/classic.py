@@ -145,7 +145,7 @@ def unigram_readout(_: InitConfig) -> Scheme:
         f"{_DEFAULT}; readout 0, its bias the log frequencies (Karpathy 2019, 'init well')",
         readout=ZERO,
         readout_bias=LogUnigram(),
-        about=(Role.READOUT, Role.BIAS),
+        about=(Role.READOUT,),
     )
 
 

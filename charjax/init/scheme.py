@@ -17,7 +17,7 @@ from jax import Array
 
 from charjax.errors import UserError
 from charjax.init.draws import ONE, ZERO, Draw
-from charjax.init.site import Roles, Site, find_sites, roles_in
+from charjax.init.site import Roles, Site, find_sites
 from charjax.models.roles import Role
 
 
@@ -143,27 +143,36 @@ def initialise(
         rule.draw(jax.random.fold_in(key, zlib.crc32(site.path.encode())), site)
         for rule, site in zip(rules, sites, strict=True)
     ]
+    params = jax.tree.unflatten(jax.tree.structure(shapes), drawn)
+    return Drawn(params, *find_factors(scheme, shapes, roles, depth))
+
+
+def find_factors(scheme: Scheme, shapes: Any, roles: Roles, depth: int) -> tuple[Any, Any]:
+    """Learning-rate factors and multipliers; arguments and errors as of `initialise`."""
+    sites = find_sites(shapes, roles, depth)
+    rules = [scheme.rule_of(site) for site in sites]
     rates = [rule.learning_rate(site) for rule, site in zip(rules, sites, strict=True)]
-    factors = [rule.multiplier(site) for rule, site in zip(rules, sites, strict=True)]
-    build = lambda leaves: jax.tree.unflatten(jax.tree.structure(shapes), leaves)  # noqa: E731
-    scalars = [[jnp.float32(x) for x in values] for values in (rates, factors)]
-    return Drawn(build(drawn), *map(build, scalars))
+    multipliers = [rule.multiplier(site) for rule, site in zip(rules, sites, strict=True)]
+    tree = jax.tree.structure(shapes)
+    build = lambda values: jax.tree.unflatten(tree, [jnp.float32(x) for x in values])  # noqa: E731
+    return build(rates), build(multipliers)
 
 
 def check_cover(scheme: Scheme, name: str, shapes: Any, roles: Roles) -> None:
     """Raise a UserError unless a scheme has a rule for every parameter, and something to do."""
-    found = roles_in(shapes, roles)
-    for path, parameter in found.items():
-        if parameter.role not in scheme.rules:
-            raise _not_covered(path, parameter.role, name)
-    present = {parameter.role for parameter in found.values()}
-    for role in scheme.about:
-        if role not in present:
-            raise UserError(
-                f"init.scheme: {name!r} given; it is about the {role}, which this model has not "
-                "(a transformer has a readout of its own with model.tie_embeddings=false): "
-                "choose another scheme or model"
-            )
+    sites = find_sites(shapes, roles, 0)
+    for site in sites:
+        if site.parameter.role not in scheme.rules:
+            raise _not_covered(site.path, site.parameter.role, name)
+    missing = [str(role) for role in scheme.about if all(s.parameter.role != role for s in sites)]
+    if scheme.reads_text and all(site.beside is not Role.READOUT for site in sites):
+        missing.append("bias of the readout")
+    if missing:
+        raise UserError(
+            f"init.scheme: {name!r} given; it is about the {missing[0]}, which this model has not "
+            "(a transformer has a readout, without a bias, where model.tie_embeddings=false): "
+            "choose another scheme or model"
+        )
 
 
 def _not_covered(path: str, role: Role, name: str | None = None) -> UserError:

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -88,12 +87,6 @@ def parameter_of(roles: Roles, path: str) -> Parameter:
     if len(matches) != 1:
         raise ValueError(f"parameter {path!r} is covered by {len(matches)} roles, not by one")
     return matches[0]
-
-
-def roles_in(shapes: Any, roles: Roles) -> Mapping[str, Parameter]:
-    """What each leaf of a tree is, by its path."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(shapes)
-    return {name: parameter_of(roles, name) for name in (_path_name(path) for path, _ in leaves)}
 
 
 def _path_name(path: tuple[Any, ...]) -> str:

@@ -12,6 +12,7 @@ from jax import Array
 from charjax.models.contract import CharModel, Memory, check_window
 from charjax.models.layers import ENDS, Embedding, Readout
 from charjax.models.roles import Parameter
+from charjax.ops.precision import wide_dtype
 
 
 class BagCache(NamedTuple):
@@ -67,9 +68,10 @@ class BagOfCharacters(CharModel):
         x_BTE = embedding(tokens_BT)
         # Sums over all that came before, as a product with the lower triangle of ones.
         seen_NT = jnp.tri(N, T, T - N, dtype=self.dtype)
-        sums_BNE = jnp.einsum("nt,bte->bne", seen_NT, x_BTE, preferred_element_type=jnp.float32)
+        wide = wide_dtype(self.dtype)
+        sums_BNE = jnp.einsum("nt,bte->bne", seen_NT, x_BTE, preferred_element_type=wide)
         sums_BNE += before.sum_BE[:, None]
         lengths_N = before.length + jnp.arange(T - N + 1, T + 1)
-        h_BNE = sums_BNE / lengths_N[:, None].astype(jnp.float32)
+        h_BNE = sums_BNE / lengths_N[:, None].astype(wide)
         after = BagCache(sums_BNE[:, -1], before.length + T)
         return readout(h_BNE.astype(self.dtype)), None if cache is None else after

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from charjax.models.roles import Parameter, Role, dense
 from charjax.ops.linear import matmul
 from charjax.ops.normalization import layer_norm
+from charjax.ops.precision import wide_dtype
 
 EMBEDDING = Parameter(Role.EMBEDDING, fan_out=(1,))
 ENDS = (
@@ -61,7 +62,7 @@ class Readout(nn.Module):
 
 def float32_logits(h_BTD: Array, kernel_DV: Array) -> Array:
     """The product (B, T, V), summed and returned in float32."""
-    return matmul(h_BTD, kernel_DV, preferred_element_type=jnp.float32)
+    return matmul(h_BTD, kernel_DV, preferred_element_type=wide_dtype(h_BTD.dtype))
 
 
 class Norm(nn.Module):

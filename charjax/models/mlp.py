@@ -13,6 +13,7 @@ from jax import Array
 from charjax.models.contract import FiniteModel
 from charjax.models.layers import ENDS, BatchNorm, Embedding, Readout
 from charjax.models.roles import Parameter, Role, dense
+from charjax.ops.precision import wide_dtype
 
 
 class MLP(FiniteModel):
@@ -27,17 +28,23 @@ class MLP(FiniteModel):
     brings each unit to mean 0 and variance 1 over batch and positions, then scales it and adds
     a bias, for which the layer gives up its own.
 
+    With `blank` what stands before a text is a symbol of its own, as in makemore.py, the last
+    row of the table of embeddings. The tokens hold 0 there, which is also the boundary that every
+    line begins with; so all that comes before the last boundary in a window is the blank.
+
     Attributes:
-      context_length: C; before the start of a text stands token 0.
+      context_length: C; before the start of a text stands token 0, or the blank.
       d_embed: width of an embedding.
       hidden: widths of the hidden layers.
       norm: "none" or "batch".
+      blank: whether the blank is a symbol of its own; for texts of lines.
     """
 
     context_length: int
     d_embed: int
     hidden: tuple[int, ...]
     norm: Literal["none", "batch"]
+    blank: bool
     roles: ClassVar[tuple[tuple[str, Parameter], ...]] = (
         *ENDS,
         ("hidden_0/kernel", dense(activation="tanh", reads_embedding=True)),
@@ -63,15 +70,31 @@ class MLP(FiniteModel):
         """See CharModel."""
         history_BS, cache = self.read(tokens_BT, cache, num_outputs)
         N = history_BS.shape[1] - self.lookback
-        embedding = Embedding(self.vocab_size, self.d_embed, self.dtype, name="token_embedding")
+        symbols = self.vocab_size + self.blank
+        embedding = Embedding(symbols, self.d_embed, self.dtype, name="token_embedding")
         readout = Readout(self.vocab_size, bias=True, dtype=self.dtype, name="readout")
-        x_BSE = embedding(history_BS)
-        h_BNH = jnp.concatenate([x_BSE[:, i : i + N] for i in range(self.context_length)], axis=-1)
+        if self.blank:
+            parts = [embedding(tokens_BN) for tokens_BN in self._blanked(history_BS, N)]
+        else:
+            # Each token is looked up once, not once for every window that it is in.
+            x_BSE = embedding(history_BS)
+            parts = [x_BSE[:, i : i + N] for i in range(self.context_length)]
+        h_BNH = jnp.concatenate(parts, axis=-1)
         for i, width in enumerate(self.hidden):
             use_bias = self.norm == "none"
             linear = nn.Dense(width, use_bias=use_bias, dtype=self.dtype, name=f"hidden_{i}")
             h_BNH = linear(h_BNH)
             if self.norm == "batch":
-                h_BNH = BatchNorm(name=f"norm_{i}")(h_BNH.astype(jnp.float32), train=train)
+                h_BNH = h_BNH.astype(wide_dtype(self.dtype))
+                h_BNH = BatchNorm(name=f"norm_{i}")(h_BNH, train=train)
             h_BNH = jnp.tanh(h_BNH.astype(self.dtype))
         return readout(h_BNH), cache
+
+    def _blanked(self, history_BS: Array, N: int) -> list[Array]:
+        """The C tokens (B, N) of each output's window, the oldest first, with their blanks."""
+        tokens, begun_BN = [], jnp.zeros((history_BS.shape[0], N), bool)
+        for i in reversed(range(self.context_length)):
+            token_BN = history_BS[:, i : i + N]
+            tokens.append(jnp.where(begun_BN, self.vocab_size, token_BN))
+            begun_BN |= token_BN == 0
+        return tokens[::-1]

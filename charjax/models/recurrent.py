@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 from charjax.models.contract import CharModel, Memory
 from charjax.models.layers import ENDS, Embedding, Readout
 from charjax.models.roles import Activation, Parameter, Role, dense
+from charjax.ops.precision import wide_dtype
 
 State = tuple[Array, ...]
 Update = Callable[[Array, Array, State], State]
@@ -93,7 +94,8 @@ class Cell(nn.Module):
         return self._product(x_BD, self.input_kernel) + self.input_bias
 
     def _product(self, x_BD: Array, kernel_DG: Array) -> Array:
-        return (x_BD.astype(self.dtype) @ kernel_DG.astype(self.dtype)).astype(jnp.float32)
+        product_BG = x_BD.astype(self.dtype) @ kernel_DG.astype(self.dtype)
+        return product_BG.astype(wide_dtype(self.dtype))
 
 
 ScannedCell = nn.scan(
@@ -135,7 +137,7 @@ class Recurrent(CharModel):
         # Arrays of their own, so that a caller can donate them.
         shape = (batch_size, self.d_hidden)
         return tuple(
-            tuple(jnp.zeros(shape, jnp.float32) for _ in range(self.num_states))
+            tuple(jnp.zeros(shape, wide_dtype(self.dtype)) for _ in range(self.num_states))
             for _ in range(self.n_layer)
         )
 

@@ -19,6 +19,7 @@ from charjax.models.roles import Parameter, Role, dense
 from charjax.ops.activation import gelu
 from charjax.ops.attention import causal_attention
 from charjax.ops.linear import dense_dot_general
+from charjax.ops.precision import wide_dtype
 from charjax.ops.rotary import rotary_angles, rotate
 
 Residual = Literal["pre_norm", "deepnorm", "rezero", "layerscale", "plain"]
@@ -44,7 +45,7 @@ class Transformer(CharModel):
 
         x = E[tokens] + P[positions]
         x = x + Attention(LN(x)), then x = x + MLP(LN(x)), in each of n_layer blocks
-        logits = LN(x) E^T, or LN(x) W + b if not tied
+        logits = LN(x) E^T, or LN(x) W if not tied
 
     Dropout is where nanoGPT has it: on the embeddings, the weights of the attention and the
     output of every sublayer. With rotary positions (Su et al. 2021) there is no P: queries and
@@ -56,7 +57,7 @@ class Transformer(CharModel):
       n_head: H.
       d_model: D.
       dropout: rate.
-      bias: whether linear layers and norms have biases.
+      bias: whether linear layers and norms have biases; the readout has none, as in GPT-2.
       tie_embeddings: whether the readout is the token embedding.
       positions: "learned" or "rotary".
       residual: how a sublayer is joined to the stream, see Block.
@@ -148,7 +149,7 @@ class Transformer(CharModel):
         if self.tie_embeddings:
             logits_BNV = float32_logits(x_BND, embedding.embedding.T.astype(self.dtype))
         else:
-            logits_BNV = Readout(self.vocab_size, self.bias, self.dtype, name="readout")(x_BND)
+            logits_BNV = Readout(self.vocab_size, False, self.dtype, name="readout")(x_BND)
         return logits_BNV, None if cache is None else Cache(tuple(layers), cache.length + T)
 
 
@@ -278,7 +279,7 @@ def cached_attention(q_BTHK: Array, cache: KeysValues, start: Array | int) -> Ar
     T, K = q_BTHK.shape[1], q_BTHK.shape[-1]
     C = cache.keys.shape[2]
     scores_BHTC = jnp.einsum(
-        "bthk,bhck->bhtc", q_BTHK, cache.keys, preferred_element_type=jnp.float32
+        "bthk,bhck->bhtc", q_BTHK, cache.keys, preferred_element_type=wide_dtype(q_BTHK.dtype)
     ) / math.sqrt(K)
     seen_TC = jnp.arange(C) <= start + jnp.arange(T)[:, None]
     weights_BHTC = jax.nn.softmax(jnp.where(seen_TC, scores_BHTC, -jnp.inf), axis=-1)

@@ -13,6 +13,7 @@ from jax import Array
 from charjax.models.contract import FiniteModel
 from charjax.models.layers import ENDS, BatchNorm, Embedding, Readout
 from charjax.models.roles import Parameter, Role, dense
+from charjax.ops.precision import wide_dtype
 
 
 class WaveNet(FiniteModel):
@@ -75,7 +76,7 @@ class WaveNet(FiniteModel):
             h_BPH = linear(jnp.concatenate([older_BPH, newer_BPH], axis=-1))
             if self.norm == "batch":
                 norm = BatchNorm(name=f"norm_{level}")
-                h_BPH = norm(h_BPH.astype(jnp.float32), train=train)
+                h_BPH = norm(h_BPH.astype(wide_dtype(self.dtype)), train=train)
             h_BPH = jnp.tanh(h_BPH.astype(self.dtype))
         readout = Readout(self.vocab_size, bias=True, dtype=self.dtype, name="readout")
         return readout(h_BPH), cache

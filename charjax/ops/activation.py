@@ -7,13 +7,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from charjax.ops.choice import on_cpu
+from charjax.ops.precision import wide_dtype
 
 
 def gelu(x: Array) -> Array:
     """x Phi(x), Phi being the normal distribution function (Hendrycks and Gimpel 2016).
 
     Args:
-      x: any shape, float32 or shorter.
+      x: any shape.
 
     Returns:
       The shape and dtype of x.
@@ -29,14 +30,14 @@ def gelu_reference(x: Array) -> Array:
 @jax.custom_jvp
 def _gelu_saved(x: Array) -> Array:
     """Under differentiation the slope is computed along with the value, and saved."""
-    wide = x.astype(jnp.float32)
+    wide = x.astype(wide_dtype(x.dtype))
     return (wide * _cumulative(wide)).astype(x.dtype)
 
 
 @_gelu_saved.defjvp
 def _gelu_saved_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (t,) = primals, tangents
-    wide = x.astype(jnp.float32)
+    wide = x.astype(wide_dtype(x.dtype))
     cumulative = _cumulative(wide)
     density = jnp.exp(-0.5 * wide * wide) * math.sqrt(0.5 / math.pi)
     value, slope = wide * cumulative, cumulative + wide * density

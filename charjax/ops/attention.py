@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from charjax.ops.choice import QUERY_BLOCK, attention_version
+from charjax.ops.precision import wide_dtype
 
 
 def causal_attention(
@@ -54,7 +55,7 @@ def causal_attention(
             "bhtk,bhsk->bhts",
             q_BHTK[:, :, start:end],
             k_BHTK[:, :, :end],
-            preferred_element_type=jnp.float32,
+            preferred_element_type=wide_dtype(q_BTHK.dtype),
         )
         keep = None if keep_BHTS is None else keep_BHTS[:, :, start:end, :end]
         weights_BHTS = _weights(scores_BHTS, q_BTHK, start, keep, dropout_rate)
@@ -71,7 +72,9 @@ def causal_attention_reference(
     dropout_key: Array | None = None,
 ) -> Array:
     """The plain version of `causal_attention`; the same key drops the same weights."""
-    scores_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK, k_BTHK, preferred_element_type=jnp.float32)
+    scores_BHTS = jnp.einsum(
+        "bthk,bshk->bhts", q_BTHK, k_BTHK, preferred_element_type=wide_dtype(q_BTHK.dtype)
+    )
     keep_BHTS = _keep(q_BTHK, dropout_rate, dropout_key)
     weights_BHTS = _weights(scores_BHTS, q_BTHK, 0, keep_BHTS, dropout_rate)
     return jnp.einsum("bhts,bshk->bthk", weights_BHTS, v_BTHK)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from charjax.ops.precision import wide_dtype
+
 _EPSILON = 1e-5
 _Saved = tuple[Array, Array, Array, Array]
 
@@ -29,7 +31,7 @@ def layer_norm(x: Array, scale_D: Array) -> Array:
 
 def layer_norm_reference(x: Array, scale_D: Array) -> Array:
     """The plain version of `layer_norm`."""
-    x = x.astype(jnp.float32)
+    x = x.astype(wide_dtype(x.dtype))
     x -= _mean(x)
     return x * lax.rsqrt(_mean(jnp.square(x)) + _EPSILON) * scale_D
 
@@ -39,7 +41,7 @@ def _mean(x: Array) -> Array:
 
 
 def _forward(x: Array, scale_D: Array) -> tuple[Array, _Saved]:
-    wide = x.astype(jnp.float32)
+    wide = x.astype(wide_dtype(x.dtype))
     mean = _mean(wide)
     rate = lax.rsqrt(_mean(jnp.square(wide - mean)) + _EPSILON)
     return (wide - mean) * rate * scale_D, (x, mean, rate, scale_D)
@@ -47,7 +49,7 @@ def _forward(x: Array, scale_D: Array) -> tuple[Array, _Saved]:
 
 def _backward(saved: _Saved, g: Array) -> tuple[Array, Array]:
     x, mean, rate, scale_D = saved
-    unit = (x.astype(jnp.float32) - mean) * rate
+    unit = (x.astype(wide_dtype(x.dtype)) - mean) * rate
     slope_D = jnp.sum(g * unit, axis=tuple(range(g.ndim - 1)))
     g *= scale_D
     return (rate * (g - _mean(g) - unit * _mean(g * unit))).astype(x.dtype), slope_D

@@ -6,6 +6,8 @@ Letters: B batch, T time, H heads, K width of a head.
 import jax.numpy as jnp
 from jax import Array
 
+from charjax.ops.precision import wide_dtype
+
 
 def rotary_angles(positions_T: Array, width: int) -> tuple[Array, Array]:
     """Cosine and sine (T, 1, K/2) of position * 10000^(-2i / K) (Su et al. 2021, eq. 15)."""
@@ -17,5 +19,7 @@ def rotary_angles(positions_T: Array, width: int) -> tuple[Array, Array]:
 def rotate(x_BTHK: Array, angles: tuple[Array, Array]) -> Array:
     """Turn each pair (x_i, x_{i + K/2}): the paper's pairs, up to the order of the columns."""
     cos, sin = angles
-    a, b = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
+    dtype = wide_dtype(x_BTHK.dtype)
+    cos, sin = cos.astype(dtype), sin.astype(dtype)
+    a, b = jnp.split(x_BTHK.astype(dtype), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x_BTHK.dtype)

@@ -1,6 +1,15 @@
 """The names: counts, the lectures' networks, and what beats them."""
 
-from charjax.reproduction.rows import Figure, Order, Row, counted, kneser_ney, measured, seen
+from charjax.reproduction.rows import (
+    Figure,
+    Order,
+    Row,
+    counted,
+    kneser_ney,
+    measured,
+    seen,
+    target,
+)
 
 TEXT = "Names"
 _LECTURE_3, _LECTURE_5 = "nn-zero-to-hero part 3", "nn-zero-to-hero part 5"
@@ -148,7 +157,29 @@ def _beside(kind: str) -> Row:
     )
 
 
-ROWS = (*_COUNTS, *_BIGRAM, *_NETWORKS, _beside("transformer"), _beside("gru"))
+_BEYOND = (
+    Row(
+        "names-beyond-76k",
+        "beyond: LSTM, at most 76k parameters",
+        TEXT,
+        "names-beyond-76k",
+        (target("val", 1.96, "1.9937, tree of 76k"),),
+        seeds=4,
+        shown=("test", "train"),
+    ),
+    Row(
+        "names-beyond-200k",
+        "beyond: LSTM, at most 200k parameters",
+        TEXT,
+        "names-beyond-200k",
+        (target("val", 1.94, "1.9937, tree of 76k"),),
+        seeds=3,
+        tier="more",
+        shown=("test", "train"),
+    ),
+)
+
+ROWS = (*_COUNTS, *_BIGRAM, *_NETWORKS, _beside("transformer"), _beside("gru"), *_BEYOND)
 ORDERS = (
     Order("names-mlp-naive", "names-mlp-readout", f"{_LECTURE_3}: arm 1 worse than 2"),
     Order("names-mlp-readout", "names-mlp-hidden", f"{_LECTURE_3}: arm 2 worse than 3"),

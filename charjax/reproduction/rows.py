@@ -91,6 +91,12 @@ def measured(quantity: "Quantity", value: float, source: str, near: float, reaso
     return Figure(quantity, value, source, "measured", near, near, reason)
 
 
+def target(quantity: "Quantity", value: float, against: str) -> Figure:
+    """A bound this project set itself, below what is published for the same data and budget."""
+    reason = "the recipe was chosen on validation; the mean of the seeds must be below"
+    return Figure(quantity, value, f"target; published: {against}", "target", 0.0, None, reason)
+
+
 def nothing_published(quantity: "Quantity") -> Figure:
     """A loss with nothing to set it against."""
     return Figure(quantity, None, "none published", "seen", 0.0, 0.0, "no figure to compare with")

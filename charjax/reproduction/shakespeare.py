@@ -8,6 +8,7 @@ from charjax.reproduction.rows import (
     measured,
     nothing_published,
     seen,
+    target,
 )
 
 TEXT = "Shakespeare"
@@ -113,4 +114,15 @@ _RECURRENT = (
     _converged("lstm"),
 )
 
-ROWS = (*_COUNTS, _BIGRAM, *_NANOGPT, *_RECURRENT)
+_BEYOND = Row(
+    "shakespeare-beyond",
+    "beyond: transformer, nanoGPT's protocol and budget",
+    TEXT,
+    "shakespeare-beyond",
+    (target("random", 1.45, "1.4655, lowest credible 1.4603"),),
+    seeds=5,
+    tier="gpu",
+    shown=("val",),
+)
+
+ROWS = (*_COUNTS, _BIGRAM, *_NANOGPT, *_RECURRENT, _BEYOND)

@@ -1,6 +1,6 @@
 """War and Peace: counts, and the table of Karpathy, Johnson and Fei-Fei 2015."""
 
-from charjax.reproduction.rows import Figure, Row, kneser_ney, measured
+from charjax.reproduction.rows import Figure, Row, kneser_ney, measured, target
 
 TEXT = "War and Peace"
 _SPLIT = (
@@ -52,4 +52,14 @@ _PAPER = tuple(
     for hidden, value in zip((64, 128, 256, 512), values, strict=True)
 )
 
-ROWS = (*_COUNTS, *_PAPER)
+_BEYOND = Row(
+    "warpeace-gru-beyond",
+    "beyond: GRU, 1 x 128, no more parameters",
+    TEXT,
+    "warpeace-gru-beyond",
+    (target("test", 1.230, "1.230, GRU 1 x 128 [recalled]"),),
+    tier="more",
+    shown=("val",),
+)
+
+ROWS = (*_COUNTS, *_PAPER, _BEYOND)

@@ -11,7 +11,14 @@ from rich.table import Table
 from charjax import parallel
 from charjax.errors import UserError
 from charjax.generate import Sampling, generate
-from charjax.runs import Lock, fitted_state, require_run, state_shapes, write_json
+from charjax.runs import (
+    Lock,
+    checkpoint_meta,
+    fitted_state,
+    require_run,
+    state_shapes,
+    write_json,
+)
 from charjax.signals import Interrupted, Signals
 from charjax.training.checkpoint import Checkpoints, state_digest
 from charjax.training.display import Display
@@ -199,7 +206,7 @@ class Recorder:
             )
             state, meta, step = self.checkpoints.restore("latest", like)
             self.display.say(f"going on from step {step}")
-            now = environment(self.session)
+            now = environment(self.session.devices, self.session.mesh)
             changed = [name for name, value in now.items() if meta["environment"][name] != value]
             for name in changed:
                 self.display.say(
@@ -233,14 +240,13 @@ class Recorder:
 
     def _save(self, step: int, state: TrainState, progress: Progress, best: bool) -> None:
         session = self.session
-        meta = {
-            "config": session.config.model_dump(mode="json"),
-            "config_digest": session.config.digest(),
-            "tokenizer": session.dataset.tokenizer.to_json(),
-            "dataset_digest": session.dataset.digest,
-            "environment": environment(session),
-            "progress": progress.to_json(),
-        }
+        meta = checkpoint_meta(
+            session.config,
+            session.dataset.tokenizer,
+            session.dataset.digest,
+            environment(session.devices, session.mesh),
+            progress.to_json(),
+        )
         if session.model.fitted:
             meta["tables"] = {
                 name: [list(table.shape), str(table.dtype)] for name, table in state.params.items()
@@ -319,7 +325,7 @@ class Recorder:
             "tokens_per_second": progress.tokens_per_second,
             "config_digest": session.config.digest(),
             "state_digest": state_digest(state),
-            **environment(session),
+            **environment(session.devices, session.mesh),
         }
         title = f"{session.dataset.name}, {session.config.model.kind}"
         draw_curves(metrics.read(), title, self.directory / "curves.png")

@@ -4,7 +4,6 @@ Nothing here writes into the run's directory; `charjax.train` does.
 """
 
 import dataclasses
-import importlib.metadata
 import platform
 from collections.abc import Callable
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from charjax.data.batches import BatchSource, make_source
 from charjax.data.datasets import Dataset, Split, load_dataset, target_counts
 from charjax.data.tokenizers import Tokenizer
 from charjax.errors import UserError
+from charjax.hardware import versions
 from charjax.init import check_cover, scheme_for
 from charjax.models.contract import CharModel
 from charjax.models.roles import Role
@@ -66,11 +66,7 @@ def open_session(config: Config, tokenizer: Tokenizer | None = None) -> Session:
     """
     devices = parallel.start_backend(config.runtime)
     dataset = load_dataset(config.data, tokenizer)
-    if config.model.context_length is None:
-        # A longer line is carried on in further windows, not cut.
-        length = min(dataset.longest_line, _LONGEST_CONTEXT)
-        longest = config.model.model_copy(update={"context_length": length})
-        config = config.model_copy(update={"model": longest})
+    config = with_context(config, dataset)
     model = build_model(config, dataset.tokenizer)
     if not model.fitted:
         _check_scheme(config, model)
@@ -84,6 +80,16 @@ def open_session(config: Config, tokenizer: Tokenizer | None = None) -> Session:
             rows = parallel.round_up(config.eval.batch_size, mesh)
             val_source = _source(config, model, mesh, dataset.splits["val"], rows, "random")
     return Session(config, dataset, model, devices, mesh, source, val_source)
+
+
+def with_context(config: Config, dataset: Dataset) -> Config:
+    """The configuration with a context length: where it is left to the text, the longest line."""
+    if config.model.context_length is not None:
+        return config
+    # A longer line is carried on in further windows, not cut.
+    length = min(dataset.longest_line, _LONGEST_CONTEXT)
+    longest = config.model.model_copy(update={"context_length": length})
+    return config.model_copy(update={"model": longest})
 
 
 def _check_scheme(config: Config, model: CharModel) -> None:
@@ -204,15 +210,14 @@ def score_split(
     )
 
 
-def environment(session: Session) -> dict[str, Any]:
+def environment(devices: list[jax.Device], mesh: Mesh) -> dict[str, Any]:
     """What the promise of equal bits depends on."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "charjax")
-    versions = {name: importlib.metadata.version(name) for name in packages}
+    used = versions("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {
-        "device": parallel.describe(session.devices),
-        "devices": session.mesh.size,
+        "device": parallel.describe(devices),
+        "devices": mesh.size,
         "cores": parallel.cores(),
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": {"python": platform.python_version(), **used},
     }
 
 

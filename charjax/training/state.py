@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from charjax.config import Config
-from charjax.init import initialise, scheme_for
+from charjax.init import find_factors, initialise, scheme_for
 from charjax.models.contract import CharModel
 from charjax.training.optimizer import make_optimizer
 
@@ -82,6 +82,14 @@ def kept(params: Any, scales: Scales | tuple[()]) -> Any:
     return jax.tree.map(lambda p, m: p / _aligned(m, p), params, scales.multipliers)
 
 
+def scales_of(model: CharModel, config: Config, shapes: Any) -> Scales | tuple[()]:
+    """The factors of the config's scheme for parameters of these shapes; () where all are 1."""
+    scheme = scheme_for(config)
+    if not scheme.scaled:
+        return ()
+    return Scales(*find_factors(scheme, shapes, model.roles, getattr(model, "n_layer", 0)))
+
+
 def _aligned(factor: Array, parameter: Array) -> Array:
     """A scalar, or one a stacked state, against the leading axes of the parameter."""
     return factor.reshape(factor.shape + (1,) * (parameter.ndim - factor.ndim))
@@ -132,6 +140,17 @@ def create_state(
         variables = {"params": params, **model_state}
         params = scheme.adjust(model, variables, data.inputs_BS, data.num_outputs)
     scales = Scales(*drawn[1:]) if scheme.scaled or with_scales else ()
+    return begin_state(model, config, params, model_state, scales)
+
+
+def begin_state(
+    model: CharModel,
+    config: Config,
+    params: Any,
+    model_state: Any,
+    scales: Scales | tuple[()] = (),
+) -> TrainState:
+    """The state at step 0 from parameters, the model's other collections and a scheme's factors."""
     carry: Any = ()
     if config.data.sampling == "contiguous" and model.memory == "carried":
         carry = model.init_cache(config.train.batch_size * config.optim.accumulate_steps)

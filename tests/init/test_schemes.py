@@ -24,14 +24,14 @@ SETTINGS = {
     "spectral": {"tie_embeddings": False},
     "small_readout": {"tie_embeddings": False},
     "zero_readout": {"tie_embeddings": False},
-    "unigram_readout": {"tie_embeddings": False, "bias": True},
 }
 WITHOUT_RECURRENCE = {"bow", "mlp", "wavenet", "transformer"}
 WITH_WIDTH = WITHOUT_RECURRENCE | {"rnn", "gru", "lstm"}
 ONLY = {
     ("small_init", "tfixup", "deepnorm", "rezero", "layerscale"): {"transformer"},
     ("depth_mup", "completep"): {"transformer"},
-    ("small_readout", "zero_readout", "unigram_readout", "mup", "spectral"): WITH_WIDTH,
+    ("small_readout", "zero_readout", "mup", "spectral"): WITH_WIDTH,
+    ("unigram_readout",): WITH_WIDTH - {"transformer"},
     ("forget_bias", "chrono"): {"gru", "lstm"},
     ("irnn",): {"rnn"},
     ("lsuv",): WITHOUT_RECURRENCE,

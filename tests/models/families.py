@@ -19,6 +19,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "bigram": {"kind": "bigram"},
     "bow": {"kind": "bow", "d_embed": 8},
     "mlp": {"kind": "mlp", "d_embed": 4, "hidden": (16, 8), "context_length": 4},
+    "mlp-blank": {"kind": "mlp", "d_embed": 4, "blank": True, "context_length": 4},
     "mlp-batch_norm": {"kind": "mlp", "d_embed": 4, "norm": "batch", "context_length": 3},
     "wavenet": {"kind": "wavenet", "d_embed": 4, "d_hidden": 8, "context_length": 8},
     "wavenet-batch_norm": {
@@ -66,7 +67,8 @@ def evaluate(model, variables, tokens_BT, cache, num_outputs):
 
 def make_model(name: str, dtype=jnp.float32, **settings) -> CharModel:
     tree = {"context_length": CONTEXT} | FAMILIES[name] | settings
-    return build(parse_config({"model": tree, "data": {"layout": "pairs"}}).model, V, dtype)
+    data = {"layout": "pairs", "split": "shuffled_lines"}
+    return build(parse_config({"model": tree, "data": data}).model, V, dtype)
 
 
 def make_variables(model: CharModel) -> Any:

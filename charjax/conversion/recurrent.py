@@ -1,0 +1,83 @@
+"""torch.nn.RNN, GRU and LSTM between an embedding `emb` and a readout `fc`.
+
+Letters: V vocabulary, E width of an embedding, H width of the state.
+"""
+
+import re
+from collections.abc import Iterable
+
+from charjax.config import GRUConfig, LSTMConfig, RNNConfig
+from charjax.conversion.layout import (
+    Arrays,
+    Layout,
+    Tensor,
+    Told,
+    count_layers,
+    matrix,
+    size,
+    vote,
+)
+
+_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+_KINDS = {count: kind for kind, count in _GATES.items()}
+_CELL = re.compile(r"(rnn|gru|lstm)\.(?:weight|bias)_(?:ih|hh)_l(\d{1,4})")
+
+
+def _recognises(names: Iterable[str]) -> bool:
+    return any(_CELL.fullmatch(name) for name in names)
+
+
+def _module(tensors: Arrays) -> str | None:
+    """The name of the recurrent module in a state dict."""
+    found = [match[1] for match in map(_CELL.fullmatch, tensors) if match]
+    return max(found, key=found.count) if found else None
+
+
+def _infer(tensors: Arrays) -> Told:
+    module = _module(tensors)
+    cells = [match for match in map(_CELL.fullmatch, tensors) if match and match[1] == module]
+    n_layer = count_layers(int(match[2]) for match in cells)
+    states = [f"{module}.weight_hh_l{i}" for i in range(n_layer)]
+    H = vote(size(tensors, "fc.weight", 1), *(size(tensors, name, 1) for name in states))
+    rows = [int(tensors[match[0]].shape[0]) for match in cells if tensors[match[0]].ndim]
+    gates = vote(*(count // H for count in rows if H and count % H == 0 and count // H in _KINDS))
+    E = vote(size(tensors, "emb.weight", 1), size(tensors, f"{module}.weight_ih_l0", 1))
+    settings = {
+        "kind": _KINDS.get(gates or 0),
+        "n_layer": n_layer or None,
+        "d_embed": E,
+        "d_hidden": H,
+    }
+    readout = size(tensors, "fc.weight", 0), size(tensors, "fc.bias", 0, ndim=1)
+    return Told(settings, vote(size(tensors, "emb.weight", 0), *readout))
+
+
+def _tensors(
+    config: RNNConfig | GRUConfig | LSTMConfig, vocab_size: int, tensors: Arrays
+) -> list[Tensor]:
+    # Without a state dict at hand: `gru`, and for the others `rnn`.
+    module = _module(tensors) or ("gru" if config.kind == "gru" else "rnn")
+    V, E, H = vocab_size, config.d_embed, config.d_hidden
+    G = _GATES[config.kind] * H
+    entries = [Tensor("emb.weight", "params/token_embedding/embedding", (V, E))]
+    for i in range(config.n_layer):
+        here = f"params/cell_{i}"
+        entries += [
+            matrix(f"{module}.weight_ih_l{i}", f"{here}/input_kernel", G, H if i else E),
+            matrix(f"{module}.weight_hh_l{i}", f"{here}/hidden_kernel", G, H),
+            Tensor(f"{module}.bias_ih_l{i}", f"{here}/input_bias", (G,)),
+            Tensor(f"{module}.bias_hh_l{i}", f"{here}/hidden_bias", (G,)),
+        ]
+    return [
+        *entries,
+        matrix("fc.weight", "params/readout/kernel", V, H),
+        Tensor("fc.bias", "params/readout/bias", (V,)),
+    ]
+
+
+RECURRENT = Layout(
+    title="a torch.nn.RNN, GRU or LSTM with emb and fc",
+    recognises=_recognises,
+    infer=_infer,
+    tensors=_tensors,
+)

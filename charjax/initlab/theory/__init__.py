@@ -1,0 +1,98 @@
+"""Mean-field theory of networks at initialisation, in float64, for any activation.
+
+signal: the maps of length and correlation, χ, batch norm. phases: q*, χ₁, c*, depth scales,
+the critical line. stacks: moments layer by layer, saturation, the residual stream. jacobian:
+singular values. softmax: the initial loss and attention's entropy. Every function raises
+ValueError for an argument out of range.
+"""
+
+from charjax.initlab.theory.activations import (
+    ACTIVATIONS,
+    Activation,
+    find_activation,
+    leaky_relu,
+)
+from charjax.initlab.theory.jacobian import JacobianMoments, jacobian_moments
+from charjax.initlab.theory.phases import (
+    CriticalPoint,
+    MeanField,
+    NoFixedPointError,
+    chi_1,
+    critical_point,
+    depth_scale,
+    fixed_correlation,
+    fixed_point,
+    mean_field,
+)
+from charjax.initlab.theory.quadrature import expect, expect_product, gaussian_rule
+from charjax.initlab.theory.signal import (
+    batch_norm_chi,
+    chi,
+    correlation_map,
+    correlation_slope,
+    derivative_moment,
+    length_map,
+    length_map_slope,
+    second_moment,
+)
+from charjax.initlab.theory.softmax import (
+    Attention,
+    attention,
+    causal_attention,
+    expected_logsumexp,
+    expected_maximum,
+    initial_loss,
+)
+from charjax.initlab.theory.stacks import (
+    Layers,
+    attention_branch_variance,
+    mlp_branch_variance,
+    propagate,
+    relu_second_moments,
+    residual_stack_variances,
+    residual_variances,
+    saturated_fraction,
+)
+
+__all__ = [
+    "ACTIVATIONS",
+    "Activation",
+    "Attention",
+    "CriticalPoint",
+    "JacobianMoments",
+    "Layers",
+    "MeanField",
+    "NoFixedPointError",
+    "attention",
+    "attention_branch_variance",
+    "batch_norm_chi",
+    "causal_attention",
+    "chi",
+    "chi_1",
+    "correlation_map",
+    "correlation_slope",
+    "critical_point",
+    "depth_scale",
+    "derivative_moment",
+    "expect",
+    "expect_product",
+    "expected_logsumexp",
+    "expected_maximum",
+    "find_activation",
+    "fixed_correlation",
+    "fixed_point",
+    "gaussian_rule",
+    "initial_loss",
+    "jacobian_moments",
+    "leaky_relu",
+    "length_map",
+    "length_map_slope",
+    "mean_field",
+    "mlp_branch_variance",
+    "propagate",
+    "relu_second_moments",
+    "residual_stack_variances",
+    "residual_variances",
+    "saturated_fraction",
+    "second_moment",
+]

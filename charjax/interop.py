@@ -1,0 +1,100 @@
+"""`python -m charjax.interop`: parameters to and from PyTorch's state dicts, as safetensors.
+
+python -m charjax.interop import FILE.safetensors [CONFIG.toml] [section.key=value ...]
+                                 --workdir DIR
+python -m charjax.interop export RUN FILE.safetensors [--checkpoint best|latest|STEP]
+                                 [--module NAME] [--overwrite]
+"""
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from charjax import cli
+from charjax.errors import UserError
+
+if TYPE_CHECKING:
+    from charjax.config import Config
+    from charjax.conversion.headers import Header
+    from charjax.data.tokenizers import Tokenizer
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit status."""
+    args = cli.interop_arguments(argv)
+    said = _import(args) if args.action == "import" else _export(args)
+    sys.stdout.write(f"{said}\n")
+    return 0
+
+
+def _export(args: Namespace) -> str:
+    from charjax.conversion.files import TensorFile, check_target, write_file
+    from charjax.conversion.headers import Header, write_header
+    from charjax.conversion.state_dicts import to_state_dict
+    from charjax.runs import load_run, require_run
+
+    path, directory = Path(args.file), Path(args.workdir)
+    require_run(directory)
+    check_target(path, args.overwrite)
+    run = load_run(directory, args.checkpoint)
+    vocab_size = run.tokenizer.vocab_size
+    tensors = to_state_dict(run.config.model, vocab_size, run.variables, args.module)
+    config = run.config.model_dump(mode="json")
+    header = Header(config, run.tokenizer, run.dataset_digest, run.step)
+    write_file(path, TensorFile(tensors, write_header(header)))
+    return f"{path}: {len(tensors)} tensors, float32 (checkpoint of step {run.step})"
+
+
+def _import(args: Namespace) -> str:
+    from charjax.conversion.deciding import decide_config
+    from charjax.conversion.files import read_file
+    from charjax.conversion.headers import read_header
+    from charjax.conversion.runs import check_workdir, write_run
+    from charjax.conversion.state_dicts import clean, find_layout, from_state_dict
+
+    workdir = Path(args.workdir)
+    check_workdir(workdir)
+    held = read_file(Path(args.file))
+    header = read_header(held.metadata)
+    tensors = clean(held.tensors, held.metadata)
+    layout = find_layout(tensors)
+    told = layout.infer(tensors)
+    config, unknown, text_given = decide_config(layout, told, header, args.config, args.overrides)
+    vocab_size = told.vocab_size or 0
+    variables, converted = from_state_dict(layout, config.model, vocab_size, tensors)
+    if unknown:
+        raise UserError(
+            f"model.{unknown[0]}: not given, and no tensor tells it; give model.{unknown[0]}=..."
+        )
+    config, tokenizer, digest = _text(config, header, text_given, vocab_size)
+    count = write_run(workdir, config, tokenizer, digest, variables)
+    notes = f"; {' and '.join(converted)} converted to float32" if converted else ""
+    return f"run: {workdir}\n{layout.title}: {config.model.kind}, {count:,} parameters{notes}"
+
+
+def _text(
+    config: "Config", header: "Header | None", text_given: bool, vocab_size: int
+) -> "tuple[Config, Tokenizer, str]":
+    """The config with its context length, the alphabet, and the digest of the text."""
+    from charjax.data.datasets import load_dataset
+    from charjax.training.session import with_context
+
+    tokenizer = header.tokenizer if header is not None else None
+    if header is None or text_given:
+        dataset = load_dataset(config.data, tokenizer)
+        config, digest = with_context(config, dataset), dataset.digest
+        whose, tokenizer = f"the text ({dataset.name})", dataset.tokenizer
+    else:
+        digest, whose, tokenizer = header.dataset_digest, "the header", header.tokenizer
+    if tokenizer.vocab_size != vocab_size:
+        raise UserError(
+            f"data: {whose} has {tokenizer.vocab_size} symbols, but the tensors are of a "
+            f"vocabulary of {vocab_size}; give the text that the model was trained on: "
+            "data.name=... or data.path=..."
+        )
+    return config, tokenizer, digest
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,150 @@
+"""The models that are compared, and what charjax makes of a state dict and a few batches.
+
+Letters: S steps, B batch, T time, V vocabulary.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from charjax.config import Config, parse_config
+from charjax.conversion.state_dicts import (
+    find_layout,
+    from_state_dict,
+    to_state_dict,
+    unflatten,
+)
+from charjax.data.batches import Batch
+from charjax.models import CharModel, build
+from charjax.training.state import TrainState, begin_state
+from charjax.training.step import cross_entropy, make_train_step
+
+V, B, T, STEPS = 11, 3, 6, 10
+# Widths of the models: of the files, and where PyTorch is at hand.
+SMALL, LARGE = 4, 32
+
+_GPT = {"kind": "transformer", "n_layer": 2, "n_head": 2}
+CASES: dict[str, dict[str, Any]] = {
+    "gpt": {**_GPT},
+    "gpt-bias": {**_GPT, "bias": True},
+    "gpt-untied": {**_GPT, "tie_embeddings": False},
+    "gpt-untied-bias": {**_GPT, "tie_embeddings": False, "bias": True},
+    "rnn": {"kind": "rnn"},
+    "rnn-2": {"kind": "rnn", "n_layer": 2},
+    "gru": {"kind": "gru"},
+    "gru-2": {"kind": "gru", "n_layer": 2},
+    "lstm": {"kind": "lstm"},
+    "lstm-2": {"kind": "lstm", "n_layer": 2},
+    "mlp": {"kind": "mlp"},
+    "mlp-blank": {"kind": "mlp", "blank": True},
+    "mlp-batch_norm": {"kind": "mlp", "norm": "batch"},
+    "bigram": {"kind": "bigram"},
+}
+
+_SHARED = {"learning_rate": 1e-2, "grad_clip": 0.5}
+_COSINE = {
+    "schedule": "cosine",
+    "warmup_steps": 2,
+    "decay_steps": STEPS,
+    "min_learning_rate": 1e-3,
+}
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adamw": {
+        **{"kind": "adamw", "beta2": 0.95, "weight_decay": 0.1},
+        **_SHARED,
+        **_COSINE,
+        "learning_rate": 3e-3,
+    },
+    "rmsprop": {
+        "kind": "rmsprop",
+        "rms_decay": 0.9,
+        "momentum": 0.5,
+        **_SHARED,
+        "learning_rate": 1e-3,
+        # At 1e-8 a slope that is only rounding, divided by its own size, is a whole step.
+        "eps": 1e-6,
+    },
+    "sgd": {"kind": "sgd", "momentum": 0.9, **_SHARED, "learning_rate": 0.1},
+}
+
+
+def make_config(name: str, width: int, optimizer: str = "adamw") -> Config:
+    """The configuration of a case."""
+    model = CASES[name] | {"context_length": 3 if CASES[name]["kind"] == "mlp" else T}
+    widths = {
+        "transformer": {"d_model": width},
+        "mlp": {"d_embed": width, "hidden": (width + 2, width + 1)},
+        "bigram": {},
+    }
+    model |= widths.get(model["kind"], {"d_embed": width, "d_hidden": width + 1})
+    data = {"layout": "pairs", "split": "shuffled_lines"}
+    return parse_config({"model": model, "data": data, "optim": OPTIMIZERS[optimizer]})
+
+
+def draw_tokens() -> np.ndarray:
+    """Texts (S, B, T + 1) that begin with the boundary, token 0, and have no other."""
+    rng = np.random.default_rng(0)
+    tokens_SBT = rng.integers(1, V, (STEPS, B, T + 1)).astype(np.int32)
+    tokens_SBT[:, :, 0] = 0
+    return tokens_SBT
+
+
+@functools.cache
+def _compiled_step(model: CharModel, config: Config) -> Any:
+    return jax.jit(make_train_step(model, config))
+
+
+class Ours:
+    """A model of charjax, from a PyTorch state dict."""
+
+    def __init__(self, config: Config, state_dict: dict[str, np.ndarray]):
+        self.config = config
+        self.model: CharModel = build(config.model, V, jnp.float32)
+        layout = find_layout(state_dict)
+        variables, _ = from_state_dict(layout, config.model, V, state_dict)
+        trees = jax.tree.map(jnp.asarray, unflatten(variables))
+        self.params, self.model_state = trees.pop("params"), trees
+
+    def logits(self, tokens_BT: np.ndarray) -> np.ndarray:
+        """In evaluation."""
+        variables = {"params": self.params, **self.model_state}
+        return np.asarray(jax.jit(self.model.apply)(variables, tokens_BT)[0])
+
+    def after(self, tokens_SBT: np.ndarray) -> tuple[dict[str, np.ndarray], list[float]]:
+        """The state dict after a step on each batch, and the losses before them."""
+        state = begin_state(self.model, self.config, self.params, self.model_state)
+        step, losses = _compiled_step(self.model, self.config), []
+        for tokens_BT in tokens_SBT:
+            state, metrics = step(state, self.batch(tokens_BT), jax.random.key(0))
+            losses.append(float(metrics.loss))
+        return self.state_dict(state), losses
+
+    def batch(self, tokens_BT: np.ndarray) -> Batch:
+        inputs = np.pad(tokens_BT[:, :-1], ((0, 0), (self.model.lookback, 0)))
+        targets = jnp.asarray(tokens_BT[:, 1:])
+        return Batch(jnp.asarray(inputs), targets, jnp.ones(targets.shape), jnp.array(True))
+
+    def state_dict(self, state: TrainState) -> dict[str, np.ndarray]:
+        variables = {"params": state.params, **state.model_state}
+        return to_state_dict(self.config.model, V, variables)
+
+    def gradient(self, tokens_BT: np.ndarray) -> dict[str, np.ndarray]:
+        """Of the mean loss in training, by PyTorch's names."""
+        batch = self.batch(tokens_BT)
+
+        def mean_loss(params: Any) -> Any:
+            (logits_BTV, _), _ = self.model.apply(
+                {"params": params, **self.model_state},
+                batch.inputs,
+                num_outputs=T,
+                train=True,
+                mutable=list(self.model_state),
+            )
+            return jnp.mean(cross_entropy(logits_BTV, batch.targets))
+
+        slopes = jax.jit(jax.grad(mean_loss))(self.params)
+        variables = {"params": slopes, **self.model_state}
+        return to_state_dict(self.config.model, V, variables)

@@ -1,0 +1,83 @@
+"""Dropout where nanoGPT has it, at its rate, and what is kept scaled up."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from charjax.config import parse_config
+from charjax.models import build, transformer
+from charjax.ops.attention import causal_attention, causal_attention_reference
+
+RATE, V, T, LAYERS = 0.2, 11, 16, 2
+
+
+def drops(x, y) -> None:
+    """A fifth is zero (within five standard deviations), and the rest is scaled by 1 / 0.8."""
+    x, y = np.asarray(x), np.asarray(y)
+    zero = y[x != 0.0] == 0.0
+    assert abs(zero.mean() - RATE) < 5 * np.sqrt(RATE * (1 - RATE) / zero.size)
+    np.testing.assert_allclose(y[y != 0.0], x[y != 0.0] / (1 - RATE), rtol=1e-5)
+
+
+def dropouts(section: dict[str, object]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """What goes into every nn.Dropout of a model in training, and what comes out."""
+    model = build(parse_config({"model": section}).model, V, jnp.float32)
+    tokens_BT = np.random.default_rng(0).integers(0, V, (16, T))
+    variables = jax.jit(model.init)(jax.random.key(0), tokens_BT)
+
+    @jax.jit
+    def apply():
+        places = []
+
+        def look(next_method, args, kwargs, context):
+            out = next_method(*args, **kwargs)
+            if isinstance(context.module, nn.Dropout):
+                places.append((args[0], out))
+            return out
+
+        with nn.intercept_methods(look):
+            model.apply(variables, tokens_BT, train=True, rngs={"dropout": jax.random.key(1)})
+        return places
+
+    return [(np.asarray(x), np.asarray(y)) for x, y in apply()]
+
+
+def test_in_the_transformer(monkeypatch):
+    """nanoGPT: on the embeddings, and in each block on attention's weights and both outputs."""
+    section = {"kind": "transformer", "n_layer": LAYERS, "n_head": 2, "d_model": 16}
+    rates = []
+
+    def attention(*args, dropout_rate, dropout_key):
+        rates.append(dropout_rate)
+        return causal_attention(*args, dropout_rate=dropout_rate, dropout_key=dropout_key)
+
+    monkeypatch.setattr(transformer, "causal_attention", attention)
+    places = dropouts(section | {"dropout": RATE, "context_length": T})
+    assert len(places) == 1 + 2 * LAYERS
+    for x, y in places:
+        drops(x, y)
+    masks = [y == 0.0 for _, y in places]
+    assert all((a != b).any() for i, a in enumerate(masks) for b in masks[:i])
+    # Once for the shapes of the parameters, without dropout, and once in training.
+    assert rates == [0.0] * LAYERS + [RATE] * LAYERS
+
+
+@pytest.mark.parametrize("attend", [causal_attention, causal_attention_reference])
+def test_on_attentions_weights(attend):
+    """With unit vectors as values, attention gives out its weights."""
+    rng = np.random.default_rng(0)
+    q, k = (jnp.asarray(rng.normal(size=(32, T, 2, T)), jnp.float32) for _ in range(2))
+    v = jnp.broadcast_to(jnp.eye(T)[None, :, None], q.shape)
+    attend = jax.jit(attend, static_argnames="dropout_rate")
+    drops(attend(q, k, v), attend(q, k, v, dropout_rate=RATE, dropout_key=jax.random.key(2)))
+
+
+def test_on_the_output_of_each_recurrent_layer():
+    """And on the last one's; torch.nn.GRU drops between the layers only."""
+    section = {"kind": "gru", "n_layer": LAYERS, "d_embed": 8, "d_hidden": 64, "dropout": RATE}
+    places = dropouts(section)
+    assert len(places) == LAYERS
+    for x, y in places:
+        drops(x, y)

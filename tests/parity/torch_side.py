@@ -1,0 +1,103 @@
+"""The numbers of PyTorch: what a model, its loss and its optimisers make of the same batches."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.torch_models.gpt import GPT
+from benchmarks.torch_models.makemore import MLP, Bigram
+from benchmarks.torch_models.recurrent import RecurrentModel
+from benchmarks.torch_models.training import configure_adamw, get_lr, mean_loss, train_step
+from charjax.config import ModelConfig, OptimConfig
+from tests.parity.cases import OPTIMIZERS, V, draw_tokens, make_config
+
+Arrays = dict[str, np.ndarray]
+
+
+def build(config: ModelConfig) -> nn.Module:
+    """The original of a model."""
+    if config.kind == "transformer":
+        return GPT(
+            V,
+            config.context_length,
+            config.n_layer,
+            config.n_head,
+            config.d_model,
+            config.dropout,
+            config.bias,
+            config.tie_embeddings,
+        )
+    if config.kind == "mlp":
+        batch_norm = config.norm == "batch"
+        return MLP(
+            V, config.context_length, config.d_embed, config.hidden, config.blank, batch_norm
+        )
+    if config.kind == "bigram":
+        return Bigram(V)
+    return RecurrentModel(config.kind, V, config.d_embed, config.d_hidden, config.n_layer)
+
+
+def randomise(model: nn.Module) -> None:
+    """Draw every parameter and statistic anew, so that no bias is zero and no gain one."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(0.0, 0.4, generator=generator)
+            if parameter.dim() == 1 and name.endswith("weight"):
+                parameter.add_(1.0)
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(generator=generator)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.5, 2.0, generator=generator)
+
+
+def compute(name: str, width: int) -> Arrays:
+    """All numbers of a case: `state/NAME`, `logits`, `grad/NAME`, `adamw/NAME`, ..."""
+    config = make_config(name, width)
+    model = build(config.model)
+    randomise(model)
+    tokens = torch.from_numpy(draw_tokens().astype(np.int64))
+    start = {key: value.clone() for key, value in model.state_dict().items()}
+    numbers = {f"state/{key}": value.clone() for key, value in start.items()}
+    model.eval()
+    out = model(tokens[0, :, :-1])
+    numbers["logits"] = (out[0] if isinstance(out, tuple) else out).detach()
+    model.train()
+    mean_loss(model, tokens[0, :, :-1], tokens[0, :, 1:]).backward()
+    numbers |= {f"grad/{key}": p.grad.clone() for key, p in model.named_parameters()}
+    after = {key: value for key, value in model.state_dict().items() if "running" in key}
+    numbers |= {f"statistics/{key}": value.clone() for key, value in after.items()}
+    for kind in OPTIMIZERS:
+        model.load_state_dict(start)
+        losses = _train(model, make_config(name, width, kind).optim, tokens)
+        numbers[f"losses/{kind}"] = torch.tensor(losses)
+        numbers |= {f"{kind}/{key}": v.clone() for key, v in model.state_dict().items()}
+    return {key: value.numpy() for key, value in numbers.items() if value.is_floating_point()}
+
+
+def _train(model: nn.Module, optim: OptimConfig, tokens: torch.Tensor) -> list[float]:
+    optimizer = _optimizer(model, optim)
+    losses = []
+    for it, batch in enumerate(tokens):
+        rate = optim.learning_rate
+        if optim.schedule == "cosine":
+            rate = get_lr(it, rate, optim.warmup_steps, optim.decay_steps, optim.min_learning_rate)
+        inputs, targets = batch[:, :-1], batch[:, 1:]
+        losses.append(train_step(model, optimizer, inputs, targets, rate, optim.grad_clip))
+    return losses
+
+
+def _optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
+    if optim.kind == "adamw":
+        betas = (optim.beta1, optim.beta2)
+        optimizer = configure_adamw(model, optim.weight_decay, optim.learning_rate, betas)
+        for group in optimizer.param_groups:
+            group["eps"] = optim.eps
+        return optimizer
+    parameters, rate = model.parameters(), optim.learning_rate
+    if optim.kind == "rmsprop":
+        return torch.optim.RMSprop(
+            parameters, rate, alpha=optim.rms_decay, eps=optim.eps, momentum=optim.momentum
+        )
+    return torch.optim.SGD(parameters, rate, momentum=optim.momentum)
