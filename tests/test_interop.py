@@ -24,6 +24,7 @@ NAMES = "\n".join(["emma", "olivia", "ava", "isabella", "sophia", "mia", "amelia
 # These have no original.
 OTHERS = {
     "transformer-rotary": ["model.n_layer=1", "model.d_model=8", "model.positions=rotary"],
+    "transformer-rezero": ["model.n_layer=1", "model.d_model=8", "model.residual=rezero"],
     "bow": ["model.d_embed=4"],
 }
 MODELS = {
@@ -296,6 +297,10 @@ def test_what_cannot_be_exported(folder: Path, exported: Path, tmp_path: Path):
     assert (done.status, "no recurrent module" in done.err) == (2, True)
     done = run("interop", "export", directory, tmp_path / "none" / "x")
     assert (done.status, "does not exist" in done.err) == (2, True)
-    for name, said in (("transformer-rotary", "rotary"), ("bow", "no PyTorch original")):
+    for name, said in (
+        ("transformer-rotary", "rotary"),
+        ("transformer-rezero", "model.residual"),
+        ("bow", "no PyTorch original"),
+    ):
         done = run("interop", "export", make(name, tmp_path), tmp_path / "x")
         assert (done.status, said in done.err, (tmp_path / "x").exists()) == (2, True, False)

@@ -64,6 +64,11 @@ def _tensors(config: TransformerConfig, vocab_size: int, tensors: Arrays) -> lis
             "model.positions: nanoGPT's GPT has learned positions, this model rotary ones; only "
             "a model with model.positions=learned has a PyTorch original"
         )
+    if config.residual != "pre_norm":
+        raise UserError(
+            f"model.residual: nanoGPT's GPT is pre_norm, this model {config.residual}; only "
+            "a model with model.residual=pre_norm has a PyTorch original"
+        )
     V, D, C = vocab_size, config.d_model, config.context_length
     assert C is not None
     table = "params/token_embedding/embedding"

@@ -102,12 +102,12 @@ def test_equations(residual, bias, tied):
         x = norm(x, p["final_norm"])
     expected = x @ p["token_embedding"]["embedding"].T if tied else linear(x, p["readout"])
     logits, _ = jax.jit(model.apply)(variables, tokens[None])
-    np.testing.assert_allclose(logits[0], expected, atol=2e-5)
+    np.testing.assert_allclose(logits[0], expected, rtol=1e-5, atol=2e-5)
     cache, told = model.init_cache(1), []
     for token in tokens:
         last, cache = evaluate(model, variables, token.reshape(1, 1), cache)
         told.append(last[0, 0])
-    np.testing.assert_allclose(np.stack(told), expected, atol=5e-5)
+    np.testing.assert_allclose(np.stack(told), expected, rtol=1e-5, atol=5e-5)
 
 
 def test_rotary_scores_depend_on_the_distance_alone():
