@@ -1,7 +1,7 @@
 """Schemes whose best learning rate does not move with width and depth.
 
-r is the width over init.base_width, l the depth over init.base_depth. At r = l = 1 they are the
-standard parametrisation, and learning rates are meant as at that size. The width is what the
+r is the width over init.base_width, l the depth over init.base_depth. At r = l = 1 all factors
+are 1, and learning rates are meant as at that size. The width is what the
 readout reads (of a transformer the stream, grown by heads of one width); a kernel that reads
 embeddings of a width of their own does not count as wide.
 """
@@ -110,7 +110,8 @@ class Scales:
 
 def _parametrised(source: str, scales: Scales, needs: dict) -> Scheme:
     # The readout's rate stays: with its multiplier 1/r that is table 8's second form, the one that
-    # leaves tied embeddings possible.
+    # leaves tied embeddings possible. One of its own begins at 0 (app. D.2 there): a random one
+    # adds to the logits' moves a part that falls with sqrt(r), and hides what is to be seen.
     at_base = Normal(1 / math.sqrt(scales.base_width))
     wide = Rule(FanInNormal(), scales.learning_rate, scales.multiplier)
     others = {Role.GAIN: ONE, Role.RESIDUAL_GAIN: ONE, Role.BIAS: ZERO, Role.GATE_BIAS: ZERO}
@@ -118,7 +119,7 @@ def _parametrised(source: str, scales: Scales, needs: dict) -> Scheme:
         source,
         {
             Role.EMBEDDING: Rule(at_base),
-            Role.READOUT: Rule(at_base, multiplier=scales.multiplier),
+            Role.READOUT: Rule(ZERO, multiplier=scales.multiplier),
             **dict.fromkeys((Role.HIDDEN, Role.RECURRENT, Role.RESIDUAL_OUTPUT), wide),
             **{
                 role: Rule(draw, scales.learning_rate, scales.multiplier)

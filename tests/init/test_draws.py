@@ -87,7 +87,6 @@ BETA = (8 * L) ** -0.25
         ("layerscale", OUTPUT, normal(0.02)),
         ("irnn", HIDDEN, normal(0.001)),
         ("mup", HIDDEN, normal(1 / math.sqrt(N))),
-        ("mup", READOUT, normal(1 / math.sqrt(128))),
         ("completep", Parameter(Role.EMBEDDING), normal(1 / math.sqrt(128))),
         ("spectral", READOUT, normal(1 / math.sqrt(N))),
     ],
@@ -202,6 +201,11 @@ def test_gains_of_the_residual_branches():
 def test_biases_of_norms_are_zero_where_those_of_kernels_are_drawn():
     for scheme in ("pytorch", "critical"):
         assert not np.any(drawn(scheme, Parameter(Role.BIAS), (8,)))
+
+
+def test_readouts_of_zero():
+    for scheme in ("zero_readout", "unigram_readout", "mup", "depth_mup", "completep"):
+        assert not np.any(drawn(scheme, READOUT))
 
 
 def test_naive_arms_are_the_same_draw_scaled():
