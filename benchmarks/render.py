@@ -13,10 +13,13 @@ from typing import Any
 from benchmarks.configs import RESULTS
 from charjax.hardware import in_words
 from charjax.reproduction import report
+from charjax.reproduction.curves import draw_row
 from charjax.reproduction.measure import compare
 from charjax.reproduction.published import ORDERS, ROWS
 from charjax.reproduction.rows import Row
 
+# The rows whose curves RESULTS.md shows.
+PICTURED = ("shakespeare-gru",)
 ROOT = Path(__file__).resolve().parent.parent
 # The rows that the README shows, by the pattern of their names; RESULTS.md has all.
 HEADLINES = (
@@ -29,27 +32,44 @@ HEADLINES = (
 
 
 def main() -> None:
-    """Rewrite the marked places; print what was written."""
-    results = json.loads((RESULTS / "configs-cpu.json").read_text(encoding="utf-8"))
+    """Rewrite what is made from the results; print what was written."""
     measured = reproduced()
-    for path in sorted((ROOT / "configs").glob("*.toml")):
-        write_header(path, results.get(path.stem), measured)
+    for path, text in pages(measured).items():
+        path.write_text(text, encoding="utf-8")
+    for name in PICTURED:
+        if name in measured:
+            draw_row(measured[name], _picture(name))
+    print(f"README.md, RESULTS.md and configs/ written; {len(measured)} reproduced rows")
+
+
+def pages(measured: dict[str, report.Result]) -> dict[Path, str]:
+    """Every text that is made, whole or in part, from the results."""
+    results = json.loads((RESULTS / "configs-cpu.json").read_text(encoding="utf-8"))
+    made = {
+        path: with_header(path, results.get(path.stem), measured)
+        for path in sorted((ROOT / "configs").glob("*.toml"))
+    }
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     for name, part in readme_parts(results, measured).items():
         text = replace_part(text, name, part)
-    readme.write_text(text, encoding="utf-8")
+    made[readme] = text
     orders = [
         compare(order, measured)
         for order in ORDERS
         if order.worse in measured and order.better in measured
     ]
     page = report.document(ROWS, measured, orders, "make results")
-    (ROOT / "RESULTS.md").write_text(page, encoding="utf-8")
-    print(
-        f"README.md, RESULTS.md and configs/ written from {len(results)} runs and "
-        f"{len(measured)} reproduced rows"
-    )
+    for name in PICTURED:
+        if name in measured:
+            where = _picture(name).relative_to(ROOT).as_posix()
+            page += f"\n## Curve of {name}\n\n![validation loss of {name} by step]({where})\n"
+    made[ROOT / "RESULTS.md"] = page
+    return made
+
+
+def _picture(name: str) -> Path:
+    return RESULTS / f"{name}-curve.png"
 
 
 def reproduced() -> dict[str, report.Result]:
@@ -62,16 +82,16 @@ def reproduced() -> dict[str, report.Result]:
     return {row.name: found[row.name] for row in ROWS if row.name in found}
 
 
-def write_header(
+def with_header(
     path: Path, result: dict[str, Any] | None, measured: dict[str, report.Result]
-) -> None:
-    """Put the command, the time and the score into a configuration's header."""
+) -> str:
+    """A configuration with the command, the time and the score in its header."""
     lines = path.read_text(encoding="utf-8").splitlines()
     body = [line for line in lines if not line.startswith("# Measured")]
     at = next(index for index, line in enumerate(body) if not line.startswith("#"))
     own = next((row for row in measured.values() if _is_of(row, path.stem)), None)
     told = header(path.stem, result) if own is None else row_header(own)
-    path.write_text("\n".join(body[:at] + told + body[at:]) + "\n", encoding="utf-8")
+    return "\n".join(body[:at] + told + body[at:]) + "\n"
 
 
 def _is_of(result: report.Result, config: str) -> bool:

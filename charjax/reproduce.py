@@ -61,6 +61,7 @@ def _reproduce(
     from charjax.reproduction.measure import compare, failures, row_config
     from charjax.runs import Lock
 
+    parallel.make_device_of_every_core()
     devices = parallel.start_backend(RuntimeConfig())
     has_gpu = devices[0].platform == "gpu"
     rows, runnable = _plan(args, chosen, has_gpu)

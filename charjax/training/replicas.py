@@ -1,7 +1,8 @@
 """Several seeds of one config as one program: the step of a single run, vmapped.
 
-Replica k has the parameters, batches and dropout of a run with train.seed = seeds[k]. Nothing is
-written to disk; what is wanted of each is measured and returned.
+Replica k has the parameters, batches and dropout of a run with train.seed = seeds[k]. The replicas
+are split over the devices, which have nothing to tell each other. Nothing is written to disk; what
+is wanted of each is measured and returned.
 
 Letters: R replicas.
 """
@@ -85,7 +86,7 @@ class Replicas:
             at_once = -(-len(seeds) // rounds)
             if at_once == 1:
                 break
-            size = _Program.compile(session, seeds[:at_once]).memory
+            size = _Program(session, seeds[:at_once]).memory
             if size <= budget:
                 break
             rounds = max(rounds + 1, rounds * 2 if size > 2 * budget else 0)
@@ -110,16 +111,34 @@ class Replicas:
 
 
 class _Program:
-    """The compiled loop over a number of steps, for R replicas."""
+    """The compiled loop over a number of steps, for R replicas, and what it is given."""
 
-    def __init__(self, compiled: Any, keys: tuple[Array, Array]):
-        self.compiled = compiled
-        self.keys = keys
-
-    @staticmethod
-    def compile(session: Session, seeds: tuple[int, ...]) -> "_Program":
-        advance = make_advance(session.model, session.config, session.mesh)
+    def __init__(self, session: Session, seeds: tuple[int, ...]):
         assert session.source is not None
+        mesh = parallel.make_mesh(session.devices, len(seeds))
+        self._split, self._whole = parallel.split_over(mesh), parallel.replicated(mesh)
+        self.source = jax.device_put(session.source, self._whole)
+        keys = (_keys(seeds, source_key), _keys(seeds, lambda s: purpose_key(s, "dropout")))
+        self.keys = jax.device_put(keys, self._split)
+        self._draw = jax.jit(
+            lambda source: _first_states(session, source, seeds), out_shardings=self._split
+        )
+        self.compiled = self._compile(session, len(seeds))
+
+    @property
+    def memory(self) -> int:
+        """Bytes it takes while it runs, as the compiler counts them; of each device."""
+        sizes = self.compiled.memory_analysis()
+        return int(sizes.temp_size_in_bytes + sizes.argument_size_in_bytes)
+
+    def first_states(self) -> TrainState:
+        """The states at step 0, stacked."""
+        return self._draw(self.source)
+
+    def _compile(self, session: Session, count: int) -> Any:
+        # A replica has its whole batch to itself.
+        alone = parallel.make_mesh(session.devices[:1], 1)
+        advance = make_advance(session.model, session.config, alone)
 
         def one(
             state: TrainState, source: BatchSource, batch_key: Array, dropout_key: Array
@@ -140,21 +159,16 @@ class _Program:
                 )
                 return done + 1, states, losses_R + more_R, targets_R + counted_R
 
-            zero_R = jnp.zeros(len(seeds), jnp.float32)
+            zero_R = jax.lax.with_sharding_constraint(jnp.zeros(count, jnp.float32), self._split)
             start = (jnp.int32(0), states, zero_R, zero_R)
             return jax.lax.while_loop(lambda loop: loop[0] < steps, body, start)[1:]
 
-        keys = (_keys(seeds, source_key), _keys(seeds, lambda s: purpose_key(s, "dropout")))
-        shapes = jax.eval_shape(lambda: _first_states(session, session.source, seeds))
-        program = jax.jit(run, donate_argnums=0)
-        lowered = program.lower(shapes, session.source, keys, jnp.int32(1))
-        return _Program(lowered.compile(), keys)
-
-    @property
-    def memory(self) -> int:
-        """Bytes it takes while it runs, as the compiler counts them."""
-        sizes = self.compiled.memory_analysis()
-        return int(sizes.temp_size_in_bytes + sizes.argument_size_in_bytes)
+        shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._split),
+            jax.eval_shape(self._draw, self.source),
+        )
+        program = jax.jit(run, donate_argnums=0, out_shardings=self._split)
+        return program.lower(shapes, self.source, self.keys, jnp.int32(1)).compile()
 
 
 class _Group:
@@ -168,9 +182,8 @@ class _Group:
         poll: Callable[[], None],
     ):
         self.session, self.seeds, self.wanted, self.poll = session, seeds, wanted, poll
-        self.program = _Program.compile(session, seeds)
-        draw = jax.jit(lambda source: _first_states(session, source, seeds))
-        self.states = draw(session.source)
+        self.program = _Program(session, seeds)
+        self.states = self.program.first_states()
         self.step, self.chunk = 0, 1
         self.losses: list[dict[str, float]] = [{} for _ in seeds]
         self.curves: list[list[Point]] = [[] for _ in seeds]
@@ -195,7 +208,7 @@ class _Group:
         while self.step < goal:
             began, steps = time.perf_counter(), min(self.chunk, goal - self.step)
             self.states, more_R, counted_R = self.program.compiled(
-                self.states, self.session.source, self.program.keys, jnp.int32(steps)
+                self.states, self.program.source, self.program.keys, jnp.int32(steps)
             )
             losses_R += np.asarray(more_R, np.float64)
             targets_R += np.asarray(counted_R, np.float64)
@@ -243,7 +256,8 @@ class _Group:
         )
 
     def _variables(self, index: int) -> Any:
-        return jax.tree.map(lambda leaf_R: leaf_R[index], variables_of(self.states))
+        own = jax.tree.map(lambda leaf_R: leaf_R[index], variables_of(self.states))
+        return jax.device_put(own, parallel.replicated(self.session.mesh))
 
     def _exact(self, name: str, variables: Any) -> float:
         split = self.session.dataset.splits[name]

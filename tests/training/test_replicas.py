@@ -1,6 +1,10 @@
 """Seeds trained together are the runs that each seed would be alone."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,6 +16,7 @@ from charjax.training.replicas import Replicas
 from charjax.training.session import open_session
 from tests.commands import run, tiny
 
+ROOT = Path(__file__).parent.parent.parent
 EVERYTHING = frozenset({"initial", "final", "val", "train", "random"})
 
 
@@ -105,3 +110,30 @@ def test_sharded_text_is_untouched(text):
     list(Replicas.plan(session, (0, 1)).train(frozenset({"val"})))
     after = jax.device_get(session.source.draw(jax.numpy.int32(3)))
     np.testing.assert_array_equal(before.inputs, after.inputs)
+
+
+TOGETHER = """
+import sys
+from charjax.config import load_config
+from charjax.training.replicas import Replicas
+from charjax.training.session import open_session
+
+session = open_session(load_config(None, sys.argv[1:]))
+assert len(session.devices) == 2
+(group,) = Replicas.plan(session, (0, 1, 2, 3)).train(frozenset({"val", "random"}))
+print([list(outcome.losses.values()) for outcome in group])
+"""
+
+
+def test_split_over_two_devices_nothing_changes(text):
+    overrides = settings("mlp", text, "eval.protocol=random", "eval.batches=2")
+    _, outcomes = together(overrides, (0, 1, 2, 3), frozenset({"val", "random"}))
+    done = subprocess.run(
+        [sys.executable, "-c", TOGETHER, *overrides],
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "2"},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    expected = [list(outcome.losses.values()) for outcome in outcomes]
+    np.testing.assert_allclose(json.loads(done.stdout), expected, rtol=1e-5)
