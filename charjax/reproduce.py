@@ -134,6 +134,8 @@ def _plan(
 
 def _directory(args: Namespace) -> Path:
     """The directory of the results, made if need be."""
+    from charjax.runs import make_directory
+
     if args.resume and args.out is None:
         raise UserError("--resume: no --out given; name the directory of the results to go on with")
     if args.out is None:
@@ -146,12 +148,7 @@ def _directory(args: Namespace) -> Path:
             f"--out: {str(out)!r} already holds results; go on with them by --resume, or give "
             "another directory"
         )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--out: {str(out)!r} cannot be made: {error.strerror}; give another one"
-        ) from None
+    make_directory(out, "--out")
     return out
 
 
