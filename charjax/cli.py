@@ -159,7 +159,7 @@ def reproduce_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--tier",
         choices=("cpu", "gpu"),
-        help="cpu: under 40 minutes on two cores; gpu: under 25 on one H200 (what there is)",
+        help="cpu: what two cores finish in 40 minutes; gpu: what needs one (what there is)",
     )
     parser.add_argument(
         "--only",

@@ -32,6 +32,12 @@ def in_words(facts: dict[str, Any]) -> str:
     return f"{machine}, jax {facts['versions']['jax']}, {facts['date']}"
 
 
+def versions_in_words(facts: dict[str, Any]) -> str:
+    """`python 3.13.0, jax 0.12.0, jaxlib 0.12.0, flax 0.12.0, ...`."""
+    used = {"python": facts["python"], **facts["versions"]}
+    return ", ".join(f"{name} {version}" for name, version in used.items())
+
+
 def versions(*packages: str) -> dict[str, str]:
     """The versions of installed packages, and charjax's own, installed or not."""
     found = {name: importlib.metadata.version(name) for name in packages}

@@ -36,13 +36,10 @@ def main(argv: list[str]) -> int:
         _list()
         return 0
     chosen = select(args.only) if args.only else ()
-    from charjax.signals import Interrupted, Signals
+    from charjax.signals import Signals
 
     with Signals() as signals:
-        try:
-            return _reproduce(args, argv, chosen, signals)
-        except Interrupted as stop:
-            return stop.status
+        return _reproduce(args, argv, chosen, signals)
 
 
 def _list() -> None:
@@ -60,6 +57,7 @@ def _reproduce(
     from charjax.reproduction import report
     from charjax.reproduction.measure import compare, failures, row_config
     from charjax.runs import Lock
+    from charjax.signals import Interrupted
 
     parallel.make_device_of_every_core()
     devices = parallel.start_backend(RuntimeConfig())
@@ -97,6 +95,14 @@ def _reproduce(
         page = report.document(rows, results, orders(), command)
         (out / "RESULTS.md").write_text(page, encoding="utf-8")
         report.show(console, rows, results, orders())
+    except Interrupted as stop:
+        again = shlex.join([word for word in argv if word != "--resume"])
+        out_too = "" if args.out else f" --out {shlex.quote(str(out))}"
+        cli.complain(
+            f"stopped by {stop}; finished rows are kept: go on with python -m charjax.reproduce "
+            f"{again}{out_too} --resume".replace("  ", " ")
+        )
+        return stop.status
     finally:
         lock.release()
     failed = failures([results[row.name] for row in runnable], orders())
@@ -128,6 +134,8 @@ def _plan(
 
 def _directory(args: Namespace) -> Path:
     """The directory of the results, made if need be."""
+    from charjax.runs import make_directory
+
     if args.resume and args.out is None:
         raise UserError("--resume: no --out given; name the directory of the results to go on with")
     if args.out is None:
@@ -140,12 +148,7 @@ def _directory(args: Namespace) -> Path:
             f"--out: {str(out)!r} already holds results; go on with them by --resume, or give "
             "another directory"
         )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--out: {str(out)!r} cannot be made: {error.strerror}; give another one"
-        ) from None
+    make_directory(out, "--out")
     return out
 
 

@@ -93,6 +93,16 @@ def require_run(directory: Path) -> None:
         )
 
 
+def make_directory(directory: Path, flag: str) -> None:
+    """Make a directory that a flag names, or raise a UserError."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{flag}: {str(directory)!r} cannot be made: {error.strerror}; give another one"
+        ) from None
+
+
 def build_model(config: Config, tokenizer: Tokenizer) -> CharModel:
     """The module that a config and an alphabet describe."""
     return models.build(config.model, tokenizer.vocab_size, jnp.dtype(config.runtime.dtype))

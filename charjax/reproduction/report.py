@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from charjax.errors import UserError
-from charjax.hardware import in_words
+from charjax.hardware import in_words, versions_in_words
 from charjax.reproduction.measure import FAILURES, Result
 from charjax.reproduction.rows import Row
 from charjax.runs import write_json
@@ -75,9 +75,12 @@ def markdown(
         own = [row for row in chosen if row.text == text]
         for row in own:
             lines += [f"| {' | '.join(line)} |" for line in cells(row, results.get(row.name))]
-        measured = [results[row.name] for row in own if row.name in results]
-        for machine in sorted({in_words(result["hardware"]) for result in measured}):
-            lines += ["", f"Measured on {machine}."]
+        machines = [results[row.name]["hardware"] for row in own if row.name in results]
+        told = {
+            f"Measured on {in_words(facts)} ({versions_in_words(facts)})." for facts in machines
+        }
+        for sentence in sorted(told):
+            lines += ["", sentence]
         parts.append("\n".join(lines))
     if orders:
         parts.append(_orders(orders))

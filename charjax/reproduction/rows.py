@@ -49,8 +49,8 @@ class Row:
       figures: the first is the row's own; the others stand beside it.
       overrides: settings on top of the file.
       seeds: runs by default.
-      tier: where it is run: "cpu" within 40 minutes on two cores, "gpu" within 25 on one H200,
-        "more": only by its name.
+      tier: where it is run: "cpu" within 40 minutes on two cores; "gpu" where there is one, planned
+        for 25 minutes and not yet measured; "more": only by its name.
       shown: losses measured and shown with no figure to set them against.
     """
 

@@ -31,7 +31,7 @@ def _cell(kind: str, layers: int, hidden: int, value: float) -> Row:
     """One entry of the paper's table."""
     source = "Karpathy, Johnson, Fei-Fei 2015, table 1"
     reason = "one run of the paper's, whose dropout was tuned and is not told; better is allowed"
-    # The sizes that fit in a GPU's 25 minutes; the others by name.
+    # The sizes meant to fit in a GPU's 25 minutes (not yet measured); the others by name.
     fits = layers == 1 or (layers == 2 and hidden == 128)
     return Row(
         f"warpeace-{kind}-{layers}x{hidden}",

@@ -15,6 +15,7 @@ from charjax.runs import (
     Lock,
     checkpoint_meta,
     fitted_state,
+    make_directory,
     require_run,
     state_shapes,
     write_json,
@@ -81,12 +82,7 @@ class Recorder:
                 f"--workdir: {str(directory)!r} already holds a run; go on with it by --resume, or "
                 "give another directory"
             )
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"--workdir: {str(directory)!r} cannot be made: {error.strerror}; give another one"
-            ) from None
+        make_directory(directory, "--workdir")
         lock = Lock(directory)
         lock.acquire()
         store = Checkpoints(directory / "checkpoints", session.config.checkpoint.keep)

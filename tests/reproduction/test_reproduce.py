@@ -1,6 +1,8 @@
 """`python -m charjax.reproduce`: what it runs, writes and says, and how it ends."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -133,3 +135,21 @@ def test_the_published_counts_from_outside(run_command, data_dir, tmp_path):
         "val": 2.4533,
         "test": 2.4584,
     }
+
+
+def test_stopped_it_tells_how_to_go_on(rows, tmp_path, monkeypatch):
+    from charjax.reproduction import measure
+
+    real = measure.run_row
+
+    def stop_at_bad(row, seeds, told, poll):
+        if row.name == "bad":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(row, seeds, told, poll)
+
+    monkeypatch.setattr(measure, "run_row", stop_at_bad)
+    out = tmp_path / "out"
+    done = run("reproduce", "--only", "good", "--only", "bad", "--out", out)
+    assert done.status == 143
+    assert f"--only good --only bad --out {out} --resume" in done.err
+    assert read(out)[1].keys() == {"good"}
