@@ -96,7 +96,7 @@ def _network(
     seeds: int = 4,
 ) -> Row:
     """One of the lectures' networks: the dev loss and the training loss after the last step."""
-    reason = "one published run, and seeds differ by about 0.005; twice that for each"
+    reason = "one published run, whose seed has a spread of its own (ours: 0.001 to 0.015)"
     figures = (
         seen("final", val, source, 0.02, reason),
         seen("train", train, source, 0.03, "as for dev; the lecture's is a printed mean"),
