@@ -8,6 +8,7 @@ Letters: R replicas.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
@@ -28,6 +29,9 @@ from charjax.training.state import TrainState, variables_of
 # loss at step 0 and at the last step; "random": the lowest mean over random batches (nanoGPT's
 # protocol); "val", "test" and "train": the exact losses at the best step.
 Quantity = Literal["initial", "final", "random", "val", "test", "train"]
+
+# Of the batches and of dropout.
+Keys = tuple[Array, Array]
 
 _CHUNK_SECONDS = 0.5
 # Part of the memory there is that one program may take.
@@ -71,26 +75,27 @@ class Replicas:
     Attributes:
       session: opened with any of the seeds; its text and model are shared.
       seeds: of all runs.
-      at_once: R, the most that memory allows (`plan`).
+      program: compiled for as many of them as memory allows (`plan`).
     """
 
     session: Session
     seeds: tuple[int, ...]
-    at_once: int
+    program: "_Program"
 
     @staticmethod
     def plan(session: Session, seeds: tuple[int, ...]) -> "Replicas":
         """Find how many runs fit in memory by compiling for fewer and fewer."""
         rounds, budget = 1, _MEMORY_SHARE * parallel.available_memory(session.devices)
         while True:
-            at_once = -(-len(seeds) // rounds)
-            if at_once == 1:
-                break
-            size = _Program(session, seeds[:at_once]).memory
-            if size <= budget:
-                break
-            rounds = max(rounds + 1, rounds * 2 if size > 2 * budget else 0)
-        return Replicas(session, seeds, at_once)
+            program = _Program(session, -(-len(seeds) // rounds))
+            if program.count == 1 or program.memory <= budget:
+                return Replicas(session, seeds, program)
+            rounds = max(rounds + 1, rounds * 2 if program.memory > 2 * budget else 0)
+
+    @property
+    def at_once(self) -> int:
+        """R, the runs of one program."""
+        return self.program.count
 
     def train(
         self,
@@ -107,23 +112,22 @@ class Replicas:
         """
         for first in range(0, len(self.seeds), self.at_once):
             seeds = self.seeds[first : first + self.at_once]
-            yield _Group(self.session, seeds, wanted, poll).run(progress)
+            whole = len(seeds) == self.at_once
+            program = self.program if whole else _Program(self.session, len(seeds))
+            yield _Group(self.session, program, seeds, wanted, poll).run(progress)
 
 
 class _Program:
-    """The compiled loop over a number of steps, for R replicas, and what it is given."""
+    """The compiled loop over a number of steps, for any `count` seeds of a session."""
 
-    def __init__(self, session: Session, seeds: tuple[int, ...]):
+    def __init__(self, session: Session, count: int):
         assert session.source is not None
-        mesh = parallel.make_mesh(session.devices, len(seeds))
-        self._split, self._whole = parallel.split_over(mesh), parallel.replicated(mesh)
-        self.source = jax.device_put(session.source, self._whole)
-        keys = (_keys(seeds, source_key), _keys(seeds, lambda s: purpose_key(s, "dropout")))
-        self.keys = jax.device_put(keys, self._split)
-        self._draw = jax.jit(
-            lambda source: _first_states(session, source, seeds), out_shardings=self._split
-        )
-        self.compiled = self._compile(session, len(seeds))
+        self.count = count
+        mesh = parallel.make_mesh(session.devices, count)
+        self._split = parallel.split_over(mesh)
+        self.source = jax.device_put(session.source, parallel.replicated(mesh))
+        self._begin = jax.jit(functools.partial(_begin, session), out_shardings=self._split)
+        self.compiled = self._compile(session)
 
     @property
     def memory(self) -> int:
@@ -131,11 +135,11 @@ class _Program:
         sizes = self.compiled.memory_analysis()
         return int(sizes.temp_size_in_bytes + sizes.argument_size_in_bytes)
 
-    def first_states(self) -> TrainState:
-        """The states at step 0, stacked."""
-        return self._draw(self.source)
+    def begin(self, seeds: tuple[int, ...]) -> tuple[TrainState, Keys]:
+        """The states at step 0, stacked, and the keys of the batches and of dropout."""
+        return self._begin(self.source, jnp.asarray(seeds, jnp.uint32))
 
-    def _compile(self, session: Session, count: int) -> Any:
+    def _compile(self, session: Session) -> Any:
         # A replica has its whole batch to itself.
         alone = parallel.make_mesh(session.devices[:1], 1)
         advance = make_advance(session.model, session.config, alone)
@@ -150,7 +154,7 @@ class _Program:
             return state, loss * counted, counted
 
         def run(
-            states: TrainState, source: BatchSource, keys: tuple[Array, Array], steps: Array
+            states: TrainState, source: BatchSource, keys: Keys, steps: Array
         ) -> tuple[TrainState, Array, Array]:
             def body(loop: Any) -> Any:
                 done, states, losses_R, targets_R = loop
@@ -159,16 +163,18 @@ class _Program:
                 )
                 return done + 1, states, losses_R + more_R, targets_R + counted_R
 
-            zero_R = jax.lax.with_sharding_constraint(jnp.zeros(count, jnp.float32), self._split)
+            zero_R = jax.lax.with_sharding_constraint(
+                jnp.zeros(self.count, jnp.float32), self._split
+            )
             start = (jnp.int32(0), states, zero_R, zero_R)
             return jax.lax.while_loop(lambda loop: loop[0] < steps, body, start)[1:]
 
-        shapes = jax.tree.map(
+        states, keys = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._split),
-            jax.eval_shape(self._draw, self.source),
+            jax.eval_shape(self._begin, self.source, jnp.zeros(self.count, jnp.uint32)),
         )
         program = jax.jit(run, donate_argnums=0, out_shardings=self._split)
-        return program.lower(shapes, self.source, self.keys, jnp.int32(1)).compile()
+        return program.lower(states, self.source, keys, jnp.int32(1)).compile()
 
 
 class _Group:
@@ -177,13 +183,14 @@ class _Group:
     def __init__(
         self,
         session: Session,
+        program: _Program,
         seeds: tuple[int, ...],
         wanted: frozenset[Quantity],
         poll: Callable[[], None],
     ):
         self.session, self.seeds, self.wanted, self.poll = session, seeds, wanted, poll
-        self.program = _Program(session, seeds)
-        self.states = self.program.first_states()
+        self.program = program
+        self.states, self.keys = program.begin(seeds)
         self.step, self.chunk = 0, 1
         self.losses: list[dict[str, float]] = [{} for _ in seeds]
         self.curves: list[list[Point]] = [[] for _ in seeds]
@@ -208,7 +215,7 @@ class _Group:
         while self.step < goal:
             began, steps = time.perf_counter(), min(self.chunk, goal - self.step)
             self.states, more_R, counted_R = self.program.compiled(
-                self.states, self.program.source, self.program.keys, jnp.int32(steps)
+                self.states, self.program.source, self.keys, jnp.int32(steps)
             )
             losses_R += np.asarray(more_R, np.float64)
             targets_R += np.asarray(counted_R, np.float64)
@@ -277,16 +284,13 @@ class _Group:
         ).loss
 
 
-def _first_states(session: Session, source: Any, seeds: tuple[int, ...]) -> TrainState:
-    keys_R = _keys(seeds, lambda seed: purpose_key(seed, "init"))
-    batches_R = _keys(seeds, source_key)
+def _begin(session: Session, source: BatchSource, seeds_R: Array) -> tuple[TrainState, Keys]:
+    """What the runs of these seeds start from; for use in jit."""
 
-    def one(key: Array, batch_key: Array) -> TrainState:
-        return seed_state(session, key, dataclasses.replace(source, key=batch_key))
+    def one(seed: Array) -> tuple[TrainState, Keys]:
+        batch_key = source_key(seed)
+        own = dataclasses.replace(source, key=batch_key)
+        state = seed_state(session, purpose_key(seed, "init"), own)
+        return state, (batch_key, purpose_key(seed, "dropout"))
 
-    return jax.vmap(one)(keys_R, batches_R)
-
-
-def _keys(seeds: tuple[int, ...], key: Callable[[Array], Array]) -> Array:
-    """One key a seed, (R,)."""
-    return jax.vmap(key)(jnp.asarray(seeds, jnp.uint32))
+    return jax.vmap(one)(seeds_R)
