@@ -116,3 +116,17 @@ class BatchNorm(nn.Module):
 
     def _moved(self, old_D: Array, new_D: Array) -> Array:
         return self.momentum * old_D + (1.0 - self.momentum) * jax.lax.stop_gradient(new_D)
+
+
+def tanh_layer(
+    h_BTD: Array, width: int, dtype: DTypeLike, norm: str, names: tuple[str, str], *, train: bool
+) -> Array:
+    """tanh(h W + b), or with norm = "batch" tanh(BN(h W)), which brings a bias of its own.
+
+    To be called in a module's compact method; `names` are those of its linear layer and its norm.
+    """
+    linear, normal = names
+    h_BTD = nn.Dense(width, use_bias=norm == "none", dtype=dtype, name=linear)(h_BTD)
+    if norm == "batch":
+        h_BTD = BatchNorm(name=normal)(h_BTD.astype(wide_dtype(dtype)), train=train)
+    return jnp.tanh(h_BTD.astype(dtype))

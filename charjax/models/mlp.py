@@ -11,9 +11,8 @@ from flax import linen as nn
 from jax import Array
 
 from charjax.models.contract import FiniteModel
-from charjax.models.layers import ENDS, BatchNorm, Embedding, Readout
+from charjax.models.layers import ENDS, Embedding, Readout, tanh_layer
 from charjax.models.roles import Parameter, Role, dense
-from charjax.ops.precision import wide_dtype
 
 
 class MLP(FiniteModel):
@@ -81,13 +80,8 @@ class MLP(FiniteModel):
             parts = [x_BSE[:, i : i + N] for i in range(self.context_length)]
         h_BNH = jnp.concatenate(parts, axis=-1)
         for i, width in enumerate(self.hidden):
-            use_bias = self.norm == "none"
-            linear = nn.Dense(width, use_bias=use_bias, dtype=self.dtype, name=f"hidden_{i}")
-            h_BNH = linear(h_BNH)
-            if self.norm == "batch":
-                h_BNH = h_BNH.astype(wide_dtype(self.dtype))
-                h_BNH = BatchNorm(name=f"norm_{i}")(h_BNH, train=train)
-            h_BNH = jnp.tanh(h_BNH.astype(self.dtype))
+            names = (f"hidden_{i}", f"norm_{i}")
+            h_BNH = tanh_layer(h_BNH, width, self.dtype, self.norm, names, train=train)
         return readout(h_BNH), cache
 
     def _blanked(self, history_BS: Array, N: int) -> list[Array]:

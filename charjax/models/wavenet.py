@@ -11,9 +11,8 @@ from flax import linen as nn
 from jax import Array
 
 from charjax.models.contract import FiniteModel
-from charjax.models.layers import ENDS, BatchNorm, Embedding, Readout
+from charjax.models.layers import ENDS, Embedding, Readout, tanh_layer
 from charjax.models.roles import Parameter, Role, dense
-from charjax.ops.precision import wide_dtype
 
 
 class WaveNet(FiniteModel):
@@ -69,15 +68,9 @@ class WaveNet(FiniteModel):
         h_BPH = embedding(history_BS)
         for level in range((self.context_length - 1).bit_length()):
             older_BPH, newer_BPH = _pairs(h_BPH, 1 if one else 2**level, 2 if one else 1)
-            use_bias = self.norm == "none"
-            linear = nn.Dense(
-                self.d_hidden, use_bias=use_bias, dtype=self.dtype, name=f"level_{level}"
-            )
-            h_BPH = linear(jnp.concatenate([older_BPH, newer_BPH], axis=-1))
-            if self.norm == "batch":
-                norm = BatchNorm(name=f"norm_{level}")
-                h_BPH = norm(h_BPH.astype(wide_dtype(self.dtype)), train=train)
-            h_BPH = jnp.tanh(h_BPH.astype(self.dtype))
+            pair_BPD = jnp.concatenate([older_BPH, newer_BPH], axis=-1)
+            names = (f"level_{level}", f"norm_{level}")
+            h_BPH = tanh_layer(pair_BPD, self.d_hidden, self.dtype, self.norm, names, train=train)
         readout = Readout(self.vocab_size, bias=True, dtype=self.dtype, name="readout")
         return readout(h_BPH), cache
 
