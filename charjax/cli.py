@@ -50,7 +50,7 @@ def complain(message: str) -> None:
 
 def train_arguments(argv: list[str]) -> argparse.Namespace:
     """Parse `charjax.train`'s: config, overrides, workdir, resume, init_from, print_config."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m charjax.train",
         usage="%(prog)s [CONFIG.toml] [section.key=value ...] [options]",
         description="Train a character-level language model; by default a small one, on Python's "
@@ -72,12 +72,12 @@ def train_arguments(argv: list[str]) -> argparse.Namespace:
         "--print-config", action="store_true", help="print the resolved configuration, and stop"
     )
     args = parser.parse_intermixed_args(argv)
-    args.config, args.overrides = _config_words(args.words)
+    args.config, args.overrides = config_words(args.words)
     del args.words
     return args
 
 
-def _config_words(words: list[str]) -> tuple[str | None, list[str]]:
+def config_words(words: list[str]) -> tuple[str | None, list[str]]:
     """The configuration, if any, and the settings."""
     overrides = [word for word in words if "=" in word and not Path(word).is_file()]
     files = [word for word in words if word not in overrides]
@@ -91,7 +91,7 @@ def _config_words(words: list[str]) -> tuple[str | None, list[str]]:
 
 def sample_arguments(argv: list[str]) -> argparse.Namespace:
     """Parse `charjax.sample`'s; `checkpoint` is "best", "latest" or a step's digits."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m charjax.sample",
         usage="%(prog)s WORKDIR [options]",
         description="Let a trained model write.",
@@ -100,7 +100,7 @@ def sample_arguments(argv: list[str]) -> argparse.Namespace:
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", metavar="STR", default="", help="the text to go on from")
     prompt.add_argument("--prompt-file", metavar="FILE", help="the same, from a file")
-    count = _whole_number(1)
+    count = whole_number(1)
     parser.add_argument("--num-samples", metavar="N", type=count, default=1, help="how many (1)")
     parser.add_argument(
         "--max-new-tokens", metavar="N", type=count, default=500, help="length of each (500)"
@@ -108,7 +108,7 @@ def sample_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--temperature",
         metavar="F",
-        type=_number_above_zero(math.inf),
+        type=number_above_zero(math.inf),
         default=1.0,
         help="below 1 safer, above 1 wilder (1.0)",
     )
@@ -116,19 +116,19 @@ def sample_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--top-p",
         metavar="F",
-        type=_number_above_zero(1.0),
+        type=number_above_zero(1.0),
         help="only the likeliest characters that make up this probability",
     )
     parser.add_argument("--greedy", action="store_true", help="always the likeliest character")
     parser.add_argument(
-        "--seed", metavar="N", type=_whole_number(0, 2**32 - 1), default=0, help="of the draws (0)"
+        "--seed", metavar="N", type=whole_number(0, 2**32 - 1), default=0, help="of the draws (0)"
     )
     return parser.parse_args(argv)
 
 
 def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
     """Parse `charjax.evaluate`'s; `text`, `context` and `stride` are None unless given."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m charjax.evaluate",
         usage="%(prog)s WORKDIR [options]",
         description="Measure the exact loss of a trained model on a text.",
@@ -140,17 +140,17 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
     )
     text.add_argument("--text", metavar="FILE", help="another text")
     parser.add_argument(
-        "--context", metavar="N", type=_whole_number(1), help="characters a window (the model's)"
+        "--context", metavar="N", type=whole_number(1), help="characters a window (the model's)"
     )
     parser.add_argument(
-        "--stride", metavar="N", type=_whole_number(1), help="between windows (their length)"
+        "--stride", metavar="N", type=whole_number(1), help="between windows (their length)"
     )
     return parser.parse_args(argv)
 
 
 def reproduce_arguments(argv: list[str]) -> argparse.Namespace:
     """Parse `charjax.reproduce`'s; `tier`, `seeds` and `out` are None unless given."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m charjax.reproduce",
         usage="%(prog)s [options]",
         description="Measure what is published, and say whether it was reproduced. The exit "
@@ -169,7 +169,7 @@ def reproduce_arguments(argv: list[str]) -> argparse.Namespace:
         help="this row, of any tier; several times for several; patterns as in 'names-mlp-*'",
     )
     parser.add_argument(
-        "--seeds", metavar="N", type=_whole_number(1, 10_000), help="runs a row (each row's own)"
+        "--seeds", metavar="N", type=whole_number(1, 10_000), help="runs a row (each row's own)"
     )
     parser.add_argument(
         "--out", metavar="DIR", help="where results.json goes (a new directory in runs/)"
@@ -183,7 +183,7 @@ def reproduce_arguments(argv: list[str]) -> argparse.Namespace:
 
 def interop_arguments(argv: list[str]) -> argparse.Namespace:
     """Parse `charjax.interop`'s: `action` is "import" or "export", the rest as that needs it."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m charjax.interop",
         usage="%(prog)s import|export ...",
         description="Parameters to and from PyTorch's state dicts, as safetensors: nanoGPT's GPT, "
@@ -198,7 +198,7 @@ def interop_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def _import_arguments(argv: list[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m charjax.interop import",
         usage="%(prog)s FILE.safetensors [CONFIG.toml] [section.key=value ...] --workdir DIR",
         description="Make a run of a state dict: what the shapes tell is taken from them, the rest "
@@ -213,13 +213,13 @@ def _import_arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--workdir", metavar="DIR", required=True, help="where the run goes")
     args = parser.parse_intermixed_args(argv)
-    args.config, args.overrides = _config_words(args.words)
+    args.config, args.overrides = config_words(args.words)
     del args.words
     return args
 
 
 def _export_arguments(argv: list[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m charjax.interop export",
         usage="%(prog)s WORKDIR FILE.safetensors [options]",
         description="Write a run's parameters under the names that PyTorch's original has.",
@@ -258,7 +258,9 @@ def _checkpoint(text: str) -> str:
     raise argparse.ArgumentTypeError(f"{text!r} given; must be best, latest or a step's number")
 
 
-def _whole_number(low: int, high: int = 2**31 - 2) -> Callable[[str], int]:
+def whole_number(low: int, high: int = 2**31 - 2) -> Callable[[str], int]:
+    """An argument's type: a whole number from `low` to `high`."""
+
     def parse(text: str) -> int:
         try:
             value = int(text)
@@ -273,7 +275,9 @@ def _whole_number(low: int, high: int = 2**31 - 2) -> Callable[[str], int]:
     return parse
 
 
-def _number_above_zero(high: float) -> Callable[[str], float]:
+def number_above_zero(high: float) -> Callable[[str], float]:
+    """An argument's type: a number greater than 0 and at most `high`."""
+
     def parse(text: str) -> float:
         try:
             value = float(text)
@@ -289,7 +293,7 @@ def _number_above_zero(high: float) -> Callable[[str], float]:
     return parse
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Mistakes are UserErrors, so one line; the epilog is written only for --help."""
 
     def __init__(
