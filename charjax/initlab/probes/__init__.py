@@ -1,0 +1,1 @@
+"""Measurements of one network: seconds each, plain data out."""

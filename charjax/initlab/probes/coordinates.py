@@ -1,0 +1,316 @@
+"""The coordinate check of muP: whether activations move as much in a wide model as in a narrow one.
+
+Yang et al. 2022 (Tensor Programs V), app. D.1 and fig. 5: train a few steps at several widths, and
+look at how far the coordinates of every activation have come from where they were at first. In a
+parametrisation that is right, that does not depend on the width: the slope of log size against
+log width is 0. The size of coordinates x is the mean of |x|, as in the authors' package `mup`.
+
+Letters: W widths (or depths), R seeds, T steps + 1.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from scipy import stats
+
+from charjax import parallel
+from charjax.config import Config
+from charjax.data.batches import BatchSource, source_key
+from charjax.errors import UserError
+from charjax.models.contract import CharModel
+from charjax.training.program import make_advance
+from charjax.training.session import Session, open_session, purpose_key, seed_state
+from charjax.training.state import Scales, TrainState, variables_of
+
+# Issue: a slope of at most this size is none.
+LIMIT = 0.1
+# The batch on which everybody is measured: that of a step no seed comes to.
+_FIXED_STEP = 2**30
+
+# By layer: (R, T) sizes.
+Sizes = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Slope:
+    """Of log size against log width.
+
+    Attributes:
+      slope: mean over the seeds.
+      low: lower end of Student's 95 % interval over the seeds.
+      high: upper end.
+    """
+
+    slope: float
+    low: float
+    high: float
+
+    @property
+    def flat(self) -> bool:
+        """Whether it is at most LIMIT in size."""
+        return abs(self.slope) <= LIMIT
+
+
+def check_coordinates(
+    config: Config,
+    widths: tuple[int, ...],
+    seeds: tuple[int, ...] = (0, 1, 2),
+    steps: int = 10,
+    progress: Callable[[int], None] = lambda width: None,
+    poll: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Train at every width, and say how sizes depend on it.
+
+    Args:
+      config: of the run at any of the widths; a transformer keeps the width of its heads, and
+        what has a width of its own (an MLP's or a recurrent network's embedding) keeps it.
+      widths: at least two.
+      seeds: of initialisation and batches, at least two; trained together.
+      steps: of training, with the config's optimiser.
+      progress: told each width when it is done.
+      poll: called between steps; may raise to stop.
+
+    Returns:
+      Plain data for JSON: what was asked, and for every layer the `change` since step 0 and the
+      `value`, each with the sizes (by width and step, mean over the seeds) and the slope at the
+      last step with its interval. `passed`: every layer's change is flat, the logits' included.
+
+    Raises:
+      UserError: fewer than two widths or seeds, or a width that the family cannot have.
+    """
+    return _check(config, "width", widths, seeds, steps, progress, poll)
+
+
+def check_depths(
+    config: Config,
+    depths: tuple[int, ...],
+    seeds: tuple[int, ...] = (0, 1, 2),
+    steps: int = 10,
+    progress: Callable[[int], None] = lambda depth: None,
+    poll: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """The same over depths (Dey et al. 2025, fig. 7); only layers that every depth has are told."""
+    return _check(config, "depth", depths, seeds, steps, progress, poll)
+
+
+def at_width(config: Config, width: int) -> Config:
+    """The config with every hidden layer this wide.
+
+    Raises:
+      UserError: no whole number of heads has this width, or the family has no width.
+    """
+    model = config.model
+    if model.kind == "transformer":
+        head = model.d_model // model.n_head
+        if width % head:
+            raise UserError(
+                f"--coordinates: width {width} given; a transformer grows by heads of "
+                f"{head} (model.d_model / model.n_head): give multiples of it"
+            )
+        changed: dict[str, Any] = {"d_model": width, "n_head": width // head}
+    elif model.kind == "mlp":
+        changed = {"hidden": (width,) * len(model.hidden)}
+    elif model.kind in ("wavenet", "rnn", "gru", "lstm"):
+        changed = {"d_hidden": width}
+    elif model.kind == "bow":
+        changed = {"d_embed": width}
+    else:
+        raise UserError(
+            f"--coordinates: model.kind={model.kind} given; it has no width: choose another family"
+        )
+    return config.model_copy(update={"model": model.model_copy(update=changed)})
+
+
+def at_depth(config: Config, depth: int) -> Config:
+    """The config with this many blocks."""
+    model = config.model.model_copy(update={"n_layer": depth})
+    return config.model_copy(update={"model": model})
+
+
+def fit_slope(sizes_WR: Any, widths: tuple[int, ...]) -> Slope | None:
+    """The slope of log size against log width, seed by seed; None where a size is not above 0."""
+    sizes_WR = np.asarray(sizes_WR, np.float64)
+    if not np.all(np.isfinite(sizes_WR)) or np.any(sizes_WR <= 0):
+        return None
+    slopes_R = np.polyfit(np.log(widths), np.log(sizes_WR), 1)[0]
+    n = len(slopes_R)
+    mean = float(slopes_R.mean())
+    half = float(stats.t.ppf(0.975, n - 1) * slopes_R.std(ddof=1) / math.sqrt(n))
+    return Slope(mean, mean - half, mean + half)
+
+
+def _check(
+    config: Config,
+    axis: str,
+    places: tuple[int, ...],
+    seeds: tuple[int, ...],
+    steps: int,
+    progress: Callable[[int], None],
+    poll: Callable[[], None],
+) -> dict[str, Any]:
+    _refuse_too_few(axis, places, seeds)
+    resized = at_width if axis == "width" else at_depth
+    # All of them before the first is trained, so that a mistake is told at once.
+    configs = [resized(config, place) for place in places]
+    changes, values = [], []
+    for place, one in zip(places, configs, strict=True):
+        change, value = _train(open_session(one), seeds, steps, poll)
+        changes.append(change)
+        values.append(value)
+        progress(place)
+    layers = [name for name in changes[0] if all(name in sizes for sizes in changes)]
+    told = [
+        {
+            "layer": name,
+            "change": _describe([sizes[name] for sizes in changes], places),
+            "value": _describe([sizes[name] for sizes in values], places),
+        }
+        for name in layers
+    ]
+    return {
+        "axis": axis,
+        "places": list(places),
+        "seeds": list(seeds),
+        "steps": steps,
+        "scheme": config.init.scheme,
+        "learning_rate": config.optim.learning_rate,
+        "limit": LIMIT,
+        "layers": told,
+        "passed": all(layer["change"]["verdict"] != "fail" for layer in told),
+    }
+
+
+def _refuse_too_few(axis: str, places: tuple[int, ...], seeds: tuple[int, ...]) -> None:
+    if len(set(places)) < 2:
+        raise UserError(
+            f"--coordinates: {axis} {', '.join(map(str, places)) or 'none'} given; a slope needs "
+            "at least two that differ"
+        )
+    if len(set(seeds)) < 2:
+        raise UserError(
+            f"seeds: {len(seeds)} given; an interval needs at least 2: give more of them"
+        )
+
+
+def _describe(sizes: list[np.ndarray], places: tuple[int, ...]) -> dict[str, Any]:
+    """Sizes and the last step's slope; "still": a layer that does not move at all."""
+    sizes_WRT = np.stack(sizes)
+    last = fit_slope(sizes_WRT[:, :, -1], places)
+    verdict = "pass" if last and last.flat else "fail"
+    if not np.any(sizes_WRT[:, :, -1]):
+        verdict = "still"
+    return {
+        "sizes": sizes_WRT.mean(axis=1).tolist(),
+        "slope": last and last.slope,
+        "interval": last and [last.low, last.high],
+        "verdict": verdict,
+    }
+
+
+def _train(
+    session: Session, seeds: tuple[int, ...], steps: int, poll: Callable[[], None]
+) -> tuple[Sizes, Sizes]:
+    """Changes since step 0 and values of each layer's coordinates."""
+    source = session.source
+    assert source is not None
+    mesh = parallel.make_mesh(session.devices[:1], 1)
+    advance = make_advance(session.model, session.config, mesh)
+    seeds_R = jnp.asarray(seeds, jnp.uint32)
+    see = functools.partial(layer_outputs, session.model)
+
+    @jax.jit
+    def begin(source: BatchSource) -> tuple[TrainState, dict[str, Array]]:
+        def one(seed: Array) -> tuple[TrainState, dict[str, Array]]:
+            own = dataclasses.replace(source, key=source_key(seed))
+            state = seed_state(session, purpose_key(seed, "init"), own)
+            return state, see(state, fixed_inputs(source))
+
+        return jax.vmap(one)(seeds_R)
+
+    @jax.jit
+    def go_on(
+        states: TrainState, first: dict[str, Array], source: BatchSource
+    ) -> tuple[TrainState, dict[str, Array], dict[str, Array]]:
+        def one(state: TrainState, first: dict[str, Array], seed: Array) -> Any:
+            own = dataclasses.replace(source, key=source_key(seed))
+            state, _ = advance(state, own, purpose_key(seed, "dropout"))
+            now = see(state, fixed_inputs(source))
+            return state, jax.tree.map(lambda a, b: _size(a - b), now, first), _sizes(now)
+
+        return jax.vmap(one)(states, first, seeds_R)
+
+    states, first = begin(source)
+    value = jax.vmap(_sizes)(first)
+    changes, values = [jax.tree.map(jnp.zeros_like, value)], [value]
+    for _ in range(steps):
+        states, change, value = go_on(states, first, source)
+        changes.append(change)
+        values.append(value)
+        poll()
+    return _by_layer(changes), _by_layer(values)
+
+
+def fixed_inputs(source: BatchSource) -> Array:
+    """Inputs (B, S) int32 that are the same for every width and seed."""
+    fixed = dataclasses.replace(source, key=source_key(0))
+    return fixed.draw(jnp.int32(_FIXED_STEP)).inputs
+
+
+def layer_outputs(model: CharModel, state: TrainState, inputs_BS: Array) -> dict[str, Array]:
+    """What every layer gives out, by name, and the logits.
+
+    Where a scheme's multiplier of the readout stands in the norm before it (a tied readout has no
+    parameters of its own), the norm is told as it is without.
+    """
+    (logits, _), caught = model.apply(
+        variables_of(state), inputs_BS, capture_intermediates=True, mutable=["intermediates"]
+    )
+    found = {}
+    for path, x in jax.tree_util.tree_flatten_with_path(caught["intermediates"])[0]:
+        keys = [getattr(part, "key", getattr(part, "idx", None)) for part in path]
+        place = keys.index("__call__")
+        name = _layer_name("/".join(keys[:place]), model)
+        # Of a pair of an output and a cache, the output.
+        if name is not None and keys[place + 1] == 0 and not any(keys[place + 2 :]):
+            found[name] = x / _multiplier_before_readout(model, state, name)
+    return found | {"logits": logits}
+
+
+def _layer_name(module: str, model: CharModel) -> str | None:
+    """What a module's output is called; None where it is another's or the logits."""
+    dropped = re.fullmatch(r"Dropout_(\d+)", module)
+    if dropped:
+        # The only trace of a recurrent layer, or of the sum of both embeddings.
+        return f"cell_{dropped[1]}" if model.memory == "carried" else "embeddings"
+    return None if "Dropout" in module or module in ("", "readout") else module
+
+
+def _multiplier_before_readout(model: CharModel, state: TrainState, name: str) -> Array | float:
+    marked = any(
+        parameter.before_readout and re.fullmatch(pattern, f"{name}/scale")
+        for pattern, parameter in model.roles
+    )
+    if marked and isinstance(state.scales, Scales):
+        multiplier: Array = state.scales.multipliers[name]["scale"]
+        return multiplier
+    return 1.0
+
+
+def _size(x: Array) -> Array:
+    return jnp.mean(jnp.abs(x.astype(jnp.float32)))
+
+
+def _sizes(outputs: dict[str, Array]) -> dict[str, Array]:
+    return {name: _size(x) for name, x in outputs.items()}
+
+
+def _by_layer(steps: list[dict[str, Array]]) -> Sizes:
+    return {name: np.stack([np.asarray(step[name]) for step in steps], axis=1) for name in steps[0]}
