@@ -23,7 +23,58 @@ def _from_file(module: str) -> Run:
     return run
 
 
-REPRODUCTIONS: tuple[Reproduction, ...] = ()
+_LECTURE = "nn-zero-to-hero part 3"
+REPRODUCTIONS: tuple[Reproduction, ...] = (
+    Reproduction(
+        "initial-loss",
+        1,
+        "the loss at step 0, of 27 symbols",
+        _LECTURE,
+        _from_file("initial_loss"),
+    ),
+    Reproduction(
+        "tanh-stack",
+        2,
+        "five layers of tanh: sizes and saturation",
+        f"{_LECTURE}, and the theory of Poole et al. 2016",
+        _from_file("tanh_stack"),
+    ),
+    Reproduction(
+        "gradients",
+        3,
+        "growth of a gradient's variance a layer",
+        "Schoenholz et al. 2017; with batch norm, Yang et al. 2019",
+        _from_file("gradients"),
+    ),
+    Reproduction(
+        "correlation-depth",
+        4,
+        "layers over which two inputs become alike",
+        "Schoenholz et al. 2017",
+        _from_file("correlation"),
+    ),
+    Reproduction(
+        "jacobian",
+        5,
+        "spread of the singular values of a deep Jacobian",
+        "Pennington, Schoenholz and Ganguli 2017",
+        _from_file("jacobian"),
+    ),
+    Reproduction(
+        "relu-stack",
+        6,
+        "thirty ReLU layers: growth of the signal",
+        "He et al. 2015",
+        _from_file("relu_stack"),
+    ),
+    Reproduction(
+        "zeros",
+        7,
+        "the names MLP from all zeros",
+        _LECTURE,
+        _from_file("zeros"),
+    ),
+)
 
 
 def select(words: Sequence[str]) -> tuple[Reproduction, ...]:

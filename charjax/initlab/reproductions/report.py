@@ -127,12 +127,14 @@ def markdown(results: Sequence[Result]) -> str:
 
 def document(results: Sequence[Result], command: str) -> str:
     """A whole page: what the columns mean, and the tables."""
+    # In a code span there is no escape for its own quotation mark.
+    made_by = command.replace("`", "'")
     return (
         "# Initialisation, reproduced\n\n"
-        f"Made by `{command.replace('`', "'")}`; every number stands in results.json. Behind a measured mean "
-        "stands its standard error, and n says what it is the mean of. A number is "
-        '"reproduced" if it lies within the tolerance of what is published; "theory" is what '
-        "`charjax.initlab.theory` gives, for infinite width.\n\n"
+        f"Made by `{made_by}`; every number stands in results.json. Behind a measured mean stands "
+        'its standard error, and n is what it is the mean of. A number is "reproduced" if it lies '
+        'within the tolerance of what is published; "theory" is what `charjax.initlab.theory` '
+        "gives, for infinite width.\n\n"
     ) + markdown(results)
 
 
