@@ -74,6 +74,14 @@ REPRODUCTIONS: tuple[Reproduction, ...] = (
         _LECTURE,
         _from_file("zeros"),
     ),
+    Reproduction(
+        "names-arms",
+        8,
+        "the names MLP from five initialisations, 200k steps",
+        _LECTURE,
+        _from_file("names_arms"),
+        larger_on_gpu=True,
+    ),
 )
 
 
