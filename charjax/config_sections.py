@@ -259,8 +259,8 @@ class InitConfig(Section):
     gain: float | None = Field(
         None,
         gt=0,
-        description="lecun_*, glorot_*, he_*, orthogonal: multiplies every kernel but "
-        "the readout; unset: 1, and he_* by the activation (tanh 5/3, relu and gelu sqrt(2))",
+        description="multiplies every kernel but the readout, once drawn (he_*: instead of the "
+        "activation's gain, tanh 5/3, relu and gelu sqrt(2)); unset: as the scheme draws them",
     )
     sigma_w: float | None = Field(
         None, gt=0, description="critical: weights N(0, sigma_w^2 / n); unset: sqrt(1.76095)"

@@ -48,6 +48,16 @@ def normal(init: InitConfig) -> Scheme:
     return Scheme("weights N(0, init.std**2), biases zero", rules_for(Normal(_or(init.std, 1.0))))
 
 
+def zeros(_: InitConfig) -> Scheme:
+    """All weights and biases 0: nothing but the readout's bias is ever moved."""
+    return Scheme(
+        "nn-zero-to-hero part 3: all weights 0, so that only the readout's bias learns",
+        rules_for(ZERO),
+        # A transformer's readout has no bias: nothing at all would learn.
+        needs={"model.kind": ("bigram", "bow", "mlp", "wavenet", "rnn", "gru", "lstm")},
+    )
+
+
 def uniform(init: InitConfig) -> Scheme:
     """U(-init.scale, init.scale)."""
     draw = Uniform(_or(init.scale, 0.08))
@@ -56,46 +66,45 @@ def uniform(init: InitConfig) -> Scheme:
     )
 
 
-def lecun_normal(init: InitConfig) -> Scheme:
-    """N(0, gain^2 / n)."""
-    return _scaling("LeCun et al. 1998, eq. 16: N(0, 1/n)", "fan_in", "normal", init, 1.0)
+def lecun_normal(_: InitConfig) -> Scheme:
+    """N(0, 1 / n)."""
+    return _scaling("LeCun et al. 1998, eq. 16: N(0, 1/n)", "fan_in", "normal", 1.0)
 
 
-def lecun_uniform(init: InitConfig) -> Scheme:
-    """U with variance gain^2 / n."""
-    return _scaling("LeCun et al. 1998, eq. 16: U of variance 1/n", "fan_in", "uniform", init, 1.0)
+def lecun_uniform(_: InitConfig) -> Scheme:
+    """U with variance 1 / n."""
+    return _scaling("LeCun et al. 1998, eq. 16: U of variance 1/n", "fan_in", "uniform", 1.0)
 
 
-def glorot_normal(init: InitConfig) -> Scheme:
-    """N(0, 2 gain^2 / (n + m))."""
+def glorot_normal(_: InitConfig) -> Scheme:
+    """N(0, 2 / (n + m))."""
     source = "Glorot and Bengio 2010, eq. 12: N(0, 2 / (n + m))"
-    return _scaling(source, "fan_avg", "normal", init, 1.0)
+    return _scaling(source, "fan_avg", "normal", 1.0)
 
 
-def glorot_uniform(init: InitConfig) -> Scheme:
-    """U(sqrt(6 / (n + m))), times the gain."""
+def glorot_uniform(_: InitConfig) -> Scheme:
+    """U(sqrt(6 / (n + m)))."""
     source = "Glorot and Bengio 2010, eq. 16: U(sqrt(6 / (n + m)))"
-    return _scaling(source, "fan_avg", "uniform", init, 1.0)
+    return _scaling(source, "fan_avg", "uniform", 1.0)
 
 
 def he_normal(init: InitConfig) -> Scheme:
     """N(0, gain^2 / n), the gain by the activation."""
     source = "He et al. 2015, eq. 10: N(0, gain^2 / n), the gain by the activation"
-    return _scaling(source, "fan_in", "normal", init, None)
+    return _scaling(source, "fan_in", "normal", _of_activation(init))
 
 
 def he_uniform(init: InitConfig) -> Scheme:
     """U with variance gain^2 / n, the gain by the activation."""
     source = "He et al. 2015, eq. 10, uniform: U(gain sqrt(3 / n)), the gain by the activation"
-    return _scaling(source, "fan_in", "uniform", init, None)
+    return _scaling(source, "fan_in", "uniform", _of_activation(init))
 
 
-def orthogonal(init: InitConfig) -> Scheme:
+def orthogonal(_: InitConfig) -> Scheme:
     """Orthogonal matrices, every gate's its own."""
-    draw = Orthogonal(_or(init.gain, 1.0))
     return Scheme(
         "Saxe et al. 2014, sec. 3: orthogonal kernels, embeddings N(0, 1/d)",
-        rules_for(draw, embedding=EmbeddingNormal(), readout=Orthogonal()),
+        rules_for(Orthogonal(), embedding=EmbeddingNormal()),
     )
 
 
@@ -195,11 +204,10 @@ def _scaling(
     source: str,
     mode: Literal["fan_in", "fan_avg"],
     distribution: Literal["normal", "uniform"],
-    init: InitConfig,
     gain: float | None,
 ) -> Scheme:
     """Variance scaling; embeddings N(0, 1/d) and the readout's gain 1 whatever the gain."""
-    draw = VarianceScaling(mode, distribution, init.gain or gain)
+    draw = VarianceScaling(mode, distribution, gain)
     readout = VarianceScaling(mode, distribution)
     return Scheme(
         f"{source}; embeddings N(0, 1/d)",
@@ -223,6 +231,11 @@ def _like_default(
         about=about,
         reads_text=isinstance(readout_bias, LogUnigram),
     )
+
+
+def _of_activation(init: InitConfig) -> float | None:
+    """The gain is the activation's (None), unless one is given in its place."""
+    return None if init.gain is None else 1.0
 
 
 def _or(value: float | None, default: float) -> float:

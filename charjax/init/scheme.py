@@ -20,6 +20,9 @@ from charjax.init.draws import ONE, ZERO, Draw
 from charjax.init.site import Roles, Site, find_sites
 from charjax.models.roles import Role
 
+# The kernels that a gain multiplies.
+_WITH_GAIN = (Role.HIDDEN, Role.RECURRENT, Role.RESIDUAL_OUTPUT)
+
 
 class Factor(Protocol):
     """A number for a parameter, by where it stands."""
@@ -68,6 +71,8 @@ class Scheme:
       needs: what the configuration must say, by "section.key": the values that are allowed.
       about: roles without which the scheme would do nothing.
       reads_text: whether it draws by the frequencies of the training text's symbols.
+      gain: what every kernel but the readout is multiplied by once it is drawn; it may be traced,
+        so that one program draws many gains.
       adjust: (model, variables, inputs (B, S), outputs) -> parameters: what is done to them with
         a batch at hand, after they have been drawn; None: nothing.
     """
@@ -79,6 +84,7 @@ class Scheme:
     about: tuple[Role, ...] = ()
     reads_text: bool = False
     adjust: Callable[[Any, Any, Array, int], Any] | None = None
+    gain: float | Array | None = None
 
     @property
     def scaled(self) -> bool:
@@ -143,6 +149,11 @@ def initialise(
         rule.draw(jax.random.fold_in(key, zlib.crc32(site.path.encode())), site)
         for rule, site in zip(rules, sites, strict=True)
     ]
+    if scheme.gain is not None:
+        drawn = [
+            scheme.gain * x if site.parameter.role in _WITH_GAIN else x
+            for x, site in zip(drawn, sites, strict=True)
+        ]
     params = jax.tree.unflatten(jax.tree.structure(shapes), drawn)
     return Drawn(params, *find_factors(scheme, shapes, roles, depth))
 

@@ -1,5 +1,6 @@
 """The registry: every scheme that `init.scheme` can name, and the numbers of [init] it reads."""
 
+import dataclasses
 import difflib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,15 +21,16 @@ class Entry(NamedTuple):
 SCHEMES: dict[str, Entry] = {
     "default": Entry(classic.default),
     "pytorch": Entry(classic.pytorch),
+    "zeros": Entry(classic.zeros),
     "normal": Entry(classic.normal, ("std",)),
     "uniform": Entry(classic.uniform, ("scale",)),
-    "lecun_normal": Entry(classic.lecun_normal, ("gain",)),
-    "lecun_uniform": Entry(classic.lecun_uniform, ("gain",)),
-    "glorot_normal": Entry(classic.glorot_normal, ("gain",)),
-    "glorot_uniform": Entry(classic.glorot_uniform, ("gain",)),
-    "he_normal": Entry(classic.he_normal, ("gain",)),
-    "he_uniform": Entry(classic.he_uniform, ("gain",)),
-    "orthogonal": Entry(classic.orthogonal, ("gain",)),
+    "lecun_normal": Entry(classic.lecun_normal),
+    "lecun_uniform": Entry(classic.lecun_uniform),
+    "glorot_normal": Entry(classic.glorot_normal),
+    "glorot_uniform": Entry(classic.glorot_uniform),
+    "he_normal": Entry(classic.he_normal),
+    "he_uniform": Entry(classic.he_uniform),
+    "orthogonal": Entry(classic.orthogonal),
     "critical": Entry(classic.critical, ("sigma_w", "sigma_b")),
     "lsuv": Entry(classic.lsuv),
     "small_readout": Entry(classic.small_readout),
@@ -73,14 +75,22 @@ def find_scheme(init: InitConfig) -> Scheme:
     entry = SCHEMES[init.scheme]
     for number in InitConfig.model_fields:
         value = getattr(init, number)
-        if number == "scheme" or value is None or number in entry.numbers:
+        if number in ("scheme", "gain") or value is None or number in entry.numbers:
             continue
         owners = [f'"{name}"' for name, other in SCHEMES.items() if number in other.numbers]
         raise UserError(
             f"init.{number}: {value} given; only init.scheme = {' or '.join(owners)} reads it: "
             "leave it out"
         )
-    return entry.build(init)
+    scheme = entry.build(init)
+    if init.gain is None:
+        return scheme
+    if scheme.adjust is not None:
+        raise UserError(
+            f"init.gain: {init.gain} given; init.scheme = {init.scheme!r} scales every kernel by "
+            "what it gives out, and would undo it: leave it out"
+        )
+    return dataclasses.replace(scheme, gain=init.gain)
 
 
 def scheme_for(config: Config) -> Scheme:

@@ -76,9 +76,11 @@ def compile_chunks(
     return ChunkProgram(compiled, source, key, time.perf_counter() - began)
 
 
-def make_advance(model: CharModel, config: Config, mesh: Mesh) -> Advance:
+def make_advance(
+    model: CharModel, config: Config, mesh: Mesh, max_loss: Array | None = None
+) -> Advance:
     """One step of a run, its batch and its dropout drawn by the number of the step."""
-    train_step = make_train_step(model, config)
+    train_step = make_train_step(model, config, max_loss)
 
     def advance(
         state: TrainState, source: BatchSource, dropout_key: Array

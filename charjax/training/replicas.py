@@ -21,8 +21,15 @@ from jax import Array
 from charjax import parallel
 from charjax.data.batches import BatchSource, source_key
 from charjax.training.evaluation import random_loss
-from charjax.training.program import make_advance
 from charjax.training.session import Session, purpose_key, score_split, seed_state
+from charjax.training.stack import (
+    MEMORY_SHARE,
+    Numbers,
+    Runs,
+    Stack,
+    as_many_as_fit,
+    begin_runs,
+)
 from charjax.training.state import TrainState, variables_of
 
 # What can be measured of a run, in nats a target. "initial" and "final": the exact validation
@@ -30,12 +37,7 @@ from charjax.training.state import TrainState, variables_of
 # protocol); "val", "test" and "train": the exact losses at the best step.
 Quantity = Literal["initial", "final", "random", "val", "test", "train"]
 
-# Of the batches and of dropout.
-Keys = tuple[Array, Array]
-
 _CHUNK_SECONDS = 0.5
-# Part of the memory there is that one program may take.
-_MEMORY_SHARE = 0.6
 
 
 class Point(NamedTuple):
@@ -85,17 +87,14 @@ class Replicas:
     @staticmethod
     def plan(session: Session, seeds: tuple[int, ...]) -> "Replicas":
         """Find how many runs fit in memory by compiling for fewer and fewer."""
-        rounds, budget = 1, _MEMORY_SHARE * parallel.available_memory(session.devices)
-        while True:
-            program = _Program(session, -(-len(seeds) // rounds))
-            if program.count == 1 or program.memory <= budget:
-                return Replicas(session, seeds, program)
-            rounds = max(rounds + 1, rounds * 2 if program.memory > 2 * budget else 0)
+        budget = MEMORY_SHARE * parallel.available_memory(session.devices)
+        build = functools.partial(_Program, session)
+        return Replicas(session, seeds, as_many_as_fit(build, len(seeds), budget))
 
     @property
     def at_once(self) -> int:
         """R, the runs of one program."""
-        return self.program.count
+        return self.program.stack.count
 
     def train(
         self,
@@ -122,59 +121,16 @@ class _Program:
 
     def __init__(self, session: Session, count: int):
         assert session.source is not None
-        self.count = count
-        mesh = parallel.make_mesh(session.devices, count)
-        self._split = parallel.split_over(mesh)
-        self.source = jax.device_put(session.source, parallel.replicated(mesh))
-        self._begin = jax.jit(functools.partial(_begin, session), out_shardings=self._split)
-        self.compiled = self._compile(session)
-
-    @property
-    def memory(self) -> int:
-        """Bytes it takes while it runs, as the compiler counts them; of each device."""
-        sizes = self.compiled.memory_analysis()
-        return int(sizes.temp_size_in_bytes + sizes.argument_size_in_bytes)
-
-    def begin(self, seeds: tuple[int, ...]) -> tuple[TrainState, Keys]:
-        """The states at step 0, stacked, and the keys of the batches and of dropout."""
-        return self._begin(self.source, jnp.asarray(seeds, jnp.uint32))
-
-    def _compile(self, session: Session) -> Any:
-        # A replica has its whole batch to itself.
-        alone = parallel.make_mesh(session.devices[:1], 1)
-        advance = make_advance(session.model, session.config, alone)
-
-        def one(
-            state: TrainState, source: BatchSource, batch_key: Array, dropout_key: Array
-        ) -> tuple[TrainState, Array, Array]:
-            own = dataclasses.replace(source, key=batch_key)
-            state, metrics = advance(state, own, dropout_key)
-            counted = jnp.where(metrics.skipped > 0, 0.0, metrics.targets)
-            loss = jnp.where(metrics.skipped > 0, 0.0, metrics.loss)
-            return state, loss * counted, counted
-
-        def run(
-            states: TrainState, source: BatchSource, keys: Keys, steps: Array
-        ) -> tuple[TrainState, Array, Array]:
-            def body(loop: Any) -> Any:
-                done, states, losses_R, targets_R = loop
-                states, more_R, counted_R = jax.vmap(one, in_axes=(0, None, 0, 0))(
-                    states, source, *keys
-                )
-                return done + 1, states, losses_R + more_R, targets_R + counted_R
-
-            zero_R = jax.lax.with_sharding_constraint(
-                jnp.zeros(self.count, jnp.float32), self._split
-            )
-            start = (jnp.int32(0), states, zero_R, zero_R)
-            return jax.lax.while_loop(lambda loop: loop[0] < steps, body, start)[1:]
-
-        states, keys = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._split),
-            jax.eval_shape(self._begin, self.source, jnp.zeros(self.count, jnp.uint32)),
+        begin = jax.jit(functools.partial(_begin, session))
+        begun = jax.eval_shape(begin, session.source, jnp.zeros(count, jnp.uint32))
+        self.stack = Stack(
+            session.model, session.config, session.source, session.devices, count, begun
         )
-        program = jax.jit(run, donate_argnums=0, out_shardings=self._split)
-        return program.lower(states, self.source, keys, jnp.int32(1)).compile()
+        self._begin = begin
+
+    def begin(self, seeds: tuple[int, ...]) -> tuple[Runs, Numbers]:
+        """The runs at step 0, and what tells them apart."""
+        return self.stack.place(self._begin(self.stack.source, jnp.asarray(seeds, jnp.uint32)))
 
 
 class _Group:
@@ -190,7 +146,7 @@ class _Group:
     ):
         self.session, self.seeds, self.wanted, self.poll = session, seeds, wanted, poll
         self.program = program
-        self.states, self.keys = program.begin(seeds)
+        self.runs, self.numbers = program.begin(seeds)
         self.step, self.chunk = 0, 1
         self.losses: list[dict[str, float]] = [{} for _ in seeds]
         self.curves: list[list[Point]] = [[] for _ in seeds]
@@ -214,11 +170,9 @@ class _Group:
         losses_R, targets_R = np.zeros((2, len(self.seeds)))
         while self.step < goal:
             began, steps = time.perf_counter(), min(self.chunk, goal - self.step)
-            self.states, more_R, counted_R = self.program.compiled(
-                self.states, self.program.source, self.keys, jnp.int32(steps)
-            )
-            losses_R += np.asarray(more_R, np.float64)
-            targets_R += np.asarray(counted_R, np.float64)
+            self.runs = self.program.stack.run(self.runs.emptied(), self.numbers, steps)
+            losses_R += np.asarray(self.runs.losses, np.float64)
+            targets_R += np.asarray(self.runs.targets, np.float64)
             self.step += steps
             per_step = (time.perf_counter() - began) / steps
             self.chunk = int(min(max(_CHUNK_SECONDS / per_step, 1), 8 * steps))
@@ -252,18 +206,17 @@ class _Group:
         for name in ("train", "test"):
             if name in self.wanted:
                 self.losses[index][name] = self._exact(name, variables)
-        counters = jax.tree.map(lambda leaf_R: int(leaf_R[index]), self.states.counters)
         return Outcome(
             seed=seed,
             losses={name: x for name, x in self.losses[index].items() if name in self.wanted},
             curve=tuple(self.curves[index]),
             best_step=best[1] if best else self.step,
-            skipped=counters.skipped,
-            diverged=counters.skipped_in_a_row >= self.session.config.train.max_skipped,
+            skipped=int(self.runs.states.counters.skipped[index]),
+            diverged=int(self.runs.diverged[index]) >= 0,
         )
 
     def _variables(self, index: int) -> Any:
-        own = jax.tree.map(lambda leaf_R: leaf_R[index], variables_of(self.states))
+        own = jax.tree.map(lambda leaf_R: leaf_R[index], variables_of(self.runs.states))
         return jax.device_put(own, parallel.replicated(self.session.mesh))
 
     def _exact(self, name: str, variables: Any) -> float:
@@ -284,13 +237,16 @@ class _Group:
         ).loss
 
 
-def _begin(session: Session, source: BatchSource, seeds_R: Array) -> tuple[TrainState, Keys]:
+def _begin(session: Session, source: BatchSource, seeds_R: Array) -> tuple[Runs, Numbers]:
     """What the runs of these seeds start from; for use in jit."""
+    rate = jnp.float32(session.config.optim.learning_rate)
 
-    def one(seed: Array) -> tuple[TrainState, Keys]:
+    def one(seed: Array) -> tuple[TrainState, Numbers]:
         batch_key = source_key(seed)
         own = dataclasses.replace(source, key=batch_key)
         state = seed_state(session, purpose_key(seed, "init"), own)
-        return state, (batch_key, purpose_key(seed, "dropout"))
+        numbers = Numbers(batch_key, purpose_key(seed, "dropout"), rate, jnp.float32(jnp.inf))
+        return state, numbers
 
-    return jax.vmap(one)(seeds_R)
+    states, numbers = jax.vmap(one)(seeds_R)
+    return begin_runs(states), numbers

@@ -41,11 +41,11 @@ class Metrics(NamedTuple):
 Step = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
 
 
-def make_train_step(model: CharModel, config: Config) -> Step:
+def make_train_step(model: CharModel, config: Config, max_loss: Array | None = None) -> Step:
     """The step of a model under a config: `train_step(state, batch, key)`.
 
     `batch` holds accumulate_steps micro-batches, one after the other on the leading axis; `key`
-    is the key of this step's dropout.
+    is the key of this step's dropout. A loss above `max_loss` is skipped as if it were infinite.
     """
     optimizer, schedule = make_optimizer(config.optim), make_schedule(config.optim)
     carries = config.data.sampling == "contiguous" and model.memory == "carried"
@@ -109,6 +109,8 @@ def make_train_step(model: CharModel, config: Config) -> Step:
             grads = jax.tree.map(jnp.add, grads, slopes)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        if max_loss is not None:
+            finite &= loss * scale <= max_loss
         rate = schedule(state.counters.step)
 
         factors = state.scales.learning_rates if isinstance(state.scales, Scales) else None

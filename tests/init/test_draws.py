@@ -107,6 +107,8 @@ def test_standard_deviation_and_distribution(scheme, parameter, law):
         ("glorot_uniform", {"gain": 0.5}, 0.5 * GLOROT),
         ("orthogonal", {"gain": 2.0}, 2 / math.sqrt(M)),
         ("critical", {"sigma_w": 1.5}, 1.5 / math.sqrt(N)),
+        ("critical", {"sigma_w": 1.5, "gain": 2.0}, 3.0 / math.sqrt(N)),
+        ("gpt2", {"gain": 3.0}, 0.06),
     ],
 )
 def test_numbers_of_a_scheme(scheme, numbers, std):
@@ -208,6 +210,20 @@ def test_readouts_of_zero():
         assert not np.any(drawn(scheme, READOUT))
 
 
+def test_zeros_are_zero_and_gains_one():
+    for parameter in (HIDDEN, TANH, READOUT, Parameter(Role.BIAS), TABLE):
+        assert not np.any(drawn("zeros", parameter))
+    np.testing.assert_array_equal(drawn("zeros", Parameter(Role.GAIN), (8,)), 1.0)
+
+
 def test_naive_arms_are_the_same_draw_scaled():
     arms = [drawn(s) for s in ("naive", "naive_hidden")]
     np.testing.assert_allclose(arms[0] * 0.2, arms[1], rtol=1e-6)
+
+
+def test_a_gain_leaves_the_readout_and_biases_alone():
+    for parameter in (READOUT, GATE_BIAS, TABLE):
+        np.testing.assert_array_equal(
+            drawn("pytorch", parameter, gain=3.0), drawn("pytorch", parameter)
+        )
+    np.testing.assert_allclose(drawn("pytorch", gain=3.0), 3 * drawn("pytorch"), rtol=1e-6)

@@ -83,7 +83,7 @@ def test_the_unigram_readout_begins_at_the_entropy_of_the_text(text):
 
 def test_mistakes_leave_nothing_behind(text, tmp_path):
     place = tmp_path / "run"
-    for words in (["init.scheme=deepnorm"], ["init.scheme=zero_readout"], ["init.gain=2.0"]):
+    for words in (["init.scheme=deepnorm"], ["init.scheme=zero_readout"], ["init.std=2.0"]):
         overrides = [*tiny("transformer"), f"data.path={text}", *words]
         failed = run("train", *overrides, "train.steps=2", "--workdir", place)
         assert failed.status == 2

@@ -35,6 +35,7 @@ ONLY = {
     ("forget_bias", "chrono"): {"gru", "lstm"},
     ("irnn",): {"rnn"},
     ("lsuv",): WITHOUT_RECURRENCE,
+    ("zeros",): WITH_WIDTH - {"transformer"} | {"bigram"},
 }
 COVERED = {name: set(TRAINED) for name in scheme_names()}
 COVERED |= {name: kinds for names, kinds in ONLY.items() for name in names}
@@ -94,7 +95,8 @@ def test_a_parameter_needs_exactly_one_role():
         ({"scheme": "kaimin_tanh"}, "did you mean kaiming_tanh"),
         ({"scheme": "gpt2", "std": 0.1}, "init.std: 0.1 given; only init.scheme"),
         ({"scheme": "normal", "scale": 0.1}, "init.scale: 0.1 given"),
-        ({"scheme": "gpt2", "gain": 2.0}, '"he_normal" or "he_uniform" or "orthogonal"'),
+        ({"scheme": "lsuv", "gain": 2.0}, "would undo it"),
+        ({"scheme": "gpt2", "sigma_w": 2.0}, 'only init.scheme = "critical" reads it'),
         ({"scheme": "mup", "base_depth": 2}, 'only init.scheme = "depth_mup" or "completep"'),
     ],
 )

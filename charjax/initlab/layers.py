@@ -1,0 +1,226 @@
+"""What flows through each layer of a network, forth and back, reduced on the device.
+
+Everything here is pure, and can be traced under jit and vmap.
+
+Letters: B batch, S inputs, T targets, P places, D width, L layers, K bins.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from charjax.initlab.families import Layer, Pass, Tap, find_taps
+from charjax.initlab.watching import see_slopes
+from charjax.models.contract import CharModel
+from charjax.training.step import cross_entropy
+
+__all__ = ["BINS", "Layer", "LayerStats", "ParameterStats", "find_layers", "measure_layers"]
+
+BINS = 64
+# A tanh is called saturated where |h| is above this, as in nn-zero-to-hero part 4.
+SATURATED = 0.97
+_BOUNDED = ("tanh", "gates")
+
+
+class LayerStats(NamedTuple):
+    """Of what each layer gives out, (L,) float32 each unless said otherwise.
+
+    Positions that are padding (whose targets have weight 0) do not count.
+
+    Attributes:
+      mean: after the activation.
+      std: likewise, about that mean.
+      saturated: part of the values with |h| > 0.97, of tanh and gated layers; 0 for others.
+      dead: part of the units that no position of the batch makes alive: of ReLU and GELU, h <= 0
+        everywhere; of tanh and gated layers, |h| > 0.97 everywhere (the lectures' white columns);
+        0 for others.
+      preactivation_std: root mean square of the product before the activation, with its bias or
+        batch norm: the theory's sqrt(q). Of a recurrent cell, of all gates' x W_i + b_i + h W_h +
+        b_h (of a GRU before the reset gate is applied).
+      gradient_mean: of the derivative of the loss (mean over the batch's targets) with respect to
+        each value, after the activation; of a recurrent cell's state with all that later times do
+        with it.
+      gradient_std: likewise, about that mean.
+      activation_low: lower edge of a histogram of the values: mean - 4 std, or their minimum.
+      activation_high: upper edge: mean + 4 std, or their maximum. What lies beyond an edge is
+        counted in the last bin there.
+      activation_counts: (L, 64) int32.
+      gradient_low: of the gradients' histogram.
+      gradient_high: likewise.
+      gradient_counts: (L, 64) int32.
+    """
+
+    mean: Array
+    std: Array
+    saturated: Array
+    dead: Array
+    preactivation_std: Array
+    gradient_mean: Array
+    gradient_std: Array
+    activation_low: Array
+    activation_high: Array
+    activation_counts: Array
+    gradient_low: Array
+    gradient_high: Array
+    gradient_counts: Array
+
+
+class ParameterStats(NamedTuple):
+    """Of each layer's kernel, as the model sees it; (L,) float32, NaN for a layer without one.
+
+    Attributes:
+      weight_std: of its entries.
+      gradient_std: of the loss's derivatives with respect to them.
+      gradient_to_data: one over the other, as in nn-zero-to-hero part 4; infinite where all
+        entries are equal.
+    """
+
+    weight_std: Array
+    gradient_std: Array
+    gradient_to_data: Array
+
+
+def find_layers(model: CharModel) -> tuple[Layer, ...]:
+    """The layers of a model of a trained family, in the order of computation.
+
+    Raises:
+      ValueError: a family that is not trained.
+    """
+    return tuple(tap.layer for tap in find_taps(model))
+
+
+def measure_layers(
+    model: CharModel,
+    variables: Any,
+    inputs_BS: Array,
+    targets_BT: Array,
+    weights_BT: Array,
+    *,
+    train: bool,
+) -> tuple[Array, LayerStats, ParameterStats]:
+    """Run a batch forth and back.
+
+    Dropout is left out: what is measured is the whole network.
+
+    Args:
+      model: of a trained family.
+      variables: the parameters as the model sees them (multipliers applied), and other
+        collections.
+      inputs_BS: tokens.
+      targets_BT: the characters after the last T of them.
+      weights_BT: 1 for a target, 0 for padding.
+      train: whether batch norm takes this batch's statistics, or its running ones.
+
+    Returns:
+      the loss in nats a target, and the layers' statistics in the order of `find_layers`.
+    """
+    taps = find_taps(model)
+    doors = frozenset(door for tap in taps for door in tap.doors)
+    total = jnp.maximum(jnp.sum(weights_BT), 1.0)
+
+    def loss_of(logits_BTV: Array) -> Array:
+        return jnp.sum(cross_entropy(logits_BTV, targets_BT) * weights_BT) / total
+
+    num_outputs = targets_BT.shape[1]
+    watched = see_slopes(model, variables, inputs_BS, num_outputs, doors, loss_of, train=train)
+    seen = Pass(variables, inputs_BS, num_outputs, watched.arrays)
+    rows = []
+    for tap in taps:
+        h_BPD = tap.value(seen).astype(jnp.float32)
+        z_BPD = tap.preactivation(seen).astype(jnp.float32)
+        slope_BPD = tap.gradient(seen, watched.slopes).astype(jnp.float32)
+        counted_BP = _counted(weights_BT, *h_BPD.shape[:2])
+        rows.append(_layer_stats(tap.layer, h_BPD, z_BPD, slope_BPD, counted_BP))
+    stats = LayerStats(*(jnp.stack(column) for column in zip(*rows, strict=True)))
+    weight_std = _kernel_stds(taps, variables["params"])
+    gradient_std = _kernel_stds(taps, watched.param_slopes)
+    return watched.loss, stats, ParameterStats(weight_std, gradient_std, gradient_std / weight_std)
+
+
+def _of(taps: Any) -> list[Layer]:
+    return [tap.layer for tap in taps]
+
+
+def _counted(weights_BT: Array, rows: int, places: int) -> Array:
+    """Which places count: those of targets; those before the first if their row has a target."""
+    is_target_BT = weights_BT > 0
+    B, T = is_target_BT.shape
+    begun_B1 = jnp.any(is_target_BT, axis=1, keepdims=True)
+    before = jnp.broadcast_to(begun_B1, (B, max(0, places - T)))
+    counted_BP = jnp.concatenate([before, is_target_BT], axis=1)[:, -places:]
+    return counted_BP if rows == B else jnp.any(counted_BP, axis=0, keepdims=True)
+
+
+def _layer_stats(
+    layer: Layer, h_BPD: Array, z_BPD: Array, slope_BPD: Array, counted_BP: Array
+) -> LayerStats:
+    mean, std = _moments(h_BPD, counted_BP)
+    gradient_mean, gradient_std = _moments(slope_BPD, counted_BP)
+    bins = _histogram(h_BPD, counted_BP, mean, std)
+    gradient_bins = _histogram(slope_BPD, counted_BP, gradient_mean, gradient_std)
+    saturated_BPD = jnp.abs(h_BPD) > SATURATED
+    asleep_BPD = jnp.zeros_like(saturated_BPD)
+    if layer.activation in _BOUNDED:
+        asleep_BPD = saturated_BPD
+    elif layer.activation in ("relu", "gelu"):
+        asleep_BPD = h_BPD <= 0
+    dead_D = jnp.all(asleep_BPD | ~counted_BP[..., None], axis=(0, 1))
+    is_bounded = jnp.float32(layer.activation in _BOUNDED)
+    return LayerStats(
+        mean=mean,
+        std=std,
+        saturated=is_bounded * _mean(saturated_BPD.astype(jnp.float32), counted_BP),
+        dead=jnp.mean(dead_D.astype(jnp.float32)),
+        preactivation_std=jnp.sqrt(_mean(jnp.square(z_BPD), counted_BP)),
+        gradient_mean=gradient_mean,
+        gradient_std=gradient_std,
+        activation_low=bins.low,
+        activation_high=bins.high,
+        activation_counts=bins.counts,
+        gradient_low=gradient_bins.low,
+        gradient_high=gradient_bins.high,
+        gradient_counts=gradient_bins.counts,
+    )
+
+
+def _mean(x_BPD: Array, counted_BP: Array) -> Array:
+    share = jnp.maximum(jnp.mean(counted_BP.astype(jnp.float32)), 1e-30)
+    return jnp.mean(jnp.where(counted_BP[..., None], x_BPD, 0.0)) / share
+
+
+def _moments(x_BPD: Array, counted_BP: Array) -> tuple[Array, Array]:
+    """Mean and standard deviation."""
+    mean = _mean(x_BPD, counted_BP)
+    return mean, jnp.sqrt(_mean(jnp.square(x_BPD - mean), counted_BP))
+
+
+class _Bins(NamedTuple):
+    low: Array
+    high: Array
+    counts: Array
+
+
+def _histogram(x_BPD: Array, counted_BP: Array, mean: Array, std: Array) -> _Bins:
+    """Counts (K,) between edges; outliers are in the bins at the ends."""
+    counted_BP1 = counted_BP[..., None]
+    low = jnp.maximum(jnp.min(jnp.where(counted_BP1, x_BPD, jnp.inf)), mean - 4 * std)
+    high = jnp.minimum(jnp.max(jnp.where(counted_BP1, x_BPD, -jnp.inf)), mean + 4 * std)
+    # Where all values are equal they are counted in the first bin.
+    scale = jnp.where(high > low, BINS / (high - low), 0.0)
+    bin_BPD = jnp.clip((x_BPD - low) * scale, 0, BINS - 1).astype(jnp.int32)
+    bin_BPD = jnp.where(counted_BP1, bin_BPD, BINS)
+    return _Bins(low, high, jnp.bincount(bin_BPD.ravel(), length=BINS + 1)[:BINS])
+
+
+def _kernel_stds(taps: tuple[Tap, ...], tree: Any) -> Array:
+    """The standard deviation of each layer's kernel in a tree of parameters, (L,)."""
+    paths = [tap.layer.kernel for tap in taps]
+    none = jnp.float32(jnp.nan)
+    return jnp.stack([none if path is None else jnp.std(_find(tree, path)) for path in paths])
+
+
+def _find(tree: Any, path: str) -> Array:
+    for name in path.split("/"):
+        tree = tree[name]
+    return tree
