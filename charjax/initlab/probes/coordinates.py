@@ -25,6 +25,8 @@ from charjax import parallel
 from charjax.config import Config
 from charjax.data.batches import BatchSource, source_key
 from charjax.errors import UserError
+from charjax.initlab.families import Pass, find_taps
+from charjax.initlab.watching import see
 from charjax.models.contract import CharModel
 from charjax.training.program import make_advance
 from charjax.training.session import Session, open_session, purpose_key, seed_state
@@ -224,7 +226,7 @@ def _train(
     mesh = parallel.make_mesh(session.devices[:1], 1)
     advance = make_advance(session.model, session.config, mesh)
     seeds_R = jnp.asarray(seeds, jnp.uint32)
-    see = functools.partial(layer_outputs, session.model)
+    see = functools.partial(layer_products, session.model)
 
     @jax.jit
     def begin(source: BatchSource) -> tuple[TrainState, dict[str, Array]]:
@@ -264,33 +266,22 @@ def fixed_inputs(source: BatchSource) -> Array:
     return fixed.draw(jnp.int32(_FIXED_STEP)).inputs
 
 
-def layer_outputs(model: CharModel, state: TrainState, inputs_BS: Array) -> dict[str, Array]:
-    """What every layer gives out, by name, and the logits.
+def layer_products(model: CharModel, state: TrainState, inputs_BS: Array) -> dict[str, Array]:
+    """What every layer computes before its activation, by name; the readout's are the logits.
 
     Where a scheme's multiplier of the readout stands in the norm before it (a tied readout has no
     parameters of its own), the norm is told as it is without.
     """
-    (logits, _), caught = model.apply(
-        variables_of(state), inputs_BS, capture_intermediates=True, mutable=["intermediates"]
-    )
-    found = {}
-    for path, x in jax.tree_util.tree_flatten_with_path(caught["intermediates"])[0]:
-        keys = [getattr(part, "key", getattr(part, "idx", None)) for part in path]
-        place = keys.index("__call__")
-        name = _layer_name("/".join(keys[:place]), model)
-        # Of a pair of an output and a cache, the output.
-        if name is not None and keys[place + 1] == 0 and not any(keys[place + 2 :]):
-            found[name] = x / _multiplier_before_readout(model, state, name)
-    return found | {"logits": logits}
-
-
-def _layer_name(module: str, model: CharModel) -> str | None:
-    """What a module's output is called; None where it is another's or the logits."""
-    dropped = re.fullmatch(r"Dropout_(\d+)", module)
-    if dropped:
-        # The only trace of a recurrent layer, or of the sum of both embeddings.
-        return f"cell_{dropped[1]}" if model.memory == "carried" else "embeddings"
-    return None if "Dropout" in module or module in ("", "readout") else module
+    taps, variables = find_taps(model), variables_of(state)
+    doors = frozenset(door for tap in taps for door in tap.doors)
+    outputs = inputs_BS.shape[1] - model.lookback
+    _, arrays = see(model, variables, inputs_BS, outputs, doors, train=False)
+    seen = Pass(variables, inputs_BS, outputs, arrays)
+    return {
+        tap.layer.name: tap.preactivation(seen).astype(jnp.float32)
+        / _multiplier_before_readout(model, state, tap.layer.name)
+        for tap in taps
+    }
 
 
 def _multiplier_before_readout(model: CharModel, state: TrainState, name: str) -> Array | float:
@@ -305,7 +296,7 @@ def _multiplier_before_readout(model: CharModel, state: TrainState, name: str) -
 
 
 def _size(x: Array) -> Array:
-    return jnp.mean(jnp.abs(x.astype(jnp.float32)))
+    return jnp.mean(jnp.abs(x))
 
 
 def _sizes(outputs: dict[str, Array]) -> dict[str, Array]:
