@@ -11,11 +11,21 @@ import jax.numpy as jnp
 from jax import Array
 
 from charjax.initlab.families import Layer, Pass, Tap, find_taps
-from charjax.initlab.watching import see_slopes
+from charjax.initlab.watching import see, see_slopes
 from charjax.models.contract import CharModel
 from charjax.training.step import cross_entropy
 
-__all__ = ["BINS", "Layer", "LayerStats", "ParameterStats", "find_layers", "measure_layers"]
+__all__ = [
+    "BINS",
+    "Layer",
+    "LayerStats",
+    "LayerValues",
+    "ParameterStats",
+    "counted_places",
+    "find_layers",
+    "layer_values",
+    "measure_layers",
+]
 
 BINS = 64
 # A tanh is called saturated where |h| is above this, as in nn-zero-to-hero part 4.
@@ -66,6 +76,16 @@ class LayerStats(NamedTuple):
     gradient_counts: Array
 
 
+class LayerValues(NamedTuple):
+    """What a layer gives out, and its product before the activation: (B, P, D) float32 each.
+
+    What all rows of a batch share has one row.
+    """
+
+    value: Array
+    preactivation: Array
+
+
 class ParameterStats(NamedTuple):
     """Of each layer's kernel, as the model sees it; (L,) float32, NaN for a layer without one.
 
@@ -88,6 +108,25 @@ def find_layers(model: CharModel) -> tuple[Layer, ...]:
       ValueError: a family that is not trained.
     """
     return tuple(tap.layer for tap in find_taps(model))
+
+
+def layer_values(
+    model: CharModel, variables: Any, inputs_BS: Array, num_outputs: int, *, train: bool
+) -> tuple[Array, tuple[LayerValues, ...]]:
+    """Logits (B, N, V) and every layer's values; arguments as of `measure_layers`.
+
+    The last places of each layer are those of the N outputs.
+    """
+    taps = find_taps(model)
+    doors = frozenset(door for tap in taps for door in tap.doors)
+    logits_BNV, arrays = see(model, variables, inputs_BS, num_outputs, doors, train=train)
+    seen = Pass(variables, inputs_BS, num_outputs, arrays)
+    return logits_BNV, tuple(_values(tap, seen) for tap in taps)
+
+
+def _values(tap: Tap, seen: Pass) -> LayerValues:
+    value, product = tap.value(seen), tap.preactivation(seen)
+    return LayerValues(value.astype(jnp.float32), product.astype(jnp.float32))
 
 
 def measure_layers(
@@ -127,11 +166,10 @@ def measure_layers(
     seen = Pass(variables, inputs_BS, num_outputs, watched.arrays)
     rows = []
     for tap in taps:
-        h_BPD = tap.value(seen).astype(jnp.float32)
-        z_BPD = tap.preactivation(seen).astype(jnp.float32)
+        values = _values(tap, seen)
         slope_BPD = tap.gradient(seen, watched.slopes).astype(jnp.float32)
-        counted_BP = _counted(weights_BT, *h_BPD.shape[:2])
-        rows.append(_layer_stats(tap.layer, h_BPD, z_BPD, slope_BPD, counted_BP))
+        counted_BP = counted_places(weights_BT, *values.value.shape[:2])
+        rows.append(_layer_stats(tap.layer, values, slope_BPD, counted_BP))
     stats = LayerStats(*(jnp.stack(column) for column in zip(*rows, strict=True)))
     weight_std = _kernel_stds(taps, variables["params"])
     gradient_std = _kernel_stds(taps, watched.param_slopes)
@@ -142,8 +180,11 @@ def _of(taps: Any) -> list[Layer]:
     return [tap.layer for tap in taps]
 
 
-def _counted(weights_BT: Array, rows: int, places: int) -> Array:
-    """Which places count: those of targets; those before the first if their row has a target."""
+def counted_places(weights_BT: Array, rows: int, places: int) -> Array:
+    """Which of a layer's places (rows, places) are not padding.
+
+    Those of targets with a weight count, and those before them if their row has any.
+    """
     is_target_BT = weights_BT > 0
     B, T = is_target_BT.shape
     begun_B1 = jnp.any(is_target_BT, axis=1, keepdims=True)
@@ -153,8 +194,9 @@ def _counted(weights_BT: Array, rows: int, places: int) -> Array:
 
 
 def _layer_stats(
-    layer: Layer, h_BPD: Array, z_BPD: Array, slope_BPD: Array, counted_BP: Array
+    layer: Layer, values: LayerValues, slope_BPD: Array, counted_BP: Array
 ) -> LayerStats:
+    h_BPD, z_BPD = values
     mean, std = _moments(h_BPD, counted_BP)
     gradient_mean, gradient_std = _moments(slope_BPD, counted_BP)
     bins = _histogram(h_BPD, counted_BP, mean, std)
