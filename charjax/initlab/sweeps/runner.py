@@ -191,6 +191,9 @@ class _Going:
             self._advance(min(goal, (self.step // _FLUSH_STEPS + 1) * _FLUSH_STEPS), store)
             if self.step == goal:
                 self._measure()
+            # Only here is what belongs to this step done: a sweep that goes on from here would
+            # not do it again.
+            self._pause(store)
 
     def save(self, store: Checkpoints) -> None:
         """Keep where it is."""
@@ -228,11 +231,16 @@ class _Going:
             self.sweep.seconds += seconds
             self.sweep.run_steps += steps * self.program.count
             self.sweep.progress(self.index, steps * len(self.chunk.points))
-            self.sweep.poll()
-            if time.monotonic() - self.saved > _SAVE_SECONDS:
-                self.save(store)
+            if self.step < goal:
+                self._pause(store)
         self.sums_2R += np.asarray([self.runs.losses, self.runs.targets], np.float64)
         self.runs = self.runs.emptied()
+
+    def _pause(self, store: Checkpoints) -> None:
+        """Answer a signal, and save if it is time."""
+        self.sweep.poll()
+        if time.monotonic() - self.saved > _SAVE_SECONDS:
+            self.save(store)
 
     def _measure(self) -> None:
         ends = self.step in (0, self.steps)
