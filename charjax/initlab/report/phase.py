@@ -19,7 +19,8 @@ from charjax.initlab.report.tables import Array, Sweep
 from charjax.initlab.report.verdicts import Cell, ranked_schemes
 
 _MOST_SCHEMES = 6
-_POINTS = 60
+# A grid for all panels: theory takes 40 ms a point.
+_POINTS = 48
 
 
 def draw_phases(sweep: Sweep, cells: list[Cell]) -> Picture | None:
@@ -34,6 +35,7 @@ def draw_phases(sweep: Sweep, cells: list[Cell]) -> Picture | None:
     if not shown:
         return None
     made = drawing.single_panels(len(shown), size=(4.2, 3.4))
+    weight_X = _theory_grid([weight_G for _, weight_G, _ in shown])
     limits = _limits([loss_DG for *_, loss_DG in shown], math.log(sweep.facts["vocabulary"]))
     has_theory = False
     image: Any = None
@@ -41,7 +43,7 @@ def draw_phases(sweep: Sweep, cells: list[Cell]) -> Picture | None:
         zip(shown, made.axes, strict=True)
     ):
         image = _draw_map(axes, sweep, weight_G, loss_DG, limits)
-        has_theory |= _draw_contours(axes, sweep, scheme, weight_G)
+        has_theory |= _draw_contours(axes, sweep, scheme, weight_X)
         axes.set(title=arm_name(sweep, scheme), xlabel="σ²w (measured)")
         if place % made.columns == 0:
             axes.set_ylabel("depth (layers)")
@@ -125,7 +127,7 @@ def _draw_map(
     return image
 
 
-def _draw_contours(axes: Any, sweep: Sweep, scheme: int, weight_G: Array) -> bool:
+def _draw_contours(axes: Any, sweep: Sweep, scheme: int, weight_X: Array) -> bool:
     """ξ_c and 6 ξ_c, where theory says something of this scheme's networks."""
     activation = sweep.facts["activation"]
     rows = sweep.layers.select(scheme=scheme)
@@ -135,9 +137,6 @@ def _draw_contours(axes: Any, sweep: Sweep, scheme: int, weight_G: Array) -> boo
         return False
     bias = sweep.cube("sigma_b2")[scheme]
     bias_variance = float(bias[np.isfinite(bias)].mean()) if np.isfinite(bias).any() else 0.0
-    edges = _edges(weight_G)
-    space = np.geomspace if _is_wide(weight_G) else np.linspace
-    weight_X = space(max(edges[0], 1e-3), edges[-1], _POINTS)
     depth_X = correlation_depths(activation, weight_X, round(max(bias_variance, 0.0), 6))
     box = axes.get_xlim(), axes.get_ylim()
     drawn = np.minimum(depth_X, 100 * box[1][1])
@@ -146,6 +145,14 @@ def _draw_contours(axes: Any, sweep: Sweep, scheme: int, weight_G: Array) -> boo
             axes.plot(weight_X, factor * drawn, dashes, color=colour, lw=width)
     axes.set(xlim=box[0], ylim=box[1])
     return bool(np.isfinite(depth_X).any())
+
+
+def _theory_grid(weights: list[Array]) -> Array:
+    """Weight variances that reach over all panels."""
+    ends = np.concatenate([_edges(weight_G)[[0, -1]] for weight_G in weights])
+    low, high = max(float(np.min(ends)), 1e-3), float(np.max(ends))
+    space = np.geomspace if high > 8 * low else np.linspace
+    return space(low, high, _POINTS)
 
 
 def _is_wide(values: Array) -> bool:

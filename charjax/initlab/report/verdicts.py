@@ -96,6 +96,16 @@ def best_setting(losses_GRS: Array) -> tuple[int, int]:
     return gain, rate
 
 
+def judged(losses_GRS: Array) -> Array:
+    """Each seed's loss (S,) at the setting that is best without it.
+
+    So that no run is judged by a choice that it had a part in: the best of many settings on the
+    same seeds is lower than a fresh seed's loss there, the more so the more settings are tried.
+    """
+    chosen = _chosen(losses_GRS)
+    return np.array([losses_GRS[gain, rate, seed] for seed, (gain, rate) in enumerate(chosen)])
+
+
 def verdict_lines(sweep: Sweep) -> list[str]:
     """The verdicts, one a line: which scheme is better than which, and what diverged."""
     return headlines(sweep, judge(sweep))
@@ -228,18 +238,8 @@ def _cell(sweep: Sweep, depth: int, width: int) -> Cell:
 
 
 def _arm(scheme: int, losses_GRS: Array) -> Arm:
-    """A seed's loss is taken at the setting that is best without it.
-
-    So that no run is judged by a choice that it had a part in: the best of many settings on the
-    same seeds is lower than a fresh seed's loss there, the more so the more settings are tried.
-    """
-    seeds = losses_GRS.shape[-1]
-    best = best_setting(losses_GRS)
-    if seeds < 2:
-        chosen = [best]
-    else:
-        chosen = [best_setting(np.delete(losses_GRS, s, axis=-1)) for s in range(seeds)]
-    loss_S = np.array([losses_GRS[gain, rate, s] for s, (gain, rate) in enumerate(chosen)])
+    best, chosen = best_setting(losses_GRS), _chosen(losses_GRS)
+    loss_S = judged(losses_GRS)
     return Arm(
         scheme,
         *best,
@@ -249,6 +249,14 @@ def _arm(scheme: int, losses_GRS: Array) -> Arm:
         int((~np.isfinite(losses_GRS)).sum()),
         losses_GRS.size,
     )
+
+
+def _chosen(losses_GRS: Array) -> list[tuple[int, int]]:
+    """For each seed the setting that is best over the others; of a single seed, over itself."""
+    seeds = losses_GRS.shape[-1]
+    if seeds < 2:
+        return [best_setting(losses_GRS)]
+    return [best_setting(np.delete(losses_GRS, seed, axis=-1)) for seed in range(seeds)]
 
 
 def _finite_mean(loss_S: Array) -> float:
