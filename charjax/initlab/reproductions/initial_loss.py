@@ -8,7 +8,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from numpy.typing import NDArray
 
 from charjax.config import load_config
 from charjax.initlab import theory
@@ -83,7 +85,7 @@ def initial_losses(config: str, seeds: int, contexts: int, progress: Progress, p
         losses_BT = cross_entropy(logits_BTV, batch.targets)
         return jnp.sum(losses_BT * batch.weights) / jnp.sum(batch.weights)
 
-    losses_R: Array = measure_nets(one, 10, seeds, progress, poll)[:seeds]
+    losses_R: NDArray[np.float64] = measure_nets(one, 10, seeds, progress, poll)
     return losses_R
 
 
