@@ -71,7 +71,9 @@ def gaussian_logits(groups: int, rows: int, progress: Progress, poll: Poll) -> C
     )
 
 
-def initial_losses(config: str, seeds: int, contexts: int, progress: Progress, poll: Poll) -> Array:
+def initial_losses(
+    config: str, seeds: int, contexts: int, progress: Progress, poll: Poll
+) -> NDArray[np.float64]:
     """Losses (R,) at step 0 of a shipped configuration, each on a batch of the training text."""
     session = open_session(load_config(config, [f"train.batch_size={contexts}"]))
     source, model = jax.device_get(session.source), session.model
