@@ -4,29 +4,21 @@ python -m charjax.reproduce [--tier cpu|gpu] [--only NAME] [--seeds N] [--out DI
                             [--list]
 """
 
-import datetime
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charjax import cli
 from charjax.errors import UserError
+from charjax.reproduction import output
 from charjax.reproduction.published import ORDERS, ROWS, select
 from charjax.reproduction.rows import Row
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from charjax.reproduction.measure import Result
     from charjax.signals import Signals
-
-
-# Where the output is no terminal, wide enough for a table whose cells are not folded.
-_PLAIN_COLUMNS = 160
 
 
 def main(argv: list[str]) -> int:
@@ -50,8 +42,6 @@ def _list() -> None:
 def _reproduce(
     args: Namespace, argv: list[str], chosen: tuple[Row, ...], signals: "Signals"
 ) -> int:
-    from rich.console import Console
-
     from charjax import parallel
     from charjax.config import RuntimeConfig
     from charjax.reproduction import report
@@ -65,13 +55,13 @@ def _reproduce(
     rows, runnable = _plan(args, chosen, has_gpu)
     for row in runnable:
         row_config(row)
-    out = _directory(args)
+    out = output.results_directory(args.out, args.resume, "reproduce")
     lock = Lock(out)
     lock.acquire()
     path = out / "results.json"
     results = report.read_results(path) if path.exists() else {}
-    console = Console(width=None if sys.stdout.isatty() else _PLAIN_COLUMNS)
-    console.print(f"results: {out}", highlight=False, soft_wrap=True, markup=False)
+    console = output.make_console()
+    output.say(console, f"results: {out}")
     command = f"python -m charjax.reproduce {shlex.join(argv)}".strip()
 
     def orders() -> list[dict[str, Any]]:
@@ -96,19 +86,14 @@ def _reproduce(
         (out / "RESULTS.md").write_text(page, encoding="utf-8")
         report.show(console, rows, results, orders())
     except Interrupted as stop:
-        again = shlex.join([word for word in argv if word != "--resume"])
-        out_too = "" if args.out else f" --out {shlex.quote(str(out))}"
-        cli.complain(
-            f"stopped by {stop}; finished rows are kept: go on with python -m charjax.reproduce "
-            f"{again}{out_too} --resume".replace("  ", " ")
-        )
+        output.say_how_to_go_on(stop, "charjax.reproduce", argv, "rows", out, args.out is not None)
         return stop.status
     finally:
         lock.release()
     failed = failures([results[row.name] for row in runnable], orders())
     if failed:
         cli.complain(f"out of tolerance: {', '.join(failed)}")
-    console.print(f"results: {out}", highlight=False, soft_wrap=True, markup=False)
+    output.say(console, f"results: {out}")
     return 1 if failed else 0
 
 
@@ -132,26 +117,6 @@ def _plan(
     return rows, tuple(row for row in runnable if has_gpu or row.tier != "gpu")
 
 
-def _directory(args: Namespace) -> Path:
-    """The directory of the results, made if need be."""
-    from charjax.runs import make_directory
-
-    if args.resume and args.out is None:
-        raise UserError("--resume: no --out given; name the directory of the results to go on with")
-    if args.out is None:
-        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        out = Path("runs") / f"reproduce-{stamp}"
-    else:
-        out = Path(args.out)
-    if (out / "results.json").exists() and not args.resume:
-        raise UserError(
-            f"--out: {str(out)!r} already holds results; go on with them by --resume, or give "
-            "another directory"
-        )
-    make_directory(out, "--out")
-    return out
-
-
 def _same(result: "Result", row: Row, seeds: int) -> bool:
     """Whether a result is of this row as it stands, from this machine and these versions."""
     from charjax.hardware import hardware
@@ -172,7 +137,7 @@ def _measure(row: Row, seeds: int, place: str, console: Any, signals: "Signals")
     """Run a row with a bar, and print its line."""
     from charjax.reproduction.measure import run_row
 
-    with _bar(console, f"{place} {row.name}") as bar:
+    with output.progress_bar(console, f"{place} {row.name}", "steps") as bar:
 
         def told(done: int, total: int) -> None:
             if bar is not None:
@@ -188,25 +153,6 @@ def _measure(row: Row, seeds: int, place: str, console: Any, signals: "Signals")
         markup=False,
     )
     return result
-
-
-@contextmanager
-def _bar(console: Any, what: str) -> "Iterator[Progress | None]":
-    """A bar with the time left, where there is a terminal."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} steps"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        bar.add_task(what, total=None)
-        yield bar
 
 
 def _draw(out: Path, result: "Result") -> None:

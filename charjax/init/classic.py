@@ -48,6 +48,16 @@ def normal(init: InitConfig) -> Scheme:
     return Scheme("weights N(0, init.std**2), biases zero", rules_for(Normal(_or(init.std, 1.0))))
 
 
+def zeros(_: InitConfig) -> Scheme:
+    """All weights and biases 0: nothing but the readout's bias is ever moved."""
+    return Scheme(
+        "nn-zero-to-hero part 3: all weights 0, so that only the readout's bias learns",
+        rules_for(ZERO),
+        # A transformer's readout has no bias: nothing at all would learn.
+        needs={"model.kind": ("bigram", "bow", "mlp", "wavenet", "rnn", "gru", "lstm")},
+    )
+
+
 def uniform(init: InitConfig) -> Scheme:
     """U(-init.scale, init.scale)."""
     draw = Uniform(_or(init.scale, 0.08))

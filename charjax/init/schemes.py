@@ -21,6 +21,7 @@ class Entry(NamedTuple):
 SCHEMES: dict[str, Entry] = {
     "default": Entry(classic.default),
     "pytorch": Entry(classic.pytorch),
+    "zeros": Entry(classic.zeros),
     "normal": Entry(classic.normal, ("std",)),
     "uniform": Entry(classic.uniform, ("scale",)),
     "lecun_normal": Entry(classic.lecun_normal),

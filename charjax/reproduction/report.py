@@ -1,6 +1,5 @@
 """Results as they are written: results.json, a table in Markdown, a table on the terminal."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from charjax.errors import UserError
 from charjax.hardware import in_words, versions_in_words
+from charjax.reproduction import output
 from charjax.reproduction.measure import FAILURES, Result
 from charjax.reproduction.rows import Row
 from charjax.runs import write_json
@@ -47,16 +46,7 @@ def read_results(path: Path) -> dict[str, Result]:
     Raises:
       UserError: the file is not one.
     """
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        if tree["format"] != _FORMAT:
-            raise ValueError(f"format {tree['format']}")
-        return {row["name"]: row for row in tree["rows"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"--out: {str(path)!r} cannot be read as results ({type(error).__name__}); move it "
-            "away, or give another directory"
-        ) from None
+    return output.read_results(path, _FORMAT, "rows")
 
 
 def markdown(

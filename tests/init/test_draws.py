@@ -210,6 +210,12 @@ def test_readouts_of_zero():
         assert not np.any(drawn(scheme, READOUT))
 
 
+def test_zeros_are_zero_and_gains_one():
+    for parameter in (HIDDEN, TANH, READOUT, Parameter(Role.BIAS), TABLE):
+        assert not np.any(drawn("zeros", parameter))
+    np.testing.assert_array_equal(drawn("zeros", Parameter(Role.GAIN), (8,)), 1.0)
+
+
 def test_naive_arms_are_the_same_draw_scaled():
     arms = [drawn(s) for s in ("naive", "naive_hidden")]
     np.testing.assert_allclose(arms[0] * 0.2, arms[1], rtol=1e-6)

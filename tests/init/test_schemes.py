@@ -35,6 +35,7 @@ ONLY = {
     ("forget_bias", "chrono"): {"gru", "lstm"},
     ("irnn",): {"rnn"},
     ("lsuv",): WITHOUT_RECURRENCE,
+    ("zeros",): WITH_WIDTH - {"transformer"} | {"bigram"},
 }
 COVERED = {name: set(TRAINED) for name in scheme_names()}
 COVERED |= {name: kinds for names, kinds in ONLY.items() for name in names}

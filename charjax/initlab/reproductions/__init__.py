@@ -1,0 +1,109 @@
+"""The published numbers on initialisation, each measured by a file of its own.
+
+A file holds `run(tier, progress, poll) -> list[Check]` (checks.py), and is imported when it is
+run: nothing here needs JAX.
+"""
+
+import difflib
+import importlib
+from collections.abc import Sequence
+
+from charjax.errors import UserError
+from charjax.initlab.reproductions.checks import Check, Poll, Progress, Reproduction, Run, Tier
+
+
+def _from_file(module: str) -> Run:
+    """The `run` of a file in this directory."""
+
+    def run(tier: Tier, progress: Progress, poll: Poll) -> Sequence[Check]:
+        file = importlib.import_module(f"charjax.initlab.reproductions.{module}")
+        checks: Sequence[Check] = file.run(tier, progress, poll)
+        return checks
+
+    return run
+
+
+_LECTURE = "nn-zero-to-hero part 3"
+REPRODUCTIONS: tuple[Reproduction, ...] = (
+    Reproduction(
+        "initial-loss",
+        1,
+        "the loss at step 0, of 27 symbols",
+        _LECTURE,
+        _from_file("initial_loss"),
+        corpora=("names",),
+    ),
+    Reproduction(
+        "tanh-stack",
+        2,
+        "five layers of tanh: sizes and saturation",
+        f"{_LECTURE}, and the theory of Poole et al. 2016",
+        _from_file("tanh_stack"),
+    ),
+    Reproduction(
+        "gradients",
+        3,
+        "growth of a gradient's variance a layer",
+        "Schoenholz et al. 2017; with batch norm, Yang et al. 2019",
+        _from_file("gradients"),
+    ),
+    Reproduction(
+        "correlation-depth",
+        4,
+        "layers over which two inputs become alike",
+        "Schoenholz et al. 2017",
+        _from_file("correlation"),
+    ),
+    Reproduction(
+        "jacobian",
+        5,
+        "spread of the singular values of a deep Jacobian",
+        "Pennington, Schoenholz and Ganguli 2017",
+        _from_file("jacobian"),
+    ),
+    Reproduction(
+        "relu-stack",
+        6,
+        "thirty ReLU layers: growth of the signal",
+        "He et al. 2015",
+        _from_file("relu_stack"),
+    ),
+    Reproduction(
+        "zeros",
+        7,
+        "the names MLP from all zeros",
+        _LECTURE,
+        _from_file("zeros"),
+        corpora=("names",),
+    ),
+    Reproduction(
+        "names-arms",
+        8,
+        "the names MLP from five initialisations, 200k steps",
+        _LECTURE,
+        _from_file("names_arms"),
+        larger_on_gpu=True,
+        corpora=("names",),
+    ),
+)
+
+
+def select(words: Sequence[str]) -> tuple[Reproduction, ...]:
+    """The reproductions that the command's words name, in order: names, numbers, or "all".
+
+    Raises:
+      UserError: a word that is none of them.
+    """
+    if not words or "all" in words:
+        return REPRODUCTIONS
+    known = {each.name: each for each in REPRODUCTIONS}
+    by_word = known | {str(each.number): each for each in REPRODUCTIONS}
+    for word in words:
+        if word not in by_word:
+            near = difflib.get_close_matches(word, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(
+                f"NAME: {word!r} given; allowed: all, {', '.join(known)}, or their numbers{hint}"
+            )
+    chosen = {by_word[word].name for word in words}
+    return tuple(each for each in REPRODUCTIONS if each.name in chosen)
