@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from charjax.initlab.families import Layer, Pass, Tap, find_taps
-from charjax.initlab.watching import see, see_slopes
+from charjax.initlab.watching import Arrays, see, see_slopes
 from charjax.models.contract import CharModel
 from charjax.training.step import cross_entropy
 
@@ -158,7 +158,7 @@ def measure_layers(
     doors = frozenset(door for tap in taps for door in tap.doors)
     total = jnp.maximum(jnp.sum(weights_BT), 1.0)
 
-    def loss_of(logits_BTV: Array) -> Array:
+    def loss_of(logits_BTV: Array, _: Arrays) -> Array:
         return jnp.sum(cross_entropy(logits_BTV, targets_BT) * weights_BT) / total
 
     num_outputs = targets_BT.shape[1]
