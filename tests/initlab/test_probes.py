@@ -163,8 +163,10 @@ def test_jacobian_along_a_direction_is_a_finite_difference(name):
 def test_spectrum_of_a_known_matrix():
     turned, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(5, 5)))
     found = spectrum(turned[:3].T @ np.diag([1.0, 2.0, 4.0]))
-    expected = (7 / 3, math.sqrt(14) / 3, 4, 1, 4, 7, (np.var([1, 4, 16]) / 49))
+    expected = (7 / 3, math.sqrt(14) / 3, 4, 1, 4, 3, 7, np.var([1, 4, 16]) / 49)
     np.testing.assert_allclose(list(vars(found).values()), expected)
+    flat = spectrum(turned[:2].T @ np.diag([3.0, 3.0]) @ turned[:2])
+    assert (flat.rank, flat.smallest, flat.condition) == (2, 0.0, math.inf)
 
 
 def test_a_bigram_has_nothing_between():

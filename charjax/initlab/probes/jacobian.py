@@ -26,8 +26,10 @@ class Spectrum:
       mean: of the singular values.
       std: of them.
       largest: singular value.
-      smallest: singular value.
-      condition: the largest over the smallest.
+      smallest: singular value; 0 below what float32 can tell from it.
+      condition: the largest over the smallest, infinite over 0: a layer norm before the readout
+        takes out two directions.
+      rank: how many are not 0.
       squared_mean: mean of their squares.
       squared_relative_variance: variance of the squares over their squared mean, as
         theory.JacobianMoments has it.
@@ -38,6 +40,7 @@ class Spectrum:
     largest: float
     smallest: float
     condition: float
+    rank: int
     squared_mean: float
     squared_relative_variance: float
 
@@ -92,8 +95,11 @@ def embedding_jacobian(model: CharModel, variables: Any, inputs_BS: Array) -> Ar
 
 
 def spectrum(jacobian_HD: ArrayLike) -> Spectrum:
-    """The singular values of a matrix, as numbers; `condition` is infinite where one is 0."""
-    values_K = np.linalg.svd(np.asarray(jacobian_HD, np.float64), compute_uv=False)
+    """The singular values of a matrix that was computed in float32, as numbers."""
+    matrix_HD = np.asarray(jacobian_HD, np.float64)
+    values_K = np.linalg.svd(matrix_HD, compute_uv=False)
+    noise = values_K[0] * max(matrix_HD.shape) * np.finfo(np.float32).eps
+    values_K = np.where(values_K > noise, values_K, 0.0)
     squares_K = values_K**2
     mean = float(squares_K.mean())
     return Spectrum(
@@ -102,6 +108,7 @@ def spectrum(jacobian_HD: ArrayLike) -> Spectrum:
         largest=float(values_K[0]),
         smallest=float(values_K[-1]),
         condition=float(values_K[0] / values_K[-1]) if values_K[-1] else math.inf,
+        rank=int(np.count_nonzero(values_K)),
         squared_mean=mean,
         squared_relative_variance=float(squares_K.var() / mean**2) if mean else math.nan,
     )
