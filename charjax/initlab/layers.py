@@ -5,13 +5,15 @@ Everything here is pure, and can be traced under jit and vmap.
 Letters: B batch, S inputs, T targets, P places, D width, L layers, K bins.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import optax
 from jax import Array
 
 from charjax.initlab.families import Layer, Pass, Tap, find_taps
-from charjax.initlab.watching import see, see_slopes
+from charjax.initlab.watching import Arrays, see, see_slopes
 from charjax.models.contract import CharModel
 from charjax.training.step import cross_entropy
 
@@ -23,6 +25,7 @@ __all__ = [
     "ParameterStats",
     "counted_places",
     "find_layers",
+    "inspect_layers",
     "layer_values",
     "measure_layers",
 ]
@@ -94,11 +97,13 @@ class ParameterStats(NamedTuple):
       gradient_std: of the loss's derivatives with respect to them.
       gradient_to_data: one over the other, as in nn-zero-to-hero part 4; infinite where all
         entries are equal.
+      gradient_norm: the square root of the sum of the derivatives' squares.
     """
 
     weight_std: Array
     gradient_std: Array
     gradient_to_data: Array
+    gradient_norm: Array
 
 
 def find_layers(model: CharModel) -> tuple[Layer, ...]:
@@ -154,26 +159,46 @@ def measure_layers(
     Returns:
       the loss in nats a target, and the layers' statistics in the order of `find_layers`.
     """
+    loss, stats, kernels, _ = inspect_layers(
+        model, variables, inputs_BS, targets_BT, weights_BT, train=train
+    )
+    return loss, stats, kernels
+
+
+def inspect_layers(
+    model: CharModel,
+    variables: Any,
+    inputs_BS: Array,
+    targets_BT: Array,
+    weights_BT: Array,
+    *,
+    train: bool,
+) -> tuple[Array, LayerStats, ParameterStats, tuple[LayerValues, ...]]:
+    """`measure_layers`, and the values themselves: for one network, where there is room."""
     taps = find_taps(model)
     doors = frozenset(door for tap in taps for door in tap.doors)
     total = jnp.maximum(jnp.sum(weights_BT), 1.0)
 
-    def loss_of(logits_BTV: Array) -> Array:
+    def loss_of(logits_BTV: Array, _: Arrays) -> Array:
         return jnp.sum(cross_entropy(logits_BTV, targets_BT) * weights_BT) / total
 
     num_outputs = targets_BT.shape[1]
     watched = see_slopes(model, variables, inputs_BS, num_outputs, doors, loss_of, train=train)
     seen = Pass(variables, inputs_BS, num_outputs, watched.arrays)
-    rows = []
+    rows, everything = [], []
     for tap in taps:
         values = _values(tap, seen)
         slope_BPD = tap.gradient(seen, watched.slopes).astype(jnp.float32)
         counted_BP = counted_places(weights_BT, *values.value.shape[:2])
+        everything.append(values)
         rows.append(_layer_stats(tap.layer, values, slope_BPD, counted_BP))
     stats = LayerStats(*(jnp.stack(column) for column in zip(*rows, strict=True)))
-    weight_std = _kernel_stds(taps, variables["params"])
-    gradient_std = _kernel_stds(taps, watched.param_slopes)
-    return watched.loss, stats, ParameterStats(weight_std, gradient_std, gradient_std / weight_std)
+    weight_std = _of_kernels(jnp.std, taps, variables["params"])
+    gradient_std = _of_kernels(jnp.std, taps, watched.param_slopes)
+    gradient_norm = _of_kernels(optax.tree.norm, taps, watched.param_slopes)
+    ratio = gradient_std / weight_std
+    kernels = ParameterStats(weight_std, gradient_std, ratio, gradient_norm)
+    return watched.loss, stats, kernels, tuple(everything)
 
 
 def _of(taps: Any) -> list[Layer]:
@@ -255,11 +280,11 @@ def _histogram(x_BPD: Array, counted_BP: Array, mean: Array, std: Array) -> _Bin
     return _Bins(low, high, jnp.bincount(bin_BPD.ravel(), length=BINS + 1)[:BINS])
 
 
-def _kernel_stds(taps: tuple[Tap, ...], tree: Any) -> Array:
-    """The standard deviation of each layer's kernel in a tree of parameters, (L,)."""
+def _of_kernels(measure: Callable[[Array], Array], taps: tuple[Tap, ...], tree: Any) -> Array:
+    """A number for each layer's kernel in a tree of parameters, (L,)."""
     paths = [tap.layer.kernel for tap in taps]
     none = jnp.float32(jnp.nan)
-    return jnp.stack([none if path is None else jnp.std(_find(tree, path)) for path in paths])
+    return jnp.stack([none if path is None else measure(_find(tree, path)) for path in paths])
 
 
 def _find(tree: Any, path: str) -> Array:

@@ -102,6 +102,7 @@ def test_loss_and_slopes_are_those_of_the_model_left_alone(name):
         weights, slope = flat[layer.kernel]
         same(parameters.weight_std[i], weights.std())
         same(parameters.gradient_std[i], slope.std())
+        same(parameters.gradient_norm[i], np.linalg.norm(slope))
         same(parameters.gradient_to_data[i], slope.std() / weights.std())
         # A vector that is looked up has the sum of the slopes of its appearances.
         tied = layer.role == "embedding" and getattr(model, "tie_embeddings", False)
