@@ -21,6 +21,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Small programs are compiled once and run once: LLVM's optimisation costs more than it saves (a
 # third of the suite's time). Known to all versions that are tested; an unknown flag is fatal.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# LAPACK's threads, one a core in each of pytest's processes, would wait for each other by spinning.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # A test that needs a corpus finds its file or is skipped; none may download one.
 for _scheme in ("http_proxy", "https_proxy"):
     os.environ[_scheme] = os.environ[_scheme.upper()] = "http://127.0.0.1:9"

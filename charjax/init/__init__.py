@@ -1,7 +1,7 @@
 """Initialisation schemes: what a parameter is, and so how it is drawn and scaled."""
 
 from charjax.init.scheme import Drawn, Rule, Scheme, check_cover, find_factors, initialise
-from charjax.init.schemes import find_scheme, scheme_for, scheme_names
+from charjax.init.schemes import find_scheme, scheme_for, scheme_names, scheme_numbers
 from charjax.init.site import Site
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "initialise",
     "scheme_for",
     "scheme_names",
+    "scheme_numbers",
 ]

@@ -62,17 +62,22 @@ def scheme_names() -> list[str]:
     return list(SCHEMES)
 
 
+def scheme_numbers(name: str) -> tuple[str, ...]:
+    """The numbers of [init] that a scheme reads.
+
+    Raises:
+      UserError: no such scheme.
+    """
+    return ("gain", *_entry(name).numbers)
+
+
 def find_scheme(init: InitConfig) -> Scheme:
     """The scheme that the section [init] names.
 
     Raises:
       UserError: no such scheme, or a number that it does not read.
     """
-    if init.scheme not in SCHEMES:
-        near = difflib.get_close_matches(init.scheme, SCHEMES, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"init.scheme: {init.scheme!r} given; allowed: {', '.join(SCHEMES)}{hint}")
-    entry = SCHEMES[init.scheme]
+    entry = _entry(init.scheme)
     for number in InitConfig.model_fields:
         value = getattr(init, number)
         if number in ("scheme", "gain") or value is None or number in entry.numbers:
@@ -91,6 +96,14 @@ def find_scheme(init: InitConfig) -> Scheme:
             "what it gives out, and would undo it: leave it out"
         )
     return dataclasses.replace(scheme, gain=init.gain)
+
+
+def _entry(name: str) -> Entry:
+    if name not in SCHEMES:
+        near = difflib.get_close_matches(name, SCHEMES, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"init.scheme: {name!r} given; allowed: {', '.join(SCHEMES)}{hint}")
+    return SCHEMES[name]
 
 
 def scheme_for(config: Config) -> Scheme:

@@ -5,17 +5,30 @@ Everything here is pure, and can be traced under jit and vmap.
 Letters: B batch, S inputs, T targets, P places, D width, L layers, K bins.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import optax
 from jax import Array
 
 from charjax.initlab.families import Layer, Pass, Tap, find_taps
-from charjax.initlab.watching import see_slopes
+from charjax.initlab.watching import Arrays, see, see_slopes
 from charjax.models.contract import CharModel
 from charjax.training.step import cross_entropy
 
-__all__ = ["BINS", "Layer", "LayerStats", "ParameterStats", "find_layers", "measure_layers"]
+__all__ = [
+    "BINS",
+    "Layer",
+    "LayerStats",
+    "LayerValues",
+    "ParameterStats",
+    "counted_places",
+    "find_layers",
+    "inspect_layers",
+    "layer_values",
+    "measure_layers",
+]
 
 BINS = 64
 # A tanh is called saturated where |h| is above this, as in nn-zero-to-hero part 4.
@@ -66,6 +79,16 @@ class LayerStats(NamedTuple):
     gradient_counts: Array
 
 
+class LayerValues(NamedTuple):
+    """What a layer gives out, and its product before the activation: (B, P, D) float32 each.
+
+    What all rows of a batch share has one row.
+    """
+
+    value: Array
+    preactivation: Array
+
+
 class ParameterStats(NamedTuple):
     """Of each layer's kernel, as the model sees it; (L,) float32, NaN for a layer without one.
 
@@ -74,11 +97,13 @@ class ParameterStats(NamedTuple):
       gradient_std: of the loss's derivatives with respect to them.
       gradient_to_data: one over the other, as in nn-zero-to-hero part 4; infinite where all
         entries are equal.
+      gradient_norm: the square root of the sum of the derivatives' squares.
     """
 
     weight_std: Array
     gradient_std: Array
     gradient_to_data: Array
+    gradient_norm: Array
 
 
 def find_layers(model: CharModel) -> tuple[Layer, ...]:
@@ -88,6 +113,25 @@ def find_layers(model: CharModel) -> tuple[Layer, ...]:
       ValueError: a family that is not trained.
     """
     return tuple(tap.layer for tap in find_taps(model))
+
+
+def layer_values(
+    model: CharModel, variables: Any, inputs_BS: Array, num_outputs: int, *, train: bool
+) -> tuple[Array, tuple[LayerValues, ...]]:
+    """Logits (B, N, V) and every layer's values; arguments as of `measure_layers`.
+
+    The last places of each layer are those of the N outputs.
+    """
+    taps = find_taps(model)
+    doors = frozenset(door for tap in taps for door in tap.doors)
+    logits_BNV, arrays = see(model, variables, inputs_BS, num_outputs, doors, train=train)
+    seen = Pass(variables, inputs_BS, num_outputs, arrays)
+    return logits_BNV, tuple(_values(tap, seen) for tap in taps)
+
+
+def _values(tap: Tap, seen: Pass) -> LayerValues:
+    value, product = tap.value(seen), tap.preactivation(seen)
+    return LayerValues(value.astype(jnp.float32), product.astype(jnp.float32))
 
 
 def measure_layers(
@@ -115,35 +159,57 @@ def measure_layers(
     Returns:
       the loss in nats a target, and the layers' statistics in the order of `find_layers`.
     """
+    loss, stats, kernels, _ = inspect_layers(
+        model, variables, inputs_BS, targets_BT, weights_BT, train=train
+    )
+    return loss, stats, kernels
+
+
+def inspect_layers(
+    model: CharModel,
+    variables: Any,
+    inputs_BS: Array,
+    targets_BT: Array,
+    weights_BT: Array,
+    *,
+    train: bool,
+) -> tuple[Array, LayerStats, ParameterStats, tuple[LayerValues, ...]]:
+    """`measure_layers`, and the values themselves: for one network, where there is room."""
     taps = find_taps(model)
     doors = frozenset(door for tap in taps for door in tap.doors)
     total = jnp.maximum(jnp.sum(weights_BT), 1.0)
 
-    def loss_of(logits_BTV: Array) -> Array:
+    def loss_of(logits_BTV: Array, _: Arrays) -> Array:
         return jnp.sum(cross_entropy(logits_BTV, targets_BT) * weights_BT) / total
 
     num_outputs = targets_BT.shape[1]
     watched = see_slopes(model, variables, inputs_BS, num_outputs, doors, loss_of, train=train)
     seen = Pass(variables, inputs_BS, num_outputs, watched.arrays)
-    rows = []
+    rows, everything = [], []
     for tap in taps:
-        h_BPD = tap.value(seen).astype(jnp.float32)
-        z_BPD = tap.preactivation(seen).astype(jnp.float32)
+        values = _values(tap, seen)
         slope_BPD = tap.gradient(seen, watched.slopes).astype(jnp.float32)
-        counted_BP = _counted(weights_BT, *h_BPD.shape[:2])
-        rows.append(_layer_stats(tap.layer, h_BPD, z_BPD, slope_BPD, counted_BP))
+        counted_BP = counted_places(weights_BT, *values.value.shape[:2])
+        everything.append(values)
+        rows.append(_layer_stats(tap.layer, values, slope_BPD, counted_BP))
     stats = LayerStats(*(jnp.stack(column) for column in zip(*rows, strict=True)))
-    weight_std = _kernel_stds(taps, variables["params"])
-    gradient_std = _kernel_stds(taps, watched.param_slopes)
-    return watched.loss, stats, ParameterStats(weight_std, gradient_std, gradient_std / weight_std)
+    weight_std = _of_kernels(jnp.std, taps, variables["params"])
+    gradient_std = _of_kernels(jnp.std, taps, watched.param_slopes)
+    gradient_norm = _of_kernels(optax.tree.norm, taps, watched.param_slopes)
+    ratio = gradient_std / weight_std
+    kernels = ParameterStats(weight_std, gradient_std, ratio, gradient_norm)
+    return watched.loss, stats, kernels, tuple(everything)
 
 
 def _of(taps: Any) -> list[Layer]:
     return [tap.layer for tap in taps]
 
 
-def _counted(weights_BT: Array, rows: int, places: int) -> Array:
-    """Which places count: those of targets; those before the first if their row has a target."""
+def counted_places(weights_BT: Array, rows: int, places: int) -> Array:
+    """Which of a layer's places (rows, places) are not padding.
+
+    Those of targets with a weight count, and those before them if their row has any.
+    """
     is_target_BT = weights_BT > 0
     B, T = is_target_BT.shape
     begun_B1 = jnp.any(is_target_BT, axis=1, keepdims=True)
@@ -153,8 +219,9 @@ def _counted(weights_BT: Array, rows: int, places: int) -> Array:
 
 
 def _layer_stats(
-    layer: Layer, h_BPD: Array, z_BPD: Array, slope_BPD: Array, counted_BP: Array
+    layer: Layer, values: LayerValues, slope_BPD: Array, counted_BP: Array
 ) -> LayerStats:
+    h_BPD, z_BPD = values
     mean, std = _moments(h_BPD, counted_BP)
     gradient_mean, gradient_std = _moments(slope_BPD, counted_BP)
     bins = _histogram(h_BPD, counted_BP, mean, std)
@@ -213,11 +280,11 @@ def _histogram(x_BPD: Array, counted_BP: Array, mean: Array, std: Array) -> _Bin
     return _Bins(low, high, jnp.bincount(bin_BPD.ravel(), length=BINS + 1)[:BINS])
 
 
-def _kernel_stds(taps: tuple[Tap, ...], tree: Any) -> Array:
-    """The standard deviation of each layer's kernel in a tree of parameters, (L,)."""
+def _of_kernels(measure: Callable[[Array], Array], taps: tuple[Tap, ...], tree: Any) -> Array:
+    """A number for each layer's kernel in a tree of parameters, (L,)."""
     paths = [tap.layer.kernel for tap in taps]
     none = jnp.float32(jnp.nan)
-    return jnp.stack([none if path is None else jnp.std(_find(tree, path)) for path in paths])
+    return jnp.stack([none if path is None else measure(_find(tree, path)) for path in paths])
 
 
 def _find(tree: Any, path: str) -> Array:

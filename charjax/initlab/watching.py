@@ -119,18 +119,21 @@ def see_slopes(
     inputs_BS: Array,
     num_outputs: int,
     doors: frozenset[Door],
-    loss_of: Callable[[Array], Array],
+    loss_of: Callable[[Array, Arrays], Array],
     *,
     train: bool,
 ) -> Watched:
-    """Run a model forth and back; `loss_of` takes the logits (B, N, V), the rest is as of `see`."""
+    """Run a model forth and back; `loss_of` takes the logits (B, N, V) and what was seen.
+
+    The other arguments, and errors, are as of `see`.
+    """
     look = functools.partial(see, model, train=train)
     others = {name: tree for name, tree in variables.items() if name != "params"}
 
     def loss(params: Any, pushes: Arrays) -> tuple[Array, dict[Door, Array]]:
         everything = {"params": params, **others}
         logits_BNV, arrays = look(everything, inputs_BS, num_outputs, doors, pushes)
-        return loss_of(logits_BNV), arrays
+        return loss_of(logits_BNV, arrays), arrays
 
     shapes = jax.eval_shape(lambda v: look(v, inputs_BS, num_outputs, doors)[1], variables)
     pushes = {door: jnp.zeros(leaf.shape, jnp.float32) for door, leaf in shapes.items()}

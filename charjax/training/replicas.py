@@ -94,7 +94,7 @@ class Replicas:
     @property
     def at_once(self) -> int:
         """R, the runs of one program."""
-        return self.program.stack.count
+        return self.program.count
 
     def train(
         self,
@@ -127,6 +127,16 @@ class _Program:
             session.model, session.config, session.source, session.devices, count, begun
         )
         self._begin = begin
+
+    @property
+    def count(self) -> int:
+        """R."""
+        return self.stack.count
+
+    @property
+    def memory(self) -> int:
+        """Bytes it takes while it runs."""
+        return self.stack.memory
 
     def begin(self, seeds: tuple[int, ...]) -> tuple[Runs, Numbers]:
         """The runs at step 0, and what tells them apart."""

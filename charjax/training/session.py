@@ -65,7 +65,11 @@ def open_session(config: Config, tokenizer: Tokenizer | None = None) -> Session:
       UserError: whatever is wrong with the data or the devices.
     """
     devices = parallel.start_backend(config.runtime)
-    dataset = load_dataset(config.data, tokenizer)
+    return make_session(config, load_dataset(config.data, tokenizer), devices)
+
+
+def make_session(config: Config, dataset: Dataset, devices: list[jax.Device]) -> Session:
+    """The same for a text that has been loaded, on devices that have been started."""
     config = with_context(config, dataset)
     model = build_model(config, dataset.tokenizer)
     if not model.fitted:
@@ -131,8 +135,13 @@ def first_state(session: Session, params: Any = None) -> TrainState:
     return place(session, state)
 
 
-def seed_state(session: Session, key: Array, source: BatchSource | None) -> TrainState:
-    """The state at step 0 of a run with this key of "init" and these batches; for use in jit."""
+def seed_state(
+    session: Session, key: Array, source: BatchSource | None, *, with_scales: bool = False
+) -> TrainState:
+    """The state at step 0 of a run with this key of "init" and these batches; for use in jit.
+
+    `with_scales` is that of `create_state`.
+    """
     config, model, dataset = session.config, session.model, session.dataset
     data = None
     if scheme_for(config).reads_data:
@@ -143,7 +152,7 @@ def seed_state(session: Session, key: Array, source: BatchSource | None) -> Trai
         batch = source.draw(jnp.int32(0))
         log_V = jnp.log(counts_V / jnp.sum(counts_V))
         data = InitData(log_V, batch.inputs, batch.targets.shape[1])
-    return create_state(model, config, key, data)
+    return create_state(model, config, key, data, with_scales=with_scales)
 
 
 def purpose_key(seed: int | Array, purpose: Literal["init", "dropout"]) -> Array:

@@ -66,10 +66,11 @@ class Runs(NamedTuple):
 
 
 def begin_runs(states: TrainState) -> Runs:
-    """Runs at step 0; for use in jit."""
+    """Runs at step 0."""
     count = states.counters.step.shape[0]
-    zero_R = jnp.zeros(count, jnp.float32)
-    return Runs(states, jnp.full(count, -1, jnp.int32), zero_R, zero_R)
+    # Arrays of their own, so that they can be donated.
+    losses_R, targets_R = jnp.zeros(count, jnp.float32), jnp.zeros(count, jnp.float32)
+    return Runs(states, jnp.full(count, -1, jnp.int32), losses_R, targets_R)
 
 
 class Stack:
@@ -114,6 +115,12 @@ class Stack:
         """Lay what has a leading axis R where this program wants it."""
         return jax.device_put(tree, jax.tree.map(lambda _: self.split, tree))
 
+    def shaped(self, tree: Any) -> Any:
+        """The shapes of what `place` gives."""
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.split), tree
+        )
+
     def _compile(self, model: CharModel, config: Config, begun: Any) -> Any:
         advance = jax.vmap(make_run_advance(model, config), in_axes=(0, None, 0))
 
@@ -124,9 +131,7 @@ class Stack:
 
             return jax.lax.while_loop(lambda loop: loop[0] < steps, body, (jnp.int32(0), runs))[1]
 
-        runs, numbers = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.split), begun
-        )
+        runs, numbers = self.shaped(begun)
         program = jax.jit(run, donate_argnums=0, out_shardings=self.split)
         return program.lower(runs, self.source, numbers, jnp.int32(1)).compile()
 
@@ -162,9 +167,17 @@ def with_rate(config: Config, rate: Array) -> Config:
 
 
 class Program(Protocol):
-    """Something whose main part is a stack."""
+    """Something compiled for a number of runs."""
 
-    stack: Stack
+    @property
+    def count(self) -> int:
+        """How many."""
+        ...
+
+    @property
+    def memory(self) -> int:
+        """Bytes it takes of each device."""
+        ...
 
 
 P = TypeVar("P", bound=Program)
@@ -178,7 +191,7 @@ def as_many_as_fit(build: Callable[[int], P], count: int, budget: float) -> P:
     rounds = 1
     while True:
         program = build(-(-count // rounds))
-        needed = program.stack.memory
-        if program.stack.count == 1 or needed <= budget:
+        needed = program.memory
+        if program.count == 1 or needed <= budget:
             return program
         rounds = max(rounds + 1, rounds * 2 if needed > 2 * budget else 0)

@@ -1,1 +1,1 @@
-"""Measurements of one network: seconds each, plain data out."""
+"""What can be measured of a network at its first step, a topic a file."""

@@ -31,6 +31,7 @@ REPRODUCTIONS: tuple[Reproduction, ...] = (
         "the loss at step 0, of 27 symbols",
         _LECTURE,
         _from_file("initial_loss"),
+        corpora=("names",),
     ),
     Reproduction(
         "tanh-stack",
@@ -73,6 +74,7 @@ REPRODUCTIONS: tuple[Reproduction, ...] = (
         "the names MLP from all zeros",
         _LECTURE,
         _from_file("zeros"),
+        corpora=("names",),
     ),
     Reproduction(
         "names-arms",
@@ -81,6 +83,7 @@ REPRODUCTIONS: tuple[Reproduction, ...] = (
         _LECTURE,
         _from_file("names_arms"),
         larger_on_gpu=True,
+        corpora=("names",),
     ),
 )
 

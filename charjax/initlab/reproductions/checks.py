@@ -195,6 +195,7 @@ class Reproduction:
       source: where the numbers are published.
       run: measures it.
       larger_on_gpu: whether the GPU tier measures something larger, which no CPU is asked to do.
+      corpora: the texts it needs; they are sought before anything is measured.
     """
 
     name: str
@@ -203,3 +204,4 @@ class Reproduction:
     source: str
     run: Run
     larger_on_gpu: bool = False
+    corpora: tuple[str, ...] = ()

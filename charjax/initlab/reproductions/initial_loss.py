@@ -8,7 +8,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from numpy.typing import NDArray
 
 from charjax.config import load_config
 from charjax.initlab import theory
@@ -69,7 +71,9 @@ def gaussian_logits(groups: int, rows: int, progress: Progress, poll: Poll) -> C
     )
 
 
-def initial_losses(config: str, seeds: int, contexts: int, progress: Progress, poll: Poll) -> Array:
+def initial_losses(
+    config: str, seeds: int, contexts: int, progress: Progress, poll: Poll
+) -> NDArray[np.float64]:
     """Losses (R,) at step 0 of a shipped configuration, each on a batch of the training text."""
     session = open_session(load_config(config, [f"train.batch_size={contexts}"]))
     source, model = jax.device_get(session.source), session.model
@@ -83,7 +87,7 @@ def initial_losses(config: str, seeds: int, contexts: int, progress: Progress, p
         losses_BT = cross_entropy(logits_BTV, batch.targets)
         return jnp.sum(losses_BT * batch.weights) / jnp.sum(batch.weights)
 
-    losses_R: Array = measure_nets(one, 10, seeds, progress, poll)[:seeds]
+    losses_R: NDArray[np.float64] = measure_nets(one, 10, seeds, progress, poll)
     return losses_R
 
 

@@ -27,7 +27,7 @@ def measure_nets(
     Args:
       one: typed key -> a pytree of arrays, the same shapes for every key; it is compiled.
       seed: of the keys.
-      nets: R, at least.
+      nets: R.
       progress: told networks done and in all.
       poll: called between groups of networks.
 
@@ -44,11 +44,13 @@ def measure_nets(
     keys_R = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(numbers_R)
     measured = []
     for first in range(0, len(keys_R), group):
-        measured.append(program(jax.device_put(keys_R[first : first + group], split)))
+        # On a GPU products are rounded to ten bits where that is not forbidden.
+        with jax.default_matmul_precision("float32"):
+            measured.append(program(jax.device_put(keys_R[first : first + group], split)))
         if len(measured) > 1:
             # Wait for the group before: a signal is answered, the device never idles.
             jax.block_until_ready(measured[-2])
         poll()
         progress(min(first + group, nets), nets)
     host = jax.device_get(measured)
-    return jax.tree.map(lambda *parts: np.concatenate(parts, dtype=np.float64), *host)
+    return jax.tree.map(lambda *parts: np.concatenate(parts, dtype=np.float64)[:nets], *host)

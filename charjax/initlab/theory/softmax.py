@@ -43,21 +43,43 @@ def expected_logsumexp(std: float, size: int) -> float:
     return float(_logsumexp(std, np.array([size], float))[0][0])
 
 
-def initial_loss(logit_std: float, vocabulary: int) -> float:
+def initial_loss(
+    logit_std: float, vocabulary: int, shift: float = 0.0, share: float = 0.0
+) -> float:
     """Mean cross-entropy, in nats, of Gaussian logits that know nothing of the target.
 
     E[logsumexp] - E[the target's logit], and the latter is 0: log V at σ = 0, 3.766 at σ = 1 and
-    V = 27.
+    V = 27. Where the readout is the embedding, the symbol just read has a logit shifted by its
+    own vector's product with itself.
 
     Args:
       logit_std: σ of the logits over the vocabulary. A part that all logits share changes nothing
         and is not counted.
       vocabulary: V.
+      shift: μ, added to the logit of one symbol.
+      share: how often that symbol is the target, in [0, 1].
 
     Raises:
       ValueError: an argument is out of range.
     """
-    return expected_logsumexp(logit_std, vocabulary)
+    if not (math.isfinite(shift) and 0 <= share <= 1):
+        raise ValueError(f"shift is {shift!r}, share {share!r}; a number, and a part of 1")
+    if not shift:
+        return expected_logsumexp(logit_std, vocabulary)
+    check_nonnegative(std=logit_std)
+    check_count(vocabulary=vocabulary)
+    return _shifted_logsumexp(logit_std, vocabulary, shift) - share * shift
+
+
+def _shifted_logsumexp(std: float, size: int, shift: float) -> float:
+    """E[log Σ exp] where one of the logits is N(μ, σ²): its F is that of m - μ."""
+    width = max(1.0, std)
+    step = 0.05 * width
+    low = -REACH * width - 5 + min(shift, 0.0)
+    top = REACH * std + 45 + math.log(size) + max(shift, 0.0)
+    m_M = np.arange(low, top, step)
+    log_M = (size - 1) * _log_cumulative(m_M, std)[0] + _log_cumulative(m_M - shift, std)[0]
+    return step * float(np.sum(special.ndtr(m_M / width) - np.exp(log_M))) - np.euler_gamma
 
 
 def expected_maximum(size: int) -> float:

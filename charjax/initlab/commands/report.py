@@ -1,0 +1,32 @@
+"""`python -m charjax.initlab report DIR`: a sweep's tables as verdicts, pictures and one page."""
+
+from pathlib import Path
+
+from charjax import cli
+
+
+def main(argv: list[str]) -> int:
+    """Write the page of a finished sweep, and print its verdicts."""
+    args = _parser().parse_args(argv)
+    # Only now: matplotlib is slow to load, and a mistyped flag is answered at once.
+    from charjax.initlab.report import read_sweep, verdict_lines, write_page
+
+    sweep = read_sweep(Path(args.directory))
+    page = write_page(sweep, None if args.out is None else Path(args.out))
+    for line in verdict_lines(sweep):
+        print(line)
+    print(f"report: {page}")
+    return 0
+
+
+def _parser() -> cli.Parser:
+    parser = cli.Parser(
+        prog="python -m charjax.initlab report",
+        usage="%(prog)s DIR [--out FILE.html]",
+        description="Make one self-contained page of a finished sweep: which scheme is better than "
+        "which, theory\non the measured points, histograms by layer, learning-rate transfer. "
+        "Pictures go to DIR/figures.",
+    )
+    parser.add_argument("directory", metavar="DIR", help="what `sweep` wrote")
+    parser.add_argument("--out", metavar="FILE.html", help="the page (DIR/report.html)")
+    return parser

@@ -1,0 +1,278 @@
+"""`python -m charjax.initlab sweep`: schemes over many seeds, each size one program."""
+
+import dataclasses
+import datetime
+import shlex
+import shutil
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from charjax import cli
+from charjax.errors import UserError
+from charjax.initlab.sweeps.axes import Axes, numbers
+
+if TYPE_CHECKING:
+    from charjax.config import Config
+    from charjax.initlab.sweeps.grid import Group
+    from charjax.initlab.sweeps.runner import Sweep
+
+FAMILIES = ("bigram", "bow", "mlp", "wavenet", "rnn", "gru", "lstm", "transformer")
+_SCHEMES = "pytorch,lecun_normal,glorot_normal,he_normal"
+_FORMAT = 1
+_STEPS = 1000
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit status."""
+    args = _arguments(argv)
+    base, axes = _grid(args)
+    from charjax.signals import Interrupted, Signals
+
+    with Signals() as signals:
+        out = _directory(args, base)
+        try:
+            _sweep(args, argv, base, axes, out, signals.poll)
+        except Interrupted as stop:
+            again = shlex.join([word for word in argv if word != "--resume"])
+            named = "" if args.out else f" --out {shlex.quote(str(out))}"
+            cli.complain(
+                f"stopped by {stop}; what is done is kept: go on with python -m charjax.initlab "
+                f"sweep {again}{named} --resume"
+            )
+            return stop.status
+    return 0
+
+
+def _arguments(argv: list[str]) -> Namespace:
+    parser = cli.Parser(
+        prog="python -m charjax.initlab sweep",
+        usage="%(prog)s [CONFIG.toml] [section.key=value ...] [options]",
+        description="Train a grid of networks and set their schemes against each other. Numbers "
+        "are given as a,b,c,\nor as lo:hi:n for n of them. Every run of one size is trained in "
+        "one program; seed k sees the\nsame batches under every scheme.",
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="CONFIG.toml | section.key=value",
+        help="what all runs share, as of charjax.train",
+    )
+    parser.add_argument("--arch", choices=FAMILIES, help="the family (mlp, or the CONFIG's)")
+    parser.add_argument(
+        "--scheme", metavar="A,B,...", default=_SCHEMES, help=f"of init.scheme ({_SCHEMES})"
+    )
+    parser.add_argument(
+        "--gain",
+        metavar="GAINS",
+        type=numbers(whole=False, spacing="even", low=0),
+        default=(None,),
+        help="of init.gain, which multiplies every kernel but the readout (the scheme's own)",
+    )
+    whole = numbers(whole=True, spacing="even", low=1, high=100_000)
+    parser.add_argument("--depth", metavar="DEPTHS", type=whole, default=(), help="layers")
+    wide = numbers(whole=True, spacing="log", low=1, high=10_000_000)
+    parser.add_argument("--width", metavar="WIDTHS", type=wide, default=(), help="units a layer")
+    parser.add_argument(
+        "--lr",
+        metavar="RATES",
+        type=numbers(whole=False, spacing="log", low=0),
+        default=(),
+        help="of optim.learning_rate; lo:hi:n in equal ratios",
+    )
+    parser.add_argument(
+        "--seeds",
+        metavar="N",
+        type=cli.whole_number(1, 1_000_000),
+        default=8,
+        help="runs of each kind: 2 or more, as there are intervals over them; 6 or more can tell "
+        "schemes apart (8)",
+    )
+    parser.add_argument("--steps", metavar="S", type=cli.whole_number(1), help="of each run (1000)")
+    parser.add_argument(
+        "--at-once", metavar="N", type=cli.whole_number(1), help="runs in a program (what fits)"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="where the tables and the report go (a new one in runs/)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a sweep in --out that was stopped"
+    )
+    args = parser.parse_intermixed_args(argv)
+    args.config, args.overrides = cli.config_words(args.words)
+    if args.seeds < 2:
+        raise UserError(
+            f"--seeds: {args.seeds} given; a sweep tells intervals over seeds, which need 2 or "
+            "more (6 or more to tell two schemes apart)"
+        )
+    if args.resume and args.out is None:
+        raise UserError("--resume: no --out given; name the directory of the sweep to go on with")
+    return args
+
+
+def _grid(args: Namespace) -> tuple["Config", Axes]:
+    """What all runs share, and what is varied."""
+    from charjax.config import load_config
+
+    overrides = list(args.overrides)
+    arch = args.arch or (None if args.config else "mlp")
+    if arch is not None and not any(word.startswith("model.kind=") for word in overrides):
+        overrides.insert(0, f"model.kind={arch}")
+    given = args.config or any(word.startswith("train.steps=") for word in overrides)
+    if args.steps or not given:
+        overrides.append(f"train.steps={args.steps or _STEPS}")
+    base = load_config(args.config, overrides)
+    if base.model.kind == "ngram":
+        raise UserError(
+            "model.kind: ngram given; it counts, and has no initialisation: choose --arch "
+            f"{', '.join(FAMILIES)}"
+        )
+    schemes = tuple(dict.fromkeys(name.strip() for name in args.scheme.split(",")))
+    seeds = tuple(range(args.seeds))
+    return base, Axes(schemes, args.gain, args.depth, args.width, args.lr, seeds)
+
+
+def _directory(args: Namespace, base: "Config") -> Path:
+    """Where it goes; made only when everything else has been found right."""
+    if args.out is not None:
+        return Path(args.out)
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"sweep-{base.model.kind}-{stamp}"
+
+
+def _sweep(
+    args: Namespace,
+    argv: list[str],
+    base: "Config",
+    axes: Axes,
+    out: Path,
+    poll: Callable[[], None],
+) -> None:
+    from charjax import parallel
+    from charjax.data.datasets import load_dataset
+    from charjax.initlab.report import read_sweep, verdict_lines, write_report
+    from charjax.initlab.sweeps.grid import make_groups
+    from charjax.initlab.sweeps.plan import Plan, check_room, check_tables, resumed_plan
+    from charjax.initlab.sweeps.runner import Sweep
+    from charjax.runs import Lock, make_directory
+    from charjax.training.session import with_context
+
+    check_tables(axes.runs, 1, base.train.steps)
+    make_groups(base, dataclasses.replace(axes, seeds=axes.seeds[:1]))
+    parallel.make_device_of_every_core()
+    devices = parallel.start_backend(base.runtime)
+    dataset = load_dataset(base.data)
+    base = with_context(base, dataset)
+    if "val" not in dataset.splits:
+        raise UserError("data.val_fraction: 0 given; a sweep measures a validation loss: raise it")
+    groups = make_groups(base, axes)
+    check_room(groups, dataset, devices)
+    if not args.resume and out.is_dir() and any(out.iterdir()):
+        raise UserError(
+            f"--out: {str(out)!r} is not empty; go on with its sweep by --resume, or give another"
+        )
+    plan = resumed_plan(out, base, axes) if args.resume else Plan(out, base, axes, {})
+    make_directory(out, "--out")
+    lock = Lock(out)
+    lock.acquire()
+    print(f"sweep: {out}")
+    try:
+        if not (out / "sweep.json").exists():
+            sweep = Sweep(groups, dataset, devices, out / "parts", plan, poll)
+            with _bar(groups) as sweep.progress:
+                sweep.run(args.at_once)
+            _write(out, sweep, argv, base, axes)
+        page = write_report(out)
+    finally:
+        lock.release()
+    for line in verdict_lines(read_sweep(out)):
+        print(line)
+    print(f"report: {page}")
+
+
+def _write(out: Path, sweep: "Sweep", argv: list[str], base: "Config", axes: Axes) -> None:
+    """The tables, and sweep.json when they are there; then the parts are not needed any more."""
+    from charjax.hardware import hardware
+    from charjax.initlab.sweeps.record import recorded_steps
+    from charjax.initlab.sweeps.tables import hidden_activation, unigram_entropy, write_tables
+    from charjax.runs import write_json
+
+    finished = list(sweep.finished())
+    write_tables(out, finished)
+    points = [point for group in sweep.groups for point in group.points]
+    tree = {
+        "format": _FORMAT,
+        "command": f"python -m charjax.initlab sweep {shlex.join(_again(argv))}",
+        "config": base.model_dump(mode="json"),
+        "config_toml": base.to_toml(),
+        "arch": base.model.kind,
+        "activation": hidden_activation(finished[0].layers),
+        "schemes": list(axes.schemes),
+        "gains": list(axes.gains),
+        "depths": sorted({point.depth for point in points}),
+        "widths": sorted({point.width for point in points}),
+        "learning_rates": sorted({point.rate for point in points}),
+        "seeds": list(axes.seeds),
+        "steps": base.train.steps,
+        "recorded": list(recorded_steps(base.train.steps)),
+        "vocabulary": sweep.dataset.tokenizer.vocab_size,
+        "unigram_entropy": unigram_entropy(sweep.dataset),
+        "hardware": hardware(),
+        "seconds": round(sweep.seconds, 1),
+        "run_steps_per_second": sweep.run_steps / max(sweep.seconds, 1e-9),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    write_json(out / "sweep.json", tree)
+    shutil.rmtree(sweep.parts)
+
+
+def _again(argv: list[str]) -> list[str]:
+    """The command line without what only says where and how it went."""
+    kept, words = [], iter(argv)
+    for word in words:
+        if word == "--out":
+            next(words, None)
+        elif word != "--resume" and not word.startswith("--out="):
+            kept.append(word)
+    return kept
+
+
+@contextmanager
+def _bar(groups: list["Group"]) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time left on a terminal, otherwise a line when a group is done."""
+    from rich import progress
+    from rich.console import Console
+
+    totals = [len(g.points) * g.config.train.steps for g in groups]
+    names = [f"{len(g.points)} runs of depth {g.depth}, width {g.width}" for g in groups]
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        done = [0] * len(groups)
+
+        def told(index: int, run_steps: int) -> None:
+            done[index] += run_steps
+            if done[index] >= totals[index]:
+                print(f"{index + 1}/{len(groups)}: {names[index]}: done", flush=True)
+
+        yield told
+        return
+    # Larger networks take longer: a step counts as much as it computes, and something besides.
+    weights = [5_000 + g.width**2 * max(1, g.depth) for g in groups]
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.TextColumn("{task.percentage:>3.0f}%"),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=console, transient=True) as bar:
+        whole = sum(w * t for w, t in zip(weights, totals, strict=True))
+        task = bar.add_task("compiling", total=whole)
+
+        def moved(index: int, run_steps: int) -> None:
+            text = f"{index + 1}/{len(groups)} {names[index]}"
+            bar.update(task, advance=run_steps * weights[index], description=text)
+
+        yield moved

@@ -1,0 +1,93 @@
+"""How widely a transformer's heads look.
+
+Letters: B batch, T time (queries), S time (keys), H heads, K width of a head, L blocks.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike, NDArray
+
+from charjax.initlab import theory
+from charjax.initlab.layers import counted_places, find_layers
+from charjax.initlab.predictions import Prediction
+from charjax.models.transformer import Transformer
+from charjax.ops.rotary import rotary_angles, rotate
+
+
+def attention_weights(model: Transformer, qkv_BTE: Array) -> Array:
+    """The weights of a block's attention, from what its product of queries, keys and values gives.
+
+    They are nowhere an array of the model's own; here they are computed once more as it does.
+
+    Args:
+      model: the transformer.
+      qkv_BTE: queries, keys and values of all heads side by side, (B, T, 3 H K).
+
+    Returns:
+      (B, H, T, S) float32, of which each row sums to 1 over the keys up to its own.
+    """
+    B, T, _ = qkv_BTE.shape
+    qkv_BTHK = qkv_BTE.reshape(B, T, 3 * model.n_head, -1)
+    q_BTHK, k_BTHK, _ = jnp.split(qkv_BTHK, 3, axis=2)
+    if model.positions == "rotary":
+        angles = rotary_angles(jnp.arange(T), q_BTHK.shape[-1])
+        q_BTHK, k_BTHK = rotate(q_BTHK, angles), rotate(k_BTHK, angles)
+    scores_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK, k_BTHK) / math.sqrt(q_BTHK.shape[-1])
+    seen_TS = jnp.tri(T, dtype=bool)
+    return jax.nn.softmax(jnp.where(seen_TS, scores_BHTS, -jnp.inf), axis=-1)
+
+
+def attention_entropy(model: Transformer, qkv_BTE: Array, weights_BT: Array) -> Array:
+    """Mean over the places of the entropy of a head's weights, in nats: (H,) float32.
+
+    Args:
+      model: the transformer.
+      qkv_BTE: as of `attention_weights`.
+      weights_BT: 1 for a target, 0 for padding, which does not count.
+    """
+    p_BHTS = attention_weights(model, qkv_BTE)
+    entropy_BHT = -jnp.sum(p_BHTS * jnp.log(jnp.where(p_BHTS > 0, p_BHTS, 1.0)), axis=-1)
+    counted_BT = counted_places(weights_BT, *qkv_BTE.shape[:2]).astype(jnp.float32)
+    return jnp.einsum("bht,bt->h", entropy_BHT, counted_BT) / jnp.sum(counted_BT)
+
+
+class EntropyTheory(NamedTuple):
+    """Means over the places, in nats.
+
+    Attributes:
+      uniform: of log t, equal weights on the t keys there are.
+      predicted_L: of theory.causal_attention with the scores' predicted size, by block; NaN where
+        that is not known.
+    """
+
+    uniform: float
+    predicted_L: NDArray[np.float64]
+
+
+def predict_entropy(
+    model: Transformer, prediction: Prediction, weights_BT: ArrayLike, places: int
+) -> EntropyTheory:
+    """The theory of `attention_entropy`, for keys that are not alike.
+
+    Args:
+      model: the transformer.
+      prediction: of its layers. Queries and keys of variance q have scores of deviation q.
+      weights_BT: as of `attention_entropy`.
+      places: T.
+    """
+    counted_BT = counted_places(jnp.asarray(weights_BT), len(np.asarray(weights_BT)), places)
+    share_T = np.asarray(counted_BT, np.float64).sum(axis=0)
+    share_T /= share_T.sum()
+    predicted = []
+    for layer, std in zip(find_layers(model), prediction.preactivation_std, strict=True):
+        if layer.name.endswith("attention/qkv"):
+            known = not math.isnan(std)
+            means_T = theory.causal_attention(std**2, places).entropy_T if known else math.nan
+            predicted.append(float(np.sum(share_T * means_T)))
+    uniform = float(share_T @ np.log(np.arange(1.0, places + 1)))
+    return EntropyTheory(uniform, np.array(predicted))

@@ -1,0 +1,231 @@
+"""One config's network at its first step, looked at from all sides, over several seeds.
+
+Seed k draws the parameters of a run with train.seed + k; the text's batches are those of the
+config's own seed, so that what differs between seeds is the draw alone.
+
+Letters: B batch, S inputs, T targets, P places, D width, L layers, H heads, N vectors.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from charjax.data.batches import Batch
+from charjax.init import scheme_for
+from charjax.initlab.layers import (
+    LayerStats,
+    ParameterStats,
+    counted_places,
+    find_layers,
+    inspect_layers,
+    layer_values,
+)
+from charjax.initlab.predictions import (
+    Prediction,
+    WeightMoments,
+    predict_layers,
+    predict_loss,
+    weight_moments,
+)
+from charjax.initlab.probes.attention import EntropyTheory, attention_entropy, predict_entropy
+from charjax.initlab.probes.depth import (
+    effective_rank,
+    input_correlation,
+    predict_correlation,
+    token_cosine,
+)
+from charjax.initlab.probes.hessian import Extremes, hessian_extremes
+from charjax.initlab.probes.jacobian import Spectrum, embedding_jacobian, spectrum
+from charjax.models.contract import CharModel
+from charjax.models.transformer import Transformer
+from charjax.training.session import Session, purpose_key, seed_state
+from charjax.training.state import TrainState, variables_of
+from charjax.training.step import cross_entropy
+
+# The initial loss is the mean over at least so many targets, of as many batches as that takes.
+LOSS_TARGETS = 4096
+_MOST_BATCHES = 64
+# Vectors of which the effective rank is taken.
+RANK_VECTORS = 256
+# Contexts whose Jacobian is taken, for each seed.
+JACOBIANS = 2
+
+
+class Look(NamedTuple):
+    """What is returned of one pass, on the device.
+
+    Attributes:
+      loss: of the batch.
+      stats: see LayerStats.
+      kernels: see ParameterStats.
+      moments: see WeightMoments.
+      correlation_L: see depth.input_correlation.
+      cosine_L: see depth.token_cosine.
+      entropy_LH: of a transformer's blocks, see attention.attention_entropy; else None.
+      vectors: what each layer gives out in the first rows, (rows, P, D).
+    """
+
+    loss: Array
+    stats: LayerStats
+    kernels: ParameterStats
+    moments: WeightMoments
+    correlation_L: Array
+    cosine_L: Array
+    entropy_LH: Array | None
+    vectors: tuple[Array, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedProbe:
+    """One seed's network.
+
+    Attributes:
+      seed: train.seed of the run that would begin with it.
+      loss: initial loss, in nats a target.
+      predicted_loss: by theory; NaN where it says nothing.
+      look: what was measured layer by layer, as numbers on the host.
+      prediction: what the theory says of the layers.
+      predicted_correlation_L: see depth.predict_correlation.
+      rank_L: effective rank of what each layer gives out.
+      spectra: of the Jacobians of some contexts; empty for a family without a hidden layer.
+      entropy: the theory of a transformer's attention, see attention.predict_entropy; else None.
+      hessian: see Extremes.
+    """
+
+    seed: int
+    loss: float
+    predicted_loss: float
+    look: Look
+    prediction: Prediction
+    predicted_correlation_L: NDArray[np.float64]
+    rank_L: NDArray[np.float64]
+    spectra: tuple[Spectrum, ...]
+    entropy: EntropyTheory | None
+    hessian: Extremes
+
+
+def probe_seeds(
+    session: Session, seeds: int, told: Callable[[str], None] = lambda what: None
+) -> list[SeedProbe]:
+    """Probe as many networks as there are seeds.
+
+    Args:
+      session: of a family that is trained.
+      seeds: how many.
+      told: called with what is done next.
+    """
+    source = session.source
+    assert source is not None
+    draw = jax.jit(lambda step: source.draw(step))
+    batches = [draw(jnp.int32(0))]
+    targets = max(1.0, float(jnp.sum(batches[0].weights)))
+    count = min(_MOST_BATCHES, math.ceil(LOSS_TARGETS / targets))
+    batches += [draw(jnp.int32(step)) for step in range(1, count)]
+    first = session.config.train.seed
+    draw_state = jax.jit(lambda key: seed_state(session, key, source))
+    found = []
+    for seed in range(first, first + seeds):
+        told(f"seed {seed}")
+        found.append(_probe(session, seed, draw_state(purpose_key(seed, "init")), batches))
+    return found
+
+
+def _probe(session: Session, seed: int, state: TrainState, batches: list[Batch]) -> SeedProbe:
+    model, batch = session.model, batches[0]
+    variables = variables_of(state)
+    look = jax.device_get(_look(model, variables, batch))
+    times = batch.targets.shape[1]
+    squares_L = np.square(np.float64(look.stats.mean)) + np.square(np.float64(look.stats.std))
+    prediction = predict_layers(model, look.moments, squares_L, times)
+    sums = [_loss_sums(model, variables, one) for one in batches]
+    losses, repeats, weights = (float(sum(column)) for column in zip(*sums, strict=True))
+    scheme = scheme_for(session.config)
+    return SeedProbe(
+        seed=seed,
+        loss=losses / weights,
+        predicted_loss=predict_loss(
+            model, scheme, look.moments, prediction, squares_L, repeats / weights
+        ),
+        look=look,
+        prediction=prediction,
+        predicted_correlation_L=predict_correlation(
+            model, look.moments, prediction, look.correlation_L
+        ),
+        rank_L=np.array([_rank(h_BPD, batch.weights) for h_BPD in look.vectors]),
+        spectra=_spectra(model, variables, batch),
+        entropy=predict_entropy(model, prediction, batch.weights, batch.inputs.shape[1])
+        if isinstance(model, Transformer)
+        else None,
+        hessian=hessian_extremes(model, state, batch, jax.random.key(seed)),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _look(model: CharModel, variables: Any, batch: Batch) -> Look:
+    inputs_BS, targets_BT, weights_BT, _ = batch
+    loss, stats, kernels, values = inspect_layers(
+        model, variables, inputs_BS, targets_BT, weights_BT, train=True
+    )
+    entropies = [
+        attention_entropy(model, value.value, weights_BT)
+        for layer, value in zip(find_layers(model), values, strict=True)
+        if isinstance(model, Transformer) and layer.name.endswith("attention/qkv")
+    ]
+    return Look(
+        loss,
+        stats,
+        kernels,
+        weight_moments(model, variables["params"]),
+        jnp.stack([input_correlation(value.preactivation, weights_BT) for value in values]),
+        jnp.stack([token_cosine(value.value, weights_BT) for value in values]),
+        jnp.stack(entropies) if entropies else None,
+        tuple(h_BPD[: math.ceil(RANK_VECTORS / h_BPD.shape[1])] for h_BPD, _ in values),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _loss_sums(model: CharModel, variables: Any, batch: Batch) -> tuple[Array, Array, Array]:
+    """Sums over a batch's targets: of losses, of repeated characters, of weights."""
+    inputs_BS, targets_BT, weights_BT, _ = batch
+    T = targets_BT.shape[1]
+    logits_BTV, _ = layer_values(model, variables, inputs_BS, T, train=True)
+    losses_BT = cross_entropy(logits_BTV, targets_BT)
+    is_repeat_BT = (inputs_BS[:, -T:] == targets_BT).astype(jnp.float32)
+    return (
+        jnp.sum(losses_BT * weights_BT),
+        jnp.sum(is_repeat_BT * weights_BT),
+        jnp.sum(weights_BT),
+    )
+
+
+def _rank(h_BPD: Array, weights_BT: Array) -> float:
+    """The effective rank of the vectors that are not padding."""
+    R, P, _ = h_BPD.shape
+    counted_RP = counted_places(weights_BT, len(weights_BT), P)[:R]
+    return effective_rank(np.asarray(h_BPD)[np.asarray(counted_RP)][:RANK_VECTORS])
+
+
+def _spectra(model: CharModel, variables: Any, batch: Batch) -> tuple[Spectrum, ...]:
+    """Of the contexts of the batch's longest rows, cut to one length."""
+    if len(find_layers(model)) < 3:
+        return ()
+    weights_BT = np.asarray(batch.weights)
+    lengths_B = np.where(weights_BT > 0, np.arange(1, weights_BT.shape[1] + 1), 0).max(axis=1)
+    rows = np.argsort(-lengths_B, kind="stable")[:JACOBIANS]
+    end = batch.inputs.shape[1] - weights_BT.shape[1] + int(lengths_B[rows].min())
+    found = []
+    for row in rows:
+        inputs_BS = jnp.roll(batch.inputs[:, :end], -int(row), axis=0)
+        found.append(spectrum(_jacobian(model, variables, inputs_BS)))
+    return tuple(found)
+
+
+_jacobian = jax.jit(embedding_jacobian, static_argnums=0)

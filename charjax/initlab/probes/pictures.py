@@ -1,0 +1,86 @@
+"""A probe's pictures: histograms by layer as in nn-zero-to-hero part 4, and curves by depth."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from charjax.initlab.layers import BINS
+from charjax.initlab.probes.network import SeedProbe
+
+
+def draw(tree: dict[str, Any], probe: SeedProbe, directory: Path) -> None:
+    """Write activations.png and gradients.png, of one seed, and depth.png, of all."""
+    stats = probe.look.stats
+    names = [layer["name"] for layer in tree["layers"]]
+    for kind in ("activation", "gradient"):
+        counts_LK = getattr(stats, f"{kind}_counts")
+        low_L, high_L = getattr(stats, f"{kind}_low"), getattr(stats, f"{kind}_high")
+        title = f"{kind}s by layer at the first step, seed {probe.seed}"
+        figure = _histograms(names, low_L, high_L, counts_LK, title)
+        _save(figure, directory / f"{kind}s.png")
+    _save(_depth(tree), directory / "depth.png")
+
+
+def _histograms(names: list[str], low_L: Any, high_L: Any, counts_LK: Any, title: str) -> Figure:
+    """A panel a layer: scales differ too much between layers to share one."""
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(3 * columns, 1.8 * rows + 0.5), dpi=120, layout="constrained")
+    panels = np.ravel(figure.subplots(rows, columns, squeeze=False))
+    for i, axes in enumerate(panels):
+        if i >= len(names):
+            axes.set_axis_off()
+            continue
+        edges = np.linspace(low_L[i], high_L[i], BINS + 1)
+        axes.stairs(counts_LK[i] / max(1, counts_LK[i].sum()), edges, fill=True)
+        axes.set_title(names[i], fontsize=8, parse_math=False)
+        axes.tick_params(labelsize=6)
+        axes.set_yticks([])
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def _depth(tree: dict[str, Any]) -> Figure:
+    """Standard deviations, gradients, correlations and ranks from layer to layer."""
+    layers = tree["layers"]
+    figure = Figure(figsize=(max(8, 0.45 * len(layers)), 10), dpi=120, layout="constrained")
+    panels = figure.subplots(4, 1, sharex=True)
+    _line(panels[0], layers, "std", "std of the output")
+    _theory(panels[0], layers, "std")
+    _line(panels[1], layers, "gradient_std", "std of the gradient")
+    _line(panels[2], layers, "correlation", "correlation of two inputs")
+    _theory(panels[2], layers, "correlation")
+    _line(panels[3], layers, "effective_rank", "effective rank")
+    for axes in panels[:2]:
+        axes.set_yscale("log")
+    names = [layer["name"] for layer in layers]
+    panels[-1].set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
+    figure.suptitle(f"by depth, mean ± std over {len(tree['seeds'])} seeds", fontsize=9)
+    return figure
+
+
+def _line(axes: Axes, layers: list[dict[str, Any]], name: str, label: str) -> None:
+    known = [(i, layer[name]) for i, layer in enumerate(layers) if layer[name]["mean"] is not None]
+    if known:
+        places, numbers = zip(*known, strict=True)
+        means, stds = zip(*((n["mean"], n["std"]) for n in numbers), strict=True)
+        axes.errorbar(places, means, stds, fmt="o-", markersize=3, linewidth=1, label="measured")
+    axes.set_ylabel(label, fontsize=8)
+    axes.grid(alpha=0.3)
+
+
+def _theory(axes: Axes, layers: list[dict[str, Any]], name: str) -> None:
+    values = [layer["theory"][name] for layer in layers]
+    known = [(i, value) for i, value in enumerate(values) if value is not None]
+    if known:
+        axes.plot(*zip(*known, strict=True), "x", color="black", markersize=5, label="theory")
+        axes.legend(fontsize=7)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    temporary = path.with_suffix(".tmp.png")
+    figure.savefig(temporary)
+    temporary.replace(path)

@@ -1,0 +1,267 @@
+"""Number 10: where the best learning rate goes when a transformer is made wider.
+
+Yang et al. 2022, fig. 1: in the standard parametrisation it falls as the width grows; in muP it
+stays, so that a rate found on a small model serves a large one. "Standard" is what nanoGPT does:
+GPT-2's initialisation, N(0, 0.02) whatever the width, and one learning rate for everything. muP is
+the scheme `mup` with the smallest width as its base, where its learning rates are the same ones.
+
+The loss of a run is its training loss over the last tenth of its steps. Every rate of a seed sees
+the same batches, and so does every width and parametrisation. Letters: L learning rates, S seeds,
+R = L S runs, W widths.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from charjax.config import Config, load_config
+from charjax.data.batches import BatchSource, source_key
+from charjax.initlab.probes.coordinates import at_width
+from charjax.initlab.reproductions.checks import (
+    Check,
+    Mean,
+    Poll,
+    Progress,
+    Tier,
+    at_least,
+    at_most,
+    stated,
+)
+from charjax.initlab.statistics import argmin_interval
+from charjax.training.session import Session, open_session, purpose_key, seed_state
+from charjax.training.stack import Numbers, Runs, Stack, begin_runs
+
+_RESAMPLES = 2000
+_CHUNK = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much is trained.
+
+    Attributes:
+      widths: from the base on.
+      head: width of a head.
+      rates: exponents of 2, evenly spaced.
+      seeds: how many.
+      steps: of a run.
+      words: the rest of the configuration.
+      drift: octaves that the standard parametrisation has to drift at least.
+    """
+
+    widths: tuple[int, ...]
+    head: int
+    rates: tuple[float, ...]
+    seeds: int
+    steps: int
+    words: tuple[str, ...]
+    drift: float
+
+
+SIZES: dict[Tier, Size] = {
+    "cpu": Size(
+        widths=(32, 64, 128, 256),
+        head=16,
+        rates=tuple(range(-12, -2)),
+        seeds=3,
+        steps=80,
+        words=("train.batch_size=8", "model.context_length=32"),
+        drift=2.0,
+    ),
+    "gpu": Size(
+        widths=(256, 512, 1024, 2048),
+        head=64,
+        rates=tuple(range(-18, -6)),
+        seeds=3,
+        steps=122,
+        words=("train.batch_size=32", "model.context_length=256"),
+        drift=3.0,
+    ),
+}
+PARAMETRISATIONS = {"standard": "gpt2", "muP": "mup"}
+
+
+def run(tier: Tier, progress: Progress, poll: Poll) -> list[Check]:
+    """Train both parametrisations at every width and learning rate."""
+    return measure(SIZES[tier], progress, poll)
+
+
+def measure(size: Size, progress: Progress, poll: Poll) -> list[Check]:
+    """The checks, from runs of a size."""
+    checks: list[Check] = []
+    done, total = 0, len(PARAMETRISATIONS) * sum(size.widths) * size.steps
+    for name, scheme in PARAMETRISATIONS.items():
+        losses = []
+        for width in size.widths:
+
+            def told(steps: int, width: int = width) -> None:
+                nonlocal done
+                done += steps * width
+                progress(done, total)
+
+            config = config_of(size, scheme, width)
+            losses.append(train_rates(config, _rates(size), size.seeds, told, poll))
+        checks += _checks(name, size, np.stack(losses))
+    return checks
+
+
+def config_of(size: Size, scheme: str, width: int) -> Config:
+    """A run at a width, its learning rate left open."""
+    words = [
+        "data.name=shakespeare",
+        "model.kind=transformer",
+        "model.n_layer=2",
+        f"model.d_model={size.head}",
+        "model.n_head=1",
+        f"init.scheme={scheme}",
+        f"train.steps={size.steps}",
+        *([f"init.base_width={size.widths[0]}"] if scheme == "mup" else []),
+        *size.words,
+    ]
+    return at_width(load_config(None, words), width)
+
+
+def train_rates(
+    config: Config,
+    rates: NDArray[np.float64],
+    seeds: int,
+    progress: Callable[[int], None],
+    poll: Callable[[], None],
+) -> NDArray[np.float64]:
+    """Train every rate with every seed, all as one program.
+
+    Args:
+      config: of all runs but for the rate and the seed.
+      rates: (L,) learning rates.
+      seeds: S; they are 0, 1, ...
+      progress: told the steps done since it was last called.
+      poll: called between chunks; may raise to stop.
+
+    Returns:
+      (L, S) losses; infinite where a run diverged.
+    """
+    session = open_session(config)
+    assert session.source is not None
+    shape = (len(rates), seeds)
+    rates_R = jnp.asarray(np.repeat(rates, seeds), jnp.float32)
+    seeds_R = jnp.asarray(np.tile(np.arange(seeds), len(rates)), jnp.uint32)
+    begin = jax.jit(functools.partial(_begin, session))
+    begun = jax.eval_shape(begin, session.source, seeds_R, rates_R)
+    devices, model = session.devices, session.model
+    stack = Stack(model, config, session.source, devices, rates_R.size, begun)
+    runs, numbers = stack.place(begin(stack.source, seeds_R, rates_R))
+    measured_from = config.train.steps - max(1, config.train.steps // 10)
+    step = 0
+    while step < config.train.steps:
+        goal = measured_from if step < measured_from else config.train.steps
+        if step == measured_from:
+            runs = runs.emptied()
+        more = min(_CHUNK, goal - step)
+        runs = stack.run(runs, numbers, more)
+        step += more
+        jax.block_until_ready(runs)
+        progress(more)
+        poll()
+    host: Any = jax.device_get((runs.losses, runs.targets, runs.diverged))
+    losses_R, targets_R, diverged_R = (np.asarray(x, np.float64) for x in host)
+    with np.errstate(invalid="ignore"):
+        losses_R = losses_R / targets_R
+    finite_R = (diverged_R < 0) & np.isfinite(losses_R)
+    return np.where(finite_R, losses_R, np.inf).reshape(shape)
+
+
+def best_rate(log_rates_L: NDArray[np.float64], losses_L: NDArray[np.float64]) -> float:
+    """The exponent of the best rate: through the lowest loss and its neighbours a parabola.
+
+    At the edge of the grid, or beside a run that diverged, the lowest one itself.
+    """
+    best = int(np.argmin(losses_L))
+    near = slice(best - 1, best + 2)
+    if best in (0, len(losses_L) - 1) or not np.all(np.isfinite(losses_L[near])):
+        return float(log_rates_L[best])
+    below, at, above = losses_L[near]
+    bend = below - 2 * at + above
+    step = float(log_rates_L[best + 1] - log_rates_L[best])
+    shift = 0.5 * (below - above) / bend if bend > 0 else 0.0
+    return float(log_rates_L[best] + step * shift)
+
+
+def drift_of(
+    log_rates_L: NDArray[np.float64], losses_WLS: NDArray[np.float64]
+) -> tuple[Mean, NDArray[np.float64]]:
+    """Octaves from the narrowest to the widest model's best rate, and the best rates (W,).
+
+    Of the mean loss over seeds; the standard error is that of bootstrap samples of the seeds,
+    the same ones at every width.
+    """
+
+    def best(seeds: Any) -> NDArray[np.float64]:
+        mean_WL = losses_WLS[:, :, seeds].mean(axis=-1)
+        return np.array([best_rate(log_rates_L, row) for row in mean_WL])
+
+    count = losses_WLS.shape[-1]
+    everyone = best(np.arange(count))
+    rng = np.random.default_rng(0)
+    samples = [best(rng.integers(0, count, count)) for _ in range(_RESAMPLES)]
+    drifts = np.array([sample[-1] - sample[0] for sample in samples])
+    # n - 1 of n: what resampling few seeds makes too small.
+    error = float(drifts.std() * np.sqrt(count / max(1, count - 1)))
+    return Mean(float(everyone[-1] - everyone[0]), count, error), everyone
+
+
+def _begin(
+    session: Session, source: BatchSource, seeds_R: Array, rates_R: Array
+) -> tuple[Runs, Numbers]:
+    """Every run at step 0; for use in jit."""
+
+    def one(seed: Array) -> Any:
+        key = source_key(seed)
+        own = dataclasses.replace(source, key=key)
+        state = seed_state(session, purpose_key(seed, "init"), own)
+        return state, key, purpose_key(seed, "dropout")
+
+    states, batch_keys, dropout_keys = jax.vmap(one)(seeds_R)
+    most_R = jnp.full(rates_R.shape, jnp.inf)
+    return begin_runs(states), Numbers(batch_keys, dropout_keys, rates_R, most_R)
+
+
+def _rates(size: Size) -> NDArray[np.float64]:
+    return np.exp2(np.asarray(size.rates, np.float64))
+
+
+def _checks(name: str, size: Size, losses_WLS: NDArray[np.float64]) -> list[Check]:
+    log_rates_L = np.asarray(size.rates, np.float64)
+    drift, best_W = drift_of(log_rates_L, losses_WLS)
+    fall = Mean(-drift.value, drift.n, drift.standard_error)
+    size_of_drift = Mean(abs(drift.value), drift.n, drift.standard_error)
+    times = size.widths[-1] // size.widths[0]
+    of = f"the mean loss of {size.seeds} seeds, a parabola through its minimum"
+    places = [
+        stated(
+            f"{name}, width {width}: best learning rate",
+            Mean(float(best), size.seeds),
+            _in_words(size, losses_WL),
+            of=of,
+            unit="log2",
+        )
+        for width, best, losses_WL in zip(size.widths, best_W, losses_WLS, strict=True)
+    ]
+    what = f"{name}: the best learning rate's way over {times} x the width"
+    if name == "standard":
+        return [*places, at_least(f"{what}, downwards", fall, size.drift, of=of, unit="octaves")]
+    return [*places, at_most(what, size_of_drift, 1.0, of=of, unit="octaves")]
+
+
+def _in_words(size: Size, losses_LS: NDArray[np.float64]) -> str:
+    found = argmin_interval(_rates(size), losses_LS)
+    edge = "; at the edge of the grid" if found.at_edge else ""
+    mean = float(np.min(losses_LS.mean(axis=-1)))
+    low, high = np.log2(found.low), np.log2(found.high)
+    return f"loss {mean:.3f}; of the grid's rates, between 2^{low:g} and 2^{high:g} (95 %){edge}"

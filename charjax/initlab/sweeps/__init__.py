@@ -1,0 +1,1 @@
+"""Sweeps: schemes, gains, sizes and learning rates over many seeds, each size one program."""

@@ -1,0 +1,157 @@
+"""The grid of a sweep: which runs share a program, and the configuration of each."""
+
+import dataclasses
+import math
+from typing import Any
+
+from charjax.config import Config, parse_config
+from charjax.errors import UserError
+from charjax.init import find_scheme, scheme_for, scheme_numbers
+from charjax.initlab.sweeps.axes import Axes
+
+# Of each family: the fields of [model] that are its depth and its width.
+_FIELDS = {
+    "bigram": (None, None),
+    "bow": (None, "d_embed"),
+    "wavenet": (None, "d_hidden"),
+    "rnn": ("n_layer", "d_hidden"),
+    "gru": ("n_layer", "d_hidden"),
+    "lstm": ("n_layer", "d_hidden"),
+    "transformer": ("n_layer", "d_model"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One run; gain None is the scheme's own."""
+
+    scheme: str
+    gain: float | None
+    depth: int
+    width: int
+    rate: float
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs that are one program: of one size, and of schemes that need the same architecture.
+
+    Attributes:
+      depth: of the network.
+      width: likewise.
+      configs: by scheme; they differ in `init` alone.
+      points: the runs, scheme after scheme.
+    """
+
+    depth: int
+    width: int
+    configs: dict[str, Config]
+    points: tuple[Point, ...]
+
+    @property
+    def config(self) -> Config:
+        """One of the configs, for what they share."""
+        return next(iter(self.configs.values()))
+
+
+def make_groups(base: Config, axes: Axes) -> list[Group]:
+    """Lay out the grid.
+
+    Raises:
+      UserError: an unknown scheme, one that does not suit the family, or a size that it has not.
+    """
+    for number, value in _numbers_given(base).items():
+        if all(number not in scheme_numbers(scheme) for scheme in axes.schemes):
+            raise UserError(
+                f"init.{number}: {value} given; none of --scheme "
+                f"{','.join(axes.schemes)} reads it: leave it out"
+            )
+    depth, width = size_of(base)
+    groups: list[Group] = []
+    for d in axes.depths or (depth,):
+        for w in axes.widths or (width,):
+            sized = _with_size(base, d, w)
+            alike: dict[str, dict[str, Config]] = {}
+            for scheme in axes.schemes:
+                config = _with_scheme(sized, scheme, axes)
+                alike.setdefault(config.model.model_dump_json(), {})[scheme] = config
+            for configs in alike.values():
+                points = tuple(
+                    Point(scheme, gain, d, w, rate, seed)
+                    for scheme in configs
+                    for gain in axes.gains
+                    for rate in axes.rates or (base.optim.learning_rate,)
+                    for seed in axes.seeds
+                )
+                groups.append(Group(d, w, configs, points))
+    return groups
+
+
+def size_of(config: Config) -> tuple[int, int]:
+    """Depth and width: hidden layers or blocks, and units of each; 0 where a family has none."""
+    model: Any = config.model
+    if model.kind == "mlp":
+        return len(model.hidden), model.hidden[0] if model.hidden else 0
+    if model.kind == "wavenet":
+        return int(math.log2(model.context_length or 8)), model.d_hidden
+    depth, width = (0 if f is None else getattr(model, f) for f in _FIELDS[model.kind])
+    return depth, width
+
+
+def _with_size(config: Config, depth: int, width: int) -> Config:
+    """The configuration with another depth and width; heads keep their width."""
+    if (depth, width) == size_of(config):
+        return config
+    model: Any = config.model
+    if model.kind == "mlp":
+        return _with_model(config, {"hidden": (width,) * depth})
+    changes: dict[str, Any] = {}
+    for what, field, new, old in zip(
+        ("depth", "width"), _FIELDS[model.kind], (depth, width), size_of(config), strict=True
+    ):
+        if field is not None:
+            changes[field] = new
+        elif new != old:
+            why = "that of its text's table" if model.kind == "bigram" else "model.context_length's"
+            raise UserError(
+                f"--{what}: {new} given; the {what} of model.kind={model.kind} is {why}: leave "
+                f"--{what} out"
+            )
+    if model.kind == "transformer":
+        head = model.d_model // model.n_head
+        if width % head:
+            raise UserError(
+                f"--width: {width} given; heads are {head} wide (model.d_model / model.n_head), "
+                f"and grow in number: give multiples of {head}"
+            )
+        changes["n_head"] = width // head
+    return _with_model(config, changes)
+
+
+def _with_scheme(config: Config, name: str, axes: Axes) -> Config:
+    """The configuration of a scheme, with the architecture that it says it needs."""
+    given = _numbers_given(config)
+    own = {number: given[number] for number in given if number in scheme_numbers(name)}
+    if axes.gains != (None,):
+        # What the scheme draws at gain 1 is multiplied in the program.
+        own["gain"] = 1.0
+    init = type(config.init)(scheme=name, **own)
+    needs = find_scheme(init).needs.get("model.residual", ())
+    residual = getattr(config.model, "residual", None)
+    if residual is not None and needs and residual not in needs:
+        config = _with_model(config, {"residual": needs[0]})
+    config = config.model_copy(update={"init": init})
+    scheme_for(config)
+    return config
+
+
+def _numbers_given(config: Config) -> dict[str, Any]:
+    return config.init.model_dump(exclude={"scheme"}, exclude_none=True)
+
+
+def _with_model(config: Config, changes: dict[str, Any]) -> Config:
+    """The configuration with other fields of [model], with its bounds."""
+    tree = config.model_dump(mode="json")
+    tree["model"] |= changes
+    return parse_config(tree)

@@ -1,0 +1,130 @@
+"""Before a sweep begins: is there room for it, and is it the one that its directory holds?"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from charjax import parallel
+from charjax.config import Config
+from charjax.data.datasets import Dataset
+from charjax.errors import UserError
+from charjax.initlab.layers import find_layers
+from charjax.initlab.sweeps.axes import Axes
+from charjax.initlab.sweeps.grid import Group
+from charjax.initlab.sweeps.record import recorded_steps
+from charjax.runs import build_model, state_shapes, write_json
+from charjax.training.session import with_context
+
+_FILE = "plan.json"
+_FORMAT = 1
+# Bytes of a layer at a recorded step: two histograms and two dozen numbers, as they are held while
+# the tables are written.
+_BYTES_PER_LAYER = 2 * 64 * 4 + 24 * 8
+# Beside its state a run needs its gradients and its updates.
+_BESIDE_STATE = 2
+
+
+def check_tables(runs: int, layers: int, steps: int) -> None:
+    """Refuse a grid whose results would not fit in memory.
+
+    Raises:
+      UserError: with the number of runs that would.
+    """
+    needed = runs * layers * len(recorded_steps(steps)) * _BYTES_PER_LAYER
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    if needed > free:
+        fit = free * runs // needed
+        raise UserError(
+            f"the grid: {runs:,} runs given; their tables need {needed / 1e9:,.1f} GB and may take "
+            f"{free / 1e9:.1f} GB: {fit:,} runs would fit; give fewer values or --seeds"
+        )
+
+
+def check_room(groups: list[Group], dataset: Dataset, devices: list[jax.Device]) -> None:
+    """Refuse networks of which not even one would fit, before anything is compiled.
+
+    Raises:
+      UserError: with the number that would (0).
+    """
+    layers = 0
+    free = parallel.available_memory(devices)
+    for group in groups:
+        config = with_context(group.config, dataset)
+        model = build_model(config, dataset.tokenizer)
+        layers = max(layers, len(find_layers(model)))
+        state = state_shapes(model, config)
+        needed = _bytes(state) + _BESIDE_STATE * _bytes(state.params)
+        if needed > free:
+            raise UserError(
+                f"--width: {group.width} given; a run of depth {group.depth} and this width needs "
+                f"at least {needed / 1e9:,.1f} GB and {free / 1e9:.1f} GB are free: 0 of its "
+                f"{len(group.points)} runs would fit; give a smaller --width or --depth"
+            )
+    if groups:
+        runs = sum(len(group.points) for group in groups)
+        check_tables(runs, layers, groups[0].config.train.steps)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+class Plan:
+    """The grid that a directory is for, and how many runs are trained at once in each group."""
+
+    def __init__(self, directory: Path, base: Config, axes: Axes, at_once: dict[int, int]):
+        self._path, self._base, self._axes, self.at_once = directory / _FILE, base, axes, at_once
+
+    def write(self) -> None:
+        """Keep it, in one move."""
+        groups = [[index, count] for index, count in sorted(self.at_once.items())]
+        write_json(self._path, _tree(self._base, self._axes) | {"at_once": groups})
+
+
+def resumed_plan(directory: Path, base: Config, axes: Axes) -> Plan:
+    """The plan that a directory holds, if it is this grid's.
+
+    Raises:
+      UserError: there is none, or another's.
+    """
+    path = directory / _FILE
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        at_once = {int(index): int(count) for index, count in held.pop("at_once")}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"--resume: {str(directory)!r} holds no sweep that was begun; leave --resume out"
+        ) from None
+    given = _tree(base, axes)
+    for part in given:
+        if held.get(part) != given[part]:
+            name, old, new = _difference(part, held.get(part), given[part])
+            raise UserError(
+                f"--resume: {name} was {old} when the sweep was begun and is {new} now; give the "
+                "same, or another --out"
+            )
+    return Plan(directory, base, axes, at_once)
+
+
+def _difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
+    """The first leaf that differs, by name."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in new:
+            if old.get(key) != new[key]:
+                return _difference(f"{name}.{key}", old.get(key), new[key])
+    return name, json.dumps(old), json.dumps(new)
+
+
+def _tree(base: Config, axes: Axes) -> dict[str, Any]:
+    tree = {
+        "format": _FORMAT,
+        "config": base.model_dump(mode="json"),
+        "axes": dataclasses.asdict(axes),
+    }
+    # As JSON gives it back: tuples are lists.
+    read: dict[str, Any] = json.loads(json.dumps(tree))
+    return read

@@ -1,0 +1,87 @@
+"""What is recorded of a group's runs while they go, and how that is kept.
+
+Letters: S recorded steps, R runs, L layers.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from charjax.initlab.sweeps.program import Measured
+from charjax.training.stack import Runs
+
+Record = dict[str, np.ndarray]
+
+
+def recorded_steps(steps: int) -> tuple[int, ...]:
+    """0, 1, 2, 5, 10, 20, 50, ... and the last step."""
+    found, decade = [0], 1
+    while decade < steps:
+        found += [decade * digit for digit in (1, 2, 5) if decade * digit < steps]
+        decade *= 10
+    return (*found, steps)
+
+
+def empty_record(measured: Any, recorded: int) -> Record:
+    """Arrays (S, R, ...) for what `Measured` holds, for mean training losses and divergences.
+
+    Args:
+      measured: a Measured, or its shapes.
+      recorded: S.
+    """
+    leaves = _named(measured)
+    record = {name: np.zeros((recorded, *x.shape), x.dtype) for name, x in leaves.items()}
+    runs = measured.val_loss.shape
+    record["diverged"] = np.full((recorded, *runs), -1, np.int32)
+    return record | {"train_loss": np.full((recorded, *runs), np.nan)}
+
+
+def note(record: Record, place: int, measured: Measured, runs: Runs, sums_2R: np.ndarray) -> None:
+    """Write down one recorded step.
+
+    Args:
+      record: is changed.
+      place: which of the S.
+      measured: of this step.
+      runs: as they are.
+      sums_2R: losses and targets since the step recorded before.
+    """
+    for name, leaf in _named(measured).items():
+        record[name][place] = np.asarray(leaf)
+    record["diverged"][place] = np.asarray(runs.diverged)
+    # None at step 0, and none of a run that had diverged before.
+    with np.errstate(invalid="ignore"):
+        record["train_loss"][place] = sums_2R[0] / sums_2R[1]
+
+
+def cut(record: Record, count: int) -> Record:
+    """The record of the first runs of a program."""
+    return {name: x[:, :count] for name, x in record.items()}
+
+
+def _named(measured: Any) -> dict[str, Any]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(measured)
+    return {".".join(part.name for part in path): leaf for path, leaf in leaves}
+
+
+def write_part(path: Path, record: Record) -> None:
+    """Keep a record, in one move."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, **record)  # type: ignore[arg-type]
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_part(path: Path) -> Record:
+    """The record that `write_part` has kept.
+
+    Raises:
+      OSError, ValueError: it cannot be read.
+    """
+    with np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files}

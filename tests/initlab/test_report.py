@@ -1,0 +1,434 @@
+"""A sweep's page from outside: what is on it, what is not, and that it is safe to open."""
+
+import base64
+import html.parser
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from charjax.errors import UserError
+from charjax.initlab import theory
+from charjax.initlab.report import at_init, histograms, losses, phase, verdicts
+from charjax.initlab.report.tables import read_sweep
+from charjax.initlab.statistics import compare
+from tests.commands import run
+from tests.initlab.synthetic import SCHEMES, TANH, write_sweep
+
+ROOT = Path(__file__).resolve().parents[2]
+EVIL = "<script>alert(1)</script>"
+
+
+def report(*words):
+    return run("initlab.__main__", "report", *words)
+
+
+class Page(html.parser.HTMLParser):
+    """Tags, attributes and text; every element must be closed in order."""
+
+    VOID = ("meta", "img")
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append((self.open[-1] if self.open else "", data))
+
+    def all(self, tag: str) -> list[str]:
+        return [data for open_tag, data in self.texts if open_tag == tag]
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """A sweep with every axis, and its report."""
+    directory = write_sweep(
+        tmp_path_factory.mktemp("sweeps") / "full",
+        gains=(0.6, 1.3, 3.0),
+        depths=(2, 6),
+        widths=(32, 128),
+        rates=(0.05, 0.1, 0.4),
+        seeds=3,
+        diverges_above=0.3,
+        schemes={"glorot": (1.0, 0.0), "kaiming": (5 / 3, 0.2)},
+    )
+    return directory, report(directory)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    directory = write_sweep(tmp_path_factory.mktemp("sweeps") / "small")
+    return directory, report(directory)
+
+
+def page_of(directory) -> Page:
+    return Page((directory / "report.html").read_text(encoding="utf-8"))
+
+
+# The page
+
+
+def test_everything_is_there(full):
+    directory, done = full
+    assert (done.status, done.err) == (0, "")
+    page = page_of(directory)
+    assert page.all("h2") == [
+        "Verdicts",
+        "Ranking",
+        "Before the first step, with theory",
+        "Activations and gradients by layer",
+        "Updates beside weights",
+        "Loss over steps",
+        "Phase map",
+        "Learning-rate transfer",
+        "Loss by gain",
+        "How it was made",
+    ]
+    pictures = sorted(path.stem for path in (directory / "figures").iterdir())
+    assert pictures == [
+        "activation-histograms",
+        "gradient-histograms",
+        "initial-loss",
+        "layers-at-init",
+        "learning-rate-transfer",
+        "loss-by-gain",
+        "loss-curves",
+        "phase-map",
+        "update-to-data",
+    ]
+    assert (directory / "report.html").stat().st_size < 5_000_000
+    told = " ".join(page.all("figcaption"))
+    assert "n = 3 seeds" in told
+    assert "6 ξc" in told
+    assert "a run diverged" in told
+
+
+def test_pictures_are_inline_and_told(full):
+    directory, _ = full
+    images = [attributes for tag, attributes in page_of(directory).tags if tag == "img"]
+    files = {path.read_bytes() for path in (directory / "figures").glob("*.png")}
+    prefix = "data:image/png;base64,"
+    assert all(image["src"].startswith(prefix) and len(image["alt"]) > 20 for image in images)
+    assert {base64.b64decode(image["src"].removeprefix(prefix)) for image in images} == files
+
+
+def test_nothing_is_fetched(full):
+    text = (full[0] / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe", "object", "base"})
+    assert "http:" not in text
+    assert "https:" not in text
+    assert "url(" not in text
+    policy = next(a["content"] for _, a in page.tags if "http-equiv" in a)
+    assert "default-src 'none'" in policy
+    assert not any(name.startswith("on") or name == "style" for _, a in page.tags for name in a)
+
+
+def test_absent_sections_have_no_heading(small):
+    directory, done = small
+    assert done.status == 0
+    headings = page_of(directory).all("h2")
+    assert "Phase map" not in headings
+    assert "Learning-rate transfer" not in headings
+    assert "Loss by gain" not in headings
+    assert "Loss over steps" in headings
+
+
+def test_one_of_everything(tmp_path):
+    directory = write_sweep(tmp_path / "one", schemes={"glorot": (1.0, 0.0)}, seeds=1)
+    done = report(directory)
+    assert done.status == 0, done.err
+    assert "one seed: no interval and no verdict" in done.out
+    # The same tables give the same bytes, wherever the page goes.
+    other = tmp_path / "again.html"
+    assert report(directory, "--out", other).out.splitlines()[-1] == f"report: {other}"
+    assert other.read_bytes() == (directory / "report.html").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.html", "one"]
+    text = other.read_text(encoding="utf-8")
+    assert "nan" not in re.sub(r'src="[^"]*"', "", text)
+
+
+def test_without_layers_or_theory(tmp_path):
+    """A family that the theory says nothing of, and tables without rows."""
+    directory = write_sweep(tmp_path / "bare", activation=None, seeds=2)
+    for name in ("layers.csv", "curves.csv"):
+        lines = (directory / name).read_text().splitlines()
+        (directory / name).write_text(lines[0] + "\n")
+    with np.load(directory / "histograms.npz") as file:
+        np.savez(directory / "histograms.npz", **{name: file[name][:0] for name in file.files})
+    assert report(directory).status == 0
+    headings = page_of(directory).all("h2")
+    assert headings == ["Verdicts", "Ranking", "Before the first step, with theory", *headings[-1:]]
+
+
+def test_names_and_commands_are_escaped(tmp_path):
+    command = f"python -m charjax.initlab sweep --scheme '{EVIL}' \x1b[31m\x00 --lr 1&2"
+    schemes = {EVIL: (1.0, 0.0), '"><img src=x onerror=a>\u202e$\\frac': (1.5, 0.3), "_x": (2, 0.1)}
+    directory = write_sweep(tmp_path / "evil", schemes=schemes, command=command, seeds=2)
+    facts = json.loads((directory / "sweep.json").read_text())
+    facts["config_toml"] = f'name = "{EVIL}"\n\x07\nend = 1\n'
+    facts["arch"], facts["finished"], facts["hardware"] = EVIL, EVIL, {"accelerator": EVIL}
+    (directory / "sweep.json").write_text(json.dumps(facts))
+    done = report(directory)
+    assert (done.status, done.err) == (0, "")
+    assert "\u202e" not in done.out
+    text = (directory / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert all(char.isprintable() or char == "\n" for char in text)
+    page = Page(text)
+    shown = "".join(data for _, data in page.texts)
+    assert shown.count(EVIL) >= 6
+    assert "\\x1b[31m\\x00 --lr 1&2" in shown
+    assert "\\x07\nend = 1" in shown
+    assert all(a["src"].startswith("data:") for tag, a in page.tags if tag == "img")
+
+
+def test_a_mistake_is_answered_at_once(run_command, tmp_path):
+    """Before JAX and matplotlib are loaded, which takes seconds."""
+    for name in ("jax", "matplotlib", "numpy"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('loaded too early')")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    assert "DIR/figures" in run_command("initlab", "report", "-h", env={"PYTHONPATH": path}).stdout
+    done = run_command("initlab", "report", "--no", env={"PYTHONPATH": path})
+    assert (done.code, done.stderr.count("\n")) == (2, 1)
+
+
+# Verdicts
+
+
+def test_verdicts_are_the_statistics(small):
+    directory, done = small
+    sweep = read_sweep(directory)
+    first, second, third = (sweep.losses[place, 0, 0, 0, 0] for place in (1, 2, 0))
+    found = [compare(first, second), compare(first, third), compare(second, third)]
+    assert [one.verdict for one in found] == ["better"] * 3
+    for line, one in zip(done.out.splitlines(), found, strict=False):
+        assert f"{one.mean:+.4f} ({one.low:+.4f} to {one.high:+.4f}) nats" in line
+        assert f"p = {one.p:.2g}" in line
+        assert "is better than" in line
+    page = page_of(directory)
+    assert [line for line in done.out.splitlines() if line.startswith("depth")] == [
+        line for line in page.all("li") if line.startswith("depth")
+    ]
+    assert "better" in page.all("td")
+    assert done.out.splitlines()[3] == "no run diverged"
+
+
+def test_divergence_comes_with_the_verdicts(full):
+    directory, done = full
+    line = next(line for line in done.out.splitlines() if line.startswith("glorot:"))
+    # At width 32 rates up to 0.6 are sound, at width 128 up to 0.15.
+    assert line == (
+        "glorot: 18 of 108 runs diverged, the first at step 37; by learning rate: 0.4 (18/36)"
+    )
+    assert line in page_of(directory).all("li")
+    assert read_sweep(directory).diverged.sum() == 36
+
+
+def test_a_seed_is_judged_by_a_setting_chosen_without_it():
+    """Pure noise: the best of 40 settings looks better than it is, and leaving one out does not."""
+    rng = np.random.default_rng(0)
+    chosen, kept = [], []
+    for _ in range(200):
+        losses_GRS = rng.normal(size=(1, 40, 6))
+        kept.append(verdicts.judged(losses_GRS).mean())
+        chosen.append(losses_GRS[verdicts.best_setting(losses_GRS)].mean())
+    assert np.mean(chosen) < -0.7
+    assert abs(np.mean(kept)) < 0.1
+
+
+def test_best_setting_avoids_divergence():
+    losses_GRS = np.array([[[1.0, np.inf], [2.0, 2.0]], [[1.9, 1.9], [0.1, np.nan]]])
+    assert verdicts.best_setting(losses_GRS) == (1, 0)
+    assert verdicts.best_setting(np.full((2, 2, 2), np.inf)) == (0, 0)
+
+
+# Theory on the measured points
+
+
+def test_theory_lines_are_the_theory(small):
+    sweep = read_sweep(small[0])
+    stack = theory.propagate(3, TANH, (5 / 3) ** 2, 0.05)
+    points = at_init.layer_points(sweep, 2, 0, "std", "theory_std")
+    assert points.names == ["embedding", "hidden_0", "hidden_1", "hidden_2", "readout"]
+    assert points.measured_SL.shape == (8, 5)
+    np.testing.assert_allclose(points.theory_SL[:, 1:4], np.tile(stack.std_D, (8, 1)), rtol=1e-12)
+    assert np.isnan(points.theory_SL[:, [0, 4]]).all()
+    off_SL = points.residual_SL[:, 1:4]
+    np.testing.assert_allclose(off_SL, points.measured_SL[:, 1:4] / stack.std_D - 1)
+    assert 0 < np.abs(off_SL).max() < 0.1
+
+
+def test_correlation_depth_is_the_theory():
+    weights = np.array([1.0, 1.3, 1.5])
+    np.testing.assert_allclose(
+        phase.correlation_depths("tanh", weights, 0.05), [3.627, 7.834, 15.79], rtol=1e-3
+    )
+    assert np.isnan(phase.correlation_depths("relu", np.array([2.5]), 0.05)).all()
+
+
+def test_phase_map_is_measured(full):
+    weight_G, loss_DG = phase.measured_map(read_sweep(full[0]), 0)
+    np.testing.assert_allclose(weight_G, [0.36, 1.69, 9.0], rtol=0.02)
+    assert loss_DG.shape == (2, 3)
+    # The made-up loss is lowest near criticality, and the more so the deeper.
+    assert loss_DG[1].argmin() == 1
+    assert loss_DG[1, 2] > loss_DG[0, 2]
+
+
+def test_transfer(full):
+    sweep = read_sweep(full[0])
+    found = losses.transfers(sweep, [0, 1])
+    # At width 32 the made-up best rate is 0.2, of 0.05, 0.1 and 0.4; at width 128 it is 0.025.
+    assert [one.best[1].rate for one in found] == [0.05, 0.05]
+    assert all(one.best[0].rate in (0.1, 0.4) and one.beyond for one in found)
+    assert found[0].drift == pytest.approx(np.log2(0.05 / found[0].best[0].rate))
+    assert found[0].low <= found[0].drift <= found[0].high
+
+
+@settings(max_examples=40)
+@given(st.floats(-5, 5), st.floats(0, 3), st.integers(1, 4), st.integers(0, 99))
+def test_pooled_density_is_one(low, width, rows, seed):
+    rng = np.random.default_rng(seed)
+    low_N = low + rng.normal(size=rows)
+    counts_NB = rng.integers(1, 50, (rows, 64)).astype(float)
+    x, density = histograms.pooled_density(low_N, low_N + width, counts_NB)
+    step = x[1] - x[0]
+    assert density.min() >= 0
+    assert np.sum(density) * step == pytest.approx(1)
+    # A range of no width is taken as a millionth of where it is.
+    high = max((low_N + width).max(), (low_N + 1.1e-6 * np.abs(low_N)).max())
+    assert low_N.min() <= x[0] <= x[-1] <= high
+
+
+# Mistakes
+
+
+def broken(tmp_path, change):
+    directory = write_sweep(tmp_path / "sweep", seeds=2, steps=10)
+    change(directory)
+    done = report(directory)
+    assert done.status == 2
+    assert done.err.count("\n") == 1
+    assert not (directory / "report.html").exists()
+    assert not (directory / "figures").exists()
+    return done.err
+
+
+@pytest.mark.parametrize("name", ["sweep.json", "runs.csv", "layers.csv", "histograms.npz"])
+def test_a_missing_file_is_named(tmp_path, name):
+    told = broken(tmp_path, lambda directory: (directory / name).unlink())
+    assert f"{name} missing; the sweep did not finish" in told
+
+
+def _edit(name, old, new, count=1):
+    def change(directory):
+        path = directory / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, count))
+
+    return change
+
+
+def _cut(name, rows):
+    def change(directory):
+        path = directory / name
+        path.write_text("\n".join(path.read_text().splitlines()[:-rows]) + "\n")
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_cut("runs.csv", 2), "holds 4 of 6 runs; the sweep did not finish"),
+        (_edit("runs.csv", "val_loss", "loss"), "no column val_loss"),
+        (_edit("runs.csv", "glorot", "other"), "row 4 is of no run of sweep.json's grid"),
+        (_edit("runs.csv", "0.05", "much"), "row 2: sigma_b2 is 'much'"),
+        (_edit("runs.csv", "0.1,1,", "0.1,0,"), "1 runs are there more than once"),
+        (_edit("curves.csv", "pytorch,", "pytorch,,"), "row 2 has 11 fields, not 10"),
+        (_edit("sweep.json", '"format": 1', '"format": 2'), "format 2; this version"),
+        (_edit("sweep.json", '"format"', '"form"'), "no 'format'"),
+        (_edit("sweep.json", '"depths": [3]', '"depths": []'), "depths is []"),
+        (_edit("sweep.json", '"steps": 10', '"steps": "ten"'), "steps is 'ten'"),
+        (_edit("sweep.json", '"vocabulary": 27, ', ""), "vocabulary is nothing"),
+        (_edit("sweep.json", "{", "<"), "not JSON"),
+        (lambda d: (d / "histograms.npz").write_bytes(b"PK"), "histograms.npz"),
+        (lambda d: np.savez(d / "histograms.npz", step=np.zeros(3)), "no array scheme"),
+    ],
+)
+def test_what_is_broken_is_said(tmp_path, change, told):
+    assert told in broken(tmp_path, change)
+
+
+def test_an_array_of_objects_is_refused(tmp_path):
+    def change(directory):
+        path = directory / "histograms.npz"
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files}
+        arrays["layer"] = arrays["layer"].astype(object)
+        np.savez(path, allow_pickle=True, **arrays)
+
+    assert "not an archive of plain arrays" in broken(tmp_path, change)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["nowhere"], "'nowhere' is no directory"),
+        ([], "the following arguments are required: DIR"),
+        (["."], "holds no sweep"),
+        (["x", "--ouut", "y"], "did you mean --out?"),
+    ],
+)
+def test_mistakes(tmp_path, monkeypatch, words, told):
+    monkeypatch.chdir(tmp_path)
+    done = report(*words)
+    assert done.status == 2
+    assert done.err.count("\n") == 1
+    assert told in done.err
+
+
+def test_a_place_that_is_no_file(small, tmp_path):
+    for out, told in (
+        (tmp_path, "is a directory"),
+        (tmp_path / "no" / "x", "there is no directory"),
+    ):
+        done = report(small[0], "--out", out)
+        assert done.status == 2
+        assert told in done.err
+
+
+def test_axes_ascend(tmp_path):
+    """Whatever the order in which the sweep was asked for them."""
+    directory = write_sweep(tmp_path / "sweep", rates=(0.4, 0.1), gains=(3.0, None), seeds=2)
+    sweep = read_sweep(directory)
+    assert sweep.rates.tolist() == [0.1, 0.4]
+    assert np.isnan(sweep.gains[0])
+    assert sweep.shape == (len(SCHEMES), 2, 1, 1, 2, 2)
+    one = sweep.runs.select(scheme=0, gain=1, learning_rate=0, seed=1)
+    assert (one["gain"][0], one["learning_rate"][0], len(one)) == (3.0, 0.1, 1)
+    assert sweep.cube("val_loss")[0, 1, 0, 0, 0, 1] == one["val_loss"][0]
+
+
+def test_a_missing_directory_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="no directory"):
+        read_sweep(tmp_path / "none")
