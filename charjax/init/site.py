@@ -28,6 +28,7 @@ class Site:
       depth: residual blocks in the model.
       width: what the readout reads: of a transformer, the residual stream's.
       tied: whether the embedding is the readout too.
+      own_width: whether embeddings have a width of their own, which a kernel reads.
       log_unigram_V: logarithms of the symbols' frequencies in the training text, where a scheme
         asks for them.
     """
@@ -42,6 +43,7 @@ class Site:
     depth: int
     width: int
     tied: bool
+    own_width: bool
     log_unigram_V: Array | None = None
 
 
@@ -75,6 +77,7 @@ def find_sites(
                 depth=depth,
                 width=width or fan_in,
                 tied=not readouts,
+                own_width=any(other.reads_embedding for other in found.values()),
                 log_unigram_V=log_unigram_V,
             )
         )

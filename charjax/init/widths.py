@@ -12,7 +12,7 @@ import math
 from jax import Array
 
 from charjax.config import InitConfig
-from charjax.init.draws import ONE, ZERO, FanInNormal, Normal
+from charjax.init.draws import ONE, ZERO, EmbeddingNormal, FanInNormal, Normal
 from charjax.init.scheme import Rule, Scheme
 from charjax.init.site import Site
 from charjax.models.roles import Role
@@ -108,17 +108,36 @@ class Scales:
         return max(1, site.depth) / self.base_depth
 
 
+@dataclasses.dataclass(frozen=True)
+class InputNormal:
+    """N(0, s^2), s whatever the width grows to: a table's entries are as large in a wide model.
+
+    A table of a width of its own: s^2 = 1/d, that width. A stream's: 1/base_width, which is
+    1/d at the base. If it is the readout too, s = 0.02 (GPT-2's): the readout should begin at 0
+    (Yang et al. 2022, app. D.2), which this one cannot, for then nothing would be told from
+    anything. With s^2 = 1/base_width its logits at first would have the size sqrt(base_width / d):
+    as large as what the first steps learn, meaning nothing, and falling with the width.
+    """
+
+    base_width: int
+
+    def __call__(self, key: Array, site: Site) -> Array:
+        """Draw; the width that grows has no part in it."""
+        if site.own_width:
+            return EmbeddingNormal()(key, site)
+        return Normal(0.02 if site.tied else 1 / math.sqrt(self.base_width))(key, site)
+
+
 def _parametrised(source: str, scales: Scales, needs: dict) -> Scheme:
     # The readout's rate stays: with its multiplier 1/r that is table 8's second form, the one that
     # leaves tied embeddings possible. One of its own begins at 0 (app. D.2 there): a random one
     # adds to the logits' moves a part that falls with sqrt(r), and hides what is to be seen.
-    at_base = Normal(1 / math.sqrt(scales.base_width))
     wide = Rule(FanInNormal(), scales.learning_rate, scales.multiplier)
     others = {Role.GAIN: ONE, Role.RESIDUAL_GAIN: ONE, Role.BIAS: ZERO, Role.GATE_BIAS: ZERO}
     return Scheme(
         source,
         {
-            Role.EMBEDDING: Rule(at_base),
+            Role.EMBEDDING: Rule(InputNormal(scales.base_width)),
             Role.READOUT: Rule(ZERO, multiplier=scales.multiplier),
             **dict.fromkeys((Role.HIDDEN, Role.RECURRENT, Role.RESIDUAL_OUTPUT), wide),
             **{

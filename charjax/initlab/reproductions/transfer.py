@@ -1,9 +1,10 @@
 """Number 10: where the best learning rate goes when a transformer is made wider.
 
 Yang et al. 2022, fig. 1: in the standard parametrisation it falls as the width grows; in muP it
-stays, so that a rate found on a small model serves a large one. "Standard" is what nanoGPT does:
-GPT-2's initialisation, N(0, 0.02) whatever the width, and one learning rate for everything. muP is
-the scheme `mup` with the smallest width as its base, where its learning rates are the same ones.
+stays, so that a rate found on a small model serves a large one. "Standard" is the scheme
+`zero_readout`: kernels of variance 1/fan_in, embeddings 1/d, a readout of 0, and one learning rate
+for everything. muP is the scheme `mup` with the smallest width as its base, where it draws from
+the same distributions (but for the truncation of `nn.Dense`'s) and has the same learning rates.
 
 The loss of a run is its training loss over the last tenth of its steps. Every rate of a seed sees
 the same batches, and so does every width and parametrisation. Letters: L learning rates, S seeds,
@@ -85,7 +86,7 @@ SIZES: dict[Tier, Size] = {
         drift=3.0,
     ),
 }
-PARAMETRISATIONS = {"standard": "gpt2", "muP": "mup"}
+PARAMETRISATIONS = {"standard": "zero_readout", "muP": "mup"}
 
 
 def run(tier: Tier, progress: Progress, poll: Poll) -> list[Check]:
@@ -118,6 +119,7 @@ def config_of(size: Size, scheme: str, width: int) -> Config:
         "data.name=shakespeare",
         "model.kind=transformer",
         "model.n_layer=2",
+        "model.tie_embeddings=false",
         f"model.d_model={size.head}",
         "model.n_head=1",
         f"init.scheme={scheme}",
