@@ -183,29 +183,6 @@ def test_factors_of_the_width_parametrisations():
     assert rates["readout"]["kernel"] == 0.25
 
 
-def test_coordinate_check():
-    """Logits move equally much at every width in muP, and more with the width otherwise."""
-    widths = (32, 64, 128)
-    moves: dict[str, list[float]] = {"mup": [], "default": []}
-    for width in widths:
-        here = Bench("mlp", SMALL["mlp"] | {"hidden": (width, width)})
-        step, batch, model = here.step(), here.batch(32), here.model()
-        logits = jax.jit(
-            lambda state, model=model, batch=batch: model.apply(
-                variables_of(state), batch.inputs, num_outputs=6
-            )[0]
-        )
-        for scheme, sizes in moves.items():
-            state = here.state(scheme, **({"base_width": 32} if scheme == "mup" else {}))
-            before = logits(state)
-            for _ in range(3):
-                state, _ = step(state, batch, jax.random.key(0))
-            sizes.append(float(jnp.mean(jnp.abs(logits(state) - before))))
-    slopes = {name: np.polyfit(np.log(widths), np.log(x), 1)[0] for name, x in moves.items()}
-    assert abs(slopes["mup"]) < 0.2
-    assert slopes["default"] > 0.5
-
-
 def test_lsuv_brings_every_layer_to_unit_variance():
     for kind in ("mlp", "transformer"):
         here = bench(kind)

@@ -26,6 +26,7 @@ from charjax.config import Config
 from charjax.data.batches import BatchSource, source_key
 from charjax.errors import UserError
 from charjax.initlab.families import Pass, find_taps
+from charjax.initlab.layers import find_layers
 from charjax.initlab.watching import see
 from charjax.models.contract import CharModel
 from charjax.training.program import make_advance
@@ -49,11 +50,13 @@ class Slope:
       slope: mean over the seeds.
       low: lower end of Student's 95 % interval over the seeds.
       high: upper end.
+      standard_error: of the mean.
     """
 
     slope: float
     low: float
     high: float
+    standard_error: float
 
     @property
     def flat(self) -> bool:
@@ -145,8 +148,9 @@ def fit_slope(sizes_WR: Any, widths: tuple[int, ...]) -> Slope | None:
     slopes_R = np.polyfit(np.log(widths), np.log(sizes_WR), 1)[0]
     n = len(slopes_R)
     mean = float(slopes_R.mean())
-    half = float(stats.t.ppf(0.975, n - 1) * slopes_R.std(ddof=1) / math.sqrt(n))
-    return Slope(mean, mean - half, mean + half)
+    error = float(slopes_R.std(ddof=1)) / math.sqrt(n)
+    half = float(stats.t.ppf(0.975, n - 1)) * error
+    return Slope(mean, mean - half, mean + half, error)
 
 
 def _check(
@@ -169,7 +173,7 @@ def _check(
         values.append(value)
         progress(place)
     layers = [name for name in changes[0] if all(name in sizes for sizes in changes)]
-    told = [
+    told: list[dict[str, Any]] = [
         {
             "layer": name,
             "change": _describe([sizes[name] for sizes in changes], places),
@@ -177,6 +181,7 @@ def _check(
         }
         for name in layers
     ]
+    failed = [layer["layer"] for layer in told if layer["change"]["verdict"] == "fail"]
     return {
         "axis": axis,
         "places": list(places),
@@ -186,7 +191,7 @@ def _check(
         "learning_rate": config.optim.learning_rate,
         "limit": LIMIT,
         "layers": told,
-        "passed": all(layer["change"]["verdict"] != "fail" for layer in told),
+        "passed": not failed,
     }
 
 
@@ -213,6 +218,7 @@ def _describe(sizes: list[np.ndarray], places: tuple[int, ...]) -> dict[str, Any
         "sizes": sizes_WRT.mean(axis=1).tolist(),
         "slope": last and last.slope,
         "interval": last and [last.low, last.high],
+        "standard_error": last and last.standard_error,
         "verdict": verdict,
     }
 
@@ -257,7 +263,8 @@ def _train(
         changes.append(change)
         values.append(value)
         poll()
-    return _by_layer(changes), _by_layer(values)
+    names = [layer.name for layer in find_layers(session.model)]
+    return _by_layer(names, changes), _by_layer(names, values)
 
 
 def fixed_inputs(source: BatchSource) -> Array:
@@ -303,5 +310,6 @@ def _sizes(outputs: dict[str, Array]) -> dict[str, Array]:
     return {name: _size(x) for name, x in outputs.items()}
 
 
-def _by_layer(steps: list[dict[str, Array]]) -> Sizes:
-    return {name: np.stack([np.asarray(step[name]) for step in steps], axis=1) for name in steps[0]}
+def _by_layer(names: list[str], steps: list[dict[str, Array]]) -> Sizes:
+    """In the order of computation, which a dictionary loses under jit."""
+    return {name: np.stack([np.asarray(step[name]) for step in steps], axis=1) for name in names}

@@ -85,6 +85,24 @@ REPRODUCTIONS: tuple[Reproduction, ...] = (
         larger_on_gpu=True,
         corpora=("names",),
     ),
+    Reproduction(
+        "transformer",
+        9,
+        "the stream's variance by depth; the coordinate check of muP",
+        "Radford et al. 2019; Yang et al. 2022",
+        _from_file("transformer"),
+        larger_on_gpu=True,
+        corpora=("shakespeare",),
+    ),
+    Reproduction(
+        "transfer",
+        10,
+        "the best learning rate by width, in the standard parametrisation and in muP",
+        "Yang et al. 2022; nanoGPT-mup",
+        _from_file("transfer"),
+        larger_on_gpu=True,
+        corpora=("shakespeare",),
+    ),
 )
 
 

@@ -72,7 +72,7 @@ SIZES: dict[Tier, Size] = {
         head=16,
         rates=tuple(range(-12, -2)),
         seeds=3,
-        steps=80,
+        steps=120,
         words=("train.batch_size=8", "model.context_length=32"),
         drift=2.0,
     ),

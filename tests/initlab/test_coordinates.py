@@ -1,0 +1,117 @@
+"""The coordinate check: its slopes, what it refuses, and what it says of known parametrisations."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from charjax.config import load_config
+from charjax.errors import UserError
+from charjax.initlab.probes.coordinates import at_depth, at_width, check_coordinates, fit_slope
+from charjax.training.session import first_state, open_session
+from tests.commands import tiny
+
+
+@pytest.fixture
+def text(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "text.txt"
+    path.write_text("".join("abcdefgh \n"[i] for i in np.minimum(rng.geometric(0.3, 2000), 10) - 1))
+    return path
+
+
+def config_of(text, kind, *words):
+    return load_config(None, [*tiny(kind), f"data.path={text}", *words])
+
+
+def test_a_slope_and_its_interval():
+    noise_WR = 0.01 * np.random.default_rng(0).standard_normal((3, 4))
+    found = fit_slope(np.array([2.0, 4.0, 8.0])[:, None] ** 0.75 * np.exp(noise_WR), (64, 128, 256))
+    assert found is not None
+    assert found.slope == pytest.approx(0.75, abs=0.02)
+    assert found.low < 0.75 < found.high
+    assert found.high - found.low < 0.05
+    assert not found.flat
+    assert fit_slope(np.ones((3, 2)), (64, 128, 256)).flat
+    assert fit_slope(np.zeros((3, 2)), (64, 128, 256)) is None
+
+
+def test_made_wide_a_model_keeps_what_is_not_its_width(text):
+    wide = at_width(config_of(text, "transformer", "model.d_model=8", "model.n_head=2"), 32).model
+    assert (wide.d_model, wide.n_head) == (32, 8)
+    wide = at_width(config_of(text, "mlp"), 48).model
+    assert set(wide.hidden) == {48}
+    assert wide.d_embed == config_of(text, "mlp").model.d_embed
+    assert at_width(config_of(text, "gru"), 48).model.d_hidden == 48
+    assert at_depth(config_of(text, "transformer"), 5).model.n_layer == 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "widths", "seeds", "told"),
+    [
+        ("transformer", (8, 17), (0, 1), "width 17 given; a transformer grows by heads of"),
+        ("bigram", (8, 16), (0, 1), "it has no width"),
+        ("mlp", (8, 8), (0, 1), "at least two that differ"),
+        ("mlp", (8, 16), (0,), "seeds: 1 given; an interval needs at least 2"),
+    ],
+)
+def test_mistakes(text, kind, widths, seeds, told):
+    words = ["model.d_model=8", "model.n_head=1"] if kind == "transformer" else []
+    with pytest.raises(UserError, match=told) as error:
+        check_coordinates(config_of(text, kind, *words), widths, seeds)
+    assert "\n" not in str(error.value)
+
+
+def test_the_standard_parametrisation_fails_and_mup_does_not(text):
+    """Of the logits; widths this small leave the layers' own slopes to noise."""
+    slopes = {}
+    for scheme in ("zero_readout", "mup"):
+        base = ["init.base_width=32"] if scheme == "mup" else []
+        words = ["optim.learning_rate=1e-4", "train.batch_size=64", f"init.scheme={scheme}", *base]
+        found = check_coordinates(config_of(text, "mlp", *words), (32, 64, 128), (0, 1), steps=3)
+        assert json.loads(json.dumps(found)) == found
+        names = [layer["layer"] for layer in found["layers"]]
+        assert names[:2] == ["token_embedding", "hidden_0"]
+        assert names[-1] == "readout"
+        logits = found["layers"][-1]["change"]
+        assert np.shape(logits["sizes"]) == (3, 4)
+        assert [sizes[0] for sizes in logits["sizes"]] == [0, 0, 0]
+        assert logits["interval"][0] <= logits["slope"] <= logits["interval"][1]
+        slopes[scheme] = logits["slope"]
+        if scheme == "zero_readout":
+            assert logits["verdict"] == "fail"
+            assert not found["passed"]
+    assert slopes["zero_readout"] > 0.8
+    assert abs(slopes["mup"]) < 0.15
+
+
+def test_the_norm_before_a_tied_readout_is_told_without_its_multiplier(text):
+    config = config_of(
+        text, "transformer", "init.scheme=mup", "init.base_width=8", "model.n_head=1"
+    )
+    config = config.model_copy(
+        update={"model": config.model.model_copy(update={"d_model": 8, "tie_embeddings": True})}
+    )
+    found = check_coordinates(config, (8, 32), (0, 1), steps=1)
+    norm = next(layer for layer in found["layers"] if layer["layer"] == "final_norm")
+    # A norm's output has mean square 1, and so a mean size a little below.
+    assert all(0.6 < sizes[0] < 1 for sizes in norm["value"]["sizes"])
+
+
+def test_a_recurrent_network_is_checked_too(text):
+    config = config_of(text, "gru", "init.scheme=mup", "init.base_width=8")
+    found = check_coordinates(config, (8, 16), (0, 1), steps=2)
+    assert [layer["layer"] for layer in found["layers"]][-1] == "readout"
+    assert any(layer["layer"] == "cell_0" for layer in found["layers"])
+
+
+def test_mup_at_its_base_width_is_the_standard_parametrisation(text):
+    words = ["model.tie_embeddings=false", "model.d_model=16", "model.n_head=2"]
+    states = [
+        first_state(open_session(config_of(text, "transformer", *words, *scheme)))
+        for scheme in (["init.scheme=mup", "init.base_width=16"], ["init.scheme=zero_readout"])
+    ]
+    assert all(factor == 1 for factor in jax.tree.leaves(states[0].scales))
+    stds = [jax.tree.map(lambda p: float(p.std()), state.params) for state in states]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.2), *stds)
