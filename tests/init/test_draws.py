@@ -87,7 +87,7 @@ BETA = (8 * L) ** -0.25
         ("layerscale", OUTPUT, normal(0.02)),
         ("irnn", HIDDEN, normal(0.001)),
         ("mup", HIDDEN, normal(1 / math.sqrt(N))),
-        ("completep", Parameter(Role.EMBEDDING), normal(1 / math.sqrt(128))),
+        ("completep", Parameter(Role.EMBEDDING), normal(0.02)),
         ("spectral", READOUT, normal(1 / math.sqrt(N))),
     ],
 )
@@ -227,3 +227,31 @@ def test_a_gain_leaves_the_readout_and_biases_alone():
             drawn("pytorch", parameter, gain=3.0), drawn("pytorch", parameter)
         )
     np.testing.assert_allclose(drawn("pytorch", gain=3.0), 3 * drawn("pytorch"), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("reader", "std"),
+    [
+        ({}, 0.02),
+        ({"readout": READOUT}, 1 / math.sqrt(64)),
+        (
+            {"readout": dense(Role.READOUT), "hidden": dense(reads_embedding=True)},
+            1 / math.sqrt(16),
+        ),
+    ],
+)
+def test_a_table_in_mup_is_as_large_at_every_width(reader, std):
+    """By whether it is the readout too, is read by one, or has a width (16) of its own."""
+    found = {"table": Parameter(Role.EMBEDDING, fan_out=(1,)), **reader}
+    roles = tuple(found.items())
+    for width in (64, 512):
+        columns = 16 if "hidden" in reader else width
+        shapes = {
+            "table": jax.ShapeDtypeStruct((4096, columns), jnp.float32),
+            "readout": jax.ShapeDtypeStruct((width, 27), jnp.float32),
+            "hidden": jax.ShapeDtypeStruct((columns, width), jnp.float32),
+        }
+        shapes = {name: shapes[name] for name in found}
+        scheme = find_scheme(InitConfig(scheme="mup", base_width=64))
+        drawn = initialise(scheme, shapes, roles, jax.random.key(0), 2).params
+        assert float(drawn["table"].std()) == pytest.approx(std, rel=0.02)

@@ -69,7 +69,7 @@ def test_a_run_among_many_is_the_run_of_its_rate_and_seed(data_dir):
     both = transfer.train_rates(config, np.array([1e-3, 1e-2]), 2, told.append, ignore)
     alone = transfer.train_rates(config, np.array([1e-2]), 1, ignore, ignore)
     assert both.shape == (2, 2)
-    assert sum(told) == 10
+    assert sum(told) == 40
     assert both[1, 0] == pytest.approx(alone[0, 0], rel=1e-4)
     assert len(np.unique(both)) == 4
 

@@ -22,6 +22,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from charjax import parallel
 from charjax.config import Config, load_config
 from charjax.data.batches import BatchSource, source_key
 from charjax.initlab.probes.coordinates import at_width
@@ -37,7 +38,14 @@ from charjax.initlab.reproductions.checks import (
 )
 from charjax.initlab.statistics import argmin_interval
 from charjax.training.session import Session, open_session, purpose_key, seed_state
-from charjax.training.stack import Numbers, Runs, Stack, begin_runs
+from charjax.training.stack import (
+    MEMORY_SHARE,
+    Numbers,
+    Runs,
+    Stack,
+    as_many_as_fit,
+    begin_runs,
+)
 
 _RESAMPLES = 2000
 _CHUNK = 20
@@ -97,7 +105,9 @@ def run(tier: Tier, progress: Progress, poll: Poll) -> list[Check]:
 def measure(size: Size, progress: Progress, poll: Poll) -> list[Check]:
     """The checks, from runs of a size."""
     checks: list[Check] = []
-    done, total = 0, len(PARAMETRISATIONS) * sum(size.widths) * size.steps
+    # A step's time grows at least as the width does.
+    runs = len(size.rates) * size.seeds
+    done, total = 0, len(PARAMETRISATIONS) * sum(size.widths) * size.steps * runs
     for name, scheme in PARAMETRISATIONS.items():
         losses = []
         for width in size.widths:
@@ -105,7 +115,7 @@ def measure(size: Size, progress: Progress, poll: Poll) -> list[Check]:
             def told(steps: int, width: int = width) -> None:
                 nonlocal done
                 done += steps * width
-                progress(done, total)
+                progress(min(done, total), total)
 
             config = config_of(size, scheme, width)
             losses.append(train_rates(config, _rates(size), size.seeds, told, poll))
@@ -137,46 +147,68 @@ def train_rates(
     progress: Callable[[int], None],
     poll: Callable[[], None],
 ) -> NDArray[np.float64]:
-    """Train every rate with every seed, all as one program.
+    """Train every rate with every seed, as many at once as memory allows.
 
     Args:
       config: of all runs but for the rate and the seed.
       rates: (L,) learning rates.
       seeds: S; they are 0, 1, ...
-      progress: told the steps done since it was last called.
+      progress: told the steps done since it was last called, of all runs together.
       poll: called between chunks; may raise to stop.
 
     Returns:
       (L, S) losses; infinite where a run diverged.
     """
     session = open_session(config)
-    assert session.source is not None
-    shape = (len(rates), seeds)
-    rates_R = jnp.asarray(np.repeat(rates, seeds), jnp.float32)
-    seeds_R = jnp.asarray(np.tile(np.arange(seeds), len(rates)), jnp.uint32)
-    begin = jax.jit(functools.partial(_begin, session))
-    begun = jax.eval_shape(begin, session.source, seeds_R, rates_R)
-    devices, model = session.devices, session.model
-    stack = Stack(model, config, session.source, devices, rates_R.size, begun)
-    runs, numbers = stack.place(begin(stack.source, seeds_R, rates_R))
-    measured_from = config.train.steps - max(1, config.train.steps // 10)
-    step = 0
-    while step < config.train.steps:
-        goal = measured_from if step < measured_from else config.train.steps
-        if step == measured_from:
-            runs = runs.emptied()
-        more = min(_CHUNK, goal - step)
-        runs = stack.run(runs, numbers, more)
-        step += more
-        jax.block_until_ready(runs)
-        progress(more)
-        poll()
-    host: Any = jax.device_get((runs.losses, runs.targets, runs.diverged))
-    losses_R, targets_R, diverged_R = (np.asarray(x, np.float64) for x in host)
-    with np.errstate(invalid="ignore"):
-        losses_R = losses_R / targets_R
-    finite_R = (diverged_R < 0) & np.isfinite(losses_R)
-    return np.where(finite_R, losses_R, np.inf).reshape(shape)
+    total = len(rates) * seeds
+    budget = MEMORY_SHARE * parallel.available_memory(session.devices)
+    program = as_many_as_fit(functools.partial(_Program, session), total, budget)
+    count = program.stack.count
+    losses_R = np.empty(total)
+    for first in range(0, total, count):
+        # The last group begins anew where it would be too small for the program.
+        place = np.arange(first, first + count) % total
+        losses = program.train(place % seeds, rates[place // seeds], progress, poll)
+        fresh = min(count, total - first)
+        losses_R[first : first + fresh] = losses[:fresh]
+    return losses_R.reshape(len(rates), seeds)
+
+
+class _Program:
+    """The compiled loop for `count` runs of a session, any rates and seeds."""
+
+    def __init__(self, session: Session, count: int):
+        assert session.source is not None
+        self.steps = session.config.train.steps
+        self._begin = jax.jit(functools.partial(_begin, session))
+        nothing = jnp.zeros(count, jnp.uint32), jnp.zeros(count)
+        begun = jax.eval_shape(self._begin, session.source, *nothing)
+        self.stack = Stack(
+            session.model, session.config, session.source, session.devices, count, begun
+        )
+
+    def train(
+        self, seeds: Any, rates: Any, progress: Callable[[int], None], poll: Callable[[], None]
+    ) -> NDArray[np.float64]:
+        """Losses (R,) of the last tenth of the steps; infinite where a run diverged."""
+        stack, step = self.stack, 0
+        numbers_of = jnp.asarray(seeds, jnp.uint32), jnp.asarray(rates, jnp.float32)
+        runs, numbers = stack.place(self._begin(stack.source, *numbers_of))
+        measured_from = self.steps - max(1, self.steps // 10)
+        while step < self.steps:
+            if step == measured_from:
+                runs = runs.emptied()
+            goal = measured_from if step < measured_from else self.steps
+            more = min(_CHUNK, goal - step)
+            runs = stack.run(runs, numbers, more)
+            step += more
+            jax.block_until_ready(runs)
+            progress(more * stack.count)
+            poll()
+        host: Any = jax.device_get((runs.losses, runs.targets, runs.diverged))
+        losses_R, targets_R, diverged_R = (np.asarray(x, np.float64) for x in host)
+        finite_R = (diverged_R < 0) & (targets_R > 0) & np.isfinite(losses_R)
+        return np.where(finite_R, losses_R / np.maximum(targets_R, 1.0), np.inf)
 
 
 def best_rate(log_rates_L: NDArray[np.float64], losses_L: NDArray[np.float64]) -> float:
