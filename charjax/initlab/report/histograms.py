@@ -86,10 +86,10 @@ def draw_updates(sweep: Sweep, cells: list[Cell]) -> Picture | None:
         "update-to-data",
         alt=f"Update-to-data ratio of each layer over the steps, in {len(shown)} panels, with the "
         "guide at -3.",
-        caption="How large a step is beside the weights it changes: the standard deviation of a "
-        "kernel's last update over that of the kernel, log10; dashed: the guide at -3. Lines: mean "
-        f"of the logarithm over n = {len(sweep.seeds)} seeds less those that diverged, bands: one "
-        f"standard deviation; depth {sweep.depths[-1]}, width {sweep.widths[-1]}.{_rule(sweep)}",
+        caption="How large a step is beside the weights it changes: the standard deviation of the "
+        "update a kernel is about to get over that of the kernel, log10; dashed: the guide at -3. "
+        f"Lines: mean of the logarithm over n = {len(sweep.seeds)} seeds less those that diverged, "
+        f"bands: one standard deviation; depth {sweep.depths[-1]}, width {sweep.widths[-1]}.{_rule(sweep)}",
     )
 
 
