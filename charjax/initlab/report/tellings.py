@@ -43,7 +43,7 @@ def notes(sweep: Sweep, cells: list[Cell]) -> list[str]:
         notes.append(
             f"Better or worse is said only where both agree: the 95 % bootstrap interval of the "
             f"difference, paired by seed (n = {n}), excludes 0, and the sign-flip permutation test "
-            + ("after Holm's correction for the pairs of one depth and width " if many else "")
+            + ("adjusted for all pairs of one depth and width (step-down maximum) " if many else "")
             + "gives p < 0.05. The interval is a percentile bootstrap widened to Student's size, "
             "since plain percentiles are too narrow for few seeds. A run that diverged counts as "
             "worse than any loss; where there is one, signed ranks stand for the differences."
@@ -70,6 +70,8 @@ def ranking_table(sweep: Sweep, cell: Cell) -> Rows:
     caption += f", {count:,.0f} parameters" if count > 0 else ""
     caption += f"; mean over n = {len(sweep.seeds)} seed{'s' if len(sweep.seeds) > 1 else ''}"
     caption += " and its 95 % interval." if len(sweep.seeds) > 1 else "."
+    if not all(arm.same for arm in cell.arms):
+        caption += " A star: leaving out one seed changes which setting is best."
     head = ["", "scheme", "validation loss"]
     varies = {"gain": len(sweep.gains) > 1, "learning rate": len(sweep.rates) > 1}
     head += [f"best {kind}" for kind, is_varied in varies.items() if is_varied]
@@ -99,7 +101,7 @@ def _setting(sweep: Sweep, arm: Arm, varies: dict[str, bool]) -> list[str]:
 def pair_table(sweep: Sweep, cell: Cell) -> Rows:
     """Every pair of a cell."""
     caption = f"Depth {sweep.depths[cell.depth]}, width {sweep.widths[cell.width]}."
-    head = ["scheme", "against", "verdict", "difference (95 % interval)", "p", "p (Holm)"]
+    head = ["scheme", "against", "verdict", "difference (95 % interval)", "p", "p (adjusted)"]
     rows = [
         [
             name(sweep, cell.arms[pair.first].scheme),
