@@ -241,7 +241,9 @@ def test_divergence_comes_with_the_verdicts(full):
         "glorot: 18 of 108 runs diverged, the first at step 37; by learning rate: 0.4 (18/36)"
     )
     assert line in page_of(directory).all("li")
-    assert read_sweep(directory).diverged.sum() == 36
+    sweep = read_sweep(directory)
+    assert sweep.diverged.sum() == 36
+    np.testing.assert_array_equal(np.isinf(sweep.losses), sweep.diverged)
 
 
 def test_a_seed_is_judged_by_a_setting_chosen_without_it():
@@ -274,6 +276,15 @@ def test_all_pairs_keep_the_level():
         false += any(one.adjusted_p < 0.05 for one in found.values())
         assert all(one.adjusted_p >= one.p for one in found.values())
     assert false < 13
+
+
+def test_too_few_seeds_are_told_once(full):
+    directory, done = full
+    cells = [line for line in done.out.splitlines() if line.startswith("depth")]
+    assert len(cells) == 4
+    sweep = read_sweep(directory)
+    assert cells == verdicts.verdict_lines(sweep)[:4]
+    assert "3 seeds cannot reach p < 0.05, 6 can" in cells[0]
 
 
 def test_one_pair_needs_no_correction():
@@ -417,6 +428,7 @@ def _cut(name, rows):
         (_edit("sweep.json", '"depths": [3]', '"depths": []'), "depths is []"),
         (_edit("sweep.json", '"steps": 10', '"steps": "ten"'), "steps is 'ten'"),
         (_edit("sweep.json", '"vocabulary": 27, ', ""), "vocabulary is nothing"),
+        (_edit("sweep.json", '{"kind": "mlp"}', "7"), "config is not made of sections"),
         (_edit("sweep.json", "{", "<"), "not JSON"),
         (lambda d: (d / "histograms.npz").write_bytes(b"PK"), "histograms.npz"),
         (lambda d: np.savez(d / "histograms.npz", step=np.zeros(3)), "no array scheme"),

@@ -157,7 +157,7 @@ def _draw_contours(axes: Any, sweep: Sweep, scheme: int, weight_X: Array) -> str
 
 
 def _is_plain_stack(sweep: Sweep) -> bool:
-    """Whether the layers follow each other as in the theory: nothing skipped, nothing normalised."""
+    """Whether the layers follow each other as in the theory: none skipped, none normalised."""
     model = sweep.facts["config"].get("model", {})
     return sweep.facts["arch"] in ("mlp", "wavenet") and model.get("norm", "none") == "none"
 

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from charjax.initlab.report.losses import Transfer
 from charjax.initlab.report.tables import Sweep
 from charjax.initlab.report.verdicts import (
@@ -92,8 +94,11 @@ def ranking_table(sweep: Sweep, cell: Cell) -> Rows:
 def _setting(sweep: Sweep, arm: Arm, varies: dict[str, bool]) -> list[str]:
     """The best gain and rate; a star where leaving out one seed changes them."""
     words = {"gain": gain_names(sweep)[arm.gain], "learning rate": f"{sweep.rates[arm.rate]:.4g}"}
-    if varies["learning rate"] and arm.rate in (0, len(sweep.rates) - 1):
-        words["learning rate"] += " (end of the grid)"
+    axes = (("gain", sweep.gains, arm.gain), ("learning rate", sweep.rates, arm.rate))
+    for kind, grid, place in axes:
+        given = grid[np.isfinite(grid)]
+        if given.size > 1 and grid[place] in (given[0], given[-1]):
+            words[kind] += " (end of the grid)"
     unsure = "" if arm.same else " *"
     return [words[kind] + unsure for kind, is_varied in varies.items() if is_varied]
 

@@ -120,12 +120,17 @@ def headlines(sweep: Sweep, cells: list[Cell]) -> list[str]:
         place = f"depth {sweep.depths[cell.depth]}, width {sweep.widths[cell.width]}"
         if not cell.pairs:
             told = _alone(sweep, cell)
-        elif few:
+        elif few and not _is_hopeless(cell):
             told = [pair_in_words(sweep, cell, pair) for pair in cell.pairs]
         else:
             told = _by_scheme(sweep, cell)
         lines += [f"{place}: {one}" for one in told]
     return lines + (list(divergences(sweep)) or ["no run diverged"])
+
+
+def _is_hopeless(cell: Cell) -> bool:
+    """Whether there are too few seeds for any verdict: then one line tells all."""
+    return len(cell.pairs) > 1 and all(pair.found.n < pair.found.needed for pair in cell.pairs)
 
 
 def _alone(sweep: Sweep, cell: Cell) -> list[str]:
