@@ -179,6 +179,8 @@ def draw_initial_loss(sweep: Sweep, cells: list[Cell]) -> Picture | None:
             theory_SX = theory_CGS[scheme, :1].T
         style = drawing.line_style(scheme)
         mean_X, spread_X = mean_and_spread(measured_SX)
+        # Schemes that agree are beside each other, not one behind the other.
+        x_X = x_X * 1.012 ** (place - (len(shown) - 1) / 2) if by_gain else x_X
         points = {"fmt": "o", "ms": 4, "capsize": 2, "color": style["color"]}
         main.errorbar(x_X, mean_X, spread_X, **points, label=arm_name(sweep, scheme))
         theory_X, _ = mean_and_spread(theory_SX)
