@@ -47,12 +47,11 @@ def compare_all(losses_CS: ArrayLike) -> dict[tuple[int, int], Comparison]:
         [paired_differences(losses_CS[i], losses_CS[j]) for i, j in pairs], axis=1
     )
     adjusted_M = _step_down(differences_SM)
-    needed = compare([0.0, 0.0], [0.0, 0.0]).needed
     found = {}
     for (i, j), adjusted in zip(pairs, adjusted_M, strict=True):
         one = compare(losses_CS[i], losses_CS[j])
         p = max(one.p, float(adjusted))
-        found[i, j] = dataclasses.replace(one, adjusted_p=p, family=len(pairs), needed=needed)
+        found[i, j] = dataclasses.replace(one, adjusted_p=p, family=len(pairs))
     return found
 
 
