@@ -31,7 +31,7 @@ from tests.commands import start, tiny
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch):
     """Its pictures take longer than a small sweep; one test has them drawn."""
-    monkeypatch.setattr("charjax.initlab.report.write_report", lambda out: out / "report.html")
+    monkeypatch.setattr("charjax.initlab.report.write_page", lambda sweep: None)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ GRID = ("--scheme", "pytorch,normal", "--lr", "0.01,0.1", "--seeds", "3", "--ste
 @pytest.fixture(scope="module")
 def whole(text, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("charjax.initlab.report.write_report", lambda out: out / "report.html")
+        patch.setattr("charjax.initlab.report.write_page", lambda sweep: None)
         return sweep(tmp_path_factory.mktemp("sweeps") / "whole", text, *GRID)
 
 

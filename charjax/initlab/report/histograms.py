@@ -89,7 +89,8 @@ def draw_updates(sweep: Sweep, cells: list[Cell]) -> Picture | None:
         caption="How large a step is beside the weights it changes: the standard deviation of the "
         "update a kernel is about to get over that of the kernel, log10; dashed: the guide at -3. "
         f"Lines: mean of the logarithm over n = {len(sweep.seeds)} seeds less those that diverged, "
-        f"bands: one standard deviation; depth {sweep.depths[-1]}, width {sweep.widths[-1]}.{_rule(sweep)}",
+        f"bands: one standard deviation; depth {sweep.depths[-1]}, width {sweep.widths[-1]}."
+        f"{_rule(sweep)}",
     )
 
 
