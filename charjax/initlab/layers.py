@@ -5,17 +5,20 @@ Everything here is pure, and can be traced under jit and vmap.
 Letters: A arrays, B batch, S inputs, T targets, P places, D width, L layers, K bins, N values.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
 from charjax.initlab.families import Layer, Pass, Tap, find_taps
 from charjax.initlab.watching import Arrays, see, see_slopes
 from charjax.models.contract import CharModel
+from charjax.models.roles import Activation
 from charjax.training.step import cross_entropy
 
 __all__ = [
@@ -186,20 +189,16 @@ def inspect_layers(
     num_outputs = targets_BT.shape[1]
     watched = see_slopes(model, variables, inputs_BS, num_outputs, doors, loss_of, train=train)
     seen = Pass(variables, inputs_BS, num_outputs, watched.arrays)
-    rows, everything = [], []
-    for tap in taps:
-        values = _values(tap, seen)
-        slope_BPD = tap.gradient(seen, watched.slopes).astype(jnp.float32)
-        counted_BP = counted_places(weights_BT, *values.value.shape[:2])
-        everything.append(values)
-        rows.append(_layer_stats(tap.layer, values, slope_BPD, counted_BP))
-    stats = LayerStats(*(jnp.stack(column) for column in zip(*rows, strict=True)))
+    everything = tuple(_values(tap, seen) for tap in taps)
+    slopes = [tap.gradient(seen, watched.slopes).astype(jnp.float32) for tap in taps]
+    activations = [tap.layer.activation for tap in taps]
+    stats = _all_stats(activations, everything, slopes, weights_BT)
     weight_std = _of_kernels(jnp.std, taps, variables["params"])
     gradient_std = _of_kernels(jnp.std, taps, watched.param_slopes)
     gradient_norm = _of_kernels(optax.tree.norm, taps, watched.param_slopes)
     ratio = gradient_std / weight_std
     kernels = ParameterStats(weight_std, gradient_std, ratio, gradient_norm)
-    return watched.loss, stats, kernels, tuple(everything)
+    return watched.loss, stats, kernels, everything
 
 
 def counted_places(weights_BT: Array, rows: int, places: int) -> Array:
@@ -215,21 +214,42 @@ def counted_places(weights_BT: Array, rows: int, places: int) -> Array:
     return counted_BP if rows == B else jnp.any(counted_BP, axis=0, keepdims=True)
 
 
-def _layer_stats(
-    layer: Layer, values: LayerValues, slope_BPD: Array, counted_BP: Array
+def _all_stats(
+    activations: list[Activation],
+    values: tuple[LayerValues, ...],
+    slopes: list[Array],
+    weights_BT: Array,
 ) -> LayerStats:
-    h_BPD, z_BPD = values
+    """The layers that are alike at once: a deep network is as quickly compiled as a shallow one."""
+    alike: dict[Any, list[int]] = {}
+    for i, (h_BPD, z_BPD) in enumerate(values):
+        alike.setdefault((activations[i], h_BPD.shape, z_BPD.shape), []).append(i)
+    groups = []
+    for (activation, (rows, places, _), _), indices in alike.items():
+        counted_BP = counted_places(weights_BT, rows, places)
+        measure = functools.partial(_layer_stats, activation, counted_BP)
+        stacked = [
+            jnp.stack([array[i] for i in indices]) for array in (*zip(*values, strict=True), slopes)
+        ]
+        groups.append(jax.vmap(measure)(*stacked))
+    order = np.argsort([i for indices in alike.values() for i in indices])
+    return jax.tree.map(lambda *columns: jnp.concatenate(columns)[order], *groups)
+
+
+def _layer_stats(
+    activation: Activation, counted_BP: Array, h_BPD: Array, z_BPD: Array, slope_BPD: Array
+) -> LayerStats:
     # Both at once: half as much for the compiler to do.
     both = _describe(jnp.stack([h_BPD, slope_BPD]), counted_BP)
     forth, back = (_Distribution(*(column[i] for column in both)) for i in range(2))
     saturated_BPD = jnp.abs(h_BPD) > SATURATED
     asleep_BPD = jnp.zeros_like(saturated_BPD)
-    if layer.activation in _BOUNDED:
+    if activation in _BOUNDED:
         asleep_BPD = saturated_BPD
-    elif layer.activation in ("relu", "gelu"):
+    elif activation in ("relu", "gelu"):
         asleep_BPD = h_BPD <= 0
     dead_D = jnp.all(asleep_BPD | ~counted_BP[..., None], axis=(0, 1))
-    is_bounded = jnp.float32(layer.activation in _BOUNDED)
+    is_bounded = jnp.float32(activation in _BOUNDED)
     return LayerStats(
         mean=forth.mean,
         std=forth.std,
