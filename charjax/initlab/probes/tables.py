@@ -26,9 +26,10 @@ def show(console: Console, tree: dict[str, Any]) -> None:
     say(_loss(tree["initial_loss"], tree["vocabulary"]))
     for table in (_outputs(tree), _gradients(tree), _depth(tree)):
         console.print(table)
-    say(_attention(tree["attention"]) or "attention: not for this family")
     if tree["attention"]:
-        console.print(_heads(tree["attention"]))
+        console.print(_attention(tree["attention"]))
+    else:
+        say("attention: not for this family")
     say(_jacobian(tree["jacobian"]))
     say(_hessian(tree["hessian"]))
 
@@ -91,14 +92,9 @@ def _depth(tree: dict[str, Any]) -> Table:
     return table
 
 
-def _attention(attention: dict[str, Any] | None) -> str | None:
-    return attention and (
-        f"attention entropy: {attention['uniform']:.3f} nats if all keys had equal weights"
-    )
-
-
-def _heads(attention: dict[str, Any]) -> Table:
-    table = _table("Entropy of attention", ("block", "mean", "theory", "by head"))
+def _attention(attention: dict[str, Any]) -> Table:
+    title = f"Entropy of attention, in nats; {attention['uniform']:.3f} with equal weights"
+    table = _table(title, ("block", "mean", "theory", "by head"))
     for i, block in enumerate(attention["blocks"]):
         heads = "  ".join(_short(head["mean"], ".3f") for head in block["heads"])
         table.add_row(str(i), _text(block["entropy"], ".3f"), _short(block["theory"], ".3f"), heads)
