@@ -111,18 +111,19 @@ def _jacobian(jacobian: dict[str, Any] | None) -> str:
         else f"condition {_text(condition)}"
     )
     return (
-        "Jacobian from the context's embeddings to what the readout reads: singular values "
-        f"{_text(jacobian['mean'])}, their std {_text(jacobian['std'])}, largest "
-        f"{_text(jacobian['largest'])}, {told}; squared: mean {_text(jacobian['squared_mean'])}, "
-        f"variance / mean² {_text(jacobian['squared_relative_variance'])}"
+        "Jacobian from the context's embeddings to what the readout reads\n"
+        f"  singular values {_text(jacobian['mean'])}, their std {_text(jacobian['std'])}, largest "
+        f"{_text(jacobian['largest'])}, {told}\n"
+        f"  their squares: mean {_text(jacobian['squared_mean'])}, variance / mean² "
+        f"{_text(jacobian['squared_relative_variance'])}"
     )
 
 
 def _hessian(hessian: dict[str, Any]) -> str:
     return (
-        f"Hessian: largest eigenvalue {_text(hessian['largest'])} (smallest "
-        f"{_text(hessian['smallest'])}; {_short(hessian['steps']['mean'])} Lanczos steps), so "
-        f"plain SGD is stable up to a rate of {_text(hessian['stable_rate'])}"
+        "Hessian of the first batch's loss\n"
+        f"  largest eigenvalue {_text(hessian['largest'])}, smallest {_text(hessian['smallest'])}\n"
+        f"  so plain SGD is stable up to a rate of 2 / largest = {_text(hessian['stable_rate'])}"
     )
 
 
