@@ -12,7 +12,7 @@ from jax import Array, lax
 
 from charjax.initlab.taps import LOGITS, Layer, Pass, Tap, input_of, layer_of, tap_at
 from charjax.initlab.watching import Arrays, Door
-from charjax.models.recurrent import RNN, Cell, Recurrent
+from charjax.models.recurrent import Cell, Recurrent
 from charjax.ops.precision import wide_dtype
 
 
@@ -23,11 +23,7 @@ def recurrent_taps(model: Recurrent) -> tuple[Tap, ...]:
         scan = _Scan(model, i)
         if i == 0:
             taps.append(_fed(layer_of(model, "token_embedding/embedding"), scan))
-        layer = layer_of(model, f"cell_{i}/hidden_kernel")
-        if isinstance(model, RNN):
-            # Its role is written for tanh, and holds for both.
-            layer = dataclasses.replace(layer, activation=model.activation)
-        taps.append(_stepped(layer, scan))
+        taps.append(_stepped(layer_of(model, f"cell_{i}/hidden_kernel"), scan))
     return (*taps, tap_at(layer_of(model, "readout/kernel"), LOGITS))
 
 
