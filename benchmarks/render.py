@@ -1,8 +1,8 @@
-"""Writes the measured numbers into README.md, RESULTS.md and the headers of configs/.
+"""Writes the measured numbers into README.md, RESULTS.md, docs/ and the headers of configs/.
 
 `make results`. RESULTS.md, everything between `<!-- begin NAME -->` and `<!-- end NAME -->` in the
-README, and every line of a config that begins with `# Measured`, is made here from
-benchmarks/results/*.json.
+README and in docs/initlab.md, and every line of a config that begins with `# Measured`, is made
+here from benchmarks/results/*.json.
 """
 
 import json
@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks import render_initlab
 from benchmarks.configs import RESULTS
 from charjax.hardware import in_words
 from charjax.reproduction import report
@@ -49,22 +50,26 @@ def pages(measured: dict[str, report.Result]) -> dict[Path, str]:
         path: with_header(path, results.get(path.stem), measured)
         for path in sorted((ROOT / "configs").glob("*.toml"))
     }
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    for name, part in readme_parts(results, measured).items():
-        text = replace_part(text, name, part)
-    made[readme] = text
+    parts = {
+        ROOT / "README.md": readme_parts(results, measured) | render_initlab.readme_parts(),
+        ROOT / "docs" / "initlab.md": render_initlab.page_parts(),
+    }
+    for page, own in parts.items():
+        text = page.read_text(encoding="utf-8")
+        for name, part in own.items():
+            text = replace_part(page.name, text, name, part)
+        made[page] = text
     orders = [
         compare(order, measured)
         for order in ORDERS
         if order.worse in measured and order.better in measured
     ]
-    page = report.document(ROWS, measured, orders, "make results")
+    rows = report.document(ROWS, measured, orders, "make results")
     for name in PICTURED:
         if name in measured:
             where = _picture(name).relative_to(ROOT).as_posix()
-            page += f"\n## Curve of {name}\n\n![validation loss of {name} by step]({where})\n"
-    made[ROOT / "RESULTS.md"] = page
+            rows += f"\n## Curve of {name}\n\n![validation loss of {name} by step]({where})\n"
+    made[ROOT / "RESULTS.md"] = rows
     return made
 
 
@@ -223,13 +228,13 @@ def _from(results: dict[str, Any]) -> str:
     return f"Measured by `python -m benchmarks.configs` on {'; '.join(machines)}."
 
 
-def replace_part(text: str, name: str, part: str) -> str:
+def replace_part(page: str, text: str, name: str, part: str) -> str:
     """Replace what stands between a part's markers."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise SystemExit(f"README.md has no part {name!r}: put {begin} and {end} where it belongs")
+        raise SystemExit(f"{page} has no part {name!r}: put {begin} and {end} where it belongs")
     return f"{before}{begin}\n{part}\n{end}{after}"
 
 

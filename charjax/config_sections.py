@@ -263,7 +263,9 @@ class InitConfig(Section):
         "activation's gain, tanh 5/3, relu and gelu sqrt(2)); unset: as the scheme draws them",
     )
     sigma_w: float | None = Field(
-        None, gt=0, description="critical: weights N(0, sigma_w^2 / n); unset: sqrt(1.76095)"
+        None,
+        gt=0,
+        description="critical: weights N(0, sigma_w^2 / n); unset: tanh's critical value",
     )
     sigma_b: float | None = Field(
         None, ge=0, description="critical: biases N(0, sigma_b^2); unset: sqrt(0.05)"

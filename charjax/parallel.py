@@ -140,11 +140,11 @@ def cores() -> int:
 
 
 def available_memory(devices: list[jax.Device]) -> int:
-    """Bytes that can still be had: the device's own, or what the machine has free."""
+    """Bytes that each device can still have: its own, or its share of what the machine has free."""
     stats = devices[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(devices)
 
 
 def _first_line(error: Any) -> str:

@@ -1,5 +1,6 @@
 """Schemes for any family: libraries' defaults, variance scaling, and those of the lectures."""
 
+import functools
 import math
 from typing import Literal
 
@@ -23,8 +24,8 @@ from charjax.init.lsuv import unit_variance
 from charjax.init.scheme import Rule, Scheme, rules_for
 from charjax.models.roles import Role
 
-# tanh's critical line at sigma_b^2 = 0.05 (Schoenholz et al. 2017, fig. 2): chi_1 = 1 there.
-_CRITICAL_W, _CRITICAL_B = math.sqrt(1.76095), math.sqrt(0.05)
+# Of the biases, where nothing else is said: as in Schoenholz et al. 2017.
+_CRITICAL_B = math.sqrt(0.05)
 _SMALL = Normal(0.01)
 _DEFAULT = "flax.linen: LeCun normal kernels, N(0, 1/d) embeddings, orthogonal recurrent kernels"
 
@@ -122,14 +123,25 @@ def lsuv(_: InitConfig) -> Scheme:
 
 def critical(init: InitConfig) -> Scheme:
     """N(0, sigma_w^2 / n) and N(0, sigma_b^2), by default on tanh's critical line."""
-    weights = FanInNormal(_or(init.sigma_w, _CRITICAL_W))
-    biases = OfKernel(Normal(_or(init.sigma_b, _CRITICAL_B)))
+    sigma_b = _or(init.sigma_b, _CRITICAL_B)
+    weights = FanInNormal(_or(init.sigma_w, _critical_sigma_w(sigma_b)))
+    biases = OfKernel(Normal(sigma_b))
     return Scheme(
         "Poole et al. 2016, eq. 1; Schoenholz et al. 2017: N(0, sigma_w^2 / n), N(0, sigma_b^2)",
         rules_for(weights, biases, embedding=Normal(1.0), readout=FanInNormal())
         | {Role.GATE_BIAS: Rule(biases)},
         readout_bias=Rule(ZERO),
     )
+
+
+@functools.cache
+def _critical_sigma_w(sigma_b: float) -> float:
+    """Where chi_1 = 1 for tanh with these biases (Schoenholz et al. 2017, fig. 1)."""
+    # The theory is numpy's and scipy's, and only this scheme asks for it.
+    from charjax.initlab import theory
+
+    point = theory.critical_point(theory.find_activation("tanh"), sigma_b**2)
+    return math.sqrt(point.weight_variance)
 
 
 def small_readout(_: InitConfig) -> Scheme:

@@ -2,7 +2,7 @@
 
 Everything here is pure, and can be traced under jit and vmap.
 
-Letters: B batch, S inputs, T targets, P places, D width, L layers, K bins.
+Letters: B batch, S inputs, T targets, N outputs, L layers.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,15 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from charjax.initlab.families import Layer, Pass, Tap, find_taps
+from charjax.initlab.families import find_taps
+from charjax.initlab.reductions import (
+    BINS,
+    LayerStats,
+    LayerValues,
+    counted_places,
+    reduce_layers,
+)
+from charjax.initlab.taps import Layer, Pass, Tap
 from charjax.initlab.watching import Arrays, see, see_slopes
 from charjax.models.contract import CharModel
 from charjax.training.step import cross_entropy
@@ -29,64 +37,6 @@ __all__ = [
     "layer_values",
     "measure_layers",
 ]
-
-BINS = 64
-# A tanh is called saturated where |h| is above this, as in nn-zero-to-hero part 4.
-SATURATED = 0.97
-_BOUNDED = ("tanh", "gates")
-
-
-class LayerStats(NamedTuple):
-    """Of what each layer gives out, (L,) float32 each unless said otherwise.
-
-    Positions that are padding (whose targets have weight 0) do not count.
-
-    Attributes:
-      mean: after the activation.
-      std: likewise, about that mean.
-      saturated: part of the values with |h| > 0.97, of tanh and gated layers; 0 for others.
-      dead: part of the units that no position of the batch makes alive: of ReLU and GELU, h <= 0
-        everywhere; of tanh and gated layers, |h| > 0.97 everywhere (the lectures' white columns);
-        0 for others.
-      preactivation_std: root mean square of the product before the activation, with its bias or
-        batch norm: the theory's sqrt(q). Of a recurrent cell, of all gates' x W_i + b_i + h W_h +
-        b_h (of a GRU before the reset gate is applied).
-      gradient_mean: of the derivative of the loss (mean over the batch's targets) with respect to
-        each value, after the activation; of a recurrent cell's state with all that later times do
-        with it.
-      gradient_std: likewise, about that mean.
-      activation_low: lower edge of a histogram of the values: mean - 4 std, or their minimum.
-      activation_high: upper edge: mean + 4 std, or their maximum. What lies beyond an edge is
-        counted in the last bin there.
-      activation_counts: (L, 64) int32.
-      gradient_low: of the gradients' histogram.
-      gradient_high: likewise.
-      gradient_counts: (L, 64) int32.
-    """
-
-    mean: Array
-    std: Array
-    saturated: Array
-    dead: Array
-    preactivation_std: Array
-    gradient_mean: Array
-    gradient_std: Array
-    activation_low: Array
-    activation_high: Array
-    activation_counts: Array
-    gradient_low: Array
-    gradient_high: Array
-    gradient_counts: Array
-
-
-class LayerValues(NamedTuple):
-    """What a layer gives out, and its product before the activation: (B, P, D) float32 each.
-
-    What all rows of a batch share has one row.
-    """
-
-    value: Array
-    preactivation: Array
 
 
 class ParameterStats(NamedTuple):
@@ -185,99 +135,16 @@ def inspect_layers(
     num_outputs = targets_BT.shape[1]
     watched = see_slopes(model, variables, inputs_BS, num_outputs, doors, loss_of, train=train)
     seen = Pass(variables, inputs_BS, num_outputs, watched.arrays)
-    rows, everything = [], []
-    for tap in taps:
-        values = _values(tap, seen)
-        slope_BPD = tap.gradient(seen, watched.slopes).astype(jnp.float32)
-        counted_BP = counted_places(weights_BT, *values.value.shape[:2])
-        everything.append(values)
-        rows.append(_layer_stats(tap.layer, values, slope_BPD, counted_BP))
-    stats = LayerStats(*(jnp.stack(column) for column in zip(*rows, strict=True)))
+    everything = tuple(_values(tap, seen) for tap in taps)
+    slopes = [tap.gradient(seen, watched.slopes).astype(jnp.float32) for tap in taps]
+    activations = [tap.layer.activation for tap in taps]
+    stats = reduce_layers(activations, everything, slopes, weights_BT)
     weight_std = _of_kernels(jnp.std, taps, variables["params"])
     gradient_std = _of_kernels(jnp.std, taps, watched.param_slopes)
     gradient_norm = _of_kernels(optax.tree.norm, taps, watched.param_slopes)
     ratio = gradient_std / weight_std
     kernels = ParameterStats(weight_std, gradient_std, ratio, gradient_norm)
-    return watched.loss, stats, kernels, tuple(everything)
-
-
-def _of(taps: Any) -> list[Layer]:
-    return [tap.layer for tap in taps]
-
-
-def counted_places(weights_BT: Array, rows: int, places: int) -> Array:
-    """Which of a layer's places (rows, places) are not padding.
-
-    Those of targets with a weight count, and those before them if their row has any.
-    """
-    is_target_BT = weights_BT > 0
-    B, T = is_target_BT.shape
-    begun_B1 = jnp.any(is_target_BT, axis=1, keepdims=True)
-    before = jnp.broadcast_to(begun_B1, (B, max(0, places - T)))
-    counted_BP = jnp.concatenate([before, is_target_BT], axis=1)[:, -places:]
-    return counted_BP if rows == B else jnp.any(counted_BP, axis=0, keepdims=True)
-
-
-def _layer_stats(
-    layer: Layer, values: LayerValues, slope_BPD: Array, counted_BP: Array
-) -> LayerStats:
-    h_BPD, z_BPD = values
-    mean, std = _moments(h_BPD, counted_BP)
-    gradient_mean, gradient_std = _moments(slope_BPD, counted_BP)
-    bins = _histogram(h_BPD, counted_BP, mean, std)
-    gradient_bins = _histogram(slope_BPD, counted_BP, gradient_mean, gradient_std)
-    saturated_BPD = jnp.abs(h_BPD) > SATURATED
-    asleep_BPD = jnp.zeros_like(saturated_BPD)
-    if layer.activation in _BOUNDED:
-        asleep_BPD = saturated_BPD
-    elif layer.activation in ("relu", "gelu"):
-        asleep_BPD = h_BPD <= 0
-    dead_D = jnp.all(asleep_BPD | ~counted_BP[..., None], axis=(0, 1))
-    is_bounded = jnp.float32(layer.activation in _BOUNDED)
-    return LayerStats(
-        mean=mean,
-        std=std,
-        saturated=is_bounded * _mean(saturated_BPD.astype(jnp.float32), counted_BP),
-        dead=jnp.mean(dead_D.astype(jnp.float32)),
-        preactivation_std=jnp.sqrt(_mean(jnp.square(z_BPD), counted_BP)),
-        gradient_mean=gradient_mean,
-        gradient_std=gradient_std,
-        activation_low=bins.low,
-        activation_high=bins.high,
-        activation_counts=bins.counts,
-        gradient_low=gradient_bins.low,
-        gradient_high=gradient_bins.high,
-        gradient_counts=gradient_bins.counts,
-    )
-
-
-def _mean(x_BPD: Array, counted_BP: Array) -> Array:
-    share = jnp.maximum(jnp.mean(counted_BP.astype(jnp.float32)), 1e-30)
-    return jnp.mean(jnp.where(counted_BP[..., None], x_BPD, 0.0)) / share
-
-
-def _moments(x_BPD: Array, counted_BP: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation."""
-    mean = _mean(x_BPD, counted_BP)
-    return mean, jnp.sqrt(_mean(jnp.square(x_BPD - mean), counted_BP))
-
-
-class _Bins(NamedTuple):
-    low: Array
-    high: Array
-    counts: Array
-
-
-def _histogram(x_BPD: Array, counted_BP: Array, mean: Array, std: Array) -> _Bins:
-    """Counts (K,) between edges; outliers are in the bins at the ends."""
-    counted_BP1 = counted_BP[..., None]
-    low = jnp.maximum(jnp.min(jnp.where(counted_BP1, x_BPD, jnp.inf)), mean - 4 * std)
-    high = jnp.minimum(jnp.max(jnp.where(counted_BP1, x_BPD, -jnp.inf)), mean + 4 * std)
-    # Where all values are equal they are counted in the first bin.
-    scale = jnp.where(high > low, BINS / (high - low), 0.0)
-    bin_BPD = jnp.clip((x_BPD - low) * scale, 0, BINS - 1).astype(jnp.int32)
-    bin_BPD = jnp.where(counted_BP1, bin_BPD, BINS)
-    return _Bins(low, high, jnp.bincount(bin_BPD.ravel(), length=BINS + 1)[:BINS])
+    return watched.loss, stats, kernels, everything
 
 
 def _of_kernels(measure: Callable[[Array], Array], taps: tuple[Tap, ...], tree: Any) -> Array:

@@ -1,12 +1,12 @@
 """Whether one arm of an experiment is better than another: paired by seed, intervals, verdicts.
 
-Losses: lower is better. Every function is deterministic and needs only NumPy. Letters: S seeds,
-B resamples, R learning rates, M comparisons.
+Losses: lower is better. Every function is deterministic. Letters: S seeds, B resamples, R learning
+rates, M comparisons, C arms.
 """
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,9 +49,10 @@ class Comparison:
       low: lower end of the mean's 95 % interval.
       high: upper end.
       p: two-sided p of the sign-flip permutation test.
-      adjusted_p: p after Holm's correction, where several comparisons were made at once; else p.
+      adjusted_p: p corrected for the comparisons that were made at once; p where it is one.
       n: pairs.
       family: how many comparisons were made at once.
+      needed: the fewest seeds at which adjusted_p can be below 0.05.
       diverged_a: runs of a that are not finite.
       diverged_b: runs of b.
     """
@@ -63,6 +64,7 @@ class Comparison:
     adjusted_p: float
     n: int
     family: int
+    needed: int
     diverged_a: int
     diverged_b: int
 
@@ -81,13 +83,12 @@ class Comparison:
             return "better"
         if self.adjusted_p < LEVEL and self.low > 0:
             return "worse"
-        needed = seeds_needed(self.family)
-        if self.n >= needed:
+        if self.n >= self.needed:
             return f"indistinguishable at n = {self.n}"
-        among = f" among {self.family} comparisons" if self.family > 1 else ""
+        among = f" among {self.family} comparisons" if self.needed > seeds_needed() else ""
         return (
             f"indistinguishable at n = {self.n}: {self.n} seeds cannot reach p < {LEVEL}{among}, "
-            f"{needed} can"
+            f"{self.needed} can"
         )
 
 
@@ -108,6 +109,21 @@ def compare(a_S: ArrayLike, b_S: ArrayLike, *, seed: int = 0) -> Comparison:
       ValueError: fewer than 2 seeds, or not the same number.
     """
     a_S, b_S = _values(a_S), _values(b_S)
+    differences_S = paired_differences(a_S, b_S)
+    low, high = _bootstrap(differences_S, seed)
+    p = sign_flip_p(differences_S, seed=seed)
+    mean = float(np.sort(differences_S).mean())
+    diverged = int(np.sum(~np.isfinite(a_S))), int(np.sum(~np.isfinite(b_S)))
+    return Comparison(mean, low, high, p, p, a_S.size, 1, seeds_needed(), *diverged)
+
+
+def paired_differences(a_S: ArrayLike, b_S: ArrayLike) -> Array:
+    """What `compare` compares: a - b, or the signed ranks of that where a run diverged.
+
+    Raises:
+      ValueError: fewer than 2 seeds, or not the same number.
+    """
+    a_S, b_S = _values(a_S), _values(b_S)
     if a_S.shape != b_S.shape:
         raise ValueError(f"{a_S.size} and {b_S.size} losses given; pairs need as many of both")
     if a_S.size < 2:
@@ -115,21 +131,18 @@ def compare(a_S: ArrayLike, b_S: ArrayLike, *, seed: int = 0) -> Comparison:
     bad_a, bad_b = ~np.isfinite(a_S), ~np.isfinite(b_S)
     finite_S = np.where(bad_a, 0.0, a_S) - np.where(bad_b, 0.0, b_S)
     diverged_S = np.where(bad_a == bad_b, 0.0, np.where(bad_a, np.inf, -np.inf))
-    differences_S = np.where(bad_a | bad_b, diverged_S, finite_S)
-    if bad_a.any() or bad_b.any():
-        differences_S = _signed_ranks(differences_S)
-    low, high = _bootstrap(differences_S, seed)
-    p = sign_flip_p(differences_S, seed=seed)
-    mean = float(np.sort(differences_S).mean())
-    diverged = int(bad_a.sum()), int(bad_b.sum())
-    return Comparison(mean, low, high, p, p, a_S.size, 1, *diverged)
+    differences_S: Array = np.where(bad_a | bad_b, diverged_S, finite_S)
+    return _signed_ranks(differences_S) if (bad_a | bad_b).any() else differences_S
 
 
 def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The same comparisons as one family: their p adjusted by Holm's method."""
     adjusted_M = holm([comparison.p for comparison in comparisons])
+    family = len(comparisons)
     return [
-        dataclasses.replace(comparison, adjusted_p=float(p), family=len(comparisons))
+        dataclasses.replace(
+            comparison, adjusted_p=float(p), family=family, needed=seeds_needed(family)
+        )
         for comparison, p in zip(comparisons, adjusted_M, strict=True)
     ]
 
@@ -150,7 +163,7 @@ def holm(p_M: ArrayLike) -> Array:
 
 
 def seeds_needed(family: int = 1) -> int:
-    """The fewest seeds at which the smallest p, 2/2^n times the family, is below 0.05."""
+    """The fewest seeds at which the smallest p, 2/2^n, is below 0.05 after Holm's correction."""
     return math.floor(math.log2(2 * family / LEVEL)) + 1
 
 
@@ -176,18 +189,32 @@ def sign_flip_p(differences_S: ArrayLike, *, seed: int = 0) -> float:
     observed = abs(float(np.sort(differences_S).sum()))
     # A sum that differs only by rounding is as far from 0.
     reach = observed - 1e-12 * float(size_S.sum())
-    n = size_S.size
+    as_far = sum(
+        int(np.sum(np.abs(signs_BS @ size_S) >= reach))
+        for signs_BS in sign_flips(size_S.size, seed)
+    )
+    return permutation_p(as_far, size_S.size)
+
+
+def sign_flips(n: int, seed: int = 0) -> Iterator[Array]:
+    """Sign vectors (B, n), in blocks: up to 14 seeds one of each opposite pair, else 20,000 draws.
+
+    A vector and its opposite give sums that are equally far from 0.
+    """
     if n <= _LARGEST_EXACT:
-        # A vector and its opposite are equally far from 0: the largest difference keeps its sign.
-        bits = np.arange(2 ** (n - 1))[:, None] >> np.arange(n - 1) & 1
-        sums = (1.0 - 2.0 * bits) @ size_S[:-1] + size_S[-1]
-        return float(np.mean(np.abs(sums) >= reach))
+        bits = np.arange(2 ** (n - 1))[:, None] >> np.arange(n) & 1
+        yield np.where(bits, -1.0, 1.0)
+        return
     rng = np.random.default_rng([seed, n, 1])
-    as_far = 0
     for count in _chunks(RESAMPLES, n):
-        signs = 1.0 - 2.0 * rng.integers(0, 2, (count, n), dtype=np.int8)
-        as_far += int(np.sum(np.abs(signs @ size_S) >= reach))
-    return (1 + as_far) / (1 + RESAMPLES)
+        yield np.where(rng.integers(0, 2, (count, n), dtype=np.int8), -1.0, 1.0)
+
+
+def permutation_p(as_far: int, n: int) -> float:
+    """p from how many of `sign_flips(n)` reach as far as the observed signs."""
+    if n <= _LARGEST_EXACT:
+        return float(as_far / 2 ** (n - 1))
+    return float((1 + as_far) / (1 + RESAMPLES))
 
 
 def interval(x_S: ArrayLike, *, seed: int = 0) -> Interval:

@@ -201,7 +201,11 @@ class RNN(Recurrent):
     activation: Literal["tanh", "relu"] = "tanh"
     update: ClassVar[Update] = staticmethod(rnn_update)
     gates: ClassVar[int] = 1
-    roles: ClassVar[Roles] = _roles("state", activation="tanh")
+
+    @property
+    def roles(self) -> Roles:  # type: ignore[override]
+        """Of the parameters; a scheme may draw by the activation."""
+        return _roles("state", activation=self.activation)
 
     @property
     def cell_update(self) -> Update:

@@ -107,6 +107,7 @@ def test_standard_deviation_and_distribution(scheme, parameter, law):
         ("glorot_uniform", {"gain": 0.5}, 0.5 * GLOROT),
         ("orthogonal", {"gain": 2.0}, 2 / math.sqrt(M)),
         ("critical", {"sigma_w": 1.5}, 1.5 / math.sqrt(N)),
+        ("critical", {"sigma_b": 0.01}, math.sqrt(1.08603 / N)),
         ("critical", {"sigma_w": 1.5, "gain": 2.0}, 3.0 / math.sqrt(N)),
         ("gpt2", {"gain": 3.0}, 0.06),
     ],

@@ -140,3 +140,13 @@ def test_all_factors_are_one_where_a_scheme_has_none():
     drawn = initialise(scheme, shapes_of(model), model.roles, jax.random.key(0), 2)
     assert not scheme.scaled
     np.testing.assert_array_equal(jax.tree.leaves(drawn[1:]), 1.0)
+
+
+def test_the_gain_of_a_recurrent_network_is_by_its_activation():
+    for activation, gain in (("tanh", 5 / 3), ("relu", 2**0.5)):
+        tree = {"kind": "rnn", "d_embed": 64, "d_hidden": 64, "activation": activation}
+        config = parse_config({"model": tree, "init": {"scheme": "he_normal"}})
+        model = models.build(config.model, 27, jnp.float32)
+        scheme = scheme_for(config)
+        drawn = initialise(scheme, shapes_of(model), model.roles, jax.random.key(0), 1).params
+        assert float(jnp.std(drawn["cell_0"]["hidden_kernel"])) * 8 == pytest.approx(gain, rel=0.05)

@@ -62,7 +62,8 @@ def write_sweep(
         logit_std = 0.5 * own
         start = _initial_loss(logit_std, 27) + 0.01 * rng.normal()
         expected = _initial_loss(logit_std, 27) if activation else None
-        ends = [math.nan, math.nan] if diverged else [loss - 0.05, loss]
+        # What a run froze at may be lower than all others: it counts as diverged all the same.
+        ends = [1.0, 1.0] if diverged else [loss - 0.05, loss]
         measured = weight * (1 + 0.01 * rng.normal())
         parameters = 100 * depth * width
         runs.append([*head, parameters, measured, 0.05, start, expected, *ends, diverged])

@@ -88,12 +88,13 @@ def test_correlation_of_a_wide_stack_follows_the_map():
 # Attention
 
 
-@pytest.mark.parametrize("positions", ["rotary", "learned"])
-def test_attention_weights_are_those_the_model_uses(positions):
+def test_attention_weights_are_those_the_model_uses():
     """Put together with the values and the last product they give what the block gives."""
-    model = make_model("transformer", n_layer=1, positions=positions)
+    model = make_model("transformer", n_layer=1, positions="rotary")
     variables = make_variables(model)
-    _, layers = layer_values(model, variables, tokens(2, 9), 9, train=False)
+    inputs_BS = tokens(2, 9)
+    look = jax.jit(lambda v: layer_values(model, v, inputs_BS, 9, train=False))
+    _, layers = look(variables)
     by_name = {layer.name: row for layer, row in zip(find_layers(model), layers, strict=True)}
     qkv_BTE = by_name["block_0/attention/qkv"].value
     p_BHTS = attention_weights(model, qkv_BTE)
@@ -201,22 +202,17 @@ def test_lanczos_stops_when_there_is_nothing_left():
     assert found.stable_rate == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-def test_largest_eigenvalue_is_that_of_the_dense_hessian(scaled):
-    """With factors, of the function that gradient descent sees: m sqrt(f) times its parameters."""
+def test_largest_eigenvalue_is_that_of_the_dense_hessian():
+    """Of the function that gradient descent sees: of m sqrt(f) times its parameters."""
     model = make_model("mlp", hidden=(4,), d_embed=2, context_length=2)
     params = make_variables(model)["params"]
     inputs_BS, targets_BT = tokens(16, 2), tokens(16, 1, seed=1)
-    one = jax.tree.map(lambda _: jnp.float32(1.0), params)
-    scales, sizes = (), one
-    if scaled:
-        factors = jax.tree.map(lambda p: jnp.float32(0.25), params)
-        factors["readout"]["kernel"] = jnp.float32(4.0)
-        multipliers = jax.tree.map(lambda p: jnp.float32(3.0), params)
-        scales = Scales(factors, multipliers)
-        sizes = jax.tree.map(lambda f, m: m * jnp.sqrt(f), factors, multipliers)
-    kept = jax.tree.map(lambda p: p / 3.0 if scaled else p, params)
-    state = TrainState(kept, (), {}, (), zero_counters(), scales)
+    factors = jax.tree.map(lambda p: jnp.float32(0.25), params)
+    factors["readout"]["kernel"] = jnp.float32(4.0)
+    multipliers = jax.tree.map(lambda p: jnp.float32(3.0), params)
+    sizes = jax.tree.map(lambda f, m: m * jnp.sqrt(f), factors, multipliers)
+    kept = jax.tree.map(lambda p: p / 3.0, params)
+    state = TrainState(kept, (), {}, (), zero_counters(), Scales(factors, multipliers))
     flat, unravel = ravel_pytree(jax.tree.map(lambda p, s: p / s, params, sizes))
 
     @jax.jit
@@ -229,5 +225,5 @@ def test_largest_eigenvalue_is_that_of_the_dense_hessian(scaled):
     expected = np.linalg.eigvalsh(np.asarray(dense(flat), np.float64))
     batch = Batch(inputs_BS, targets_BT, np.ones((16, 1), np.float32), np.array(True))
     found = hessian_extremes(model, state, batch, jax.random.key(0))
-    np.testing.assert_allclose(found.largest, expected[-1], rtol=2e-3)
-    np.testing.assert_allclose(found.stable_rate, 2 / expected[-1], rtol=2e-3)
+    np.testing.assert_allclose(found.largest, expected[-1], rtol=1e-3)
+    np.testing.assert_allclose(found.stable_rate, 2 / expected[-1], rtol=1e-3)

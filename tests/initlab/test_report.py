@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from charjax.errors import UserError
 from charjax.initlab import theory
-from charjax.initlab.report import at_init, histograms, losses, phase, verdicts
+from charjax.initlab.report import at_init, drawing, histograms, losses, pairs, phase, verdicts
 from charjax.initlab.report.tables import read_sweep
 from charjax.initlab.statistics import compare
 from tests.commands import run
@@ -219,6 +219,8 @@ def test_verdicts_are_the_statistics(small):
     first, second, third = (sweep.losses[place, 0, 0, 0, 0] for place in (1, 2, 0))
     found = [compare(first, second), compare(first, third), compare(second, third)]
     assert [one.verdict for one in found] == ["better"] * 3
+    # All that is said of three pairs is adjusted for three: here every p is as small as can be.
+    assert "p = 0.0078 (adjusted 0.0078), n = 8" in done.out
     for line, one in zip(done.out.splitlines(), found, strict=False):
         assert f"{one.mean:+.4f} ({one.low:+.4f} to {one.high:+.4f}) nats" in line
         assert f"p = {one.p:.2g}" in line
@@ -239,7 +241,9 @@ def test_divergence_comes_with_the_verdicts(full):
         "glorot: 18 of 108 runs diverged, the first at step 37; by learning rate: 0.4 (18/36)"
     )
     assert line in page_of(directory).all("li")
-    assert read_sweep(directory).diverged.sum() == 36
+    sweep = read_sweep(directory)
+    assert sweep.diverged.sum() == 36
+    np.testing.assert_array_equal(np.isinf(sweep.losses), sweep.diverged)
 
 
 def test_a_seed_is_judged_by_a_setting_chosen_without_it():
@@ -252,6 +256,48 @@ def test_a_seed_is_judged_by_a_setting_chosen_without_it():
         chosen.append(losses_GRS[verdicts.best_setting(losses_GRS)].mean())
     assert np.mean(chosen) < -0.7
     assert abs(np.mean(kept)) < 0.1
+
+
+def test_many_schemes_can_be_told_apart():
+    """Ten pairs of five arms at 8 seeds, each at the smallest p there is; Holm's would be 0.078."""
+    rng = np.random.default_rng(0)
+    losses_CS = 0.3 * np.arange(5)[:, None] + rng.normal(0, 0.1, (5, 8)) + rng.normal(0, 5, 8)
+    found = pairs.compare_all(losses_CS)
+    assert [one.verdict for one in found.values()] == ["better"] * 10
+    assert {one.adjusted_p for one in found.values()} == {2 / 2**8}
+
+
+def test_all_pairs_keep_the_level():
+    """Equal arms: a finding among any of the pairs in at most about 5 % of experiments."""
+    rng = np.random.default_rng(4)
+    false = 0
+    for _ in range(120):
+        found = pairs.compare_all(rng.normal(size=(3, 6)) + rng.normal(size=6))
+        false += any(one.adjusted_p < 0.05 for one in found.values())
+        assert all(one.adjusted_p >= one.p for one in found.values())
+    assert false < 13
+
+
+def test_too_few_seeds_are_told_once(full):
+    directory, done = full
+    cells = [line for line in done.out.splitlines() if line.startswith("depth")]
+    assert len(cells) == 4
+    sweep = read_sweep(directory)
+    assert cells == verdicts.verdict_lines(sweep)[:4]
+    assert "3 seeds cannot reach p < 0.05, 6 can" in cells[0]
+
+
+def test_one_pair_needs_no_correction():
+    losses_CS = np.random.default_rng(2).normal(size=(2, 7))
+    assert pairs.compare_all(losses_CS)[0, 1] == compare(*losses_CS)
+
+
+def test_a_diverging_arm_among_others():
+    losses_CS = np.random.default_rng(2).normal(2, 0.1, (3, 8))
+    losses_CS[1] = np.inf
+    found = pairs.compare_all(losses_CS)
+    assert (found[0, 1].verdict, found[1, 2].verdict) == ("better", "worse")
+    assert found[0, 2].verdict == "indistinguishable at n = 8"
 
 
 def test_best_setting_avoids_divergence():
@@ -282,6 +328,18 @@ def test_correlation_depth_is_the_theory():
         phase.correlation_depths("tanh", weights, 0.05), [3.627, 7.834, 15.79], rtol=1e-3
     )
     assert np.isnan(phase.correlation_depths("relu", np.array([2.5]), 0.05)).all()
+
+
+def test_no_contours_where_the_theory_is_of_other_networks(tmp_path):
+    """Batch norm: the same table, but no such depth scale."""
+    size = {"gains": (0.6, 1.3, 3.0), "depths": (2, 6), "seeds": 2, "steps": 10}
+    directory = write_sweep(tmp_path / "norm", schemes={"a": (1.0, 0.0)}, **size)
+    sweep = read_sweep(directory)
+    cells = verdicts.judge(sweep)
+    with drawing.styled():
+        assert "Lines: depth = ξc" in phase.draw_phases(sweep, cells).caption
+        sweep.facts["config"]["model"]["norm"] = "batch"
+        assert "no mean-field theory" in phase.draw_phases(sweep, cells).caption
 
 
 def test_phase_map_is_measured(full):
@@ -370,6 +428,7 @@ def _cut(name, rows):
         (_edit("sweep.json", '"depths": [3]', '"depths": []'), "depths is []"),
         (_edit("sweep.json", '"steps": 10', '"steps": "ten"'), "steps is 'ten'"),
         (_edit("sweep.json", '"vocabulary": 27, ', ""), "vocabulary is nothing"),
+        (_edit("sweep.json", '{"kind": "mlp"}', "7"), "config is not made of sections"),
         (_edit("sweep.json", "{", "<"), "not JSON"),
         (lambda d: (d / "histograms.npz").write_bytes(b"PK"), "histograms.npz"),
         (lambda d: np.savez(d / "histograms.npz", step=np.zeros(3)), "no array scheme"),

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -24,15 +25,21 @@ from charjax.initlab.sweeps.tables import KEYS
 from charjax.signals import Interrupted
 from charjax.training.program import make_advance
 from charjax.training.session import first_state, make_session, purpose_key
-from tests.commands import tiny
+from tests.commands import start, tiny
 
 
-@pytest.fixture
-def text(tmp_path):
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+    """Its pictures take longer than a small sweep; one test has them drawn."""
+    monkeypatch.setattr("charjax.initlab.report.write_page", lambda sweep: None)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
     """One symbol after the other in a circle, with a jump now and then."""
     rng = np.random.default_rng(0)
     moves = np.where(rng.random(1500) < 0.8, 1, rng.integers(0, 10, 1500))
-    path = tmp_path / "text.txt"
+    path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("".join("abcdefgh \n"[i] for i in np.cumsum(moves) % 10))
     return path
 
@@ -100,9 +107,11 @@ TABLES = ("runs.csv", "curves.csv", "layers.csv")
 GRID = ("--scheme", "pytorch,normal", "--lr", "0.01,0.1", "--seeds", "3", "--steps", "60")
 
 
-@pytest.fixture
-def whole(text, tmp_path):
-    return sweep(tmp_path / "whole", text, *GRID)
+@pytest.fixture(scope="module")
+def whole(text, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("charjax.initlab.report.write_page", lambda sweep: None)
+        return sweep(tmp_path_factory.mktemp("sweeps") / "whole", text, *GRID)
 
 
 def rows(path):
@@ -174,6 +183,18 @@ def test_fewer_at_once_and_the_same_numbers(text, whole, tmp_path):
             assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-4)
 
 
+def test_split_over_two_devices_nothing_changes(text, whole, tmp_path):
+    out = tmp_path / "out"
+    words = [*tiny("mlp"), f"data.path={text}", *GRID, "--out", str(out)]
+    process = start("initlab", "sweep", *words, JAX_NUM_CPU_DEVICES="2")
+    told, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    assert "report: " in told
+    for one, other in zip(rows(out / "runs.csv"), rows(whole / "runs.csv"), strict=True):
+        for name in ("initial_loss", "train_loss", "val_loss"):
+            assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-4)
+
+
 def test_a_run_that_diverges_freezes_and_the_others_go_on(text, tmp_path):
     words = ("--scheme", "normal", "--lr", "0.01,1e30", "--seeds", "2", "--steps", "20")
     out = sweep(tmp_path / "out", text, *words, "optim.kind=sgd", "optim.grad_clip=0")
@@ -233,7 +254,19 @@ def test_mistakes_leave_nothing_behind(words, told, text, tmp_path, monkeypatch)
         main(["sweep", *base, f"data.path={text}", "--scheme", "pytorch", *words])
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_ends_with_its_page_and_the_verdicts(text, whole, tmp_path, capsys, monkeypatch):
+    monkeypatch.undo()
+    out = tmp_path / "copy"
+    shutil.copytree(whole, out)
+    words = [*tiny("mlp"), f"data.path={text}", *GRID, "--out", str(out), "--resume"]
+    assert main(["sweep", *words]) == 0
+    told = capsys.readouterr().out
+    assert "pytorch and normal" in told
+    assert f"report: {out / 'report.html'}" in told
+    assert "Verdicts" in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_another_sweeps_directory(text, whole):

@@ -61,7 +61,7 @@ def arguments(argv: list[str]) -> Namespace:
         help="a configuration (a file, or the name of one that is shipped), and settings of it",
     )
     parser.add_argument(
-        "--seeds", metavar="N", type=cli.whole_number(1, 1024), default=4, help="networks (4)"
+        "--seeds", metavar="N", type=cli.whole_number(0, 1024), default=4, help="networks (4)"
     )
     parser.add_argument("--out", metavar="DIR", help="write probe.json and pictures there")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -69,7 +69,9 @@ def arguments(argv: list[str]) -> Namespace:
     args.config, args.overrides = cli.config_words(args.words)
     del args.words
     if args.seeds < 2:
-        raise UserError("--seeds: 1 given; a standard deviation over seeds needs 2 or more")
+        raise UserError(
+            f"--seeds: {args.seeds} given; a standard deviation over seeds needs 2 or more"
+        )
     return args
 
 

@@ -152,7 +152,7 @@ def _sweep(
 ) -> None:
     from charjax import parallel
     from charjax.data.datasets import load_dataset
-    from charjax.initlab.report import read_sweep, verdict_lines, write_report
+    from charjax.initlab.report import read_sweep, verdict_lines, write_page
     from charjax.initlab.sweeps.grid import make_groups
     from charjax.initlab.sweeps.plan import Plan, check_room, check_tables, resumed_plan
     from charjax.initlab.sweeps.runner import Sweep
@@ -184,10 +184,11 @@ def _sweep(
             with _bar(groups) as sweep.progress:
                 sweep.run(args.at_once)
             _write(out, sweep, argv, base, axes)
-        page = write_report(out)
+        results = read_sweep(out)
+        page = write_page(results)
     finally:
         lock.release()
-    for line in verdict_lines(read_sweep(out)):
+    for line in verdict_lines(results):
         print(line)
     print(f"report: {page}")
 

@@ -44,7 +44,7 @@ class Extremes:
 
 
 def hessian_extremes(
-    model: CharModel, state: TrainState, batch: Batch, key: Array, steps: int = 40
+    model: CharModel, state: TrainState, batch: Batch, key: Array, tolerance: float = 1e-2
 ) -> Extremes:
     """The extreme eigenvalues of the Hessian of a batch's mean loss, at a state's parameters.
 
@@ -57,7 +57,7 @@ def hessian_extremes(
       state: where.
       batch: of what.
       key: typed, of the first vector.
-      steps: the most products.
+      tolerance: as of `lanczos`. The eigenvalue is nearer than the residual, by its square.
     """
     if getattr(model, "dropout", 0.0):
         model = model.clone(dropout=0.0)
@@ -69,7 +69,7 @@ def hessian_extremes(
         sizes = jax.tree.map(lambda f, m: m * jnp.sqrt(f), rates, multipliers)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     product = functools.partial(_hessian_product, model, variables, sizes, batch)
-    return lanczos(product, jax.random.normal(key, (count,)), steps)
+    return lanczos(product, jax.random.normal(key, (count,)), tolerance=tolerance)
 
 
 def lanczos(

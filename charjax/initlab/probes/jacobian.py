@@ -13,7 +13,8 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
-from charjax.initlab.families import Pass, find_taps
+from charjax.initlab.families import find_taps
+from charjax.initlab.taps import Pass
 from charjax.initlab.watching import Arrays, see, see_slopes
 from charjax.models.contract import CharModel
 

@@ -26,9 +26,10 @@ def show(console: Console, tree: dict[str, Any]) -> None:
     say(_loss(tree["initial_loss"], tree["vocabulary"]))
     for table in (_outputs(tree), _gradients(tree), _depth(tree)):
         console.print(table)
-    say(_attention(tree["attention"]) or "attention: not for this family")
     if tree["attention"]:
-        console.print(_heads(tree["attention"]))
+        console.print(_attention(tree["attention"]))
+    else:
+        say("attention: not for this family")
     say(_jacobian(tree["jacobian"]))
     say(_hessian(tree["hessian"]))
 
@@ -91,14 +92,9 @@ def _depth(tree: dict[str, Any]) -> Table:
     return table
 
 
-def _attention(attention: dict[str, Any] | None) -> str | None:
-    return attention and (
-        f"attention entropy: {attention['uniform']:.3f} nats if all keys had equal weights"
-    )
-
-
-def _heads(attention: dict[str, Any]) -> Table:
-    table = _table("Entropy of attention", ("block", "mean", "theory", "by head"))
+def _attention(attention: dict[str, Any]) -> Table:
+    title = f"Entropy of attention, in nats; {attention['uniform']:.3f} with equal weights"
+    table = _table(title, ("block", "mean", "theory", "by head"))
     for i, block in enumerate(attention["blocks"]):
         heads = "  ".join(_short(head["mean"], ".3f") for head in block["heads"])
         table.add_row(str(i), _text(block["entropy"], ".3f"), _short(block["theory"], ".3f"), heads)
@@ -115,18 +111,19 @@ def _jacobian(jacobian: dict[str, Any] | None) -> str:
         else f"condition {_text(condition)}"
     )
     return (
-        "Jacobian from the context's embeddings to what the readout reads: singular values "
-        f"{_text(jacobian['mean'])}, their std {_text(jacobian['std'])}, largest "
-        f"{_text(jacobian['largest'])}, {told}; squared: mean {_text(jacobian['squared_mean'])}, "
-        f"variance / mean² {_text(jacobian['squared_relative_variance'])}"
+        "Jacobian from the context's embeddings to what the readout reads\n"
+        f"  singular values {_text(jacobian['mean'])}, their std {_text(jacobian['std'])}, largest "
+        f"{_text(jacobian['largest'])}, {told}\n"
+        f"  their squares: mean {_text(jacobian['squared_mean'])}, variance / mean² "
+        f"{_text(jacobian['squared_relative_variance'])}"
     )
 
 
 def _hessian(hessian: dict[str, Any]) -> str:
     return (
-        f"Hessian: largest eigenvalue {_text(hessian['largest'])} (smallest "
-        f"{_text(hessian['smallest'])}; {_short(hessian['steps']['mean'])} Lanczos steps), so "
-        f"plain SGD is stable up to a rate of {_text(hessian['stable_rate'])}"
+        "Hessian of the first batch's loss\n"
+        f"  largest eigenvalue {_text(hessian['largest'])}, smallest {_text(hessian['smallest'])}\n"
+        f"  so plain SGD is stable up to a rate of 2 / largest = {_text(hessian['stable_rate'])}"
     )
 
 

@@ -111,12 +111,12 @@ def draw_layers(sweep: Sweep, cells: list[Cell]) -> Picture | None:
     drawing.share_values(mains)
     if has_theory:
         drawing.share_values(lows)
-        mains[0].plot([], [], "-", color="gray", label="theory")
+        mains[0].plot([], [], "_-", ms=11, color="gray", label="theory")
     drawing.legend_beside(mains[min(pairs.columns, len(shown)) - 1], labels=mains[0])
     network = f"depth {sweep.depths[-1]}, width {sweep.widths[-1]}"
     theory = (
-        "; lines: mean-field theory of a wide network; below each panel: measured over theory, "
-        "less 1"
+        "; lines and dashes: mean-field theory of a wide network; below each panel: measured over "
+        "theory, less 1"
         if has_theory
         else "; there is no theory of these networks"
     )
@@ -137,7 +137,8 @@ def _draw_points(
     mean_L, spread_L = mean_and_spread(points.measured_SL)
     theory_L, _ = mean_and_spread(points.theory_SL)
     main.errorbar(x_L, mean_L, spread_L, fmt=marker, ms=4, color=colour, capsize=2, label=words)
-    main.plot(x_L, theory_L, "-", color=colour, linewidth=1.2, alpha=0.8)
+    # A dash at each, for layers whose neighbours have no theory.
+    main.plot(x_L, theory_L, "_-", ms=11, color=colour, linewidth=1.2, alpha=0.8)
     if below is not None:
         off_L, off_spread_L = mean_and_spread(points.residual_SL)
         below.errorbar(x_L, off_L, off_spread_L, fmt=marker, ms=3, color=colour, capsize=2)
@@ -179,6 +180,8 @@ def draw_initial_loss(sweep: Sweep, cells: list[Cell]) -> Picture | None:
             theory_SX = theory_CGS[scheme, :1].T
         style = drawing.line_style(scheme)
         mean_X, spread_X = mean_and_spread(measured_SX)
+        # Schemes that agree are beside each other, not one behind the other.
+        x_X = x_X * 1.012 ** (place - (len(shown) - 1) / 2) if by_gain else x_X
         points = {"fmt": "o", "ms": 4, "capsize": 2, "color": style["color"]}
         main.errorbar(x_X, mean_X, spread_X, **points, label=arm_name(sweep, scheme))
         theory_X, _ = mean_and_spread(theory_SX)
@@ -192,7 +195,7 @@ def draw_initial_loss(sweep: Sweep, cells: list[Cell]) -> Picture | None:
     main.axhline(uniform, color="gray", linestyle=":", linewidth=1)
     words, axis = f"uniform, ln {sweep.facts['vocabulary']}", main.get_yaxis_transform()
     main.text(1, uniform, words, transform=axis, ha="right", va="bottom", fontsize=7)
-    drawing.plain_log(main.yaxis)
+    drawing.plain_log(main.yaxis, subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0))
     main.set_ylabel("initial loss (nats)")
     last = main if below is None else below
     if below is not None:

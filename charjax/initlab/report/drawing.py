@@ -175,11 +175,11 @@ def log_axis(axis: Any, values: Sequence[float] | np.ndarray, *, base: int = 2) 
     axis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:.3g}"))
 
 
-def plain_log(axis: Any) -> None:
-    """A logarithmic axis with plain numbers at its ticks."""
+def plain_log(axis: Any, subs: tuple[float, ...] = (1.0, 2.0, 5.0)) -> None:
+    """A logarithmic axis with plain numbers at its ticks: `subs` times powers of ten."""
     set_scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
     set_scale("log")
-    axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0), numticks=7))
+    axis.set_major_locator(matplotlib.ticker.LogLocator(subs=subs, numticks=7))
     axis.set_minor_locator(matplotlib.ticker.NullLocator())
     axis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
 

@@ -86,10 +86,11 @@ def draw_updates(sweep: Sweep, cells: list[Cell]) -> Picture | None:
         "update-to-data",
         alt=f"Update-to-data ratio of each layer over the steps, in {len(shown)} panels, with the "
         "guide at -3.",
-        caption="How large a step is beside the weights it changes: the standard deviation of a "
-        "kernel's last update over that of the kernel, log10; dashed: the guide at -3. Lines: mean "
-        f"of the logarithm over n = {len(sweep.seeds)} seeds less those that diverged, bands: one "
-        f"standard deviation; depth {sweep.depths[-1]}, width {sweep.widths[-1]}.{_rule(sweep)}",
+        caption="How large a step is beside the weights it changes: the standard deviation of the "
+        "update a kernel is about to get over that of the kernel, log10; dashed: the guide at -3. "
+        f"Lines: mean of the logarithm over n = {len(sweep.seeds)} seeds less those that diverged, "
+        f"bands: one standard deviation; depth {sweep.depths[-1]}, width {sweep.widths[-1]}."
+        f"{_rule(sweep)}",
     )
 
 
@@ -166,7 +167,7 @@ def _draw_densities(
     for name, colour in zip(names, drawing.ordered_colours(len(names)), strict=True):
         one = table.where(table["layer"] == name)
         x, density = pooled_density(*(one[column].astype(np.float64) for column in _RANGES))
-        words = f"{drawing.label(name, 18)}: {_stats(told[name], kind)}"
+        words = f"{drawing.label(name, 26)}: {_stats(told[name], kind)}"
         axes.plot(x, np.where(density > 0, density, math.nan), color=colour, lw=1.2, label=words)
         peaks.append(float(np.max(density)))
     axes.set_ylabel("density")
@@ -214,5 +215,5 @@ def _draw_ratios(axes: Any, sweep: Sweep, table: Table) -> None:
         place_T = np.searchsorted(steps_T, rows["step"])
         values_ST[rows.places[-1], place_T] = np.log10(rows["update_to_data"])
         mean_T, spread_T = mean_and_spread(values_ST)
-        axes.plot(steps_T, mean_T, color=colour, lw=1.3, label=drawing.label(name, 18))
+        axes.plot(steps_T, mean_T, color=colour, lw=1.3, label=drawing.label(name, 26))
         drawing.spread(axes, steps_T, mean_T - spread_T, mean_T + spread_T, colour)

@@ -187,7 +187,8 @@ def draw_transfer(sweep: Sweep, found: list[Transfer]) -> Picture | None:
                 axes.plot([best.rate], [y], "D", color=colour, ms=4, **below)
         axes.tick_params(axis="x", pad=8 + 7 * len(colours))
         drawing.log_axis(axes.xaxis, sweep.rates)
-        drift = "" if math.isnan(one.drift) else f"\nbest rate drifts {one.drift:+.3g} octaves"
+        drift = "" if math.isnan(one.drift) else f"\ndrift {one.drift:+.3g} octaves"
+        drift += " (end of the grid)" if drift and one.beyond else ""
         axes.set(title=f"{arm_name(sweep, one.scheme)}{drift}", xlabel="learning rate")
         if place % made.columns == 0:
             axes.set_ylabel("validation loss (nats)")

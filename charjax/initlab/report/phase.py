@@ -37,34 +37,41 @@ def draw_phases(sweep: Sweep, cells: list[Cell]) -> Picture | None:
     made = drawing.single_panels(len(shown), size=(4.2, 3.4))
     weight_X = _theory_grid([weight_G for _, weight_G, _ in shown])
     limits = _limits([loss_DG for *_, loss_DG in shown], math.log(sweep.facts["vocabulary"]))
-    has_theory = False
+    drawn: set[str] = set()
     image: Any = None
     for place, ((scheme, weight_G, loss_DG), (axes, _)) in enumerate(
         zip(shown, made.axes, strict=True)
     ):
         image = _draw_map(axes, sweep, weight_G, loss_DG, limits)
-        has_theory |= _draw_contours(axes, sweep, scheme, weight_X)
+        drawn.add(_draw_contours(axes, sweep, scheme, weight_X))
         axes.set(title=arm_name(sweep, scheme), xlabel="σ²w (measured)")
         if place % made.columns == 0:
             axes.set_ylabel("depth (layers)")
     bar = made.figure.colorbar(image, ax=[axes for axes, _ in made.axes], extend="max")
     bar.set_label(f"training loss (nats), step {sweep.facts['steps']}")
     rates = " at each point's best learning rate," if len(sweep.rates) > 1 else ""
-    told = (
-        " Lines: depth = ξc (solid) and 6 ξc (dashed) of mean-field theory at the σ²b of the runs, "
-        "beyond which no signal gets through (Schoenholz et al. 2017)."
-        if has_theory
-        else " There is no mean-field theory of these networks."
-    )
     return drawing.picture(
         made.figure,
         "phase-map",
         alt="Training loss as a colour over weight variance and depth"
-        + (", with the contours of the correlation depth." if has_theory else "."),
+        + (", with the contours of the correlation depth." if "inside" in drawn else "."),
         caption=f"Training loss by weight variance and depth,{rates} width {sweep.widths[-1]}; "
         f"mean over n = {len(sweep.seeds)} seeds; grey: a run diverged; the colour ends at ln "
-        f"{sweep.facts['vocabulary']}, a guess.{told}",
+        f"{sweep.facts['vocabulary']}, a guess. {_told(drawn)}",
     )
+
+
+def _told(drawn: set[str]) -> str:
+    """What the caption says of the contours."""
+    depths = (
+        "depth = ξc (solid) and 6 ξc (dashed) of mean-field theory at the σ²b of the runs, beyond "
+        "which no signal gets through (Schoenholz et al. 2017)"
+    )
+    if "inside" in drawn:
+        return f"Lines: {depths}."
+    if "outside" in drawn:
+        return f"The lines of {depths} lie outside these depths."
+    return "There is no mean-field theory of these networks."
 
 
 def measured_map(sweep: Sweep, scheme: int) -> tuple[Array, Array]:
@@ -127,14 +134,14 @@ def _draw_map(
     return image
 
 
-def _draw_contours(axes: Any, sweep: Sweep, scheme: int, weight_X: Array) -> bool:
-    """ξ_c and 6 ξ_c, where theory says something of this scheme's networks."""
+def _draw_contours(axes: Any, sweep: Sweep, scheme: int, weight_X: Array) -> str:
+    """ξ_c and 6 ξ_c: `inside` or `outside` of the panel; `none` where theory says nothing."""
     activation = sweep.facts["activation"]
     rows = sweep.layers.select(scheme=scheme)
-    if activation not in theory.ACTIVATIONS:
-        return False
+    if not _is_plain_stack(sweep) or activation not in theory.ACTIVATIONS:
+        return "none"
     if not np.isfinite(rows["theory_preactivation_std"]).any():
-        return False
+        return "none"
     bias = sweep.cube("sigma_b2")[scheme]
     bias_variance = float(bias[np.isfinite(bias)].mean()) if np.isfinite(bias).any() else 0.0
     depth_X = correlation_depths(activation, weight_X, round(max(bias_variance, 0.0), 6))
@@ -144,7 +151,15 @@ def _draw_contours(axes: Any, sweep: Sweep, scheme: int, weight_X: Array) -> boo
         for width, colour in ((3.0, "white"), (1.4, "#c00000")):
             axes.plot(weight_X, factor * drawn, dashes, color=colour, lw=width)
     axes.set(xlim=box[0], ylim=box[1])
-    return bool(np.isfinite(depth_X).any())
+    across = (weight_X >= box[0][0]) & (weight_X <= box[0][1])
+    is_seen = [(y >= box[1][0]) & (y <= box[1][1]) & across for y in (drawn, 6 * drawn)]
+    return "inside" if np.any(is_seen) else "outside"
+
+
+def _is_plain_stack(sweep: Sweep) -> bool:
+    """Whether the layers follow each other as in the theory: none skipped, none normalised."""
+    model = sweep.facts["config"].get("model", {})
+    return sweep.facts["arch"] in ("mlp", "wavenet") and model.get("norm", "none") == "none"
 
 
 def _theory_grid(weights: list[Array]) -> Array:

@@ -232,6 +232,8 @@ def _read_facts(path: Path) -> dict[str, Any]:
     for key, kinds in _ITEMS.items():
         if not facts[key] or not all(_is(item, kinds) for item in facts[key]):
             raise _broken(path, f"{key} is {facts[key]!r}"[:80])
+    if not all(isinstance(section, dict) for section in facts["config"].values()):
+        raise _broken(path, "config is not made of sections")
     for key in ("depths", "widths", "learning_rates", "seeds", "recorded"):
         facts[key] = sorted(facts[key])
     facts["gains"] = sorted(facts["gains"], key=lambda gain: -math.inf if gain is None else gain)

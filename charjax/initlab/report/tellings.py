@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from charjax.initlab.report.losses import Transfer
 from charjax.initlab.report.tables import Sweep
 from charjax.initlab.report.verdicts import (
@@ -43,7 +45,7 @@ def notes(sweep: Sweep, cells: list[Cell]) -> list[str]:
         notes.append(
             f"Better or worse is said only where both agree: the 95 % bootstrap interval of the "
             f"difference, paired by seed (n = {n}), excludes 0, and the sign-flip permutation test "
-            + ("after Holm's correction for the pairs of one depth and width " if many else "")
+            + ("adjusted for all pairs of one depth and width (step-down maximum) " if many else "")
             + "gives p < 0.05. The interval is a percentile bootstrap widened to Student's size, "
             "since plain percentiles are too narrow for few seeds. A run that diverged counts as "
             "worse than any loss; where there is one, signed ranks stand for the differences."
@@ -70,6 +72,8 @@ def ranking_table(sweep: Sweep, cell: Cell) -> Rows:
     caption += f", {count:,.0f} parameters" if count > 0 else ""
     caption += f"; mean over n = {len(sweep.seeds)} seed{'s' if len(sweep.seeds) > 1 else ''}"
     caption += " and its 95 % interval." if len(sweep.seeds) > 1 else "."
+    if not all(arm.same for arm in cell.arms):
+        caption += " A star: leaving out one seed changes which setting is best."
     head = ["", "scheme", "validation loss"]
     varies = {"gain": len(sweep.gains) > 1, "learning rate": len(sweep.rates) > 1}
     head += [f"best {kind}" for kind, is_varied in varies.items() if is_varied]
@@ -90,8 +94,11 @@ def ranking_table(sweep: Sweep, cell: Cell) -> Rows:
 def _setting(sweep: Sweep, arm: Arm, varies: dict[str, bool]) -> list[str]:
     """The best gain and rate; a star where leaving out one seed changes them."""
     words = {"gain": gain_names(sweep)[arm.gain], "learning rate": f"{sweep.rates[arm.rate]:.4g}"}
-    if varies["learning rate"] and arm.rate in (0, len(sweep.rates) - 1):
-        words["learning rate"] += " (end of the grid)"
+    axes = (("gain", sweep.gains, arm.gain), ("learning rate", sweep.rates, arm.rate))
+    for kind, grid, place in axes:
+        given = grid[np.isfinite(grid)]
+        if given.size > 1 and grid[place] in (given[0], given[-1]):
+            words[kind] += " (end of the grid)"
     unsure = "" if arm.same else " *"
     return [words[kind] + unsure for kind, is_varied in varies.items() if is_varied]
 
@@ -99,7 +106,7 @@ def _setting(sweep: Sweep, arm: Arm, varies: dict[str, bool]) -> list[str]:
 def pair_table(sweep: Sweep, cell: Cell) -> Rows:
     """Every pair of a cell."""
     caption = f"Depth {sweep.depths[cell.depth]}, width {sweep.widths[cell.width]}."
-    head = ["scheme", "against", "verdict", "difference (95 % interval)", "p", "p (Holm)"]
+    head = ["scheme", "against", "verdict", "difference (95 % interval)", "p", "p (adjusted)"]
     rows = [
         [
             name(sweep, cell.arms[pair.first].scheme),

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charjax.errors import printable
+from charjax.initlab.report.pairs import compare_all
 from charjax.initlab.report.tables import Array, Sweep
-from charjax.initlab.statistics import Comparison, Interval, compare, correct, interval
+from charjax.initlab.statistics import Comparison, Interval, interval
 
 # So many pairs are told one by one; of more, each scheme says which it beats.
 _MOST_PAIRS = 12
@@ -119,12 +120,17 @@ def headlines(sweep: Sweep, cells: list[Cell]) -> list[str]:
         place = f"depth {sweep.depths[cell.depth]}, width {sweep.widths[cell.width]}"
         if not cell.pairs:
             told = _alone(sweep, cell)
-        elif few:
+        elif few and not _is_hopeless(cell):
             told = [pair_in_words(sweep, cell, pair) for pair in cell.pairs]
         else:
             told = _by_scheme(sweep, cell)
         lines += [f"{place}: {one}" for one in told]
     return lines + (list(divergences(sweep)) or ["no run diverged"])
+
+
+def _is_hopeless(cell: Cell) -> bool:
+    """Whether there are too few seeds for any verdict: then one line tells all."""
+    return len(cell.pairs) > 1 and all(pair.found.n < pair.found.needed for pair in cell.pairs)
 
 
 def _alone(sweep: Sweep, cell: Cell) -> list[str]:
@@ -159,9 +165,11 @@ def pair_in_words(sweep: Sweep, cell: Cell, pair: Pair) -> str:
     first, second = (cell.arms[place] for place in (pair.first, pair.second))
     a, b, found = name(sweep, first.scheme), name(sweep, second.scheme), pair.found
     difference = difference_in_words(found)
-    p = f"p = {found.p:.2g}" + (f" (Holm {found.adjusted_p:.2g})" if found.family > 1 else "")
+    p = f"p = {found.p:.2g}" + (f" (adjusted {found.adjusted_p:.2g})" if found.family > 1 else "")
     if found.verdict in ("better", "worse"):
         return f"{a} is {found.verdict} than {b}: {difference}, {p}, n = {found.n}"
+    if found.low == found.high == 0 and not found.ranked:
+        return f"{a} and {b} are {found.verdict}: the same loss in every seed"
     return f"{a} and {b} are {found.verdict}: {difference}, {p}"
 
 
@@ -229,12 +237,10 @@ def _cell(sweep: Sweep, depth: int, width: int) -> Cell:
     losses_CGRS = sweep.losses[:, :, depth, width]
     arms = [_arm(scheme, losses_GRS) for scheme, losses_GRS in enumerate(losses_CGRS)]
     arms.sort(key=lambda arm: (arm.loss.diverged, _finite_mean(arm.loss_S)))
-    places = [(i, j) for i in range(len(arms)) for j in range(i + 1, len(arms))]
-    if len(sweep.seeds) < 2 or not places:
+    if len(sweep.seeds) < 2:
         return Cell(depth, width, arms, [])
-    found = correct([compare(arms[i].loss_S, arms[j].loss_S) for i, j in places])
-    pairs = [Pair(i, j, one) for (i, j), one in zip(places, found, strict=True)]
-    return Cell(depth, width, arms, pairs)
+    found = compare_all(np.stack([arm.loss_S for arm in arms]))
+    return Cell(depth, width, arms, [Pair(i, j, one) for (i, j), one in found.items()])
 
 
 def _arm(scheme: int, losses_GRS: Array) -> Arm:

@@ -1,24 +1,13 @@
 """The grid of a sweep: which runs share a program, and the configuration of each."""
 
 import dataclasses
-import math
 from typing import Any
 
-from charjax.config import Config, parse_config
+from charjax.config import Config
 from charjax.errors import UserError
 from charjax.init import find_scheme, scheme_for, scheme_numbers
+from charjax.initlab.sizes import size_of, with_model, with_size
 from charjax.initlab.sweeps.axes import Axes
-
-# Of each family: the fields of [model] that are its depth and its width.
-_FIELDS = {
-    "bigram": (None, None),
-    "bow": (None, "d_embed"),
-    "wavenet": (None, "d_hidden"),
-    "rnn": ("n_layer", "d_hidden"),
-    "gru": ("n_layer", "d_hidden"),
-    "lstm": ("n_layer", "d_hidden"),
-    "transformer": ("n_layer", "d_model"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +60,7 @@ def make_groups(base: Config, axes: Axes) -> list[Group]:
     groups: list[Group] = []
     for d in axes.depths or (depth,):
         for w in axes.widths or (width,):
-            sized = _with_size(base, d, w)
+            sized = with_size(base, d, w, ("--depth", "--width"))
             alike: dict[str, dict[str, Config]] = {}
             for scheme in axes.schemes:
                 config = _with_scheme(sized, scheme, axes)
@@ -88,47 +77,6 @@ def make_groups(base: Config, axes: Axes) -> list[Group]:
     return groups
 
 
-def size_of(config: Config) -> tuple[int, int]:
-    """Depth and width: hidden layers or blocks, and units of each; 0 where a family has none."""
-    model: Any = config.model
-    if model.kind == "mlp":
-        return len(model.hidden), model.hidden[0] if model.hidden else 0
-    if model.kind == "wavenet":
-        return int(math.log2(model.context_length or 8)), model.d_hidden
-    depth, width = (0 if f is None else getattr(model, f) for f in _FIELDS[model.kind])
-    return depth, width
-
-
-def _with_size(config: Config, depth: int, width: int) -> Config:
-    """The configuration with another depth and width; heads keep their width."""
-    if (depth, width) == size_of(config):
-        return config
-    model: Any = config.model
-    if model.kind == "mlp":
-        return _with_model(config, {"hidden": (width,) * depth})
-    changes: dict[str, Any] = {}
-    for what, field, new, old in zip(
-        ("depth", "width"), _FIELDS[model.kind], (depth, width), size_of(config), strict=True
-    ):
-        if field is not None:
-            changes[field] = new
-        elif new != old:
-            why = "that of its text's table" if model.kind == "bigram" else "model.context_length's"
-            raise UserError(
-                f"--{what}: {new} given; the {what} of model.kind={model.kind} is {why}: leave "
-                f"--{what} out"
-            )
-    if model.kind == "transformer":
-        head = model.d_model // model.n_head
-        if width % head:
-            raise UserError(
-                f"--width: {width} given; heads are {head} wide (model.d_model / model.n_head), "
-                f"and grow in number: give multiples of {head}"
-            )
-        changes["n_head"] = width // head
-    return _with_model(config, changes)
-
-
 def _with_scheme(config: Config, name: str, axes: Axes) -> Config:
     """The configuration of a scheme, with the architecture that it says it needs."""
     given = _numbers_given(config)
@@ -140,7 +88,7 @@ def _with_scheme(config: Config, name: str, axes: Axes) -> Config:
     needs = find_scheme(init).needs.get("model.residual", ())
     residual = getattr(config.model, "residual", None)
     if residual is not None and needs and residual not in needs:
-        config = _with_model(config, {"residual": needs[0]})
+        config = with_model(config, {"residual": needs[0]})
     config = config.model_copy(update={"init": init})
     scheme_for(config)
     return config
@@ -148,10 +96,3 @@ def _with_scheme(config: Config, name: str, axes: Axes) -> Config:
 
 def _numbers_given(config: Config) -> dict[str, Any]:
     return config.init.model_dump(exclude={"scheme"}, exclude_none=True)
-
-
-def _with_model(config: Config, changes: dict[str, Any]) -> Config:
-    """The configuration with other fields of [model], with its bounds."""
-    tree = config.model_dump(mode="json")
-    tree["model"] |= changes
-    return parse_config(tree)

@@ -51,7 +51,8 @@ def check_room(groups: list[Group], dataset: Dataset, devices: list[jax.Device])
       UserError: with the number that would (0).
     """
     layers = 0
-    free = parallel.available_memory(devices)
+    # Fewer runs than devices have a device, and so all the memory of a CPU, to themselves.
+    free = parallel.available_memory(devices[:1])
     for group in groups:
         config = with_context(group.config, dataset)
         model = build_model(config, dataset.tokenizer)

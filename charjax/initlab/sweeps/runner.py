@@ -138,14 +138,15 @@ class Sweep:
         budget = MEMORY_SHARE * parallel.available_memory(self.devices)
         count = min(limit or len(group.points), len(group.points))
         program = as_many_as_fit(build, count, budget)
-        needed = program.memory / 1e9
+        devices = program.stack.mesh.size
+        needed, total = program.memory * devices / 1e9, budget * devices / 1e9
         if program.memory > budget or (limit is not None and program.count < count):
             fit = 0 if program.memory > budget else program.count
             given = f"--at-once: {limit}" if limit else f"--width: {group.width}"
             raise UserError(
                 f"{given} given; {program.count} run(s) of depth {group.depth} and width "
-                f"{group.width} need {needed:.1f} GB of the {budget / 1e9:.1f} GB there are for "
-                f"them: {fit} would fit at once; give that many, or a smaller network or batch"
+                f"{group.width} need {needed:.1f} GB and {total:.1f} GB may be taken: {fit} would "
+                "fit at once; give that many, or a smaller network or batch"
             )
         self.plan.at_once[index] = program.count
         self.plan.write()

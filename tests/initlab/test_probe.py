@@ -1,0 +1,91 @@
+"""The command, from outside: what it prints and writes, and what it refuses."""
+
+import json
+import math
+
+import pytest
+
+from tests.commands import run, tiny
+
+SENTENCE = "the quick brown fox jumps over the lazy dog; and then some more of the same.\n"
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "[bold]text.txt"
+    path.write_text(SENTENCE * 40)
+    return path
+
+
+def probe(*words):
+    return run("initlab.__main__", "probe", *words)
+
+
+def test_transformer_in_tables_json_and_pictures(text, tmp_path):
+    out = tmp_path / "out"
+    settings = [*tiny("transformer"), f"data.path={text}", "train.seed=3", "init.scheme=gpt2"]
+    done = probe(*settings, "--seeds", 2, "--out", out, "--json")
+    assert (done.status, done.err) == (0, "")
+    tree = json.loads(done.out)
+    assert json.loads((out / "probe.json").read_text()) == tree
+    for name in ("activations", "gradients", "depth"):
+        assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert tree["seeds"] == [3, 4]
+    loss, vocabulary = tree["initial_loss"], len(set(SENTENCE))
+    assert tree["vocabulary"] == vocabulary
+    assert loss["uniform"] == pytest.approx(math.log(vocabulary))
+    # Logits this small: close to uniform, measured and by theory.
+    assert loss["mean"] == pytest.approx(loss["uniform"], abs=0.05)
+    assert loss["theory"] == pytest.approx(loss["mean"], abs=0.03)
+    assert loss["mean"] == pytest.approx(sum(loss["values"]) / 2)
+    layers = {layer["name"]: layer for layer in tree["layers"]}
+    up = layers["block_0/mlp/up"]
+    # 0.02 sqrt(8), and nearly linear: half of it after.
+    assert up["preactivation_std"]["mean"] == pytest.approx(0.02 * math.sqrt(8), rel=0.2)
+    assert up["theory"]["preactivation_std"] == pytest.approx(
+        up["preactivation_std"]["mean"], rel=0.1
+    )
+    assert (up["saturated"], layers["block_0"]["kernel"]) == (None, None)
+    uniform = sum(math.log(t) for t in range(1, 9)) / 8
+    assert tree["attention"]["uniform"] == pytest.approx(uniform)
+    assert tree["attention"]["blocks"][0]["entropy"]["mean"] == pytest.approx(uniform, rel=0.01)
+    assert tree["jacobian"]["largest"]["mean"] > 0
+    assert tree["hessian"]["stable_rate"]["mean"] > 0
+
+
+def test_bigram_says_what_is_not_for_it(text):
+    done = probe("model.kind=bigram", f"data.path={text}", "train.batch_size=4", "--seeds", 2)
+    assert (done.status, done.err) == (0, "")
+    # A name is text, not markup.
+    assert "[bold]text.txt, bigram" in done.out
+    assert "attention: not for this family" in done.out
+    assert "Jacobian: not for this family" in done.out
+    assert "by theory" in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["model.kind=ngram"], "counts have no initialisation"),
+        (["init.scheme=nonesuch"], "init.scheme: 'nonesuch' given; allowed"),
+        (["--seeds", "1"], "needs 2 or more"),
+        (["--seeds", "x"], "--seeds: 'x' given; must be a whole number"),
+        (["init.scheme=rezero"], "model.residual"),
+        (["data.path=/nonexistent"], "data.path"),
+        (["--sedes", "2"], "did you mean --seeds?"),
+    ],
+)
+def test_mistakes_are_one_line(words, told):
+    done = probe(*words)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.count("\n") == 1
+    assert told in done.err
+
+
+def test_a_file_in_the_way_of_the_directory(tmp_path):
+    path = tmp_path / "taken"
+    path.write_text("mine")
+    done = probe("model.kind=bigram", "--out", path)
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "--out" in done.err
+    assert path.read_text() == "mine"
