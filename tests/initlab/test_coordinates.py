@@ -50,8 +50,8 @@ def test_made_wide_a_model_keeps_what_is_not_its_width(text):
 @pytest.mark.parametrize(
     ("kind", "widths", "seeds", "told"),
     [
-        ("transformer", (8, 17), (0, 1), "width 17 given; a transformer grows by heads of"),
-        ("bigram", (8, 16), (0, 1), "it has no width"),
+        ("transformer", (8, 17), (0, 1), "17 given; heads are 8 wide"),
+        ("bigram", (8, 16), (0, 1), "the width of model.kind=bigram is that of its text's table"),
         ("mlp", (8, 8), (0, 1), "at least two that differ"),
         ("mlp", (8, 16), (0,), "seeds: 1 given; an interval needs at least 2"),
     ],

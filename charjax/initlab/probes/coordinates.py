@@ -27,6 +27,7 @@ from charjax.data.batches import BatchSource, source_key
 from charjax.errors import UserError
 from charjax.initlab.families import Pass, find_taps
 from charjax.initlab.layers import find_layers
+from charjax.initlab.sizes import size_of, with_size
 from charjax.initlab.watching import see
 from charjax.models.contract import CharModel
 from charjax.training.program import make_advance
@@ -37,6 +38,8 @@ from charjax.training.state import Scales, TrainState, variables_of
 LIMIT = 0.1
 # The batch on which everybody is measured: that of a step no seed comes to.
 _FIXED_STEP = 2**30
+
+_FLAGS = ("--coordinates", "--coordinates")
 
 # By layer: (R, T) sizes.
 Sizes = dict[str, np.ndarray]
@@ -107,37 +110,13 @@ def check_depths(
 
 
 def at_width(config: Config, width: int) -> Config:
-    """The config with every hidden layer this wide.
-
-    Raises:
-      UserError: no whole number of heads has this width, or the family has no width.
-    """
-    model = config.model
-    if model.kind == "transformer":
-        head = model.d_model // model.n_head
-        if width % head:
-            raise UserError(
-                f"--coordinates: width {width} given; a transformer grows by heads of "
-                f"{head} (model.d_model / model.n_head): give multiples of it"
-            )
-        changed: dict[str, Any] = {"d_model": width, "n_head": width // head}
-    elif model.kind == "mlp":
-        changed = {"hidden": (width,) * len(model.hidden)}
-    elif model.kind in ("wavenet", "rnn", "gru", "lstm"):
-        changed = {"d_hidden": width}
-    elif model.kind == "bow":
-        changed = {"d_embed": width}
-    else:
-        raise UserError(
-            f"--coordinates: model.kind={model.kind} given; it has no width: choose another family"
-        )
-    return config.model_copy(update={"model": model.model_copy(update=changed)})
+    """The config with every hidden layer this wide; see `with_size`."""
+    return with_size(config, size_of(config)[0], width, _FLAGS)
 
 
 def at_depth(config: Config, depth: int) -> Config:
-    """The config with this many blocks."""
-    model = config.model.model_copy(update={"n_layer": depth})
-    return config.model_copy(update={"model": model})
+    """The config with this many blocks; see `with_size`."""
+    return with_size(config, depth, size_of(config)[1], _FLAGS)
 
 
 def fit_slope(sizes_WR: Any, widths: tuple[int, ...]) -> Slope | None:

@@ -163,7 +163,7 @@ def train_rates(
     total = len(rates) * seeds
     budget = MEMORY_SHARE * parallel.available_memory(session.devices)
     program = as_many_as_fit(functools.partial(_Program, session), total, budget)
-    count = program.stack.count
+    count = program.count
     losses_R = np.empty(total)
     for first in range(0, total, count):
         # The last group begins anew where it would be too small for the program.
@@ -179,13 +179,18 @@ class _Program:
 
     def __init__(self, session: Session, count: int):
         assert session.source is not None
-        self.steps = session.config.train.steps
+        self.count, self.steps = count, session.config.train.steps
         self._begin = jax.jit(functools.partial(_begin, session))
         nothing = jnp.zeros(count, jnp.uint32), jnp.zeros(count)
         begun = jax.eval_shape(self._begin, session.source, *nothing)
         self.stack = Stack(
             session.model, session.config, session.source, session.devices, count, begun
         )
+
+    @property
+    def memory(self) -> int:
+        """Bytes it takes of each device."""
+        return self.stack.memory
 
     def train(
         self, seeds: Any, rates: Any, progress: Callable[[int], None], poll: Callable[[], None]
@@ -203,7 +208,7 @@ class _Program:
             runs = stack.run(runs, numbers, more)
             step += more
             jax.block_until_ready(runs)
-            progress(more * stack.count)
+            progress(more * self.count)
             poll()
         host: Any = jax.device_get((runs.losses, runs.targets, runs.diverged))
         losses_R, targets_R, diverged_R = (np.asarray(x, np.float64) for x in host)
