@@ -89,3 +89,27 @@ def test_a_file_in_the_way_of_the_directory(tmp_path):
     assert (done.status, done.err.count("\n")) == (2, 1)
     assert "--out" in done.err
     assert path.read_text() == "mine"
+
+
+def test_the_coordinate_check(text, tmp_path):
+    words = [*tiny("mlp"), f"data.path={text}", "model.norm=none", "init.scheme=mup"]
+    words += ["init.base_width=8", "optim.learning_rate=0.01", "--coordinates", "8,16,32"]
+    done = probe(*words, "--seeds", 2, "--out", tmp_path / "out")
+    assert (done.status, done.err) == (0, "")
+    assert "Coordinate check of mup at rate 0.01" in done.out
+    found = json.loads((tmp_path / "out" / "probe.json").read_text())["coordinates"]
+    assert (found["places"], found["seeds"]) == ([8, 16, 32], [0, 1])
+    assert {layer["layer"] for layer in found["layers"]} >= {"hidden_0", "readout"}
+    assert (tmp_path / "out" / "coordinates.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_widths_that_cannot_be_checked(text):
+    for kind, given, told in (
+        ("transformer", "8,9", "give multiples of 4"),
+        ("bigram", "8,16", "of model.kind=bigram is that of its text's table"),
+        ("mlp", "8", "a slope needs at least two widths"),
+    ):
+        done = probe(*tiny(kind), f"data.path={text}", "--coordinates", given)
+        assert done.status == 2
+        assert told in done.err
+        assert done.err.count("\n") == 1

@@ -1,7 +1,7 @@
 """`python -m charjax.initlab probe`: a network at its first step, from all sides, in seconds.
 
 python -m charjax.initlab probe [CONFIG.toml] [section.key=value ...] [--seeds N] [--out DIR]
-                                [--json]
+                                [--json] [--coordinates W,W,...]
 """
 
 import json
@@ -16,6 +16,7 @@ from typing import Any
 from charjax import cli
 from charjax.config import Config, load_config
 from charjax.errors import UserError
+from charjax.initlab.sweeps.axes import numbers
 
 # Where the output is no terminal, wide enough for tables whose cells are not folded.
 _PLAIN_COLUMNS = 140
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> int:
 
 
 def arguments(argv: list[str]) -> Namespace:
-    """Parse the command line: config, overrides, seeds, out, json."""
+    """Parse the command line: config, overrides, seeds, coordinates, out, json."""
     parser = cli.Parser(
         prog="python -m charjax.initlab probe",
         usage="%(prog)s [CONFIG.toml] [section.key=value ...] [options]",
@@ -63,6 +64,13 @@ def arguments(argv: list[str]) -> Namespace:
     parser.add_argument(
         "--seeds", metavar="N", type=cli.whole_number(0, 1024), default=4, help="networks (4)"
     )
+    parser.add_argument(
+        "--coordinates",
+        metavar="W,W,...",
+        type=numbers(whole=True, spacing="log", low=1, high=1_000_000),
+        help="check muP, too: train ten steps at these widths, and see whether every layer moves "
+        "as far in a wide network as in a narrow one",
+    )
     parser.add_argument("--out", metavar="DIR", help="write probe.json and pictures there")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_intermixed_args(argv)
@@ -71,6 +79,10 @@ def arguments(argv: list[str]) -> Namespace:
     if args.seeds < 2:
         raise UserError(
             f"--seeds: {args.seeds} given; a standard deviation over seeds needs 2 or more"
+        )
+    if args.coordinates and len(args.coordinates) < 2:
+        raise UserError(
+            f"--coordinates: {args.coordinates[0]} given; a slope needs at least two widths"
         )
     return args
 
@@ -87,15 +99,23 @@ def _probe(args: Namespace, argv: list[str], config: Config, out: Path | None) -
     with _status() as told:
         told("reading the text")
         session = open_session(config)
+        coordinates = None
+        if args.coordinates:
+            # First, as it refuses widths that the family cannot have.
+            coordinates = _coordinates(config, args.coordinates, args.seeds, told)
         probes = probe_seeds(session, args.seeds, told)
     command = f"python -m charjax.initlab probe {shlex.join(argv)}".strip()
     tree: dict[str, Any] = {"command": command, **summarise(session, probes)}
-    tree["hardware"] = hardware()
+    tree |= {"coordinates": coordinates, "hardware": hardware()}
     if out is not None:
         from charjax.initlab.probes.pictures import draw
         from charjax.runs import write_json
 
         draw(tree, probes[0], out)
+        if coordinates is not None:
+            from charjax.initlab.probes.coordinates_shown import draw_coordinates
+
+            draw_coordinates(coordinates, out / "coordinates.png")
         write_json(out / "probe.json", tree)
     if args.json:
         json.dump(tree, sys.stdout, allow_nan=False)
@@ -104,9 +124,29 @@ def _probe(args: Namespace, argv: list[str], config: Config, out: Path | None) -
     from charjax.initlab.probes.tables import show
 
     show(console, tree)
+    if coordinates is not None:
+        from charjax.initlab.probes.coordinates_shown import coordinates_table
+
+        console.print(coordinates_table(coordinates))
     if out is not None:
-        told_where = f"written: {out}/probe.json, activations.png, gradients.png, depth.png"
+        drawn = ["activations", "gradients", "depth", *(["coordinates"] if coordinates else [])]
+        told_where = f"written: {out}/probe.json, {', '.join(f'{name}.png' for name in drawn)}"
         console.print(told_where, highlight=False, soft_wrap=True, markup=False)
+
+
+def _coordinates(
+    config: Config, widths: tuple[int, ...], seeds: int, told: Callable[[str], None]
+) -> dict[str, Any]:
+    from charjax.initlab.probes.coordinates import check_coordinates
+
+    told(f"training at width {widths[0]}")
+    first = config.train.seed
+    return check_coordinates(
+        config,
+        widths,
+        tuple(range(first, first + seeds)),
+        progress=lambda width: told(f"trained at width {width}"),
+    )
 
 
 @contextmanager
