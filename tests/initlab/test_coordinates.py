@@ -8,7 +8,13 @@ import pytest
 
 from charjax.config import load_config
 from charjax.errors import UserError
-from charjax.initlab.probes.coordinates import at_depth, at_width, check_coordinates, fit_slope
+from charjax.initlab.probes.coordinates import (
+    at_depth,
+    at_width,
+    check_coordinates,
+    check_depths,
+    fit_slope,
+)
 from charjax.training.session import first_state, open_session
 from tests.commands import tiny
 
@@ -115,3 +121,13 @@ def test_mup_at_its_base_width_is_the_standard_parametrisation(text):
     assert all(factor == 1 for factor in jax.tree.leaves(states[0].scales))
     stds = [jax.tree.map(lambda p: float(p.std()), state.params) for state in states]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.2), *stds)
+
+
+def test_over_depths_only_what_has_a_place_in_each_is_told(text):
+    words = ["init.scheme=completep", "init.base_depth=1", "init.base_width=8"]
+    config = config_of(text, "transformer", *words, "model.tie_embeddings=false")
+    found = check_depths(config, (1, 2), (0, 1), steps=1)
+    names = [layer["layer"] for layer in found["layers"]]
+    assert names[-3:] == ["last_block", "final_norm", "readout"]
+    assert not [name for name in names[:-3] if "block" in name]
+    assert found["places"] == [1, 2]

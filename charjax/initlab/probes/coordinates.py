@@ -105,7 +105,11 @@ def check_depths(
     progress: Callable[[int], None] = lambda depth: None,
     poll: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """The same over depths (Dey et al. 2025, fig. 7); only layers that every depth has are told."""
+    """The same over depths (Dey et al. 2025, fig. 7), of what stands outside or behind the blocks.
+
+    Within them a layer's place is another one at every depth: block 0 is half of a model of two
+    blocks. "last_block" is the stream behind all of them.
+    """
     return _check(config, "depth", depths, seeds, steps, progress, poll)
 
 
@@ -148,17 +152,16 @@ def _check(
     changes, values = [], []
     for place, one in zip(places, configs, strict=True):
         change, value = _train(open_session(one), seeds, steps, poll)
-        changes.append(change)
-        values.append(value)
+        changes.append(change if axis == "width" else _around_blocks(change, place))
+        values.append(value if axis == "width" else _around_blocks(value, place))
         progress(place)
-    layers = [name for name in changes[0] if all(name in sizes for sizes in changes)]
     told: list[dict[str, Any]] = [
         {
             "layer": name,
             "change": _describe([sizes[name] for sizes in changes], places),
             "value": _describe([sizes[name] for sizes in values], places),
         }
-        for name in layers
+        for name in changes[0]
     ]
     failed = [layer["layer"] for layer in told if layer["change"]["verdict"] == "fail"]
     return {
@@ -172,6 +175,13 @@ def _check(
         "layers": told,
         "passed": not failed,
     }
+
+
+def _around_blocks(sizes: Sizes, depth: int) -> Sizes:
+    """Those of layers that have the same place in a model of any depth."""
+    last = f"block_{depth - 1}"
+    kept = {name: x for name, x in sizes.items() if name == last or "block_" not in name}
+    return {"last_block" if name == last else name: x for name, x in kept.items()}
 
 
 def _refuse_too_few(axis: str, places: tuple[int, ...], seeds: tuple[int, ...]) -> None:
