@@ -42,7 +42,7 @@ def make_table(title: str, columns: tuple[Column, ...], rows: list[Row]) -> Tabl
     """A table; the first column is words, the others numbers."""
     table = Table(title=title)
     for index, (name, _) in enumerate(columns):
-        table.add_column(name, justify="right" if index else "left")
+        table.add_column(name, justify="right" if index else "left", no_wrap=not index)
     for row in rows:
         table.add_row(*(cell(row) for _, cell in columns))
     return table
@@ -51,7 +51,7 @@ def make_table(title: str, columns: tuple[Column, ...], rows: list[Row]) -> Tabl
 def make_console() -> Console:
     """Wide enough for the tables where the output goes to a file."""
     console = Console()
-    return console if console.is_terminal else Console(width=140)
+    return console if console.is_terminal else Console(width=160)
 
 
 def picture(path: Path, title: str, draw: Callable[[Any, list[Row]], None], rows: list[Row]) -> None:
