@@ -62,6 +62,6 @@ def peaks(device_kind: str) -> Peaks | None:
 
 
 def nominal(device_kind: str, dtype: str) -> float | None:
-    """The nominal FLOP/s of a device's matrix products in a dtype, or None where it is not known."""
+    """The nominal FLOP/s of a device's matrix products in a dtype; None where it is not known."""
     found = peaks(device_kind)
     return found.of(dtype) if found else None

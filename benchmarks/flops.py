@@ -9,6 +9,7 @@ a causal model needs half of it.
 Letters: V vocabulary, C window, E embedding, H hidden, G gates, L layers, D width, T context.
 """
 
+import itertools
 from typing import Any
 
 # What the formulas are called where they are shown.
@@ -48,7 +49,7 @@ def forward_flops(model: Any, vocab_size: int) -> float | None:
         return 2.0 * model.d_embed * V
     if kind == "mlp":
         widths = [model.context_length * model.d_embed, *model.hidden, V]
-        return 2.0 * sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+        return 2.0 * sum(a * b for a, b in itertools.pairwise(widths))
     if kind == "wavenet":
         H, levels = model.d_hidden, (model.context_length - 1).bit_length()
         return 2.0 * (2 * model.d_embed * H + (levels - 1) * 2 * H * H + H * V)

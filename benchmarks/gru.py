@@ -20,7 +20,10 @@ from benchmarks.timing import Slice, paired_ratio, summary, take_turns
 
 Row = dict[str, Any]
 # Batch, time, width (of embedding and state), layers.
-SHAPES = {"cpu": ((128, 128, 256, 2), (1, 128, 256, 1)), "gpu": ((256, 256, 512, 1), (128, 128, 256, 2))}
+SHAPES = {
+    "cpu": ((128, 128, 256, 2), (1, 128, 256, 1)),
+    "gpu": ((256, 256, 512, 1), (128, 128, 256, 2)),
+}
 _QUICK = ((8, 16, 32, 1),)
 
 
@@ -34,9 +37,7 @@ def measure(section: Section) -> None:
     section.leave_out("kernel", "charjax has no GRU kernel of its own that is asked for by name")
 
 
-def _compare(
-    section: Section, name: str, batch: int, time: int, width: int, layers: int
-) -> None:
+def _compare(section: Section, name: str, batch: int, time: int, width: int, layers: int) -> None:
     from benchmarks.workloads import STREAM, make_config, open_quietly
 
     config = make_config(

@@ -62,7 +62,7 @@ def hoisted(x_TBD: Array, weights: Weights) -> Array:
 
 
 def derived(x_TBD: Array, weights: Weights) -> Array:
-    """Also a derivative of its own: the gates are kept, and the weights' gradient is one product."""
+    """Also a derivative of its own: gates are kept, and the weights' gradient is one product."""
     h0 = _zero(x_TBD, weights)
     return _scan(_project(x_TBD, weights), weights.hidden_kernel, weights.hidden_bias, h0)
 
@@ -75,7 +75,9 @@ VARIANTS: dict[str, Layer] = {
 }
 
 
-def loss(layer: Layer, params: dict[str, Any], n_layer: int, inputs: Array, targets: Array) -> Array:
+def loss(
+    layer: Layer, params: dict[str, Any], n_layer: int, inputs: Array, targets: Array
+) -> Array:
     """The mean loss of a whole model whose parameters are charjax's GRU's."""
     x_TBD = params["token_embedding"]["embedding"][inputs.T]
     for i in range(n_layer):

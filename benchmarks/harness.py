@@ -89,7 +89,8 @@ def main(benchmark: Benchmark, argv: list[str]) -> int:
 def _arguments(benchmark: Benchmark, argv: list[str]) -> argparse.Namespace:
     parser = cli.Parser(
         prog=f"python -m benchmarks.{benchmark.name}",
-        usage="%(prog)s [--devices cpu,gpu] [--quick] [--out FILE.json] [--only PATTERN]",
+        usage="%(prog)s [--devices cpu,gpu] [--quick] [--out FILE.json] [--only PATTERN] "
+        "[--seconds N]",
         description=benchmark.doc or benchmark.title,
     )
     parser.add_argument(
@@ -104,6 +105,13 @@ def _arguments(benchmark: Benchmark, argv: list[str]) -> argparse.Namespace:
         "file a device; of a trial, nowhere)",
     )
     parser.add_argument("--only", metavar="PATTERN", help="only rows of such names, as in 'gpt*'")
+    parser.add_argument(
+        "--seconds",
+        metavar="N",
+        type=cli.number_above_zero(100_000),
+        default=LIMIT_SECONDS,
+        help=f"of one device; what is not done by then is left out ({LIMIT_SECONDS:.0f})",
+    )
     parser.add_argument("--part", metavar="FILE", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     args.devices = _devices(args.devices)
@@ -148,17 +156,17 @@ def _measure_elsewhere(
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / "part.json"
         command = [sys.executable, "-m", f"benchmarks.{benchmark.name}"]
-        command += ["--devices", device, "--part", str(part)]
+        command += ["--devices", device, "--part", str(part), "--seconds", str(args.seconds)]
         command += ["--quick"] if args.quick else []
         command += ["--only", args.only] if args.only else []
         why = None
         try:
             environment = _environment(device, benchmark.environment)
-            done = subprocess.run(command, env=environment, timeout=LIMIT_SECONDS, check=False)
+            done = subprocess.run(command, env=environment, timeout=args.seconds, check=False)
             if done.returncode:
                 why = f"the process ended with status {done.returncode}"
         except subprocess.TimeoutExpired:
-            why = f"stopped after {LIMIT_SECONDS:.0f} s"
+            why = f"stopped after {args.seconds:.0f} s"
         section = json.loads(part.read_text(encoding="utf-8")) if part.exists() else None
     left_out = section.pop("left_out") if section else []
     if section and "hardware" not in section:
@@ -172,7 +180,7 @@ def _measure_elsewhere(
 def _measure_here(benchmark: Benchmark, args: argparse.Namespace) -> int:
     """In the process of one device."""
     (device,) = args.devices
-    section = Section(device, args.quick, args.only, args.part)
+    section = Section(device, args.quick, args.only, args.part, args.seconds)
     try:
         facts = _start_device(device, benchmark.packages)
     except LeftOut as reason:

@@ -240,6 +240,10 @@ def _times(row: Row) -> str:
     return "" if own else f"{row['times_charjax']['median']:.2f} x"
 
 
+def _difference(row: Row) -> str:
+    return f"{row['loss_difference']:.0e}" if "loss_difference" in row else ""
+
+
 COLUMNS: tuple[Column, ...] = (
     ("", lambda row: row["name"]),
     ("a step", spread),
@@ -247,7 +251,10 @@ COLUMNS: tuple[Column, ...] = (
     ("threads", _threads),
     ("tokens/s", lambda row: f"{row['tokens_per_second']:,.0f}"),
     ("MFU (measured)", lambda row: percent(row["mfu_measured"])),
-    ("loss differs by", lambda row: f"{row['loss_difference']:.0e}" if "loss_difference" in row else ""),
+    (
+        "loss differs by",
+        lambda row: f"{row['loss_difference']:.0e}" if "loss_difference" in row else "",
+    ),
 )
 
 

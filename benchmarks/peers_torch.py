@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -90,14 +91,14 @@ class Peer:
         self._bfloat16 = dtype == "bfloat16"
         self.optimizer = self.make_optimizer()
         tokens = torch.from_numpy(training.session.dataset.splits["train"].tokens.astype(np.int64))
+        assert self.config.model.context_length is not None
+        self.window = torch.arange(self.config.model.context_length + 1, device=self.device)
         self._is_pairs = self.config.model.kind == "mlp"
         if self._is_pairs:
-            contexts, targets = contexts_of(tokens.numpy(), self.config.model.context_length)
+            contexts, targets = contexts_of(tokens.numpy(), len(self.window) - 1)
             self.contexts = torch.from_numpy(contexts).to(self.device)
             self.targets = torch.from_numpy(targets).to(self.device)
         self.tokens = tokens.to(self.device)
-        assert self.config.model.context_length is not None
-        self.window = torch.arange(self.config.model.context_length + 1, device=self.device)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """AdamW with all of its updates in one kernel, decaying matrices alone."""
@@ -212,7 +213,7 @@ class SamplerPeer:
         rows = tokens.reshape(4, -1)
         with jax.default_matmul_precision("highest"):
             logits, _ = self._session.model.apply(variables, rows[:, :-1])
-            ours = float(cross_entropy(logits, rows[:, 1:]).mean())
+            ours = float(cross_entropy(logits, jnp.asarray(rows[:, 1:])).mean())
         with _full_precision(), torch.no_grad():
             x = torch.from_numpy(rows.astype(np.int64)).to(self._device)
             theirs = float(WithLoss(self._model)(x[:, :-1], x[:, 1:]))

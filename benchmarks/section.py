@@ -15,8 +15,8 @@ from charjax.errors import UserError, printable
 Row = dict[str, Any]
 # No benchmark takes longer on one device; what is left by then is left out, and said.
 LIMIT_SECONDS = 300.0
-# Kept for the row that is under way when time runs short, the roofline's end and the picture.
-_RESERVE_SECONDS = 30.0
+# Kept for the row that is under way when time runs short, and for the roofline's end.
+_RESERVE = 0.1
 
 
 class LeftOut(Exception):  # noqa: N818 - no error: something cannot be had here
@@ -32,6 +32,7 @@ class Section:
       quick: whether sizes and repeats are only to be tried.
       only: a pattern of the rows' names, or None for all.
       path: where the section is written after each row, so that a crash loses one row; or None.
+      limit: seconds that the device has in all.
       now: the clock.
     """
 
@@ -39,6 +40,7 @@ class Section:
     quick: bool = False
     only: str | None = None
     path: Path | None = None
+    limit: float = LIMIT_SECONDS
     now: Callable[[], float] = time.monotonic
     rows: list[Row] = dataclasses.field(default_factory=list)
     left_out: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -59,22 +61,24 @@ class Section:
 
     def late(self) -> bool:
         """Whether the time of one device is about to be over."""
-        return self.now() - self._began > LIMIT_SECONDS - _RESERVE_SECONDS
+        return self.now() - self._began > self.limit * (1 - _RESERVE)
 
     def wants(self, name: str) -> bool:
-        """Whether a row is asked for."""
-        return self.only is None or fnmatch.fnmatchcase(name, self.only)
+        """Whether a row is asked for, and there is time for it; if there is none, that is said."""
+        asked = self.only is None or fnmatch.fnmatchcase(name, self.only)
+        if asked and self.late():
+            self.leave_out(name, f"the {self.limit:.0f} s of one device were over; try --only")
+            return False
+        return asked
 
     @contextlib.contextmanager
     def attempt(self, name: str) -> Iterator[None]:
         """Measure a row, or several; whatever goes wrong within is said in a line, and passed over.
 
-        The body is to ask `wants(name)` first. What does not fit in memory, or is not there, is
+        To be entered only after `wants(name)`. What does not fit in memory, or is not there, is
         left out; anything else is left out too, and makes the benchmark's exit status 1.
         """
         try:
-            if self.late():
-                raise LeftOut(f"the {LIMIT_SECONDS:.0f} s of one device are over; --only {name!r}")
             yield
         except LeftOut as reason:
             self.leave_out(name, str(reason))

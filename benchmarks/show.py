@@ -17,11 +17,10 @@ def quantity(value: float | None, unit: str) -> str:
     """`312 GFLOP/s`, `4.21 ms`; a value that is not known is n/a."""
     if value is None:
         return "n/a"
-    for factor, prefix in _SMALL if unit == "s" else _PREFIXES:
-        if abs(value) >= factor:
-            break
     if unit == "1/s":
         return f"{value:,.0f} /s"
+    steps = _SMALL if unit == "s" else _PREFIXES
+    factor, prefix = next((step for step in steps if abs(value) >= step[0]), steps[-1])
     scaled = value / factor
     digits = 0 if scaled >= 100 else 1 if scaled >= 10 else 2
     return f"{scaled:.{digits}f} {prefix}{unit}"
@@ -54,7 +53,9 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(width=160)
 
 
-def picture(path: Path, title: str, draw: Callable[[Any, list[Row]], None], rows: list[Row]) -> None:
+def picture(
+    path: Path, title: str, draw: Callable[[Any, list[Row]], None], rows: list[Row]
+) -> None:
     """Draw rows into a PNG."""
     import matplotlib
 

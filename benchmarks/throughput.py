@@ -178,7 +178,9 @@ def draw(axes: Any, rows: list[Row]) -> None:
     best = best_rates([row for row in rows if row["dtype"] == "float32"])
     for index, kind in enumerate(MODELS):
         for device, style in (("cpu", "o-"), ("gpu", "s--")):
-            points = sorted((k[2], v[device]) for k, v in best.items() if k[0] == kind and device in v)
+            points = sorted(
+                (k[2], v[device]) for k, v in best.items() if k[0] == kind and device in v
+            )
             if points:
                 axes.plot(
                     *zip(*points, strict=True), style, color=f"C{index}", label=f"{device} {kind}"

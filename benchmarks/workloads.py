@@ -80,9 +80,7 @@ class Training:
 def make_config(*overrides: str) -> Config:
     """A configuration over the texts made here: `{stream}` and `{lines}` stand for their paths."""
     paths = {"stream": _texts()[0], "lines": _texts()[1]}
-    filled = [
-        word.format(**paths) if word.startswith("data.path=") else word for word in overrides
-    ]
+    filled = [word.format(**paths) if word.startswith("data.path=") else word for word in overrides]
     return load_config(None, filled)
 
 
