@@ -141,9 +141,8 @@ def _compare(
     # Only now: the others have taken over the weights that charjax begins with.
     facts["charjax"] = {
         "loss": _first_loss(training, reference, dtype, section.device),
-        "compile_seconds": training.program.compile_seconds,
     }
-    works = {"charjax": Slice(training.steps, section.slice_seconds, most=100), **works}
+    works = {"charjax": Slice(training.steps, section.slice_seconds), **works}
     found = take_turns(works, section.repeats, section.late)
     model = training.session.config.model
     flops = train_flops(model, training.session.dataset.tokenizer.vocab_size)

@@ -16,7 +16,7 @@ Row = dict[str, Any]
 # No benchmark takes longer on one device; what is left by then is left out, and said.
 LIMIT_SECONDS = 300.0
 # Kept for the row that is under way when time runs short, and for the roofline's end.
-_RESERVE = 0.1
+_RESERVE_SECONDS = 30.0
 
 
 class LeftOut(Exception):  # noqa: N818 - no error: something cannot be had here
@@ -61,7 +61,8 @@ class Section:
 
     def late(self) -> bool:
         """Whether the time of one device is about to be over."""
-        return self.now() - self._began > self.limit * (1 - _RESERVE)
+        reserve = min(_RESERVE_SECONDS, self.limit / 3)
+        return self.now() - self._began > self.limit - reserve
 
     def wants(self, name: str) -> bool:
         """Whether a row is asked for, and there is time for it; if there is none, that is said."""
