@@ -2,9 +2,10 @@
 
     python -m benchmarks.checkpoint_overhead [--devices cpu,gpu] [--quick] [--out FILE.json]
 
-"bare": the compiled program, 100 steps a call, and nothing else. "loop": the real training loop
-with its log. "loop, checkpoints": also a checkpoint every 500 steps, as by default, where those
-fit into what is timed; "loop, one a second": every second or so. They take turns.
+"bare": the compiled program in calls as long as the loop's, and nothing else; "bare, 100 a call":
+in calls of 100 steps. "loop": the real training loop with its log. "loop, checkpoints": also a
+checkpoint every 500 steps, as by default, where those fit into what is timed; "loop, one a
+second": every second or so. They take turns.
 "save": how long a save holds up the loop; "written": until it is on the disk; "restore": reading
 and verifying it.
 """
@@ -60,15 +61,19 @@ def _loops(section: Section, model: str, overrides: tuple[str, ...]) -> None:
     from benchmarks.workloads import STREAM, make_config, prepare
 
     # A slice holds several calls, so that the loop's growing first ones do not count for much.
-    seconds = 5 * section.slice_seconds
+    seconds = 3 * section.slice_seconds
     training = prepare(make_config(*STREAM, *overrides))
     calls = Slice(training.dispatches(_STEPS_A_CALL), seconds)
-    each = calls() / _STEPS_A_CALL
+    bare = Slice(training.steps, seconds)
+    each = bare()
     with tempfile.TemporaryDirectory() as folder:
         periods = {"loop": 0, "loop, one a second": max(1, int(seconds / 2 / each))}
         if 2 * _DEFAULT_EVERY * each < seconds:
             periods["loop, checkpoints"] = _DEFAULT_EVERY
-        works: dict[str, Callable[[], float]] = {"bare": lambda: calls() / _STEPS_A_CALL}
+        works: dict[str, Callable[[], float]] = {
+            "bare": bare,
+            "bare, 100 a call": lambda: calls() / _STEPS_A_CALL,
+        }
         for label, every in periods.items():
             works[label] = Slice(looping(training, Path(folder) / label, every), seconds)
         found = take_turns(works, section.repeats, section.late)

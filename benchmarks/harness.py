@@ -6,10 +6,12 @@ out of memory, takes nothing else with it.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -159,14 +161,7 @@ def _measure_elsewhere(
         command += ["--devices", device, "--part", str(part), "--seconds", str(args.seconds)]
         command += ["--quick"] if args.quick else []
         command += ["--only", args.only] if args.only else []
-        why = None
-        try:
-            environment = _environment(device, benchmark.environment)
-            done = subprocess.run(command, env=environment, timeout=args.seconds, check=False)
-            if done.returncode:
-                why = f"the process ended with status {done.returncode}"
-        except subprocess.TimeoutExpired:
-            why = f"stopped after {args.seconds:.0f} s"
+        why = _run(command, _environment(device, benchmark.environment), args.seconds)
         section = json.loads(part.read_text(encoding="utf-8")) if part.exists() else None
     left_out = section.pop("left_out") if section else []
     if section and "hardware" not in section:
@@ -175,6 +170,22 @@ def _measure_elsewhere(
     elif why:
         left_out.append({"device": device, "what": "the rest", "why": why, "failed": True})
     return section, left_out
+
+
+def _run(command: list[str], environment: dict[str, str], seconds: float) -> str | None:
+    """Run a process, and end it and all that it has started; what went wrong, or None."""
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        status = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return f"stopped after {seconds:.0f} s"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        signal.signal(signal.SIGTERM, before)
+    return f"the process ended with status {status}" if status else None
 
 
 def _measure_here(benchmark: Benchmark, args: argparse.Namespace) -> int:

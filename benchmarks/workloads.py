@@ -19,7 +19,7 @@ from benchmarks.section import check_memory
 from charjax import parallel
 from charjax.config import Config, load_config
 from charjax.data.datasets import Dataset, load_dataset
-from charjax.training.program import ChunkProgram, compile_chunks
+from charjax.training.program import CAPACITY, ChunkProgram, compile_chunks
 from charjax.training.session import Session, first_state, make_session, purpose_key
 from charjax.training.state import TrainState
 
@@ -27,8 +27,6 @@ _CHARACTERS = 1_000_000
 _LINES = 32_000
 # 65 printable characters and the newline among them.
 _ALPHABET = "\n" + "".join(chr(c) for c in range(ord("0"), ord("0") + 64))
-
-STEPS_A_CALL = 100
 
 STREAM = ("data.path={stream}", "data.layout=stream", "eval.every=0", "checkpoint.every=0")
 PAIRS = (
@@ -57,9 +55,9 @@ class Training:
     bytes_needed: int
 
     def steps(self, count: int) -> None:
-        """So many steps, up to 100 a call, the calls queued; waits for the last."""
-        whole, rest = divmod(count, STEPS_A_CALL)
-        for steps in [STEPS_A_CALL] * whole + [rest] * bool(rest):
+        """So many steps in calls as long as the loop's may be, queued; waits for the last."""
+        whole, rest = divmod(count, CAPACITY)
+        for steps in [CAPACITY] * whole + [rest] * bool(rest):
             self.state, _, done = self.program.run(self.state, steps)
         done.block_until_ready()
 

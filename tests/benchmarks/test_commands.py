@@ -3,7 +3,9 @@
 import importlib
 import importlib.util
 import json
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -173,16 +175,42 @@ def test_a_crash_leaves_the_rows_before_it(tmp_path: Path, monkeypatch: pytest.M
     from benchmarks.roofline import BENCHMARK
 
     args = harness._arguments(BENCHMARK, ["--devices", "cpu", "--quick"])
-    run = harness.subprocess.run
-
-    def half(command: list[str], **given: Any) -> Any:
-        return run([sys.executable, str(script), *command[3:]], **given)
-
-    monkeypatch.setattr(harness.subprocess, "run", half)
+    run = harness._run
+    monkeypatch.setattr(
+        harness,
+        "_run",
+        lambda command, *given: run([sys.executable, str(script), *command[3:]], *given),
+    )
     found, left_out = harness._measure_elsewhere(BENCHMARK, "cpu", args)
     assert found is not None
     assert len(found["rows"]) == 1
     assert left_out[0]["why"] == "the process ended with status 137"
+
+
+def test_a_process_that_is_stopped_leaves_none_of_its_own_behind(tmp_path: Path):
+    script = (
+        "import subprocess, sys, time\n"
+        'code = \'import os, sys, time; open(sys.argv[1], "w").write(str(os.getpid())); '
+        "time.sleep(60)'\n"
+        "subprocess.Popen([sys.executable, '-c', code, sys.argv[1]])\n"
+        "time.sleep(60)\n"
+    )
+    told = tmp_path / "pid"
+    why = harness._run([sys.executable, "-c", script, str(told)], dict(os.environ), 2.0)
+    assert why == "stopped after 2 s"
+    for _ in range(100):
+        if not _is_running(int(told.read_text())):
+            return
+        time.sleep(0.02)
+    pytest.fail("the grandchild still runs")
+
+
+def _is_running(pid: int) -> bool:
+    """Whether there is such a process that has not ended; one nobody waits for yet has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_gpu_bench_goes_on_after_a_failure_and_says_what_was_left_out(
