@@ -27,8 +27,8 @@ MODELS = {
 }
 BATCHES = (1, 4, 16, 64, 256, 1024)
 _CACHED_TOKENS = 256
-# Up to so many texts nothing is too slow to make this many characters of each without a cache.
-_FEW = 16
+# Without a cache so many characters of one text at most, and of all texts together.
+_MOST_UNCACHED, _ROWS_UNCACHED = 32, 256
 
 
 def measure(section: Section) -> None:
@@ -49,7 +49,7 @@ def _compare(
 ) -> None:
     sampler = Sampler(overrides, batch)
     sampler.check()
-    few = 4 if section.quick else 32 if batch <= _FEW else 4
+    few = 4 if section.quick else max(1, min(_MOST_UNCACHED, _ROWS_UNCACHED // batch))
     lengths = {"cached": 32 if section.quick else _CACHED_TOKENS, "uncached": few}
     seconds = section.slice_seconds
     works = {

@@ -61,8 +61,12 @@ class Section:
 
     def late(self) -> bool:
         """Whether the time of one device is about to be over."""
+        return self.left() <= 0
+
+    def left(self) -> float:
+        """Seconds until it is late."""
         reserve = min(_RESERVE_SECONDS, self.limit / 3)
-        return self.now() - self._began > self.limit - reserve
+        return self.limit - reserve - (self.now() - self._began)
 
     def wants(self, name: str) -> bool:
         """Whether a row is asked for, and there is time for it; if there is none, that is said."""

@@ -74,7 +74,7 @@ def _measure(section: Section, name: str, goal: Goal) -> None:
             one.line["loss"] for run in runs for one in run.seen if one.line["split"] == "val"
         ]
         best = f"{min(losses):.4f}" if losses else "none measured"
-        raise LeftOut(f"not reached within {goal.seconds:.0f} s; the best loss was {best}")
+        raise LeftOut(f"not reached in the time there was; the best loss was {best}")
     section.add(
         name,
         unit="s",
@@ -96,7 +96,7 @@ def _train(section: Section, goal: Goal, seed: int, cache: Path, until: Any) -> 
     from benchmarks.watching import watch
 
     arguments = [goal.config, *goal.overrides, f"train.seed={seed}"]
-    return watch(section, arguments, until, cache, goal.seconds)
+    return watch(section, arguments, until, cache, min(goal.seconds, section.left()))
 
 
 def _is_val(seen: Any) -> bool:
