@@ -4,7 +4,8 @@
 # make lint     style, formatting and types
 # make reproduce  measure every published figure this hardware can (a CPU: under 40 minutes)
 # make results  write the numbers in benchmarks/results/ into README.md, RESULTS.md and configs/
-# make gpu-bench  on a machine with a GPU: its tests, benchmarks and reproductions (OUT=DIR)
+# make gpu-bench  on a machine with a GPU: its tests, benchmarks and reproductions; results in $$OUT
+#               (ARGS="--devices gpu --minutes 10" where time is short)
 # make clean    remove the environments and what the tools left (never runs/)
 #
 # PYTHON=... takes a certain Python, VENV=... puts the environment elsewhere.
@@ -48,7 +49,7 @@ results: $(VENV)/.run
 gpu-bench:
 	@python="$(PYTHON)"; if [ -z "$$python" ]; then \
 		if [ -x "$(VENV)/bin/python" ]; then python="$(VENV)/bin/python"; else python=python3; fi; fi; \
-		"$$python" -m benchmarks.gpu
+		"$$python" -m benchmarks.gpu $(ARGS)
 
 clean:
 	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
