@@ -26,7 +26,8 @@ MODELS = {
     "gru H256 L1": ("model.kind=gru", "model.context_length=64"),
 }
 BATCHES = (1, 4, 16, 64, 256, 1024)
-_CACHED_TOKENS = 256
+# Of many texts two stretches between the window's leaps are enough.
+_FEW, _CACHED_TOKENS, _CACHED_TOKENS_OF_MANY = 16, 256, 66
 # Without a cache so many characters of one text at most, and of all texts together.
 _MOST_UNCACHED, _ROWS_UNCACHED = 32, 256
 
@@ -50,7 +51,8 @@ def _compare(
     sampler = Sampler(overrides, batch)
     sampler.check()
     few = 4 if section.quick else max(1, min(_MOST_UNCACHED, _ROWS_UNCACHED // batch))
-    lengths = {"cached": 32 if section.quick else _CACHED_TOKENS, "uncached": few}
+    many = 32 if section.quick else _CACHED_TOKENS if batch <= _FEW else _CACHED_TOKENS_OF_MANY
+    lengths = {"cached": many, "uncached": few}
     seconds = section.slice_seconds
     works = {
         "cached": Slice(sampler.cached(lengths["cached"]), seconds),
