@@ -4,6 +4,8 @@
 # make lint     style, formatting and types
 # make reproduce  measure every published figure this hardware can (a CPU: under 40 minutes)
 # make results  write the numbers in benchmarks/results/ into README.md, RESULTS.md and configs/
+# make gpu-bench  on a machine with a GPU: its tests, benchmarks and reproductions; results in $$OUT
+#               (ARGS="--devices gpu --minutes 10" where time is short)
 # make clean    remove the environments and what the tools left (never runs/)
 #
 # PYTHON=... takes a certain Python, VENV=... puts the environment elsewhere.
@@ -18,7 +20,7 @@ RUN = "$(VENV)/bin/python"
 PIP = $(RUN) -m pip --disable-pip-version-check install --quiet
 FAILED = { echo "error: the installation failed; another Python may work: make PYTHON=python3.12" >&2; exit 1; }
 
-.PHONY: train test parity lint reproduce results clean
+.PHONY: train test parity lint reproduce results gpu-bench clean
 
 train: $(VENV)/.run
 	$(RUN) -m charjax.train
@@ -42,6 +44,12 @@ reproduce: $(VENV)/.run
 
 results: $(VENV)/.run
 	$(RUN) -m benchmarks.render
+
+# With whatever environment the machine has JAX for its GPU in: PYTHON=..., else the newest python.
+gpu-bench:
+	@python="$(PYTHON)"; if [ -z "$$python" ]; then \
+		if [ -x "$(VENV)/bin/python" ]; then python="$(VENV)/bin/python"; else python=python3; fi; fi; \
+		"$$python" -m benchmarks.gpu $(ARGS)
 
 clean:
 	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

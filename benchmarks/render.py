@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks import render_initlab
+from benchmarks import render_initlab, render_speed
 from benchmarks.configs import RESULTS
 from charjax.hardware import in_words
 from charjax.reproduction import report
@@ -70,6 +70,7 @@ def pages(measured: dict[str, report.Result]) -> dict[Path, str]:
             where = _picture(name).relative_to(ROOT).as_posix()
             rows += f"\n## Curve of {name}\n\n![validation loss of {name} by step]({where})\n"
     made[ROOT / "RESULTS.md"] = rows
+    made[ROOT / "docs" / "benchmarks.md"] = render_speed.document()
     return made
 
 

@@ -1,0 +1,209 @@
+"""What the loop, its log and its checkpoints cost over the bare steps.
+
+    python -m benchmarks.checkpoint_overhead [--devices cpu,gpu] [--quick] [--out FILE.json]
+
+"bare": the compiled program in calls as long as the loop's, and nothing else; "bare, 100 a call":
+in calls of 100 steps. "loop": the real training loop with its log. "loop, checkpoints": also a
+checkpoint every 500 steps, as by default, where those fit into what is timed; "loop, one a
+second": every second or so. They take turns.
+"save": how long a save holds up the loop; "written": until it is on the disk; "restore": reading
+and verifying it.
+"""
+
+import io
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import Benchmark, start
+from benchmarks.section import Section
+from benchmarks.show import Column, quantity, spread
+from benchmarks.timing import Slice, paired_ratio, summary, take_turns
+from charjax.config_sections import CheckpointConfig
+
+Row = dict[str, Any]
+_SMALL: dict[str, tuple[str, ...]] = {
+    "bigram B32": ("model.kind=bigram", "train.batch_size=32"),
+    "mlp B32": ("model.kind=mlp", "train.batch_size=32"),
+    "gpt 4L 4H 128 B12": ("train.batch_size=12", "model.context_length=64"),
+}
+_LARGE: dict[str, tuple[str, ...]] = {
+    "gpt 6L 6H 384": (
+        "model.n_layer=6",
+        "model.n_head=6",
+        "model.d_model=384",
+        "model.context_length=256",
+    ),
+}
+_STEPS_A_CALL = 100
+_DEFAULT_EVERY = CheckpointConfig().every
+
+
+def measure(section: Section) -> None:
+    """The loop's cost of each model, then the costs of a checkpoint."""
+    for model, overrides in _SMALL.items():
+        if section.wants(model) and not (section.quick and model.startswith("gpt")):
+            with section.attempt(model):
+                _loops(section, model, overrides)
+    for model, overrides in ({} if section.quick else _SMALL | _LARGE).items():
+        if section.wants(f"{model}, checkpoint"):
+            with section.attempt(f"{model}, checkpoint"):
+                _checkpoints(section, model, overrides)
+    if section.quick and section.wants("bigram B32, checkpoint"):
+        with section.attempt("bigram B32, checkpoint"):
+            _checkpoints(section, "bigram B32", _SMALL["bigram B32"])
+
+
+def _loops(section: Section, model: str, overrides: tuple[str, ...]) -> None:
+    from benchmarks.workloads import STREAM, make_config, prepare
+
+    # A slice holds several calls, so that the loop's growing first ones do not count for much.
+    seconds = 3 * section.slice_seconds
+    training = prepare(make_config(*STREAM, *overrides))
+    calls = Slice(training.dispatches(_STEPS_A_CALL), seconds)
+    bare = Slice(training.steps, seconds)
+    each = bare()
+    with tempfile.TemporaryDirectory() as folder:
+        periods = {"loop": 0, "loop, one a second": max(1, int(seconds / 2 / each))}
+        if 2 * _DEFAULT_EVERY * each < seconds:
+            periods["loop, checkpoints"] = _DEFAULT_EVERY
+        works: dict[str, Callable[[], float]] = {
+            "bare": bare,
+            "bare, 100 a call": lambda: calls() / _STEPS_A_CALL,
+        }
+        for label, every in periods.items():
+            works[label] = Slice(looping(training, Path(folder) / label, every), seconds)
+        found = take_turns(works, section.repeats, section.late)
+    for label, values in found.items():
+        section.add(
+            f"{model}, {label}",
+            unit="s",
+            contestant=label,
+            checkpoint_every=periods.get(label, 0),
+            over_bare=paired_ratio(found["bare"], values),
+            **summary(values),
+        )
+
+
+def looping(training: Any, folder: Path, every: int) -> Callable[[int], None]:
+    """n steps by the real loop, with its log, and a checkpoint every so many steps (0: none)."""
+    from rich.console import Console
+
+    from charjax.signals import Signals
+    from charjax.training.checkpoint import Checkpoints
+    from charjax.training.display import Display
+    from charjax.training.loop import Loop, Progress
+    from charjax.training.metrics import MetricsFile
+
+    folder.mkdir()
+    metrics = MetricsFile(folder / "metrics.jsonl")
+    display = Display(Console(file=io.StringIO()))
+
+    def run(count: int) -> None:
+        config = training.session.config
+        begun = int(training.state.counters.step)
+        config = config.model_copy(
+            update={
+                "train": config.train.model_copy(update={"steps": begun + count}),
+                "checkpoint": config.checkpoint.model_copy(update={"every": every}),
+            }
+        )
+        store = Checkpoints(folder / "checkpoints", keep=2)
+
+        def save(step: int, state: Any, progress: Any, best: bool) -> None:
+            if every and step % every == 0:
+                store.save(step, state, progress.to_json(), best=best)
+
+        loop = Loop(
+            config=config,
+            program=training.program,
+            state=training.state,
+            progress=Progress(),
+            metrics=metrics,
+            display=display,
+            signals=Signals(),
+            evaluate=None,
+            sample=lambda step, state: None,
+            save=save,
+        )
+        loop.run()
+        store.close()
+        training.state = loop.state
+
+    return run
+
+
+def _checkpoints(section: Section, model: str, overrides: tuple[str, ...]) -> None:
+    import jax
+
+    from benchmarks.workloads import STREAM, make_config, open_quietly
+    from charjax.training.checkpoint import Checkpoints
+    from charjax.training.session import first_state
+
+    state = first_state(open_quietly(make_config(*STREAM, *overrides)))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    found: dict[str, list[float]] = {"save": [], "written": [], "restore": []}
+    with tempfile.TemporaryDirectory() as folder:
+        store = Checkpoints(Path(folder), keep=2)
+        for step in range(section.repeats + 1):
+            with _clock() as seconds:
+                store.save(step, state, {})
+                held_up = seconds()
+                store.wait()
+                written = seconds()
+            with _clock() as seconds:
+                jax.block_until_ready(store.restore(step, state)[0])
+                restored = seconds()
+            # The first one still sets things up.
+            if step:
+                for label, taken in zip(found, (held_up, written, restored), strict=True):
+                    found[label].append(taken)
+        store.close()
+    for label, values in found.items():
+        name = f"{model}, {label}"
+        section.add(name, unit="s", contestant=label, bytes=size, **summary(values))
+
+
+@contextmanager
+def _clock() -> Iterator[Callable[[], float]]:
+    began = time.perf_counter()
+    yield lambda: time.perf_counter() - began
+
+
+def _over(row: Row) -> str:
+    if row["contestant"] in ("bare", "save", "written", "restore"):
+        return ""
+    return f"{100 * (row['over_bare']['median'] - 1):+.1f} %"
+
+
+COLUMNS: tuple[Column, ...] = (
+    ("", lambda row: row["name"]),
+    ("seconds (a step, or in all)", spread),
+    ("over the bare step", _over),
+    ("bytes", lambda row: quantity(float(row["bytes"]), "B") if "bytes" in row else ""),
+)
+
+
+def draw(axes: Any, rows: list[Row]) -> None:
+    """The loop's cost in percent of the bare step, a bar a row."""
+    kept = [row for row in rows if "over_bare" in row and row["contestant"] != "bare"]
+    axes.barh(range(len(kept)), [100 * (row["over_bare"]["median"] - 1) for row in kept])
+    axes.set_yticks(range(len(kept)), [f"{row['device']} {row['name']}" for row in kept])
+    axes.invert_yaxis()
+    axes.set_xlabel("% over the bare step")
+
+
+BENCHMARK = Benchmark(
+    name="checkpoint_overhead",
+    title="the loop and its checkpoints",
+    doc=__doc__,
+    measure=measure,
+    columns=COLUMNS,
+    draw=draw,
+)
+
+if __name__ == "__main__":
+    start(BENCHMARK)

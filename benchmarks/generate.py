@@ -1,0 +1,224 @@
+"""Characters a second of generation: one text and many, with a cache and without.
+
+    python -m benchmarks.generate [--devices cpu,gpu] [--quick] [--out FILE.json]
+
+The model is a small GPT (4 layers, 4 heads, 128 wide, context 64), and a GRU. "cached" is what
+`python -m charjax.sample` runs; "uncached" reads the window anew for every character, which gives
+the same text (compared before the clock); "nanoGPT" is its sampler in PyTorch, likewise uncached,
+on the same weights (the losses agree to 1e-5), with the better of 1 and all threads. All go on
+from a prompt that fills the context. Compilation is left out.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.harness import Benchmark, start
+from benchmarks.section import Section, first_line
+from benchmarks.show import Column, spread
+from benchmarks.timing import Slice, paired_ratio, summary, take_turns
+
+Row = dict[str, Any]
+MODELS = {
+    "gpt 4L 4H 128 T64": ("model.kind=transformer", "model.context_length=64"),
+    "gru H256 L1": ("model.kind=gru", "model.context_length=64"),
+}
+BATCHES = (1, 4, 16, 64, 256, 1024)
+# Of many texts two stretches between the window's leaps are enough.
+_FEW, _CACHED_TOKENS, _CACHED_TOKENS_OF_MANY = 16, 256, 66
+# Without a cache so many characters of one text at most, and of all texts together.
+_MOST_UNCACHED, _ROWS_UNCACHED = 32, 256
+
+
+def measure(section: Section) -> None:
+    """Every model at every number of texts."""
+    has_torch = importlib.util.find_spec("torch") is not None
+    if not has_torch:
+        section.leave_out("nanoGPT", 'PyTorch is not installed; pip install "charjax[torch]"')
+    for model, overrides in MODELS.items():
+        for batch in (1, 4) if section.quick else BATCHES:
+            name = f"{model} B{batch}"
+            if section.wants(name):
+                with section.attempt(name):
+                    _compare(section, name, overrides, batch, has_torch)
+
+
+def _compare(
+    section: Section, name: str, overrides: tuple[str, ...], batch: int, has_torch: bool
+) -> None:
+    sampler = Sampler(overrides, batch)
+    sampler.check()
+    few = 4 if section.quick else max(1, min(_MOST_UNCACHED, _ROWS_UNCACHED // batch))
+    many = 32 if section.quick else _CACHED_TOKENS if batch <= _FEW else _CACHED_TOKENS_OF_MANY
+    lengths = {"cached": many, "uncached": few}
+    seconds = section.slice_seconds
+    works = {
+        "cached": Slice(sampler.cached(lengths["cached"]), seconds),
+        "uncached": Slice(sampler.uncached(few), seconds),
+    }
+    facts: dict[str, dict[str, Any]] = {}
+    if has_torch and sampler.config.model.kind == "transformer":
+        lengths["nanoGPT"] = few
+        try:
+            works["nanoGPT"], facts["nanoGPT"] = _nanogpt(sampler, section, few)
+        except Exception as error:
+            section.leave_out(f"{name}, nanoGPT", first_line(error), failed=True)
+    found = take_turns(works, section.repeats, section.late)
+    a_character = {
+        label: [taken / (batch * lengths[label]) for taken in values]
+        for label, values in found.items()
+    }
+    for label, values in a_character.items():
+        told = summary(values)
+        section.add(
+            f"{name}, {label}",
+            model=name.rpartition(" ")[0],
+            sampler=label,
+            batch=batch,
+            unit="s",
+            characters_a_call=lengths[label],
+            characters_per_second=1 / told["median"],
+            times_cached=paired_ratio(a_character["cached"], values),
+            **told,
+            **facts.get(label, {}),
+        )
+
+
+class Sampler:
+    """One model that continues a prompt, so many times at once."""
+
+    def __init__(self, overrides: tuple[str, ...], batch: int):
+        """Draw the parameters, and take the prompt from the text."""
+        from benchmarks.workloads import STREAM, make_config, open_quietly
+        from charjax.training.session import first_state
+        from charjax.training.state import variables_of
+
+        self.config = make_config(*STREAM, *overrides)
+        self.session, self.batch = open_quietly(self.config), batch
+        self.state = first_state(self.session)
+        self.variables = variables_of(self.state)
+        context = self.config.model.context_length
+        self.prompt_T = self.session.dataset.splits["train"].tokens[:context].astype("int32")
+
+    def check(self) -> None:
+        """The text with a cache is the text without.
+
+        Raises:
+          ValueError: it is not.
+        """
+        import numpy as np
+
+        with_cache = np.concatenate([c.tokens_BK for c in self._stream(8, 2)], axis=1)
+        if not np.array_equal(with_cache, self._plain(8, 2)):
+            raise ValueError("the text with a cache differs from the text without")
+
+    def cached(self, length: int) -> Callable[[int], None]:
+        """n calls of the real sampler."""
+
+        def run(count: int) -> None:
+            for _ in range(count):
+                for _ in self._stream(length, self.batch):
+                    pass
+
+        return run
+
+    def uncached(self, length: int) -> Callable[[int], None]:
+        """n calls of the plain one."""
+
+        def run(count: int) -> None:
+            for _ in range(count):
+                self._plain(length, self.batch)
+
+        return run
+
+    def _stream(self, length: int, batch: int) -> Any:
+        from charjax.generate import stream
+
+        return stream(self.session.model, self.variables, self.prompt_T, **self._how(length, batch))
+
+    def _plain(self, length: int, batch: int) -> Any:
+        from charjax.generate import generate_uncached
+
+        how = self._how(length, batch)
+        return generate_uncached(self.session.model, self.variables, self.prompt_T, **how)
+
+    def _how(self, length: int, batch: int) -> dict[str, Any]:
+        from charjax.processors import Sampling
+
+        settings = Sampling()
+        return {
+            "num_samples": batch,
+            "max_new_tokens": length,
+            "settings": settings,
+            "seed": 0,
+        }
+
+
+def _nanogpt(sampler: Sampler, section: Section, length: int) -> tuple[Slice, dict[str, Any]]:
+    """nanoGPT's sampler on the same weights, at its better number of threads."""
+    from benchmarks import peers_torch
+    from benchmarks.peers import best_threads
+
+    peer = peers_torch.SamplerPeer(sampler.session, sampler.state, section.device)
+    difference = peer.check(sampler.variables)
+    make = peer.calls(sampler.prompt_T, sampler.batch, length)
+    counts = peers_torch.thread_counts(section.device)
+    work, used = best_threads(make, counts, section.slice_seconds / 2)
+    return work, {"threads": used, "loss_difference": difference}
+
+
+def speedups(rows: list[Row]) -> list[Table]:
+    """How many times faster the cached sampler is, a line a model and number of texts."""
+    table = Table(title="how many times faster the cached sampler is")
+    for title in ("", "device", "texts", "characters/s", "than uncached", "than nanoGPT"):
+        table.add_column(title, justify="right" if title else "left")
+    own = [row for row in rows if row["sampler"] == "cached"]
+    for row in own:
+        times = {
+            other["sampler"]: f"{other['times_cached']['median']:.1f}"
+            for other in rows
+            if all(other[key] == row[key] for key in ("model", "device", "batch"))
+        }
+        rate = f"{row['characters_per_second']:,.0f}"
+        cells = (times.get("uncached", "n/a"), times.get("nanoGPT", "n/a"))
+        table.add_row(row["model"], row["device"], str(row["batch"]), rate, *cells)
+    return [table]
+
+
+COLUMNS: tuple[Column, ...] = (
+    ("", lambda row: row["name"]),
+    ("a character", spread),
+    ("characters/s", lambda row: f"{row['characters_per_second']:,.0f}"),
+)
+
+
+def draw(axes: Any, rows: list[Row]) -> None:
+    """Characters a second by the number of texts."""
+    keys = dict.fromkeys((row["device"], row["model"], row["sampler"]) for row in rows)
+    for device, model, sampler in keys:
+        points = sorted(
+            (row["batch"], row["characters_per_second"])
+            for row in rows
+            if (row["device"], row["model"], row["sampler"]) == (device, model, sampler)
+        )
+        style = "o-" if sampler == "cached" else "x--"
+        axes.plot(*zip(*points, strict=True), style, label=f"{device} {model}, {sampler}")
+    axes.set(xscale="log", yscale="log", xlabel="texts at once", ylabel="characters/s")
+
+
+BENCHMARK = Benchmark(
+    name="generate",
+    title="generation",
+    doc=__doc__,
+    measure=measure,
+    columns=COLUMNS,
+    draw=draw,
+    extra=speedups,
+    packages=("torch",),
+    environment={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+)
+
+if __name__ == "__main__":
+    start(BENCHMARK)

@@ -1,0 +1,270 @@
+"""A benchmark as a command: a process for each device, one JSON, a table and a picture.
+
+Each device is measured in a process of its own, which sees that device alone: what charjax
+compiles depends on the device that JAX starts on, and a device that is not there, or that runs
+out of memory, takes nothing else with it.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import results_file, show
+from benchmarks.section import LIMIT_SECONDS, LeftOut, Section
+from charjax import cli
+from charjax.errors import UserError
+
+RESULTS = Path(__file__).parent / "results"
+DEVICES = ("cpu", "gpu")
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """What a benchmark is.
+
+    Attributes:
+      name: of the module.
+      title: of its table and picture.
+      doc: the module's docstring, for --help.
+      measure: fills a section.
+      columns: of the table.
+      draw: into matplotlib's axes, the rows of all devices.
+      extra: further tables from the rows of all devices.
+      has_roofline: whether the machine's best is measured before and after.
+      packages: whose versions are written down if they are installed.
+      environment: variables that each device's process is given, unless they are set.
+    """
+
+    name: str
+    title: str
+    doc: str | None
+    measure: Callable[[Section], None]
+    columns: tuple[show.Column, ...]
+    draw: Callable[[Any, list[Row]], None]
+    extra: Callable[[list[Row]], list[Any]] = lambda rows: []
+    has_roofline: bool = True
+    packages: tuple[str, ...] = ()
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def start(benchmark: Benchmark) -> None:
+    """Run a benchmark's command, and exit."""
+    cli.run(lambda argv: main(benchmark, argv))
+
+
+def main(benchmark: Benchmark, argv: list[str]) -> int:
+    """Run the command; 0, or 1 where something failed or nothing at all was measured."""
+    args = _arguments(benchmark, argv)
+    if args.part is not None:
+        return _measure_here(benchmark, args)
+    sections, left_out = [], []
+    for device in args.devices:
+        section, missing = _measure_elsewhere(benchmark, device, args)
+        sections += [section] if section else []
+        left_out += missing
+    command = f"python -m benchmarks.{benchmark.name} {shlex.join(argv)}".strip()
+    _tell(benchmark, sections, left_out)
+    for path, kept in _targets(benchmark, args, sections):
+        lost = [each for each in left_out if args.out or each["device"] == kept[0]["device"]]
+        tree = results_file.document(benchmark.name, command, args.quick, kept, lost)
+        results_file.write(path, tree)
+        rows = [row for section in kept for row in section["rows"]]
+        if rows:
+            title = f"{benchmark.title}{' (--quick)' if args.quick else ''}"
+            show.picture(path.with_suffix(".png"), title, benchmark.draw, rows)
+        print(f"written: {path}", file=sys.stderr)
+    failed = any(each["failed"] for each in left_out)
+    return 1 if failed or not any(section["rows"] for section in sections) else 0
+
+
+def _arguments(benchmark: Benchmark, argv: list[str]) -> argparse.Namespace:
+    parser = cli.Parser(
+        prog=f"python -m benchmarks.{benchmark.name}",
+        usage="%(prog)s [--devices cpu,gpu] [--quick] [--out FILE.json] [--only PATTERN] "
+        "[--seconds N]",
+        description=benchmark.doc or benchmark.title,
+    )
+    parser.add_argument(
+        "--devices", metavar="LIST", help="cpu, gpu or cpu,gpu (all that JAX finds)"
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes, few repeats: a trial")
+    parser.add_argument(
+        "--out",
+        metavar="FILE.json",
+        type=Path,
+        help="the result; its picture is put beside it (benchmarks/results/NAME-DEVICE.json, a "
+        "file a device; of a trial, nowhere)",
+    )
+    parser.add_argument("--only", metavar="PATTERN", help="only rows of such names, as in 'gpt*'")
+    parser.add_argument(
+        "--seconds",
+        metavar="N",
+        type=cli.number_above_zero(100_000),
+        default=LIMIT_SECONDS,
+        help=f"of one device; what is not done by then is left out ({LIMIT_SECONDS:.0f})",
+    )
+    parser.add_argument("--part", metavar="FILE", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    args.devices = _devices(args.devices)
+    if args.out is not None and args.out.suffix != ".json":
+        raise UserError(f"--out: {str(args.out)!r} given; its name must end with .json")
+    return args
+
+
+def _devices(given: str | None) -> list[str]:
+    if given is None:
+        return [device for device in DEVICES if device == "cpu" or _has_gpu()]
+    asked = [word.strip() for word in given.split(",")]
+    unknown = [word for word in asked if word not in DEVICES]
+    if unknown:
+        raise UserError(f"--devices: {unknown[0]!r} given; must be cpu, gpu or cpu,gpu")
+    return list(dict.fromkeys(asked))
+
+
+def _has_gpu() -> bool:
+    code = "import jax; raise SystemExit(jax.default_backend() != 'gpu')"
+    return not subprocess.run(
+        [sys.executable, "-c", code], env=_environment("gpu", {}), capture_output=True, check=False
+    ).returncode
+
+
+def _environment(device: str, given: dict[str, str]) -> dict[str, str]:
+    """A process's: it sees this device alone."""
+    environment = {**given, **os.environ}
+    environment.pop("JAX_PLATFORMS", None)
+    if device == "cpu":
+        environment["JAX_PLATFORMS"] = "cpu"
+    # Benchmarks are run from the root of the repository, and so are their processes.
+    paths = [str(Path(__file__).resolve().parent.parent), environment.get("PYTHONPATH")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    return environment
+
+
+def _measure_elsewhere(
+    benchmark: Benchmark, device: str, args: argparse.Namespace
+) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """A device's section from its process, if it came so far, and all that is missing in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder) / "part.json"
+        command = [sys.executable, "-m", f"benchmarks.{benchmark.name}"]
+        command += ["--devices", device, "--part", str(part), "--seconds", str(args.seconds)]
+        command += ["--quick"] if args.quick else []
+        command += ["--only", args.only] if args.only else []
+        why = _run(command, _environment(device, benchmark.environment), args.seconds)
+        section = json.loads(part.read_text(encoding="utf-8")) if part.exists() else None
+    left_out = section.pop("left_out") if section else []
+    if section and "hardware" not in section:
+        # The device was not there.
+        section = None
+    elif why:
+        left_out.append({"device": device, "what": "the rest", "why": why, "failed": True})
+    return section, left_out
+
+
+def _run(command: list[str], environment: dict[str, str], seconds: float) -> str | None:
+    """Run a process, and end it and all that it has started; what went wrong, or None."""
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        status = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return f"stopped after {seconds:.0f} s"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        signal.signal(signal.SIGTERM, before)
+    return f"the process ended with status {status}" if status else None
+
+
+def _measure_here(benchmark: Benchmark, args: argparse.Namespace) -> int:
+    """In the process of one device."""
+    (device,) = args.devices
+    section = Section(device, args.quick, args.only, args.part, args.seconds)
+    try:
+        facts = _start_device(device, benchmark.packages)
+    except LeftOut as reason:
+        section.leave_out("everything", str(reason))
+        return 0
+    section.facts |= facts
+    from benchmarks.roofline import Roofline
+
+    roofline = Roofline(section) if benchmark.has_roofline else None
+    if roofline is not None:
+        section.facts["roofline"] = {"start": roofline.start}
+    benchmark.measure(section)
+    if roofline is not None:
+        section.facts["roofline"] = roofline.finish()
+    section.save()
+    return 0
+
+
+def _start_device(device: str, packages: tuple[str, ...]) -> dict[str, Any]:
+    """Start JAX; what there is to say of the device.
+
+    Raises:
+      LeftOut: it is not there.
+    """
+    import jax
+
+    from charjax import parallel
+    from charjax.config import RuntimeConfig
+    from charjax.hardware import hardware
+
+    try:
+        devices = parallel.start_backend(RuntimeConfig(device=device))  # type: ignore[arg-type]
+    except UserError as error:
+        raise LeftOut(str(error)) from None
+    facts = hardware()
+    facts["device_kind"] = str(devices[0].device_kind)
+    facts["versions"] |= results_file.optional_versions(*packages)
+    return {"hardware": facts, "flags": results_file.flags(), "backend": jax.default_backend()}
+
+
+def _targets(
+    benchmark: Benchmark, args: argparse.Namespace, sections: list[dict[str, Any]]
+) -> list[tuple[Path, list[dict[str, Any]]]]:
+    """Files to write and the sections in them."""
+    if args.out is not None:
+        return [(args.out, sections)]
+    if args.quick or args.only:
+        return []
+    return [(RESULTS / f"{benchmark.name}-{each['device']}.json", [each]) for each in sections]
+
+
+def _tell(
+    benchmark: Benchmark, sections: list[dict[str, Any]], left_out: list[dict[str, Any]]
+) -> None:
+    """The tables."""
+    from charjax.hardware import in_words
+
+    console = show.make_console()
+    for section in sections:
+        title = f"{benchmark.title} ({section['device']}: {in_words(section['hardware'])})"
+        console.print(show.make_table(title, benchmark.columns, section["rows"]))
+        looked = section.get("roofline", {})
+        if looked.get("start"):
+            best = ", ".join(
+                f"{name} {show.quantity(rate, unit)}"
+                for name, unit in (("float32", "FLOP/s"), ("bfloat16", "FLOP/s"), ("copy", "B/s"))
+                for rate in [looked["start"][name]]
+            )
+            console.print(f"best in this run: {best}", highlight=False)
+        if looked.get("note"):
+            console.print(f"note: {looked['note']}", highlight=False, style="bold")
+    for table in benchmark.extra([row for section in sections for row in section["rows"]]):
+        console.print(table)
+    for each in left_out:
+        text = f"left out: {each['device']}: {each['what']}: {each['why']}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,286 @@
+"""The same training step in charjax, PyTorch and plain flax, taking turns.
+
+    python -m benchmarks.peers [--devices cpu,gpu] [--quick] [--out FILE.json]
+
+Each row is one contestant at one work: charjax through the program that its real loop runs;
+PyTorch eager and torch.compile, on a CPU with the better of 1 and all threads, with a vectorised
+gather, a fused AdamW and no look at the loss; flax's nn.RNN for the recurrent networks; and for
+the bigram and the MLP also the loop that the lectures write. All begin with the same weights, and
+their loss on one batch has to agree to 1e-5 of itself, in full float32, before the clock starts.
+"bfloat16" is of the matrix products: torch.autocast there, runtime.dtype here.
+
+charjax's steps are in calls of about 0.4 s, as its loop makes them. Each contestant is timed 5
+times, in turns. Without PyTorch only flax is compared with.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.flops import FORMULAS, train_flops
+from benchmarks.harness import Benchmark, start
+from benchmarks.roofline import DTYPES
+from benchmarks.section import Section, first_line
+from benchmarks.show import Column, percent, spread
+from benchmarks.timing import Slice, paired_ratio, summary, take_turns
+
+Row = dict[str, Any]
+TOLERANCE = 1e-5
+_GPT = (
+    "model.kind=transformer",
+    "init.scheme=gpt2",
+    "optim.weight_decay=0.1",
+    "optim.beta2=0.99",
+)
+_PLAIN = ("optim.grad_clip=0",)
+
+
+def _gpt(layers: int, heads: int, width: int, batch: int, context: int) -> tuple[str, ...]:
+    return (
+        *_GPT,
+        f"model.n_layer={layers}",
+        f"model.n_head={heads}",
+        f"model.d_model={width}",
+        f"model.context_length={context}",
+        f"train.batch_size={batch}",
+    )
+
+
+def _recurrent(kind: str, batch: int, context: int, width: int, layers: int) -> tuple[str, ...]:
+    return (
+        f"model.kind={kind}",
+        f"model.n_layer={layers}",
+        f"model.d_embed={width}",
+        f"model.d_hidden={width}",
+        f"model.context_length={context}",
+        f"train.batch_size={batch}",
+    )
+
+
+_BIGRAM = (*_PLAIN, "model.kind=bigram", "model.context_length=8", "train.batch_size=32")
+_MLP = (
+    *_PLAIN,
+    "model.kind=mlp",
+    "model.context_length=3",
+    "model.d_embed=10",
+    "model.hidden=[200]",
+    "train.batch_size=32",
+)
+_SHARED = {
+    "bigram B32 T8": _BIGRAM,
+    "mlp B32": _MLP,
+    "gpt 4L 4H 128 B12 T64": _gpt(4, 4, 128, 12, 64),
+    "gru B128 T128 E256 H256 L2": _recurrent("gru", 128, 128, 256, 2),
+    "gpt 6L 6H 384 B8 T256": _gpt(6, 6, 384, 8, 256),
+    "lstm B128 T128 E256 H256 L2": _recurrent("lstm", 128, 128, 256, 2),
+}
+WORKS = {
+    "cpu": _SHARED,
+    "gpu": {
+        **{name: work for name, work in _SHARED.items() if "6L" not in name},
+        "gpt 6L 6H 384 B64 T256": _gpt(6, 6, 384, 64, 256),
+        "gpt 12L 12H 768 B16 T1024": _gpt(12, 12, 768, 16, 1024),
+        "gru B256 T256 E512 H512 L1": _recurrent("gru", 256, 256, 512, 1),
+    },
+}
+_QUICK = {
+    "bigram B32 T8": _BIGRAM,
+    "gpt 1L 2H 32 B4 T16": _gpt(1, 2, 32, 4, 16),
+    "gru B8 T16 E32 H32 L1": _recurrent("gru", 8, 16, 32, 1),
+}
+
+
+def measure(section: Section) -> None:
+    """All works in both dtypes; PyTorch's side only where it is installed."""
+    has_torch = importlib.util.find_spec("torch") is not None
+    if not has_torch:
+        section.leave_out("PyTorch", 'not installed; pip install "charjax[torch]"')
+    works = _QUICK if section.quick else WORKS[section.device]
+    for work, overrides in works.items():
+        for dtype in DTYPES[:1] if section.quick else DTYPES:
+            # Without products there is nothing that bfloat16 would change.
+            name = f"{work} {dtype}"
+            if section.wants(name) and not (work.startswith("bigram") and dtype == "bfloat16"):
+                with section.attempt(name):
+                    _compare(section, name, work, overrides, dtype, has_torch)
+
+
+def _compare(
+    section: Section, name: str, work: str, overrides: tuple[str, ...], dtype: str, torch: bool
+) -> None:
+    """One work in one dtype: build, agree, take turns."""
+    from benchmarks import peers_flax, workloads
+
+    layout = workloads.PAIRS if work.startswith("mlp") else workloads.STREAM
+    config = workloads.make_config(*layout, *overrides, f"runtime.dtype={dtype}")
+    training = workloads.prepare(config)
+    theirs: dict[str, Any] = {}
+    if config.model.kind in peers_flax.CELLS:
+        theirs["flax nn.RNN"] = lambda: peers_flax.Peer(training, dtype)
+    if torch:
+        from benchmarks import peers_torch
+
+        threads = peers_torch.thread_counts(section.device)
+        theirs |= peers_torch.contestants(training, dtype, section.device)
+        for label, why in peers_torch.not_compared(config, section.device).items():
+            section.leave_out(f"{name}, {label}", why)
+    reference = peers_flax.exact_loss(training)
+    works: dict[str, Slice] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    for label, build in theirs.items():
+        try:
+            facts[label] = _agree(label, peer := build(), reference)
+            if label == "flax nn.RNN":
+                works[label] = Slice(peer.steps, section.slice_seconds)
+            else:
+                works[label], used = best_threads(peer.with_threads, threads, section.slice_seconds)
+                facts[label]["threads"] = used
+        except Exception as error:
+            section.leave_out(f"{name}, {label}", first_line(error), failed=True)
+    # Only now: the others have taken over the weights that charjax begins with.
+    facts["charjax"] = {
+        "loss": _first_loss(training, reference, dtype, section.device),
+    }
+    works = {"charjax": Slice(training.steps, section.slice_seconds), **works}
+    found = take_turns(works, section.repeats, section.late)
+    model = training.session.config.model
+    flops = train_flops(model, training.session.dataset.tokenizer.vocab_size)
+    best = section.facts["roofline"]["start"][dtype]
+    for label, values in found.items():
+        told = summary(values)
+        rate = training.tokens_a_step / told["median"]
+        section.add(
+            f"{name}, {label}",
+            work=work,
+            dtype=dtype,
+            contestant=label,
+            unit="s",
+            steps_a_slice=works[label].count,
+            tokens_per_second=rate,
+            flops_formula=FORMULAS[model.kind],
+            flops_a_token=flops,
+            mfu_measured=flops * rate / best if flops else None,
+            times_charjax=paired_ratio(found["charjax"], values),
+            **told,
+            **facts[label],
+        )
+
+
+def _first_loss(training: Any, reference: float, dtype: str, device: str) -> float:
+    """The loss of the first step of the very program that is timed.
+
+    Raises:
+      ValueError: the program computes in full float32, and it is not the loss agreed upon.
+    """
+    training.state, metrics, _ = training.program.run(training.state, 1)
+    loss = float(metrics[0, 0])
+    exact = dtype == "float32" and device == "cpu"
+    if exact and not abs(loss - reference) <= TOLERANCE * reference:
+        raise ValueError(f"the first step's loss is {loss:.7f}, the model's {reference:.7f}")
+    return loss
+
+
+def _agree(label: str, peer: Any, reference: float) -> dict[str, Any]:
+    """Their loss on the first batch with our weights, beside ours.
+
+    Raises:
+      ValueError: it differs by more than 1e-5 of itself, in float32.
+    """
+    exact = peer.exact_loss()
+    difference = abs(exact - reference) / abs(reference)
+    if not difference <= TOLERANCE:
+        raise ValueError(
+            f"{label}'s loss on the same weights and batch is {exact:.7f}, charjax's "
+            f"{reference:.7f}: not the same work"
+        )
+    return {"loss": exact, "loss_charjax": reference, "loss_difference": difference}
+
+
+def best_threads(
+    make: Callable[[int], Callable[[int], Any]], counts: tuple[int, ...], seconds: float
+) -> tuple[Slice, dict[str, float]]:
+    """The slice at the better number of threads, and the first look at each."""
+    slices = {count: Slice(make(count), seconds) for count in counts}
+    looks = {count: min(work(), work()) for count, work in slices.items()}
+    best = min(looks, key=lambda count: looks[count])
+    return slices[best], {"used": best, **{f"look at {n}": took for n, took in looks.items()}}
+
+
+def ratios(rows: list[Row]) -> list[Table]:
+    """charjax against the best of PyTorch, flax and the lectures' loop, a line a work."""
+    table = Table(title="how many times faster charjax is (median of the turns' ratios)")
+    for title in ("", "device", "PyTorch, its best", "flax nn.RNN", "the lectures' loop"):
+        table.add_column(title, justify="right" if title else "left")
+    for (device, work, dtype), found in by_work(rows).items():
+        cells = [f"{work} {dtype}", device]
+        for labels in (("torch eager", "torch compile"), ("flax nn.RNN",), ("lectures",)):
+            times = [found[label]["times_charjax"]["median"] for label in labels if label in found]
+            cells.append(f"{min(times):.2f}" if times else "n/a")
+        table.add_row(*cells)
+    return [table]
+
+
+def by_work(rows: list[Row]) -> dict[tuple[str, str, str], dict[str, Row]]:
+    """(device, work, dtype) to contestant to row."""
+    found: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for row in rows:
+        key = (row["device"], row["work"], row["dtype"])
+        found.setdefault(key, {})[row["contestant"]] = row
+    return found
+
+
+def _threads(row: Row) -> str:
+    return str(row["threads"]["used"]) if "threads" in row else ""
+
+
+def _times(row: Row) -> str:
+    own = row["contestant"] == "charjax"
+    return "" if own else f"{row['times_charjax']['median']:.2f} x"
+
+
+def _difference(row: Row) -> str:
+    return f"{row['loss_difference']:.0e}" if "loss_difference" in row else ""
+
+
+COLUMNS: tuple[Column, ...] = (
+    ("", lambda row: row["name"]),
+    ("a step", spread),
+    ("of charjax's", _times),
+    ("threads", _threads),
+    ("tokens/s", lambda row: f"{row['tokens_per_second']:,.0f}"),
+    ("MFU (measured)", lambda row: percent(row["mfu_measured"])),
+    (
+        "loss differs by",
+        lambda row: f"{row['loss_difference']:.0e}" if "loss_difference" in row else "",
+    ),
+)
+
+
+def draw(axes: Any, rows: list[Row]) -> None:
+    """Times charjax's step, a bar a peer."""
+    peers = [row for row in rows if row["contestant"] != "charjax"]
+    times = [row["times_charjax"]["median"] for row in peers]
+    axes.barh(range(len(peers)), times)
+    axes.set_yticks(range(len(peers)), [row["name"] for row in peers], fontsize="xx-small")
+    axes.axvline(1.0, color="black", linewidth=1)
+    axes.invert_yaxis()
+    axes.set(xscale="log", xlabel="seconds a step, as a multiple of charjax's")
+
+
+BENCHMARK = Benchmark(
+    name="peers",
+    title="the same work in PyTorch and flax",
+    doc=__doc__,
+    measure=measure,
+    columns=COLUMNS,
+    draw=draw,
+    extra=ratios,
+    packages=("torch", "triton"),
+    # Both frameworks share a GPU's memory.
+    environment={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+)
+
+if __name__ == "__main__":
+    start(BENCHMARK)

@@ -1,0 +1,147 @@
+"""The recurrent networks as a user of flax writes them: nn.RNN over nn.GRUCell and the like.
+
+Letters: B batch, T time, E width of an embedding, H width of the state.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax import Array
+
+from benchmarks.workloads import Training
+from charjax.config import Config
+from charjax.training.state import variables_of
+from charjax.training.step import cross_entropy
+
+CELLS = ("gru", "lstm")
+
+
+def exact_loss(training: Training) -> float:
+    """charjax's mean loss on the first batch, every product in full float32."""
+    session = training.session
+    model = session.model.clone(dtype=jnp.float32)
+    assert session.source is not None
+    batch = jax.jit(session.source.draw)(jnp.int32(0))
+
+    @jax.jit
+    def loss(variables: Any) -> Array:
+        logits, _ = model.apply(variables, batch.inputs, num_outputs=batch.targets.shape[1])
+        return jnp.mean(cross_entropy(logits, batch.targets))
+
+    with jax.default_matmul_precision("highest"):
+        return float(loss(variables_of(training.state)))
+
+
+class Network(nn.Module):
+    """Embedding, nn.RNN upon nn.RNN, readout."""
+
+    config: Any
+    vocab_size: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, tokens_BT: Array) -> Array:
+        """Tokens to logits (B, T, V)."""
+        config = self.config
+        h = nn.Embed(self.vocab_size, config.d_embed, dtype=self.dtype, name="embed")(tokens_BT)
+        cell = nn.GRUCell if config.kind == "gru" else nn.OptimizedLSTMCell
+        for i in range(config.n_layer):
+            h = nn.RNN(cell(config.d_hidden, dtype=self.dtype, name=f"cell_{i}"))(h)
+        return nn.Dense(self.vocab_size, dtype=self.dtype, name="readout")(h).astype(jnp.float32)
+
+
+class Peer:
+    """The same weights, batches and optimiser, many steps in one program."""
+
+    def __init__(self, training: Training, dtype: str):
+        """Take over the weights; compiled at the first step."""
+        session = training.session
+        assert session.source is not None
+        self._config: Config = session.config
+        self._source = session.source
+        size = session.dataset.tokenizer.vocab_size
+        self._exact = Network(self._config.model, size, jnp.float32)
+        self._network = Network(self._config.model, size, jnp.dtype(dtype))
+        variables = jax.tree.map(np.array, variables_of(training.state))
+        self._params = jax.device_put(take_over(self._config.model, variables["params"]))
+        optim = self._config.optim
+        self._optimizer = optax.chain(
+            optax.clip_by_global_norm(optim.grad_clip),
+            optax.adamw(
+                optim.learning_rate,
+                optim.beta1,
+                optim.beta2,
+                optim.eps,
+                weight_decay=optim.weight_decay,
+            ),
+        )
+        params = jax.tree.map(jnp.array, self._params)
+        self._state = (params, self._optimizer.init(params))
+        self._run = jax.jit(self._train, donate_argnums=0)
+        self._step = 0
+
+    def exact_loss(self) -> float:
+        """The loss on the first batch in full float32."""
+        batch = jax.jit(self._source.draw)(jnp.int32(0))
+        with jax.default_matmul_precision("highest"):
+            logits = jax.jit(self._exact.apply)({"params": self._params}, batch.inputs)
+        return float(jnp.mean(cross_entropy(logits, batch.targets)))
+
+    def steps(self, count: int) -> None:
+        """So many steps in one program, and wait."""
+        self._state = self._run(self._state, self._source, jnp.int32(self._step), jnp.int32(count))
+        jax.block_until_ready(self._state)
+        self._step += count
+
+    def _train(self, state: Any, source: Any, first: Array, count: Array) -> Any:
+        def loss(params: Any, batch: Any) -> Array:
+            logits = self._network.apply({"params": params}, batch.inputs)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
+            return jnp.mean(losses)
+
+        def body(index: Array, state: Any) -> Any:
+            params, optim = state
+            slopes = jax.grad(loss)(params, source.draw(first + index))
+            updates, optim = self._optimizer.update(slopes, optim, params)
+            return optax.apply_updates(params, updates), optim
+
+        return jax.lax.fori_loop(0, count, body, state)
+
+
+def take_over(config: Any, params: dict[str, Any]) -> dict[str, Any]:
+    """charjax's parameters under flax's names; of two biases that are only added, the sum."""
+    own: dict[str, Any] = {
+        "embed": {"embedding": params["token_embedding"]["embedding"]},
+        "readout": dict(params["readout"]),
+    }
+    split = _gru if config.kind == "gru" else _lstm
+    for i in range(config.n_layer):
+        own[f"cell_{i}"] = split(params[f"cell_{i}"])
+    return own
+
+
+def _gru(cell: dict[str, np.ndarray]) -> dict[str, Any]:
+    wi, wh, bi, bh = (np.split(cell[name], 3, axis=-1) for name in _PARTS)
+    own: dict[str, Any] = {}
+    for k, gate in enumerate("rzn"):
+        # Only the new state's product has a bias of its own, inside the reset gate.
+        apart = gate == "n"
+        own[f"i{gate}"] = {"kernel": wi[k], "bias": bi[k] if apart else bi[k] + bh[k]}
+        own[f"h{gate}"] = {"kernel": wh[k]} | ({"bias": bh[k]} if apart else {})
+    return own
+
+
+def _lstm(cell: dict[str, np.ndarray]) -> dict[str, Any]:
+    wi, wh, bi, bh = (np.split(cell[name], 4, axis=-1) for name in _PARTS)
+    own: dict[str, Any] = {}
+    for k, gate in enumerate("ifgo"):
+        own[f"i{gate}"] = {"kernel": wi[k]}
+        own[f"h{gate}"] = {"kernel": wh[k], "bias": bi[k] + bh[k]}
+    return own
+
+
+_PARTS = ("input_kernel", "hidden_kernel", "input_bias", "hidden_bias")

@@ -1,0 +1,303 @@
+"""The works of benchmarks.peers in PyTorch: eager, torch.compile, and the lectures' own loops.
+
+Imported only where PyTorch is installed. Letters: B batch, T time, N characters, V vocabulary.
+"""
+
+import contextlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.torch_models.gpt import GPT
+from benchmarks.torch_models.lectures import LectureMLP, contexts_of
+from benchmarks.torch_models.makemore import Bigram
+from benchmarks.torch_models.recurrent import RecurrentModel
+from benchmarks.workloads import Training, first_batch
+from charjax import parallel
+from charjax.conversion.state_dicts import to_state_dict
+from charjax.training.session import Session
+from charjax.training.state import TrainState, variables_of
+from charjax.training.step import cross_entropy
+
+_RECURRENT = ("gru", "lstm")
+_DEVICES = {"cpu": "cpu", "gpu": "cuda"}
+
+
+def thread_counts(device: str) -> tuple[int, ...]:
+    """The numbers of threads to try."""
+    return tuple(dict.fromkeys((1, parallel.cores()))) if device == "cpu" else (1,)
+
+
+def contestants(training: Training, dtype: str, device: str) -> dict[str, Callable[[], Any]]:
+    """What can be built, by label."""
+    torch._dynamo.reset()
+    if device == "gpu" and not torch.cuda.is_available():
+        return {}
+    kind = training.session.config.model.kind
+    found: dict[str, Callable[[], Any]] = {
+        "torch eager": lambda: Peer(training, dtype, device, compiled=False)
+    }
+    if kind not in _RECURRENT and _has_compiler():
+        found["torch compile"] = lambda: Peer(training, dtype, device, compiled=True)
+    if kind in ("bigram", "mlp") and dtype == "float32":
+        found["lectures"] = lambda: LecturePeer(training, device)
+    return found
+
+
+def not_compared(config: Any, device: str) -> dict[str, str]:
+    """What cannot be built, and why, by label."""
+    if device == "gpu" and not torch.cuda.is_available():
+        return {"PyTorch": "it is installed without CUDA, or finds no GPU"}
+    if config.model.kind in _RECURRENT:
+        return {"torch compile": "torch.compile leaves nn.GRU and nn.LSTM as they are"}
+    return {} if _has_compiler() else {"torch compile": "no C++ compiler found"}
+
+
+def _has_compiler() -> bool:
+    return any(shutil.which(name) for name in ("g++", "c++", "clang++"))
+
+
+class WithLoss(nn.Module):
+    """A model and its mean cross entropy, compiled as one."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The mean loss in nats."""
+        out = self.model(x)
+        logits = out[0] if isinstance(out, tuple) else out
+        return functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), y.reshape(-1))
+
+
+class Peer:
+    """charjax's weights in a PyTorch model, trained as one who knows PyTorch would."""
+
+    def __init__(self, training: Training, dtype: str, device: str, compiled: bool):
+        """Build the model and put the text on the device."""
+        self.config, self.device = training.session.config, _DEVICES[device]
+        self.model = build(training.session, training.state).to(self.device)
+        self.first = first_batch(training)
+        self.net = WithLoss(self.model)
+        self.loss: Any = torch.compile(self.net) if compiled else self.net
+        self._bfloat16 = dtype == "bfloat16"
+        self.optimizer = self.make_optimizer()
+        tokens = torch.from_numpy(training.session.dataset.splits["train"].tokens.astype(np.int64))
+        assert self.config.model.context_length is not None
+        self.window = torch.arange(self.config.model.context_length + 1, device=self.device)
+        self._is_pairs = self.config.model.kind == "mlp"
+        if self._is_pairs:
+            contexts, targets = contexts_of(tokens.numpy(), len(self.window) - 1)
+            self.contexts = torch.from_numpy(contexts).to(self.device)
+            self.targets = torch.from_numpy(targets).to(self.device)
+        self.tokens = tokens.to(self.device)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """AdamW with all of its updates in one kernel, decaying matrices alone."""
+        optim, parameters = self.config.optim, list(self.model.parameters())
+        groups = [
+            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": optim.weight_decay},
+            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=optim.learning_rate,
+            betas=(optim.beta1, optim.beta2),
+            eps=optim.eps,
+            fused=True,
+        )
+
+    def exact_loss(self) -> float:
+        """The loss on charjax's first batch, every product in full float32."""
+        with _full_precision(), torch.no_grad():
+            x, y = (torch.from_numpy(a.astype(np.int64)).to(self.device) for a in self.first)
+            return float(self.net(x, y))
+
+    def with_threads(self, threads: int) -> Callable[[int], None]:
+        """A function that does n steps with so many threads, and waits for the last."""
+
+        def run(count: int) -> None:
+            torch.set_num_threads(threads)
+            for _ in range(count):
+                self.step()
+            if self.device == "cuda":
+                torch.cuda.synchronize()
+
+        return run
+
+    def step(self) -> None:
+        """One step; nothing in it waits for the device."""
+        with self._autocast():
+            loss = self.loss(*self.batch())
+        loss.backward()
+        if self.config.optim.grad_clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.grad_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Random windows, gathered at once."""
+        rows = self.config.train.batch_size
+        if self._is_pairs:
+            picked = torch.randint(len(self.targets), (rows,), device=self.device)
+            return self.contexts[picked], self.targets[picked]
+        last = len(self.tokens) - len(self.window)
+        starts = torch.randint(last, (rows,), device=self.device)
+        both = self.tokens[starts[:, None] + self.window]
+        return both[:, :-1].contiguous(), both[:, 1:].contiguous()
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(self.device, torch.bfloat16, enabled=self._bfloat16)
+
+
+class LecturePeer(Peer):
+    """The loops of nn-zero-to-hero, line by line: its bigram of part 7, its MLP of part 2."""
+
+    def __init__(self, training: Training, device: str):
+        super().__init__(training, "float32", device, compiled=False)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """AdamW as the lecture calls it."""
+        return torch.optim.AdamW(self.model.parameters(), lr=self.config.optim.learning_rate)
+
+    def step(self) -> None:
+        """The lecture's step (its `loss.item()`, once a step in part 2, is left out)."""
+        if self._is_pairs:
+            picked = torch.randint(0, self.contexts.shape[0], (self.config.train.batch_size,))
+            loss = self.net(self.contexts[picked], self.targets[picked])
+            for p in self.model.parameters():
+                p.grad = None
+            loss.backward()
+            for p in self.model.parameters():
+                p.data += -0.1 * p.grad  # type: ignore[operator]
+            return
+        loss = self.net(*self.lecture_batch())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+
+    def lecture_batch(self) -> tuple[Tensor, Tensor]:
+        """Windows sliced one by one."""
+        T = len(self.window) - 1
+        picked = torch.randint(len(self.tokens) - T, (self.config.train.batch_size,))
+        x = torch.stack([self.tokens[i : i + T] for i in picked])
+        y = torch.stack([self.tokens[i + 1 : i + T + 1] for i in picked])
+        return x, y
+
+
+class SamplerPeer:
+    """nanoGPT's sampler: all of the window anew for each character."""
+
+    def __init__(self, session: Session, state: TrainState, device: str):
+        """Build the model with the weights of a state."""
+        self._device = _DEVICES[device]
+        self._session = session
+        self._model: Any = build(session, state).to(self._device).eval()
+
+    def check(self, variables: Any) -> float:
+        """By how much the mean loss on some windows differs from charjax's, of itself.
+
+        Raises:
+          ValueError: by more than 1e-5.
+        """
+        context = self._session.config.model.context_length or 1
+        tokens = self._session.dataset.splits["train"].tokens[: 4 * (context + 1)].astype(np.int32)
+        rows = tokens.reshape(4, -1)
+        with jax.default_matmul_precision("highest"):
+            logits, _ = self._session.model.apply(variables, rows[:, :-1])
+            ours = float(cross_entropy(logits, jnp.asarray(rows[:, 1:])).mean())
+        with _full_precision(), torch.no_grad():
+            x = torch.from_numpy(rows.astype(np.int64)).to(self._device)
+            theirs = float(WithLoss(self._model)(x[:, :-1], x[:, 1:]))
+        difference = abs(ours - theirs) / ours
+        if not difference <= 1e-5:
+            raise ValueError(f"the losses on the same weights differ: {ours:.7f}, {theirs:.7f}")
+        return difference
+
+    def calls(
+        self, prompt_T: np.ndarray, batch: int, length: int
+    ) -> Callable[[int], Callable[[int], None]]:
+        """Threads to a function that samples so many characters for every text, n times."""
+        rows = np.tile(prompt_T.astype(np.int64), (batch, 1))
+        prompt = torch.from_numpy(rows).to(self._device)
+
+        def with_threads(threads: int) -> Callable[[int], None]:
+            def run(count: int) -> None:
+                torch.set_num_threads(threads)
+                for _ in range(count):
+                    self.sample(prompt, length)
+                if self._device == "cuda":
+                    torch.cuda.synchronize()
+
+            return run
+
+        return with_threads
+
+    @torch.no_grad()
+    def sample(self, text: Tensor, length: int) -> Tensor:
+        """As in nanoGPT's model.py; the readout is applied to the newest place alone."""
+        context = self._session.config.model.context_length or 1
+        parts = self._model.transformer
+        for _ in range(length):
+            seen = text[:, -context:]
+            places = torch.arange(seen.shape[1], device=seen.device)
+            x = parts["wte"](seen) + parts["wpe"](places)
+            for block in parts["h"]:
+                x = block(x)
+            logits = self._model.lm_head(parts["ln_f"](x)[:, -1])
+            drawn = torch.multinomial(functional.softmax(logits, dim=-1), num_samples=1)
+            text = torch.cat((text, drawn), dim=1)
+        return text
+
+
+def build(session: Session, state: TrainState) -> nn.Module:
+    """The original of the model, with the weights of a state of charjax's."""
+    config, size = session.config.model, session.dataset.tokenizer.vocab_size
+    variables = _plain(variables_of(state))
+    if config.kind == "mlp":
+        return LectureMLP.holding(variables["params"])
+    if config.kind == "transformer":
+        model: nn.Module = GPT(
+            size,
+            config.context_length or 0,
+            config.n_layer,
+            config.n_head,
+            config.d_model,
+            config.dropout,
+            config.bias,
+            config.tie_embeddings,
+        )
+    elif config.kind == "bigram":
+        model = Bigram(size)
+    else:
+        assert config.kind in _RECURRENT
+        model = RecurrentModel(config.kind, size, config.d_embed, config.d_hidden, config.n_layer)  # type: ignore[union-attr]
+    tensors = to_state_dict(config, size, variables)
+    model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in tensors.items()})
+    return model
+
+
+def _plain(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {name: _plain(value) for name, value in tree.items()}
+    return np.array(tree)
+
+
+@contextlib.contextmanager
+def _full_precision() -> Any:
+    """No TF32 while the losses are compared; afterwards as JAX has it by default."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True

@@ -1,0 +1,72 @@
+"""The JSON that a benchmark leaves: what was run, where, with what, and every repeat."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+# Environment variables that change what is measured; those that are set are written down.
+FLAGS = (
+    "XLA_FLAGS",
+    "LIBTPU_INIT_ARGS",
+    "JAX_PLATFORMS",
+    "JAX_DEFAULT_MATMUL_PRECISION",
+    "JAX_COMPILATION_CACHE_DIR",
+    "JAX_ENABLE_COMPILATION_CACHE",
+    "JAX_ENABLE_X64",
+    "JAX_NUMPY_DTYPE_PROMOTION",
+    "XLA_PYTHON_CLIENT_PREALLOCATE",
+    "XLA_PYTHON_CLIENT_MEM_FRACTION",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NVIDIA_TF32_OVERRIDE",
+)
+
+
+def flags() -> dict[str, str]:
+    """Those of the variables above that are set."""
+    return {name: os.environ[name] for name in FLAGS if name in os.environ}
+
+
+def optional_versions(*packages: str) -> dict[str, str]:
+    """The versions of those packages that are installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def document(
+    name: str, command: str, quick: bool, sections: list[dict[str, Any]], left_out: list[Any]
+) -> dict[str, Any]:
+    """A whole result.
+
+    Args:
+      name: of the benchmark.
+      command: that makes it again.
+      quick: whether it was only tried, at sizes too small to be told to anyone.
+      sections: one a device that was there (see `benchmarks.section.Section.told`).
+      left_out: `{"device", "what", "why"}` of everything that was asked for and not measured.
+    """
+    return {
+        "benchmark": name,
+        "command": command,
+        "quick": quick,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "devices": sections,
+        "left_out": left_out,
+    }
+
+
+def write(path: Path, tree: dict[str, Any]) -> None:
+    """Write JSON whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(tree, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,208 @@
+"""How fast every family trains, through the real loop's program, on each device.
+
+    python -m benchmarks.throughput [--devices cpu,gpu] [--quick] [--out FILE.json]
+
+A row is a family, a dtype of the products, a batch size and the number of steps that one call of
+the compiled program makes (1 or 100; the calls follow one another without waiting). Compilation
+is told apart. FLOPs a token are counted by the formulas of benchmarks/flops.py, which are printed;
+MFU is their rate as a fraction of the best matrix product measured in the same run, and of the
+device's nominal peak where it is known. Memory is what the compiled program says it needs.
+"""
+
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.devices import nominal
+from benchmarks.flops import FORMULAS, train_flops
+from benchmarks.harness import Benchmark, start
+from benchmarks.roofline import DTYPES
+from benchmarks.section import Section
+from benchmarks.show import Column, percent, quantity, spread
+from benchmarks.timing import Slice, summary, take_turns
+
+Row = dict[str, Any]
+MODELS = {
+    "bigram": ("model.context_length=8",),
+    "bow": ("model.context_length=8",),
+    "mlp": ("model.context_length=8",),
+    "wavenet": ("model.context_length=8",),
+    "rnn": ("model.context_length=64",),
+    "gru": ("model.context_length=64",),
+    "lstm": ("model.context_length=64",),
+    "transformer": ("model.context_length=64",),
+}
+BATCHES = {"cpu": (1, 16, 256), "gpu": (256, 4096, 1, 16)}
+DISPATCHES = (1, 100)
+# Where a step alone takes longer, starting it is lost in it, and 100 would take too long to time.
+_LONG_STEP = 0.01
+
+
+def measure(section: Section) -> None:
+    """All rows; what tells most comes first, should the time be too short."""
+    slow: list[str] = []
+    for batch in (4,) if section.quick else BATCHES[section.device]:
+        for kind in MODELS:
+            for dtype in DTYPES if not section.quick else ("float32",):
+                name = f"{kind} {dtype} B{batch}"
+                if section.wants(name):
+                    with section.attempt(name):
+                        _measure(section, name, kind, dtype, batch, slow)
+    if slow:
+        why = f"a step alone takes over {quantity(_LONG_STEP, 's')}: starting it is lost in it"
+        section.leave_out(f"100 steps a dispatch of {'; '.join(slow)}", why)
+
+
+def _measure(
+    section: Section, name: str, kind: str, dtype: str, batch: int, slow: list[str]
+) -> None:
+    from benchmarks.workloads import STREAM, make_config, prepare
+
+    config = make_config(
+        *STREAM,
+        f"model.kind={kind}",
+        *MODELS[kind],
+        f"runtime.dtype={dtype}",
+        f"train.batch_size={batch}",
+    )
+    training = prepare(config)
+    seconds = section.slice_seconds / 4
+    works = {1: Slice(training.dispatches(1), seconds)}
+    if works[1]() < _LONG_STEP:
+        works[100] = Slice(training.dispatches(100), seconds)
+    else:
+        slow.append(name)
+    found = take_turns({str(n): work for n, work in works.items()}, section.repeats, section.late)
+    model = training.session.config.model
+    flops = train_flops(model, training.session.dataset.tokenizer.vocab_size)
+    for steps in works:
+        values = [taken / steps for taken in found[str(steps)]]
+        section.add(
+            name,
+            family=kind,
+            dtype=dtype,
+            batch=batch,
+            steps_a_dispatch=steps,
+            tokens_a_step=training.tokens_a_step,
+            flops_formula=FORMULAS[kind],
+            flops_a_token=flops,
+            compile_seconds=training.program.compile_seconds,
+            bytes_needed=training.bytes_needed,
+            unit="s",
+            **_rates(section, dtype, flops, training.tokens_a_step, summary(values)),
+        )
+
+
+def _rates(
+    section: Section, dtype: str, flops: float | None, tokens: int, told: dict[str, Any]
+) -> dict[str, Any]:
+    """Tokens a second and both MFUs, from the median step."""
+    rate = tokens / told["median"]
+    best = section.facts["roofline"]["start"][dtype] if "roofline" in section.facts else None
+    peak = nominal(section.facts["hardware"]["device_kind"], dtype)
+    achieved = flops * rate if flops else None
+    return {
+        **told,
+        "tokens_per_second": rate,
+        "mfu_measured": achieved / best if achieved and best else None,
+        "mfu_nominal": achieved / peak if achieved and peak else None,
+    }
+
+
+def side_by_side(rows: list[Row]) -> list[Table]:
+    """CPU against GPU, a line a family, dtype and batch, each at its better dispatch."""
+    best = best_rates(rows)
+    keys = [key for key in best if {"cpu", "gpu"} <= best[key].keys()]
+    tables = [_formulas(rows)]
+    if keys:
+        table = Table(title="CPU against GPU, tokens/s")
+        for title in ("", "batch", "CPU", "GPU", "GPU / CPU", "the GPU overtakes at"):
+            table.add_column(title, justify="right" if title else "left")
+        for kind, dtype, batch in sorted(keys, key=lambda key: (list(MODELS).index(key[0]), key)):
+            cpu, gpu = best[kind, dtype, batch]["cpu"], best[kind, dtype, batch]["gpu"]
+            first = overtakes(best, kind, dtype)
+            table.add_row(
+                f"{kind} {dtype}",
+                str(batch),
+                f"{cpu:,.0f}",
+                f"{gpu:,.0f}",
+                f"{gpu / cpu:.2f}",
+                f"B{first}" if first else "none measured",
+            )
+        tables.append(table)
+    return tables
+
+
+def best_rates(rows: list[Row]) -> dict[tuple[str, str, int], dict[str, float]]:
+    """(family, dtype, batch) to device to tokens a second, of the better dispatch."""
+    best: dict[tuple[str, str, int], dict[str, float]] = {}
+    for row in rows:
+        there = best.setdefault((row["family"], row["dtype"], row["batch"]), {})
+        rate = max(row["tokens_per_second"], there.get(row["device"], 0.0))
+        there[row["device"]] = rate
+    return best
+
+
+def overtakes(
+    best: dict[tuple[str, str, int], dict[str, float]], kind: str, dtype: str
+) -> int | None:
+    """The smallest batch measured on both at which the GPU is faster, and stays so."""
+    first = None
+    for key in sorted(key for key in best if key[:2] == (kind, dtype)):
+        if {"cpu", "gpu"} <= best[key].keys():
+            faster = best[key]["gpu"] > best[key]["cpu"]
+            first = (first or key[2]) if faster else None
+    return first
+
+
+def _formulas(rows: list[Row]) -> Table:
+    table = Table(title="FLOPs a token, of a training step")
+    for title in ("", "formula", "here"):
+        table.add_column(title)
+    told = {row["family"]: row for row in rows}
+    for kind, row in told.items():
+        table.add_row(kind, row["flops_formula"], f"{row['flops_a_token']:,.0f}")
+    return table
+
+
+COLUMNS: tuple[Column, ...] = (
+    ("", lambda row: row["name"]),
+    ("steps a dispatch", lambda row: str(row["steps_a_dispatch"])),
+    ("a step", spread),
+    ("tokens/s", lambda row: f"{row['tokens_per_second']:,.0f}"),
+    ("MFU (measured)", lambda row: percent(row["mfu_measured"])),
+    ("MFU (nominal)", lambda row: percent(row["mfu_nominal"])),
+    ("compile", lambda row: quantity(row["compile_seconds"], "s")),
+    ("memory", lambda row: quantity(float(row["bytes_needed"]), "B")),
+)
+
+
+def draw(axes: Any, rows: list[Row]) -> None:
+    """Tokens a second by the batch: a colour a family, dashes for the GPU."""
+    best = best_rates([row for row in rows if row["dtype"] == "float32"])
+    for index, kind in enumerate(MODELS):
+        for device, style in (("cpu", "o-"), ("gpu", "s--")):
+            points = sorted(
+                (k[2], v[device]) for k, v in best.items() if k[0] == kind and device in v
+            )
+            if points:
+                axes.plot(
+                    *zip(*points, strict=True), style, color=f"C{index}", label=f"{device} {kind}"
+                )
+    axes.set(xscale="log", yscale="log", xlabel="batch", ylabel="tokens/s, float32")
+
+
+BENCHMARK = Benchmark(
+    name="throughput",
+    title="training throughput",
+    doc=__doc__,
+    measure=measure,
+    columns=COLUMNS,
+    draw=draw,
+    extra=side_by_side,
+    # What is told of compiling is what the first one has to wait for.
+    environment={"JAX_ENABLE_COMPILATION_CACHE": "false"},
+)
+
+if __name__ == "__main__":
+    start(BENCHMARK)

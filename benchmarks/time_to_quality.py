@@ -1,0 +1,141 @@
+"""Seconds until the real command's validation loss on Tiny Shakespeare is as good as published.
+
+    python -m benchmarks.time_to_quality [--devices cpu,gpu] [--quick] [--out FILE.json]
+
+`python -m charjax.train CONFIG`, from its start (imports and loading included) until a validation
+loss at or below the goal is in metrics.jsonl, with the config's own protocol and a cache of
+compiled programs that one start before has filled. nanoGPT's goals: 1.4697 for its 10.65M model
+(README, one A100, about 3 minutes), 1.88 for its small model on a laptop (README, about 3 minutes).
+A goal that is not reached within the time of one device is left out, with the best loss.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.harness import Benchmark, start
+from benchmarks.section import LeftOut, Section
+from benchmarks.show import Column, spread
+from benchmarks.timing import summary
+from benchmarks.watching import Watched
+
+Row = dict[str, Any]
+
+
+class Goal(NamedTuple):
+    """A validation loss to be reached.
+
+    Attributes:
+      config: what is trained.
+      loss: in nats a character.
+      overrides: of the config's settings.
+      seconds: that it may take.
+    """
+
+    config: str
+    loss: float
+    overrides: tuple[str, ...] = ()
+    seconds: float = 100.0
+
+
+GOALS = {
+    "gpu": (Goal("nanogpt-char", 1.4697),),
+    "cpu": (
+        Goal("nanogpt-cpu", 1.88, seconds=110.0),
+        Goal("shakespeare-gru", 1.4697, ("eval.every=50",), seconds=130.0),
+    ),
+}
+_QUICK = (Goal("shakespeare-bigram", 2.6, ("eval.every=500",), seconds=20.0),)
+
+
+def measure(section: Section) -> None:
+    """Every goal, seed by seed."""
+    for goal in _QUICK if section.quick else GOALS[section.device]:
+        name = f"{goal.config} to {goal.loss}"
+        if section.wants(name):
+            with section.attempt(name):
+                _measure(section, name, goal)
+
+
+def _measure(section: Section, name: str, goal: Goal) -> None:
+    repeats = 3 if section.device == "gpu" else 1
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder)
+        # A GPU is soon at the first evaluation, whose program is then in the cache, too.
+        first = "val" if section.device == "gpu" else "train"
+        _train(section, goal, 0, cache, lambda line: line["split"] == first)
+        runs: list[Watched] = []
+        for seed in range(repeats):
+            if runs and section.late():
+                break
+            runs.append(_train(section, goal, seed, cache, lambda line: _reached(line, goal)))
+    if not all(run.stopped for run in runs):
+        losses = [
+            one.line["loss"] for run in runs for one in run.seen if one.line["split"] == "val"
+        ]
+        best = f"{min(losses):.4f}" if losses else "none measured"
+        raise LeftOut(f"not reached in the time there was; the best loss was {best}")
+    section.add(
+        name,
+        unit="s",
+        config=goal.config,
+        overrides=list(goal.overrides),
+        goal=goal.loss,
+        losses=[run.seen[-1].line["loss"] for run in runs],
+        steps=[run.seen[-1].line["step"] for run in runs],
+        first_step_seconds=[run.seen[0].seconds for run in runs],
+        curves=[
+            [(one.seconds, one.line["step"], one.line["loss"]) for one in run.seen if _is_val(one)]
+            for run in runs
+        ],
+        **summary([run.seen[-1].seconds for run in runs]),
+    )
+
+
+def _train(section: Section, goal: Goal, seed: int, cache: Path, until: Any) -> Watched:
+    from benchmarks.watching import watch
+
+    arguments = [goal.config, *goal.overrides, f"train.seed={seed}"]
+    return watch(section, arguments, until, cache, min(goal.seconds, section.left()))
+
+
+def _is_val(seen: Any) -> bool:
+    return bool(seen.line["split"] == "val")
+
+
+def _reached(line: dict[str, Any], goal: Goal) -> bool:
+    return line["split"] == "val" and line["loss"] is not None and line["loss"] <= goal.loss
+
+
+COLUMNS: tuple[Column, ...] = (
+    ("", lambda row: row["name"]),
+    ("seconds", spread),
+    ("until the first step", lambda row: f"{min(row['first_step_seconds']):.1f} s"),
+    ("steps", lambda row: ", ".join(map(str, row["steps"]))),
+    ("loss", lambda row: ", ".join(f"{loss:.4f}" for loss in row["losses"])),
+)
+
+
+def draw(axes: Any, rows: list[Row]) -> None:
+    """The validation loss by the seconds since the start."""
+    for row in rows:
+        for seed, curve in enumerate(row["curves"]):
+            label = f"{row['device']} {row['name']}" if seed == 0 else None
+            axes.plot([p[0] for p in curve], [p[2] for p in curve], "o-", label=label)
+        axes.axhline(row["goal"], color="black", linewidth=0.8)
+    axes.set(xlabel="seconds since the command was started", ylabel="validation loss, nats")
+
+
+BENCHMARK = Benchmark(
+    name="time_to_quality",
+    title="time to a validation loss",
+    doc=__doc__,
+    measure=measure,
+    columns=COLUMNS,
+    draw=draw,
+    has_roofline=False,
+    environment={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+)
+
+if __name__ == "__main__":
+    start(BENCHMARK)

@@ -1,0 +1,230 @@
+"""The benchmarks as commands: the JSON, what is left out, and mistakes."""
+
+import importlib
+import importlib.util
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import gpu, harness, peers, section, show
+from benchmarks.section import LeftOut, Section
+from charjax.errors import UserError
+
+NAMES = (
+    "roofline",
+    "throughput",
+    "peers",
+    "gru",
+    "generate",
+    "startup",
+    "checkpoint_overhead",
+    "time_to_quality",
+)
+
+
+def test_a_result_holds_hardware_versions_flags_date_command_and_every_repeat(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    from benchmarks.roofline import BENCHMARK
+
+    out = tmp_path / "roofline.json"
+    argv = ["--devices", "cpu,gpu", "--quick", "--only", "dispatch*", "--out", str(out)]
+    assert harness.main(BENCHMARK, argv) == 0
+    tree = json.loads(out.read_text())
+    assert tree["benchmark"] == "roofline"
+    assert tree["quick"] is True
+    assert tree["date"].startswith("20")
+    assert tree["command"].startswith("python -m benchmarks.roofline --devices cpu,gpu --quick")
+    (cpu,) = tree["devices"]
+    assert {"processor", "cores", "versions", "date"} <= cpu["hardware"].keys()
+    assert {"jax", "jaxlib"} <= cpu["hardware"]["versions"].keys()
+    assert cpu["flags"]["JAX_PLATFORMS"] == "cpu"
+    assert cpu["roofline"]["drift"].keys() >= {"float32", "bfloat16", "copy", "dispatch"}
+    assert [row["name"] for row in cpu["rows"]] == ["dispatch", "dispatch, waiting"]
+    for row in cpu["rows"]:
+        assert len(row["repeats"]) == 2
+        assert row["q1"] <= row["median"] <= row["q3"]
+        assert row["nominal"] is None
+    (missing,) = tree["left_out"]
+    assert (missing["device"], missing["what"]) == ("gpu", "everything")
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("left out: gpu")]
+    assert "finds only cpu" in line
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_benchmark_is_a_command_with_columns_that_fit_no_rows(name: str):
+    benchmark = importlib.import_module(f"benchmarks.{name}").BENCHMARK
+    assert benchmark.name == name
+    assert f"python -m benchmarks.{name} [--devices cpu,gpu] [--quick]" in benchmark.doc
+    show.make_table(benchmark.title, benchmark.columns, [])
+    benchmark.extra([])
+    assert name in {step.name for step in gpu.STEPS}
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--devices", "tpu"],
+        ["--devices", ""],
+        ["--out", "result.txt"],
+        ["--quik"],
+        ["--seconds", "0"],
+    ],
+)
+def test_mistakes_are_one_line(argv: list[str]):
+    from benchmarks.roofline import BENCHMARK
+
+    with pytest.raises(UserError, match=r"^[^\n]+$"):
+        harness.main(BENCHMARK, argv)
+
+
+def test_without_pytorch_one_line_says_so_and_the_rest_is_compared(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    compared = []
+    monkeypatch.setattr(peers, "_compare", lambda *given: compared.append(given))
+    here = Section("cpu", quick=True)
+    peers.measure(here)
+    (line,) = here.left_out
+    assert line["what"] == "PyTorch"
+    assert "not installed" in line["why"]
+    assert line["failed"] is False
+    assert len(compared) == len(peers._QUICK)
+    assert all(given[-1] is False for given in compared)
+
+
+class ExhaustedError(RuntimeError):
+    """What XLA raises."""
+
+
+@pytest.mark.parametrize(
+    ("error", "why", "failed"),
+    [
+        (LeftOut("not here"), "not here", False),
+        (UserError("data: none"), "data: none", False),
+        (MemoryError(), "not enough memory", False),
+        (ExhaustedError("RESOURCE_EXHAUSTED: Out of memory\nmore"), "not enough memory", False),
+        (ValueError("the losses\ndiffer"), "ValueError: the losses", True),
+    ],
+)
+def test_what_goes_wrong_in_a_row_is_a_line_and_the_next_row_still_runs(
+    error: Exception, why: str, failed: bool
+):
+    here = Section("cpu")
+    with here.attempt("first"):
+        raise error
+    with here.attempt("second"):
+        here.add("second", median=1.0)
+    (line,) = here.left_out
+    assert line["what"] == "first"
+    assert line["why"].startswith(why)
+    assert "\n" not in line["why"]
+    assert line["failed"] is failed
+    assert [row["name"] for row in here.rows] == ["second"]
+
+
+def test_what_the_time_is_too_short_for_is_left_out():
+    times = iter([0.0, 260.0, 280.0])
+    here = Section("cpu", now=lambda: next(times))
+    assert here.wants("in time")
+    assert not here.wants("too late")
+    (line,) = here.left_out
+    assert (line["what"], line["failed"]) == ("too late", False)
+    assert "were over" in line["why"]
+
+
+def test_only_rows_of_the_pattern_are_wanted_and_the_others_are_not_called_left_out():
+    here = Section("cpu", only="gpt*")
+    assert here.wants("gpt 4L float32")
+    assert not here.wants("gru float32")
+    assert here.left_out == []
+
+
+def test_a_program_that_needs_more_memory_than_there_is_is_not_run():
+    class Stats:
+        argument_size_in_bytes, output_size_in_bytes = 10, 10
+        temp_size_in_bytes, alias_size_in_bytes = 90, 10
+
+    class Compiled:
+        @staticmethod
+        def memory_analysis() -> Any:
+            return Stats
+
+    assert section.check_memory(Compiled, 90) == 100
+    with pytest.raises(LeftOut, match="not enough memory"):
+        section.check_memory(Compiled, 89)
+
+
+def test_a_crash_leaves_the_rows_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The process of a device that is killed half way through."""
+    script = tmp_path / "half.py"
+    script.write_text(
+        "import sys, os, pathlib\n"
+        "part = sys.argv[sys.argv.index('--part') + 1]\n"
+        'pathlib.Path(part).write_text(\'{"device": "cpu", "hardware": {}, "rows": [{}], '
+        '"left_out": []}\')\n'
+        "os._exit(137)\n"
+    )
+    from benchmarks.roofline import BENCHMARK
+
+    args = harness._arguments(BENCHMARK, ["--devices", "cpu", "--quick"])
+    run = harness._run
+    monkeypatch.setattr(
+        harness,
+        "_run",
+        lambda command, *given: run([sys.executable, str(script), *command[3:]], *given),
+    )
+    found, left_out = harness._measure_elsewhere(BENCHMARK, "cpu", args)
+    assert found is not None
+    assert len(found["rows"]) == 1
+    assert left_out[0]["why"] == "the process ended with status 137"
+
+
+def test_a_process_that_is_stopped_leaves_none_of_its_own_behind(tmp_path: Path):
+    script = (
+        "import subprocess, sys, time\n"
+        'code = \'import os, sys, time; open(sys.argv[1], "w").write(str(os.getpid())); '
+        "time.sleep(60)'\n"
+        "subprocess.Popen([sys.executable, '-c', code, sys.argv[1]])\n"
+        "time.sleep(60)\n"
+    )
+    told = tmp_path / "pid"
+    why = harness._run([sys.executable, "-c", script, str(told)], dict(os.environ), 2.0)
+    assert why == "stopped after 2 s"
+    for _ in range(100):
+        if not _is_running(int(told.read_text())):
+            return
+        time.sleep(0.02)
+    pytest.fail("the grandchild still runs")
+
+
+def _is_running(pid: int) -> bool:
+    """Whether there is such a process that has not ended; one nobody waits for yet has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_gpu_bench_goes_on_after_a_failure_and_says_what_was_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "logs").mkdir()
+    steps = [
+        gpu.Step("bad", ("-c", "raise SystemExit(3)"), 60.0),
+        gpu.Step("slow", ("-c", "import time; time.sleep(60)"), -gpu._GRACE + 0.2),
+        gpu.Step("good", ("-c", "open('{out}/done', 'w').close()"), 60.0),
+    ]
+    assert gpu.run(steps, tmp_path, "gpu", 1000.0) == 1
+    assert (tmp_path / "done").exists()
+    said = [x for x in capsys.readouterr().out.splitlines() if x.startswith("left out")]
+    assert [line.split(":")[1].strip() for line in said] == ["bad", "slow"]
+    assert "status 3" in said[0]
+    assert "stopped after" in said[1]
