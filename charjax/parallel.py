@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -103,6 +104,26 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def split_over(mesh: Mesh) -> NamedSharding:
     """The leading axis split over the devices."""
     return NamedSharding(mesh, PartitionSpec(_AXIS))
+
+
+def on_each_device(
+    function: Callable[..., T], mesh: Mesh, split: tuple[bool, ...]
+) -> Callable[..., T]:
+    """Inside jit: `function` run by every device on its own part.
+
+    Args:
+      function: of as many arguments as `split` has places; what it gives has a leading axis that
+        is split.
+      mesh: the devices.
+      split: of each argument, whether its leading axis is split over them; otherwise it is whole.
+    """
+    if mesh.size == 1:
+        return function
+    specs = tuple(PartitionSpec(_AXIS) if each else PartitionSpec() for each in split)
+    mapped: Callable[..., T] = jax.shard_map(
+        function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(_AXIS), check_vma=False
+    )
+    return mapped
 
 
 def constrain_batch(batch: T, mesh: Mesh) -> T:
