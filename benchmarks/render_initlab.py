@@ -64,8 +64,8 @@ def _summary(found: Results) -> str:
 
 def _line(name: str, result: dict[str, Any]) -> str:
     checks = result["checks"]
-    what, expected, _, measured, _, _ = cells(checks[0])
     judged = [check for check in checks if check["verdict"] not in ("stated", "not run")]
+    what, expected, _, measured, _, _ = cells((judged or checks)[0])
     good = sum(check["verdict"] == "reproduced" for check in judged)
     row = (
         str(result["number"]),
