@@ -93,12 +93,12 @@ def test_a_file_in_the_way_of_the_directory(tmp_path):
 
 def test_the_coordinate_check(text, tmp_path):
     words = [*tiny("mlp"), f"data.path={text}", "model.norm=none", "init.scheme=mup"]
-    words += ["init.base_width=8", "optim.learning_rate=0.01", "--coordinates", "8,16,32"]
+    words += ["init.base_width=8", "optim.learning_rate=0.01", "--coordinates", "8,16"]
     done = probe(*words, "--seeds", 2, "--out", tmp_path / "out")
     assert (done.status, done.err) == (0, "")
     assert "Coordinate check of mup at rate 0.01" in done.out
     found = json.loads((tmp_path / "out" / "probe.json").read_text())["coordinates"]
-    assert (found["places"], found["seeds"]) == ([8, 16, 32], [0, 1])
+    assert (found["places"], found["seeds"]) == ([8, 16], [0, 1])
     assert {layer["layer"] for layer in found["layers"]} >= {"hidden_0", "readout"}
     assert (tmp_path / "out" / "coordinates.png").read_bytes().startswith(b"\x89PNG")
 
