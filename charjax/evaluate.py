@@ -84,10 +84,8 @@ def _evaluate(args: Namespace, poll: Any) -> int:
 def _split(run: "Run", name: str) -> "Split":
     """A split of the text that the run was trained on."""
     from charjax.data.datasets import load_dataset
-    from charjax.training.session import check_data
 
-    dataset = load_dataset(run.config.data, run.tokenizer)
-    check_data({"dataset_digest": run.dataset_digest}, dataset)
+    dataset = load_dataset(run.config.data, run.tokenizer, run.dataset_digest)
     if name not in dataset.splits:
         raise UserError(
             f"--split: {name!r} given; this run's text has: {', '.join(dataset.splits)}"

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pydantic
 
 from charjax.config import Config
+from charjax.errors import UserError
 from charjax.signals import Signals
 from charjax.training.display import Display
 from charjax.training.evaluation import Score
@@ -63,8 +65,19 @@ class Progress:
 
     @staticmethod
     def from_json(tree: dict[str, Any]) -> "Progress":
-        """The inverse of to_json."""
-        return Progress(**{**tree, "interval": Interval(**tree["interval"])})
+        """The inverse of to_json.
+
+        Raises:
+          UserError: the fields or their types are others.
+        """
+        try:
+            return pydantic.TypeAdapter(Progress).validate_python(tree)
+        except pydantic.ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"]))
+            raise UserError(
+                f"checkpoint: its notes are not as charjax writes them (progress.{where}); use "
+                "another checkpoint"
+            ) from None
 
 
 @dataclasses.dataclass

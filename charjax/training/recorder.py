@@ -16,6 +16,7 @@ from charjax.runs import (
     checkpoint_meta,
     fitted_state,
     make_directory,
+    read_notes,
     require_run,
     state_shapes,
     write_json,
@@ -28,7 +29,7 @@ from charjax.training.metrics import MetricsFile, draw_curves, loss_fields
 from charjax.training.program import compile_chunks
 from charjax.training.session import (
     Session,
-    check_data,
+    check_resumed,
     environment,
     evaluator,
     first_state,
@@ -77,14 +78,16 @@ class Recorder:
         """
         if resume:
             require_run(directory)
-        elif (directory / "config.toml").exists():
+        make_directory(directory, "--workdir")
+        lock = Lock(directory)
+        lock.acquire()
+        # Only now: another process may have begun a run there, and even ended it, meanwhile.
+        if not resume and (directory / "config.toml").exists():
+            lock.release()
             raise UserError(
                 f"--workdir: {str(directory)!r} already holds a run; go on with it by --resume, or "
                 "give another directory"
             )
-        make_directory(directory, "--workdir")
-        lock = Lock(directory)
-        lock.acquire()
         store = Checkpoints(directory / "checkpoints", session.config.checkpoint.keep)
         return Recorder(directory, session, display, signals, store, lock, resume)
 
@@ -192,24 +195,25 @@ class Recorder:
     def _start(self, params: Any) -> tuple[TrainState, Progress]:
         """The state to begin from: a checkpoint's, another run's parameters, or a fresh one."""
         if self.resumed and self.checkpoints.steps():
-            meta = self.checkpoints.read_meta("latest")
-            check_data(meta, self.session.dataset)
-            shapes = state_shapes(self.session.model, self.session.config, meta)
+            notes = read_notes(self.checkpoints.read_meta("latest"))
+            check_resumed(notes, self.session)
+            progress = Progress.from_json(notes.progress)
+            shapes = state_shapes(self.session.model, self.session.config, notes.tables)
             like = jax.tree.map(
                 lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
                 shapes,
                 state_shardings(self.session, shapes),
             )
-            state, meta, step = self.checkpoints.restore("latest", like)
+            state, _, step = self.checkpoints.restore("latest", like)
             self.display.say(f"going on from step {step}")
             now = environment(self.session.devices, self.session.mesh)
-            changed = [name for name, value in now.items() if meta["environment"][name] != value]
-            for name in changed:
+            then = notes.environment
+            for name in [name for name, value in now.items() if then.get(name) != value]:
                 self.display.say(
-                    f"note: {name} was {meta['environment'][name]}, is {now[name]}: the bits may "
+                    f"note: {name} was {then.get(name)}, is {now[name]}: the bits may "
                     "differ from those of an uninterrupted run"
                 )
-            return place(self.session, state), Progress.from_json(meta["progress"])
+            return place(self.session, state), progress
         if self.resumed:
             self.display.say("no checkpoint was saved yet: beginning at step 0")
         return first_state(self.session, params), Progress()
