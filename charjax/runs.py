@@ -25,7 +25,6 @@ from charjax.training.state import (
     zero_counters,
 )
 
-
 Tables = dict[str, jax.ShapeDtypeStruct]
 
 
