@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from charjax import cli
-from charjax.errors import UserError
-from charjax.training.display import visible
+from charjax.errors import UserError, visible
 
 if TYPE_CHECKING:
     from charjax.data.tokenizers import Tokenizer

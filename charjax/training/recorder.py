@@ -1,6 +1,7 @@
 """The run as it is written: its directory, its checkpoints and its summary."""
 
 import dataclasses
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -314,11 +315,10 @@ class Recorder:
         summary = {
             "steps": step,
             "params": parameter_count(state),
-            "val_loss": progress.val_loss,
-            "val_bpc": loss_fields(progress.val_loss)["bpc"] if progress.val_loss else None,
+            **{f"val_{name}": value for name, value in _fields(progress.val_loss).items()},
             "best_val_loss": progress.best_val_loss,
             "best_step": progress.best_step,
-            "test_loss": test_loss,
+            "test_loss": _fields(test_loss)["loss"],
             "skipped": int(state.counters.skipped),
             "seconds": progress.wall_seconds,
             "compile_seconds": progress.compile_seconds,
@@ -349,6 +349,11 @@ class Recorder:
 
 
 _SAMPLE_HEAD = "--- step "
+
+
+def _fields(loss: float | None) -> dict[str, float | None]:
+    """A loss and its bpc for JSON, which knows no loss that is not finite."""
+    return loss_fields(math.nan if loss is None else loss)
 
 
 def parameter_count(state: TrainState) -> int:
