@@ -15,6 +15,9 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.faults.histories import Lab, write_text
+from tests.faults.processes import Forks
+
 T = TypeVar("T")
 _PROPERTY = "fault-matrix"
 
@@ -122,3 +125,12 @@ def _summary(parts: list[dict[str, Any]]) -> dict[str, Any]:
             row[name] = round(row[name] + part[name], 1)
         row["parts"].append({name: part[name] for name in part if name != "row"})
     return {"hardware": hardware(), "rows": rows}
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Where runs are started from outside."""
+    folder = tmp_path_factory.mktemp("faults")
+    forks = Forks(folder)
+    yield Lab(forks, folder, write_text(folder))
+    forks.close()
