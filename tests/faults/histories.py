@@ -54,13 +54,17 @@ class Lab:
 
     def start(self, directory: Path, kind: str, *more: str, **how: Any) -> Process:
         """Start a run."""
-        return self.forks.start(
-            "train", *self.options(kind, *more), "--workdir", directory, **how
-        )
+        return self.forks.start("train", *self.options(kind, *more), "--workdir", directory, **how)
 
-    def resume(self, directory: Path, *more: str, **how: Any) -> Process:
+    def start_again(self, directory: Path, **how: Any) -> Process:
+        """Go on with it."""
+        return self.forks.start("train", "--workdir", directory, "--resume", **how)
+
+    def resume(self, directory: Path) -> Process:
         """Go on with it, to its end."""
-        return self.forks.run("train", "--workdir", directory, "--resume", *more, **how)
+        process = self.start_again(directory)
+        process.wait()
+        return process
 
     def whole(self, kind: str, *more: str) -> Path:
         """A run of the same configuration that nothing has happened to."""

@@ -9,6 +9,7 @@ import ctypes
 import dataclasses
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -89,13 +90,23 @@ class Forks:
             env=environment,
         )
 
-    def start(self, command: str, *arguments: object, mortal: bool = False, **more: str) -> Process:
+    def start(
+        self,
+        command: str,
+        *arguments: object,
+        mortal: bool = False,
+        uncached: bool = False,
+        file_limit: int = 0,
+        **more: str,
+    ) -> Process:
         """Start a command.
 
         Args:
           command: its module in charjax.
           arguments: its own.
           mortal: whether root's powers over the permissions of files are laid down first.
+          uncached: whether everything is compiled anew.
+          file_limit: bytes that no file may grow beyond; 0 for none.
           more: environment variables; what JAX reads while it is imported is too late here.
         """
         self._count += 1
@@ -105,6 +116,8 @@ class Forks:
             "arguments": [str(argument) for argument in arguments],
             "environment": more,
             "mortal": mortal,
+            "uncached": uncached,
+            "file_limit": file_limit,
             "out": str(out),
             "err": str(err),
         }
@@ -161,6 +174,8 @@ def _become(job: dict[str, Any]) -> None:
     """Be the command, to the exit of the process."""
     import importlib
 
+    import jax
+
     from charjax import cli
 
     null = os.open(os.devnull, os.O_RDONLY)
@@ -171,6 +186,10 @@ def _become(job: dict[str, Any]) -> None:
     os.environ.update(job["environment"])
     if job["mortal"] and os.geteuid() == 0:
         _lay_down_powers()
+    if limit := job["file_limit"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    if job["uncached"]:
+        jax.config.update("jax_enable_compilation_cache", False)
     cli.run(importlib.import_module(f"charjax.{job['command']}").main, job["arguments"])
 
 

@@ -4,74 +4,93 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.faults.histories import (
     FAMILIES,
     INTERVAL,
+    STEPS,
     Lab,
     going_on_from,
     lines,
     saved,
     saving,
 )
+from tests.faults.processes import Process
 
-
-def began(directory: Path) -> bool:
-    return (directory / "config.toml").exists()
+# A run is killed as often as this before it is let go on to its end.
+_KILLS = 4
 
 
 def test_killed_at_any_moment(faults, lab: Lab):
-    row = faults(1, "kill -9 at a random moment, resumed to the same bits", few=3, full=200)
-    for case in row:
-        kind = FAMILIES[case % len(FAMILIES)]
-        with row.case(f"{case}, {kind}"):
-            lab.whole(kind)
-            directory = lab.new()
-            process = lab.start(directory, kind)
-            assert process.until(lambda d=directory: began(d)), process.err
-            # From the beginning of the run to about its end, whatever the machine does.
-            goal = random.Random(case).uniform(-0.5, 1) * 600
-            process.until(lambda d=directory, g=goal: max(lines(d, "train"), default=0) >= g)
-            time.sleep(random.Random(case).uniform(0, 0.1))
-            process.send(signal.SIGKILL)
-            process.wait()
-            reached = max(saved(directory), default=0)
-            done = lab.assert_survives(directory, kind)
-            if process.status == -signal.SIGKILL and "nothing to do" not in done.out:
-                assert going_on_from(done) == reached
-            shutil.rmtree(directory)
+    row = faults(1, "kill -9 at random moments, resumed to the same bits", few=1)
+    for case in row.over(range(50)):
+        kind, rng = FAMILIES[case % len(FAMILIES)], random.Random(case)
+        with row.case(f"{case}, {kind}", _KILLS):
+            die_and_live(lab, kind, lambda d, p, rng=rng: wait_a_while(d, p, rng))
+
+
+def wait_a_while(directory: Path, process: Process, rng: random.Random) -> bool:
+    """Up to a moment that may be any, from the first file on; false if it is over before."""
+    before = max(saved(directory), default=0)
+    process.until(lambda: (directory / "config.toml").exists())
+    if rng.random() < 0.7:
+        goal = before + rng.uniform(0, 0.4) * STEPS
+        process.until(lambda: max(lines(directory, "train"), default=0) > goal)
+    time.sleep(rng.uniform(0, 0.15))
+    return process.alive()
 
 
 def test_killed_during_a_save(faults, lab: Lab):
-    row = faults(2, "kill -9 during a save, at most one interval lost", few=1, full=100)
-    for case in row:
-        kind = FAMILIES[case % len(FAMILIES)]
-        with row.case(f"{case}, {kind}"):
-            directory = killed_in_a_save(lab, kind, random.Random(case))
-            being_saved = saving(directory)
-            assert being_saved is not None
-            done = lab.assert_survives(directory, kind)
-            assert going_on_from(done) >= being_saved - INTERVAL
-            shutil.rmtree(directory)
+    row = faults(2, "kill -9 during a save, at most one interval lost", few=1)
+    for case in row.over(range(25)):
+        kind, rng = FAMILIES[case % len(FAMILIES)], random.Random(case)
+        with row.case(f"{case}, {kind}", _KILLS):
+            die_and_live(lab, kind, lambda d, p, rng=rng: wait_for_a_save(d, p, rng), in_save=True)
 
 
-def killed_in_a_save(lab: Lab, kind: str, rng: random.Random) -> Path:
-    """A run that was killed while a save was under way; the chosen one, or the next that is hit."""
-    for _ in range(20):
+def wait_for_a_save(directory: Path, process: Process, rng: random.Random) -> bool:
+    """Up to somewhere in the first, second or third save; false if it is over before."""
+    left_over = saving(directory)
+    # What the kill before this one has left is cleared away first.
+    process.until(lambda: left_over is None or saving(directory) is None, every=0.0002)
+    for _ in range(rng.choice([1, 1, 2, 3])):
+        process.until(lambda: saving(directory) is None, every=0.0002)
+        process.until(lambda: saving(directory) is not None, every=0.0002)
+    time.sleep(rng.uniform(0, 0.02))
+    return process.alive() and saving(directory) is not None
+
+
+def die_and_live(
+    lab: Lab, kind: str, wait: Callable[[Path, Process], bool], in_save: bool = False
+) -> None:
+    """Kill runs until enough have died as `wait` says; each must come to the same end."""
+    lab.whole(kind)
+    deaths = 0
+    for _ in range(20 * _KILLS):
+        if deaths == _KILLS:
+            return
         directory = lab.new()
         process = lab.start(directory, kind)
-        for _ in range(rng.randint(1, 4)):
-            process.until(lambda d=directory: saving(d) is not None, every=0.0005)
-            time.sleep(rng.uniform(0, 0.03))
-            if saving(directory) is not None:
+        while True:
+            hit = wait(directory, process)
+            process.send(signal.SIGKILL)
+            if process.wait() != -signal.SIGKILL:
+                assert process.status == 0, process.err
                 break
-        process.send(signal.SIGKILL)
-        process.wait()
-        if saving(directory) is not None:
-            return directory
+            deaths += hit and (not in_save or saving(directory) is not None)
+            reached, lost = max(saved(directory), default=0), saving(directory)
+            if deaths == _KILLS:
+                break
+            process = lab.start_again(directory)
+            process.until(lambda p=process: "compiled in" in p.out or "nothing" in p.out)
+            assert process.err == ""
+            assert going_on_from(process) == reached >= (lost or 0) - INTERVAL
+        done = lab.assert_survives(directory, kind)
+        assert done.err == ""
         shutil.rmtree(directory)
-    raise AssertionError("no save was hit")
+    raise AssertionError(f"killed only {deaths} times")
 
 
 def test_leftovers_of_dead_saves(faults, lab: Lab):
