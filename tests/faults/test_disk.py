@@ -40,7 +40,8 @@ def test_the_disk_is_full(faults, lab: Lab, small_disk: Path):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             directory = small_disk / "run"
             process = lab.start(directory, kind)
-            process.until(lambda d=directory, n=rng.choice([1, 2]): len(saved(d)) >= n)
+            enough = rng.choice([1, 2])
+            process.until(lambda d=directory, n=enough: len(saved(d)) >= n)
             # In the middle of a save, or before one; some room is left, but not enough.
             if case % 2:
                 process.until(lambda d=directory: saving(d) is not None, every=0.0005)

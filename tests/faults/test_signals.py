@@ -1,5 +1,6 @@
 """Rows 3 and 4: asked to stop, in every phase; asked twice."""
 
+import json
 import random
 import re
 import shutil
@@ -95,6 +96,10 @@ def stop_in_every_phase(lab: Lab, number: signal.Signals, rng: random.Random) ->
             step = assert_stopped(directory, process, number)
             if hit:
                 left.remove(phase)
+            if hit and phase is sampling:
+                # The evaluation before was the best, and will not be again when it is repeated.
+                record = directory / "checkpoints" / str(step) / "meta.json"
+                assert json.loads(record.read_bytes())["best"]
             process = lab.start_again(directory)
             process.until(lambda p=process: "going on from" in p.out)
             assert going_on_from(process) == step
