@@ -30,6 +30,18 @@ from charjax.training.step_files import DamagedError, Record
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
+def _keep_quiet(
+    unraisable: "sys.UnraisableHookArgs", before: Callable[..., Any] = sys.unraisablehook
+) -> None:
+    """Pass over the writes of a save that has failed already: each would print a traceback."""
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        before(unraisable)
+
+
+sys.unraisablehook = _keep_quiet
+
+
 class SaveError(OSError):
     """A checkpoint could not be written: no room, no permission, a directory that is gone."""
 
@@ -104,6 +116,11 @@ class Checkpoints:
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
+
+    def check(self) -> None:
+        """Raise what `wait` raises if the save has failed already, without waiting for it."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
 
     def close(self) -> None:
         """Wait, and let the thread go; raises what `wait` raises."""

@@ -95,6 +95,7 @@ class Loop:
       evaluate: state -> validation score, or None where there is no validation split.
       sample: step, state -> None; writes samples.
       save: step, state, progress, best -> None.
+      check: raises if the last save has failed; asked between chunks.
     """
 
     config: Config
@@ -107,6 +108,7 @@ class Loop:
     evaluate: Callable[[int, TrainState], Score] | None
     sample: Callable[[int, TrainState], None]
     save: Callable[[int, TrainState, Progress, bool], None]
+    check: Callable[[], None]
 
     def __post_init__(self) -> None:
         self.step = int(self.state.counters.step)
@@ -144,6 +146,8 @@ class Loop:
         began = time.perf_counter()
         pending: tuple[int, int, Any, Any] | None = None
         while self.step < goal and self.signals.received is None:
+            # What cannot be saved is not worth computing.
+            self.check()
             steps = min(goal - self.step, self._chunk)
             self.state, rows, done = self.program.run(self.state, steps)
             if pending is not None:

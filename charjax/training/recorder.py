@@ -123,12 +123,15 @@ class Recorder:
             evaluate=evaluate,
             sample=self._sample,
             save=save,
+            check=self.checkpoints.check,
         )
         self.display.start(step, self.session.config.train.steps)
         try:
             loop.run()
         except Interrupted as stop:
-            save(loop.step, loop.state, loop.progress, False)
+            # Stopped between an evaluation and its checkpoint, this may be the best one.
+            best = loop.progress.best_step == loop.step
+            save(loop.step, loop.state, loop.progress, best)
             self.checkpoints.close()
             self.display.stop()
             self.display.say(
@@ -372,4 +375,6 @@ def _cut_samples(path: Path, step: int) -> None:
             keep = not number.isdecimal() or int(number) <= step
         if keep:
             kept.append(line)
-    path.write_text("".join(kept), encoding="utf-8")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(path)

@@ -15,6 +15,9 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.faults.histories import Lab, write_text
+from tests.faults.processes import Forks
+
 T = TypeVar("T")
 _PROPERTY = "fault-matrix"
 
@@ -37,7 +40,7 @@ class Row:
     def __init__(self, number: int, fault: str, asked: str, few: int, full: int):
         self.number, self.fault = number, fault
         self._asked, self._few, self._full = asked, few, full
-        self.cases = 0
+        self.cases = self.passed = 0
         self.failed: list[str] = []
         self.began = time.perf_counter()
 
@@ -53,16 +56,18 @@ class Row:
         chosen = sorted(random.Random(self.number).sample(range(len(things)), count))
         for index in chosen:
             yield things[index]
-        assert not self.failed, f"{len(self.failed)} of {self.cases}:\n" + "\n".join(self.failed)
+        assert not self.failed, "\n".join(self.failed)
 
     @contextlib.contextmanager
-    def case(self, name: object) -> Iterator[None]:
-        """Count what is done in here, and go on if it fails."""
-        self.cases += 1
+    def case(self, name: object, count: int = 1) -> Iterator[None]:
+        """Count what is done in here, `count` cases at once, and go on if it fails."""
+        self.cases += count
         try:
             yield
         except Exception as error:
+            self.passed -= count
             self.failed.append(f"{name}: {type(error).__name__}: {error}")
+        self.passed += count
 
     def result(self) -> dict[str, Any]:
         """As it is reported."""
@@ -70,7 +75,7 @@ class Row:
             "row": self.number,
             "fault": self.fault,
             "cases": self.cases,
-            "passed": self.cases - len(self.failed),
+            "passed": self.passed,
             "seconds": round(time.perf_counter() - self.began, 1),
         }
 
@@ -122,3 +127,12 @@ def _summary(parts: list[dict[str, Any]]) -> dict[str, Any]:
             row[name] = round(row[name] + part[name], 1)
         row["parts"].append({name: part[name] for name in part if name != "row"})
     return {"hardware": hardware(), "rows": rows}
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Where runs are started from outside."""
+    folder = tmp_path_factory.mktemp("faults")
+    forks = Forks(folder)
+    yield Lab(forks, folder, write_text(folder))
+    forks.close()
