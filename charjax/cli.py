@@ -5,12 +5,12 @@ JAX is not imported here, so `--help` and a mistyped flag are answered at once.
 
 import argparse
 import difflib
+import errno
 import math
 import os
 import sys
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 from typing import NoReturn
 
 from charjax.errors import UserError, printable
@@ -37,7 +37,8 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
         status = 141
     except OSError as error:
         complain(printable(str(error)))
-        status = 1
+        # No file has too long a name: it was given.
+        status = 2 if error.errno == errno.ENAMETOOLONG else 1
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)
@@ -79,7 +80,8 @@ def train_arguments(argv: list[str]) -> argparse.Namespace:
 
 def config_words(words: list[str]) -> tuple[str | None, list[str]]:
     """The configuration, if any, and the settings."""
-    overrides = [word for word in words if "=" in word and not Path(word).is_file()]
+    # Not Path.is_file, which raises where a name is too long for a file.
+    overrides = [word for word in words if "=" in word and not os.path.isfile(word)]
     files = [word for word in words if word not in overrides]
     if len(files) > 1:
         raise UserError(
