@@ -11,7 +11,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from charjax.errors import UserError, printable
 
@@ -311,6 +311,23 @@ class Parser(argparse.ArgumentParser):
             ),
         )
         self._write_epilog = epilog
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As argparse does, but a value that is "--" is one (before Python 3.13 it is lost)."""
+        found, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            lost = action.option_strings and action.nargs is None and action.default != []
+            if lost and getattr(found, action.dest, None) == []:
+                flag = action.option_strings[0]
+                if action.choices:
+                    self.error(f"argument {flag}: invalid choice: '--'")
+                try:
+                    setattr(
+                        found, action.dest, action.type("--") if callable(action.type) else "--"
+                    )
+                except argparse.ArgumentTypeError as error:
+                    self.error(f"argument {flag}: {error}")
+        return found, rest
 
     def format_help(self) -> str:
         """The help, with the epilog."""
