@@ -1,6 +1,8 @@
 """Row 18: what a text, a prompt or a name holds is shown, never acted upon."""
 
+import html.parser
 import io
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.commands import run, tiny
+from tests.initlab.synthetic import write_sweep
 
 # What would be acted upon: by a browser, by a terminal, by rich, and by who reads from the right.
 EVILS = {
@@ -126,3 +129,38 @@ def test_every_command_shows_it(
             check_shown(done, EVILS[name])
         monkeypatch.chdir(tmp_path)
         shutil.rmtree(here)
+
+
+class Tags(html.parser.HTMLParser):
+    """What a browser would make of a page: its elements and their attributes."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_a_page_shows_it(tmp_path: Path, faults: Any):
+    row = faults(18, "markup and control characters in initlab's pages", few=1, full=len(EVILS))
+    for name in row.over(list(EVILS)):
+        evil = EVILS[name]
+        directory = tmp_path / safe_name(evil)
+        with row.case(name):
+            schemes = {evil: (1.0, 0.0), f"{evil}2": (1.5, 0.3)}
+            write_sweep(directory, schemes=schemes, command=f"python {evil}", seeds=2)
+            told = json.loads((directory / "sweep.json").read_text())
+            told |= {"arch": evil, "finished": evil, "config_toml": f'x = "{evil}"\n'}
+            (directory / "sweep.json").write_text(json.dumps(told | {"hardware": {"cpu": evil}}))
+            done = on_terminal("initlab.__main__", "report", directory)
+            assert done.status == 0, done.err
+            check_shown(done, evil)
+            page = (directory / "report.html").read_text(encoding="utf-8")
+            assert not RAW.search(page), repr(RAW.search(page))
+            for tag, attributes in Tags(page).found:
+                assert tag not in ("script", "iframe", "object", "svg", "base", "link", "form"), tag
+                assert not [key for key in attributes if key.startswith("on")], attributes
+                assert (attributes.get("src") or "data:").startswith("data:")
+                assert "href" not in attributes
