@@ -111,7 +111,7 @@ def test_a_pickle_in_place_of_arrays(lab: Lab, faults: Any, tmp_path: Path):
     step = newest(whole)
     files = sorted(p.relative_to(step) for p in step.rglob("*") if p.is_file())
     cases = [(path, kind, c) for path in files for kind in traps(mark) for c in COMMANDS]
-    row = faults(16, "a pickle in place of a checkpoint's files", few=3, full=len(cases))
+    row = faults(16, "a pickle in place of a checkpoint's files", few=2, full=len(cases))
     for path, kind, command in row.over(cases):
         workdir = lab.copy(whole)
         with row.case((path, kind, command)):

@@ -52,7 +52,7 @@ CASES = [
 def test_the_step_is_skipped_and_everything_but_the_counters_stays(
     text: Path, tmp_path: Path, faults: Any
 ):
-    row = faults(11, "NaN or Inf in the loss or the gradients: skipped", few=2, full=len(CASES))
+    row = faults(11, "NaN or Inf in the loss or the gradients: skipped", few=1, full=len(CASES))
     for number, (kind, where, value, pieces) in enumerate(row.over(CASES)):
         workdir, bad = tmp_path / str(number), (1, 4, 5)
         with row.case((kind, where, value, pieces)), pytest.MonkeyPatch.context() as patch:
@@ -133,7 +133,7 @@ def best_of(scores: dict[int, float], evaluated: list[int]) -> int | None:
 
 
 def test_the_best_and_the_latest_are_kept(text: Path, tmp_path: Path, faults: Any):
-    row = faults(13, "best and latest, whatever the metric does", few=4, full=100)
+    row = faults(13, "best and latest, whatever the metric does", few=2, full=100)
     for number in row:
         chance = random.Random(number)
         workdir, keep = tmp_path / str(number), chance.choice([1, 2, 3])

