@@ -26,8 +26,10 @@ from charjax.errors import UserError, printable
 from charjax.training import step_files
 from charjax.training.step_files import DamagedError, Record
 
-# Orbax logs every failure with a traceback of its own; SaveError says it in one line.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
+# Orbax logs every failure with tracebacks of its own, and asyncio those of orbax's tasks that
+# nobody waited for; SaveError and DamagedError say it in one line.
+for _name in ("absl", "asyncio"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 def _keep_quiet(
