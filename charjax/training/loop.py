@@ -146,8 +146,6 @@ class Loop:
         began = time.perf_counter()
         pending: tuple[int, int, Any, Any] | None = None
         while self.step < goal and self.signals.received is None:
-            # What cannot be saved is not worth computing.
-            self.check()
             steps = min(goal - self.step, self._chunk)
             self.state, rows, done = self.program.run(self.state, steps)
             if pending is not None:
@@ -181,6 +179,8 @@ class Loop:
             )
         per_step = seconds / max(1, steps)
         self._chunk = int(min(max(_CHUNK_SECONDS / per_step, 1), 8 * steps, CAPACITY))
+        # What cannot be saved is not worth computing.
+        self.check()
         return now
 
     def _log(self, step: int, rate: float) -> None:

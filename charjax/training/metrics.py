@@ -88,15 +88,18 @@ class MetricsFile:
         temporary.replace(self.path)
 
     def read(self) -> list[dict[str, Any]]:
-        """Every whole line; a last one that a crash cut short is left out."""
+        """Every line up to the first that is not whole: a crash may leave anything at the end."""
         if not self.path.exists():
             return []
         lines = []
-        for text in self.path.read_text(encoding="utf-8").splitlines():
+        for text in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                lines.append(json.loads(text))
+                line = json.loads(text)
             except json.JSONDecodeError:
                 break
+            if not isinstance(line, dict):
+                break
+            lines.append(line)
         return lines
 
 

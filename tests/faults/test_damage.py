@@ -119,7 +119,10 @@ def test_all_steps_bad(faults, lab: Lab):
                 else:
                     file.write_bytes(file.read_bytes()[:-2] + b"X}")
             before = contents(directory)
-            for done in (lab.resume(directory), evaluate(lab, directory)):
+            commands = [lab.resume(directory)]
+            if not row.brief:
+                commands.append(evaluate(lab, directory))
+            for done in commands:
                 store = str(directory / "checkpoints")
                 assert done.status == 2
                 assert done.err == (

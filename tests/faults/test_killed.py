@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.faults.histories import (
-    FAMILIES,
     INTERVAL,
     STEPS,
     Lab,
@@ -26,9 +25,9 @@ _KILLS = 4
 def test_killed_at_any_moment(faults, lab: Lab):
     row = faults(1, "kill -9 at random moments, resumed to the same bits", few=1)
     for case in row.over(range(50)):
-        kind, rng = FAMILIES[case % len(FAMILIES)], random.Random(case)
-        with row.case(f"{case}, {kind}", _KILLS):
-            die_and_live(lab, kind, lambda d, p, rng=rng: wait_a_while(d, p, rng))
+        kind, rng, deaths = row.family(case), random.Random(case), 2 if row.brief else _KILLS
+        with row.case(f"{case}, {kind}", deaths):
+            die_and_live(lab, kind, lambda d, p, rng=rng: wait_a_while(d, p, rng), deaths)
 
 
 def wait_a_while(directory: Path, process: Process, rng: random.Random) -> bool:
@@ -45,9 +44,11 @@ def wait_a_while(directory: Path, process: Process, rng: random.Random) -> bool:
 def test_killed_during_a_save(faults, lab: Lab):
     row = faults(2, "kill -9 during a save, at most one interval lost", few=1)
     for case in row.over(range(25)):
-        kind, rng = FAMILIES[case % len(FAMILIES)], random.Random(case)
-        with row.case(f"{case}, {kind}", _KILLS):
-            die_and_live(lab, kind, lambda d, p, rng=rng: wait_for_a_save(d, p, rng), in_save=True)
+        kind, rng, deaths = row.family(case), random.Random(case), 1 if row.brief else _KILLS
+        with row.case(f"{case}, {kind}", deaths):
+            die_and_live(
+                lab, kind, lambda d, p, rng=rng: wait_for_a_save(d, p, rng), deaths, in_save=True
+            )
 
 
 def wait_for_a_save(directory: Path, process: Process, rng: random.Random) -> bool:
@@ -63,13 +64,17 @@ def wait_for_a_save(directory: Path, process: Process, rng: random.Random) -> bo
 
 
 def die_and_live(
-    lab: Lab, kind: str, wait: Callable[[Path, Process], bool], in_save: bool = False
+    lab: Lab,
+    kind: str,
+    wait: Callable[[Path, Process], bool],
+    wanted: int,
+    in_save: bool = False,
 ) -> None:
-    """Kill runs until enough have died as `wait` says; each must come to the same end."""
+    """Kill runs until as many as wanted died as `wait` says; each must come to the same end."""
     lab.whole(kind)
     deaths = 0
-    for _ in range(20 * _KILLS):
-        if deaths == _KILLS:
+    for _ in range(20 * wanted):
+        if deaths == wanted:
             return
         directory = lab.new()
         process = lab.start(directory, kind)
@@ -81,7 +86,7 @@ def die_and_live(
                 break
             deaths += hit and (not in_save or saving(directory) is not None)
             reached, lost = max(saved(directory), default=0), saving(directory)
-            if deaths == _KILLS:
+            if deaths == wanted:
                 break
             process = lab.start_again(directory)
             process.until(lambda p=process: "compiled in" in p.out or "nothing" in p.out)
@@ -95,7 +100,7 @@ def die_and_live(
 
 def test_leftovers_of_dead_saves(faults, lab: Lab):
     row = faults(9, "leftovers of dead saves: ignored by readers, cleared by a writer", few=1)
-    kind = "bigram"
+    kind = row.family(0)
     for case in row.over(["saving", "removed", "replaced", "replaced alone", "all"]):
         with row.case(case):
             directory = lab.copy(lab.whole(kind))
