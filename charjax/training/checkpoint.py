@@ -26,8 +26,22 @@ from charjax.errors import UserError, printable
 from charjax.training import step_files
 from charjax.training.step_files import DamagedError, Record
 
-# Orbax logs every failure with a traceback of its own; SaveError says it in one line.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
+# Orbax logs every failure with tracebacks of its own, and asyncio those of orbax's tasks that
+# nobody waited for; SaveError and DamagedError say it in one line.
+for _name in ("absl", "asyncio"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+
+def _keep_quiet(
+    unraisable: "sys.UnraisableHookArgs", before: Callable[..., Any] = sys.unraisablehook
+) -> None:
+    """Pass over the writes of a save that has failed already: each would print a traceback."""
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        before(unraisable)
+
+
+sys.unraisablehook = _keep_quiet
 
 
 class SaveError(OSError):
@@ -104,6 +118,11 @@ class Checkpoints:
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
+
+    def check(self) -> None:
+        """Raise what `wait` raises if the save has failed already, without waiting for it."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
 
     def close(self) -> None:
         """Wait, and let the thread go; raises what `wait` raises."""

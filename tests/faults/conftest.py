@@ -1,0 +1,146 @@
+"""The fault matrix: what machines do to a run, row by row, and how many cases of each.
+
+`make test` runs a few cases of every row, `make faults` as many as the README states (`--faults
+full`); `--faults N` runs at most N. At the end a table says what was passed, and `--out FILE`
+writes it as JSON.
+"""
+
+import contextlib
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from tests.faults.histories import FAMILIES, Lab, write_text
+from tests.faults.processes import Forks
+
+T = TypeVar("T")
+_PROPERTY = "fault-matrix"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--faults", default="few", metavar="N|full", help="cases of each row of the fault matrix"
+    )
+    parser.addoption("--out", metavar="FILE", help="where the fault matrix is written as JSON")
+
+
+class Row:
+    """The cases of one row, or of a part of it: all are run, whatever the ones before gave.
+
+    for case in row:
+        with row.case(case):
+            assert ...
+
+    Attributes:
+      brief: whether this is `make test`, where a case should do no more than it must.
+    """
+
+    def __init__(self, number: int, fault: str, asked: str, few: int, full: int):
+        self.number, self.fault = number, fault
+        self.brief = asked == "few"
+        self._asked, self._few, self._full = asked, few, full
+        self.cases = self.passed = 0
+        self.failed: list[str] = []
+        self.began = time.perf_counter()
+
+    def family(self, case: int) -> str:
+        """Each in its turn; one and the same for a few cases, so that little is run for them."""
+        return FAMILIES[2 if self.brief else case % len(FAMILIES)]
+
+    def __iter__(self) -> Iterator[int]:
+        """The numbers of the cases."""
+        return self.over(range(self._full))
+
+    def over(self, things: Sequence[T]) -> Iterator[T]:
+        """As many of these as are asked for; the same ones on every run."""
+        count = len(things)
+        if self._asked != "full":
+            count = min(count, self._few if self._asked == "few" else int(self._asked))
+        chosen = sorted(random.Random(self.number).sample(range(len(things)), count))
+        for index in chosen:
+            yield things[index]
+        assert not self.failed, "\n".join(self.failed)
+
+    @contextlib.contextmanager
+    def case(self, name: object, count: int = 1) -> Iterator[None]:
+        """Count what is done in here, `count` cases at once, and go on if it fails."""
+        self.cases += count
+        try:
+            yield
+        except Exception as error:
+            self.passed -= count
+            self.failed.append(f"{name}: {type(error).__name__}: {error}")
+        self.passed += count
+
+    def result(self) -> dict[str, Any]:
+        """As it is reported."""
+        return {
+            "row": self.number,
+            "fault": self.fault,
+            "cases": self.cases,
+            "passed": self.passed,
+            "seconds": round(time.perf_counter() - self.began, 1),
+        }
+
+
+@pytest.fixture
+def faults(request: pytest.FixtureRequest) -> Iterator[Callable[..., Row]]:
+    """`faults(1, "kill -9 while training", few=4, full=200)`: a row, or a part of one."""
+    rows: list[Row] = []
+    asked = request.config.getoption("faults", default="few")
+
+    def make(number: int, fault: str, *, few: int, full: int = 0) -> Row:
+        rows.append(Row(number, fault, asked, few, full))
+        return rows[-1]
+
+    yield make
+    # From pytest-xdist's processes, too, this reaches the one that reports.
+    request.node.user_properties += [(_PROPERTY, row.result()) for row in rows]
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if config.getoption("faults", default="few") == "few":
+        return
+    reports = [r for group in terminalreporter.stats.values() for r in group]
+    found = {
+        json.dumps(value): value
+        for report in reports
+        for name, value in getattr(report, "user_properties", [])
+        if name == _PROPERTY
+    }
+    parts = sorted(found.values(), key=lambda part: (part["row"], part["fault"]))
+    write = terminalreporter.write_line
+    write(f"{'row':>3}  {'fault':60}  {'passed':>11}  {'seconds':>7}")
+    for part in parts:
+        passed = f"{part['passed']}/{part['cases']}"
+        write(f"{part['row']:>3}  {part['fault']:60}  {passed:>11}  {part['seconds']:>7}")
+    if out := config.getoption("out", default=None):
+        Path(out).write_text(json.dumps(_summary(parts), indent=1) + "\n", encoding="utf-8")
+
+
+def _summary(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    from charjax.hardware import hardware
+
+    rows: dict[str, Any] = {}
+    for part in parts:
+        row = rows.setdefault(
+            str(part["row"]), {"cases": 0, "passed": 0, "seconds": 0.0, "parts": []}
+        )
+        for name in ("cases", "passed", "seconds"):
+            row[name] = round(row[name] + part[name], 1)
+        row["parts"].append({name: part[name] for name in part if name != "row"})
+    return {"hardware": hardware(), "rows": rows}
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Where runs are started from outside."""
+    folder = tmp_path_factory.mktemp("faults")
+    forks = Forks(folder)
+    yield Lab(forks, folder, write_text(folder))
+    forks.close()
