@@ -254,6 +254,17 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def without_out(argv: list[str]) -> list[str]:
+    """The command line without what only says where and how it went."""
+    kept, words = [], iter(argv)
+    for word in words:
+        if word == "--out":
+            next(words, None)
+        elif word != "--resume" and not word.startswith("--out="):
+            kept.append(word)
+    return kept
+
+
 def _checkpoint(text: str) -> str:
     if text in ("best", "latest") or (text.isascii() and text.isdecimal()):
         return text

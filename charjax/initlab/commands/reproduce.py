@@ -82,7 +82,7 @@ def _reproduce(
     lock = Lock(out)
     lock.acquire()
     path, console = out / "results.json", output.make_console()
-    command = f"python -m {report.PROGRAM} {shlex.join(argv)}".strip()
+    command = f"python -m {report.PROGRAM} {shlex.join(cli.without_out(argv))}".strip()
     try:
         results = report.read_results(path) if path.exists() else {}
         output.say(console, f"results: {out}")

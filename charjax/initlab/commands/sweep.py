@@ -205,7 +205,7 @@ def _write(out: Path, sweep: "Sweep", argv: list[str], base: "Config", axes: Axe
     points = [point for group in sweep.groups for point in group.points]
     tree = {
         "format": _FORMAT,
-        "command": f"python -m charjax.initlab sweep {shlex.join(_again(argv))}",
+        "command": f"python -m charjax.initlab sweep {shlex.join(cli.without_out(argv))}",
         "config": base.model_dump(mode="json"),
         "config_toml": base.to_toml(),
         "arch": base.model.kind,
@@ -227,17 +227,6 @@ def _write(out: Path, sweep: "Sweep", argv: list[str], base: "Config", axes: Axe
     }
     write_json(out / "sweep.json", tree)
     shutil.rmtree(sweep.parts)
-
-
-def _again(argv: list[str]) -> list[str]:
-    """The command line without what only says where and how it went."""
-    kept, words = [], iter(argv)
-    for word in words:
-        if word == "--out":
-            next(words, None)
-        elif word != "--resume" and not word.startswith("--out="):
-            kept.append(word)
-    return kept
 
 
 @contextmanager
