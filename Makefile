@@ -30,7 +30,7 @@ train: $(VENV)/.run
 	$(RUN) -m charjax.train
 
 test: $(VENV)/.dev
-	$(RUN) -m pytest -n 2
+	$(RUN) -m pytest -n 2 --dist loadgroup
 
 # Four families, five runs, each killed four times.
 kills: $(VENV)/.dev

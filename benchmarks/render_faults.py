@@ -41,8 +41,8 @@ FAULTS = {
     18: ("`<script>` and control characters in texts and names", "shown, never acted upon"),
     19: ("settings, prompts, texts and paths that are noise", "exit 0 or 2, never a traceback"),
     20: ("metrics.jsonl with later lines and a broken end", "whole lines, each step once"),
-    21: ("nothing: the same seed twice", "the same bits"),
-    22: ("nothing: the compile cache", "the user's alone (0700)"),
+    21: ("none: the same seed twice", "the same bits"),
+    22: ("none: the compile cache", "the user's alone (0700)"),
 }
 
 

@@ -112,7 +112,7 @@ def test_a_pickle_in_place_of_arrays(lab: Lab, faults: Any, tmp_path: Path):
     step = newest(whole)
     files = sorted(p.relative_to(step) for p in step.rglob("*") if p.is_file())
     cases = [(path, kind, c) for path in files for kind in traps(mark) for c in COMMANDS]
-    row = faults(16, "a pickle in place of a checkpoint's files", few=2, full=len(cases))
+    row = faults(16, "a pickle in place of a checkpoint's files", few=1, full=len(cases))
     for path, kind, command in row.over(cases):
         workdir = lab.copy(whole)
         with row.case((path, kind, command)):
@@ -197,7 +197,7 @@ def test_crafted_notes(lab: Lab, faults: Any):
         (key, inner) for key, held in meta.items() if isinstance(held, dict) for inner in held
     ]
     cases = [(path, value, c) for path in paths for value in [*NOTES, "gone"] for c in COMMANDS]
-    row = faults(16, "crafted notes in a checkpoint", few=3, full=min(len(cases), 300))
+    row = faults(16, "crafted notes in a checkpoint", few=1, full=min(len(cases), 300))
     chosen = [cases[i * len(cases) // 300] for i in range(min(len(cases), 300))]
     for path, value, command in row.over(chosen):
         workdir = lab.copy(whole)
