@@ -5,13 +5,13 @@ JAX is not imported here, so `--help` and a mistyped flag are answered at once.
 
 import argparse
 import difflib
+import errno
 import math
 import os
 import sys
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from charjax.errors import UserError, printable
 
@@ -37,7 +37,8 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
         status = 141
     except OSError as error:
         complain(printable(str(error)))
-        status = 1
+        # No file has too long a name: it was given.
+        status = 2 if error.errno == errno.ENAMETOOLONG else 1
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)
@@ -79,7 +80,8 @@ def train_arguments(argv: list[str]) -> argparse.Namespace:
 
 def config_words(words: list[str]) -> tuple[str | None, list[str]]:
     """The configuration, if any, and the settings."""
-    overrides = [word for word in words if "=" in word and not Path(word).is_file()]
+    # Not Path.is_file, which raises where a name is too long for a file.
+    overrides = [word for word in words if "=" in word and not os.path.isfile(word)]
     files = [word for word in words if word not in overrides]
     if len(files) > 1:
         raise UserError(
@@ -320,6 +322,23 @@ class Parser(argparse.ArgumentParser):
             ),
         )
         self._write_epilog = epilog
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As argparse does, but a value that is "--" is one (before Python 3.13 it is lost)."""
+        found, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            lost = action.option_strings and action.nargs is None and action.default != []
+            if lost and getattr(found, action.dest, None) == []:
+                flag = action.option_strings[0]
+                if action.choices:
+                    self.error(f"argument {flag}: invalid choice: '--'")
+                try:
+                    setattr(
+                        found, action.dest, action.type("--") if callable(action.type) else "--"
+                    )
+                except argparse.ArgumentTypeError as error:
+                    self.error(f"argument {flag}: {error}")
+        return found, rest
 
     def format_help(self) -> str:
         """The help, with the epilog."""

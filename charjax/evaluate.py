@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charjax import cli
-from charjax.errors import UserError
+from charjax.errors import UserError, printable
 
 if TYPE_CHECKING:
     from charjax.data.datasets import Split
@@ -37,6 +37,7 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     from charjax import parallel
     from charjax.runs import load_run, require_run
     from charjax.training.evaluation import exact_loss
+    from charjax.training.metrics import loss_fields
 
     workdir = Path(args.workdir)
     require_run(workdir)
@@ -58,8 +59,7 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     )
     told = {
         "split": None if args.text else args.split,
-        "loss": score.loss,
-        "bpc": score.loss / math.log(2),
+        **loss_fields(score.loss),
         "tokens": score.targets,
         "context": args.context or (length if run.model.memory == "windowed" else None),
         "stride": args.stride
@@ -75,7 +75,8 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     else:
         where = args.text or f"the {args.split} split"
         sys.stdout.write(
-            f"{where}: loss {told['loss']:.4f} nats a character, {told['bpc']:.4f} bpc, over "
+            f"{printable(where)}: loss {score.loss:.4f} nats a character, "
+            f"{score.loss / math.log(2):.4f} bpc, over "
             f"{score.targets:,} targets (checkpoint of step {run.step})\n"
         )
     return 0
@@ -84,10 +85,8 @@ def _evaluate(args: Namespace, poll: Any) -> int:
 def _split(run: "Run", name: str) -> "Split":
     """A split of the text that the run was trained on."""
     from charjax.data.datasets import load_dataset
-    from charjax.training.session import check_data
 
-    dataset = load_dataset(run.config.data, run.tokenizer)
-    check_data({"dataset_digest": run.dataset_digest}, dataset)
+    dataset = load_dataset(run.config.data, run.tokenizer, run.dataset_digest)
     if name not in dataset.splits:
         raise UserError(
             f"--split: {name!r} given; this run's text has: {', '.join(dataset.splits)}"

@@ -1,6 +1,7 @@
 """The machine a number came from."""
 
 import datetime
+import functools
 import importlib.metadata
 import platform
 from typing import Any
@@ -40,5 +41,10 @@ def versions_in_words(facts: dict[str, Any]) -> str:
 
 def versions(*packages: str) -> dict[str, str]:
     """The versions of installed packages, and charjax's own, installed or not."""
-    found = {name: importlib.metadata.version(name) for name in packages}
-    return found | {"charjax": __version__}
+    return {name: _version(name) for name in packages} | {"charjax": __version__}
+
+
+@functools.cache
+def _version(package: str) -> str:
+    # Every checkpoint holds them, and looking them up takes longer than starting to save it.
+    return importlib.metadata.version(package)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charjax import cli
-from charjax.errors import UserError
+from charjax.errors import UserError, visible
 
 if TYPE_CHECKING:
     from charjax.config import Config
@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
     args = cli.interop_arguments(argv)
     said = _import(args) if args.action == "import" else _export(args)
-    sys.stdout.write(f"{said}\n")
+    sys.stdout.write(f"{visible(said)}\n")
     return 0
 
 

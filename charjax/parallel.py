@@ -4,9 +4,12 @@ The only file that names a mesh axis.
 """
 
 import contextlib
+import errno
+import functools
 import hashlib
 import os
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from charjax.caches import user_cache
 from charjax.config import RuntimeConfig
-from charjax.errors import UserError
+from charjax.errors import UserError, printable
 
 _AXIS = "data"
 T = TypeVar("T")
@@ -71,18 +74,39 @@ def _keep_compiled() -> None:
     A program is machine code that will be run, so it is never kept where others can write; and
     what one kind of processor compiled is not given to another.
     """
-    folder = user_cache()
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or folder is None:
+    cache = user_cache()
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache is None:
         return
-    folder = folder / "compiled" / hashlib.sha256(processor().encode()).hexdigest()[:12]
+    everything = cache / "compiled"
+    folder = everything / hashlib.sha256(processor().encode()).hexdigest()[:12]
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-    except OSError:
+        cache.mkdir(parents=True, exist_ok=True)
+        _make_private(everything)
+        _make_private(folder)
+    except OSError as error:
+        _warn_once(f"compiled programs are not kept for the next start: {error}")
         return
-    if status.st_uid == os.getuid() and not status.st_mode & 0o022 and os.access(folder, os.W_OK):
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _make_private(folder: Path) -> None:
+    """Make a directory that nobody else may look into, or raise an OSError that says why not."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.stat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise PermissionError(
+            errno.EPERM, "others can write there, so it is not trusted; remove it", str(folder)
+        )
+    if status.st_mode & 0o077:
+        folder.chmod(0o700)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    print(f"warning: {printable(text)}", file=sys.stderr)
 
 
 def make_mesh(devices: list[jax.Device], batch_size: int) -> Mesh:

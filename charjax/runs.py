@@ -4,6 +4,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import time
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +24,8 @@ from charjax.training.state import (
     variables_of,
     zero_counters,
 )
+
+Tables = dict[str, jax.ShapeDtypeStruct]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,20 +70,31 @@ def load_run(directory: Path, checkpoint: str = "best") -> Run:
             )
         which = int(checkpoint)
     store = Checkpoints(directory / "checkpoints")
-    meta = store.read_meta(which)
-    config = parse_config(meta["config"])
+    notes = read_notes(store.read_meta(which))
+    config, tokenizer = notes.config, notes.tokenizer
     # A model trained on a GPU is read on whatever there is.
     if config.runtime.device == "gpu":
         config = config.model_copy(
             update={"runtime": config.runtime.model_copy(update={"device": "auto"})}
         )
     parallel.start_backend(config.runtime)
-    tokenizer = tokenizer_from_json(meta["tokenizer"])
     model = build_model(config, tokenizer)
-    state, meta, step = store.restore(which, state_shapes(model, config, meta))
-    return Run(
-        directory, config, tokenizer, model, variables_of(state), step, meta["dataset_digest"]
-    )
+    state, _, step = store.restore(which, state_shapes(model, config, notes.tables))
+    return Run(directory, config, tokenizer, model, variables_of(state), step, notes.dataset_digest)
+
+
+def begun_with(directory: Path) -> tuple[Tokenizer, str] | tuple[None, None]:
+    """The alphabet of a run and the SHA-256 of its text; None before its first checkpoint.
+
+    Raises:
+      UserError: no checkpoint can be read.
+    """
+    # Whoever restores the checkpoint tells of damaged ones.
+    store = Checkpoints(directory / "checkpoints", warn=lambda text: None)
+    if not store.steps():
+        return None, None
+    notes = read_notes(store.read_meta("latest"))
+    return notes.tokenizer, notes.dataset_digest
 
 
 def require_run(directory: Path) -> None:
@@ -108,23 +122,69 @@ def build_model(config: Config, tokenizer: Tokenizer) -> CharModel:
     return models.build(config.model, tokenizer.vocab_size, jnp.dtype(config.runtime.dtype))
 
 
-def state_shapes(model: CharModel, config: Config, meta: dict[str, Any] | None = None) -> Any:
+def state_shapes(model: CharModel, config: Config, tables: Tables | None = None) -> Any:
     """The shapes and dtypes of a run's state.
 
-    A fitted family's tables are as long as its text has contexts, so theirs are read from the
-    checkpoint's `meta`.
+    A fitted family's tables are as long as its text has contexts, so theirs are given, from the
+    notes of the checkpoint.
     """
     if model.fitted:
-        tables = (meta or {})["tables"]
-        params = {
-            name: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype))
-            for name, (shape, dtype) in tables.items()
-        }
-        return fitted_state(params)
+        return fitted_state(tables or {})
     nothing = InitData(
         jnp.zeros(model.vocab_size), jnp.zeros((1, model.lookback + 1), jnp.int32), 1
     )
     return jax.eval_shape(lambda key: create_state(model, config, key, nothing), jax.random.key(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Notes:
+    """What is noted with a checkpoint of a run, read back.
+
+    Attributes:
+      config: the resolved configuration.
+      tokenizer: the alphabet.
+      dataset_digest: SHA-256 of the text.
+      environment: what the bits depend on.
+      progress: the host's side of the state, as plain values.
+      tables: shapes of a fitted family's parameters; none of the others.
+    """
+
+    config: Config
+    tokenizer: Tokenizer
+    dataset_digest: str
+    environment: dict[str, Any]
+    progress: dict[str, Any]
+    tables: Tables
+
+
+def read_notes(meta: dict[str, Any]) -> Notes:
+    """The inverse of `checkpoint_meta`.
+
+    Raises:
+      UserError: they are not what charjax writes: of another program, or crafted.
+    """
+    try:
+        tokenizer = tokenizer_from_json(meta["tokenizer"])
+        tokenizer.encode("")
+        # Checkpoints older than this digest have none.
+        if meta.get("tokenizer_digest", tokenizer.digest()) != tokenizer.digest():
+            raise ValueError("the alphabet is not the one of tokenizer_digest")
+        return Notes(
+            config=parse_config({name: dict(tree) for name, tree in meta["config"].items()}),
+            tokenizer=tokenizer,
+            dataset_digest=str(meta["dataset_digest"]),
+            environment=dict(meta["environment"]),
+            progress=dict(meta["progress"]),
+            tables={
+                str(name): jax.ShapeDtypeStruct(tuple(map(int, shape)), jnp.dtype(dtype))
+                for name, (shape, dtype) in meta.get("tables", {}).items()
+            },
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"checkpoint: its notes are not as charjax writes them ({type(error).__name__}: "
+            f"{error}); use another checkpoint, or another run"
+        ) from None
 
 
 def checkpoint_meta(
@@ -139,6 +199,7 @@ def checkpoint_meta(
         "config": config.model_dump(mode="json"),
         "config_digest": config.digest(),
         "tokenizer": tokenizer.to_json(),
+        "tokenizer_digest": tokenizer.digest(),
         "dataset_digest": dataset_digest,
         "environment": environment,
         "progress": progress,
@@ -158,6 +219,11 @@ def write_json(path: Path, tree: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
+# How often, and how many seconds apart, to look who holds a lock.
+_HOLDER_TRIES = 20
+_HOLDER_SECONDS = 0.05
+
+
 class Lock:
     """One writer a directory; the kernel lets go when the process ends, however it ends."""
 
@@ -166,13 +232,22 @@ class Lock:
         self._file: IO[str] | None = None
 
     def acquire(self) -> None:
-        """Take the lock, or raise a UserError naming the process that holds it."""
-        file = self._path.open("a+", encoding="utf-8")
+        """Take the lock.
+
+        Raises:
+          UserError: another process holds it, which is named; or nothing can be written there.
+        """
+        try:
+            file = self._path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"workdir: {str(self._path.parent)!r} cannot be written: {error.strerror}; give "
+                "another --workdir"
+            ) from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
+            holder = _holder(file)
             file.close()
             raise UserError(
                 f"workdir: {str(self._path.parent)!r} is being written by process {holder}; wait "
@@ -189,3 +264,27 @@ class Lock:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _holder(file: IO[str]) -> str:
+    """The process that holds a lock.
+
+    It writes its number after it has the lock, so for a moment an earlier one's may stand there.
+    """
+    for _ in range(_HOLDER_TRIES):
+        file.seek(0)
+        number = file.read().strip()
+        if number.isdecimal() and _is_alive(int(number)):
+            return number
+        time.sleep(_HOLDER_SECONDS)
+    return "unknown"
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True  # somebody else's
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from charjax import cli
-from charjax.errors import UserError
-from charjax.training.display import visible
+from charjax.errors import UserError, visible
 
 if TYPE_CHECKING:
     from charjax.data.tokenizers import Tokenizer
@@ -191,9 +190,7 @@ def _origins(run: "Run", prompt: str, made: list[np.ndarray]) -> list[str] | Non
     from charjax.data.origins import find_origins
 
     try:
-        dataset = load_dataset(run.config.data, run.tokenizer)
-        if dataset.digest != run.dataset_digest:
-            raise UserError("the text is not the one that the run was trained on")
+        dataset = load_dataset(run.config.data, run.tokenizer, run.dataset_digest)
     except UserError as error:
         sys.stderr.write(f"samples are not looked up in the text: {error}\n")
         return None

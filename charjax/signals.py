@@ -2,7 +2,10 @@
 
 import os
 import signal
+import threading
 from types import FrameType, TracebackType
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):  # noqa: N818 - no error: somebody asked
@@ -14,11 +17,18 @@ class Interrupted(Exception):  # noqa: N818 - no error: somebody asked
 
 
 class Signals:
-    """While entered, the first SIGINT or SIGTERM is noted; a second one ends the process."""
+    """While entered, the first SIGINT or SIGTERM is noted; a second one ends the process.
+
+    Python calls a handler only between two of its own instructions, and compiling may be one for a
+    minute. So the second is not left to a handler: the interpreter writes the number of every
+    signal into a pipe the moment it comes, and a thread reads it.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._before: dict[int, object] = {}
+        self._pipe_before = -1
+        self._pipe = (-1, -1)
 
     def poll(self) -> None:
         """Raise Interrupted if a signal has come."""
@@ -26,7 +36,11 @@ class Signals:
             raise Interrupted(self.received)
 
     def __enter__(self) -> "Signals":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        self._pipe = read, write = os.pipe()
+        os.set_blocking(write, False)
+        threading.Thread(target=_end_at_the_second, args=(read,), daemon=True).start()
+        self._pipe_before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        for number in _STOPPING:
             self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -38,8 +52,20 @@ class Signals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        signal.set_wakeup_fd(self._pipe_before)
+        # The thread reads the end of the pipe, and ends.
+        os.close(self._pipe[1])
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            os._exit(128 + number)
-        self.received = number
+        if self.received is None:
+            self.received = number
+
+
+def _end_at_the_second(pipe: int) -> None:
+    first = True
+    while number := os.read(pipe, 1):
+        if number[0] in _STOPPING:
+            if not first:
+                os._exit(128 + number[0])
+            first = False
+    os.close(pipe)

@@ -83,6 +83,7 @@ def _train(args: Namespace, config: Config, workdir: Path) -> int:
     # JAX is imported only from here on, so that mistakes in the config are told at once.
     from rich.console import Console
 
+    from charjax.runs import begun_with
     from charjax.signals import Interrupted, Signals
     from charjax.training.display import Display
     from charjax.training.recorder import Recorder
@@ -93,7 +94,9 @@ def _train(args: Namespace, config: Config, workdir: Path) -> int:
     source_run = _source_run(args)
     if source_run is not None:
         config = _adopt_model(config, source_run, args)
-    session = open_session(config, source_run.tokenizer if source_run else None)
+    # A run that was fine-tuned goes on in the alphabet it took over, not in its text's own.
+    tokenizer, digest = begun_with(workdir) if args.resume else (None, None)
+    session = open_session(config, source_run.tokenizer if source_run else tokenizer, digest)
     began = time.perf_counter()
     # From here on a signal no longer ends the process at once: there is a state to save.
     with Signals() as signals:

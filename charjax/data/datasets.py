@@ -77,21 +77,30 @@ class Dataset:
     longest_line: int
 
 
-def load_dataset(config: DataConfig, tokenizer: Tokenizer | None = None) -> Dataset:
+def load_dataset(
+    config: DataConfig, tokenizer: Tokenizer | None = None, digest: str | None = None
+) -> Dataset:
     """Read the text that a config names, and cut it.
 
     Args:
       config: the data section.
       tokenizer: another run's alphabet, for fine-tuning or evaluation; by default the text's own.
+      digest: SHA-256 of the text that a run began with, if it must be that one.
 
     Raises:
-      UserError: the text cannot be had, is too short or too long, or has characters that the
-        given tokenizer does not know.
+      UserError: the text cannot be had, has changed, is too short or too long, or has characters
+        that the given tokenizer does not know.
     """
     if tokenizer is not None:
         kind = "byte" if isinstance(tokenizer, ByteTokenizer) else "char"
         config = config.model_copy(update={"tokenizer": kind})
     corpus = load_corpus(config)
+    if digest not in (None, corpus.digest):
+        raise UserError(
+            f"data: the text has changed since the run began (SHA-256 {corpus.digest[:12]}..., "
+            f"then {str(digest)[:12]}...); put the old text back, or start a new run with "
+            "--init-from"
+        )
     if len(corpus.text) > _MOST_TOKENS:
         raise UserError(
             f"{_field(config)}: the text has {len(corpus.text):,} characters, and at most "

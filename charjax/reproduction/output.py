@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charjax import cli
-from charjax.errors import UserError
+from charjax.errors import UserError, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,8 +77,8 @@ def make_console() -> "Console":
 
 
 def say(console: "Console", text: str) -> None:
-    """Print a line as it stands."""
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
+    """Print a line as it stands, control characters made visible."""
+    console.print(visible(text), emoji=False, highlight=False, soft_wrap=True, markup=False)
 
 
 @contextmanager

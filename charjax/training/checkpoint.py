@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -26,8 +27,22 @@ from charjax.errors import UserError, printable
 from charjax.training import step_files
 from charjax.training.step_files import DamagedError, Record
 
-# Orbax logs every failure with a traceback of its own; SaveError says it in one line.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
+# Orbax logs every failure with tracebacks of its own, and asyncio those of orbax's tasks that
+# nobody waited for; SaveError and DamagedError say it in one line.
+for _name in ("absl", "asyncio"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+
+def _keep_quiet(
+    unraisable: "sys.UnraisableHookArgs", before: Callable[..., Any] = sys.unraisablehook
+) -> None:
+    """Pass over the writes of a save that has failed already: each would print a traceback."""
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        before(unraisable)
+
+
+sys.unraisablehook = _keep_quiet
 
 
 class SaveError(OSError):
@@ -104,6 +119,11 @@ class Checkpoints:
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
+
+    def check(self) -> None:
+        """Raise what `wait` raises if the save has failed already, without waiting for it."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
 
     def close(self) -> None:
         """Wait, and let the thread go; raises what `wait` raises."""
@@ -293,6 +313,12 @@ def _check_fit(record: Record, wanted: dict[str, Any], directory: Path) -> None:
             f"checkpoint: {record.step} in {str(directory)!r} is of another model: "
             f"{', '.join(differing[:3])}{more}; use the configuration it was trained with"
         )
+    size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in wanted.values())
+    if size > (memory := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
+        raise UserError(
+            f"checkpoint: {record.step} in {str(directory)!r} holds {size / 1e9:.1f} GB, more than "
+            f"the {memory / 1e9:.1f} GB of this machine's memory; read it on a larger one"
+        )
 
 
 def _show(leaf: tuple[str, tuple[int, ...]] | None) -> str:
@@ -306,7 +332,10 @@ def _read_leaves(directory: Path, record: Record, wanted: dict[str, Any]) -> lis
     path = step_files.arrays_path(directory, record.step)
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
+            _check_sizes(orbax.metadata(path).item_metadata.tree, record)
             held = orbax.restore(path, args=ocp.args.PyTreeRestore(restore_args=how))
+    except DamagedError:
+        raise
     except Exception as error:  # tensorstore's own are ValueErrors
         raise DamagedError(_reason(error)) from error
     arrays = {
@@ -317,6 +346,20 @@ def _read_leaves(directory: Path, record: Record, wanted: dict[str, Any]) -> lis
         if described != record.leaves[name]:
             raise DamagedError(f"{name} is altered")
     return [_put(array, wanted[name]) for name, array in arrays.items()]
+
+
+def _check_sizes(headers: dict[str, Any], record: Record) -> None:
+    """Refuse arrays larger than they should be: reading them would end the process, out of memory.
+
+    Files may be sound and say this nevertheless, if somebody has crafted them.
+    """
+    for name, header in headers.items():
+        leaf = record.leaves.get(name)
+        shape = getattr(header, "shape", None)
+        chunk = header.storage.chunk_shape if shape and header.storage else ()
+        larger = any(part > side for part, side in zip(chunk, shape or (), strict=True))
+        if leaf is None or shape != tuple(leaf.shape) or larger:
+            raise DamagedError(f"{name} is altered")
 
 
 def _put(array: np.ndarray, like: Any) -> Any:

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from charjax.errors import visible
 
 # Where the output is no terminal, no more than one line of training loss in this many seconds.
 _PLAIN_SECONDS = 2.0
@@ -68,15 +69,9 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line as it stands: no markup, control characters made visible."""
-        self.console.print(escape(visible(text)), highlight=False, soft_wrap=True)
-
-
-def visible(text: str) -> str:
-    r"""The text with control characters other than \n and \t written as escapes."""
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode()
-        for char in text
-    )
+        self.console.print(
+            visible(text), markup=False, emoji=False, highlight=False, soft_wrap=True
+        )
 
 
 def _nats(loss: float | None) -> str:

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pydantic
 
 from charjax.config import Config
+from charjax.errors import UserError
 from charjax.signals import Signals
 from charjax.training.display import Display
 from charjax.training.evaluation import Score
@@ -63,8 +65,19 @@ class Progress:
 
     @staticmethod
     def from_json(tree: dict[str, Any]) -> "Progress":
-        """The inverse of to_json."""
-        return Progress(**{**tree, "interval": Interval(**tree["interval"])})
+        """The inverse of to_json.
+
+        Raises:
+          UserError: the fields or their types are others.
+        """
+        try:
+            return pydantic.TypeAdapter(Progress).validate_python(tree)
+        except pydantic.ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"]))
+            raise UserError(
+                f"checkpoint: its notes are not as charjax writes them (progress.{where}); use "
+                "another checkpoint"
+            ) from None
 
 
 @dataclasses.dataclass
@@ -82,6 +95,7 @@ class Loop:
       evaluate: state -> validation score, or None where there is no validation split.
       sample: step, state -> None; writes samples.
       save: step, state, progress, best -> None.
+      check: raises if the last save has failed; asked between chunks.
     """
 
     config: Config
@@ -94,6 +108,7 @@ class Loop:
     evaluate: Callable[[int, TrainState], Score] | None
     sample: Callable[[int, TrainState], None]
     save: Callable[[int, TrainState, Progress, bool], None]
+    check: Callable[[], None]
 
     def __post_init__(self) -> None:
         self.step = int(self.state.counters.step)
@@ -164,6 +179,8 @@ class Loop:
             )
         per_step = seconds / max(1, steps)
         self._chunk = int(min(max(_CHUNK_SECONDS / per_step, 1), 8 * steps, CAPACITY))
+        # What cannot be saved is not worth computing.
+        self.check()
         return now
 
     def _log(self, step: int, rate: float) -> None:

@@ -3,8 +3,11 @@
 import dataclasses
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
+
+from charjax.errors import visible
 
 
 @dataclasses.dataclass
@@ -85,15 +88,18 @@ class MetricsFile:
         temporary.replace(self.path)
 
     def read(self) -> list[dict[str, Any]]:
-        """Every whole line; a last one that a crash cut short is left out."""
+        """Every line up to the first that is not whole: a crash may leave anything at the end."""
         if not self.path.exists():
             return []
         lines = []
-        for text in self.path.read_text(encoding="utf-8").splitlines():
+        for text in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                lines.append(json.loads(text))
+                line = json.loads(text)
             except json.JSONDecodeError:
                 break
+            if not isinstance(line, dict):
+                break
+            lines.append(line)
         return lines
 
 
@@ -108,10 +114,13 @@ def draw_curves(lines: list[dict[str, Any]], title: str, path: Path) -> None:
         if points:
             axes.plot(*zip(*points, strict=True), style, label=split, markersize=3, linewidth=1)
     axes.set(xlabel="step", ylabel="loss (nats a character)")
-    axes.set_title(title, parse_math=False, fontsize=10)
+    axes.set_title(visible(title), parse_math=False, fontsize=10)
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
     temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary)
+    with warnings.catch_warnings():
+        # A name may have characters that no font here has.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(temporary)
     temporary.replace(path)

@@ -1,6 +1,7 @@
 """The run as it is written: its directory, its checkpoints and its summary."""
 
 import dataclasses
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from charjax.runs import (
     checkpoint_meta,
     fitted_state,
     make_directory,
+    read_notes,
     require_run,
     state_shapes,
     write_json,
@@ -28,7 +30,7 @@ from charjax.training.metrics import MetricsFile, draw_curves, loss_fields
 from charjax.training.program import compile_chunks
 from charjax.training.session import (
     Session,
-    check_data,
+    check_resumed,
     environment,
     evaluator,
     first_state,
@@ -77,14 +79,16 @@ class Recorder:
         """
         if resume:
             require_run(directory)
-        elif (directory / "config.toml").exists():
+        make_directory(directory, "--workdir")
+        lock = Lock(directory)
+        lock.acquire()
+        # Only now: another process may have begun a run there, and even ended it, meanwhile.
+        if not resume and (directory / "config.toml").exists():
+            lock.release()
             raise UserError(
                 f"--workdir: {str(directory)!r} already holds a run; go on with it by --resume, or "
                 "give another directory"
             )
-        make_directory(directory, "--workdir")
-        lock = Lock(directory)
-        lock.acquire()
         store = Checkpoints(directory / "checkpoints", session.config.checkpoint.keep)
         return Recorder(directory, session, display, signals, store, lock, resume)
 
@@ -119,12 +123,15 @@ class Recorder:
             evaluate=evaluate,
             sample=self._sample,
             save=save,
+            check=self.checkpoints.check,
         )
         self.display.start(step, self.session.config.train.steps)
         try:
             loop.run()
         except Interrupted as stop:
-            save(loop.step, loop.state, loop.progress, False)
+            # Stopped between an evaluation and its checkpoint, this may be the best one.
+            best = loop.progress.best_step == loop.step
+            save(loop.step, loop.state, loop.progress, best)
             self.checkpoints.close()
             self.display.stop()
             self.display.say(
@@ -192,24 +199,28 @@ class Recorder:
     def _start(self, params: Any) -> tuple[TrainState, Progress]:
         """The state to begin from: a checkpoint's, another run's parameters, or a fresh one."""
         if self.resumed and self.checkpoints.steps():
-            meta = self.checkpoints.read_meta("latest")
-            check_data(meta, self.session.dataset)
-            shapes = state_shapes(self.session.model, self.session.config, meta)
+            notes = read_notes(self.checkpoints.read_meta("latest"))
+            check_resumed(notes, self.session)
+            Progress.from_json(notes.progress)
+            shapes = state_shapes(self.session.model, self.session.config, notes.tables)
             like = jax.tree.map(
                 lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
                 shapes,
                 state_shardings(self.session, shapes),
             )
+            # Arrays may be found bad only now; then the notes are those of the step before, too.
             state, meta, step = self.checkpoints.restore("latest", like)
+            notes = read_notes(meta)
+            progress = Progress.from_json(notes.progress)
             self.display.say(f"going on from step {step}")
             now = environment(self.session.devices, self.session.mesh)
-            changed = [name for name, value in now.items() if meta["environment"][name] != value]
-            for name in changed:
+            then = notes.environment
+            for name in [name for name, value in now.items() if then.get(name) != value]:
                 self.display.say(
-                    f"note: {name} was {meta['environment'][name]}, is {now[name]}: the bits may "
+                    f"note: {name} was {then.get(name)}, is {now[name]}: the bits may "
                     "differ from those of an uninterrupted run"
                 )
-            return place(self.session, state), Progress.from_json(meta["progress"])
+            return place(self.session, state), progress
         if self.resumed:
             self.display.say("no checkpoint was saved yet: beginning at step 0")
         return first_state(self.session, params), Progress()
@@ -310,11 +321,10 @@ class Recorder:
         summary = {
             "steps": step,
             "params": parameter_count(state),
-            "val_loss": progress.val_loss,
-            "val_bpc": loss_fields(progress.val_loss)["bpc"] if progress.val_loss else None,
+            **{f"val_{name}": value for name, value in _fields(progress.val_loss).items()},
             "best_val_loss": progress.best_val_loss,
             "best_step": progress.best_step,
-            "test_loss": test_loss,
+            "test_loss": _fields(test_loss)["loss"],
             "skipped": int(state.counters.skipped),
             "seconds": progress.wall_seconds,
             "compile_seconds": progress.compile_seconds,
@@ -347,6 +357,11 @@ class Recorder:
 _SAMPLE_HEAD = "--- step "
 
 
+def _fields(loss: float | None) -> dict[str, float | None]:
+    """A loss and its bpc for JSON, which knows no loss that is not finite."""
+    return loss_fields(math.nan if loss is None else loss)
+
+
 def parameter_count(state: TrainState) -> int:
     """Numbers in the parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -363,4 +378,6 @@ def _cut_samples(path: Path, step: int) -> None:
             keep = not number.isdecimal() or int(number) <= step
         if keep:
             kept.append(line)
-    path.write_text("".join(kept), encoding="utf-8")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(path)

@@ -14,7 +14,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from charjax import parallel
-from charjax.config import Config
+from charjax.config import Config, resume_conflicts
 from charjax.data.batches import BatchSource, make_source
 from charjax.data.datasets import Dataset, Split, load_dataset, target_counts
 from charjax.data.tokenizers import Tokenizer
@@ -23,7 +23,7 @@ from charjax.hardware import versions
 from charjax.init import check_cover, scheme_for
 from charjax.models.contract import CharModel
 from charjax.models.roles import Role
-from charjax.runs import build_model
+from charjax.runs import Notes, build_model
 from charjax.training.evaluation import Score, exact_loss, random_loss
 from charjax.training.state import InitData, TrainState, create_state, kept, variables_of
 
@@ -54,18 +54,21 @@ class Session:
     val_source: BatchSource | None
 
 
-def open_session(config: Config, tokenizer: Tokenizer | None = None) -> Session:
+def open_session(
+    config: Config, tokenizer: Tokenizer | None = None, digest: str | None = None
+) -> Session:
     """Load the text, build the model and find the devices.
 
     Args:
       config: the configuration.
       tokenizer: the alphabet of another run, for fine-tuning; by default the text's own.
+      digest: SHA-256 of the text, if it must be a certain one.
 
     Raises:
       UserError: whatever is wrong with the data or the devices.
     """
     devices = parallel.start_backend(config.runtime)
-    return make_session(config, load_dataset(config.data, tokenizer), devices)
+    return make_session(config, load_dataset(config.data, tokenizer, digest), devices)
 
 
 def make_session(config: Config, dataset: Dataset, devices: list[jax.Device]) -> Session:
@@ -230,11 +233,25 @@ def environment(devices: list[jax.Device], mesh: Mesh) -> dict[str, Any]:
     }
 
 
-def check_data(meta: dict[str, Any], dataset: Dataset) -> None:
-    """Raise a UserError if the text is not the one the run began with."""
-    if meta["dataset_digest"] != dataset.digest:
+def check_resumed(notes: Notes, session: Session) -> None:
+    """Raise a UserError unless a checkpoint is of this very run: config, alphabet and text.
+
+    The config.toml beside it may have been edited, and is compared too.
+    """
+    conflicts = resume_conflicts(notes.config, session.config)
+    if conflicts:
+        told = ", ".join(f"{name} was {was!r} and is {now!r}" for name, was, now in conflicts)
         raise UserError(
-            f"data: the text has changed since the run began (SHA-256 {dataset.digest[:12]}..., "
-            f"then {meta['dataset_digest'][:12]}...); put the old text back, or start a new run "
-            "with --init-from"
+            f"--resume: the checkpoint is of another configuration: {told}; put config.toml back "
+            "as it was, or start a new run (--init-from takes over the parameters)"
         )
+    dataset = session.dataset
+    for what, then, now in (
+        ("text", notes.dataset_digest, dataset.digest),
+        ("alphabet", notes.tokenizer.digest(), dataset.tokenizer.digest()),
+    ):
+        if then != now:
+            raise UserError(
+                f"--resume: the checkpoint is of another {what} (SHA-256 {then[:12]}..., here "
+                f"{now[:12]}...); put the old text back, or start a new run with --init-from"
+            )

@@ -15,7 +15,7 @@ from typing import Any
 
 from charjax import cli
 from charjax.config import Config, load_config
-from charjax.errors import UserError
+from charjax.errors import UserError, printable
 from charjax.initlab.sweeps.axes import numbers
 
 # Where the output is no terminal, wide enough for tables whose cells are not folded.
@@ -131,7 +131,9 @@ def _probe(args: Namespace, argv: list[str], config: Config, out: Path | None) -
     if out is not None:
         drawn = ["activations", "gradients", "depth", *(["coordinates"] if coordinates else [])]
         told_where = f"written: {out}/probe.json, {', '.join(f'{name}.png' for name in drawn)}"
-        console.print(told_where, highlight=False, soft_wrap=True, markup=False)
+        console.print(
+            printable(told_where), emoji=False, highlight=False, soft_wrap=True, markup=False
+        )
 
 
 def _coordinates(

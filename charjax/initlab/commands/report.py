@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from charjax import cli
+from charjax.errors import printable
 
 
 def main(argv: list[str]) -> int:
@@ -14,8 +15,8 @@ def main(argv: list[str]) -> int:
     sweep = read_sweep(Path(args.directory))
     page = write_page(sweep, None if args.out is None else Path(args.out))
     for line in verdict_lines(sweep):
-        print(line)
-    print(f"report: {page}")
+        print(printable(line))
+    print(f"report: {printable(str(page))}")
     return 0
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charjax import cli
-from charjax.errors import UserError
+from charjax.errors import UserError, printable
 from charjax.initlab.sweeps.axes import Axes, numbers
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _sweep(
     make_directory(out, "--out")
     lock = Lock(out)
     lock.acquire()
-    print(f"sweep: {out}")
+    print(f"sweep: {printable(str(out))}")
     try:
         if not (out / "sweep.json").exists():
             sweep = Sweep(groups, dataset, devices, out / "parts", plan, poll)
@@ -189,8 +189,8 @@ def _sweep(
     finally:
         lock.release()
     for line in verdict_lines(results):
-        print(line)
-    print(f"report: {page}")
+        print(printable(line))
+    print(f"report: {printable(str(page))}")
 
 
 def _write(out: Path, sweep: "Sweep", argv: list[str], base: "Config", axes: Axes) -> None:

@@ -296,8 +296,8 @@ def _parse(path: Path, name: str, fields: list[str], first: int) -> NDArray[Any]
 
 def _read_histograms(path: Path) -> Columns:
     try:
-        # Without pickle: an array of objects is refused.
-        with np.load(path, allow_pickle=False) as file:
+        # Unless told otherwise numpy refuses an array of objects, which would be a pickle.
+        with np.load(path) as file:
             table = {name: file[name] for name in (*AXES, *_HISTOGRAM) if name in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError, TypeError) as error:
         raise _broken(path, f"not an archive of plain arrays ({error})") from None

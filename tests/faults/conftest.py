@@ -1,0 +1,173 @@
+"""The fault matrix: what machines do to a run, row by row, and how many cases of each.
+
+`make test` runs a few cases of every row, `make faults` as many as the README states (`--faults
+full`); `--faults N` runs at most N. At the end a table says what was passed; `--out FILE` has it as
+JSON, written anew after every part, so that nothing is lost where the rest fails or is stopped.
+"""
+
+import contextlib
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from tests.faults.histories import FAMILIES, Lab, write_text
+from tests.faults.processes import Forks
+
+T = TypeVar("T")
+_PROPERTY = "fault-matrix"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--faults", default="few", metavar="N|full", help="cases of each row of the fault matrix"
+    )
+    parser.addoption("--out", metavar="FILE", help="where the fault matrix is written as JSON")
+
+
+class Row:
+    """The cases of one row, or of a part of it: all are run, whatever the ones before gave.
+
+    for case in row:
+        with row.case(case):
+            assert ...
+
+    Attributes:
+      brief: whether this is `make test`, where a case should do no more than it must.
+    """
+
+    def __init__(self, number: int, fault: str, asked: str, few: int, full: int):
+        self.number, self.fault = number, fault
+        self.brief = asked == "few"
+        self._asked, self._few, self._full = asked, few, full
+        self.cases = self.passed = 0
+        self.failed: list[str] = []
+        self.began = time.perf_counter()
+
+    def family(self, case: int) -> str:
+        """Each in its turn; one and the same for a few cases, so that little is run for them."""
+        return FAMILIES[2 if self.brief else case % len(FAMILIES)]
+
+    def __iter__(self) -> Iterator[int]:
+        """The numbers of the cases."""
+        return self.over(range(self._full))
+
+    def over(self, things: Sequence[T]) -> Iterator[T]:
+        """As many of these as are asked for, the same on every run; of plain numbers the first."""
+        count = len(things)
+        if self._asked != "full":
+            count = min(count, self._few if self._asked == "few" else int(self._asked))
+        places = range(len(things))
+        drawn = random.Random(self.number).sample(places, count)
+        chosen = places[:count] if isinstance(things, range) else sorted(drawn)
+        for index in chosen:
+            yield things[index]
+        assert not self.failed, "\n".join(self.failed)
+
+    @contextlib.contextmanager
+    def case(self, name: object, count: int = 1) -> Iterator[None]:
+        """Count what is done in here, `count` cases at once, and go on if it fails."""
+        self.cases += count
+        try:
+            yield
+        except Exception as error:
+            self.passed -= count
+            self.failed.append(f"{name}: {type(error).__name__}: {error}")
+        self.passed += count
+
+    def result(self) -> dict[str, Any]:
+        """As it is reported."""
+        return {
+            "row": self.number,
+            "fault": self.fault,
+            "cases": self.cases,
+            "passed": self.passed,
+            "seconds": round(time.perf_counter() - self.began, 1),
+        }
+
+
+@pytest.fixture
+def faults(request: pytest.FixtureRequest) -> Iterator[Callable[..., Row]]:
+    """`faults(1, "kill -9 while training", few=4, full=200)`: a row, or a part of one."""
+    rows: list[Row] = []
+    asked = request.config.getoption("faults", default="few")
+
+    def make(number: int, fault: str, *, few: int, full: int = 0) -> Row:
+        rows.append(Row(number, fault, asked, few, full))
+        return rows[-1]
+
+    yield make
+    # From pytest-xdist's processes, too, this reaches the one that reports.
+    request.node.user_properties += [(_PROPERTY, row.result()) for row in rows]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Under pytest-xdist the process that starts the others alone sees all reports.
+    if config.getoption("faults", default="few") != "few" and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Matrix(config))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # A few cases are quickest in one process: what they have in common is made once.
+    if config.getoption("faults", default="few") == "few":
+        for item in items:
+            if "lab" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group("lab"))
+
+
+class Matrix:
+    """Gathers what the rows report."""
+
+    def __init__(self, config: pytest.Config):
+        self._asked = config.getoption("faults")
+        self._out = config.getoption("out")
+        self._parts: list[dict[str, Any]] = []
+        self._failed: set[str] = set()
+        self._began = time.perf_counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._failed.add(report.nodeid)
+        if report.when == "teardown":
+            whole = report.nodeid not in self._failed
+            found = [part for name, part in report.user_properties if name == _PROPERTY]
+            self._parts += [{**part, "whole": whole} for part in found]  # type: ignore[dict-item]
+            if found and self._out:
+                self._write(Path(self._out))
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        write = terminalreporter.write_line
+        write(f"{'row':>3}  {'fault':62}  {'passed':>11}  {'seconds':>7}")
+        for part in self._sorted():
+            passed = f"{part['passed']}/{part['cases']}"
+            mark = "" if part["whole"] else "  FAILED"
+            write(f"{part['row']:>3}  {part['fault']:62}  {passed:>11}  {part['seconds']:>7}{mark}")
+
+    def _sorted(self) -> list[dict[str, Any]]:
+        return sorted(self._parts, key=lambda part: (part["row"], part["fault"]))
+
+    def _write(self, path: Path) -> None:
+        from charjax.hardware import hardware
+
+        tree = {
+            "command": "make faults" if self._asked == "full" else f"--faults {self._asked}",
+            "hardware": hardware(),
+            "seconds": round(time.perf_counter() - self._began, 1),
+            "parts": self._sorted(),
+        }
+        temporary = path.with_name(f"{path.name}.tmp")
+        temporary.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Where runs are started from outside."""
+    folder = tmp_path_factory.mktemp("faults")
+    forks = Forks(folder)
+    yield Lab(forks, folder, write_text(folder))
+    forks.close()

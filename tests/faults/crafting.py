@@ -1,0 +1,50 @@
+"""Checkpoints made by somebody who means harm, or by another program: signed as if all was well."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def newest(workdir: Path) -> Path:
+    """The directory of a run's latest step."""
+    steps = [path for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()]
+    return max(steps, key=lambda path: int(path.name))
+
+
+def read_record(step: Path) -> dict[str, Any]:
+    """What meta.json says."""
+    return json.loads((step / "meta.json").read_bytes())
+
+
+def craft(step: Path, change: Callable[[dict[str, Any]], None] = lambda record: None) -> None:
+    """Change a record, and sign it and the files that are there, so that nothing looks altered."""
+    record = read_record(step)
+    record["files"] = {
+        path.relative_to(step).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(step.rglob("*"))
+        if path.is_file() and path.name != "meta.json"
+    }
+    del record["sha256"]
+    change(record)
+    signed = json.dumps(record, indent=1).encode()
+    record["sha256"] = hashlib.sha256(signed).hexdigest()
+    (step / "meta.json").write_bytes(json.dumps(record, indent=1).encode())
+
+
+def spoil_arrays(step: Path) -> None:
+    """Arrays that cannot be read, under a record that says nothing of it."""
+    for path in (step / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"nothing that could be an array")
+    craft(step)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a run, but for the lock that every writer takes."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }

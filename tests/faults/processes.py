@@ -1,0 +1,209 @@
+"""Runs of charjax as processes that can be watched, signalled and killed.
+
+`python -m` spends seconds on imports, and a fault matrix needs hundreds of processes. So one
+process imports what the commands need, starts no backend, and forks: each child then runs a
+command from its first line to its exit, in a process of its own, as `python -m` would.
+"""
+
+import ctypes
+import dataclasses
+import gc
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+# Nothing here takes more than a few seconds on a quiet machine.
+_LIMIT = 300.0
+
+
+@dataclasses.dataclass
+class Process:
+    """A command that runs, or has ended."""
+
+    pid: int
+    out_path: Path
+    err_path: Path
+    _reap: Callable[[int], int | None]
+    status: int | None = None
+
+    @property
+    def out(self) -> str:
+        """What it has printed so far."""
+        return self.out_path.read_text(encoding="utf-8")
+
+    @property
+    def err(self) -> str:
+        """What it has complained of so far."""
+        return self.err_path.read_text(encoding="utf-8")
+
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        if self.status is None:
+            self.status = self._reap(self.pid)
+        return self.status is None
+
+    def send(self, number: int) -> bool:
+        """Send a signal, if it still runs; whether it does."""
+        alive = self.alive()
+        if alive:
+            os.kill(self.pid, number)
+        return alive
+
+    def wait(self) -> int:
+        """Its exit status; minus the number of the signal that ended it."""
+        self.until(lambda: not self.alive())
+        assert self.status is not None
+        return self.status
+
+    def until(self, true: Callable[[], Any], *, every: float = 0.002) -> bool:
+        """Wait until something is the case; False if the process ends before."""
+        limit = time.monotonic() + _LIMIT
+        while not true():
+            if not self.alive():
+                return bool(true())
+            if time.monotonic() > limit:
+                os.kill(self.pid, signal.SIGKILL)
+                raise TimeoutError(f"{self.out}\n{self.err}")
+            time.sleep(every)
+        return True
+
+
+class Forks:
+    """The process that forks; used from one test at a time."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._count = folder, 0
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.processes"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=environment,
+        )
+
+    def start(
+        self,
+        command: str,
+        *arguments: object,
+        mortal: bool = False,
+        uncached: bool = False,
+        file_limit: int = 0,
+        **more: str,
+    ) -> Process:
+        """Start a command.
+
+        Args:
+          command: its module in charjax.
+          arguments: its own.
+          mortal: whether root's powers over the permissions of files are laid down first.
+          uncached: whether everything is compiled anew.
+          file_limit: bytes that no file may grow beyond; 0 for none.
+          more: environment variables; what JAX reads while it is imported is too late here.
+        """
+        self._count += 1
+        out, err = (self._folder / f"{self._count}.{name}" for name in ("out", "err"))
+        job = {
+            "command": command,
+            "arguments": [str(argument) for argument in arguments],
+            "environment": more,
+            "mortal": mortal,
+            "uncached": uncached,
+            "file_limit": file_limit,
+            "out": str(out),
+            "err": str(err),
+        }
+        for path in (out, err):
+            path.touch()
+        return Process(self._ask(job), out, err, lambda pid: self._ask({"reap": pid}))
+
+    def run(self, command: str, *arguments: object, **more: Any) -> Process:
+        """The same, to its end."""
+        process = self.start(command, *arguments, **more)
+        process.wait()
+        return process
+
+    def close(self) -> None:
+        """End the process that forks."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.close()
+        self._server.stdout.close()
+        self._server.wait()
+
+    def _ask(self, request: dict[str, Any]) -> Any:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return json.loads(self._server.stdout.readline())
+
+
+def _serve(requests: IO[str], answers: IO[str]) -> None:
+    """Fork or reap as asked; a child returns from here by ending its command."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure  # noqa: F401
+
+    import charjax.evaluate
+    import charjax.generate
+    import charjax.sample
+    import charjax.train
+    import charjax.training.recorder
+    import charjax.training.session  # noqa: F401
+
+    # Nothing that a child looks through to collect its garbage is ever its own: it would copy it.
+    gc.collect()
+    gc.freeze()
+    for line in iter(requests.readline, ""):
+        request = json.loads(line)
+        if "reap" in request:
+            pid, status = os.waitpid(request["reap"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        elif (answer := os.fork()) == 0:
+            _become(request)
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _become(job: dict[str, Any]) -> None:
+    """Be the command, to the exit of the process."""
+    import importlib
+
+    import jax
+
+    from charjax import cli
+
+    null = os.open(os.devnull, os.O_RDONLY)
+    out = os.open(job["out"], os.O_WRONLY | os.O_APPEND)
+    err = os.open(job["err"], os.O_WRONLY | os.O_APPEND)
+    for number, file in enumerate((null, out, err)):
+        os.dup2(file, number)
+    os.environ.update(job["environment"])
+    if job["mortal"] and os.geteuid() == 0:
+        _lay_down_powers()
+    if limit := job["file_limit"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    if job["uncached"]:
+        jax.config.update("jax_enable_compilation_cache", False)
+    cli.run(importlib.import_module(f"charjax.{job['command']}").main, job["arguments"])
+
+
+def _lay_down_powers() -> None:
+    """Linux's capset(2) with nothing in it: permissions hold for root, too."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    data = (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None, use_errno=True).capset(header, data) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+if __name__ == "__main__":
+    _serve(sys.stdin, sys.stdout)
