@@ -293,7 +293,8 @@ def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     # Orbax refuses arrays without elements; their shape and dtype are in the record.
     held = {name: array for name, array in arrays.items() if array.size}
     ocp = _orbax()
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
+    # Parameters shrink by a twelfth, for a sixth of the work of a save.
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as orbax:
         orbax.save(path, args=ocp.args.PyTreeSave(held))
 
 
