@@ -1,6 +1,7 @@
 # make train    make an environment, train the default model
 # make test     the same environment and the test tools; run the tests
-# make faults   the fault matrix in full: kill, damage and fill up runs some 700 times
+# make kills    kill runs twenty times at random moments; all must come to the same end
+# make faults   the fault matrix in full: kill, damage and fill up runs, thousands of cases
 # make parity   an environment on Python 3.11 with PyTorch; compare with its numbers
 # make lint     style, formatting and types
 # make reproduce  measure every published figure this hardware can (a CPU: under 40 minutes)
@@ -23,13 +24,17 @@ FAILED = { echo "error: the installation failed; another Python may work: make P
 
 FAULTS_OUT =
 
-.PHONY: train test faults parity lint reproduce results gpu-bench clean
+.PHONY: train test kills faults parity lint reproduce results gpu-bench clean
 
 train: $(VENV)/.run
 	$(RUN) -m charjax.train
 
 test: $(VENV)/.dev
-	$(RUN) -m pytest -n 2
+	$(RUN) -m pytest -n 2 --dist loadgroup
+
+# Four families, five runs, each killed four times.
+kills: $(VENV)/.dev
+	$(RUN) -m pytest -n 2 tests/faults/test_killed.py -k at_any_moment --faults 5
 
 faults: $(VENV)/.dev
 	$(RUN) -m pytest -n 2 tests/faults --faults full $(if $(FAULTS_OUT),--out "$(FAULTS_OUT)")

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks import render_initlab, render_speed
+from benchmarks import render_faults, render_initlab, render_speed
 from benchmarks.configs import RESULTS
 from charjax.hardware import in_words
 from charjax.reproduction import report
@@ -50,13 +50,14 @@ def pages(measured: dict[str, report.Result]) -> dict[Path, str]:
         path: with_header(path, results.get(path.stem), measured)
         for path in sorted((ROOT / "configs").glob("*.toml"))
     }
+    own = readme_parts(results, measured)
     parts = {
-        ROOT / "README.md": readme_parts(results, measured) | render_initlab.readme_parts(),
+        ROOT / "README.md": own | render_initlab.readme_parts() | render_faults.readme_parts(),
         ROOT / "docs" / "initlab.md": render_initlab.page_parts(),
     }
-    for page, own in parts.items():
+    for page, made_of in parts.items():
         text = page.read_text(encoding="utf-8")
-        for name, part in own.items():
+        for name, part in made_of.items():
             text = replace_part(page.name, text, name, part)
         made[page] = text
     orders = [

@@ -1,6 +1,7 @@
 """The package as it is built, and which room may import what."""
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -54,6 +55,7 @@ def test_the_configs_are_found_from_the_wheel(wheel: Path, tmp_path: Path):
     assert done.stdout.split() == sorted(path.stem for path in (ROOT / "configs").glob("*.toml"))
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     """The modules that a file imports anywhere in it."""
     found: set[str] = set()

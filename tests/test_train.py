@@ -3,14 +3,13 @@
 import json
 import math
 import re
-import signal
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from charjax.config import load_config
-from tests.commands import TINY, run, start, tiny
+from tests.commands import TINY, run, tiny
 
 
 @pytest.fixture(scope="module")
@@ -70,37 +69,11 @@ def test_stopped_and_resumed_equals_uninterrupted(kind, text, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert train(whole, text, kind, "train.steps=23").status == 0
     assert train(cut, text, kind, "train.steps=7").status == 0
-    for steps in (12, 23):
-        done = run("train", "--workdir", cut, "--resume", f"train.steps={steps}")
-        assert done.status == 0, done.err
+    done = run("train", "--workdir", cut, "--resume", "train.steps=23")
+    assert done.status == 0, done.err
     assert summary(cut)["state_digest"] == summary(whole)["state_digest"]
     steps = [line["step"] for line in metrics(cut) if line["split"] == "train"]
     assert steps == [line["step"] for line in metrics(whole) if line["split"] == "train"]
-
-
-def test_a_signal_saves_and_the_run_goes_on(text, tmp_path):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    options = [f"data.path={text}", *tiny("gru"), "train.steps=20000", "eval.every=0"]
-    options += ["checkpoint.every=0", "train.log_every=1000"]
-    assert run("train", *options, "--workdir", whole).status == 0
-    process = start("train", *options, "--workdir", cut)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("step "):
-            break
-    process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert "the state is saved" in out
-    stopped = int(re.search(r"SIGTERM at step (\d+)", out)[1])
-    assert 0 < stopped < 20000
-    done = run("train", "--workdir", cut, "--resume")
-    assert done.status == 0, done.err
-    assert f"going on from step {stopped}" in done.out
-    assert summary(cut)["state_digest"] == summary(whole)["state_digest"]
-    keys = ("step", "split", "loss", "grad_norm")
-    lines = [[{key: line[key] for key in keys} for line in metrics(d)] for d in (whole, cut)]
-    assert lines[0] == lines[1]
 
 
 def test_resuming_a_finished_run_changes_nothing(text, tmp_path):
@@ -181,7 +154,7 @@ def test_steps_that_are_not_finite_end_the_run(text, tmp_path):
 
 
 def test_eight_virtual_devices_give_the_losses_of_one(text, tmp_path, run_command):
-    options = [f"data.path={text}", *tiny("transformer"), "train.steps=50", "train.log_every=1"]
+    options = [f"data.path={text}", *tiny("transformer"), "train.steps=20", "train.log_every=1"]
     options += ["train.batch_size=16", "eval.every=0", "model.dropout=0"]
     one, eight = tmp_path / "one", tmp_path / "eight"
     assert run("train", *options, "--workdir", one).status == 0
@@ -192,7 +165,9 @@ def test_eight_virtual_devices_give_the_losses_of_one(text, tmp_path, run_comman
     pairs = zip(metrics(one), metrics(eight), strict=True)
     assert max(abs(a["loss"] - b["loss"]) for a, b in pairs) < 1e-4
     six = tmp_path / "six"
-    few = run_command("train", *options, "train.batch_size=6", "--workdir", six, env=env)
+    few = run_command(
+        "train", *options, "train.batch_size=6", "train.steps=2", "--workdir", six, env=env
+    )
     assert "6 devices is the largest number that divides" in few.stdout
     assert summary(six)["devices"] == 6
 

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -320,6 +321,12 @@ def _check_fit(record: Record, wanted: dict[str, Any], directory: Path) -> None:
             f"checkpoint: {record.step} in {str(directory)!r} is of another model: "
             f"{', '.join(differing[:3])}{more}; use the configuration it was trained with"
         )
+    size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in wanted.values())
+    if size > (memory := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
+        raise UserError(
+            f"checkpoint: {record.step} in {str(directory)!r} holds {size / 1e9:.1f} GB, more than "
+            f"the {memory / 1e9:.1f} GB of this machine's memory; read it on a larger one"
+        )
 
 
 def _show(leaf: tuple[str, tuple[int, ...]] | None) -> str:
@@ -334,7 +341,10 @@ def _read_leaves(directory: Path, record: Record, wanted: dict[str, Any]) -> lis
     path = step_files.arrays_path(directory, record.step)
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
+            _check_sizes(orbax.metadata(path).item_metadata.tree, record)
             held = orbax.restore(path, args=ocp.args.PyTreeRestore(restore_args=how))
+    except DamagedError:
+        raise
     except Exception as error:  # tensorstore's own are ValueErrors
         raise DamagedError(_reason(error)) from error
     arrays = {
@@ -345,6 +355,20 @@ def _read_leaves(directory: Path, record: Record, wanted: dict[str, Any]) -> lis
         if described != record.leaves[name]:
             raise DamagedError(f"{name} is altered")
     return [_put(array, wanted[name]) for name, array in arrays.items()]
+
+
+def _check_sizes(headers: dict[str, Any], record: Record) -> None:
+    """Refuse arrays larger than they should be: reading them would end the process, out of memory.
+
+    Files may be sound and say this nevertheless, if somebody has crafted them.
+    """
+    for name, header in headers.items():
+        leaf = record.leaves.get(name)
+        shape = getattr(header, "shape", None)
+        chunk = header.storage.chunk_shape if shape and header.storage else ()
+        larger = any(part > side for part, side in zip(chunk, shape or (), strict=True))
+        if leaf is None or shape != tuple(leaf.shape) or larger:
+            raise DamagedError(f"{name} is altered")
 
 
 def _put(array: np.ndarray, like: Any) -> Any:

@@ -201,14 +201,17 @@ class Recorder:
         if self.resumed and self.checkpoints.steps():
             notes = read_notes(self.checkpoints.read_meta("latest"))
             check_resumed(notes, self.session)
-            progress = Progress.from_json(notes.progress)
+            Progress.from_json(notes.progress)
             shapes = state_shapes(self.session.model, self.session.config, notes.tables)
             like = jax.tree.map(
                 lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
                 shapes,
                 state_shardings(self.session, shapes),
             )
-            state, _, step = self.checkpoints.restore("latest", like)
+            # Arrays may be found bad only now; then the notes are those of the step before, too.
+            state, meta, step = self.checkpoints.restore("latest", like)
+            notes = read_notes(meta)
+            progress = Progress.from_json(notes.progress)
             self.display.say(f"going on from step {step}")
             now = environment(self.session.devices, self.session.mesh)
             then = notes.environment

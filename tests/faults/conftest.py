@@ -1,8 +1,8 @@
 """The fault matrix: what machines do to a run, row by row, and how many cases of each.
 
 `make test` runs a few cases of every row, `make faults` as many as the README states (`--faults
-full`); `--faults N` runs at most N. At the end a table says what was passed, and `--out FILE`
-writes it as JSON.
+full`); `--faults N` runs at most N. At the end a table says what was passed; `--out FILE` has it as
+JSON, written anew after every part, so that nothing is lost where the rest fails or is stopped.
 """
 
 import contextlib
@@ -57,11 +57,13 @@ class Row:
         return self.over(range(self._full))
 
     def over(self, things: Sequence[T]) -> Iterator[T]:
-        """As many of these as are asked for; the same ones on every run."""
+        """As many of these as are asked for, the same on every run; of plain numbers the first."""
         count = len(things)
         if self._asked != "full":
             count = min(count, self._few if self._asked == "few" else int(self._asked))
-        chosen = sorted(random.Random(self.number).sample(range(len(things)), count))
+        places = range(len(things))
+        drawn = random.Random(self.number).sample(places, count)
+        chosen = places[:count] if isinstance(things, range) else sorted(drawn)
         for index in chosen:
             yield things[index]
         assert not self.failed, "\n".join(self.failed)
@@ -103,38 +105,63 @@ def faults(request: pytest.FixtureRequest) -> Iterator[Callable[..., Row]]:
     request.node.user_properties += [(_PROPERTY, row.result()) for row in rows]
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    # Under pytest-xdist the process that starts the others alone sees all reports.
+    if config.getoption("faults", default="few") != "few" and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Matrix(config))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # A few cases are quickest in one process: what they have in common is made once.
     if config.getoption("faults", default="few") == "few":
-        return
-    reports = [r for group in terminalreporter.stats.values() for r in group]
-    found = {
-        json.dumps(value): value
-        for report in reports
-        for name, value in getattr(report, "user_properties", [])
-        if name == _PROPERTY
-    }
-    parts = sorted(found.values(), key=lambda part: (part["row"], part["fault"]))
-    write = terminalreporter.write_line
-    write(f"{'row':>3}  {'fault':60}  {'passed':>11}  {'seconds':>7}")
-    for part in parts:
-        passed = f"{part['passed']}/{part['cases']}"
-        write(f"{part['row']:>3}  {part['fault']:60}  {passed:>11}  {part['seconds']:>7}")
-    if out := config.getoption("out", default=None):
-        Path(out).write_text(json.dumps(_summary(parts), indent=1) + "\n", encoding="utf-8")
+        for item in items:
+            if "lab" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group("lab"))
 
 
-def _summary(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    from charjax.hardware import hardware
+class Matrix:
+    """Gathers what the rows report."""
 
-    rows: dict[str, Any] = {}
-    for part in parts:
-        row = rows.setdefault(
-            str(part["row"]), {"cases": 0, "passed": 0, "seconds": 0.0, "parts": []}
-        )
-        for name in ("cases", "passed", "seconds"):
-            row[name] = round(row[name] + part[name], 1)
-        row["parts"].append({name: part[name] for name in part if name != "row"})
-    return {"hardware": hardware(), "rows": rows}
+    def __init__(self, config: pytest.Config):
+        self._asked = config.getoption("faults")
+        self._out = config.getoption("out")
+        self._parts: list[dict[str, Any]] = []
+        self._failed: set[str] = set()
+        self._began = time.perf_counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._failed.add(report.nodeid)
+        if report.when == "teardown":
+            whole = report.nodeid not in self._failed
+            found = [part for name, part in report.user_properties if name == _PROPERTY]
+            self._parts += [{**part, "whole": whole} for part in found]  # type: ignore[dict-item]
+            if found and self._out:
+                self._write(Path(self._out))
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        write = terminalreporter.write_line
+        write(f"{'row':>3}  {'fault':62}  {'passed':>11}  {'seconds':>7}")
+        for part in self._sorted():
+            passed = f"{part['passed']}/{part['cases']}"
+            mark = "" if part["whole"] else "  FAILED"
+            write(f"{part['row']:>3}  {part['fault']:62}  {passed:>11}  {part['seconds']:>7}{mark}")
+
+    def _sorted(self) -> list[dict[str, Any]]:
+        return sorted(self._parts, key=lambda part: (part["row"], part["fault"]))
+
+    def _write(self, path: Path) -> None:
+        from charjax.hardware import hardware
+
+        tree = {
+            "command": "make faults" if self._asked == "full" else f"--faults {self._asked}",
+            "hardware": hardware(),
+            "seconds": round(time.perf_counter() - self._began, 1),
+            "parts": self._sorted(),
+        }
+        temporary = path.with_name(f"{path.name}.tmp")
+        temporary.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ command from its first line to its exit, in a process of its own, as `python -m`
 
 import ctypes
 import dataclasses
+import gc
 import json
 import os
 import resource
@@ -159,6 +160,9 @@ def _serve(requests: IO[str], answers: IO[str]) -> None:
     import charjax.training.recorder
     import charjax.training.session  # noqa: F401
 
+    # Nothing that a child looks through to collect its garbage is ever its own: it would copy it.
+    gc.collect()
+    gc.freeze()
     for line in iter(requests.readline, ""):
         request = json.loads(line)
         if "reap" in request:

@@ -2,6 +2,7 @@
 
 import ast
 import io
+import json
 import os
 import pickle
 import shutil
@@ -14,7 +15,7 @@ import numpy as np
 
 from tests.commands import run
 from tests.faults.crafting import craft, newest, read_record
-from tests.faults.histories import Lab
+from tests.faults.histories import STEPS, Lab
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Not one of these is needed to read arrays, texts and settings.
@@ -111,7 +112,7 @@ def test_a_pickle_in_place_of_arrays(lab: Lab, faults: Any, tmp_path: Path):
     step = newest(whole)
     files = sorted(p.relative_to(step) for p in step.rglob("*") if p.is_file())
     cases = [(path, kind, c) for path in files for kind in traps(mark) for c in COMMANDS]
-    row = faults(16, "a pickle in place of a checkpoint's files", few=2, full=len(cases))
+    row = faults(16, "a pickle in place of a checkpoint's files", few=1, full=len(cases))
     for path, kind, command in row.over(cases):
         workdir = lab.copy(whole)
         with row.case((path, kind, command)):
@@ -129,6 +130,61 @@ COMMANDS: dict[str, Callable[[Path], list[object]]] = {
     "evaluate": lambda workdir: [workdir, "--checkpoint", "latest"],
 }
 
+
+def bomb(step: Path, kind: str) -> None:
+    """Arrays that say they are larger than any memory, or would be when they are unpacked."""
+    import tensorstore
+
+    spec = {"driver": "ocdbt", "base": f"file://{step}/state/"}
+    store = tensorstore.KvStore.open(spec).result()
+    names = [name for name in store.list().result() if name.endswith(b"/.zarray")]
+    name = next(n for n in names if len(json.loads(store.read(n).result().value)["shape"]) == 2)
+    header = json.loads(store.read(name).result().value)
+    if kind == "stream":
+        # 2 GB of zeros as zstd has them: one block of 128 KB after another.
+        frame = bytes.fromhex("28b52ffd0058") + b"\x02\x00\x10\x00" * 16384
+        store.write(name.replace(b".zarray", b"0.0"), frame).result()
+    else:
+        for key in {"shape": ["shape"], "chunks": ["chunks"], "both": ["shape", "chunks"]}[kind]:
+            header[key] = [10**7, 10**6]
+        store.write(name, json.dumps(header)).result()
+    craft(step)
+
+
+def test_bombs(lab: Lab, faults: Any):
+    """Of 40 TB; the step before is used."""
+    cases = [(kind, c) for kind in ("shape", "chunks", "both", "stream") for c in COMMANDS]
+    row = faults(16, "arrays larger than any memory", few=1, full=len(cases))
+    for kind, command in row.over(cases):
+        workdir = lab.copy(lab.whole("bigram"))
+        with row.case((kind, command)):
+            bomb(newest(workdir), kind)
+            done = ends_well(lab, command, *COMMANDS[command](workdir))
+            assert done.status == 0, done.err
+            assert f"checkpoint {STEPS} is damaged" in done.err
+        shutil.rmtree(workdir)
+
+
+def test_a_model_larger_than_any_memory(lab: Lab, faults: Any):
+    """A table of every pair of characters that there are: 5 TB."""
+    row = faults(16, "a model larger than any memory", few=0, full=len(COMMANDS))
+    symbols = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
+    for command in row.over(list(COMMANDS)):
+        workdir = lab.copy(lab.whole("bigram"))
+
+        def enlarge(record: dict[str, Any]) -> None:
+            del record["meta"]["tokenizer_digest"]
+            record["meta"]["tokenizer"]["symbols"] = symbols
+            for leaf in record["leaves"].values():
+                leaf["shape"] = [len(symbols) for _ in leaf["shape"]]
+
+        with row.case(command):
+            craft(newest(workdir), enlarge)
+            done = ends_well(lab, command, *COMMANDS[command](workdir))
+            assert done.status == 2, done.err
+        shutil.rmtree(workdir)
+
+
 NOTES: list[Any] = [None, 3, "text", [], {}, [[1]], {"kind": "char"}, {"x": {"y": 1}}, -1, 1e308]
 
 
@@ -141,7 +197,7 @@ def test_crafted_notes(lab: Lab, faults: Any):
         (key, inner) for key, held in meta.items() if isinstance(held, dict) for inner in held
     ]
     cases = [(path, value, c) for path in paths for value in [*NOTES, "gone"] for c in COMMANDS]
-    row = faults(16, "crafted notes in a checkpoint", few=3, full=min(len(cases), 300))
+    row = faults(16, "crafted notes in a checkpoint", few=1, full=min(len(cases), 300))
     chosen = [cases[i * len(cases) // 300] for i in range(min(len(cases), 300))]
     for path, value, command in row.over(chosen):
         workdir = lab.copy(whole)

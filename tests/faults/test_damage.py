@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.crafting import craft
 from tests.faults.histories import Lab, saved
 from tests.faults.processes import Process
 
@@ -68,18 +69,25 @@ def test_every_file_missing_empty_and_half(faults, lab: Lab, run: Path):
                 assert_fell_back(lab, run, str(name))
 
 
+HARMS = ["files cut", "directory empty", "no files", "record missing", "arrays of another step"]
+
+
 def test_a_harmed_run_is_trained_to_the_same_bits(faults, lab: Lab):
     row = faults(6, "the newest step lost, emptied or cut, resumed to the same bits", few=1)
-    for harm in row.over(["files cut", "directory empty", "no files", "record missing"]):
+    for harm in row.over(HARMS):
         with row.case(harm):
             directory = lab.copy(lab.whole(_KIND))
             newest = directory / "checkpoints" / str(max(saved(directory)))
-            older = saved(directory)[-2]
+            older, record = saved(directory)[-2], newest / "meta.json"
             for file in payload(directory):
                 if harm == "files cut":
                     file.write_bytes(file.read_bytes()[:-1])
-                elif harm == "no files" or file.name == "meta.json":
+                elif harm == "no files" or (harm == "record missing" and file == record):
                     file.unlink()
+            if harm == "arrays of another step":
+                shutil.rmtree(newest / "state")
+                shutil.copytree(newest.with_name(str(older)) / "state", newest / "state")
+                craft(newest)
             if harm == "directory empty":
                 shutil.rmtree(newest)
                 newest.mkdir()

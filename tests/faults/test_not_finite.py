@@ -13,6 +13,7 @@ from charjax.training.checkpoint import Checkpoints
 from charjax.training.evaluation import Score
 from tests.commands import run, tiny
 from tests.faults.crafting import newest, read_record
+from tests.faults.histories import story
 from tests.faults.poison import poison_steps
 
 TEXT = "the cat sat on a mat and then ran off\n" * 40
@@ -73,6 +74,7 @@ def test_the_step_is_skipped_and_everything_but_the_counters_stays(
             # Nothing was better after a skipped step, so none was saved as the best.
             records = {s: read_record(workdir / "checkpoints" / str(s)) for s in range(1, 8)}
             assert not any(records[step]["best"] for step in bad if step > 1)
+            story(workdir)
 
 
 def test_after_the_bound_the_run_stops_and_its_counter_survives(
@@ -101,6 +103,7 @@ def test_after_the_bound_the_run_stops_and_its_counter_survives(
             assert not any(
                 read_record(workdir / "checkpoints" / str(step))["best"] for step in range(6, 14)
             )
+            story(workdir)
             assert run("sample", workdir, "--max-new-tokens", 5, "--json").status == 0
 
 
@@ -152,6 +155,7 @@ def test_the_best_and_the_latest_are_kept(text: Path, tmp_path: Path, faults: An
                 begun = evaluated[-1] if evaluated else 0
                 evaluated += [s for s in range(begun + 1, stop) if s % every == 0] + [stop]
                 check_kept(workdir, keep, stop, best_of(scores, evaluated))
+                story(workdir)
 
 
 def check_kept(workdir: Path, keep: int, latest: int, best: int | None) -> None:

@@ -102,6 +102,8 @@ def stop_in_phases(
                 process = lab.start_again(directory)
                 break
             step = assert_stopped(directory, process, number)
+            # What is long was cut short, not ended first.
+            hit = hit and (phase not in (evaluating, sampling) or phase(directory, process))
             if hit:
                 left.remove(phase)
             if hit and phase is sampling:

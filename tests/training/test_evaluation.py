@@ -50,10 +50,10 @@ def score(model, variables, split, **options):
 
 def plain(model, variables, split, pieces) -> float:
     """Mean loss of (start, first scored, end) pieces, each read in one pass."""
-    losses = []
+    losses, apply = [], jax.jit(model.apply)
     for start, first, end in pieces:
         tokens = jnp.asarray(split.tokens[start:end][None], jnp.int32)
-        logits, _ = model.apply(variables, tokens)
+        logits, _ = apply(variables, tokens)
         logs = np.asarray(jax.nn.log_softmax(logits))[0]
         targets = split.tokens[start + 1 : end + 1]
         losses.append(-logs[np.arange(end - start), targets][first - start :])

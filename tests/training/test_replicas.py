@@ -50,7 +50,8 @@ def test_a_replica_is_the_run_of_its_seed(kind, more, text, tmp_path):
     overrides = settings(kind, text, *more)
     plan, outcomes = together(overrides, (3, 5))
     assert plan.at_once == 2
-    for outcome in outcomes:
+    # Two of one kind; of the others the second, which the first one may have touched.
+    for outcome in outcomes if kind == "gru" else outcomes[1:]:
         alone = tmp_path / f"{outcome.seed}"
         assert run("train", *overrides, f"train.seed={outcome.seed}", "--workdir", alone)[0] == 0
         lines = [json.loads(line) for line in (alone / "metrics.jsonl").read_text().splitlines()]
