@@ -3,9 +3,9 @@
     python -m benchmarks.checkpoint_overhead [--devices cpu,gpu] [--quick] [--out FILE.json]
 
 "bare": the compiled program in calls as long as the loop's, and nothing else; "bare, 100 a call":
-in calls of 100 steps. "loop": the real training loop with its log. "loop, checkpoints": also a
-checkpoint every 500 steps, as by default, where those fit into what is timed; "loop, one a
-second": every second or so. They take turns.
+in calls of 100 steps. "loop": the real training loop with its log. "loop, saved every 500" (as by
+default) and "every 100": with checkpoints, timed from the middle of one interval to the middle of
+another, so that what a save still writes after the last step is not missed. They take turns.
 "save": how long a save holds up the loop; "written": until it is on the disk; "restore": reading
 and verifying it.
 """
@@ -28,6 +28,7 @@ Row = dict[str, Any]
 _SMALL: dict[str, tuple[str, ...]] = {
     "bigram B32": ("model.kind=bigram", "train.batch_size=32"),
     "mlp B32": ("model.kind=mlp", "train.batch_size=32"),
+    "gru B16 T64 H128": ("model.kind=gru", "model.context_length=64"),
     "gpt 4L 4H 128 B12": ("train.batch_size=12", "model.context_length=64"),
 }
 _LARGE: dict[str, tuple[str, ...]] = {
@@ -39,7 +40,9 @@ _LARGE: dict[str, tuple[str, ...]] = {
     ),
 }
 _STEPS_A_CALL = 100
-_DEFAULT_EVERY = CheckpointConfig().every
+_PERIODS = (CheckpointConfig().every, 100)
+# Seconds; two of them are timed, five times and once before.
+_LONGEST_INTERVAL, _MOST_INTERVALS = 4.0, 10
 
 
 def measure(section: Section) -> None:
@@ -66,16 +69,16 @@ def _loops(section: Section, model: str, overrides: tuple[str, ...]) -> None:
     calls = Slice(training.dispatches(_STEPS_A_CALL), seconds)
     bare = Slice(training.steps, seconds)
     each = bare()
+    periods = {f"loop, saved every {every}": every for every in _PERIODS if _fits(every * each)}
     with tempfile.TemporaryDirectory() as folder:
-        periods = {"loop": 0, "loop, one a second": max(1, int(seconds / 2 / each))}
-        if 2 * _DEFAULT_EVERY * each < seconds:
-            periods["loop, checkpoints"] = _DEFAULT_EVERY
         works: dict[str, Callable[[], float]] = {
             "bare": bare,
             "bare, 100 a call": lambda: calls() / _STEPS_A_CALL,
+            "loop": Slice(looping(training, Path(folder) / "loop", 0), seconds),
         }
         for label, every in periods.items():
-            works[label] = Slice(looping(training, Path(folder) / label, every), seconds)
+            intervals = min(max(2, round(seconds / (every * each))), _MOST_INTERVALS)
+            works[label] = _saving(training, Path(folder) / label, every, intervals)
         found = take_turns(works, section.repeats, section.late)
     for label, values in found.items():
         section.add(
@@ -86,6 +89,28 @@ def _loops(section: Section, model: str, overrides: tuple[str, ...]) -> None:
             over_bare=paired_ratio(found["bare"], values),
             **summary(values),
         )
+
+
+def _fits(seconds: float) -> bool:
+    """Whether an interval is short enough for a few of them to be timed."""
+    return seconds < _LONGEST_INTERVAL
+
+
+def _saving(training: Any, folder: Path, every: int, intervals: int) -> Callable[[], float]:
+    """Seconds a step of so many intervals, each with one checkpoint in its middle."""
+    run = looping(training, folder, every)
+
+    def work() -> float:
+        step = int(training.state.counters.step)
+        if to_the_middle := (every // 2 - step) % every:
+            training.steps(to_the_middle)
+        began = time.perf_counter()
+        run(intervals * every)
+        return (time.perf_counter() - began) / (intervals * every)
+
+    # The first save still sets things up.
+    work()
+    return work
 
 
 def looping(training: Any, folder: Path, every: int) -> Callable[[int], None]:
@@ -128,6 +153,7 @@ def looping(training: Any, folder: Path, every: int) -> Callable[[int], None]:
             evaluate=None,
             sample=lambda step, state: None,
             save=save,
+            check=store.check,
         )
         loop.run()
         store.close()

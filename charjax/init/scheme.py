@@ -7,6 +7,7 @@ theta - rate * (f * u + weight_decay * theta): the decay is not scaled by f, as 
 """
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -145,10 +146,7 @@ def initialise(
     """
     sites = find_sites(shapes, roles, depth, log_unigram_V)
     rules = [scheme.rule_of(site) for site in sites]
-    drawn = [
-        rule.draw(jax.random.fold_in(key, zlib.crc32(site.path.encode())), site)
-        for rule, site in zip(rules, sites, strict=True)
-    ]
+    drawn = _draw([rule.draw for rule in rules], sites, key)
     if scheme.gain is not None:
         drawn = [
             scheme.gain * x if site.parameter.role in _WITH_GAIN else x
@@ -156,6 +154,30 @@ def initialise(
         ]
     params = jax.tree.unflatten(jax.tree.structure(shapes), drawn)
     return Drawn(params, *find_factors(scheme, shapes, roles, depth))
+
+
+def _draw(draws: list[Draw], sites: list[Site], key: Array) -> list[Array]:
+    """Every parameter; those that differ by their paths alone, as the same of each block, at once.
+
+    The bits are those of each one drawn by itself. A program that draws them one by one has
+    thousands of operations for a deep model, and takes longer to load than the step's.
+    """
+    alike: dict[Any, list[int]] = {}
+    for index, (draw, site) in enumerate(zip(draws, sites, strict=True)):
+        # An array cannot be compared here; but all sites of a model have the same.
+        place = dataclasses.replace(site, path="", log_unigram_V=None)
+        alike.setdefault((draw, place), []).append(index)
+    drawn: dict[int, Array] = {}
+    for (draw, _), indices in alike.items():
+        site = sites[indices[0]]
+        names = [zlib.crc32(sites[index].path.encode()) for index in indices]
+        if len(indices) == 1:
+            drawn[indices[0]] = draw(jax.random.fold_in(key, names[0]), site)
+            continue
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(names, jnp.uint32))
+        stacked = jax.vmap(functools.partial(draw, site=site))(keys)
+        drawn |= {index: stacked[i] for i, index in enumerate(indices)}
+    return [drawn[index] for index in range(len(sites))]
 
 
 def find_factors(scheme: Scheme, shapes: Any, roles: Roles, depth: int) -> tuple[Any, Any]:

@@ -103,6 +103,9 @@ def see(
     if getattr(model, "dropout", 0.0):
         model = model.clone(dropout=0.0)
     others = [name for name in variables if name != "params"]
+    # Without dropout only batch norm asks; and in training a transformer traces its blocks once,
+    # all together, where nobody can stand at the doors of each.
+    train = train and "batch_stats" in variables
     with nn.intercept_methods(watch):
         (logits_BNV, _), _ = model.apply(
             variables, inputs_BS, num_outputs=num_outputs, train=train, mutable=others

@@ -128,10 +128,11 @@ class Transformer(CharModel):
             angles = rotary_angles(start + jnp.arange(T), self.d_model // self.n_head)
         x_BTD = nn.Dropout(self.dropout, deterministic=not train)(x_BTD)
         layers = []
+        make_block = _TracedOnce if train or self.is_initializing() else Block
         for i in range(self.n_layer):
             # What follows the last attention is needed for the outputs only.
             N = num_outputs if num_outputs and i == self.n_layer - 1 else T
-            block = Block(
+            block = make_block(
                 self.n_head,
                 self.dropout,
                 self.bias,
@@ -256,6 +257,11 @@ class Attention(nn.Module):
             o_BTHK = cached_attention(q_BTHK, cache, start)
         o_BND = o_BTHK[:, -num_outputs:].reshape(B, num_outputs, D)
         return _linear(self, D, "out")(o_BND), cache
+
+
+# Traced and lowered once for all the blocks of one shape, which start-up is glad of; the compiler
+# then inlines every call of it.
+_TracedOnce = nn.jit(Block, static_argnums=(5, 6))
 
 
 def _append(cache: KeysValues, k_BTHK: Array, v_BTHK: Array, start: Array | int) -> KeysValues:

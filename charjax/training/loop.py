@@ -165,11 +165,7 @@ class Loop:
         self.progress.seconds += seconds
         self.progress.targets += targets
         rate = targets / seconds
-        for index, row in enumerate(values.tolist()):
-            self.progress.interval.add(row)
-            step = first + index + 1
-            if step == 1 or step % self.config.train.log_every == 0:
-                self._log(step, rate)
+        self._log(first, values, rate)
         if count < steps:
             self.step = first + count
             raise DivergedError(
@@ -183,11 +179,20 @@ class Loop:
         self.check()
         return now
 
-    def _log(self, step: int, rate: float) -> None:
-        line = self.progress.interval.line()
-        self.metrics.write(step, "train", **line, tokens_per_second=rate)
-        self.progress.interval = Interval()
-        self.display.step(step, line["loss"], rate)
+    def _log(self, first: int, values: np.ndarray, rate: float) -> None:
+        """The lines of a chunk, written at once: opening the file costs as much as small steps."""
+        progress, every, last = self.progress, self.config.train.log_every, first + len(values)
+        due = range(first - first % every + every, last + 1, every)
+        lines, done = [], first
+        for step in sorted({1, *due} if first == 0 and last else due):
+            progress.interval.add(values[done - first : step - first])
+            line = {**progress.interval.line(), "tokens_per_second": rate}
+            lines.append({"step": step, "split": "train", **line})
+            progress.interval, done = Interval(), step
+        progress.interval.add(values[done - first :])
+        if lines:
+            self.metrics.write_all(lines)
+            self.display.step(done, lines[-1]["loss"], rate)
 
     def _events(self) -> None:
         """Evaluation, samples and a checkpoint, whichever are due at this step."""

@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from charjax.errors import visible
 
 
@@ -26,18 +28,18 @@ class Interval:
     skipped: int = 0
     penalty: float = 0.0
 
-    def add(self, row: list[float]) -> None:
-        """Take in one step's Metrics, in their order."""
-        loss, grad_norm, rate, targets, skipped, penalty = row
-        self.steps += 1
-        self.learning_rate = rate
-        if skipped:
-            self.skipped += 1
+    def add(self, rows: np.ndarray) -> None:
+        """Take in some steps' Metrics: rows in the order of the steps, columns in their own."""
+        if not len(rows):
             return
-        self.loss += loss * targets
-        self.targets += targets
-        self.grad_norm += grad_norm
-        self.penalty += penalty
+        self.steps += len(rows)
+        self.learning_rate = float(rows[-1, 2])
+        kept = rows[rows[:, 4] == 0].astype(np.float64)
+        self.skipped += len(rows) - len(kept)
+        self.loss = _add_in_order(self.loss, kept[:, 0] * kept[:, 3])
+        self.targets = _add_in_order(self.targets, kept[:, 3])
+        self.grad_norm = _add_in_order(self.grad_norm, kept[:, 1])
+        self.penalty = _add_in_order(self.penalty, kept[:, 5])
 
     def line(self) -> dict[str, Any]:
         """Means over the interval; None where every step was skipped.
@@ -57,6 +59,11 @@ class Interval:
         return line
 
 
+def _add_in_order(start: float, values: np.ndarray) -> float:
+    """`start` and the values, one after the other; a pairwise sum would depend on the cuts."""
+    return float(np.cumsum(np.concatenate([[start], values]))[-1])
+
+
 def loss_fields(loss: float) -> dict[str, float | None]:
     """A loss in nats and in bits a character; None where it is not finite (JSON has no NaN)."""
     finite = math.isfinite(loss)
@@ -71,9 +78,13 @@ class MetricsFile:
 
     def write(self, step: int, split: str, **fields: Any) -> None:
         """Append one line."""
-        line = json.dumps({"step": step, "split": split, **fields}, allow_nan=False)
+        self.write_all([{"step": step, "split": split, **fields}])
+
+    def write_all(self, lines: list[dict[str, Any]]) -> None:
+        """Append some lines at once."""
+        text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(text)
 
     def cut(self, step: int, events_done: int) -> None:
         """Drop what a resumed run will write again: later steps, and unfinished events."""

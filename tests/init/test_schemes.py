@@ -1,6 +1,7 @@
 """The registry and the three pytrees: covered, refused, and what a scheme needs."""
 
 import functools
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from charjax import models
 from charjax.config import FAMILIES, InitConfig, parse_config
 from charjax.errors import UserError
 from charjax.init import check_cover, find_scheme, initialise, scheme_for, scheme_names
-from charjax.init.site import parameter_of
+from charjax.init.site import find_sites, parameter_of
 from charjax.models.roles import dense
 
 TRAINED = [kind for kind in FAMILIES if kind != "ngram"]
@@ -150,3 +151,15 @@ def test_the_gain_of_a_recurrent_network_is_by_its_activation():
         scheme = scheme_for(config)
         drawn = initialise(scheme, shapes_of(model), model.roles, jax.random.key(0), 1).params
         assert float(jnp.std(drawn["cell_0"]["hidden_kernel"])) * 8 == pytest.approx(gain, rel=0.05)
+
+
+@pytest.mark.parametrize("scheme", ["default", "gpt2", "orthogonal", "mup"])
+def test_parameters_drawn_together_have_the_bits_of_those_drawn_alone(scheme):
+    config, key = configured("transformer", scheme), jax.random.key(3)
+    model, scheme = models.build(config.model, 11, jnp.float32), scheme_for(config)
+    shapes = shapes_of(model)
+    drawn = initialise(scheme, shapes, model.roles, key, 2).params
+    sites = find_sites(shapes, model.roles, 2)
+    for site, leaf in zip(sites, jax.tree.leaves(drawn), strict=True):
+        own_key = jax.random.fold_in(key, zlib.crc32(site.path.encode()))
+        np.testing.assert_array_equal(leaf, scheme.rule_of(site).draw(own_key, site), site.path)

@@ -54,6 +54,8 @@ def test_in_the_transformer(monkeypatch):
         return causal_attention(*args, dropout_rate=dropout_rate, dropout_key=dropout_key)
 
     monkeypatch.setattr(transformer, "causal_attention", attention)
+    # What is traced for all blocks at once cannot be looked at block by block.
+    monkeypatch.setattr(transformer, "_TracedOnce", transformer.Block)
     places = dropouts(section | {"dropout": RATE, "context_length": T})
     assert len(places) == 1 + 2 * LAYERS
     for x, y in places:
@@ -62,6 +64,25 @@ def test_in_the_transformer(monkeypatch):
     assert all((a != b).any() for i, a in enumerate(masks) for b in masks[:i])
     # Once for the shapes of the parameters, without dropout, and once in training.
     assert rates == [0.0] * LAYERS + [RATE] * LAYERS
+
+
+def test_blocks_that_are_traced_once_drop_each_their_own():
+    """Every block adds 1 where it does not drop, and nothing else reaches the logits."""
+    section = {"kind": "transformer", "n_layer": LAYERS, "n_head": 1, "d_model": V, "bias": True}
+    section |= {"residual": "plain", "tie_embeddings": False, "dropout": RATE, "context_length": T}
+    model = build(parse_config({"model": section}).model, V, jnp.float32)
+    tokens_BT = np.random.default_rng(0).integers(0, V, (16, T))
+    params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0), tokens_BT)["params"])
+    params["readout"]["kernel"] = jnp.eye(V)
+    for i in range(LAYERS):
+        params[f"block_{i}"]["mlp"]["down"]["bias"] = jnp.ones(V)
+    rngs = {"dropout": jax.random.key(1)}
+    logits_BTV, _ = jax.jit(lambda p: model.apply({"params": p}, tokens_BT, train=True, rngs=rngs))(
+        params
+    )
+    kept = np.round(np.asarray(logits_BTV) * (1 - RATE)).astype(int)
+    frequencies = np.bincount(kept.ravel(), minlength=LAYERS + 1) / kept.size
+    np.testing.assert_allclose(frequencies, [0.04, 0.32, 0.64], atol=0.05)
 
 
 @pytest.mark.parametrize("attend", [causal_attention, causal_attention_reference])

@@ -1,0 +1,36 @@
+"""The means of a metrics line do not depend on how its steps were cut into chunks."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charjax.training.metrics import Interval
+
+
+@given(cuts=st.sets(st.integers(0, 40)), skipped=st.sets(st.integers(0, 39)))
+def test_any_cuts_give_the_bits_of_one_step_after_the_other(cuts: set[int], skipped: set[int]):
+    rows = np.random.default_rng(0).lognormal(0, 3, (40, 6)).astype(np.float32)
+    rows[:, 4] = [step in skipped for step in range(40)]
+    interval, plain = Interval(), Interval()
+    for first, last in zip([0, *sorted(cuts)], [*sorted(cuts), 40], strict=True):
+        interval.add(rows[first:last])
+    for loss, grad_norm, rate, targets, is_skipped, penalty in rows.tolist():
+        plain.steps, plain.learning_rate = plain.steps + 1, rate
+        if is_skipped:
+            plain.skipped += 1
+            continue
+        plain.loss += loss * targets
+        plain.targets += targets
+        plain.grad_norm += grad_norm
+        plain.penalty += penalty
+    assert interval == plain
+
+
+def test_a_skipped_step_leaves_no_trace_of_its_numbers():
+    rows = np.array([[2, 1, 0.1, 4, 0, 0], [np.nan, np.inf, 0.2, 4, 1, np.nan]], np.float32)
+    interval = Interval()
+    interval.add(rows)
+    line = interval.line()
+    assert (line["loss"], line["grad_norm"], line["skipped"]) == (2.0, 1.0, 1)
+    assert line["learning_rate"] == pytest.approx(0.2)
