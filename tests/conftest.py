@@ -20,7 +20,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Small programs are compiled once and run once: LLVM's optimisation costs more than it saves (a
 # third of the suite's time). Known to all versions that are tested; an unknown flag is fatal.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+_FLAGS = (
+    "--xla_backend_optimization_level=0",
+    # As charjax sets it (parallel.set_flags).
+    "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true",
+)
+os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
 # LAPACK's threads, one a core in each of pytest's processes, would wait for each other by spinning.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # A test that needs a corpus finds its file or is skipped; none may download one.

@@ -19,9 +19,9 @@ from jax.typing import DTypeLike
 from charjax.models.contract import CharModel, Memory
 from charjax.models.layers import ENDS, Embedding, Readout
 from charjax.models.roles import Activation, Parameter, Role, dense
+from charjax.ops.gates import State, gru_gates, lstm_gates
 from charjax.ops.precision import wide_dtype
 
-State = tuple[Array, ...]
 Update = Callable[[Array, Array, State], State]
 Roles = tuple[tuple[str, Parameter], ...]
 
@@ -34,24 +34,6 @@ def rnn_update(x_BG: Array, a_BG: Array, state: State) -> State:
 def relu_update(x_BG: Array, a_BG: Array, state: State) -> State:
     """h' = max(0, x + a); the state is (h,)."""
     return (jax.nn.relu(x_BG + a_BG),)
-
-
-def gru_update(x_BG: Array, a_BG: Array, state: State) -> State:
-    """h' = (1 - z) n + z h, with the reset gate r inside n; the state is (h,)."""
-    (h_BH,) = state
-    (x_r, x_z, x_n), (a_r, a_z, a_n) = (jnp.split(g_BG, 3, axis=-1) for g_BG in (x_BG, a_BG))
-    r_BH = jax.nn.sigmoid(x_r + a_r)
-    z_BH = jax.nn.sigmoid(x_z + a_z)
-    n_BH = jnp.tanh(x_n + r_BH * a_n)
-    return ((1 - z_BH) * n_BH + z_BH * h_BH,)
-
-
-def lstm_update(x_BG: Array, a_BG: Array, state: State) -> State:
-    """c' = f c + i g and h' = o tanh(c'); the state is (h, c)."""
-    _, c_BH = state
-    i_BH, f_BH, g_BH, o_BH = jnp.split(x_BG + a_BG, 4, axis=-1)
-    c_BH = jax.nn.sigmoid(f_BH) * c_BH + jax.nn.sigmoid(i_BH) * jnp.tanh(g_BH)
-    return jax.nn.sigmoid(o_BH) * jnp.tanh(c_BH), c_BH
 
 
 class Cell(nn.Module):
@@ -224,7 +206,7 @@ class GRU(Recurrent):
         h_t = (1 - z_t) * n_t + z_t * h_{t-1}
     """
 
-    update: ClassVar[Update] = staticmethod(gru_update)
+    update: ClassVar[Update] = staticmethod(gru_gates)
     gates: ClassVar[int] = 3
     roles: ClassVar[Roles] = _roles("reset", "update", "new")
 
@@ -241,7 +223,7 @@ class LSTM(Recurrent):
     The gates stand in the order i, f, g, o.
     """
 
-    update: ClassVar[Update] = staticmethod(lstm_update)
+    update: ClassVar[Update] = staticmethod(lstm_gates)
     gates: ClassVar[int] = 4
     num_states: ClassVar[int] = 2
     roles: ClassVar[Roles] = _roles("input", "forget", "cell", "output")

@@ -26,11 +26,11 @@ def attention_version(q_BTHK: Array, dropout_rate: float) -> Literal["blocks", "
 
 
 def narrow_first(d_input: int, d_output: int) -> bool:
-    """Whether a weights' gradient is computed as (g' x)' instead of x' g.
+    """Whether a weights' gradient is computed as (g' x)' instead of x' g, on a CPU.
 
-    On a CPU the operand that is read transposed should be the narrower one. XLA does x' g.
+    The operand that is read transposed should be the narrower one. XLA does x' g.
     """
-    return d_output < d_input and on_cpu()
+    return d_output < d_input
 
 
 def _has_flash_attention() -> bool:

@@ -12,10 +12,12 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.typing import DTypeLike
 
-from charjax.ops.choice import narrow_first
+from charjax.ops.choice import narrow_first, on_cpu
 
 
 def matmul(x: Array, kernel_DE: Array, preferred_element_type: DTypeLike | None = None) -> Array:
@@ -34,8 +36,8 @@ def matmul(x: Array, kernel_DE: Array, preferred_element_type: DTypeLike | None 
     *leading, D = x.shape
     E = kernel_DE.shape[1]
     rows_ND = x.reshape(math.prod(leading), D)
-    if preferred_element_type is None and narrow_first(D, E):
-        rows_NE = _narrow_first_product(rows_ND, kernel_DE)
+    if preferred_element_type is None and on_cpu():
+        rows_NE = _cpu_product(rows_ND, kernel_DE)
     else:
         rows_NE = _product(rows_ND, kernel_DE, 1, 0, preferred_element_type)
     return rows_NE.reshape(*leading, E)
@@ -66,7 +68,7 @@ def _product(a: Array, b: Array, axis_a: int, axis_b: int, dtype: DTypeLike | No
 
 
 @jax.custom_vjp
-def _narrow_first_product(x_ND: Array, kernel_DE: Array) -> Array:
+def _cpu_product(x_ND: Array, kernel_DE: Array) -> Array:
     return _product(x_ND, kernel_DE, 1, 0)
 
 
@@ -76,9 +78,33 @@ def _forward(x_ND: Array, kernel_DE: Array) -> tuple[Array, tuple[Array, Array]]
 
 def _backward(saved: tuple[Array, Array], g_NE: Array) -> tuple[Array, Array]:
     x_ND, kernel_DE = saved
-    # Without the barrier XLA folds the transpose back into the product.
-    slope_ED = lax.optimization_barrier(_product(g_NE, x_ND, 0, 0))
-    return _product(g_NE, kernel_DE, 1, 1), slope_ED.T
+    return _product(g_NE, kernel_DE, 1, 1), _weights_gradient(x_ND, g_NE)
 
 
-_narrow_first_product.defvjp(_forward, _backward)
+_cpu_product.defvjp(_forward, _backward)
+
+
+def _weights_gradient(x_ND: Array, g_NE: Array) -> Array:
+    """x' g (D, E), the narrower operand transposed, whichever of the two it is."""
+    if not narrow_first(x_ND.shape[1], g_NE.shape[1]):
+        return _transposed_product(x_ND, g_NE)
+    # Without the barrier XLA would fold this transpose into the product, and turn it round.
+    slope_ED = lax.optimization_barrier(_transposed_product(g_NE, x_ND))
+    # Laid out once: the optimiser reads it five times.
+    return _row_major(slope_ED.T)
+
+
+def _transposed_product(a_NX: Array, b_NY: Array) -> Array:
+    """a' b. XLA's product of bfloat16 matrices takes no transposed operand, and falls to float32's
+    speed; that of float32 ones does as well with it.
+    """
+    if a_NX.dtype == jnp.bfloat16:
+        return _product(_row_major(a_NX.T), b_NY, 1, 0)
+    return _product(a_NX, b_NY, 0, 0)
+
+
+def _row_major(x: Array) -> Array:
+    """The same, really in that order in memory: a transpose that nothing can put off."""
+    # jax 0.10 takes the layout of a program's output from a constraint just before it, and will
+    # then not have arguments donated; the barrier stands between.
+    return lax.optimization_barrier(with_layout_constraint(x, Layout(major_to_minor=(0, 1))))

@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 from jax import Array
 
-from charjax.ops import activation, attention, choice, linear, normalization
+from charjax.ops import activation, attention, choice, gates, linear, normalization
 
 
 class Case(NamedTuple):
@@ -35,7 +35,23 @@ def flax_dense(x: Array, kernel: Array, bias: Array) -> Array:
     return layer.apply({"params": {"kernel": kernel, "bias": bias}}, x)
 
 
+def gates_case(
+    fast: Callable[..., tuple[Array, ...]],
+    plain: Callable[..., tuple[Array, ...]],
+    states: int,
+    gates: int,
+) -> Case:
+    """The new states side by side; the input's part in the gates, the state's, and the states."""
+
+    def joined(update: Callable[..., tuple[Array, ...]]) -> Callable[..., Array]:
+        return lambda x, a, *state: jnp.concatenate(update(x, a, state), axis=-1)
+
+    return Case(joined(fast), joined(plain), ((3, 5 * gates),) * 2 + ((3, 5),) * states)
+
+
 CASES = {
+    "gates of a GRU": gates_case(gates.gru_gates, gates.gru_gates_reference, 1, 3),
+    "gates of an LSTM": gates_case(gates.lstm_gates, gates.lstm_gates_reference, 2, 4),
     "gelu": Case(activation.gelu, activation.gelu_reference, ((3, 5, 7),)),
     "gelu of a scalar": Case(activation.gelu, activation.gelu_reference, ((),)),
     "layer_norm": Case(
@@ -171,6 +187,20 @@ def test_gelu_where_it_is_flat() -> None:
     np.testing.assert_allclose(slopes, [0, 0, 0, 0.5, 1, 1, 1], atol=1e-6)
 
 
+def test_gates_that_are_shut_or_open_stay_finite() -> None:
+    x_BG = jnp.asarray([[1e30] * 12, [-1e30] * 12, [200.0] * 12], jnp.float32)
+    h_BH = jnp.ones((3, 3), jnp.float32)
+    for update, state in (
+        (gates.gru_gates, (h_BH,)),
+        (gates.lstm_gates, (h_BH[:, :3], h_BH)),
+    ):
+        part = x_BG[:, : 3 * (2 + len(state))]
+        loss = lambda x, update=update, state=state: jnp.sum(update(x, x, state)[0])  # noqa: E731
+        value, slope = jax.value_and_grad(loss)(part)
+        assert np.isfinite(value)
+        assert np.isfinite(slope).all()
+
+
 def test_sums_of_bfloat16_products_come_in_float32() -> None:
     x, kernel = draw(((3, 5, 6), (6, 4)), jnp.bfloat16)
     options = {"preferred_element_type": jnp.float32}
@@ -214,4 +244,4 @@ class TestChoice:
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
         monkeypatch.setattr(jax, "local_devices", lambda: [gpu])
         assert choice.attention_version(q, rate) == version
-        assert not choice.narrow_first(8, 4)
+        assert not choice.on_cpu()
