@@ -1,6 +1,7 @@
 # make train    make an environment, train the default model
 # make test     the same environment and the test tools; run the tests
 # make kills    kill runs twenty times at random moments; all must come to the same end
+# make slow     the tests that `make test` leaves out: more cases of what it tests
 # make faults   the fault matrix in full: kill, damage and fill up runs, thousands of cases
 # make parity   an environment on Python 3.11 with PyTorch; compare with its numbers
 # make lint     style, formatting and types
@@ -24,13 +25,16 @@ FAILED = { echo "error: the installation failed; another Python may work: make P
 
 FAULTS_OUT =
 
-.PHONY: train test kills faults parity lint reproduce results gpu-bench clean
+.PHONY: train test slow kills faults parity lint reproduce results gpu-bench clean
 
 train: $(VENV)/.run
 	$(RUN) -m charjax.train
 
 test: $(VENV)/.dev
 	$(RUN) -m pytest -n 2 --dist loadgroup
+
+slow: $(VENV)/.dev
+	$(RUN) -m pytest -n 2 -m slow
 
 # Four families, five runs, each killed four times.
 kills: $(VENV)/.dev

@@ -159,7 +159,12 @@ class Peer:
 
 
 class LecturePeer(Peer):
-    """The loops of nn-zero-to-hero, line by line: its bigram of part 7, its MLP of part 2."""
+    """The loop of nn-zero-to-hero's part 7 (and of nanoGPT's batches): every window sliced for
+    itself, AdamW as it is called there.
+
+    Its MLP of part 2 takes plain steps along the gradient, which is less work than AdamW; here it
+    is trained by the same loop as the bigram.
+    """
 
     def __init__(self, training: Training, device: str):
         super().__init__(training, "float32", device, compiled=False)
@@ -169,23 +174,18 @@ class LecturePeer(Peer):
         return torch.optim.AdamW(self.model.parameters(), lr=self.config.optim.learning_rate)
 
     def step(self) -> None:
-        """The lecture's step (its `loss.item()`, once a step in part 2, is left out)."""
-        if self._is_pairs:
-            picked = torch.randint(0, self.contexts.shape[0], (self.config.train.batch_size,))
-            loss = self.net(self.contexts[picked], self.targets[picked])
-            for p in self.model.parameters():
-                p.grad = None
-            loss.backward()
-            for p in self.model.parameters():
-                p.data += -0.1 * p.grad  # type: ignore[operator]
-            return
+        """The lecture's step; the loss is not looked at."""
         loss = self.net(*self.lecture_batch())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
 
     def lecture_batch(self) -> tuple[Tensor, Tensor]:
-        """Windows sliced one by one."""
+        """Windows, or contexts and the character after each, taken one by one."""
+        if self._is_pairs:
+            picked = torch.randint(len(self.contexts), (self.config.train.batch_size,))
+            x = torch.stack([self.contexts[i] for i in picked])
+            return x, torch.stack([self.targets[i] for i in picked])
         T = len(self.window) - 1
         picked = torch.randint(len(self.tokens) - T, (self.config.train.batch_size,))
         x = torch.stack([self.tokens[i : i + T] for i in picked])

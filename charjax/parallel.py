@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import jaxlib.version
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -25,7 +24,7 @@ from charjax.errors import UserError, printable
 
 _AXIS = "data"
 _MULTI_OUTPUT = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true"
-# The versions of jaxlib that it was tried on.
+# The versions that it was tried on; jaxlib's go with JAX's.
 _MULTI_OUTPUT_SINCE, _MULTI_OUTPUT_BEFORE = (0, 10), (0, 13)
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 T = TypeVar("T")
@@ -67,7 +66,7 @@ def set_flags(*, deterministic: bool = False) -> None:
     """
     flags = os.environ.get("XLA_FLAGS", "").split()
     # XLA ends the process at a flag it does not know.
-    known = _MULTI_OUTPUT_SINCE <= jaxlib.version.__version_info__[:2] < _MULTI_OUTPUT_BEFORE
+    known = _MULTI_OUTPUT_SINCE <= jax.__version_info__[:2] < _MULTI_OUTPUT_BEFORE
     if known and not any(flag.startswith(_MULTI_OUTPUT.split("=")[0]) for flag in flags):
         flags.append(_MULTI_OUTPUT)
     if deterministic and _DETERMINISTIC not in flags:

@@ -123,6 +123,7 @@ def test_mup_at_its_base_width_is_the_standard_parametrisation(text):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.2), *stds)
 
 
+@pytest.mark.slow
 def test_over_depths_only_what_has_a_place_in_each_is_told(text):
     words = ["init.scheme=completep", "init.base_depth=1", "init.base_width=8"]
     config = config_of(text, "transformer", *words, "model.tie_embeddings=false")

@@ -21,6 +21,7 @@ def probe(*words):
     return run("initlab.__main__", "probe", *words)
 
 
+@pytest.mark.slow
 def test_transformer_in_tables_json_and_pictures(text, tmp_path):
     out = tmp_path / "out"
     settings = [*tiny("transformer"), f"data.path={text}", "train.seed=3", "init.scheme=gpt2"]

@@ -74,7 +74,13 @@ def alone(overrides, point: Point, steps: int):
     ("kind", "schemes", "gains", "more"),
     [
         ("mlp", ("pytorch", "he_normal", "mup"), (0.5, 2.0), ["init.base_width=16"]),
-        ("transformer", ("gpt2", "mup"), (None,), ["init.base_width=16"]),
+        pytest.param(
+            "transformer",
+            ("gpt2", "mup"),
+            (None,),
+            ["init.base_width=16"],
+            marks=pytest.mark.slow,
+        ),
         ("lstm", ("default", "chrono"), (1.5,), ["optim.kind=rmsprop", "data.sampling=contiguous"]),
     ],
 )
@@ -183,6 +189,7 @@ def test_fewer_at_once_and_the_same_numbers(text, whole, tmp_path):
             assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_split_over_two_devices_nothing_changes(text, whole, tmp_path):
     out = tmp_path / "out"
     words = [*tiny("mlp"), f"data.path={text}", *GRID, "--out", str(out)]

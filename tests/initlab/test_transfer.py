@@ -74,6 +74,7 @@ def test_a_run_among_many_is_the_run_of_its_rate_and_seed(data_dir):
     assert len(np.unique(both)) == 4
 
 
+@pytest.mark.slow
 def test_what_blocks_add_with_and_without_the_scaling(data_dir):
     size = transformer.Size(
         depths=(2, 8),

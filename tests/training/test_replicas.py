@@ -43,7 +43,11 @@ def together(overrides, seeds, wanted=frozenset({"val", "final"})):
     [
         ("mlp", []),
         ("gru", []),
-        ("transformer", ["eval.protocol=random", "eval.batches=3", "data.sampling=epoch"]),
+        pytest.param(
+            "transformer",
+            ["eval.protocol=random", "eval.batches=3", "data.sampling=epoch"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_replica_is_the_run_of_its_seed(kind, more, text, tmp_path):
@@ -126,6 +130,7 @@ print([list(outcome.losses.values()) for outcome in group])
 """
 
 
+@pytest.mark.slow
 def test_split_over_two_devices_nothing_changes(text):
     overrides = settings("mlp", text, "eval.protocol=random", "eval.batches=2")
     _, outcomes = together(overrides, (0, 1, 2, 3), frozenset({"val", "random"}))
