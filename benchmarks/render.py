@@ -51,8 +51,10 @@ def pages(measured: dict[str, report.Result]) -> dict[Path, str]:
         for path in sorted((ROOT / "configs").glob("*.toml"))
     }
     own = readme_parts(results, measured)
+    for others in (render_initlab, render_faults, render_speed):
+        own |= others.readme_parts()
     parts = {
-        ROOT / "README.md": own | render_initlab.readme_parts() | render_faults.readme_parts(),
+        ROOT / "README.md": own,
         ROOT / "docs" / "initlab.md": render_initlab.page_parts(),
     }
     for page, made_of in parts.items():

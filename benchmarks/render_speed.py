@@ -37,6 +37,25 @@ def document(results: Path = RESULTS) -> str:
     return "\n".join([_HEAD, *(part(name, results) for name in NAMES)])
 
 
+def readme_parts(results: Path = RESULTS) -> dict[str, str]:
+    """What the README shows: by how much charjax is faster than others at the same work."""
+    return {f"faster-{name}": _ratios(name, results) for name in ("peers", "generate")}
+
+
+def _ratios(name: str, results: Path) -> str:
+    benchmark = importlib.import_module(f"benchmarks.{name}").BENCHMARK
+    lines = []
+    for path in sorted(results.glob(f"{name}-*.json")):
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        for section in tree["devices"]:
+            for table in benchmark.extra(section["rows"]):
+                lines += [f"{table.title}:", "", *as_markdown(table), ""]
+            facts = section["hardware"]
+            told = f"{in_words(facts)}; {versions_in_words(facts)}"
+            lines += [f"Measured by `{tree['command']}` on {told}, {tree['date']}."]
+    return "\n".join(lines or [f"Not run yet; `python -m benchmarks.{name}`."])
+
+
 def part(name: str, results: Path = RESULTS) -> str:
     """One benchmark's part of the page."""
     benchmark = importlib.import_module(f"benchmarks.{name}").BENCHMARK

@@ -66,3 +66,19 @@ def test_a_table_of_the_terminal_becomes_one_of_markdown():
         "| --- | ---: |",
         "| a\\|b | 1 |",
     ]
+
+
+def test_the_readme_shows_the_ratios_and_where_they_are_from(tmp_path: Path):
+    assert "Not run yet" in render_speed.readme_parts(tmp_path)["faster-peers"]
+    row = {"device": "cpu", "work": "mlp B32", "dtype": "float32", "contestant": "torch eager"}
+    hardware = {"processor": "A Processor", "cores": 2, "accelerator": None, "date": "2026-01-01"}
+    section = {
+        "device": "cpu",
+        "hardware": hardware | {"python": "3.13", "versions": {"jax": "1.2.3"}},
+        "rows": [row | {"times_charjax": {"median": 6.789}}],
+    }
+    tree = {"command": "python -m benchmarks.peers", "date": "2026-01-01", "devices": [section]}
+    (tmp_path / "peers-cpu.json").write_text(json.dumps(tree))
+    part = render_speed.readme_parts(tmp_path)["faster-peers"]
+    assert "| mlp B32 float32 | cpu | 6.79 | n/a | n/a |" in part
+    assert "Measured by `python -m benchmarks.peers` on 2 cores of A Processor" in part
