@@ -15,8 +15,10 @@ from typing import Any
 
 from rich.table import Table
 
+from benchmarks.apart import Apart
 from benchmarks.harness import Benchmark, start
-from benchmarks.section import Section, first_line
+from benchmarks.peers import best_threads, thread_counts
+from benchmarks.section import Section
 from benchmarks.show import Column, spread
 from benchmarks.timing import Slice, paired_ratio, summary, take_turns
 
@@ -62,13 +64,25 @@ def _compare(
         "uncached": Slice(sampler.uncached(few), seconds),
     }
     facts: dict[str, dict[str, Any]] = {}
+    apart: list[Apart] = []
     if has_torch and sampler.config.model.kind == "transformer":
         lengths["nanoGPT"] = few
-        try:
-            works["nanoGPT"], facts["nanoGPT"] = _nanogpt(sampler, section, few)
-        except Exception as error:
-            section.leave_out(f"{name}, nanoGPT", first_line(error), failed=True)
+        with section.attempt(f"{name}, nanoGPT"):
+            apart.append(
+                Apart(
+                    "benchmarks.peers_torch",
+                    label="nanoGPT",
+                    words=sampler.words,
+                    dtype="float32",
+                    device=section.device,
+                    batch=batch,
+                    length=few,
+                )
+            )
+            works["nanoGPT"], facts["nanoGPT"] = _nanogpt(apart[0], section)
     found = take_turns(works, section.repeats, section.late)
+    for peer in apart:
+        peer.close()
     a_character = {
         label: [taken / (batch * lengths[label]) for taken in values]
         for label, values in found.items()
@@ -98,11 +112,12 @@ class Sampler:
 
     def __init__(self, overrides: tuple[str, ...], batch: int):
         """Draw the parameters, and take the prompt from the text."""
-        from benchmarks.workloads import STREAM, make_config, open_quietly
+        from benchmarks.workloads import STREAM, filled, make_config, open_quietly
         from charjax.training.session import first_state
         from charjax.training.state import variables_of
 
-        self.config = make_config(*STREAM, *overrides)
+        self.words = filled([*STREAM, *overrides])
+        self.config = make_config(*self.words)
         self.session, self.batch = open_quietly(self.config), batch
         self.state = first_state(self.session)
         self.variables = variables_of(self.state)
@@ -163,17 +178,11 @@ class Sampler:
         }
 
 
-def _nanogpt(sampler: Sampler, section: Section, length: int) -> tuple[Slice, dict[str, Any]]:
+def _nanogpt(apart: Apart, section: Section) -> tuple[Slice, dict[str, Any]]:
     """nanoGPT's sampler on the same weights, at its better number of threads."""
-    from benchmarks import peers_torch
-    from benchmarks.peers import best_threads
-
-    peer = peers_torch.SamplerPeer(sampler.session, sampler.state, section.device)
-    difference = peer.check(sampler.variables)
-    make = peer.calls(sampler.prompt_T, sampler.batch, length)
-    counts = peers_torch.thread_counts(section.device)
-    work, used = best_threads(make, counts, section.slice_seconds / 2)
-    return work, {"threads": used, "loss_difference": difference}
+    counts = thread_counts(section.device)
+    work, used = best_threads(apart.with_threads, counts, section.slice_seconds / 2)
+    return work, {"threads": used, **apart.facts}
 
 
 def speedups(rows: list[Row]) -> list[Table]:

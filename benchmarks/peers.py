@@ -10,19 +10,22 @@ their loss on one batch has to agree to 1e-5 of itself, in full float32, before 
 "bfloat16" is of the matrix products: torch.autocast there, runtime.dtype here.
 
 charjax's steps are in calls of about 0.4 s, as its loop makes them. Each contestant is timed 5
-times, in turns. Without PyTorch only flax is compared with.
+times, in turns; PyTorch in processes of its own, where its
+threads and XLA's are in nobody's way. Without PyTorch only flax is compared with.
 """
 
 import importlib.util
+import shutil
 from collections.abc import Callable
 from typing import Any
 
 from rich.table import Table
 
+from benchmarks.apart import Apart
 from benchmarks.flops import FORMULAS, train_flops
 from benchmarks.harness import Benchmark, start
 from benchmarks.roofline import DTYPES
-from benchmarks.section import Section, first_line
+from benchmarks.section import Section
 from benchmarks.show import Column, percent, spread
 from benchmarks.timing import Slice, paired_ratio, summary, take_turns
 
@@ -118,37 +121,43 @@ def _compare(
     from benchmarks import peers_flax, workloads
 
     layout = workloads.PAIRS if work.startswith("mlp") else workloads.STREAM
-    config = workloads.make_config(*layout, *overrides, f"runtime.dtype={dtype}")
+    words = workloads.filled([*layout, *overrides, f"runtime.dtype={dtype}"])
+    config = workloads.make_config(*words)
     training = workloads.prepare(config)
-    theirs: dict[str, Any] = {}
-    if config.model.kind in peers_flax.CELLS:
-        theirs["flax nn.RNN"] = lambda: peers_flax.Peer(training, dtype)
-    if torch:
-        from benchmarks import peers_torch
-
-        threads = peers_torch.thread_counts(section.device)
-        theirs |= peers_torch.contestants(training, dtype, section.device)
-        for label, why in peers_torch.not_compared(config, section.device).items():
-            section.leave_out(f"{name}, {label}", why)
     reference = peers_flax.exact_loss(training)
     works: dict[str, Slice] = {}
     facts: dict[str, dict[str, Any]] = {}
-    for label, build in theirs.items():
-        try:
-            facts[label] = _agree(label, peer := build(), reference)
-            if label == "flax nn.RNN":
-                works[label] = Slice(peer.steps, section.slice_seconds)
-            else:
-                works[label], used = best_threads(peer.with_threads, threads, section.slice_seconds)
-                facts[label]["threads"] = used
-        except Exception as error:
-            section.leave_out(f"{name}, {label}", first_line(error), failed=True)
+    if config.model.kind in peers_flax.CELLS:
+        with section.attempt(f"{name}, flax nn.RNN"):
+            flax = peers_flax.Peer(training, dtype)
+            facts["flax nn.RNN"] = agreed("flax nn.RNN", flax.exact_loss(), reference)
+            works["flax nn.RNN"] = Slice(flax.steps, section.slice_seconds)
+    apart: list[Apart] = []
+    threads = thread_counts(section.device)
+    for label, why in _torch_labels(config.model.kind, dtype).items() if torch else ():
+        if why:
+            section.leave_out(f"{name}, {label}", why)
+            continue
+        with section.attempt(f"{name}, {label}"):
+            peer = Apart(
+                "benchmarks.peers_torch",
+                label=label,
+                words=words,
+                dtype=dtype,
+                device=section.device,
+            )
+            apart.append(peer)
+            facts[label] = agreed(label, peer.facts["loss"], reference)
+            works[label], used = best_threads(peer.with_threads, threads, section.slice_seconds)
+            facts[label]["threads"] = used
     # Only now: the others have taken over the weights that charjax begins with.
     facts["charjax"] = {
         "loss": _first_loss(training, reference, dtype, section.device),
     }
     works = {"charjax": Slice(training.steps, section.slice_seconds), **works}
     found = take_turns(works, section.repeats, section.late)
+    for peer in apart:
+        peer.close()
     model = training.session.config.model
     flops = train_flops(model, training.session.dataset.tokenizer.vocab_size)
     best = section.facts["roofline"]["start"][dtype]
@@ -186,13 +195,12 @@ def _first_loss(training: Any, reference: float, dtype: str, device: str) -> flo
     return loss
 
 
-def _agree(label: str, peer: Any, reference: float) -> dict[str, Any]:
-    """Their loss on the first batch with our weights, beside ours.
+def agreed(label: str, exact: float, reference: float) -> dict[str, Any]:
+    """A loss on the first batch with our weights, beside ours.
 
     Raises:
       ValueError: it differs by more than 1e-5 of itself, in float32.
     """
-    exact = peer.exact_loss()
     difference = abs(exact - reference) / abs(reference)
     if not difference <= TOLERANCE:
         raise ValueError(
@@ -200,6 +208,24 @@ def _agree(label: str, peer: Any, reference: float) -> dict[str, Any]:
             f"{reference:.7f}: not the same work"
         )
     return {"loss": exact, "loss_charjax": reference, "loss_difference": difference}
+
+
+def _torch_labels(kind: str, dtype: str) -> dict[str, str]:
+    """PyTorch's contestants, and why one of them has to be left out."""
+    compiled = ""
+    if kind in ("gru", "lstm"):
+        compiled = "torch.compile leaves nn.GRU and nn.LSTM as they are"
+    elif not any(shutil.which(name) for name in ("g++", "c++", "clang++")):
+        compiled = "no C++ compiler found"
+    labels = {"torch eager": "", "torch compile": compiled}
+    return labels | ({"lectures": ""} if kind in ("bigram", "mlp") and dtype == "float32" else {})
+
+
+def thread_counts(device: str) -> tuple[int, ...]:
+    """The numbers of threads to try."""
+    from charjax import parallel
+
+    return tuple(dict.fromkeys((1, parallel.cores()))) if device == "cpu" else (1,)
 
 
 def best_threads(

@@ -4,7 +4,6 @@ Imported only where PyTorch is installed. Letters: B batch, T time, N characters
 """
 
 import contextlib
-import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -15,14 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.section import LeftOut
 from benchmarks.torch_models.gpt import GPT
 from benchmarks.torch_models.lectures import LectureMLP, contexts_of
 from benchmarks.torch_models.makemore import Bigram
 from benchmarks.torch_models.recurrent import RecurrentModel
-from benchmarks.workloads import Training, first_batch
+from benchmarks.workloads import first_batch, open_quietly
 from charjax import parallel
+from charjax.config import RuntimeConfig, load_config
 from charjax.conversion.state_dicts import to_state_dict
-from charjax.training.session import Session
+from charjax.training.session import Session, first_state
 from charjax.training.state import TrainState, variables_of
 from charjax.training.step import cross_entropy
 
@@ -30,38 +31,30 @@ _RECURRENT = ("gru", "lstm")
 _DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 
 
-def thread_counts(device: str) -> tuple[int, ...]:
-    """The numbers of threads to try."""
-    return tuple(dict.fromkeys((1, parallel.cores()))) if device == "cpu" else (1,)
+def build_apart(
+    label: str,
+    words: list[str],
+    dtype: str,
+    device: str,
+    batch: int = 1,
+    length: int = 0,
+) -> "Peer | SamplerPeer":
+    """A contestant, by its label, with the weights that charjax draws for a configuration.
 
-
-def contestants(training: Training, dtype: str, device: str) -> dict[str, Callable[[], Any]]:
-    """What can be built, by label."""
-    torch._dynamo.reset()
+    Raises:
+      LeftOut: PyTorch has no such device.
+      ValueError: it is not the same model.
+    """
     if device == "gpu" and not torch.cuda.is_available():
-        return {}
-    kind = training.session.config.model.kind
-    found: dict[str, Callable[[], Any]] = {
-        "torch eager": lambda: Peer(training, dtype, device, compiled=False)
-    }
-    if kind not in _RECURRENT and _has_compiler():
-        found["torch compile"] = lambda: Peer(training, dtype, device, compiled=True)
-    if kind in ("bigram", "mlp") and dtype == "float32":
-        found["lectures"] = lambda: LecturePeer(training, device)
-    return found
-
-
-def not_compared(config: Any, device: str) -> dict[str, str]:
-    """What cannot be built, and why, by label."""
-    if device == "gpu" and not torch.cuda.is_available():
-        return {"PyTorch": "it is installed without CUDA, or finds no GPU"}
-    if config.model.kind in _RECURRENT:
-        return {"torch compile": "torch.compile leaves nn.GRU and nn.LSTM as they are"}
-    return {} if _has_compiler() else {"torch compile": "no C++ compiler found"}
-
-
-def _has_compiler() -> bool:
-    return any(shutil.which(name) for name in ("g++", "c++", "clang++"))
+        raise LeftOut("PyTorch is installed without CUDA, or finds no GPU")
+    parallel.start_backend(RuntimeConfig(device="cpu"))
+    session = open_quietly(load_config(None, words))
+    state = first_state(session)
+    if label == "nanoGPT":
+        return SamplerPeer(session, state, device, batch, length)
+    if label == "lectures":
+        return LecturePeer(session, state, "float32", device, compiled=False)
+    return Peer(session, state, dtype, device, compiled=label == "torch compile")
 
 
 class WithLoss(nn.Module):
@@ -81,16 +74,18 @@ class WithLoss(nn.Module):
 class Peer:
     """charjax's weights in a PyTorch model, trained as one who knows PyTorch would."""
 
-    def __init__(self, training: Training, dtype: str, device: str, compiled: bool):
+    def __init__(
+        self, session: Session, state: TrainState, dtype: str, device: str, compiled: bool
+    ):
         """Build the model and put the text on the device."""
-        self.config, self.device = training.session.config, _DEVICES[device]
-        self.model = build(training.session, training.state).to(self.device)
-        self.first = first_batch(training)
+        self.config, self.device = session.config, _DEVICES[device]
+        self.model = build(session, state).to(self.device)
+        self.first = first_batch(session)
         self.net = WithLoss(self.model)
         self.loss: Any = torch.compile(self.net) if compiled else self.net
         self._bfloat16 = dtype == "bfloat16"
         self.optimizer = self.make_optimizer()
-        tokens = torch.from_numpy(training.session.dataset.splits["train"].tokens.astype(np.int64))
+        tokens = torch.from_numpy(session.dataset.splits["train"].tokens.astype(np.int64))
         assert self.config.model.context_length is not None
         self.window = torch.arange(self.config.model.context_length + 1, device=self.device)
         self._is_pairs = self.config.model.kind == "mlp"
@@ -99,6 +94,7 @@ class Peer:
             self.contexts = torch.from_numpy(contexts).to(self.device)
             self.targets = torch.from_numpy(targets).to(self.device)
         self.tokens = tokens.to(self.device)
+        self.facts = {"loss": self.exact_loss()}
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """AdamW with all of its updates in one kernel, decaying matrices alone."""
@@ -166,9 +162,6 @@ class LecturePeer(Peer):
     is trained by the same loop as the bigram.
     """
 
-    def __init__(self, training: Training, device: str):
-        super().__init__(training, "float32", device, compiled=False)
-
     def make_optimizer(self) -> torch.optim.Optimizer:
         """AdamW as the lecture calls it."""
         return torch.optim.AdamW(self.model.parameters(), lr=self.config.optim.learning_rate)
@@ -196,11 +189,16 @@ class LecturePeer(Peer):
 class SamplerPeer:
     """nanoGPT's sampler: all of the window anew for each character."""
 
-    def __init__(self, session: Session, state: TrainState, device: str):
-        """Build the model with the weights of a state."""
+    def __init__(self, session: Session, state: TrainState, device: str, batch: int, length: int):
+        """Build the model with the weights of a state, and take the prompt from the text."""
         self._device = _DEVICES[device]
         self._session = session
         self._model: Any = build(session, state).to(self._device).eval()
+        self._length = length
+        context = session.config.model.context_length or 1
+        prompt_T = session.dataset.splits["train"].tokens[:context].astype(np.int64)
+        self._prompt = torch.from_numpy(np.tile(prompt_T, (batch, 1))).to(self._device)
+        self.facts = {"loss_difference": self.check(variables_of(state))}
 
     def check(self, variables: Any) -> float:
         """By how much the mean loss on some windows differs from charjax's, of itself.
@@ -222,24 +220,17 @@ class SamplerPeer:
             raise ValueError(f"the losses on the same weights differ: {ours:.7f}, {theirs:.7f}")
         return difference
 
-    def calls(
-        self, prompt_T: np.ndarray, batch: int, length: int
-    ) -> Callable[[int], Callable[[int], None]]:
-        """Threads to a function that samples so many characters for every text, n times."""
-        rows = np.tile(prompt_T.astype(np.int64), (batch, 1))
-        prompt = torch.from_numpy(rows).to(self._device)
+    def with_threads(self, threads: int) -> Callable[[int], None]:
+        """A function that samples n times with so many threads."""
 
-        def with_threads(threads: int) -> Callable[[int], None]:
-            def run(count: int) -> None:
-                torch.set_num_threads(threads)
-                for _ in range(count):
-                    self.sample(prompt, length)
-                if self._device == "cuda":
-                    torch.cuda.synchronize()
+        def run(count: int) -> None:
+            torch.set_num_threads(threads)
+            for _ in range(count):
+                self.sample(self._prompt, self._length)
+            if self._device == "cuda":
+                torch.cuda.synchronize()
 
-            return run
-
-        return with_threads
+        return run
 
     @torch.no_grad()
     def sample(self, text: Tensor, length: int) -> Tensor:

@@ -7,7 +7,7 @@ as Tiny Shakespeare (65, a million) and the names (26 and a boundary, 32,000 lin
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,13 @@ class Training:
 
 def make_config(*overrides: str) -> Config:
     """A configuration over the texts made here: `{stream}` and `{lines}` stand for their paths."""
+    return load_config(None, filled(overrides))
+
+
+def filled(overrides: Iterable[str]) -> list[str]:
+    """The overrides with the paths of the texts in them."""
     paths = {"stream": _texts()[0], "lines": _texts()[1]}
-    filled = [word.format(**paths) if word.startswith("data.path=") else word for word in overrides]
-    return load_config(None, filled)
+    return [word.format(**paths) if word.startswith("data.path=") else word for word in overrides]
 
 
 def prepare(config: Config) -> Training:
@@ -130,7 +134,7 @@ def _texts() -> tuple[str, str]:
 _KEPT: list[Any] = []
 
 
-def first_batch(training: Training) -> tuple[np.ndarray, np.ndarray]:
+def first_batch(session: Session) -> tuple[np.ndarray, np.ndarray]:
     """The inputs (B, S) and targets (B, T) of step 0."""
-    batch = jax.jit(lambda source: source.draw(jnp.int32(0)))(training.session.source)
+    batch = jax.jit(lambda source: source.draw(jnp.int32(0)))(session.source)
     return np.asarray(batch.inputs), np.asarray(batch.targets)

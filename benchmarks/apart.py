@@ -1,0 +1,101 @@
+"""A contestant in a process of its own, which takes its turns when it is asked to.
+
+The threads of two frameworks in one process get in each other's way: PyTorch's wait for the next
+loop by spinning (measured: a step of a small GPT takes both 1.2 to 1.4 times as long in one process
+as in two).
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.section import LeftOut, first_line
+
+
+class Apart:
+    """What `MODULE.build_apart(**arguments)` makes, over there.
+
+    Attributes:
+      facts: what it tells of itself once it is built.
+    """
+
+    def __init__(self, module: str, **arguments: Any):
+        """Start the process and wait until it is built.
+
+        Raises:
+          LeftOut: what it needs is not there.
+          RuntimeError: it could not be built; in the words of the error there.
+        """
+        # Its own JAX only draws the weights; a GPU is left to the contestants.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.apart", module, json.dumps(arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            text=True,
+        )
+        self.facts: dict[str, Any] = self._reply()
+
+    def with_threads(self, threads: int) -> Callable[[int], None]:
+        """A function that does its work n times with so many threads, and waits for it."""
+
+        def run(count: int) -> None:
+            assert self._process.stdin is not None
+            self._process.stdin.write(f"{threads} {count}\n")
+            self._process.stdin.flush()
+            self._reply()
+
+        return run
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _reply(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        reply = json.loads(line) if line else {"error": "its process ended"}
+        if "ok" not in reply:
+            self.close()
+            raise (
+                LeftOut(reply["left out"]) if "left out" in reply else RuntimeError(reply["error"])
+            )
+        return reply["ok"]  # type: ignore[no-any-return]
+
+
+def main() -> None:
+    """Build the contestant, tell its facts, and work whenever a line comes."""
+    # What libraries print is no answer.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def answer(what: Callable[[], Any]) -> None:
+        try:
+            told = {"ok": what()}
+        except LeftOut as reason:
+            told = {"left out": str(reason)}
+        except Exception as error:
+            told = {"error": first_line(error)}
+        answers.write(json.dumps(told) + "\n")
+
+    built: list[Any] = []
+
+    def build() -> Any:
+        built.append(importlib.import_module(sys.argv[1]).build_apart(**json.loads(sys.argv[2])))
+        return built[0].facts
+
+    answer(build)
+    with contextlib.suppress(KeyboardInterrupt):
+        for line in sys.stdin:
+            threads, count = map(int, line.split())
+            answer(lambda: built[0].with_threads(threads)(count))  # noqa: B023 - called at once
+
+
+if __name__ == "__main__":
+    main()
