@@ -32,7 +32,7 @@ BATCHES = (1, 4, 16, 64, 256, 1024)
 # between the window's leaps are enough, of very many the first character and one stretch: five
 # repeats must end in the time there is (and a stretch more would only flatter the cache, whose
 # first character costs a whole prompt).
-_CACHED_TOKENS = {16: 256, 64: 67, 1024: 34}
+_CACHED_TOKENS = {64: 256, 256: 67, 1024: 34}
 # Without a cache so many characters of one text at most, and of all texts together.
 _MOST_UNCACHED, _ROWS_UNCACHED = 32, 256
 
