@@ -22,6 +22,8 @@ from charjax.training.state import TrainState
 
 # A signal is answered after a chunk, so a chunk should last about this long.
 _CHUNK_SECONDS = 0.4
+# Beyond any number in a run's notes.
+_MOST = 1e100
 
 
 class DivergedError(Exception):
@@ -68,16 +70,26 @@ class Progress:
         """The inverse of to_json.
 
         Raises:
-          UserError: the fields or their types are others.
+          UserError: the fields or their types are others, or a number is beyond all runs.
         """
         try:
-            return pydantic.TypeAdapter(Progress).validate_python(tree)
+            progress = pydantic.TypeAdapter(Progress).validate_python(tree)
         except pydantic.ValidationError as error:
-            where = ".".join(map(str, error.errors()[0]["loc"]))
-            raise UserError(
-                f"checkpoint: its notes are not as charjax writes them (progress.{where}); use "
-                "another checkpoint"
-            ) from None
+            raise _not_ours(".".join(map(str, error.errors()[0]["loc"]))) from None
+        told = dataclasses.asdict(progress)
+        sums = {name: value for name, value in told.items() if "seconds" in name}
+        for name, value in (sums | {"targets": progress.targets} | told["interval"]).items():
+            # No run gets there; but what is added to it would overflow.
+            if not abs(value) < _MOST:
+                raise _not_ours(name)
+        return progress
+
+
+def _not_ours(where: str) -> UserError:
+    return UserError(
+        f"checkpoint: its notes are not as charjax writes them (progress.{where}); use another "
+        "checkpoint"
+    )
 
 
 @dataclasses.dataclass

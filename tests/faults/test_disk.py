@@ -118,11 +118,12 @@ def test_the_directory_turns_read_only(faults, lab: Lab):
 
 
 def test_the_checkpoints_vanish(faults, lab: Lab):
-    row = faults(14, "the checkpoints' directory is deleted in mid-run", few=0)
+    row = faults(14, "the checkpoints' directory is moved away in mid-run", few=0)
     for case in row.over(range(2)):
         with row.case(case):
             directory, process, seen = in_mid_run(lab, case)
-            shutil.rmtree(directory / "checkpoints")
+            # At once: a save that goes on would put more into what is being emptied.
+            (directory / "checkpoints").rename(directory / "gone")
             assert_loud(process, "No such file or directory")
             assert evaluations(process) - seen <= 1, "another interval was wasted"
             assert not (directory / "checkpoints").exists(), "made again"
