@@ -77,8 +77,8 @@ class Progress:
         except pydantic.ValidationError as error:
             raise _not_ours(".".join(map(str, error.errors()[0]["loc"]))) from None
         told = dataclasses.asdict(progress)
-        sums = {name: value for name, value in told.items() if "seconds" in name}
-        for name, value in (sums | {"targets": progress.targets} | told["interval"]).items():
+        sums = {name: told[name] for name in told if "seconds" in name or name == "targets"}
+        for name, value in (*sums.items(), *told["interval"].items()):
             # No run gets there; but what is added to it would overflow.
             if not abs(value) < _MOST:
                 raise _not_ours(name)
