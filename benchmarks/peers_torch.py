@@ -15,10 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.section import LeftOut
-from benchmarks.torch_models.gpt import GPT
+from benchmarks.torch_models import original
 from benchmarks.torch_models.lectures import LectureMLP, contexts_of
-from benchmarks.torch_models.makemore import Bigram
-from benchmarks.torch_models.recurrent import RecurrentModel
 from benchmarks.workloads import first_batch, open_quietly
 from charjax import parallel
 from charjax.config import RuntimeConfig, load_config
@@ -27,7 +25,6 @@ from charjax.training.session import Session, first_state
 from charjax.training.state import TrainState, variables_of
 from charjax.training.step import cross_entropy
 
-_RECURRENT = ("gru", "lstm")
 _DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 
 
@@ -255,22 +252,7 @@ def build(session: Session, state: TrainState) -> nn.Module:
     variables = _plain(variables_of(state))
     if config.kind == "mlp":
         return LectureMLP.holding(variables["params"])
-    if config.kind == "transformer":
-        model: nn.Module = GPT(
-            size,
-            config.context_length or 0,
-            config.n_layer,
-            config.n_head,
-            config.d_model,
-            config.dropout,
-            config.bias,
-            config.tie_embeddings,
-        )
-    elif config.kind == "bigram":
-        model = Bigram(size)
-    else:
-        assert config.kind in _RECURRENT
-        model = RecurrentModel(config.kind, size, config.d_embed, config.d_hidden, config.n_layer)  # type: ignore[union-attr]
+    model = original.build(config, size)
     tensors = to_state_dict(config, size, variables)
     model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in tensors.items()})
     return model

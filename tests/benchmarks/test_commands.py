@@ -12,19 +12,9 @@ from typing import Any
 import pytest
 
 from benchmarks import gpu, harness, peers, section, show
+from benchmarks.render_speed import NAMES
 from benchmarks.section import LeftOut, Section
 from charjax.errors import UserError
-
-NAMES = (
-    "roofline",
-    "throughput",
-    "peers",
-    "gru",
-    "generate",
-    "startup",
-    "checkpoint_overhead",
-    "time_to_quality",
-)
 
 
 def test_a_result_holds_hardware_versions_flags_date_command_and_every_repeat(

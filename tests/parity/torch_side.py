@@ -4,37 +4,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.torch_models.gpt import GPT
-from benchmarks.torch_models.makemore import MLP, Bigram
-from benchmarks.torch_models.recurrent import RecurrentModel
+from benchmarks.torch_models.original import build
 from benchmarks.torch_models.training import configure_adamw, get_lr, mean_loss, train_step
-from charjax.config import ModelConfig, OptimConfig
+from charjax.config import OptimConfig
 from tests.parity.cases import OPTIMIZERS, V, draw_tokens, make_config
 
 Arrays = dict[str, np.ndarray]
-
-
-def build(config: ModelConfig) -> nn.Module:
-    """The original of a model."""
-    if config.kind == "transformer":
-        return GPT(
-            V,
-            config.context_length,
-            config.n_layer,
-            config.n_head,
-            config.d_model,
-            config.dropout,
-            config.bias,
-            config.tie_embeddings,
-        )
-    if config.kind == "mlp":
-        batch_norm = config.norm == "batch"
-        return MLP(
-            V, config.context_length, config.d_embed, config.hidden, config.blank, batch_norm
-        )
-    if config.kind == "bigram":
-        return Bigram(V)
-    return RecurrentModel(config.kind, V, config.d_embed, config.d_hidden, config.n_layer)
 
 
 def randomise(model: nn.Module) -> None:
@@ -55,7 +30,7 @@ def randomise(model: nn.Module) -> None:
 def compute(name: str, width: int) -> Arrays:
     """All numbers of a case: `state/NAME`, `logits`, `grad/NAME`, `adamw/NAME`, ..."""
     config = make_config(name, width)
-    model = build(config.model)
+    model = build(config.model, V)
     randomise(model)
     tokens = torch.from_numpy(draw_tokens().astype(np.int64))
     start = {key: value.clone() for key, value in model.state_dict().items()}

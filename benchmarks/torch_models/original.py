@@ -1,0 +1,33 @@
+"""Which of the models here is a configuration's."""
+
+from torch import nn
+
+from benchmarks.torch_models.gpt import GPT
+from benchmarks.torch_models.makemore import MLP, Bigram
+from benchmarks.torch_models.recurrent import RecurrentModel
+from charjax.config import ModelConfig
+
+
+def build(config: ModelConfig, vocab_size: int) -> nn.Module:
+    """The original of a model."""
+    if config.kind == "transformer":
+        return GPT(
+            vocab_size,
+            config.context_length,
+            config.n_layer,
+            config.n_head,
+            config.d_model,
+            config.dropout,
+            config.bias,
+            config.tie_embeddings,
+        )
+    if config.kind == "mlp":
+        batch_norm = config.norm == "batch"
+        context = config.context_length
+        return MLP(vocab_size, context, config.d_embed, config.hidden, config.blank, batch_norm)
+    if config.kind == "bigram":
+        return Bigram(vocab_size)
+    # The other families have no original.
+    assert config.kind in ("rnn", "gru", "lstm")
+    hidden, layers = config.d_hidden, config.n_layer
+    return RecurrentModel(config.kind, vocab_size, config.d_embed, hidden, layers)
