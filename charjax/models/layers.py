@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from charjax.models.roles import Parameter, Role, dense
 from charjax.ops.linear import matmul
+from charjax.ops.lookup import lookup
 from charjax.ops.normalization import layer_norm
 from charjax.ops.precision import wide_dtype
 
@@ -39,7 +40,7 @@ class Embedding(nn.Module):
 
     def __call__(self, tokens_BT: Array) -> Array:
         """Look the tokens up: (B, T, D)."""
-        return self.embedding.astype(self.dtype)[tokens_BT]
+        return lookup(self.embedding.astype(self.dtype), tokens_BT)
 
 
 class Readout(nn.Module):

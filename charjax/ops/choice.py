@@ -25,6 +25,16 @@ def attention_version(q_BTHK: Array, dropout_rate: float) -> Literal["blocks", "
     return "cudnn" if taken and _has_flash_attention() else "plain"
 
 
+def scatters_stand_apart() -> bool:
+    """Whether a scatter must be onto zeros alone.
+
+    With loops of several outputs (parallel.set_flags) XLA's CPU backend fuses two scatters with
+    the same indices, and before jaxlib 0.12 it then ends the process, if neither is onto zeros:
+    "Check failed: GetNumDims() == other.GetNumResults() (3 vs. 2)".
+    """
+    return on_cpu() and jax.__version_info__[:2] < (0, 12)
+
+
 def narrow_first(d_input: int, d_output: int) -> bool:
     """Whether a weights' gradient is computed as (g' x)' instead of x' g, on a CPU.
 

@@ -1,0 +1,14 @@
+"""Rows of a table."""
+
+from jax import Array, lax
+
+from charjax.ops.choice import scatters_stand_apart
+
+
+def lookup(table_VD: Array, tokens: Array) -> Array:
+    """The row of each token: (..., D) for tokens of shape (...).
+
+    The gradient is a scatter-add. XLA adds what else there is of the table's gradient (a tied
+    readout's, a penalty's) into the scatter itself, unless a barrier keeps them apart.
+    """
+    return (lax.optimization_barrier(table_VD) if scatters_stand_apart() else table_VD)[tokens]
