@@ -1,5 +1,6 @@
 """A contestant in a process of its own, which takes its turns when it is asked to.
 
+It may be of another Python: PyTorch's wheels and the newest JAX are not always for the same one.
 The threads of two frameworks in one process get in each other's way: PyTorch's wait for the next
 loop by spinning (measured: a step of a small GPT takes both 1.2 to 1.4 times as long in one process
 as in two).
@@ -7,14 +8,51 @@ as in two).
 
 import contextlib
 import importlib
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from benchmarks.section import LeftOut, first_line
+from benchmarks.section import LeftOut, Section, first_line
+
+_PYTHON = "CHARJAX_TORCH_PYTHON"
+# What `make parity` makes.
+_ENVIRONMENT = Path(__file__).resolve().parent.parent / ".venv-torch" / "bin" / "python"
+_VERSIONS = (
+    "import platform, torch; print(torch.__version__, 'on python', platform.python_version())"
+)
+
+
+def find_torch(section: Section) -> str | None:
+    """The Python that has PyTorch: this one, or another; what it is is told in the section.
+
+    Another is that of the variable CHARJAX_TORCH_PYTHON, or else of `make parity`. None, where
+    there is none: said in a line of what is left out.
+    """
+    given = os.environ.get(_PYTHON)
+    if given is None and importlib.util.find_spec("torch") is not None:
+        return sys.executable
+    if given is None and not _ENVIRONMENT.exists():
+        why = f'not installed; pip install "charjax[torch]", make parity, or {_PYTHON}=PYTHON'
+        section.leave_out("PyTorch", why)
+        return None
+    python = given or str(_ENVIRONMENT)
+    try:
+        asked = [python, "-c", _VERSIONS]
+        found = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    except OSError as error:
+        section.leave_out("PyTorch", f"{_PYTHON}: {python!r} given; {error.strerror}")
+        return None
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr.strip().splitlines() or ["no reason given"])[-1]
+        section.leave_out("PyTorch", f"{_PYTHON}: {python!r} given, and there: {last}")
+        return None
+    section.facts["hardware"]["versions"]["torch"] = found
+    return python
 
 
 class Apart:
@@ -24,8 +62,8 @@ class Apart:
       facts: what it tells of itself once it is built.
     """
 
-    def __init__(self, module: str, **arguments: Any):
-        """Start the process and wait until it is built.
+    def __init__(self, python: str, module: str, **arguments: Any):
+        """Start a process of this Python and wait until it is built.
 
         Raises:
           LeftOut: what it needs is not there.
@@ -33,7 +71,7 @@ class Apart:
         """
         # Its own JAX only draws the weights; a GPU is left to the contestants.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.apart", module, json.dumps(arguments)],
+            [python, "-m", "benchmarks.apart", module, json.dumps(arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "JAX_PLATFORMS": "cpu"},

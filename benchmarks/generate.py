@@ -5,17 +5,17 @@
 The model is a small GPT (4 layers, 4 heads, 128 wide, context 64), and a GRU. "cached" is what
 `python -m charjax.sample` runs; "uncached" reads the window anew for every character, which gives
 the same text (compared before the clock); "nanoGPT" is its sampler in PyTorch, likewise uncached,
-on the same weights (the losses agree to 1e-5), with the better of 1 and all threads. All go on
-from a prompt that fills the context. Compilation is left out.
+on the same weights (the losses agree to 1e-5), with the better of 1 and all threads, of the Python
+that has PyTorch (see benchmarks.peers). All go on from a prompt that fills the context. Compilation
+is left out.
 """
 
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 from rich.table import Table
 
-from benchmarks.apart import Apart
+from benchmarks.apart import Apart, find_torch
 from benchmarks.harness import Benchmark, start
 from benchmarks.peers import best_threads, thread_counts
 from benchmarks.section import Section
@@ -39,19 +39,17 @@ _MOST_UNCACHED, _ROWS_UNCACHED = 32, 256
 
 def measure(section: Section) -> None:
     """Every model at every number of texts."""
-    has_torch = importlib.util.find_spec("torch") is not None
-    if not has_torch:
-        section.leave_out("nanoGPT", 'PyTorch is not installed; pip install "charjax[torch]"')
+    torch = find_torch(section)
     for model, overrides in MODELS.items():
         for batch in (1, 4) if section.quick else BATCHES:
             name = f"{model} B{batch}"
             if section.wants(name):
                 with section.attempt(name):
-                    _compare(section, name, overrides, batch, has_torch)
+                    _compare(section, name, overrides, batch, torch)
 
 
 def _compare(
-    section: Section, name: str, overrides: tuple[str, ...], batch: int, has_torch: bool
+    section: Section, name: str, overrides: tuple[str, ...], batch: int, torch: str | None
 ) -> None:
     sampler = Sampler(overrides, batch)
     sampler.check()
@@ -65,11 +63,12 @@ def _compare(
     }
     facts: dict[str, dict[str, Any]] = {}
     apart: list[Apart] = []
-    if has_torch and sampler.config.model.kind == "transformer":
+    if torch and sampler.config.model.kind == "transformer":
         lengths["nanoGPT"] = few
         with section.attempt(f"{name}, nanoGPT"):
             apart.append(
                 Apart(
+                    torch,
                     "benchmarks.peers_torch",
                     label="nanoGPT",
                     words=sampler.words,

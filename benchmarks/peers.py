@@ -10,18 +10,18 @@ their loss on one batch has to agree to 1e-5 of itself, in full float32, before 
 "bfloat16" is of the matrix products: torch.autocast there, runtime.dtype here.
 
 charjax's steps are in calls of about 0.4 s, as its loop makes them. Each contestant is timed 5
-times, in turns; PyTorch in processes of its own, where its
-threads and XLA's are in nobody's way. Without PyTorch only flax is compared with.
+times, in turns; PyTorch in processes of its own, where its threads and XLA's are in nobody's way,
+and if it is not installed here, of the Python that CHARJAX_TORCH_PYTHON names, or of the
+environment that `make parity` makes. Without PyTorch only flax is compared with.
 """
 
-import importlib.util
 import shutil
 from collections.abc import Callable
 from typing import Any
 
 from rich.table import Table
 
-from benchmarks.apart import Apart
+from benchmarks.apart import Apart, find_torch
 from benchmarks.flops import FORMULAS, train_flops
 from benchmarks.harness import Benchmark, start
 from benchmarks.roofline import DTYPES
@@ -97,16 +97,14 @@ _QUICK = {
 
 def measure(section: Section) -> None:
     """All works in both dtypes; PyTorch's side only where it is installed."""
-    has_torch = importlib.util.find_spec("torch") is not None
-    if not has_torch:
-        section.leave_out("PyTorch", 'not installed; pip install "charjax[torch]"')
+    torch = find_torch(section)
     works = _QUICK if section.quick else WORKS[section.device]
     for work, overrides in works.items():
         for dtype in DTYPES[:1] if section.quick else DTYPES:
             name = f"{work} {dtype}"
             if section.wants(name) and (dtype == "float32" or _has_bfloat16(work, section.device)):
                 with section.attempt(name):
-                    _compare(section, name, work, overrides, dtype, has_torch)
+                    _compare(section, name, work, overrides, dtype, torch)
 
 
 def _has_bfloat16(work: str, device: str) -> bool:
@@ -115,7 +113,12 @@ def _has_bfloat16(work: str, device: str) -> bool:
 
 
 def _compare(
-    section: Section, name: str, work: str, overrides: tuple[str, ...], dtype: str, torch: bool
+    section: Section,
+    name: str,
+    work: str,
+    overrides: tuple[str, ...],
+    dtype: str,
+    torch: str | None,
 ) -> None:
     """One work in one dtype: build, agree, take turns."""
     from benchmarks import peers_flax, workloads
@@ -140,6 +143,7 @@ def _compare(
             continue
         with section.attempt(f"{name}, {label}"):
             peer = Apart(
+                torch,
                 "benchmarks.peers_torch",
                 label=label,
                 words=words,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gpu, harness, peers, section, show
+from benchmarks import apart, gpu, harness, peers, section, show
 from benchmarks.render_speed import NAMES
 from benchmarks.section import LeftOut, Section
 from charjax.errors import UserError
@@ -77,7 +77,7 @@ def test_mistakes_are_one_line(argv: list[str]):
 def test_without_pytorch_one_line_says_so_and_the_rest_is_compared(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    without_pytorch(monkeypatch)
     compared = []
     monkeypatch.setattr(peers, "_compare", lambda *given: compared.append(given))
     here = Section("cpu", quick=True)
@@ -87,7 +87,42 @@ def test_without_pytorch_one_line_says_so_and_the_rest_is_compared(
     assert "not installed" in line["why"]
     assert line["failed"] is False
     assert len(compared) == len(peers._QUICK)
-    assert all(given[-1] is False for given in compared)
+    assert all(given[-1] is None for given in compared)
+
+
+def without_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(apart, "_ENVIRONMENT", Path("/nowhere"))
+    monkeypatch.delenv("CHARJAX_TORCH_PYTHON", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("echo 2.13.0 on python 3.11.7", None),
+        ("echo Traceback >&2; echo 'ImportError: no torch' >&2; exit 1", "there: ImportError: no"),
+        (None, "given; No such file"),
+    ],
+)
+def test_pytorch_of_another_python(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str | None, why: str | None
+):
+    without_pytorch(monkeypatch)
+    python = tmp_path / "python"
+    if words is not None:
+        python.write_text(f"#!/bin/sh\n{words}\n", encoding="utf-8")
+        python.chmod(0o755)
+    monkeypatch.setenv("CHARJAX_TORCH_PYTHON", str(python))
+    here = Section("cpu", facts={"hardware": {"versions": {}}})
+    found = apart.find_torch(here)
+    if why is None:
+        assert found == str(python)
+        assert here.facts["hardware"]["versions"] == {"torch": "2.13.0 on python 3.11.7"}
+    else:
+        assert found is None
+        (line,) = here.left_out
+        assert why in line["why"]
+        assert "\n" not in line["why"]
 
 
 class ExhaustedError(RuntimeError):
