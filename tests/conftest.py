@@ -22,6 +22,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # third of the suite's time). Known to all versions that are tested; an unknown flag is fatal.
 _FLAGS = (
     "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
     # As charjax sets it (parallel.set_flags).
     "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true",
 )

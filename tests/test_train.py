@@ -34,7 +34,13 @@ def metrics(workdir: Path) -> list[dict]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("kind", TINY)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.slow] if kind in ("rnn", "lstm") else [])
+        for kind in TINY
+    ],
+)
 def test_every_family_trains_samples_and_is_evaluated(kind, text, tmp_path):
     workdir = tmp_path / "run"
     done = train(workdir, text, kind, "train.steps=20")

@@ -58,7 +58,10 @@ def test_a_run_with_factors_resumes_to_the_bit_and_is_read_as_it_was_trained(tex
 
 @pytest.mark.parametrize(
     ("kind", "more"),
-    [("bow", ["init.scheme=mup", "init.base_width=3"]), ("mlp", ["init.scheme=lsuv"])],
+    [
+        ("bow", ["init.scheme=mup", "init.base_width=3"]),
+        pytest.param("mlp", ["init.scheme=lsuv"], marks=pytest.mark.slow),
+    ],
 )
 def test_replicas_are_the_runs_of_their_seeds(kind, more, text, tmp_path):
     overrides = [*tiny(kind), f"data.path={text}", *more, "train.steps=10", "eval.every=10"]

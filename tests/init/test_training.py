@@ -75,7 +75,7 @@ def bench(kind: str, **settings: Any) -> Bench:
     [
         ("mlp", None),
         ("rnn", None),
-        ("lstm", None),
+        pytest.param("lstm", None, marks=pytest.mark.slow),
         ("transformer", "plain"),
         *(
             pytest.param("transformer", residual, marks=pytest.mark.slow)

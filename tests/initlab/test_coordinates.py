@@ -92,6 +92,7 @@ def test_the_standard_parametrisation_fails_and_mup_does_not(text):
     assert abs(slopes["mup"]) < 0.15
 
 
+@pytest.mark.slow
 def test_the_norm_before_a_tied_readout_is_told_without_its_multiplier(text):
     config = config_of(
         text, "transformer", "init.scheme=mup", "init.base_width=8", "model.n_head=1"
@@ -105,6 +106,7 @@ def test_the_norm_before_a_tied_readout_is_told_without_its_multiplier(text):
     assert all(0.6 < sizes[0] < 1 for sizes in norm["value"]["sizes"])
 
 
+@pytest.mark.slow
 def test_a_recurrent_network_is_checked_too(text):
     config = config_of(text, "gru", "init.scheme=mup", "init.base_width=8")
     found = check_coordinates(config, (8, 16), (0, 1), steps=2)

@@ -92,6 +92,7 @@ def test_a_file_in_the_way_of_the_directory(tmp_path):
     assert path.read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_the_coordinate_check(text, tmp_path):
     words = [*tiny("mlp"), f"data.path={text}", "model.norm=none", "init.scheme=mup"]
     words += ["init.base_width=8", "optim.learning_rate=0.01", "--coordinates", "8,16"]

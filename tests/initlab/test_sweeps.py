@@ -81,7 +81,13 @@ def alone(overrides, point: Point, steps: int):
             ["init.base_width=16"],
             marks=pytest.mark.slow,
         ),
-        ("lstm", ("default", "chrono"), (1.5,), ["optim.kind=rmsprop", "data.sampling=contiguous"]),
+        pytest.param(
+            "lstm",
+            ("default", "chrono"),
+            (1.5,),
+            ["optim.kind=rmsprop", "data.sampling=contiguous"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_run_of_a_sweep_is_the_run_alone(kind, schemes, gains, more, text):
@@ -181,6 +187,7 @@ def test_stopped_and_resumed_it_is_the_same(text, whole, tmp_path, monkeypatch):
     assert (out / "runs.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_fewer_at_once_and_the_same_numbers(text, whole, tmp_path):
     out = sweep(tmp_path / "out", text, *GRID, "--at-once", "7")
     for one, other in zip(rows(out / "runs.csv"), rows(whole / "runs.csv"), strict=True):

@@ -60,6 +60,7 @@ def test_checks_of_rates_that_drift_and_of_such_that_do_not():
         assert check.verdict == verdict, (name, places)
 
 
+@pytest.mark.slow
 def test_a_run_among_many_is_the_run_of_its_rate_and_seed(data_dir):
     """And a rate at which it diverges is told as infinite."""
     words = ("train.batch_size=4", "model.context_length=8", "train.max_skipped=1")

@@ -42,7 +42,7 @@ def together(overrides, seeds, wanted=frozenset({"val", "final"})):
     ("kind", "more"),
     [
         ("mlp", []),
-        ("gru", []),
+        pytest.param("gru", [], marks=pytest.mark.slow),
         pytest.param(
             "transformer",
             ["eval.protocol=random", "eval.batches=3", "data.sampling=epoch"],

@@ -38,7 +38,9 @@ def step(config, model, state, batch, seed=0):
     return jax.jit(make_train_step(model, config))(state, batch, jax.random.key(seed))
 
 
-@pytest.mark.parametrize("kind", ["bigram", "mlp", "gru", "transformer"])
+@pytest.mark.parametrize(
+    "kind", ["bigram", "mlp", "transformer", pytest.param("gru", marks=pytest.mark.slow)]
+)
 def test_accumulation_equals_the_large_batch(kind):
     small = {"n_layer": 1, "n_head": 2, "d_model": 8} if kind == "transformer" else {}
     config, model, state = setup(kind, model=small)
