@@ -30,8 +30,9 @@ FAULTS_OUT =
 train: $(VENV)/.run
 	$(RUN) -m charjax.train
 
+# A file's tests in one process: what they compile and what they share is made once.
 test: $(VENV)/.dev
-	$(RUN) -m pytest -n 2 --dist loadgroup
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 slow: $(VENV)/.dev
 	$(RUN) -m pytest -n 2 -m slow

@@ -111,14 +111,6 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Matrix(config))
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # A few cases are quickest in one process: what they have in common is made once.
-    if config.getoption("faults", default="few") == "few":
-        for item in items:
-            if "lab" in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.xdist_group("lab"))
-
-
 class Matrix:
     """Gathers what the rows report."""
 
