@@ -7,6 +7,7 @@ as in two).
 """
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import json
@@ -56,19 +57,10 @@ def find_torch(section: Section) -> str | None:
 
 
 class Apart:
-    """What `MODULE.build_apart(**arguments)` makes, over there.
-
-    Attributes:
-      facts: what it tells of itself once it is built.
-    """
+    """What `MODULE.build_apart(**arguments)` makes, over there."""
 
     def __init__(self, python: str, module: str, **arguments: Any):
-        """Start a process of this Python and wait until it is built.
-
-        Raises:
-          LeftOut: what it needs is not there.
-          RuntimeError: it could not be built; in the words of the error there.
-        """
+        """Start a process of this Python, which begins to build it."""
         # Its own JAX only draws the weights; a GPU is left to the contestants.
         self._process = subprocess.Popen(
             [python, "-m", "benchmarks.apart", module, json.dumps(arguments)],
@@ -77,10 +69,21 @@ class Apart:
             env={**os.environ, "JAX_PLATFORMS": "cpu"},
             text=True,
         )
-        self.facts: dict[str, Any] = self._reply()
+
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        """What it tells of itself once it is built, which is waited for.
+
+        Raises:
+          LeftOut: what it needs is not there.
+          RuntimeError: it could not be built; in the words of the error there.
+        """
+        return self._reply()
 
     def with_threads(self, threads: int) -> Callable[[int], None]:
         """A function that does its work n times with so many threads, and waits for it."""
+
+        assert self.facts is not None  # it is built
 
         def run(count: int) -> None:
             assert self._process.stdin is not None
@@ -92,8 +95,9 @@ class Apart:
 
     def close(self) -> None:
         """End the process."""
-        self._process.kill()
-        self._process.communicate()
+        if self._process.returncode is None:
+            self._process.kill()
+            self._process.communicate()
 
     def _reply(self) -> dict[str, Any]:
         assert self._process.stdout is not None

@@ -126,6 +126,20 @@ def _compare(
     layout = workloads.PAIRS if work.startswith("mlp") else workloads.STREAM
     words = workloads.filled([*layout, *overrides, f"runtime.dtype={dtype}"])
     config = workloads.make_config(*words)
+    apart: dict[str, Apart] = {}
+    for label, why in _torch_labels(config.model.kind, dtype).items() if torch else ():
+        if why:
+            section.leave_out(f"{name}, {label}", why)
+            continue
+        # All are built at once, beside what is built here.
+        apart[label] = Apart(
+            torch,
+            "benchmarks.peers_torch",
+            label=label,
+            words=words,
+            dtype=dtype,
+            device=section.device,
+        )
     training = workloads.prepare(config)
     reference = peers_flax.exact_loss(training)
     works: dict[str, Slice] = {}
@@ -135,23 +149,14 @@ def _compare(
             flax = peers_flax.Peer(training, dtype)
             facts["flax nn.RNN"] = agreed("flax nn.RNN", flax.exact_loss(), reference)
             works["flax nn.RNN"] = Slice(flax.steps, section.slice_seconds)
-    apart: list[Apart] = []
     threads = thread_counts(section.device)
-    for label, why in _torch_labels(config.model.kind, dtype).items() if torch else ():
-        if why:
-            section.leave_out(f"{name}, {label}", why)
-            continue
+    built = {}
+    for label, peer in apart.items():
         with section.attempt(f"{name}, {label}"):
-            peer = Apart(
-                torch,
-                "benchmarks.peers_torch",
-                label=label,
-                words=words,
-                dtype=dtype,
-                device=section.device,
-            )
-            apart.append(peer)
             facts[label] = agreed(label, peer.facts["loss"], reference)
+            built[label] = peer
+    for label, peer in built.items():
+        with section.attempt(f"{name}, {label}"):
             works[label], used = best_threads(peer.with_threads, threads, section.slice_seconds)
             facts[label]["threads"] = used
     # Only now: the others have taken over the weights that charjax begins with.
@@ -160,7 +165,7 @@ def _compare(
     }
     works = {"charjax": Slice(training.steps, section.slice_seconds), **works}
     found = take_turns(works, section.repeats, section.late)
-    for peer in apart:
+    for peer in apart.values():
         peer.close()
     model = training.session.config.model
     flops = train_flops(model, training.session.dataset.tokenizer.vocab_size)

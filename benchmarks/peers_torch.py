@@ -18,8 +18,7 @@ from benchmarks.section import LeftOut
 from benchmarks.torch_models import original
 from benchmarks.torch_models.lectures import LectureMLP, contexts_of
 from benchmarks.workloads import first_batch, open_quietly
-from charjax import parallel
-from charjax.config import RuntimeConfig, load_config
+from charjax.config import load_config
 from charjax.conversion.state_dicts import to_state_dict
 from charjax.training.session import Session, first_state
 from charjax.training.state import TrainState, variables_of
@@ -44,7 +43,6 @@ def build_apart(
     """
     if device == "gpu" and not torch.cuda.is_available():
         raise LeftOut("PyTorch is installed without CUDA, or finds no GPU")
-    parallel.start_backend(RuntimeConfig(device="cpu"))
     session = open_quietly(load_config(None, words))
     state = first_state(session)
     if label == "nanoGPT":
