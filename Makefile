@@ -1,7 +1,7 @@
 # make train    make an environment, train the default model
 # make test     the same environment and the test tools; run the tests
 # make kills    kill runs twenty times at random moments; all must come to the same end
-# make slow     the tests that `make test` leaves out: more cases of what it tests
+# make slow     the tests that `make test` leaves out: more cases, and the longest
 # make faults   the fault matrix in full: kill, damage and fill up runs, thousands of cases
 # make parity   an environment on Python 3.11 with PyTorch; compare with its numbers
 # make lint     style, formatting and types

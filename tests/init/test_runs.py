@@ -31,6 +31,7 @@ SCALED = [
 ]
 
 
+@pytest.mark.slow
 def test_a_run_with_factors_resumes_to_the_bit_and_is_read_as_it_was_trained(text, tmp_path):
     overrides = [*tiny("transformer"), f"data.path={text}", *SCALED]
     whole, cut = tmp_path / "whole", tmp_path / "cut"

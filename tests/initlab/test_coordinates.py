@@ -69,6 +69,7 @@ def test_mistakes(text, kind, widths, seeds, told):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_standard_parametrisation_fails_and_mup_does_not(text):
     """Of the logits; widths this small leave the layers' own slopes to noise."""
     slopes = {}

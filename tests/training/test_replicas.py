@@ -68,6 +68,7 @@ def test_a_replica_is_the_run_of_its_seed(kind, more, text, tmp_path):
     assert outcomes[0].losses["val"] != outcomes[1].losses["val"]
 
 
+@pytest.mark.slow
 def test_fewer_at_once_where_memory_is_short_and_the_same_losses(text, monkeypatch):
     overrides = settings("mlp", text)
     plan, outcomes = together(overrides, (0, 1, 2))
