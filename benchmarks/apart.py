@@ -46,11 +46,11 @@ def find_torch(section: Section) -> str | None:
         asked = [python, "-c", _VERSIONS]
         found = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
     except OSError as error:
-        section.leave_out("PyTorch", f"{_PYTHON}: {python!r} given; {error.strerror}")
+        section.leave_out("PyTorch", f"{python!r}: {error.strerror}; name another by {_PYTHON}")
         return None
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip().splitlines() or ["no reason given"])[-1]
-        section.leave_out("PyTorch", f"{_PYTHON}: {python!r} given, and there: {last}")
+        section.leave_out("PyTorch", f"{python!r}: {last}; name another by {_PYTHON}")
         return None
     section.facts["hardware"]["versions"]["torch"] = found
     return python
@@ -82,8 +82,7 @@ class Apart:
 
     def with_threads(self, threads: int) -> Callable[[int], None]:
         """A function that does its work n times with so many threads, and waits for it."""
-
-        assert self.facts is not None  # it is built
+        _ = self.facts  # Its first answer: it is built.
 
         def run(count: int) -> None:
             assert self._process.stdin is not None

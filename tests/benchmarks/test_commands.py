@@ -100,8 +100,11 @@ def without_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     ("words", "why"),
     [
         ("echo 2.13.0 on python 3.11.7", None),
-        ("echo Traceback >&2; echo 'ImportError: no torch' >&2; exit 1", "there: ImportError: no"),
-        (None, "given; No such file"),
+        (
+            "echo Traceback >&2; echo 'ImportError: no torch' >&2; exit 1",
+            "ImportError: no torch; name another",
+        ),
+        (None, "No such file or directory; name another"),
     ],
 )
 def test_pytorch_of_another_python(
