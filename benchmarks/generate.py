@@ -79,9 +79,11 @@ def _compare(
                 )
             )
             works["nanoGPT"], facts["nanoGPT"] = _nanogpt(apart[0], section)
-    found = take_turns(works, section.repeats, section.late)
-    for peer in apart:
-        peer.close()
+    try:
+        found = take_turns(works, section.repeats, section.late)
+    finally:
+        for peer in apart:
+            peer.close()
     a_character = {
         label: [taken / (batch * lengths[label]) for taken in values]
         for label, values in found.items()

@@ -28,6 +28,7 @@ from benchmarks.roofline import DTYPES
 from benchmarks.section import Section
 from benchmarks.show import Column, percent, spread
 from benchmarks.timing import Slice, paired_ratio, summary, take_turns
+from charjax.config import Config
 
 Row = dict[str, Any]
 TOLERANCE = 1e-5
@@ -121,7 +122,7 @@ def _compare(
     torch: str | None,
 ) -> None:
     """One work in one dtype: build, agree, take turns."""
-    from benchmarks import peers_flax, workloads
+    from benchmarks import workloads
 
     layout = workloads.PAIRS if work.startswith("mlp") else workloads.STREAM
     words = workloads.filled([*layout, *overrides, f"runtime.dtype={dtype}"])
@@ -140,6 +141,20 @@ def _compare(
             dtype=dtype,
             device=section.device,
         )
+    try:
+        _measure_beside(section, name, work, config, dtype, apart)
+    finally:
+        # Not even a row that failed leaves them in the next one's way.
+        for peer in apart.values():
+            peer.close()
+
+
+def _measure_beside(
+    section: Section, name: str, work: str, config: Config, dtype: str, apart: dict[str, Apart]
+) -> None:
+    """charjax and flax here, PyTorch's processes there."""
+    from benchmarks import peers_flax, workloads
+
     training = workloads.prepare(config)
     reference = peers_flax.exact_loss(training)
     works: dict[str, Slice] = {}
@@ -165,8 +180,6 @@ def _compare(
     }
     works = {"charjax": Slice(training.steps, section.slice_seconds), **works}
     found = take_turns(works, section.repeats, section.late)
-    for peer in apart.values():
-        peer.close()
     model = training.session.config.model
     flops = train_flops(model, training.session.dataset.tokenizer.vocab_size)
     best = section.facts["roofline"]["start"][dtype]

@@ -128,6 +128,24 @@ def test_pytorch_of_another_python(
         assert "\n" not in line["why"]
 
 
+def test_a_row_that_fails_leaves_no_process_behind(monkeypatch: pytest.MonkeyPatch):
+    started, closed = [], []
+
+    class Process:
+        def __init__(self, python: str, module: str, **arguments: object):
+            started.append(arguments["label"])
+            self.close = lambda: closed.append(arguments["label"])
+
+    def fails(*given: object):
+        raise MemoryError
+
+    monkeypatch.setattr(peers, "Apart", Process)
+    monkeypatch.setattr(peers, "_measure_beside", fails)
+    with pytest.raises(MemoryError):
+        peers._compare(Section("cpu"), "name", "bigram", peers._BIGRAM, "float32", "python")
+    assert closed == started != []
+
+
 class ExhaustedError(RuntimeError):
     """What XLA raises."""
 
