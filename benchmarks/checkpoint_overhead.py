@@ -87,6 +87,7 @@ def _loops(section: Section, model: str, overrides: tuple[str, ...]) -> None:
             contestant=label,
             checkpoint_every=periods.get(label, 0),
             over_bare=paired_ratio(found["bare"], values),
+            over_loop=paired_ratio(found["loop"], values),
             **summary(values),
         )
 
@@ -199,16 +200,24 @@ def _clock() -> Iterator[Callable[[], float]]:
     yield lambda: time.perf_counter() - began
 
 
-def _over(row: Row) -> str:
-    if row["contestant"] in ("bare", "save", "written", "restore"):
-        return ""
-    return f"{100 * (row['over_bare']['median'] - 1):+.1f} %"
+def _over_bare(row: Row) -> str:
+    return _over(row, "over_bare") if row["contestant"] != "bare" else ""
+
+
+def _over_loop(row: Row) -> str:
+    """What checkpoints alone add."""
+    return _over(row, "over_loop") if row.get("checkpoint_every") else ""
+
+
+def _over(row: Row, what: str) -> str:
+    return f"{100 * (row[what]['median'] - 1):+.1f} %" if what in row else ""
 
 
 COLUMNS: tuple[Column, ...] = (
     ("", lambda row: row["name"]),
     ("seconds (a step, or in all)", spread),
-    ("over the bare step", _over),
+    ("over the bare step", _over_bare),
+    ("over the loop", _over_loop),
     ("bytes", lambda row: quantity(float(row["bytes"]), "B") if "bytes" in row else ""),
 )
 

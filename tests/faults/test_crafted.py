@@ -133,21 +133,17 @@ COMMANDS: dict[str, Callable[[Path], list[object]]] = {
 
 def bomb(step: Path, kind: str) -> None:
     """Arrays that say they are larger than any memory, or would be when they are unpacked."""
-    import tensorstore
-
-    spec = {"driver": "ocdbt", "base": f"file://{step}/state/"}
-    store = tensorstore.KvStore.open(spec).result()
-    names = [name for name in store.list().result() if name.endswith(b"/.zarray")]
-    name = next(n for n in names if len(json.loads(store.read(n).result().value)["shape"]) == 2)
-    header = json.loads(store.read(name).result().value)
+    array = step / "state" / "float32"
+    header = json.loads((array / ".zarray").read_text(encoding="utf-8"))
     if kind == "stream":
         # 2 GB of zeros as zstd has them: one block of 128 KB after another.
         frame = bytes.fromhex("28b52ffd0058") + b"\x02\x00\x10\x00" * 16384
-        store.write(name.replace(b".zarray", b"0.0"), frame).result()
+        (array / "0").write_bytes(frame)
+        header["compressor"] = {"id": "zstd", "level": 1}
     else:
         for key in {"shape": ["shape"], "chunks": ["chunks"], "both": ["shape", "chunks"]}[kind]:
-            header[key] = [10**7, 10**6]
-        store.write(name, json.dumps(header)).result()
+            header[key] = [10**13]
+    (array / ".zarray").write_text(json.dumps(header), encoding="utf-8")
     craft(step)
 
 

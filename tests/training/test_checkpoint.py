@@ -14,11 +14,13 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import orbax.checkpoint as orbax
 import pytest
 
 from charjax.errors import UserError
 from charjax.training import step_files
 from charjax.training.checkpoint import Checkpoints, SaveError, state_digest
+from tests.faults.crafting import craft
 
 
 class State(NamedTuple):
@@ -91,6 +93,25 @@ def test_numpy_leaves_stay_numpy_and_keep_wide_dtypes(tmp_path: Path):
         assert type(got[name]) is np.ndarray
         assert got[name].dtype == leaf.dtype
         assert np.array_equal(got[name], leaf)
+
+
+def test_checkpoints_of_the_first_format_are_read(saved: Path):
+    """It wrote every array by itself, into one database."""
+    state, step = make_state(300), saved / "300"
+    leaves = json.loads((step / "meta.json").read_bytes())["leaves"]
+    arrays = dict(zip(leaves, map(np.asarray, jax.tree.leaves(state)), strict=True))
+    shutil.rmtree(step / "state")
+    with orbax.Checkpointer(orbax.PyTreeCheckpointHandler(use_compression=False)) as writer:
+        held = {name: array for name, array in arrays.items() if array.size}
+        writer.save(step / "state", args=orbax.args.PyTreeSave(held))
+    craft(step, lambda record: record.update(format=1))
+    got, _, _ = restore(saved, 300)
+    assert state_digest(got) == state_digest(state)
+
+
+def test_arrays_of_one_dtype_are_written_as_one(saved: Path):
+    names = {path.name for path in (saved / "300" / "state").iterdir() if path.is_dir()}
+    assert names == {"float32", "bfloat16", "uint32", "int32"}
 
 
 def test_the_state_may_be_donated_and_changed_while_it_is_saved(tmp_path: Path):
