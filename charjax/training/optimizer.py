@@ -1,12 +1,12 @@
 """The optimiser and its schedule, from the config.
 
-The learning rate is a function of the step and is applied in `train_step`, so that it is known
+The learning rate is a function of the step and is applied here, not by optax, so that it is known
 to the metrics and a skipped step does not hold the schedule back.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,20 +14,130 @@ import optax
 from jax import Array
 
 from charjax.config import OptimConfig
+from charjax.ops.adam import AdamStep, Moments, adam_update
 
 Schedule = Callable[[Array], Array]
 
 
-def make_optimizer(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
-    """Clipping and the direction of a step; the caller multiplies it by -learning_rate.
+class Taken(NamedTuple):
+    """How a step is taken.
+
+    Attributes:
+      rate: the learning rate.
+      scale: what gradients are multiplied by before anything else.
+      finite: whether it is taken; otherwise parameters and state stay as they are, to the bit.
+      factors: a pytree of scalars that multiply a parameter's direction but not its decay (see
+        `charjax.init.scheme`), or None.
+    """
+
+    rate: Array
+    scale: Array
+    finite: Array
+    factors: Any = None
+
+
+class Optimizer(NamedTuple):
+    """Two pure functions.
+
+    Attributes:
+      init: parameters -> state.
+      apply: parameters, gradients, state, Taken -> new parameters and state.
+    """
+
+    init: Callable[[Any], Any]
+    apply: Callable[[Any, Any, Any, Taken], tuple[Any, Any]]
+
+
+def make_optimizer(config: OptimConfig) -> Optimizer:
+    """The optimiser of a config, but for clipping (see `clip_factor`).
 
     adamw: Loshchilov and Hutter 2019, algorithm 2, with the decay scaled by the rate, as PyTorch
-    and nanoGPT do; rmsprop: Tieleman and Hinton 2012; sgd: with Polyak momentum.
-
-    `update` takes `learning_rate_factors`, a pytree of scalars or None, which multiply the
-    direction but not the decay (see `charjax.init.scheme`).
+    and nanoGPT do; rmsprop: Tieleman and Hinton 2012; sgd: with Polyak momentum. The state is
+    optax's for each of them.
     """
-    parts = [optax.clip_by_global_norm(config.grad_clip)] if config.grad_clip else []
+    chain = _chain(config)
+    if config.kind == "adamw":
+        return Optimizer(chain.init, _adamw(config))
+    return Optimizer(chain.init, _by_optax(chain))
+
+
+def clip_factor(config: OptimConfig, grad_norm: Array) -> Array:
+    """What gradients of this global norm are multiplied by, so that it is at most grad_clip."""
+    if not config.grad_clip:
+        return jnp.ones(())
+    return jnp.where(grad_norm < config.grad_clip, 1.0, config.grad_clip / grad_norm)
+
+
+def _adamw(config: OptimConfig) -> Callable[[Any, Any, Any, Taken], tuple[Any, Any]]:
+    """optax's chain, parameter by parameter: as few loops over each as can be."""
+
+    def apply(params: Any, grads: Any, state: Any, taken: Taken) -> tuple[Any, Any]:
+        place = next(i for i, part in enumerate(state) if isinstance(part, optax.ScaleByAdamState))
+        adam = state[place]
+        count = jnp.where(taken.finite, optax.safe_increment(adam.count), adam.count)
+        step = AdamStep(
+            # A step that is not taken divides by what comes before the first one otherwise.
+            jnp.maximum(count, 1),
+            taken.scale,
+            taken.finite,
+            taken.rate,
+            config.beta1,
+            config.beta2,
+            config.eps,
+        )
+        leaves, tree = jax.tree.flatten(params)
+        factors = [None] * len(leaves) if taken.factors is None else jax.tree.leaves(taken.factors)
+        new = [
+            adam_update(
+                leaf,
+                gradient,
+                Moments(mean, square),
+                step,
+                decay=config.weight_decay if leaf.ndim >= 2 else 0.0,
+                rate_factor=factor,
+            )
+            for leaf, gradient, mean, square, factor in zip(
+                leaves, *map(jax.tree.leaves, (grads, adam.mu, adam.nu)), factors, strict=True
+            )
+        ]
+        moments = optax.ScaleByAdamState(
+            count,
+            jax.tree.unflatten(tree, [held.mean for _, held in new]),
+            jax.tree.unflatten(tree, [held.square for _, held in new]),
+        )
+        return jax.tree.unflatten(tree, [leaf for leaf, _ in new]), (
+            *state[:place],
+            moments,
+            *state[place + 1 :],
+        )
+
+    return apply
+
+
+def _by_optax(
+    chain: optax.GradientTransformation,
+) -> Callable[[Any, Any, Any, Taken], tuple[Any, Any]]:
+    def apply(params: Any, grads: Any, state: Any, taken: Taken) -> tuple[Any, Any]:
+        grads = jax.tree.map(lambda g: g * taken.scale, grads)
+        # optax raises a float to its int32 count, which strict dtype promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, new_state = chain.update(
+                grads, state, params, learning_rate_factors=taken.factors
+            )
+        new = jax.tree.map(lambda p, u: p - taken.rate * u, params, updates)
+        return keep_unless(taken.finite, (new, new_state), (params, state))
+
+    return apply
+
+
+def keep_unless(finite: Array, new: Any, old: Any) -> Any:
+    """The new pytree, or the old one to the bit."""
+    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+
+def _chain(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
+    """The same as optax has it; an identity stands where clipping does, for the state's sake."""
+    parts = [optax.identity()] if config.grad_clip else []
     if config.kind == "adamw":
         parts.append(optax.scale_by_adam(config.beta1, config.beta2, config.eps))
     elif config.kind == "rmsprop":
@@ -37,7 +147,7 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformationExtraArgs
     parts.append(_scale_by_factors())
     if config.weight_decay:
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=is_matrix))
-    return _promoting(optax.chain(optax.identity(), *parts))
+    return optax.chain(optax.identity(), *parts)
 
 
 def _scale_by_factors() -> optax.GradientTransformationExtraArgs:
@@ -48,16 +158,6 @@ def _scale_by_factors() -> optax.GradientTransformationExtraArgs:
         return grads, state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
-
-
-def _promoting(inner: optax.GradientTransformationExtraArgs) -> Any:
-    """optax raises a float to its int32 count, which strict dtype promotion refuses."""
-
-    def update(grads: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        with jax.numpy_dtype_promotion("standard"):
-            return inner.update(grads, state, params, **extra)
-
-    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def is_matrix(params: Any) -> Any:

@@ -14,7 +14,14 @@ from jax import Array
 from charjax.config import Config
 from charjax.data.batches import Batch
 from charjax.models.contract import CharModel
-from charjax.training.optimizer import is_matrix, make_optimizer, make_schedule
+from charjax.training.optimizer import (
+    Taken,
+    clip_factor,
+    is_matrix,
+    keep_unless,
+    make_optimizer,
+    make_schedule,
+)
 from charjax.training.state import Counters, Scales, TrainState, effective
 
 
@@ -101,28 +108,24 @@ def make_train_step(model: CharModel, config: Config, max_loss: Array | None = N
     def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         loss, grads, model_state, carry = accumulate(state, batch, key)
         targets = jnp.sum(batch.weights)
-        scale = 1.0 / jnp.maximum(targets, 1.0)
-        grads = jax.tree.map(lambda g: g * scale, grads)
+        mean = scale = 1.0 / jnp.maximum(targets, 1.0)
         penalty = jnp.zeros(())
         if config.optim.l2:
             penalty, slopes = jax.value_and_grad(l2_penalty)(state.params, config.optim.l2)
-            grads = jax.tree.map(jnp.add, grads, slopes)
-        grad_norm = optax.tree.norm(grads)
+            grads = jax.tree.map(lambda g, s: g * mean + s, grads, slopes)
+            scale = jnp.ones(())
+        grad_norm = optax.tree.norm(grads) * scale
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         if max_loss is not None:
-            finite &= loss * scale <= max_loss
+            finite &= loss * mean <= max_loss
         rate = schedule(state.counters.step)
 
-        factors = state.scales.learning_rates if isinstance(state.scales, Scales) else None
-        updates, opt_state = optimizer.update(
-            grads, state.opt_state, state.params, learning_rate_factors=factors
-        )
-        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         # A step that is not finite leaves everything but the counters as it was, to the bit.
-        params, opt_state, model_state, carry = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
-            (params, opt_state, model_state, carry),
-            (state.params, state.opt_state, state.model_state, state.carry),
+        factors = state.scales.learning_rates if isinstance(state.scales, Scales) else None
+        taken = Taken(rate, scale * clip_factor(config.optim, grad_norm), finite, factors)
+        params, opt_state = optimizer.apply(state.params, grads, state.opt_state, taken)
+        model_state, carry = keep_unless(
+            finite, (model_state, carry), (state.model_state, state.carry)
         )
         skipped = 1 - finite.astype(jnp.int32)
         counters = Counters(
@@ -131,7 +134,7 @@ def make_train_step(model: CharModel, config: Config, max_loss: Array | None = N
             skipped_in_a_row=(state.counters.skipped_in_a_row + 1) * skipped,
         )
         metrics = Metrics(
-            loss * scale, grad_norm, rate, targets, skipped.astype(jnp.float32), penalty
+            loss * mean, grad_norm, rate, targets, skipped.astype(jnp.float32), penalty
         )
         after = TrainState(params, opt_state, model_state, carry, counters, state.scales)
         return after, metrics

@@ -1,14 +1,22 @@
 """Schedules and optimisers against their formulas."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from charjax.config import OptimConfig
-from charjax.training.optimizer import is_matrix, make_optimizer, make_schedule
+from charjax.training.optimizer import (
+    Taken,
+    clip_factor,
+    is_matrix,
+    make_optimizer,
+    make_schedule,
+)
 
 
 def rate(step: int, **config) -> float:
@@ -50,11 +58,18 @@ def test_exponential_begins_at_its_boundary():
 def test_decay_and_penalty_are_for_matrices_only():
     params = {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3), "table": jnp.zeros((2, 3, 4))}
     assert is_matrix(params) == {"kernel": True, "bias": False, "table": True}
-    optimizer = make_optimizer(OptimConfig(kind="sgd", weight_decay=0.5, grad_clip=0.0))
+    config = OptimConfig(kind="sgd", weight_decay=0.5, grad_clip=0.0)
     ones = jax.tree.map(jnp.ones_like, params)
-    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(ones), ones)
-    assert float(updates["kernel"][0, 0]) == 0.5
-    assert float(updates["bias"][0]) == 0.0
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    moved, _ = make_optimizer(config).apply(
+        ones, zeros, make_optimizer(config).init(ones), taken(rate=1.0)
+    )
+    assert float(moved["kernel"][0, 0]) == 0.5
+    assert float(moved["bias"][0]) == 1.0
+
+
+def taken(rate: float = 0.01, scale: float = 1.0, finite: bool = True, factors: Any = None):
+    return Taken(jnp.float32(rate), jnp.float32(scale), jnp.bool_(finite), factors)
 
 
 def test_adamw_step_by_step():
@@ -67,11 +82,61 @@ def test_adamw_step_by_step():
     mean, square = np.zeros_like(param), np.zeros_like(param)
     for step in range(1, 6):
         grad = 3 * rng.normal(size=(3, 4)).astype(np.float32)
-        update, state = optimizer.update(jnp.asarray(grad), state, ours)
-        ours = ours - 0.01 * update
+        clip = clip_factor(config, jnp.linalg.norm(jnp.asarray(grad)))
+        ours, state = optimizer.apply(ours, jnp.asarray(grad), state, taken(scale=float(clip)))
         grad = grad / max(1.0, float(np.linalg.norm(grad)))
         mean = 0.8 * mean + 0.2 * grad
         square = 0.9 * square + 0.1 * grad**2
         direction = (mean / (1 - 0.8**step)) / (np.sqrt(square / (1 - 0.9**step)) + 1e-6)
         param = param - 0.01 * (direction + 0.1 * param)
         np.testing.assert_allclose(ours, param, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("factored", [False, True])
+def test_adamw_is_optaxs(decay: float, factored: bool):
+    """With clipping, decay on matrices alone and factors of the rate; ten steps, one skipped."""
+    config = OptimConfig(beta2=0.99, weight_decay=decay, grad_clip=0.7)
+    rng = np.random.default_rng(0)
+    shapes = {"kernel": (4, 5), "bias": (5,), "gain": ()}
+    draw = lambda: {n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in shapes.items()}  # noqa: E731
+    ours = params = draw()
+    factors = {"kernel": jnp.float32(0.3), "bias": jnp.float32(2.0), "gain": jnp.float32(1.0)}
+    scaled = optax.stateless(lambda u, _: jax.tree.map(jnp.multiply, u, factors))
+    plain = optax.chain(
+        optax.clip_by_global_norm(0.7),
+        optax.scale_by_adam(0.9, 0.99, config.eps),
+        scaled if factored else optax.identity(),
+        optax.add_decayed_weights(decay, mask=is_matrix),
+        optax.scale(-0.01),
+    )
+    state, optimizer = plain.init(params), make_optimizer(config)
+    mine = optimizer.init(ours)
+    for step in range(10):
+        grads, finite = draw(), step != 4
+        clip = clip_factor(config, optax.tree.norm(grads))
+        ours, mine = optimizer.apply(
+            ours,
+            grads,
+            mine,
+            taken(scale=float(clip), finite=finite, factors=factors if factored else None),
+        )
+        if finite:
+            with jax.numpy_dtype_promotion("standard"):
+                updates, state = plain.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        for name in shapes:
+            np.testing.assert_allclose(ours[name], params[name], rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "rmsprop", "sgd"])
+def test_a_step_that_is_not_taken_changes_no_bit(kind: str):
+    config = OptimConfig(kind=kind, momentum=0.0 if kind == "adamw" else 0.9, weight_decay=0.1)
+    optimizer, params = make_optimizer(config), {"w": jnp.full((2, 3), 0.7)}
+    state = optimizer.init(params)
+    for gradient, finite in ((0.3, True), (math.nan, False), (math.inf, False)):
+        before = jax.tree.map(np.asarray, (params, state))
+        grads = {"w": jnp.full((2, 3), gradient)}
+        params, state = optimizer.apply(params, grads, state, taken(finite=finite))
+        same = jax.tree.map(np.array_equal, before, jax.tree.map(np.asarray, (params, state)))
+        assert all(jax.tree.leaves(same)) is not finite
