@@ -11,7 +11,7 @@ from typing import IO, Any
 import jax
 import jax.numpy as jnp
 
-from charjax import models, parallel
+from charjax import files, models, parallel
 from charjax.config import Config, parse_config
 from charjax.data.tokenizers import Tokenizer, tokenizer_from_json
 from charjax.errors import UserError
@@ -214,9 +214,7 @@ def fitted_state(params: dict[str, Any]) -> TrainState:
 
 def write_json(path: Path, tree: dict[str, Any]) -> None:
     """Replace a JSON file in one move."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(tree, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    files.replace(path, json.dumps(tree, indent=2, allow_nan=False) + "\n")
 
 
 # How often, and how many seconds apart, to look who holds a lock.

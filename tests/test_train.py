@@ -115,6 +115,24 @@ def test_a_directory_with_a_run_is_refused(text, tmp_path):
     assert summary(workdir) | apart == before | apart
 
 
+# What a crash may leave at the end of samples.txt: half a header, half a character, half a text.
+ENDS = [b"--- ste", b"--- step 20 ---\nab\xe2\x82", b"--- step 20 ---\nab\n--- step 20 ---"]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_samples_come_to_the_same_bytes(end, tmp_path):
+    odd = tmp_path / "odd.txt"
+    odd.write_bytes("a\r\u2028\x0bé \x85b".encode() * 300)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert train(whole, odd, "bigram", "train.steps=20", "train.sample_every=10").status == 0
+    assert train(cut, odd, "bigram", "train.steps=10").status == 0
+    with (cut / "samples.txt").open("ab") as file:
+        file.write(end)
+    done = run("train", "--workdir", cut, "--resume", "train.steps=20", "train.sample_every=10")
+    assert done.status == 0, done.err
+    assert (cut / "samples.txt").read_bytes() == (whole / "samples.txt").read_bytes()
+
+
 def test_resuming_with_another_config_names_the_fields(text, tmp_path):
     workdir = tmp_path / "run"
     train(workdir, text, "bigram", "train.steps=10")

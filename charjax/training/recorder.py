@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from rich.table import Table
 
-from charjax import parallel
+from charjax import files, parallel
 from charjax.errors import UserError
 from charjax.generate import Sampling, generate
 from charjax.runs import (
@@ -227,10 +227,7 @@ class Recorder:
 
     def _begin(self, step: int, progress: Progress) -> None:
         """Write what must be there from the start, and cut what will be written again."""
-        config = self.directory / "config.toml"
-        temporary = config.with_suffix(".tmp")
-        temporary.write_text(self.session.config.to_toml(), encoding="utf-8")
-        temporary.replace(config)
+        files.replace(self.directory / "config.toml", self.session.config.to_toml())
         (self.directory / "summary.json").unlink(missing_ok=True)
         MetricsFile(self.directory / "metrics.jsonl").cut(step, progress.events_done)
         _cut_samples(self.directory / "samples.txt", progress.events_done)
@@ -274,9 +271,8 @@ class Recorder:
             seed=config.train.seed,
             poll=self.signals.poll,
         )
-        with (self.directory / "samples.txt").open("a", encoding="utf-8") as file:
-            for text in texts:
-                file.write(f"{_SAMPLE_HEAD}{step} ---\n{text}\n")
+        told = "".join(f"{_SAMPLE_HEAD}{step} ---\n{text}\n" for text in texts)
+        files.append(self.directory / "samples.txt", told)
         self.display.say(f"--- sample at step {step} ---\n{texts[0]}\n---")
 
     def _header(self, state: TrainState) -> None:
@@ -372,12 +368,11 @@ def _cut_samples(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept, keep = [], True
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.startswith(_SAMPLE_HEAD) and line.endswith(" ---\n"):
-            number = line.removeprefix(_SAMPLE_HEAD).removesuffix(" ---\n")
-            keep = not number.isdecimal() or int(number) <= step
+    # Bytes: a sample may hold any kind of line end, and a crash may cut a character in two.
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        if line.startswith(head := _SAMPLE_HEAD.encode()) and line.endswith(b" ---"):
+            number = line.removeprefix(head).removesuffix(b" ---")
+            keep = not number.isdigit() or int(number) <= step
         if keep:
-            kept.append(line)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)
+            kept.append(line + b"\n")
+    files.replace(path, b"".join(kept))
