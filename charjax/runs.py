@@ -99,12 +99,18 @@ def begun_with(directory: Path) -> tuple[Tokenizer, str] | tuple[None, None]:
 
 def require_run(directory: Path) -> None:
     """Raise a UserError unless the directory holds a run."""
-    if not (directory / "config.toml").is_file():
-        what = "is not a directory" if not directory.is_dir() else "holds no run"
-        raise UserError(
-            f"workdir: {str(directory)!r} {what}; give the directory that "
-            "`python -m charjax.train` printed"
-        )
+    if (directory / "config.toml").is_file():
+        return
+    remedy = "give the directory that `python -m charjax.train` printed"
+    what = "holds no run" if directory.is_dir() else "is not a directory"
+    if has_checkpoints(directory):
+        what, remedy = "holds checkpoints, but no config.toml", "put a copy of that file back"
+    raise UserError(f"workdir: {str(directory)!r} {what}; {remedy}")
+
+
+def has_checkpoints(directory: Path) -> bool:
+    """Whether a run has saved anything in a directory."""
+    return bool(Checkpoints(directory / "checkpoints").steps())
 
 
 def make_directory(directory: Path, flag: str) -> None:

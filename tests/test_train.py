@@ -115,6 +115,20 @@ def test_a_directory_with_a_run_is_refused(text, tmp_path):
     assert summary(workdir) | apart == before | apart
 
 
+def test_checkpoints_without_a_config_are_not_begun_over(text, tmp_path):
+    workdir = tmp_path / "run"
+    train(workdir, text, "bigram", "train.steps=10")
+    (workdir / "config.toml").unlink()
+    kept = sorted(workdir.rglob("*"))
+    done = train(workdir, text, "bigram", "train.steps=5")
+    assert done.status == 2
+    assert "already holds a run" in done.err
+    done = run("train", "--workdir", workdir, "--resume")
+    assert done.status == 2
+    assert "holds checkpoints, but no config.toml; put a copy of that file back" in done.err
+    assert sorted(workdir.rglob("*")) == kept
+
+
 # What a crash may leave at the end of samples.txt: half a header, half a character, half a text.
 ENDS = [b"--- ste", b"--- step 20 ---\nab\xe2\x82", b"--- step 20 ---\nab\n--- step 20 ---"]
 

@@ -16,6 +16,7 @@ from charjax.runs import (
     Lock,
     checkpoint_meta,
     fitted_state,
+    has_checkpoints,
     make_directory,
     read_notes,
     require_run,
@@ -83,7 +84,9 @@ class Recorder:
         lock = Lock(directory)
         lock.acquire()
         # Only now: another process may have begun a run there, and even ended it, meanwhile.
-        if not resume and (directory / "config.toml").exists():
+        # A config.toml that was lost makes the checkpoints no less a run's.
+        begun = (directory / "config.toml").exists() or has_checkpoints(directory)
+        if begun and not resume:
             lock.release()
             raise UserError(
                 f"--workdir: {str(directory)!r} already holds a run; go on with it by --resume, or "
