@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -180,6 +181,19 @@ def test_fine_tuning_starts_from_the_other_runs_parameters(text, tmp_path):
     assert load_config(second / "config.toml").model == load_config(first / "config.toml").model
     other = run("train", *options, "model.kind=gru", "--init-from", first, "--workdir", second)
     assert other.status == 2
+
+
+def test_fine_tuning_that_was_stopped_at_once_still_has_the_other_runs_parameters(text, tmp_path):
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    train(first, text, "bigram", "train.steps=400", "optim.learning_rate=1e-2", "eval.every=100")
+    options = [f"data.path={text}", "train.steps=7", "checkpoint.every=0", "eval.every=0"]
+    done = run("train", *options, "--init-from", first, "--workdir", second)
+    assert done.status == 0, done.err
+    # As it is after a kill before the first save at a step of its own.
+    shutil.copytree(second, third)
+    shutil.rmtree(third / "checkpoints" / "7")
+    assert run("train", "--workdir", third, "--resume").status == 0
+    assert summary(third)["state_digest"] == summary(second)["state_digest"]
 
 
 def test_steps_that_are_not_finite_end_the_run(text, tmp_path):

@@ -103,6 +103,10 @@ class Recorder:
         self._header(state)
         if step >= self.session.config.train.steps and progress.events_done >= step:
             return self._already_done(step, state, progress)
+        if params is not None:
+            # A resumed run has no other way to them; config.toml says that there is one to resume.
+            self._save(step, state, progress, False)
+            self.checkpoints.wait()
         self._begin(step, progress)
         metrics = MetricsFile(self.directory / "metrics.jsonl")
         evaluate = evaluator(self.session, self.signals.poll)
