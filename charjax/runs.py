@@ -233,7 +233,7 @@ class Lock:
 
     def __init__(self, directory: Path):
         self._path = directory / ".lock"
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] | None = None
 
     def acquire(self) -> None:
         """Take the lock.
@@ -242,26 +242,24 @@ class Lock:
           UserError: another process holds it, which is named; or nothing can be written there.
         """
         try:
-            file = self._path.open("a+", encoding="utf-8")
+            # Unbuffered: what a full disk refuses would be tried again when the file is closed.
+            self._file = self._path.open("a+b", buffering=0)
+            if _take(self._file):
+                self._file.truncate(0)
+                self._file.write(str(os.getpid()).encode())
+                return
+            holder = _holder(self._file)
         except OSError as error:
+            self.release()
             raise UserError(
                 f"workdir: {str(self._path.parent)!r} cannot be written: {error.strerror}; give "
                 "another --workdir"
             ) from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = _holder(file)
-            file.close()
-            raise UserError(
-                f"workdir: {str(self._path.parent)!r} is being written by process {holder}; wait "
-                "for it, stop it, or give another --workdir"
-            ) from None
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
-        self._file = file
+        self.release()
+        raise UserError(
+            f"workdir: {str(self._path.parent)!r} is being written by process {holder}; wait "
+            "for it, stop it, or give another --workdir"
+        )
 
     def release(self) -> None:
         """Let go of it."""
@@ -270,14 +268,22 @@ class Lock:
             self._file = None
 
 
-def _holder(file: IO[str]) -> str:
+def _take(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(file: IO[bytes]) -> str:
     """The process that holds a lock.
 
     It writes its number after it has the lock, so for a moment an earlier one's may stand there.
     """
     for _ in range(_HOLDER_TRIES):
         file.seek(0)
-        number = file.read().strip()
+        number = file.read().decode("ascii", "replace").strip()
         if number.isdecimal() and _is_alive(int(number)):
             return number
         time.sleep(_HOLDER_SECONDS)

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import errno
+import os
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from charjax import files
+from charjax.errors import UserError
+from charjax.runs import Lock
 
 
 @pytest.fixture
@@ -36,3 +39,26 @@ def test_what_is_added_comes_after_what_is_there(tmp_path: Path):
     for text in ("one\n", "", "two\r\n"):
         files.append(tmp_path / "file", text)
     assert (tmp_path / "file").read_bytes() == b"one\ntwo\r\n"
+
+
+def test_a_lock_that_cannot_be_written_is_said(tmp_path: Path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        lock = Lock(tmp_path)
+        with pytest.raises(UserError, match="cannot be written: File too large; give another"):
+            lock.acquire()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    lock.acquire()
+    assert (tmp_path / ".lock").read_text() == str(os.getpid())
+    lock.release()
+
+
+def test_a_lock_that_holds_no_number_is_held_nevertheless(tmp_path: Path):
+    first = Lock(tmp_path)
+    first.acquire()
+    (tmp_path / ".lock").write_bytes(b"\xff\xfe" * 20)
+    with pytest.raises(UserError, match="is being written by process unknown"):
+        Lock(tmp_path).acquire()
+    first.release()
