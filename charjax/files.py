@@ -12,7 +12,7 @@ def append(path: Path, text: str) -> None:
       OSError: it cannot be written, and the file is named; nothing was added.
     """
     # Unbuffered: a buffer would be written once more when the file is closed.
-    with _named(path), path.open("ab", buffering=0) as file:
+    with named(path), path.open("ab", buffering=0) as file:
         size = file.tell()
         left = memoryview(text.encode())
         try:
@@ -30,7 +30,7 @@ def replace(path: Path, data: bytes | str) -> None:
       OSError: it cannot be written, and the file is named; the older one is as it was.
     """
     temporary = path.with_name(f"{path.name}.tmp")
-    with _named(path):
+    with named(path):
         try:
             temporary.write_bytes(data.encode() if isinstance(data, str) else data)
             temporary.replace(path)
@@ -41,8 +41,8 @@ def replace(path: Path, data: bytes | str) -> None:
 
 
 @contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """An error of writing knows no file, unlike one of opening."""
+def named(path: Path) -> Iterator[None]:
+    """Name the file in an error of writing, which knows none, unlike one of opening."""
     try:
         yield
     except OSError as error:
