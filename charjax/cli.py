@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from charjax import signals
 from charjax.errors import UserError, printable
 
 _COLUMNS = 100
@@ -25,6 +26,7 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
     a file that may not be read) one line and status 1; Ctrl-C is 130. A reader that closes the
     pipe early, as `head` does, ends the command without a word.
     """
+    signals.after_imports()
     try:
         status = main(sys.argv[1:] if argv is None else argv) or 0
         sys.stdout.flush()
@@ -40,6 +42,11 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
         # No file has too long a name: it was given.
         status = 2 if error.errno == errno.ENAMETOOLONG else 1
     except KeyboardInterrupt:
+        status = 130
+    except (ImportError, SystemError):
+        # What native code makes of Ctrl-C while it is loaded.
+        if not signals.interrupted():
+            raise
         status = 130
     sys.exit(status)
 

@@ -42,6 +42,8 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     workdir = Path(args.workdir)
     require_run(workdir)
     run = load_run(workdir, args.checkpoint)
+    # JAX has been imported meanwhile, which takes seconds.
+    poll()
     devices = jax.local_devices()
     split = _text(run, Path(args.text)) if args.text else _split(run, args.split)
     length = run.config.model.context_length

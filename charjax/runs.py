@@ -11,7 +11,7 @@ from typing import IO, Any
 import jax
 import jax.numpy as jnp
 
-from charjax import models, parallel
+from charjax import files, models, parallel
 from charjax.config import Config, parse_config
 from charjax.data.tokenizers import Tokenizer, tokenizer_from_json
 from charjax.errors import UserError
@@ -99,12 +99,18 @@ def begun_with(directory: Path) -> tuple[Tokenizer, str] | tuple[None, None]:
 
 def require_run(directory: Path) -> None:
     """Raise a UserError unless the directory holds a run."""
-    if not (directory / "config.toml").is_file():
-        what = "is not a directory" if not directory.is_dir() else "holds no run"
-        raise UserError(
-            f"workdir: {str(directory)!r} {what}; give the directory that "
-            "`python -m charjax.train` printed"
-        )
+    if (directory / "config.toml").is_file():
+        return
+    remedy = "give the directory that `python -m charjax.train` printed"
+    what = "holds no run" if directory.is_dir() else "is not a directory"
+    if has_checkpoints(directory):
+        what, remedy = "holds checkpoints, but no config.toml", "put a copy of that file back"
+    raise UserError(f"workdir: {str(directory)!r} {what}; {remedy}")
+
+
+def has_checkpoints(directory: Path) -> bool:
+    """Whether a run has saved anything in a directory."""
+    return bool(Checkpoints(directory / "checkpoints").steps())
 
 
 def make_directory(directory: Path, flag: str) -> None:
@@ -214,9 +220,7 @@ def fitted_state(params: dict[str, Any]) -> TrainState:
 
 def write_json(path: Path, tree: dict[str, Any]) -> None:
     """Replace a JSON file in one move."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(tree, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    files.replace(path, json.dumps(tree, indent=2, allow_nan=False) + "\n")
 
 
 # How often, and how many seconds apart, to look who holds a lock.
@@ -229,7 +233,7 @@ class Lock:
 
     def __init__(self, directory: Path):
         self._path = directory / ".lock"
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] | None = None
 
     def acquire(self) -> None:
         """Take the lock.
@@ -238,26 +242,24 @@ class Lock:
           UserError: another process holds it, which is named; or nothing can be written there.
         """
         try:
-            file = self._path.open("a+", encoding="utf-8")
+            # Unbuffered: what a full disk refuses would be tried again when the file is closed.
+            self._file = self._path.open("a+b", buffering=0)
+            if _take(self._file):
+                self._file.truncate(0)
+                self._file.write(str(os.getpid()).encode())
+                return
+            holder = _holder(self._file)
         except OSError as error:
+            self.release()
             raise UserError(
                 f"workdir: {str(self._path.parent)!r} cannot be written: {error.strerror}; give "
                 "another --workdir"
             ) from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = _holder(file)
-            file.close()
-            raise UserError(
-                f"workdir: {str(self._path.parent)!r} is being written by process {holder}; wait "
-                "for it, stop it, or give another --workdir"
-            ) from None
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
-        self._file = file
+        self.release()
+        raise UserError(
+            f"workdir: {str(self._path.parent)!r} is being written by process {holder}; wait "
+            "for it, stop it, or give another --workdir"
+        )
 
     def release(self) -> None:
         """Let go of it."""
@@ -266,14 +268,22 @@ class Lock:
             self._file = None
 
 
-def _holder(file: IO[str]) -> str:
+def _take(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(file: IO[bytes]) -> str:
     """The process that holds a lock.
 
     It writes its number after it has the lock, so for a moment an earlier one's may stand there.
     """
     for _ in range(_HOLDER_TRIES):
         file.seek(0)
-        number = file.read().strip()
+        number = file.read().decode("ascii", "replace").strip()
         if number.isdecimal() and _is_alive(int(number)):
             return number
         time.sleep(_HOLDER_SECONDS)

@@ -53,6 +53,8 @@ def _sample(args: Namespace, signals: "Signals") -> int:
     from charjax.runs import load_run
 
     run = load_run(Path(args.workdir), args.checkpoint)
+    # JAX has been imported meanwhile, which takes seconds.
+    signals.poll()
     if run.tokenizer.boundary and args.prompt_file is not None:
         prompt = prompt.removesuffix("\n")
     live = args.num_samples == 1 and not args.json and sys.stdout.isatty()

@@ -8,6 +8,37 @@ from types import FrameType, TracebackType
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
+def before_imports() -> None:
+    """Let Ctrl-C end a command that is still importing: no traceback, and nothing to save yet."""
+    # A shell's background job ignores it, and goes on to.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+
+
+def after_imports() -> None:
+    """From here on Ctrl-C is a KeyboardInterrupt, as ever, but one that can be asked for."""
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def interrupted() -> bool:
+    """Whether a KeyboardInterrupt was raised; native code may have made another error of it."""
+    return _interrupts > 0
+
+
+_interrupts = 0
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os._exit(128 + number)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _interrupts
+    _interrupts += 1
+    raise KeyboardInterrupt
+
+
 class Interrupted(Exception):  # noqa: N818 - no error: somebody asked
     """A signal asked the command to stop; `status` is the exit status to leave with."""
 

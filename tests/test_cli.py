@@ -1,7 +1,9 @@
 """The command line: what is parsed, what is refused in one line, how commands end."""
 
+import contextlib
 import errno
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from charjax import cli
+from charjax import cli, signals
 from charjax.errors import UserError, printable
 
 PARSERS = {
@@ -205,3 +207,46 @@ def test_a_closed_pipe_ends_the_command_quietly():
 def test_printable(text: str, escaped: str):
     assert printable(text) == escaped
     assert str(UserError(text)) == escaped
+
+
+@pytest.mark.parametrize("last", ["argparse", "pydantic_core", "annotated_types"])
+def test_an_interrupt_during_the_imports_leaves_no_traceback(last: str):
+    """Python tells of every module that is imported, and then it is interrupted."""
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "charjax.train", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.endswith(f" {last}\n"):
+            process.send_signal(signal.SIGINT)
+            break
+    _, told = process.communicate()
+    assert process.returncode == 128 + signal.SIGINT, told
+    assert "KeyboardInterrupt" not in told
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_an_interrupted_import_of_native_code_is_an_interrupt(
+    seen: bool, monkeypatch: pytest.MonkeyPatch
+):
+    def load(argv: list[str]) -> int:
+        with contextlib.suppress(KeyboardInterrupt):
+            if seen:
+                os.kill(os.getpid(), signal.SIGINT)
+        raise ImportError("numpy._core.umath failed to import")
+
+    monkeypatch.setattr(signals, "_interrupts", 0)
+    before = signal.getsignal(signal.SIGINT)
+    signals.before_imports()
+    try:
+        if seen:
+            assert status(load) == 130
+        else:
+            with pytest.raises(ImportError):
+                cli.run(load, [])
+    finally:
+        signal.signal(signal.SIGINT, before)

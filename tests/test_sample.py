@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from charjax import runs
 from charjax.data.tokenizers import ByteTokenizer
+from charjax.runs import load_run
 from charjax.sample import _Terminal
 from charjax.signals import Interrupted, Signals
 from tests.commands import run, tiny
@@ -215,3 +217,16 @@ def test_characters_of_several_bytes_are_shown_whole(capsys):
     assert capsys.readouterr().out == ""
     terminal.end()
     assert capsys.readouterr().out == "\ufffd"
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate"])
+def test_a_stop_asked_for_while_the_run_is_read_is_not_kept_waiting(
+    command, stream_run, monkeypatch
+):
+    def read(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return load_run(*arguments)
+
+    monkeypatch.setattr(runs, "load_run", read)
+    done = run(command, stream_run)
+    assert (done.status, done.out, done.err) == (143, "", "")

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -115,6 +116,38 @@ def test_a_directory_with_a_run_is_refused(text, tmp_path):
     assert summary(workdir) | apart == before | apart
 
 
+def test_checkpoints_without_a_config_are_not_begun_over(text, tmp_path):
+    workdir = tmp_path / "run"
+    train(workdir, text, "bigram", "train.steps=10")
+    (workdir / "config.toml").unlink()
+    kept = sorted(workdir.rglob("*"))
+    done = train(workdir, text, "bigram", "train.steps=5")
+    assert done.status == 2
+    assert "already holds a run" in done.err
+    done = run("train", "--workdir", workdir, "--resume")
+    assert done.status == 2
+    assert "holds checkpoints, but no config.toml; put a copy of that file back" in done.err
+    assert sorted(workdir.rglob("*")) == kept
+
+
+# What a crash may leave at the end of samples.txt: half a header, half a character, half a text.
+ENDS = [b"--- ste", b"--- step 20 ---\nab\xe2\x82", b"--- step 20 ---\nab\n--- step 20 ---"]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_samples_come_to_the_same_bytes(end, tmp_path):
+    odd = tmp_path / "odd.txt"
+    odd.write_bytes("a\r\u2028\x0bé \x85b".encode() * 300)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert train(whole, odd, "bigram", "train.steps=20", "train.sample_every=10").status == 0
+    assert train(cut, odd, "bigram", "train.steps=10").status == 0
+    with (cut / "samples.txt").open("ab") as file:
+        file.write(end)
+    done = run("train", "--workdir", cut, "--resume", "train.steps=20", "train.sample_every=10")
+    assert done.status == 0, done.err
+    assert (cut / "samples.txt").read_bytes() == (whole / "samples.txt").read_bytes()
+
+
 def test_resuming_with_another_config_names_the_fields(text, tmp_path):
     workdir = tmp_path / "run"
     train(workdir, text, "bigram", "train.steps=10")
@@ -148,6 +181,19 @@ def test_fine_tuning_starts_from_the_other_runs_parameters(text, tmp_path):
     assert load_config(second / "config.toml").model == load_config(first / "config.toml").model
     other = run("train", *options, "model.kind=gru", "--init-from", first, "--workdir", second)
     assert other.status == 2
+
+
+def test_fine_tuning_that_was_stopped_at_once_still_has_the_other_runs_parameters(text, tmp_path):
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    train(first, text, "bigram", "train.steps=400", "optim.learning_rate=1e-2", "eval.every=100")
+    options = [f"data.path={text}", "train.steps=7", "checkpoint.every=0", "eval.every=0"]
+    done = run("train", *options, "--init-from", first, "--workdir", second)
+    assert done.status == 0, done.err
+    # As it is after a kill before the first save at a step of its own.
+    shutil.copytree(second, third)
+    shutil.rmtree(third / "checkpoints" / "7")
+    assert run("train", "--workdir", third, "--resume").status == 0
+    assert summary(third)["state_digest"] == summary(second)["state_digest"]
 
 
 def test_steps_that_are_not_finite_end_the_run(text, tmp_path):

@@ -11,6 +11,7 @@ import safetensors
 import safetensors.numpy
 
 from charjax.errors import UserError
+from charjax.files import named
 
 # The dtypes that hold weights; buffers of whole numbers and truth values are read too.
 _DTYPES = {
@@ -99,7 +100,7 @@ def write_file(path: Path, content: TensorFile) -> None:
     raw = safetensors.numpy.save(tensors, content.metadata)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with named(path), os.fdopen(descriptor, "wb") as file:
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())

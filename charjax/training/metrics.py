@@ -1,6 +1,7 @@
 """What a run writes down while it goes: metrics.jsonl and curves.png."""
 
 import dataclasses
+import io
 import json
 import math
 import warnings
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from charjax import files
 from charjax.errors import visible
 
 
@@ -82,9 +84,7 @@ class MetricsFile:
 
     def write_all(self, lines: list[dict[str, Any]]) -> None:
         """Append some lines at once."""
-        text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(text)
+        files.append(self.path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
 
     def cut(self, step: int, events_done: int) -> None:
         """Drop what a resumed run will write again: later steps, and unfinished events."""
@@ -93,25 +93,28 @@ class MetricsFile:
             for line in self.read()
             if line["step"] <= (step if line["split"] == "train" else events_done)
         ]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.path)
+        files.replace(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def read(self) -> list[dict[str, Any]]:
-        """Every line up to the first that is not whole: a crash may leave anything at the end."""
+        """Every line that is whole: a crash may leave anything at the end, a bad disk anywhere."""
         if not self.path.exists():
             return []
-        lines = []
-        for text in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
-                break
-            if not isinstance(line, dict):
-                break
-            lines.append(line)
-        return lines
+        text = self.path.read_text(encoding="utf-8", errors="replace")
+        return [line for line in map(_parse, text.split("\n")) if line is not None]
+
+
+def _parse(text: str) -> dict[str, Any] | None:
+    """A line as `write` writes them, or None."""
+    try:
+        line = json.loads(text)
+        whole = (
+            type(line["step"]) is int
+            and type(line["split"]) is str
+            and isinstance(line["loss"], float | None)
+        )
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return line if whole else None
 
 
 def draw_curves(lines: list[dict[str, Any]], title: str, path: Path) -> None:
@@ -129,9 +132,9 @@ def draw_curves(lines: list[dict[str, Any]], title: str, path: Path) -> None:
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
-    temporary = path.with_suffix(".tmp.png")
+    drawn = io.BytesIO()
     with warnings.catch_warnings():
         # A name may have characters that no font here has.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(temporary)
-    temporary.replace(path)
+        figure.savefig(drawn, format="png")
+    files.replace(path, drawn.getvalue())

@@ -9,13 +9,14 @@ from typing import Any
 import jax
 from rich.table import Table
 
-from charjax import parallel
+from charjax import files, parallel
 from charjax.errors import UserError
 from charjax.generate import Sampling, generate
 from charjax.runs import (
     Lock,
     checkpoint_meta,
     fitted_state,
+    has_checkpoints,
     make_directory,
     read_notes,
     require_run,
@@ -83,7 +84,9 @@ class Recorder:
         lock = Lock(directory)
         lock.acquire()
         # Only now: another process may have begun a run there, and even ended it, meanwhile.
-        if not resume and (directory / "config.toml").exists():
+        # A config.toml that was lost makes the checkpoints no less a run's.
+        begun = (directory / "config.toml").exists() or has_checkpoints(directory)
+        if begun and not resume:
             lock.release()
             raise UserError(
                 f"--workdir: {str(directory)!r} already holds a run; go on with it by --resume, or "
@@ -100,6 +103,10 @@ class Recorder:
         self._header(state)
         if step >= self.session.config.train.steps and progress.events_done >= step:
             return self._already_done(step, state, progress)
+        if params is not None:
+            # A resumed run has no other way to them; config.toml says that there is one to resume.
+            self._save(step, state, progress, False)
+            self.checkpoints.wait()
         self._begin(step, progress)
         metrics = MetricsFile(self.directory / "metrics.jsonl")
         evaluate = evaluator(self.session, self.signals.poll)
@@ -227,10 +234,7 @@ class Recorder:
 
     def _begin(self, step: int, progress: Progress) -> None:
         """Write what must be there from the start, and cut what will be written again."""
-        config = self.directory / "config.toml"
-        temporary = config.with_suffix(".tmp")
-        temporary.write_text(self.session.config.to_toml(), encoding="utf-8")
-        temporary.replace(config)
+        files.replace(self.directory / "config.toml", self.session.config.to_toml())
         (self.directory / "summary.json").unlink(missing_ok=True)
         MetricsFile(self.directory / "metrics.jsonl").cut(step, progress.events_done)
         _cut_samples(self.directory / "samples.txt", progress.events_done)
@@ -274,9 +278,8 @@ class Recorder:
             seed=config.train.seed,
             poll=self.signals.poll,
         )
-        with (self.directory / "samples.txt").open("a", encoding="utf-8") as file:
-            for text in texts:
-                file.write(f"{_SAMPLE_HEAD}{step} ---\n{text}\n")
+        told = "".join(f"{_SAMPLE_HEAD}{step} ---\n{text}\n" for text in texts)
+        files.append(self.directory / "samples.txt", told)
         self.display.say(f"--- sample at step {step} ---\n{texts[0]}\n---")
 
     def _header(self, state: TrainState) -> None:
@@ -372,12 +375,11 @@ def _cut_samples(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept, keep = [], True
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.startswith(_SAMPLE_HEAD) and line.endswith(" ---\n"):
-            number = line.removeprefix(_SAMPLE_HEAD).removesuffix(" ---\n")
-            keep = not number.isdecimal() or int(number) <= step
+    # Bytes: a sample may hold any kind of line end, and a crash may cut a character in two.
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        if line.startswith(head := _SAMPLE_HEAD.encode()) and line.endswith(b" ---"):
+            number = line.removeprefix(head).removesuffix(b" ---")
+            keep = not number.isdigit() or int(number) <= step
         if keep:
-            kept.append(line)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)
+            kept.append(line + b"\n")
+    files.replace(path, b"".join(kept))

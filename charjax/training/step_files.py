@@ -139,7 +139,9 @@ def steps(directory: Path) -> list[int]:
 
 def _is_step(path: Path) -> bool:
     name = path.name
-    return name.isascii() and name.isdecimal() and str(int(name)) == name and path.is_dir()
+    # No run has more digits: steps are counted in 32 bits.
+    short = name.isascii() and name.isdecimal() and len(name) <= 10
+    return short and str(int(name)) == name and path.is_dir()
 
 
 def arrays_path(directory: Path, step: int) -> Path:
@@ -210,8 +212,8 @@ def commit(
       OSError: the directory is gone, full or not to be written; nothing is left behind.
     """
     staging = directory / f"{_SAVING}{step}"
-    shutil.rmtree(staging, ignore_errors=True)
     try:
+        _remove(staging)
         staging.mkdir()
         yield staging / _ARRAYS
         files = {name: _file_digest(path) for name, path in _files(staging).items()}
@@ -236,7 +238,16 @@ def _put_in_place(staging: Path, final: Path, replaced: Path) -> None:
     if final.exists():
         final.rename(replaced)
     staging.rename(final)
-    shutil.rmtree(replaced, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        _remove(replaced)
+
+
+def _remove(path: Path) -> None:
+    """Whatever it is: somebody may have put a link to another disk in a step's place, or a file."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def prune(directory: Path, newest: int, keep: int) -> None:
@@ -249,7 +260,7 @@ def prune(directory: Path, newest: int, keep: int) -> None:
             # First out of sight, so that no half-removed step is ever taken for a step.
             removed = directory / f"{_REMOVED}{step}"
             (directory / str(step)).rename(removed)
-            shutil.rmtree(removed)
+            _remove(removed)
 
 
 def clear_leftovers(directory: Path) -> None:
@@ -261,4 +272,4 @@ def clear_leftovers(directory: Path) -> None:
                 path.rename(step)
                 continue
         if path.name.startswith((_SAVING, _REPLACED, _REMOVED)):
-            shutil.rmtree(path)
+            _remove(path)

@@ -469,6 +469,29 @@ def test_a_step_that_was_about_to_be_replaced_comes_back(saved: Path):
     assert sorted(path.name for path in saved.iterdir()) == ["100", "200", "300"]
 
 
+def test_links_and_files_in_the_place_of_steps_stop_no_save(saved: Path, tmp_path: Path):
+    elsewhere = tmp_path / "another disk"
+    (saved / "100").rename(elsewhere)
+    (saved / "100").symlink_to(elsewhere)
+    (saved / "400").write_text("no step")
+    for name in (".saving-7", ".removed-7", ".removed-8", ".saving-400"):
+        (saved / name).write_text("no directory")
+    for _ in range(2):
+        store = Checkpoints(saved, keep=1)
+        store.save(400, make_state(400), {"step": 400})
+        store.close()
+        assert sorted(path.name for path in saved.iterdir()) == ["200", "400"]
+    assert (elsewhere / "meta.json").exists(), "what a link leads to is somebody else's"
+
+
+def test_a_number_that_no_step_has_is_no_step(saved: Path):
+    (saved / ("9" * 250)).mkdir()
+    store = Checkpoints(saved, keep=3)
+    assert store.steps() == [100, 200, 300]
+    store.save(400, make_state(400), {"step": 400})
+    store.close()
+
+
 _SAVE_FOREVER = """
 import sys, jax.numpy as jnp
 from charjax.training.checkpoint import Checkpoints
