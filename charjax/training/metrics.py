@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,10 @@ class Interval:
         return line
 
 
+def _open_existing(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_CREAT)
+
+
 def _add_in_order(start: float, values: np.ndarray) -> float:
     """`start` and the values, one after the other; a pairwise sum would depend on the cuts."""
     return float(np.cumsum(np.concatenate([[start], values]))[-1])
@@ -71,7 +76,11 @@ def loss_fields(loss: float) -> dict[str, float | None]:
 
 
 class MetricsFile:
-    """metrics.jsonl: one JSON object a line, appended and flushed whole."""
+    """metrics.jsonl: one JSON object a line, appended and flushed whole.
+
+    `cut` makes the file. What is written later is only appended: a file that has gone has gone with
+    its run, and is not begun again.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -83,7 +92,7 @@ class MetricsFile:
     def write_all(self, lines: list[dict[str, Any]]) -> None:
         """Append some lines at once."""
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-        with self.path.open("a", encoding="utf-8") as file:
+        with open(self.path, "a", encoding="utf-8", opener=_open_existing) as file:
             file.write(text)
 
     def cut(self, step: int, events_done: int) -> None:
