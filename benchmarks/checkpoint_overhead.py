@@ -126,6 +126,7 @@ def looping(training: Any, folder: Path, every: int) -> Callable[[int], None]:
 
     folder.mkdir()
     metrics = MetricsFile(folder / "metrics.jsonl")
+    metrics.cut(0, 0)
     display = Display(Console(file=io.StringIO()))
 
     def run(count: int) -> None:

@@ -1,19 +1,20 @@
 """Files that are written whole or not at all: a disk may be full in the middle of a line."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 
-def append(path: Path, text: str) -> None:
-    """Add a text to the end of a file.
+def append(path: Path, text: str, *, begin: bool = True) -> None:
+    """Add a text to the end of a file; one that is not there is begun only with `begin`.
 
     Raises:
       OSError: it cannot be written, and the file is named; nothing was added.
     """
     # Unbuffered: a buffer would be written once more when the file is closed.
-    with named(path), path.open("ab", buffering=0) as file:
-        size = file.tell()
+    with named(path), path.open("ab" if begin else "r+b", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
         left = memoryview(text.encode())
         try:
             while left:

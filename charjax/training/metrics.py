@@ -73,7 +73,11 @@ def loss_fields(loss: float) -> dict[str, float | None]:
 
 
 class MetricsFile:
-    """metrics.jsonl: one JSON object a line, appended and flushed whole."""
+    """metrics.jsonl: one JSON object a line, appended and flushed whole.
+
+    `cut` makes the file. What is written later is only appended: a file that has gone has gone with
+    its run, and is not begun again.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -84,7 +88,8 @@ class MetricsFile:
 
     def write_all(self, lines: list[dict[str, Any]]) -> None:
         """Append some lines at once."""
-        files.append(self.path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
+        text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+        files.append(self.path, text, begin=False)
 
     def cut(self, step: int, events_done: int) -> None:
         """Drop what a resumed run will write again: later steps, and unfinished events."""

@@ -8,9 +8,11 @@ more than by the byte (measured: 61 ms of a processor's time for 78 arrays, 18 f
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -215,16 +217,35 @@ def commit(
     try:
         _remove(staging)
         staging.mkdir()
-        yield staging / _ARRAYS
-        files = {name: _file_digest(path) for name, path in _files(staging).items()}
-        best = best or _was_best(directory, step)
-        leaves = describe(arrays)
-        record = Record(step=step, best=best, meta=meta, leaves=leaves, files=files)
-        (staging / _RECORD).write_bytes(record.encode())
+        with _still_there(staging):
+            yield staging / _ARRAYS
+            files = {name: _file_digest(path) for name, path in _files(staging).items()}
+            best = best or _was_best(directory, step)
+            leaves = describe(arrays)
+            record = Record(step=step, best=best, meta=meta, leaves=leaves, files=files)
+            (staging / _RECORD).write_bytes(record.encode())
         _put_in_place(staging, directory / str(step), directory / f"{_REPLACED}{step}")
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+@contextlib.contextmanager
+def _still_there(directory: Path) -> Iterator[None]:
+    """Raise a FileNotFoundError at the end unless the directory is the one it was.
+
+    What writes the arrays makes every directory that is missing. So one that somebody has removed
+    meanwhile, and the steps that lay beside it, would be there again, but for what it held.
+    """
+    held = os.open(directory, os.O_RDONLY)
+    try:
+        yield
+    finally:
+        # As long as it is held open, no other directory is given its number.
+        there = directory.exists() and os.path.samestat(os.fstat(held), directory.stat())
+        os.close(held)
+        if not there:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(directory))
 
 
 def _was_best(directory: Path, step: int) -> bool:

@@ -5,13 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import pytest
 from jax import Array
 
 from charjax.training import program, step
 
 
-def poison_steps(patch: pytest.MonkeyPatch, where: str, value: float, steps: Sequence[int]) -> None:
+def poison_steps(where: str, value: float, steps: Sequence[int]) -> None:
     """Make the loss, or the gradients alone, NaN or infinite in the steps of these numbers.
 
     The first step is number 1. It is compiled into the step, as an overflow would be.
@@ -35,8 +34,8 @@ def poison_steps(patch: pytest.MonkeyPatch, where: str, value: float, steps: Seq
             return _worse_gradients(losses, factors[0])
         return losses * factors[0] if where == "loss" else losses
 
-    patch.setattr(program, "make_train_step", make_train_step)
-    patch.setattr(step, "cross_entropy", cross_entropy)
+    program.make_train_step = make_train_step
+    step.cross_entropy = cross_entropy
 
 
 @jax.custom_vjp

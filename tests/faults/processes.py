@@ -2,24 +2,38 @@
 
 `python -m` spends seconds on imports, and a fault matrix needs hundreds of processes. So one
 process imports what the commands need, starts no backend, and forks: each child then runs a
-command from its first line to its exit, in a process of its own, as `python -m` would.
+command from its first line to its exit, in a process of its own, as `python -m` would. A hook may
+change something in the child before that: tests/faults/hooks.py.
 """
 
+import atexit
+import contextlib
 import ctypes
 import dataclasses
 import gc
+import importlib
 import json
 import os
 import resource
 import signal
 import subprocess
 import sys
+import termios
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+# What the commands would import.
+_IMPORTED = (
+    *("charjax.evaluate", "charjax.generate", "charjax.interop", "charjax.sample"),
+    *("charjax.train", "charjax.training.recorder", "charjax.training.session"),
+    *("charjax.initlab.__main__", "charjax.initlab.commands.probe"),
+    *("charjax.initlab.commands.report", "matplotlib.backends.backend_agg", "matplotlib.figure"),
+    "tests.faults.hooks",
+)
 # Nothing here takes more than a few seconds on a quiet machine.
 _LIMIT = 300.0
 
@@ -98,6 +112,10 @@ class Forks:
         mortal: bool = False,
         uncached: bool = False,
         file_limit: int = 0,
+        hook: Sequence[object] = (),
+        folder: Path = ROOT,
+        leave_early: bool = False,
+        terminal: bool = False,
         **more: str,
     ) -> Process:
         """Start a command.
@@ -108,6 +126,12 @@ class Forks:
           mortal: whether root's powers over the permissions of files are laid down first.
           uncached: whether everything is compiled anew.
           file_limit: bytes that no file may grow beyond; 0 for none.
+          hook: the name of a function in tests/faults/hooks.py and what JSON holds of its
+            arguments; called before the command.
+          folder: the one it runs in.
+          leave_early: whether the process ends after its output is flushed and its `atexit` is
+            done, without taking Python apart, which takes ten times as long as a refusal.
+          terminal: whether each of its outputs is a terminal's.
           more: environment variables; what JAX reads while it is imported is too late here.
         """
         self._count += 1
@@ -119,12 +143,18 @@ class Forks:
             "mortal": mortal,
             "uncached": uncached,
             "file_limit": file_limit,
+            "hook": list(hook),
+            "folder": str(folder),
+            "leave_early": leave_early,
             "out": str(out),
             "err": str(err),
         }
         for path in (out, err):
             path.touch()
-        return Process(self._ask(job), out, err, lambda pid: self._ask({"reap": pid}))
+        screens = [Screen(path) for path in (out, err)] if terminal else []
+        if screens:
+            job |= {"out": screens[0].device, "err": screens[1].device}
+        return Process(self._ask(job), out, err, lambda pid: self._reap(pid, screens))
 
     def run(self, command: str, *arguments: object, **more: Any) -> Process:
         """The same, to its end."""
@@ -140,6 +170,13 @@ class Forks:
         self._server.stdout.close()
         self._server.wait()
 
+    def _reap(self, pid: int, screens: list["Screen"]) -> int | None:
+        status = self._ask({"reap": pid})
+        if status is not None:
+            for screen in screens:
+                screen.close()
+        return status
+
     def _ask(self, request: dict[str, Any]) -> Any:
         assert self._server.stdin is not None
         assert self._server.stdout is not None
@@ -148,18 +185,35 @@ class Forks:
         return json.loads(self._server.stdout.readline())
 
 
+class Screen:
+    """A terminal; what is written on it comes into a file, byte for byte."""
+
+    def __init__(self, path: Path):
+        self._ours, self._theirs = os.openpty()
+        mode = termios.tcgetattr(self._theirs)
+        mode[1] &= ~termios.OPOST  # no line's end is turned into two characters
+        termios.tcsetattr(self._theirs, termios.TCSANOW, mode)
+        self.device = os.ttyname(self._theirs)
+        self._thread = threading.Thread(target=self._copy, args=(path,))
+        self._thread.start()
+
+    def close(self) -> None:
+        """Wait for what is still on its way; called after the last process on it has ended."""
+        os.close(self._theirs)
+        self._thread.join()
+        os.close(self._ours)
+
+    def _copy(self, path: Path) -> None:
+        with path.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+            # Where nobody has the other side open any more, Linux says EIO.
+            while data := os.read(self._ours, 65536):
+                file.write(data)
+
+
 def _serve(requests: IO[str], answers: IO[str]) -> None:
     """Fork or reap as asked; a child returns from here by ending its command."""
-    import matplotlib.backends.backend_agg
-    import matplotlib.figure  # noqa: F401
-
-    import charjax.evaluate
-    import charjax.generate
-    import charjax.sample
-    import charjax.train
-    import charjax.training.recorder
-    import charjax.training.session  # noqa: F401
-
+    for name in _IMPORTED:
+        importlib.import_module(name)
     # Nothing that a child looks through to collect its garbage is ever its own: it would copy it.
     gc.collect()
     gc.freeze()
@@ -176,25 +230,49 @@ def _serve(requests: IO[str], answers: IO[str]) -> None:
 
 def _become(job: dict[str, Any]) -> None:
     """Be the command, to the exit of the process."""
-    import importlib
-
     import jax
 
     from charjax import cli
+    from tests.faults import hooks
 
     null = os.open(os.devnull, os.O_RDONLY)
-    out = os.open(job["out"], os.O_WRONLY | os.O_APPEND)
-    err = os.open(job["err"], os.O_WRONLY | os.O_APPEND)
+    out = os.open(job["out"], os.O_WRONLY | os.O_APPEND | os.O_NOCTTY)
+    err = os.open(job["err"], os.O_WRONLY | os.O_APPEND | os.O_NOCTTY)
     for number, file in enumerate((null, out, err)):
         os.dup2(file, number)
     os.environ.update(job["environment"])
+    os.chdir(job["folder"])
     if job["mortal"] and os.geteuid() == 0:
         _lay_down_powers()
     if limit := job["file_limit"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     if job["uncached"]:
         jax.config.update("jax_enable_compilation_cache", False)
-    cli.run(importlib.import_module(f"charjax.{job['command']}").main, job["arguments"])
+    if job["hook"]:
+        name, *arguments = job["hook"]
+        getattr(hooks, name)(*arguments)
+    main = importlib.import_module(f"charjax.{job['command']}").main
+    if job["leave_early"]:
+        _run_and_leave(main, job["arguments"])
+    cli.run(main, job["arguments"])
+
+
+def _run_and_leave(main: Callable[[list[str]], int | None], arguments: list[str]) -> NoReturn:
+    """Run a command, and end as the interpreter does, but for what nobody can see of it."""
+    from charjax import cli
+
+    try:
+        cli.run(main, arguments)
+    except SystemExit as leave:
+        status = int(leave.code or 0)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        status = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _lay_down_powers() -> None:

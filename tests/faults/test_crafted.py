@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from tests.commands import run
 from tests.faults.crafting import craft, newest, read_record
 from tests.faults.histories import STEPS, Lab
 
@@ -219,7 +218,7 @@ def test_a_pickle_in_place_of_tensors(lab: Lab, faults: Any, tmp_path: Path):
         path = tmp_path / f"{kind}.safetensors"
         path.write_bytes(traps(mark)[kind])
         with row.case(kind):
-            done = run("interop", "import", path, "--workdir", tmp_path / "run")
+            done = lab.forks.run("interop", "import", path, "--workdir", tmp_path / "run")
             assert done.status == 2, done.err
             assert not mark.exists()
             assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ import random
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,6 +129,29 @@ def test_the_checkpoints_vanish(faults, lab: Lab):
             assert evaluations(process) - seen <= 1, "another interval was wasted"
             assert not (directory / "checkpoints").exists(), "made again"
             shutil.rmtree(directory)
+
+
+def test_the_directory_is_deleted(faults, lab: Lab):
+    """Between two saves, and while one writes: what writes arrays would make it anew."""
+    cases = [(name, moment) for moment in ("save", "between") for name in ("run", "checkpoints")]
+    row = faults(14, "the run's or the checkpoints' directory is deleted in mid-run", few=0)
+    for case, (name, moment) in enumerate(row.over(cases * 3)):
+        with row.case((case, name, moment)):
+            directory, process, seen = in_mid_run(lab, case)
+            victim = directory / "checkpoints" if name == "checkpoints" else directory
+            if moment == "save":
+                process.until(lambda d=directory: saving(d) is not None, every=0.0002)
+                time.sleep(random.Random(case).uniform(0, 0.015))
+            # A save that goes on may put something into what is being emptied.
+            while victim.exists():
+                shutil.rmtree(victim, ignore_errors=True)
+            seen = max(seen, evaluations(process))
+            assert_loud(process, "No such file or directory")
+            assert str(victim) in process.err
+            assert evaluations(process) - seen <= 1, "another interval was wasted"
+            assert not saved(directory), "a checkpoint after all"
+            assert name == "checkpoints" or not (directory / "metrics.jsonl").exists(), "made again"
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def in_mid_run(lab: Lab, case: int, **how: bool) -> tuple[Path, Process, int]:

@@ -1,6 +1,7 @@
 """Row 17: whatever a server answers, nothing comes out of the cache and nothing half stays in it.
 
-A real server on this machine, real sockets; only the address and https are replaced.
+A real server on this machine, real sockets, a real process that asks; only the address and https
+are replaced in it.
 """
 
 import contextlib
@@ -10,7 +11,6 @@ import http.server
 import io
 import tarfile
 import threading
-import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 
-from charjax.data import corpora, download
-from tests.commands import run
+from charjax.data import download
 from tests.faults.crafting import contents
+from tests.faults.histories import Lab
+from tests.faults.processes import Process
 
 BODY = b"emma\nolivia\nava\nisabella\nsophia\n" * 300
 OUT = "../../escaped.txt"
@@ -127,40 +128,24 @@ def server(tmp_path: Path) -> Iterator[Any]:
     serving.server_close()
 
 
-@contextlib.contextmanager
-def open_here(url: str) -> Iterator[Any]:
-    """What `open_https` does, without the https."""
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(url, timeout=10) as response:
-        yield response
-
-
 @pytest.fixture
-def fetch(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+def fetch(server: Any, lab: Lab, tmp_path: Path) -> Callable[[], Process]:
     """Train on the names, which only the server has."""
-    monkeypatch.delenv("CHARJAX_DATA", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(corpora, "open_https", open_here)
-    published = corpora._Published(
-        f"http://127.0.0.1:{server.server_address[1]}/names.txt",
-        hashlib.sha256(BODY).hexdigest(),
-        len(BODY),
-        "ascii",
-        ("names.txt",),
-    )
-    monkeypatch.setitem(corpora._PUBLISHED, "names", published)
+    url = f"http://127.0.0.1:{server.server_address[1]}/names.txt"
+    hook = ("publish_names", url, hashlib.sha256(BODY).hexdigest(), len(BODY))
+    where = {"CHARJAX_DATA": "", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     options = ["data.name=names", "model.kind=ngram", "model.order=2"]
-    return lambda: run("train", *options, "--workdir", tmp_path / "run")
+    words = [*options, "--workdir", tmp_path / "run"]
+    return lambda: lab.forks.run("train", *words, hook=hook, folder=tmp_path, **where)
 
 
 def test_no_answer_gets_out_of_the_cache(
-    server: Any, fetch: Callable[[], Any], tmp_path: Path, faults: Any
+    server: Any, fetch: Callable[[], Process], tmp_path: Path, faults: Any
 ):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     served = bodies(elsewhere)
-    row = faults(17, "a download that is not what it should be", few=8, full=2 * len(served))
+    row = faults(17, "a download that is not what it should be", few=4, full=2 * len(served))
     for name, kept in row.over([(name, kept) for name in served for kept in (False, True)]):
         server.answer = served[name]
         cached = tmp_path / "cache/charjax/names.txt"
@@ -177,7 +162,7 @@ def test_no_answer_gets_out_of_the_cache(
         cached.unlink(missing_ok=True)
 
 
-def test_the_right_file_is_kept_and_used(server: Any, fetch: Callable[[], Any], tmp_path: Path):
+def test_the_right_file_is_kept_and_used(server: Any, fetch: Callable[[], Process], tmp_path: Path):
     server.answer = lambda handler: answer(handler, BODY)
     done = fetch()
     assert done.status == 0, done.err

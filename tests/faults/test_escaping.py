@@ -1,7 +1,9 @@
-"""Row 18: what a text, a prompt or a name holds is shown, never acted upon."""
+"""Row 18: what a text, a prompt or a name holds is shown, never acted upon.
+
+The commands are processes on terminals of their own; what comes out there is looked at.
+"""
 
 import html.parser
-import io
 import json
 import re
 import shutil
@@ -11,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.commands import run, tiny
+from tests.commands import tiny
+from tests.faults.histories import Lab
+from tests.faults.processes import Process
 from tests.initlab.synthetic import write_sweep
 
 # What would be acted upon: by a browser, by a terminal, by rich, and by who reads from the right.
@@ -34,21 +38,9 @@ RAW = re.compile(
 OWN = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-class Terminal(io.StringIO):
-    """Standard output where somebody sits."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-def on_terminal(command: str, *arguments: object) -> Any:
-    """Run a command that believes it writes to a terminal without colours."""
-    kept = io.StringIO
-    try:
-        io.StringIO = Terminal  # type: ignore[misc]
-        return run(command, *arguments)
-    finally:
-        io.StringIO = kept  # type: ignore[misc]
+def on_terminal(lab: Lab, folder: Path, command: str, *arguments: object) -> Process:
+    """Run a command on a terminal without colours."""
+    return lab.forks.run(command, *arguments, folder=folder, terminal=True, NO_COLOR="1")
 
 
 def check_shown(done: Any, evil: str) -> None:
@@ -63,13 +55,13 @@ def check_shown(done: Any, evil: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose text holds every one of these, so that it writes them too."""
     folder = tmp_path_factory.mktemp("escaping")
     everything = "".join(EVILS.values()) + "\n"
     (folder / "text.txt").write_bytes((everything * 40).encode())
     options = [f"data.path={folder / 'text.txt'}", "model.kind=ngram", "model.order=6"]
-    done = on_terminal("train", *options, "--workdir", folder / "run")
+    done = on_terminal(lab, folder, "train", *options, "--workdir", folder / "run")
     assert done.status == 0, done.err
     check_shown(done, everything)
     return folder / "run"
@@ -113,21 +105,17 @@ def text_named(model: Path, here: Path, evil: str) -> Path:
     return path
 
 
-def test_every_command_shows_it(
-    model: Path, tmp_path: Path, faults: Any, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("NO_COLOR", "1")
+def test_every_command_shows_it(model: Path, tmp_path: Path, faults: Any, lab: Lab):
     cases = [(way, name) for way in WAYS for name in EVILS]
-    row = faults(18, "markup and control characters on the terminal", few=12, full=len(cases))
+    row = faults(18, "markup and control characters on the terminal", few=6, full=len(cases))
     for number, (way, name) in enumerate(row.over(cases)):
         here = tmp_path / str(number)
         here.mkdir()
-        monkeypatch.chdir(here)
         with row.case((way, name)):
-            done = on_terminal(*WAYS[way](model, here, EVILS[name]))  # type: ignore[arg-type]
+            command, *words = WAYS[way](model, here, EVILS[name])
+            done = on_terminal(lab, here, str(command), *words)
             assert done.status in (0, 2), (done.status, done.err)
             check_shown(done, EVILS[name])
-        monkeypatch.chdir(tmp_path)
         shutil.rmtree(here)
 
 
@@ -143,7 +131,7 @@ class Tags(html.parser.HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
-def test_a_page_shows_it(tmp_path: Path, faults: Any):
+def test_a_page_shows_it(tmp_path: Path, faults: Any, lab: Lab):
     row = faults(18, "markup and control characters in initlab's pages", few=0, full=len(EVILS))
     for name in row.over(list(EVILS)):
         evil = EVILS[name]
@@ -154,7 +142,7 @@ def test_a_page_shows_it(tmp_path: Path, faults: Any):
             told = json.loads((directory / "sweep.json").read_text())
             told |= {"arch": evil, "finished": evil, "config_toml": f'x = "{evil}"\n'}
             (directory / "sweep.json").write_text(json.dumps(told | {"hardware": {"cpu": evil}}))
-            done = on_terminal("initlab.__main__", "report", directory)
+            done = on_terminal(lab, tmp_path, "initlab.__main__", "report", directory)
             assert done.status == 0, done.err
             check_shown(done, evil)
             page = (directory / "report.html").read_text(encoding="utf-8")

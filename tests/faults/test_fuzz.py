@@ -1,11 +1,14 @@
 """Row 19: whatever is given, the commands end with 0 or with 2 and one line, never a traceback.
 
-They run in this process, from their `main` on. What takes long is left out: training, counting,
-generating and scoring; the text, the tokens, the model and the devices are real.
+Nothing runs in pytest's process. Configurations, overrides, and paths that are refused before JAX
+is needed, are a process each, in which nothing is left out but Python's taking itself apart.
+Settings, prompts and texts, and the paths that need a model, share one process (series.py), for
+each would start JAX anew; training, counting, generating and scoring are left out there. The text,
+the tokens, the model, the devices and what is written on the standard outputs are real.
 """
 
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,9 @@ from hypothesis import strategies as st
 
 from charjax.config import FAMILIES, describe_fields, shipped_configs
 from charjax.config_errors import choices, fields_of
-from charjax.training.evaluation import Score
-from charjax.training.recorder import Recorder
-from tests.commands import run, tiny
+from tests.commands import Result, tiny
+from tests.faults.histories import Lab
+from tests.faults.series import Series
 
 FIELDS = sorted({row[0] for _, rows in describe_fields() for row in rows})
 
@@ -57,44 +60,42 @@ PLAIN: st.SearchStrategy[Any] = st.recursive(
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def world(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with texts and two runs."""
     folder = tmp_path_factory.mktemp("fuzz")
     (folder / "text.txt").write_text("the cat sat on a mat\nand ran off\n" * 40)
     data = f"data.path={folder / 'text.txt'}"
     for name, more in (("stream", []), ("lines", ["data.layout=lines"])):
         options = [*tiny("bigram"), "train.steps=1", *more]
-        assert run("train", data, *options, "--workdir", folder / name).status == 0
+        done = lab.forks.run("train", data, *options, "--workdir", folder / name)
+        assert done.status == 0, done.err
     return folder
 
 
+@pytest.fixture(scope="module")
+def series(lab: Lab, world: Path) -> Iterator[Series]:
+    """One process in that folder, for many commands."""
+    one = Series(lab.forks, lab.new(), world)
+    yield one
+    one.close()
+
+
 @pytest.fixture
-def nothing_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training, generating and scoring do nothing, and a model is read once."""
-    from charjax import generate, runs
-    from charjax.training import evaluation
+def alone(lab: Lab, tmp_path: Path) -> Callable[..., Result]:
+    """Run a command as a process of its own."""
 
-    loaded: dict[tuple[Path, str], Any] = {}
-    load_run = runs.load_run
+    def run(command: str, *arguments: object, folder: Path = tmp_path) -> Result:
+        done = lab.forks.run(command, *arguments, folder=folder, leave_early=True)
+        result = Result(done.wait(), done.out, done.err)
+        # There will be thousands.
+        done.out_path.unlink()
+        done.err_path.unlink()
+        return result
 
-    def load_once(directory: Path, checkpoint: str = "best") -> Any:
-        key = (directory, checkpoint)
-        if key not in loaded:
-            loaded[key] = load_run(directory, checkpoint)
-        return loaded[key]
-
-    class Idle:
-        lock = property(lambda self: self)
-        release = train = fit = lambda self, *arguments: 0
-
-    monkeypatch.setattr(runs, "load_run", load_once)
-    monkeypatch.setattr(Recorder, "open", lambda *arguments, **more: Idle())
-    monkeypatch.setattr(generate, "stream", lambda *arguments, **more: iter(()))
-    monkeypatch.setattr(evaluation, "exact_loss", lambda *arguments, **more: Score(1.0, 1))
+    return run
 
 
-def ends_well(command: str, *arguments: object) -> None:
-    done = run(command, *arguments)
+def check_end(done: Result) -> None:
     assert done.status in (0, 2), (done.status, done.err)
     assert "Traceback" not in done.err + done.out
     if done.status == 2:
@@ -175,14 +176,14 @@ def configs(draw: Any) -> bytes:
     return some_toml(draw)
 
 
-def test_configs(faults: Any, tmp_path: Path):
+def test_configs(faults: Any, tmp_path: Path, alone: Callable[..., Result]):
     path = tmp_path / "config.toml"
 
     def check(raw: bytes) -> None:
         path.write_bytes(raw)
-        ends_well("train", path, "--print-config")
+        check_end(alone("train", path, "--print-config"))
 
-    search(faults, "configs", 60, 4000, configs(), check)
+    search(faults, "configs", 20, 4000, configs(), check)
 
 
 @st.composite
@@ -200,10 +201,9 @@ def overrides(draw: Any) -> list[str]:
     return words
 
 
-def test_overrides(faults: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    check = lambda words: ends_well("train", *words, "--print-config")  # noqa: E731
-    search(faults, "overrides", 60, 4000, overrides(), check)
+def test_overrides(faults: Any, alone: Callable[..., Result]):
+    check = lambda words: check_end(alone("train", *words, "--print-config"))  # noqa: E731
+    search(faults, "overrides", 20, 4000, overrides(), check)
 
 
 @st.composite
@@ -219,22 +219,19 @@ def sessions(draw: Any) -> list[str]:
     return [f"model.kind={kind}", *words]
 
 
-def test_settings_up_to_the_first_step(
-    world: Path, faults: Any, monkeypatch: pytest.MonkeyPatch, nothing_heavy: None
-):
-    monkeypatch.chdir(world)
-    check = lambda words: ends_well("train", "data.path=text.txt", *words)  # noqa: E731
+def test_settings_up_to_the_first_step(faults: Any, series: Series):
+    check = lambda words: check_end(series.run("train", "data.path=text.txt", *words))  # noqa: E731
     search(faults, "settings, up to the first step", 40, 2000, sessions(), check)
 
 
-def test_prompts(world: Path, faults: Any, tmp_path: Path, nothing_heavy: None):
+def test_prompts(world: Path, faults: Any, tmp_path: Path, series: Series):
     path = tmp_path / "prompt.txt"
 
     def check(case: tuple[str, str, bytes, list[str], bool]) -> None:
         name, prompt, raw, flags, from_file = case
         path.write_bytes(raw)
         given = ["--prompt-file", path] if from_file else [f"--prompt={prompt}"]
-        ends_well("sample", world / name, *given, *flags)
+        check_end(series.run("sample", world / name, *given, *flags))
 
     raw = st.binary(max_size=30) | st.text(max_size=20).map(
         lambda text: text.encode("utf-8", "surrogatepass")
@@ -263,16 +260,17 @@ def texts(draw: Any) -> bytes:
     return piece * draw(st.sampled_from([1, 1, 2, 50]))
 
 
-def test_texts(world: Path, faults: Any, tmp_path: Path, nothing_heavy: None):
+def test_texts(world: Path, faults: Any, tmp_path: Path, series: Series):
     path = tmp_path / "text.txt"
 
     def check(case: tuple[bytes, str, list[str]]) -> None:
         raw, command, words = case
         path.write_bytes(raw)
         if command == "train":
-            ends_well("train", f"data.path={path}", "model.kind=bigram", *words)
+            done = series.run("train", f"data.path={path}", "model.kind=bigram", *words)
         else:
-            ends_well("evaluate", world / command, "--text", path)
+            done = series.run("evaluate", world / command, "--text", path)
+        check_end(done)
 
     words = st.lists(
         st.sampled_from(
@@ -293,27 +291,34 @@ def test_texts(world: Path, faults: Any, tmp_path: Path, nothing_heavy: None):
 # A word that names a file or a directory, in every command; none of these may come to be written.
 PLACES: list[Callable[[str, Path], list[object]]] = [
     lambda word, world: ["train", word, "--print-config"],
-    lambda word, world: ["train", f"data.path={word}"],
     lambda word, world: ["train", "--workdir", word, "--resume"],
     lambda word, world: ["train", f"data.path={world}/text.txt", "--init-from", word],
     lambda word, world: ["sample", word],
-    lambda word, world: ["sample", world / "stream", "--prompt-file", word],
     lambda word, world: ["evaluate", word],
-    lambda word, world: ["evaluate", world / "stream", "--text", word],
     lambda word, world: ["interop", "import", word, "--workdir", world / "imported"],
     lambda word, world: ["interop", "export", word, world / "out.safetensors"],
     lambda word, world: ["initlab.__main__", word],
     lambda word, world: ["initlab.__main__", "report", word],
     lambda word, world: ["initlab.__main__", "probe", word],
 ]
+# What is read after JAX has started, or a model.
+LATE_PLACES: list[Callable[[str, Path], list[object]]] = [
+    lambda word, world: ["train", f"data.path={word}"],
+    lambda word, world: ["sample", world / "stream", "--prompt-file", word],
+    lambda word, world: ["evaluate", world / "stream", "--text", word],
+]
 
 
-def test_paths(world: Path, faults: Any, monkeypatch: pytest.MonkeyPatch, nothing_heavy: None):
-    monkeypatch.chdir(world)
-
+def test_paths(world: Path, faults: Any, alone: Callable[..., Result], series: Series):
     def check(case: tuple[int, str]) -> None:
         place, word = case
-        ends_well(*PLACES[place](word, world))  # type: ignore[arg-type]
+        if place < len(PLACES):
+            command, *words = PLACES[place](word, world)
+            done = alone(str(command), *words, folder=world)
+        else:
+            command, *words = LATE_PLACES[place - len(PLACES)](word, world)
+            done = series.run(str(command), *words)
+        check_end(done)
 
-    cases = st.tuples(st.integers(0, len(PLACES) - 1), VALUES)
-    search(faults, "paths", 30, 3000, cases, check)
+    cases = st.tuples(st.integers(0, len(PLACES) + len(LATE_PLACES) - 1), VALUES)
+    search(faults, "paths", 20, 3000, cases, check)

@@ -1,20 +1,23 @@
-"""Row 11: steps that are not finite. Row 13: the best and the latest, whatever the metric does."""
+"""Row 11: steps that are not finite. Row 13: the best and the latest, whatever the metric does.
+
+Every run is a process of its own; the losses, gradients and scores that it shall meet are put into
+it before its first line (hooks.py).
+"""
 
 import json
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from charjax.training import recorder
 from charjax.training.checkpoint import Checkpoints
-from charjax.training.evaluation import Score
-from tests.commands import run, tiny
+from tests.commands import tiny
 from tests.faults.crafting import newest, read_record
-from tests.faults.histories import story
-from tests.faults.poison import poison_steps
+from tests.faults.histories import Lab, story
+from tests.faults.processes import Process
 
 TEXT = "the cat sat on a mat and then ran off\n" * 40
 FAMILIES = ("bigram", "mlp", "gru", "transformer")
@@ -27,8 +30,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def train(text: Path, kind: str, *more: object) -> Any:
-    return run("train", f"data.path={text}", *tiny(kind), "checkpoint.keep=99", *more)
+def train(lab: Lab, hook: Sequence[object], text: Path, kind: str, *more: object) -> Process:
+    words = [f"data.path={text}", *tiny(kind), "checkpoint.keep=99"]
+    return lab.forks.run("train", *words, *more, hook=hook)
 
 
 def metrics(workdir: Path) -> list[dict[str, Any]]:
@@ -51,16 +55,16 @@ CASES = [
 
 
 def test_the_step_is_skipped_and_everything_but_the_counters_stays(
-    text: Path, tmp_path: Path, faults: Any
+    lab: Lab, text: Path, tmp_path: Path, faults: Any
 ):
     row = faults(11, "NaN or Inf in the loss or the gradients: skipped", few=1, full=len(CASES))
     for number, (kind, where, value, pieces) in enumerate(row.over(CASES)):
         workdir, bad = tmp_path / str(number), (1, 4, 5)
-        with row.case((kind, where, value, pieces)), pytest.MonkeyPatch.context() as patch:
-            poison_steps(patch, where, value, bad)
+        with row.case((kind, where, value, pieces)):
+            hook = ("poison_steps", where, value, bad)
             options = ["checkpoint.every=1", "eval.every=1", "train.log_every=1", "train.steps=7"]
             pieces_word = f"optim.accumulate_steps={pieces}"
-            done = train(text, kind, *options, pieces_word, "--workdir", workdir)
+            done = train(lab, hook, text, kind, *options, pieces_word, "--workdir", workdir)
             assert done.status == 0, done.err
             told = json.loads((workdir / "summary.json").read_text())
             assert told["skipped"] == len(bad)
@@ -78,7 +82,7 @@ def test_the_step_is_skipped_and_everything_but_the_counters_stays(
 
 
 def test_after_the_bound_the_run_stops_and_its_counter_survives(
-    text: Path, tmp_path: Path, faults: Any
+    lab: Lab, text: Path, tmp_path: Path, faults: Any
 ):
     cases = [
         (k, w, v) for k in FAMILIES for w in ("loss", "gradients") for v in (math.nan, math.inf)
@@ -86,14 +90,15 @@ def test_after_the_bound_the_run_stops_and_its_counter_survives(
     row = faults(11, "after the bound the run stops, resumed or not", few=1, full=len(cases))
     for number, (kind, where, value) in enumerate(row.over(cases)):
         workdir = tmp_path / str(number)
-        with row.case((kind, where, value)), pytest.MonkeyPatch.context() as patch:
-            poison_steps(patch, where, value, range(6, 1000))
+        with row.case((kind, where, value)):
+            hook = ("poison_steps", where, value, list(range(6, 1000)))
             options = ["train.max_skipped=8", "eval.every=1", "checkpoint.every=1"]
             # Five good steps and three bad ones, a stop, two more, a stop; the bound is at 13.
-            done = train(text, kind, *options, "train.steps=8", "--workdir", workdir)
+            done = train(lab, hook, text, kind, *options, "train.steps=8", "--workdir", workdir)
             assert done.status == 0, done.err
             for goal, status, at in ((10, 0, 10), (500, 1, 13), (600, 1, 13)):
-                done = run("train", "--workdir", workdir, "--resume", f"train.steps={goal}")
+                words = ["--workdir", workdir, "--resume", f"train.steps={goal}"]
+                done = lab.forks.run("train", *words, hook=hook)
                 assert done.status == status, (done.out, done.err)
                 if status:
                     assert f"stopped at step {at}: 8 steps in a row" in done.out
@@ -104,14 +109,8 @@ def test_after_the_bound_the_run_stops_and_its_counter_survives(
                 read_record(workdir / "checkpoints" / str(step))["best"] for step in range(6, 14)
             )
             story(workdir)
-            assert run("sample", workdir, "--max-new-tokens", 5, "--json").status == 0
-
-
-def script_scores(patch: pytest.MonkeyPatch, scores: dict[int, float]) -> None:
-    """Make the validation loss whatever is wanted at each step."""
-    patch.setattr(
-        recorder, "evaluator", lambda session, poll: lambda step, state: Score(scores[step], 1.0)
-    )
+            done = lab.forks.run("sample", workdir, "--max-new-tokens", 5, "--json")
+            assert done.status == 0, done.err
 
 
 def draw_scores(chance: random.Random, steps: int) -> dict[int, float]:
@@ -135,22 +134,22 @@ def best_of(scores: dict[int, float], evaluated: list[int]) -> int | None:
     return min(finite, key=lambda step: scores[step], default=None)
 
 
-def test_the_best_and_the_latest_are_kept(text: Path, tmp_path: Path, faults: Any):
-    row = faults(13, "best and latest, whatever the metric does", few=2, full=100)
+def test_the_best_and_the_latest_are_kept(lab: Lab, text: Path, tmp_path: Path, faults: Any):
+    row = faults(13, "best and latest, whatever the metric does", few=1, full=100)
     for number in row:
         chance = random.Random(number)
         workdir, keep = tmp_path / str(number), chance.choice([1, 2, 3])
         scores, every = draw_scores(chance, 30), chance.choice([1, 2, 3])
         stops = sorted(chance.sample(range(3, 31), 3))
-        with row.case((number, stops, every, keep)), pytest.MonkeyPatch.context() as patch:
-            script_scores(patch, scores)
+        with row.case((number, stops, every, keep)):
             options = [f"eval.every={every}", f"checkpoint.every={chance.choice([1, 2, 5])}"]
             options += [f"checkpoint.keep={keep}", "train.log_every=9"]
             evaluated: list[int] = []
             for index, stop in enumerate(stops):
                 where = ["--workdir", workdir, *(["--resume"] if index else [])]
                 start = [] if index else [f"data.path={text}", *tiny("bigram"), *options]
-                done = run("train", *start, f"train.steps={stop}", *where)
+                hook = ("script_scores", list(scores.items()))
+                done = lab.forks.run("train", *start, f"train.steps={stop}", *where, hook=hook)
                 assert done.status == 0, done.err
                 begun = evaluated[-1] if evaluated else 0
                 evaluated += [s for s in range(begun + 1, stop) if s % every == 0] + [stop]

@@ -18,7 +18,7 @@ import orbax.checkpoint as orbax
 import pytest
 
 from charjax.errors import UserError
-from charjax.training import step_files
+from charjax.training import checkpoint, step_files
 from charjax.training.checkpoint import Checkpoints, SaveError, state_digest
 from tests.faults.crafting import craft
 
@@ -574,6 +574,25 @@ def test_a_directory_that_vanishes_is_not_made_again(saved: Path):
     with pytest.raises(SaveError, match="No such file or directory; saved before it: none"):
         store.close()
     assert not saved.exists()
+
+
+def test_a_directory_deleted_during_a_save_is_not_made_again(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write = checkpoint._write_arrays
+
+    def delete_and_write(path: Path, arrays: Any) -> None:
+        shutil.rmtree(saved)
+        # As orbax does where the directory goes a moment later.
+        path.parent.mkdir(parents=True)
+        write(path, arrays)
+
+    monkeypatch.setattr(checkpoint, "_write_arrays", delete_and_write)
+    store = Checkpoints(saved, keep=3)
+    store.save(400, make_state(400), {})
+    with pytest.raises(SaveError, match=r"400 .* failed: No such file.*; saved before it: none"):
+        store.wait()
+    assert not any(saved.iterdir())
 
 
 def test_a_place_that_cannot_be_made_is_said_at_once(tmp_path: Path):

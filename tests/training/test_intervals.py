@@ -1,11 +1,13 @@
-"""The means of a metrics line do not depend on how its steps were cut into chunks."""
+"""Lines of metrics: their means do not depend on how steps were cut into chunks; their file."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charjax.training.metrics import Interval
+from charjax.training.metrics import Interval, MetricsFile
 
 
 @given(cuts=st.sets(st.integers(0, 40)), skipped=st.sets(st.integers(0, 39)))
@@ -34,3 +36,14 @@ def test_a_skipped_step_leaves_no_trace_of_its_numbers():
     line = interval.line()
     assert (line["loss"], line["grad_norm"], line["skipped"]) == (2.0, 1.0, 1)
     assert line["learning_rate"] == pytest.approx(0.2)
+
+
+def test_a_file_that_has_gone_is_not_begun_again(tmp_path: Path):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.cut(0, 0)
+    metrics.write(1, "train", loss=1.0)
+    assert metrics.read() == [{"step": 1, "split": "train", "loss": 1.0}]
+    metrics.path.unlink()
+    with pytest.raises(FileNotFoundError):
+        metrics.write(2, "train", loss=1.0)
+    assert not metrics.path.exists()

@@ -1,0 +1,65 @@
+"""What a process of charjax's may be made to meet before its command begins.
+
+Each of these is called in the child that will be the command (tests/faults/processes.py): what it
+changes is that process's alone.
+"""
+
+import contextlib
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from charjax import generate, runs
+from charjax.data import corpora
+from charjax.training import evaluation, recorder
+from charjax.training.evaluation import Score
+from tests.faults import series
+from tests.faults.poison import poison_steps as poison_steps
+
+
+def publish_names(url: str, digest: str, size: int) -> None:
+    """The names are published at this address, and http will do."""
+
+    @contextlib.contextmanager
+    def open_here(url: str) -> Iterator[Any]:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(url, timeout=10) as response:
+            yield response
+
+    corpora.open_https = open_here
+    names = corpora._Published(url, digest, size, "ascii", ("names.txt",))
+    corpora._PUBLISHED["names"] = names
+
+
+def script_scores(scores: Sequence[tuple[int, float]]) -> None:
+    """The validation loss is whatever is wanted at each step."""
+    told = dict(scores)
+    recorder.evaluator = lambda session, poll: lambda step, state: Score(told[step], 1.0)
+
+
+def serve_series(requests: str, answers: str, out: str, err: str) -> None:
+    """Run one command after the other, in which nothing is heavy, until no more is asked."""
+    _leave_out_what_is_heavy()
+    series.serve(requests, answers, out, err)
+
+
+def _leave_out_what_is_heavy() -> None:
+    """Training, counting, generating and scoring do nothing, and a model is read once."""
+    loaded: dict[tuple[Path, str], Any] = {}
+    load_run = runs.load_run
+
+    def load_once(directory: Path, checkpoint: str = "best") -> Any:
+        key = (directory, checkpoint)
+        if key not in loaded:
+            loaded[key] = load_run(directory, checkpoint)
+        return loaded[key]
+
+    class Idle:
+        lock = property(lambda self: self)
+        release = train = fit = lambda self, *arguments: 0
+
+    runs.load_run = load_once
+    recorder.Recorder.open = lambda *arguments, **more: Idle()  # type: ignore[method-assign,assignment,return-value]
+    generate.stream = lambda *arguments, **more: iter(())  # type: ignore[assignment]
+    evaluation.exact_loss = lambda *arguments, **more: Score(1.0, 1)
