@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.flops import FORMULAS, train_flops
 from benchmarks.harness import Benchmark, start
-from benchmarks.section import LeftOut, Section, first_line
+from benchmarks.section import Section
 from benchmarks.show import Column, bars, percent, spread
 from benchmarks.timing import Slice, paired_ratio, summary, take_turns
 
@@ -29,17 +29,7 @@ SHAPES = {
 _QUICK = ((8, 16, 32, 1),)
 
 
-# XLA's default, and the loops themselves; names alone, as compile options take no "+WHILE".
-_GRAPHS = {
-    "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,"
-    "DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE",
-    "xla_gpu_graph_min_graph_size": 1,
-}
-_GPU_OPTIONS: dict[str, dict[str, Any]] = {
-    "CUDA graph": _GRAPHS,
-    "CUDA graph, unrolled": _GRAPHS | {"xla_gpu_command_buffer_unroll_loops": True},
-    "no CUDA graph": {"xla_gpu_enable_command_buffer": ""},
-}
+# What is compiled by the options of benchmarks/graphs.py, too.
 _ASKED_FOR = ("charjax", "kernel")
 
 
@@ -109,6 +99,7 @@ def _programs(session: Any, layers: int, device: str) -> dict[str, Callable[[], 
     import jax
     import jax.numpy as jnp
 
+    from benchmarks.graphs import OPTIONS
     from benchmarks.gru_variants import GPU_VARIANTS, VARIANTS, loss
     from charjax.training.session import first_state
     from charjax.training.state import variables_of
@@ -129,7 +120,7 @@ def _programs(session: Any, layers: int, device: str) -> dict[str, Callable[[], 
     asked: dict[str, tuple[Any, dict[str, Any]]] = {}
     if device == "gpu":
         functions |= {label: of_a_variant(layer) for label, layer in GPU_VARIANTS.items()}
-        for words, options in _GPU_OPTIONS.items():
+        for words, options in OPTIONS.items():
             asked |= {f"{label}, {words}": (functions[label], options) for label in _ASKED_FOR}
     return {
         label: functools.partial(Program, function, params, options)
@@ -173,15 +164,10 @@ class Program:
     def _compile(self) -> Any:
         import jax
 
+        from benchmarks.graphs import compiled
+
         lowered = jax.jit(self._both).lower(self.params)
-        try:
-            return lowered.compile(compiler_options=self._options or None)
-        except jax.errors.JaxRuntimeError as error:
-            # XLA ends the process at a flag of the environment it does not know; of an option it
-            # says so.
-            if "compile option" in str(error) or "While setting option" in str(error):
-                raise LeftOut(first_line(error)) from None
-            raise
+        return compiled(lowered, self._options)
 
 
 Exact = tuple[float, dict[str, Any]]

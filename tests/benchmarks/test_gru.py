@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import gru, gru_kernel
+from benchmarks import graphs, gru, gru_kernel
 from benchmarks.gru_variants import VARIANTS, Weights, plain
 from benchmarks.section import LeftOut
 
@@ -82,9 +82,9 @@ def test_what_the_kernel_does_not_take_is_left_out():
         kernel(draw(2, 8, 3), weights_of(3, 64))
 
 
-@pytest.mark.parametrize("words", gru._GPU_OPTIONS)
+@pytest.mark.parametrize("words", graphs.OPTIONS)
 def test_xla_knows_the_options_that_it_is_asked_for(words):
-    program = gru.Program(lambda w: w * w, jnp.float32(3.0), gru._GPU_OPTIONS[words])
+    program = gru.Program(lambda w: w * w, jnp.float32(3.0), graphs.OPTIONS[words])
     assert program.exact() == (9.0, 6.0)
 
 
