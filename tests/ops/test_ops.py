@@ -269,12 +269,15 @@ class TestChoice:
     """The device and the shape decide, in one place."""
 
     def test_a_gpu_owns_scans_of_more_than_one_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(choice, "on_cpu", lambda: True)
         assert not choice.owns_scan(128)
         monkeypatch.setattr(choice, "on_cpu", lambda: False)
         assert choice.owns_scan(128)
         assert not choice.owns_scan(1)
 
-    def test_blocks_on_a_cpu(self) -> None:
+    def test_blocks_on_a_cpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # `make gpu-bench` runs these tests on a GPU.
+        monkeypatch.setattr(choice, "on_cpu", lambda: True)
         (q,) = draw(((1, 128, 2, 64),))
         assert choice.attention_version(q, 0.0) == "blocks"
         assert choice.narrow_first(8, 4)
