@@ -73,7 +73,7 @@ STEPS = (
     Step("tests", ("-m", "pytest", "tests/ops", "tests/models"), 240.0, _ON_GPU),
     _benchmark("roofline", 60.0),
     _benchmark("peers", 300.0),
-    _benchmark("gru", 90.0),
+    _benchmark("gru", 180.0),
     _benchmark("time_to_quality", 240.0),
     _benchmark("throughput", 300.0),
     _benchmark("generate", 240.0),

@@ -4,6 +4,7 @@ Each variant is `layer(x_TBD, weights) -> h_TBH`, begins at zero and computes th
 Letters: T time, B batch, D width of the input, H width of the state, V vocabulary.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from benchmarks import gru_kernel
+from charjax.ops.gates import gru_gates
+from charjax.ops.recurrence import recurrence
 from charjax.training.step import cross_entropy
 
 
@@ -61,10 +65,18 @@ def hoisted(x_TBD: Array, weights: Weights) -> Array:
     return lax.scan(step, _zero(x_TBD, weights), _project(x_TBD, weights))[1]
 
 
-def derived(x_TBD: Array, weights: Weights) -> Array:
-    """Also a derivative of its own: gates are kept, and the weights' gradient is one product."""
-    h0 = _zero(x_TBD, weights)
-    return _scan(_project(x_TBD, weights), weights.hidden_kernel, weights.hidden_bias, h0)
+def derived(x_TBD: Array, weights: Weights, unroll: int = 1) -> Array:
+    """Also charjax's op, whose derivative is its own: of the weights' gradient one product."""
+    x_TBG, h0 = _project(x_TBD, weights), _zero(x_TBD, weights)
+    kernel, bias = weights.hidden_kernel, weights.hidden_bias
+    _, h_TBH = recurrence(gru_gates, x_TBD.dtype, unroll, (h0,), x_TBG, None, kernel, bias)
+    return h_TBH
+
+
+def kernel(x_TBD: Array, weights: Weights) -> Array:
+    """Each step, forth or back, one kernel of our own."""
+    x_TBG, h0 = _project(x_TBD, weights), _zero(x_TBD, weights)
+    return gru_kernel.scan(False, x_TBG, weights.hidden_kernel, weights.hidden_bias, h0)
 
 
 VARIANTS: dict[str, Layer] = {
@@ -72,6 +84,11 @@ VARIANTS: dict[str, Layer] = {
     "fused gates": fused,
     "hoisted projection": hoisted,
     "custom derivative": derived,
+}
+# A turn of a loop is a few launches, so several steps in one may tell; the kernel is for a GPU.
+GPU_VARIANTS: dict[str, Layer] = {
+    "kernel": kernel,
+    "custom derivative, 8 steps a turn": functools.partial(derived, unroll=8),
 }
 
 
@@ -103,47 +120,3 @@ def _update(x_gates: Array, a_gates: Array, h: Array) -> Array:
     r, z = jax.nn.sigmoid(x_r + a_r), jax.nn.sigmoid(x_z + a_z)
     n = jnp.tanh(x_n + r * a_n)
     return (1 - z) * n + z * h
-
-
-@jax.custom_vjp
-def _scan(x_gates: Array, kernel: Array, bias: Array, h0: Array) -> Array:
-    return _scan_forward(x_gates, kernel, bias, h0)[0]
-
-
-def _scan_forward(x_gates: Array, kernel: Array, bias: Array, h0: Array) -> Any:
-    H = h0.shape[-1]
-
-    def step(h: Array, x: Array) -> Any:
-        a = h @ kernel + bias
-        rz = jax.nn.sigmoid(x[:, : 2 * H] + a[:, : 2 * H])
-        n = jnp.tanh(x[:, 2 * H :] + rz[:, :H] * a[:, 2 * H :])
-        h = n + rz[:, H:] * (h - n)
-        return h, (h, rz, n, a[:, 2 * H :])
-
-    _, (hs, rz, n, a_n) = lax.scan(step, h0, x_gates)
-    return hs, (hs, rz, n, a_n, kernel, h0)
-
-
-def _scan_backward(kept: Any, slopes: Array) -> Any:
-    hs, rz, n, a_n, kernel, h0 = kept
-    H = h0.shape[-1]
-    before = jnp.concatenate([h0[None], hs[:-1]])
-
-    def step(dh: Array, at: Any) -> Any:
-        slope, rz, n, a_n, h = at
-        r, z = rz[:, :H], rz[:, H:]
-        dh = dh + slope
-        dn = dh * (1 - z) * (1 - n * n)
-        dz = dh * (h - n) * z * (1 - z)
-        dr = dn * a_n * r * (1 - r)
-        da = jnp.concatenate([dr, dz, dn * r], axis=-1)
-        return dh * z + da @ kernel.T, (da, dn)
-
-    start = jnp.zeros_like(h0)
-    dh0, (da, dn) = lax.scan(step, start, (slopes, rz, n, a_n, before), reverse=True)
-    dx = jnp.concatenate([da[..., : 2 * H], dn], axis=-1)
-    flat = da.reshape(-1, 3 * H)
-    return dx, before.reshape(-1, H).T @ flat, flat.sum(0), dh0
-
-
-_scan.defvjp(_scan_forward, _scan_backward)

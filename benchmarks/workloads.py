@@ -7,6 +7,7 @@ as Tiny Shakespeare (65, a million) and the names (26 and a boundary, 32,000 lin
 import dataclasses
 import functools
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.graphs import compiled
 from benchmarks.section import check_memory
 from charjax import parallel
 from charjax.config import Config, load_config
 from charjax.data.datasets import Dataset, load_dataset
-from charjax.training.program import CAPACITY, ChunkProgram, compile_chunks
+from charjax.training.program import CAPACITY, ChunkProgram, compile_chunks, lower_chunks
 from charjax.training.session import Session, first_state, make_session, purpose_key
 from charjax.training.state import TrainState
 
@@ -90,17 +92,23 @@ def filled(overrides: Iterable[str]) -> list[str]:
     return [word.format(**paths) if word.startswith("data.path=") else word for word in overrides]
 
 
-def prepare(config: Config) -> Training:
-    """Draw the parameters and compile the chunk.
+def prepare(config: Config, options: dict[str, Any] | None = None) -> Training:
+    """Draw the parameters and compile the chunk, by the real loop's own options or by others.
 
     Raises:
-      LeftOut: it needs more memory than there is.
+      LeftOut: it needs more memory than there is, or XLA does not know the options.
     """
     session = open_quietly(config)
     state = first_state(session)
     key = purpose_key(config.train.seed, "dropout")
     assert session.source is not None
-    program = compile_chunks(session.model, config, session.source, state, session.mesh, key)
+    given = (session.model, config, session.source, state, session.mesh, key)
+    if options is None:
+        program = compile_chunks(*given)
+    else:
+        began = time.perf_counter()
+        chunk = compiled(lower_chunks(*given), options)
+        program = ChunkProgram(chunk, session.source, key, time.perf_counter() - began)
     needed = check_memory(program.compiled, parallel.available_memory(session.devices))
     return Training(session, program, state, needed)
 

@@ -7,7 +7,6 @@ Letters: B batch, T time, N outputs, D width of a cell's input, H width of its s
 G gates * H, V vocabulary.
 """
 
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -19,10 +18,11 @@ from jax.typing import DTypeLike
 from charjax.models.contract import CharModel, Memory
 from charjax.models.layers import ENDS, Embedding, Readout
 from charjax.models.roles import Activation, Parameter, Role, dense
+from charjax.ops.choice import owns_scan
 from charjax.ops.gates import State, gru_gates, lstm_gates
 from charjax.ops.precision import wide_dtype
+from charjax.ops.recurrence import Update, recurrence
 
-Update = Callable[[Array, Array, State], State]
 Roles = tuple[tuple[str, Parameter], ...]
 
 
@@ -71,8 +71,14 @@ class Cell(nn.Module):
         state = self.update(x_BG, a_BG, state)
         return state, state[0].astype(self.dtype)
 
+    def along(self, state: State, x_TB: Array, table_VG: Array | None) -> tuple[State, Array]:
+        """All steps, by the op that owns the scan. x_TB is (T, B, D), or tokens (T, B)."""
+        x_TB = self.project(x_TB) if table_VG is None else x_TB
+        kernel_HG, bias_G = self.hidden_kernel, self.hidden_bias
+        return recurrence(self.update, self.dtype, 1, state, x_TB, table_VG, kernel_HG, bias_G)
+
     def project(self, x_BD: Array) -> Array:
-        """The input's part in the gates: (B, G) float32."""
+        """The input's part in the gates: (B, G) float32; (T, B, G) of all times."""
         return self._product(x_BD, self.input_kernel) + self.input_bias
 
     def _product(self, x_BD: Array, kernel_DG: Array) -> Array:
@@ -146,11 +152,13 @@ class Recurrent(CharModel):
             if i == 0 and tokens_BT.size > self.vocab_size:
                 # Fewer symbols than tokens: project each symbol once, and look that up, in the
                 # scan (outside of it, or for the layers above, storing all projections is slower
-                # on a CPU than doing the product a step at a time).
+                # on a CPU than doing the product a step at a time; on a GPU what is looked up
+                # outside is a write and a read of all projections, for nothing).
                 table_VG = cell.project(embedding.embedding)
             elif i == 0:
                 h_TBH = embedding(h_TBH)
-            state, h_TBH = cell(state, h_TBH, table_VG)
+            scan = cell.along if owns_scan(T) else cell
+            state, h_TBH = scan(state, h_TBH, table_VG)
             h_TBH = nn.Dropout(self.dropout, deterministic=not train)(h_TBH)
             new_states.append(state)
         h_NBH = h_TBH[T - (num_outputs or T) :]

@@ -25,6 +25,24 @@ def attention_version(q_BTHK: Array, dropout_rate: float) -> Literal["blocks", "
     return "cudnn" if taken and _has_flash_attention() else "plain"
 
 
+def owns_scan(T: int) -> bool:
+    """Whether a recurrent layer goes along T steps by `ops.recurrence`, or by a scan of its cell.
+
+    A CPU's products gain nothing from being gathered (measured: benchmarks/NOTES.md); a GPU's
+    steps are too short for what the scan of a cell does in each. One step is the cell itself.
+    """
+    return T > 1 and not on_cpu()
+
+
+def one_hot_gradient(V: int, G: int) -> bool:
+    """Whether a table's gradient is a product with its symbols' one-hot vectors, or a scatter.
+
+    The product has no order of additions to leave open, and reads no more than twice what the
+    scatter does while the vectors are no wider than the slopes.
+    """
+    return V <= G
+
+
 def scatters_stand_apart() -> bool:
     """Whether a scatter must be onto zeros alone.
 

@@ -49,6 +49,15 @@ def compile_chunks(
     model: CharModel, config: Config, source: BatchSource, state: TrainState, mesh: Mesh, key: Array
 ) -> ChunkProgram:
     """Compile the loop ahead of time for this state, on this mesh."""
+    began = time.perf_counter()
+    compiled = lower_chunks(model, config, source, state, mesh, key).compile()
+    return ChunkProgram(compiled, source, key, time.perf_counter() - began)
+
+
+def lower_chunks(
+    model: CharModel, config: Config, source: BatchSource, state: TrainState, mesh: Mesh, key: Array
+) -> jax.stages.Lowered:
+    """The loop, traced and lowered for this state, on this mesh."""
     advance = make_advance(model, config, mesh)
     bound = config.train.max_skipped
 
@@ -68,12 +77,10 @@ def compile_chunks(
         done, state, buffer = jax.lax.while_loop(goes_on, body, (jnp.int32(0), state, buffer))
         return state, buffer, done
 
-    began = time.perf_counter()
     whole = parallel.replicated(mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     program = jax.jit(run_chunk, donate_argnums=0, out_shardings=(shardings, whole, whole))
-    compiled = program.lower(state, source, key, jnp.int32(1)).compile()
-    return ChunkProgram(compiled, source, key, time.perf_counter() - began)
+    return program.lower(state, source, key, jnp.int32(1))
 
 
 def make_advance(

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from charjax.config import parse_config
-from charjax.models import build
+from charjax.models import build, recurrent
+from charjax.ops import choice
 
 V, B, T, D, H = 11, 2, 7, 5, 6
 
@@ -53,9 +54,9 @@ def plain_loop(params, tokens_BT, update):
     return logits, states
 
 
-def make(kind, **settings):
+def make(kind, dtype=jnp.float32, **settings):
     section = {"kind": kind, "n_layer": 2, "d_embed": D, "d_hidden": H} | settings
-    model = build(parse_config({"model": section}).model, V, jnp.float32)
+    model = build(parse_config({"model": section}).model, V, dtype)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     rng = np.random.default_rng(0)
     return model, jax.tree.map(
@@ -112,3 +113,53 @@ def test_dropout_is_on_every_layers_output_and_not_on_the_state():
     logits, same = model.apply(variables, tokens_BT, train=True, rngs=rngs)
     jax.tree.map(np.testing.assert_array_equal, same, state)
     assert not np.allclose(logits, expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "n_layer", "dtype"),
+    [
+        ("gru", 2, jnp.float32),
+        pytest.param("gru", 2, jnp.bfloat16, marks=pytest.mark.slow),
+        pytest.param("lstm", 2, jnp.float32, marks=pytest.mark.slow),
+        ("lstm", 1, jnp.bfloat16),
+        pytest.param("rnn", 1, jnp.float32, marks=pytest.mark.slow),
+    ],
+)
+def test_the_op_that_owns_the_scan_makes_the_same_model(monkeypatch, kind, n_layer, dtype):
+    """Parameters, loss, states and gradients, with dropout; symbols projected, then tokens."""
+    model, variables = make(kind, dtype, n_layer=n_layer, dropout=0.5)
+    tokens_BT = np.random.default_rng(6).integers(0, V, (B, T + 3))
+
+    def run(owned):
+        monkeypatch.setattr(recurrent, "owns_scan", lambda T: owned)
+
+        def loss(params, cache):
+            whole, cache = model.apply(
+                {"params": params},
+                tokens_BT[:, :T],
+                cache,
+                train=True,
+                rngs={"dropout": jax.random.key(2)},
+            )
+            last, cache = model.apply({"params": params}, tokens_BT[:, T:], cache, num_outputs=2)
+            assert last.shape == (B, 2, V)
+            return jnp.sum(jnp.sin(whole)) + jnp.sum(jnp.sin(last)), cache
+
+        cache = jax.tree.map(lambda leaf: leaf + 0.3, model.init_cache(B))
+        own = jax.jit(model.init)(jax.random.key(0), tokens_BT)
+        return own, jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(
+            variables["params"], cache
+        )
+
+    (init, got), (init_by_steps, want) = run(True), run(False)
+    jax.tree.map(np.testing.assert_array_equal, init, init_by_steps)
+    close = {"atol": 1e-5, "rtol": 1e-4} if dtype == jnp.float32 else {"atol": 0.2, "rtol": 0.1}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), got, want)
+
+
+def test_one_step_is_the_cell_itself(monkeypatch):
+    """A character at a time, as text is generated, no device runs a loop."""
+    model, variables = make("gru")
+    monkeypatch.setattr(choice, "on_cpu", lambda: False)
+    monkeypatch.setattr(recurrent, "recurrence", lambda *given: pytest.fail("called"))
+    model.apply(variables, np.zeros((B, 1), np.int32), model.init_cache(B))

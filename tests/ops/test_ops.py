@@ -11,7 +11,8 @@ import pytest
 from flax import linen as nn
 from jax import Array
 
-from charjax.ops import activation, attention, choice, gates, linear, normalization
+from charjax.models.recurrent import rnn_update
+from charjax.ops import activation, attention, choice, gates, linear, normalization, recurrence
 
 
 class Case(NamedTuple):
@@ -49,9 +50,50 @@ def gates_case(
     return Case(joined(fast), joined(plain), ((3, 5 * gates),) * 2 + ((3, 5),) * states)
 
 
+def recurrence_case(
+    update: recurrence.Update,
+    states: int,
+    gates: int,
+    T: int,
+    B: int,
+    *,
+    unroll: int = 1,
+    V: int = 0,
+) -> Case:
+    """Outputs and last states in a row; kernel, bias, the parts in the gates or a table, states."""
+    H, tokens = 4, None
+    if V:
+        tokens = jnp.asarray(np.random.default_rng(1).integers(0, V, (T, B)), jnp.int32)
+
+    def joined(function: Callable[..., tuple[tuple[Array, ...], Array]]) -> Callable[..., Array]:
+        def run(kernel: Array, bias: Array, inputs: Array, *state: Array) -> Array:
+            bias, inputs, *state = (x.astype(jnp.float32) for x in (bias, inputs, *state))
+            x, table = (inputs, None) if tokens is None else (tokens, inputs)
+            last, h = function(
+                update,
+                kernel.dtype,
+                unroll,
+                tuple(state),
+                x,
+                table,
+                kernel.astype(jnp.float32),
+                bias,
+            )
+            return jnp.concatenate([x.astype(jnp.float32).ravel() for x in (h, *last)])
+
+        return run
+
+    G = gates * H
+    inputs = (V, G) if V else (T, B, G)
+    shapes = ((H, G), (G,), inputs, *((B, H),) * states)
+    return Case(joined(recurrence.recurrence), joined(recurrence.recurrence_reference), shapes)
+
+
 CASES = {
     "gates of a GRU": gates_case(gates.gru_gates, gates.gru_gates_reference, 1, 3),
     "gates of an LSTM": gates_case(gates.lstm_gates, gates.lstm_gates_reference, 2, 4),
+    "recurrence of a GRU": recurrence_case(gates.gru_gates, 1, 3, T=5, B=3),
+    "recurrence of an LSTM over symbols": recurrence_case(gates.lstm_gates, 2, 4, T=6, B=1, V=3),
     "gelu": Case(activation.gelu, activation.gelu_reference, ((3, 5, 7),)),
     "gelu of a scalar": Case(activation.gelu, activation.gelu_reference, ((),)),
     "layer_norm": Case(
@@ -107,6 +149,20 @@ def test_equals_the_plain_version(case: Case) -> None:
     )
     assert_same(fast, plain, 1e-5)
     assert_same(fast_grads, plain_grads, 1e-4)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        recurrence_case(gates.gru_gates, 1, 3, T=1, B=2),
+        recurrence_case(gates.gru_gates, 1, 3, T=3, B=1, unroll=2),
+        # More symbols than gates: their gradient is a scatter.
+        recurrence_case(rnn_update, 1, 1, T=4, B=2, V=7),
+    ],
+    ids=["one step", "unrolled", "scattered"],
+)
+def test_recurrence_equals_the_plain_version(case: Case) -> None:
+    test_equals_the_plain_version(case)
 
 
 def test_equals_the_plain_version_in_bfloat16(case: Case) -> None:
@@ -212,7 +268,16 @@ def test_sums_of_bfloat16_products_come_in_float32() -> None:
 class TestChoice:
     """The device and the shape decide, in one place."""
 
-    def test_blocks_on_a_cpu(self) -> None:
+    def test_a_gpu_owns_scans_of_more_than_one_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(choice, "on_cpu", lambda: True)
+        assert not choice.owns_scan(128)
+        monkeypatch.setattr(choice, "on_cpu", lambda: False)
+        assert choice.owns_scan(128)
+        assert not choice.owns_scan(1)
+
+    def test_blocks_on_a_cpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # `make gpu-bench` runs these tests on a GPU.
+        monkeypatch.setattr(choice, "on_cpu", lambda: True)
         (q,) = draw(((1, 128, 2, 64),))
         assert choice.attention_version(q, 0.0) == "blocks"
         assert choice.narrow_first(8, 4)
