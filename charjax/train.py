@@ -33,6 +33,11 @@ def main(argv: list[str]) -> int:
 
 def _what_was_asked(args: Namespace) -> tuple[Config, Path]:
     """The configuration and the directory; a resumed run keeps its own configuration."""
+    if args.workdir is not None and not args.workdir.strip():
+        raise UserError(
+            f"--workdir: {args.workdir!r} given; name a directory, or leave the flag out for a new "
+            "one in runs/"
+        )
     if not args.resume:
         config = load_config(args.config, args.overrides)
         return config, Path(args.workdir) if args.workdir else _new_directory(config)

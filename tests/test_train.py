@@ -252,12 +252,13 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "no such run": (["--init-from", "nowhere"], "nowhere"),
         "resume nothing": (["--resume", "--workdir", "nowhere"], "nowhere"),
         "resume nowhere": (["--resume"], "--workdir"),
+        "no name": (["--workdir", ""], "--workdir: '' given"),
         "no such flag": (["--epochs", "3"], "--epochs"),
         "no gpu": (["runtime.device=gpu"], "runtime.device"),
     }
 
 
-@pytest.mark.parametrize("case", range(15))
+@pytest.mark.parametrize("case", range(16))
 def test_a_mistake_is_one_line_and_leaves_nothing(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments, told = list(bad_inputs(tmp_path).values())[case]

@@ -3,13 +3,16 @@
 Letters: B batch, T time (queries), S time (keys), H heads, K width of a head.
 """
 
+import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from charjax.ops.choice import QUERY_BLOCK, attention_version
+from charjax.ops.choice import attention_version, query_block
+from charjax.ops.linear import row_major
 from charjax.ops.precision import wide_dtype
 
 
@@ -45,22 +48,11 @@ def causal_attention(
         return jax.nn.dot_product_attention(
             q_BTHK, k_BTHK, v_BTHK, is_causal=True, implementation="cudnn"
         )
-    q_BHTK, k_BHTK, v_BHTK = (x.swapaxes(1, 2) for x in (q_BTHK, k_BTHK, v_BTHK))
     keep_BHTS = _keep(q_BTHK, dropout_rate, dropout_key)
-    outputs, T = [], q_BTHK.shape[1]
-    for start in range(0, T, QUERY_BLOCK):
-        end = min(start + QUERY_BLOCK, T)
-        # The scores of keys that come after the whole block are not computed.
-        scores_BHTS = jnp.einsum(
-            "bhtk,bhsk->bhts",
-            q_BHTK[:, :, start:end],
-            k_BHTK[:, :, :end],
-            preferred_element_type=wide_dtype(q_BTHK.dtype),
-        )
-        keep = None if keep_BHTS is None else keep_BHTS[:, :, start:end, :end]
-        weights_BHTS = _weights(scores_BHTS, q_BTHK, start, keep, dropout_rate)
-        outputs.append(jnp.einsum("bhts,bhsk->bhtk", weights_BHTS, v_BHTK[:, :, :end]))
-    return jnp.concatenate(outputs, axis=2).swapaxes(1, 2)
+    o_BHTK = _in_blocks(
+        *(x.swapaxes(1, 2) for x in (q_BTHK, k_BTHK, v_BTHK)), keep_BHTS, dropout_rate
+    )
+    return o_BHTK.swapaxes(1, 2)
 
 
 def causal_attention_reference(
@@ -76,8 +68,92 @@ def causal_attention_reference(
         "bthk,bshk->bhts", q_BTHK, k_BTHK, preferred_element_type=wide_dtype(q_BTHK.dtype)
     )
     keep_BHTS = _keep(q_BTHK, dropout_rate, dropout_key)
-    weights_BHTS = _weights(scores_BHTS, q_BTHK, 0, keep_BHTS, dropout_rate)
-    return jnp.einsum("bhts,bshk->bthk", weights_BHTS, v_BTHK)
+    weights_BHTS = _drop(_softmax(scores_BHTS, q_BTHK.shape[-1], 0), keep_BHTS, dropout_rate)
+    return jnp.einsum("bhts,bshk->bthk", weights_BHTS.astype(q_BTHK.dtype), v_BTHK)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _in_blocks(
+    q_BHTK: Array, k_BHTK: Array, v_BHTK: Array, keep_BHTS: Array | None, dropout_rate: float
+) -> Array:
+    """Block of queries by block; the scores of keys that come after a whole block are left out.
+
+    Only reverse-mode derivatives (and forward ones of those) are defined.
+    """
+    return _blocks_forward(q_BHTK, k_BHTK, v_BHTK, keep_BHTS, dropout_rate)[0]
+
+
+def _blocks_forward(
+    q_BHTK: Array, k_BHTK: Array, v_BHTK: Array, keep_BHTS: Array | None, dropout_rate: float
+) -> tuple[Array, tuple[Any, ...]]:
+    outputs, weights = [], []
+    for start, end in _blocks(q_BHTK.shape[2]):
+        scores_BHTS = jnp.einsum(
+            "bhtk,bhsk->bhts",
+            q_BHTK[:, :, start:end],
+            k_BHTK[:, :, :end],
+            preferred_element_type=wide_dtype(q_BHTK.dtype),
+        )
+        weights_BHTS = _softmax(scores_BHTS, q_BHTK.shape[-1], start)
+        kept = _drop(weights_BHTS, _of_block(keep_BHTS, start, end), dropout_rate)
+        kept = kept.astype(q_BHTK.dtype)
+        outputs.append(jnp.einsum("bhts,bhsk->bhtk", kept, v_BHTK[:, :, :end]))
+        # Without dropout the two differ by their dtype alone.
+        weights.append(kept if keep_BHTS is None else weights_BHTS)
+    o_BHTK = jnp.concatenate(outputs, axis=2)
+    return o_BHTK, (q_BHTK, k_BHTK, v_BHTK, keep_BHTS, o_BHTK, weights)
+
+
+def _blocks_backward(dropout_rate: float, saved: tuple[Any, ...], g_BHTK: Array) -> Any:
+    """Of softmax p over scores s: ds = p (dp - sum(p dp)), and sum(p dp) is g o of the query."""
+    q_BHTK, k_BHTK, v_BHTK, keep_BHTS, o_BHTK, weights = saved
+    dtype, wide = q_BHTK.dtype, wide_dtype(q_BHTK.dtype)
+    scale = 1 / math.sqrt(q_BHTK.shape[-1])
+    mean_BHT1 = jnp.sum(g_BHTK.astype(wide) * o_BHTK.astype(wide), axis=-1, keepdims=True)
+    dq, dk, dv = [], [], []
+    for (start, end), weights_BHTS in zip(_blocks(q_BHTK.shape[2]), weights, strict=True):
+        g = g_BHTK[:, :, start:end]
+        keep = _of_block(keep_BHTS, start, end)
+        slopes_BHTS = jnp.einsum(
+            "bhtk,bhsk->bhts", g, v_BHTK[:, :, :end], preferred_element_type=wide
+        )
+        slopes_BHTS = _drop(slopes_BHTS, keep, dropout_rate) - mean_BHT1[:, :, start:end]
+        ds_BHTS = (weights_BHTS.astype(wide) * slopes_BHTS * scale).astype(dtype)
+        kept_BHTS = _drop(weights_BHTS, keep, dropout_rate).astype(dtype)
+        dq.append(jnp.einsum("bhts,bhsk->bhtk", ds_BHTS, k_BHTK[:, :, :end]))
+        # Products with a left operand that is read transposed are slow: it is laid out so before.
+        dk.append(jnp.einsum("bhst,bhtk->bhsk", _turned(ds_BHTS), q_BHTK[:, :, start:end]))
+        dv.append(jnp.einsum("bhst,bhtk->bhsk", _turned(kept_BHTS), g))
+    return jnp.concatenate(dq, axis=2), _summed(dk), _summed(dv), None
+
+
+_in_blocks.defvjp(_blocks_forward, _blocks_backward)
+
+
+def _blocks(T: int) -> list[tuple[int, int]]:
+    """Where each block of queries begins and ends."""
+    size = query_block(T)
+    return [(start, min(start + size, T)) for start in range(0, T, size)]
+
+
+def _of_block(keep_BHTS: Array | None, start: int, end: int) -> Array | None:
+    return None if keep_BHTS is None else keep_BHTS[:, :, start:end, :end]
+
+
+def _turned(x_BHTS: Array) -> Array:
+    """(B, H, S, T), really in that order in memory."""
+    return row_major(x_BHTS.swapaxes(2, 3))
+
+
+def _summed(parts_BHSK: list[Array]) -> Array:
+    """The sum of parts that each end where their block of queries does."""
+    whole, begun = [], 0
+    for number, first in enumerate(parts_BHSK):
+        end = first.shape[2]
+        parts = [part[:, :, begun:end] for part in parts_BHSK[number:]]
+        whole.append(functools.reduce(jnp.add, parts))
+        begun = end
+    return jnp.concatenate(whole, axis=2)
 
 
 def _keep(q_BTHK: Array, dropout_rate: float, dropout_key: Array | None) -> Array | None:
@@ -90,14 +166,14 @@ def _keep(q_BTHK: Array, dropout_rate: float, dropout_key: Array | None) -> Arra
     return jax.random.bernoulli(dropout_key, 1 - dropout_rate, (B, H, T, T))
 
 
-def _weights(
-    scores_BHTS: Array, q_BTHK: Array, start: int, keep_BHTS: Array | None, dropout_rate: float
-) -> Array:
-    """Softmax over the keys up to each query's own, the first query being at `start`."""
+def _softmax(scores_BHTS: Array, K: int, start: int) -> Array:
+    """Weights over the keys up to each query's own, the first query being at `start`."""
     T, S = scores_BHTS.shape[-2:]
     seen_TS = jnp.tri(T, S, start, dtype=bool)
-    scores_BHTS = jnp.where(seen_TS, scores_BHTS / math.sqrt(q_BTHK.shape[-1]), -jnp.inf)
-    weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1)
-    if keep_BHTS is not None:
-        weights_BHTS = jnp.where(keep_BHTS, weights_BHTS / (1 - dropout_rate), 0.0)
-    return weights_BHTS.astype(q_BTHK.dtype)
+    return jax.nn.softmax(jnp.where(seen_TS, scores_BHTS / math.sqrt(K), -jnp.inf), axis=-1)
+
+
+def _drop(weights_BHTS: Array, keep_BHTS: Array | None, dropout_rate: float) -> Array:
+    if keep_BHTS is None:
+        return weights_BHTS
+    return jnp.where(keep_BHTS, weights_BHTS / (1 - dropout_rate), 0.0)

@@ -91,7 +91,7 @@ def _weights_gradient(x_ND: Array, g_NE: Array) -> Array:
     # Without the barrier XLA would fold this transpose into the product, and turn it round.
     slope_ED = lax.optimization_barrier(_transposed_product(g_NE, x_ND))
     # Laid out once: the optimiser reads it five times.
-    return _row_major(slope_ED.T)
+    return row_major(slope_ED.T)
 
 
 def _transposed_product(a_NX: Array, b_NY: Array) -> Array:
@@ -99,12 +99,14 @@ def _transposed_product(a_NX: Array, b_NY: Array) -> Array:
     speed; that of float32 ones does as well with it.
     """
     if a_NX.dtype == jnp.bfloat16:
-        return _product(_row_major(a_NX.T), b_NY, 1, 0)
+        return _product(row_major(a_NX.T), b_NY, 1, 0)
     return _product(a_NX, b_NY, 0, 0)
 
 
-def _row_major(x: Array) -> Array:
+def row_major(x: Array) -> Array:
     """The same, really in that order in memory: a transpose that nothing can put off."""
     # jax 0.10 takes the layout of a program's output from a constraint just before it, and will
     # then not have arguments donated; the barrier stands between.
-    return lax.optimization_barrier(with_layout_constraint(x, Layout(major_to_minor=(0, 1))))
+    return lax.optimization_barrier(
+        with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
+    )

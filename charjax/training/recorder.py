@@ -1,7 +1,9 @@
 """The run as it is written: its directory, its checkpoints and its summary."""
 
+import contextlib
 import dataclasses
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -150,8 +152,13 @@ class Recorder:
             save(loop.step, loop.state, loop.progress, False)
             self.checkpoints.close()
             self.display.stop()
-            self.display.say(str(error))
+            print(f"error: {error}", file=sys.stderr)
             return 1
+        except OSError:
+            # What is being saved may still be saved, whatever else could not be written.
+            with contextlib.suppress(OSError):
+                self.checkpoints.wait()
+            raise
         finally:
             self.display.stop()
         self.checkpoints.wait()

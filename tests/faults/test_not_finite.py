@@ -101,7 +101,7 @@ def test_after_the_bound_the_run_stops_and_its_counter_survives(
                 done = lab.forks.run("train", *words, hook=hook)
                 assert done.status == status, (done.out, done.err)
                 if status:
-                    assert f"stopped at step {at}: 8 steps in a row" in done.out
+                    assert f"error: stopped at step {at}: 8 steps in a row" in done.err
                 step = newest(workdir)
                 assert step.name == str(at)
             assert leaves(workdir, 5) == leaves(workdir, 13)
