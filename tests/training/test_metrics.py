@@ -24,6 +24,7 @@ BROKEN = {
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_broken_line_costs_no_other(kind: str, tmp_path: Path):
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.cut(0, 0)
     metrics.write(1, "train", loss=1.0)
     with metrics.path.open("a") as file:
         file.write(f"{BROKEN[kind]}\n")
