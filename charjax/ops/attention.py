@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from charjax.ops.choice import attention_version, query_block
+from charjax.ops.choice import QUERY_BLOCK, attention_version
 from charjax.ops.linear import row_major
 from charjax.ops.precision import wide_dtype
 
@@ -68,7 +68,8 @@ def causal_attention_reference(
         "bthk,bshk->bhts", q_BTHK, k_BTHK, preferred_element_type=wide_dtype(q_BTHK.dtype)
     )
     keep_BHTS = _keep(q_BTHK, dropout_rate, dropout_key)
-    weights_BHTS = _drop(_softmax(scores_BHTS, q_BTHK.shape[-1], 0), keep_BHTS, dropout_rate)
+    weights_BHTS = jax.nn.softmax(_masked(scores_BHTS, q_BTHK.shape[-1], 0), axis=-1)
+    weights_BHTS = _drop(weights_BHTS, keep_BHTS, dropout_rate)
     return jnp.einsum("bhts,bshk->bthk", weights_BHTS.astype(q_BTHK.dtype), v_BTHK)
 
 
@@ -86,30 +87,37 @@ def _in_blocks(
 def _blocks_forward(
     q_BHTK: Array, k_BHTK: Array, v_BHTK: Array, keep_BHTS: Array | None, dropout_rate: float
 ) -> tuple[Array, tuple[Any, ...]]:
-    outputs, weights = [], []
+    """Keys are summed before their weights are divided by the sum, K numbers a query, not S."""
+    dtype, wide = q_BHTK.dtype, wide_dtype(q_BHTK.dtype)
+    outputs, weights, sums = [], [], []
     for start, end in _blocks(q_BHTK.shape[2]):
         scores_BHTS = jnp.einsum(
             "bhtk,bhsk->bhts",
             q_BHTK[:, :, start:end],
             k_BHTK[:, :, :end],
-            preferred_element_type=wide_dtype(q_BHTK.dtype),
+            preferred_element_type=wide,
         )
-        weights_BHTS = _softmax(scores_BHTS, q_BHTK.shape[-1], start)
-        kept = _drop(weights_BHTS, _of_block(keep_BHTS, start, end), dropout_rate)
-        kept = kept.astype(q_BHTK.dtype)
-        outputs.append(jnp.einsum("bhts,bhsk->bhtk", kept, v_BHTK[:, :, :end]))
-        # Without dropout the two differ by their dtype alone.
-        weights.append(kept if keep_BHTS is None else weights_BHTS)
-    o_BHTK = jnp.concatenate(outputs, axis=2)
-    return o_BHTK, (q_BHTK, k_BHTK, v_BHTK, keep_BHTS, o_BHTK, weights)
+        scores_BHTS = _masked(scores_BHTS, q_BHTK.shape[-1], start)
+        largest = jnp.max(scores_BHTS, axis=-1, keepdims=True)
+        weights_BHTS = jnp.exp(scores_BHTS - largest)
+        sums.append(jnp.sum(weights_BHTS, axis=-1, keepdims=True))
+        weights_BHTS = weights_BHTS.astype(dtype)
+        kept_BHTS = _drop(weights_BHTS, _of_block(keep_BHTS, start, end), dropout_rate)
+        outputs.append(jnp.einsum("bhts,bhsk->bhtk", kept_BHTS, v_BHTK[:, :, :end]))
+        weights.append(weights_BHTS)
+    rate_BHT1 = 1 / jnp.concatenate(sums, axis=2)
+    o_BHTK = (jnp.concatenate(outputs, axis=2).astype(wide) * rate_BHT1).astype(dtype)
+    return o_BHTK, (q_BHTK, k_BHTK, v_BHTK, keep_BHTS, o_BHTK, rate_BHT1, weights)
 
 
 def _blocks_backward(dropout_rate: float, saved: tuple[Any, ...], g_BHTK: Array) -> Any:
     """Of softmax p over scores s: ds = p (dp - sum(p dp)), and sum(p dp) is g o of the query."""
-    q_BHTK, k_BHTK, v_BHTK, keep_BHTS, o_BHTK, weights = saved
+    q_BHTK, k_BHTK, v_BHTK, keep_BHTS, o_BHTK, rate_BHT1, weights = saved
     dtype, wide = q_BHTK.dtype, wide_dtype(q_BHTK.dtype)
     scale = 1 / math.sqrt(q_BHTK.shape[-1])
-    mean_BHT1 = jnp.sum(g_BHTK.astype(wide) * o_BHTK.astype(wide), axis=-1, keepdims=True)
+    g_BHTK = g_BHTK.astype(wide) * rate_BHT1
+    mean_BHT1 = jnp.sum(g_BHTK * o_BHTK.astype(wide), axis=-1, keepdims=True)
+    g_BHTK = g_BHTK.astype(dtype)
     dq, dk, dv = [], [], []
     for (start, end), weights_BHTS in zip(_blocks(q_BHTK.shape[2]), weights, strict=True):
         g = g_BHTK[:, :, start:end]
@@ -119,7 +127,7 @@ def _blocks_backward(dropout_rate: float, saved: tuple[Any, ...], g_BHTK: Array)
         )
         slopes_BHTS = _drop(slopes_BHTS, keep, dropout_rate) - mean_BHT1[:, :, start:end]
         ds_BHTS = (weights_BHTS.astype(wide) * slopes_BHTS * scale).astype(dtype)
-        kept_BHTS = _drop(weights_BHTS, keep, dropout_rate).astype(dtype)
+        kept_BHTS = _drop(weights_BHTS, keep, dropout_rate)
         dq.append(jnp.einsum("bhts,bhsk->bhtk", ds_BHTS, k_BHTK[:, :, :end]))
         # Products with a left operand that is read transposed are slow: it is laid out so before.
         dk.append(jnp.einsum("bhst,bhtk->bhsk", _turned(ds_BHTS), q_BHTK[:, :, start:end]))
@@ -132,8 +140,7 @@ _in_blocks.defvjp(_blocks_forward, _blocks_backward)
 
 def _blocks(T: int) -> list[tuple[int, int]]:
     """Where each block of queries begins and ends."""
-    size = query_block(T)
-    return [(start, min(start + size, T)) for start in range(0, T, size)]
+    return [(start, min(start + QUERY_BLOCK, T)) for start in range(0, T, QUERY_BLOCK)]
 
 
 def _of_block(keep_BHTS: Array | None, start: int, end: int) -> Array | None:
@@ -166,11 +173,10 @@ def _keep(q_BTHK: Array, dropout_rate: float, dropout_key: Array | None) -> Arra
     return jax.random.bernoulli(dropout_key, 1 - dropout_rate, (B, H, T, T))
 
 
-def _softmax(scores_BHTS: Array, K: int, start: int) -> Array:
-    """Weights over the keys up to each query's own, the first query being at `start`."""
+def _masked(scores_BHTS: Array, K: int, start: int) -> Array:
+    """Over sqrt(K), and -inf for keys after each query's own, the first query being at `start`."""
     T, S = scores_BHTS.shape[-2:]
-    seen_TS = jnp.tri(T, S, start, dtype=bool)
-    return jax.nn.softmax(jnp.where(seen_TS, scores_BHTS / math.sqrt(K), -jnp.inf), axis=-1)
+    return jnp.where(jnp.tri(T, S, start, dtype=bool), scores_BHTS / math.sqrt(K), -jnp.inf)
 
 
 def _drop(weights_BHTS: Array, keep_BHTS: Array | None, dropout_rate: float) -> Array:

@@ -6,6 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+# Fewer queries than this a block, and the products are too small; more, and too many of the
+# scores are of keys that come later (measured: benchmarks/NOTES.md).
+QUERY_BLOCK = 64
+
 
 def on_cpu() -> bool:
     """Whether XLA's CPU backend compiles what is being traced."""
@@ -37,15 +41,6 @@ def one_hot_gradient(V: int, G: int) -> bool:
     scatter does while the vectors are no wider than the slopes.
     """
     return V <= G
-
-
-def query_block(T: int) -> int:
-    """How many queries of T are a block of attention on a CPU.
-
-    Fewer, and the products are too small; more, and too many of the scores are of keys that come
-    later (measured: benchmarks/NOTES.md).
-    """
-    return 32 if T <= 64 else 64
 
 
 def scatters_stand_apart() -> bool:
