@@ -201,7 +201,7 @@ def test_steps_that_are_not_finite_end_the_run(text, tmp_path):
     wild = ["optim.kind=sgd", "optim.learning_rate=1e38", "optim.grad_clip=0", "train.steps=500"]
     done = train(workdir, text, "gru", *wild, "train.max_skipped=20")
     assert done.status == 1
-    assert "20 steps in a row" in done.out
+    assert "20 steps in a row" in done.err
     assert all(line["loss"] is None or line["loss"] >= 0 for line in metrics(workdir))
 
 
