@@ -2,7 +2,8 @@
 
 `make test` runs a few cases of every row, `make faults` as many as the README states (`--faults
 full`); `--faults N` runs at most N. At the end a table says what was passed; `--out FILE` has it as
-JSON, written anew after every part, so that nothing is lost where the rest fails or is stopped.
+JSON, written anew after every part, so that nothing is lost where the rest fails or is stopped;
+with `-k`, parts that are run again take their place in a FILE of the same hardware.
 """
 
 import contextlib
@@ -111,6 +112,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Matrix(config))
 
 
+def _place(part: dict[str, Any]) -> tuple[int, str]:
+    return part["row"], part["fault"]
+
+
 class Matrix:
     """Gathers what the rows report."""
 
@@ -120,6 +125,10 @@ class Matrix:
         self._parts: list[dict[str, Any]] = []
         self._failed: set[str] = set()
         self._began = time.perf_counter()
+        # A part of the matrix run again takes its place among the others, of the same hardware.
+        self._earlier: dict[str, Any] | None = None
+        if self._out and config.getoption("keyword") and Path(self._out).exists():
+            self._earlier = json.loads(Path(self._out).read_text(encoding="utf-8"))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
@@ -140,7 +149,7 @@ class Matrix:
             write(f"{part['row']:>3}  {part['fault']:62}  {passed:>11}  {part['seconds']:>7}{mark}")
 
     def _sorted(self) -> list[dict[str, Any]]:
-        return sorted(self._parts, key=lambda part: (part["row"], part["fault"]))
+        return sorted(self._parts, key=_place)
 
     def _write(self, path: Path) -> None:
         from charjax.hardware import hardware
@@ -151,6 +160,11 @@ class Matrix:
             "seconds": round(time.perf_counter() - self._began, 1),
             "parts": self._sorted(),
         }
+        if self._earlier and all(self._earlier[k] == tree[k] for k in ("command", "hardware")):
+            again = {(part["row"], part["fault"]) for part in self._parts}
+            kept = [p for p in self._earlier["parts"] if (p["row"], p["fault"]) not in again]
+            tree["parts"] = sorted([*self._parts, *kept], key=_place)
+            tree["seconds"] = round(tree["seconds"] + self._earlier["seconds"], 1)
         temporary = path.with_name(f"{path.name}.tmp")
         temporary.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
         temporary.replace(path)
