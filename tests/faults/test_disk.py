@@ -65,7 +65,8 @@ def size_of(directory: Path) -> int:
 
 def fill(disk: Path, leave: int) -> None:
     """Fill it, or fill it again, up to so many bytes."""
-    with (disk / "filler").open("ab") as file, contextlib.suppress(OSError):
+    # The suppression outermost: what is left in the buffer is written when the file is closed.
+    with contextlib.suppress(OSError), (disk / "filler").open("ab") as file:
         file.write(bytes(max(0, shutil.disk_usage(disk).free - leave)))
 
 
