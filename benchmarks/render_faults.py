@@ -31,7 +31,10 @@ FAULTS = {
     ),
     12: ("two runs into one directory", "the second refuses, naming the first's process"),
     13: ("a metric that falls, rises, jumps, breaks", "the best and the latest are both kept"),
-    14: ("the directory vanishes or turns read-only", "one line, before another interval is lost"),
+    14: (
+        "the directory vanishes, is deleted or turns read-only",
+        "one line, before another interval is lost",
+    ),
     15: (
         "stopped on 1 device, resumed on 2, then on 1; compile cache corrupted or closed",
         "losses within 1e-5; a warning and an ordinary compilation",

@@ -8,7 +8,7 @@ said: `flax.linen.initializers.*_normal` are.
 
 import dataclasses
 import math
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -170,7 +170,7 @@ class Orthogonal:
 
     def __call__(self, key: Array, site: Site) -> Array:
         """Draw every gate's matrix on its own; of an oblong one, the longer side's are."""
-        return _by_gate(nn.initializers.orthogonal(self.gain), key, site)
+        return _by_gate(nn.initializers.orthogonal(self.gain), key, site, in_turn=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,9 +233,32 @@ class LogUnigram:
         return jnp.asarray(site.log_unigram_V, jnp.float32)
 
 
-def _by_gate(draw: nn.initializers.Initializer, key: Array, site: Site) -> Array:
+def _by_gate(
+    draw: nn.initializers.Initializer, key: Array, site: Site, *, in_turn: bool = False
+) -> Array:
     """Each gate's matrix from a key of its own, side by side."""
     gates = site.parameter.gates
     rows, columns = site.shape[0], site.shape[1] // gates
-    parts = [draw(k, (rows, columns), jnp.float32) for k in jax.random.split(key, gates)]
+    parts: list[Array] = []
+    for k in jax.random.split(key, gates):
+        k = after(k, parts[-1]) if in_turn and parts else k
+        parts.append(draw(k, (rows, columns), jnp.float32))
     return jnp.concatenate(parts, axis=1)
+
+
+def factorises(draw: Any) -> bool:
+    """Whether a draw has a matrix factorised."""
+    return isinstance(draw, Orthogonal) or (hasattr(draw, "draw") and factorises(draw.draw))
+
+
+def after(key: Array, earlier: Array) -> Array:
+    """The same key, but not to be had before `earlier` is.
+
+    A factorisation of several matrices at once hands them to XLA's threads on a CPU, and one of
+    these waits for it. As many at a time as there are threads wait for ever (seen with jaxlib
+    0.10.2 and two cores: a GRU of two layers of 256 hung in one start of two); so they go in turn.
+    """
+    # It cannot be known to be 0 beforehand, and is: what is drawn is finite.
+    nothing = jnp.isnan(earlier.reshape(-1)[0]).astype(jnp.uint32)
+    data = jax.random.key_data(key) + nothing
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))

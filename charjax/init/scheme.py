@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from charjax.errors import UserError
-from charjax.init.draws import ONE, ZERO, Draw
+from charjax.init.draws import ONE, ZERO, Draw, after, factorises
 from charjax.init.site import Roles, Site, find_sites
 from charjax.models.roles import Role
 
@@ -168,15 +168,18 @@ def _draw(draws: list[Draw], sites: list[Site], key: Array) -> list[Array]:
         place = dataclasses.replace(site, path="", log_unigram_V=None)
         alike.setdefault((draw, place), []).append(index)
     drawn: dict[int, Array] = {}
+    turn = key
     for (draw, _), indices in alike.items():
-        site = sites[indices[0]]
+        site, at = sites[indices[0]], turn if factorises(draw) else key
         names = [zlib.crc32(sites[index].path.encode()) for index in indices]
         if len(indices) == 1:
-            drawn[indices[0]] = draw(jax.random.fold_in(key, names[0]), site)
-            continue
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(names, jnp.uint32))
-        stacked = jax.vmap(functools.partial(draw, site=site))(keys)
-        drawn |= {index: stacked[i] for i, index in enumerate(indices)}
+            drawn[indices[0]] = draw(jax.random.fold_in(at, names[0]), site)
+        else:
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(at, jnp.asarray(names, jnp.uint32))
+            stacked = jax.vmap(functools.partial(draw, site=site))(keys)
+            drawn |= {index: stacked[i] for i, index in enumerate(indices)}
+        if factorises(draw):
+            turn = after(turn, drawn[indices[0]])
     return [drawn[index] for index in range(len(sites))]
 
 

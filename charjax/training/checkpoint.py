@@ -278,10 +278,15 @@ def _whole(leaf: Any) -> Any:
 def _snapshot(state: Any) -> dict[str, Any]:
     """A copy of every leaf that nothing done to the state afterwards can reach."""
     leaves = {name: _whole(leaf) for name, leaf in _named_leaves(state).items()}
-    on_device = {name: leaf for name, leaf in leaves.items() if isinstance(leaf, jax.Array)}
-    places = {name: leaf.sharding for name, leaf in on_device.items()}
-    copies = jax.device_put(on_device, places, may_alias=False)
+    away = {name: leaf for name, leaf in leaves.items() if not _in_memory(leaf)}
+    places = {name: leaf.sharding for name, leaf in away.items()}
+    copies = jax.device_put(away, places, may_alias=False)
+    # What lies in the host's memory is copied at once: handing each to the device takes longer.
     return {name: copies[name] if name in copies else np.array(leaves[name]) for name in leaves}
+
+
+def _in_memory(leaf: Any) -> bool:
+    return not isinstance(leaf, jax.Array) or all(d.platform == "cpu" for d in leaf.devices())
 
 
 def _check_room(directory: Path, size: int) -> None:
