@@ -1,6 +1,9 @@
 """Each scheme draws what its paper says: standard deviation, distribution, axes."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +15,7 @@ from charjax.config import InitConfig
 from charjax.init import find_scheme, initialise
 from charjax.models.roles import Parameter, Role, dense
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 N, M, L = 256, 512, 6
 HIDDEN, TANH, READOUT = dense(), dense(activation="tanh"), dense(Role.READOUT)
 OUTPUT = dense(Role.RESIDUAL_OUTPUT, in_block=True)
@@ -256,3 +260,26 @@ def test_a_table_in_mup_is_as_large_at_every_width(reader, std):
         scheme = find_scheme(InitConfig(scheme="mup", base_width=64))
         drawn = initialise(scheme, shapes, roles, jax.random.key(0), 2).params
         assert float(drawn["table"].std()) == pytest.approx(std, rel=0.02)
+
+
+_MANY_FACTORISATIONS = """
+import jax, jax.numpy as jnp
+from charjax.config import InitConfig
+from charjax.init import find_scheme, initialise
+from charjax.models.roles import Role, dense
+
+kernel = dense(Role.RECURRENT, gates=3, gate_names=("reset", "update", "new"))
+shape = jax.ShapeDtypeStruct((256, 768), jnp.float32)
+shapes = {f"cell_{i}": {"kernel": shape} for i in range(4)}
+scheme = find_scheme(InitConfig(scheme="orthogonal"))
+draw = jax.jit(lambda key: initialise(scheme, shapes, ((r".*/kernel", kernel),), key, 4).params)
+for seed in range(5):
+    jax.block_until_ready(draw(jax.random.key(seed)))
+"""
+
+
+def test_many_factorisations_do_not_wait_for_each_other_for_ever():
+    """In a process of its own, which can be ended: with jaxlib 0.10 and two cores it hung."""
+    words = [sys.executable, "-c", _MANY_FACTORISATIONS]
+    done = subprocess.run(words, timeout=100, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
