@@ -5,7 +5,8 @@
 `python -m charjax.train CONFIG`, from its start (imports and loading included) until a validation
 loss at or below the goal is in metrics.jsonl, with the config's own protocol and a cache of
 compiled programs that one start before has filled. nanoGPT's goals: 1.4697 for its 10.65M model
-(README, one A100, about 3 minutes), 1.88 for its small model on a laptop (README, about 3 minutes).
+(README, one A100, about 3 minutes), 1.88 for its small model on a laptop (README, about 3 minutes;
+here from flax's default initialisation).
 A goal that is not reached within the time of one device is left out, with the best loss.
 """
 
@@ -41,7 +42,8 @@ class Goal(NamedTuple):
 GOALS = {
     "gpu": (Goal("nanogpt-char", 1.4697),),
     "cpu": (
-        Goal("nanogpt-cpu", 1.88, seconds=110.0),
+        # With GPT-2's initialisation it ends at 1.90, counted exactly.
+        Goal("nanogpt-cpu", 1.88, ("init.scheme=default", "eval.every=100"), seconds=110.0),
         Goal("shakespeare-gru", 1.4697, ("eval.every=50",), seconds=130.0),
     ),
 }
