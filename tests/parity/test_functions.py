@@ -98,10 +98,17 @@ def test_ten_steps(source, name, optimizer):
     for key, array in expected.items():
         assert np.abs(array - before[key]).max() > 1e-3, f"{key} has not moved"
         if key.endswith("attn.c_attn.bias"):
-            # The bias of a key moves no attention weight: its slope is nothing but rounding, and
-            # an optimiser that divides by the slope's size makes steps of it.
-            array, actual[key] = (np.delete(x.reshape(3, -1), 1, 0) for x in (array, actual[key]))
+            array, actual[key] = without_keys(array), without_keys(actual[key])
         assert_near(actual[key], array, 1e-4, key)
+
+
+def without_keys(bias_G: np.ndarray) -> np.ndarray:
+    """Of the bias of queries, keys and values, the first and the last.
+
+    That of a key moves no attention weight: its slope is nothing but rounding, another on every
+    processor, and an optimiser that divides by the slope's size makes steps of it.
+    """
+    return np.delete(bias_G.reshape(3, -1), 1, 0)
 
 
 def test_running_statistics(source):
@@ -121,4 +128,7 @@ def test_the_files_are_what_the_script_makes(name):
     golden, fresh = numbers_of("golden", name), compute(name, SMALL)
     assert golden.keys() <= fresh.keys()
     for key, array in golden.items():
-        np.testing.assert_allclose(array, fresh[key], atol=1e-5, rtol=1e-4, err_msg=key)
+        again = fresh[key]
+        if key.startswith("adamw/") and key.endswith("attn.c_attn.bias"):
+            array, again = without_keys(array), without_keys(again)
+        np.testing.assert_allclose(array, again, atol=1e-5, rtol=1e-4, err_msg=key)
