@@ -256,7 +256,7 @@ def after(key: Array, earlier: Array) -> Array:
 
     A factorisation of several matrices at once hands them to XLA's threads on a CPU, and one of
     these waits for it. As many at a time as there are threads wait for ever (seen with jaxlib
-    0.10.2 and two cores: a GRU of two layers of 256 hung in one start of two); so they go in turn.
+    0.10.2 and two cores: a GRU of two layers of 256 hung in most starts); so they go in turn.
     """
     # It cannot be known to be 0 beforehand, and is: what is drawn is finite.
     nothing = jnp.isnan(earlier.reshape(-1)[0]).astype(jnp.uint32)
