@@ -3,7 +3,8 @@
 It may be of another Python: PyTorch's wheels and the newest JAX are not always for the same one.
 The threads of two frameworks in one process get in each other's way: PyTorch's wait for the next
 loop by spinning (measured: a step of a small GPT takes both 1.2 to 1.4 times as long in one process
-as in two).
+as in two). And what else was compiled in a process leaves its heap in pieces, which makes steps
+slower (measured: up to a tenth, benchmarks/NOTES.md).
 """
 
 import contextlib
@@ -61,12 +62,15 @@ class Apart:
 
     def __init__(self, python: str, module: str, **arguments: Any):
         """Start a process of this Python, which begins to build it."""
-        # Its own JAX only draws the weights; a GPU is left to the contestants.
+        environment = dict(os.environ)
+        if module.endswith("torch"):
+            # Its own JAX only draws the weights; a GPU is left to the contestants.
+            environment["JAX_PLATFORMS"] = "cpu"
         self._process = subprocess.Popen(
             [python, "-m", "benchmarks.apart", module, json.dumps(arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            env=environment,
             text=True,
         )
 

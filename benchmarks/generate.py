@@ -114,13 +114,15 @@ class Sampler:
     def __init__(self, overrides: tuple[str, ...], batch: int):
         """Draw the parameters, and take the prompt from the text."""
         from benchmarks.workloads import STREAM, filled, make_config, open_quietly
+        from charjax.parallel import first_copy
         from charjax.training.session import first_state
         from charjax.training.state import variables_of
 
         self.words = filled([*STREAM, *overrides])
         self.config = make_config(*self.words)
         self.session, self.batch = open_quietly(self.config), batch
-        self.state = first_state(self.session)
+        # On one device, as a run is sampled from.
+        self.state = first_copy(first_state(self.session))
         self.variables = variables_of(self.state)
         context = self.config.model.context_length
         self.prompt_T = self.session.dataset.splits["train"].tokens[:context].astype("int32")

@@ -101,12 +101,14 @@ def _programs(session: Any, layers: int, device: str) -> dict[str, Callable[[], 
 
     from benchmarks.graphs import OPTIONS
     from benchmarks.gru_variants import GPU_VARIANTS, VARIANTS, loss
+    from charjax.parallel import first_copy
     from charjax.training.session import first_state
     from charjax.training.state import variables_of
     from charjax.training.step import cross_entropy
 
-    batch = jax.jit(session.source.draw)(jnp.int32(0))
-    params = variables_of(first_state(session))["params"]
+    # All on one device, whose threads share each operation.
+    batch = jax.jit(first_copy(session.source).draw)(jnp.int32(0))
+    params = first_copy(variables_of(first_state(session))["params"])
 
     def of_the_model(params: Any) -> Any:
         logits, _ = session.model.apply({"params": params}, batch.inputs, train=True)

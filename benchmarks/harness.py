@@ -223,7 +223,9 @@ def _start_device(device: str, packages: tuple[str, ...]) -> dict[str, Any]:
     from charjax.hardware import hardware
 
     try:
-        devices = parallel.start_backend(RuntimeConfig(device=device))  # type: ignore[arg-type]
+        config = RuntimeConfig(device=device)  # type: ignore[arg-type]
+        # As `charjax.train` does.
+        devices = parallel.start_backend(config, core_devices=True)
     except UserError as error:
         raise LeftOut(str(error)) from None
     facts = hardware()

@@ -11,12 +11,14 @@ their loss on one batch has to agree to 1e-5 of itself, in full float32, before 
 
 charjax's steps are in calls of about 0.4 s, as its loop makes them; on a GPU the short ones also in
 loops that are CUDA graphs (benchmarks/graphs.py), which the real loop's are not. Each contestant is
-timed 5 times, in turns; PyTorch in processes of its own, where its threads and XLA's are in
-nobody's way, and if it is not installed here, of the Python that CHARJAX_TORCH_PYTHON names, or of
-the environment that `make parity` makes. Without PyTorch only flax is compared with.
+timed 5 times, in turns, in a process of its own, as a run is (in one process their threads get in
+each other's way, and what was compiled before leaves the heap in pieces); PyTorch, if it is not
+installed here, of the Python that CHARJAX_TORCH_PYTHON names, or of the environment that
+`make parity` makes. Without PyTorch only flax is compared with.
 """
 
 import shutil
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +26,6 @@ from rich.table import Table
 
 from benchmarks.apart import Apart, find_torch
 from benchmarks.flops import FORMULAS, train_flops
-from benchmarks.graphs import GRAPHS
 from benchmarks.harness import Benchmark, start
 from benchmarks.roofline import DTYPES
 from benchmarks.section import Section
@@ -34,6 +35,8 @@ from charjax.config import Config
 
 Row = dict[str, Any]
 TOLERANCE = 1e-5
+FLAX, GRAPH = "flax nn.RNN", "charjax, CUDA graph"
+CELLS = ("gru", "lstm")
 _GPT = (
     "model.kind=transformer",
     "init.scheme=gpt2",
@@ -134,19 +137,24 @@ def _compare(
     words = workloads.filled([*layout, *overrides, f"runtime.dtype={dtype}"])
     config = workloads.make_config(*words)
     apart: dict[str, Apart] = {}
+
+    def begin(label: str, python: str, module: str, **options: Any) -> None:
+        apart[label] = Apart(
+            python, module, label=label, words=words, dtype=dtype, device=section.device, **options
+        )
+
+    # All are built at once.
+    begin("charjax", sys.executable, "benchmarks.peers_jax")
+    if section.device == "gpu" and config.model.kind in _SHORT_STEPS:
+        begin(GRAPH, sys.executable, "benchmarks.peers_jax")
+    if config.model.kind in CELLS:
+        begin(FLAX, sys.executable, "benchmarks.peers_jax")
     for label, why in _torch_labels(config.model.kind, dtype).items() if torch else ():
         if why:
             section.leave_out(f"{name}, {label}", why)
-            continue
-        # All are built at once, beside what is built here.
-        apart[label] = Apart(
-            torch,
-            "benchmarks.peers_torch",
-            label=label,
-            words=words,
-            dtype=dtype,
-            device=section.device,
-        )
+        else:
+            assert torch is not None
+            begin(label, torch, "benchmarks.peers_torch")
     try:
         _measure_beside(section, name, work, config, dtype, apart)
     finally:
@@ -158,46 +166,28 @@ def _compare(
 def _measure_beside(
     section: Section, name: str, work: str, config: Config, dtype: str, apart: dict[str, Apart]
 ) -> None:
-    """charjax and flax here, PyTorch's processes there."""
-    from benchmarks import peers_flax, workloads
-
-    training = workloads.prepare(config)
-    reference = peers_flax.exact_loss(training)
-    works: dict[str, Slice] = {}
-    facts: dict[str, dict[str, Any]] = {}
-    if config.model.kind in peers_flax.CELLS:
-        with section.attempt(f"{name}, flax nn.RNN"):
-            flax = peers_flax.Peer(training, dtype)
-            facts["flax nn.RNN"] = agreed("flax nn.RNN", flax.exact_loss(), reference)
-            works["flax nn.RNN"] = Slice(flax.steps, section.slice_seconds)
-    threads = thread_counts(section.device)
-    built = {}
+    """All of them in turns; without charjax there is nothing to compare with."""
+    own = apart.pop("charjax")
+    told = own.facts
+    facts: dict[str, dict[str, Any]] = {"charjax": {"loss": told["first loss"]}}
+    works = {"charjax": Slice(own.with_threads(1), section.slice_seconds)}
     for label, peer in apart.items():
         with section.attempt(f"{name}, {label}"):
-            facts[label] = agreed(label, peer.facts["loss"], reference)
-            built[label] = peer
-    for label, peer in built.items():
-        with section.attempt(f"{name}, {label}"):
-            works[label], used = best_threads(peer.with_threads, threads, section.slice_seconds)
-            facts[label]["threads"] = used
-    # Only now: the others have taken over the weights that charjax begins with.
-    facts["charjax"] = {
-        "loss": _first_loss(training, reference, dtype, section.device),
-    }
-    works = {"charjax": Slice(training.steps, section.slice_seconds), **works}
-    label = "charjax, CUDA graph"
-    if section.device == "gpu" and config.model.kind in _SHORT_STEPS:
-        with section.attempt(f"{name}, {label}"):
-            graph = workloads.prepare(config, GRAPHS)
-            facts[label] = {"loss": _first_loss(graph, reference, dtype, section.device)}
-            works[label] = Slice(graph.steps, section.slice_seconds)
+            found = agreed(label, peer.facts["loss"], told["loss"])
+            if label in (FLAX, GRAPH):
+                works[label] = Slice(peer.with_threads(1), section.slice_seconds)
+            else:
+                threads = thread_counts(section.device)
+                works[label], used = best_threads(peer.with_threads, threads, section.slice_seconds)
+                found["threads"] = used
+            facts[label] = found
     found = take_turns(works, section.repeats, section.late)
-    model = training.session.config.model
-    flops = train_flops(model, training.session.dataset.tokenizer.vocab_size)
+    model = config.model
+    flops = train_flops(model, told["vocab_size"])
     best = section.facts["roofline"]["start"][dtype]
     for label, values in found.items():
-        told = summary(values)
-        rate = training.tokens_a_step / told["median"]
+        sums = summary(values)
+        rate = told["tokens_a_step"] / sums["median"]
         section.add(
             f"{name}, {label}",
             work=work,
@@ -210,23 +200,9 @@ def _measure_beside(
             flops_a_token=flops,
             mfu_measured=flops * rate / best if flops else None,
             times_charjax=paired_ratio(found["charjax"], values),
-            **told,
+            **sums,
             **facts[label],
         )
-
-
-def _first_loss(training: Any, reference: float, dtype: str, device: str) -> float:
-    """The loss of the first step of the very program that is timed.
-
-    Raises:
-      ValueError: the program computes in full float32, and it is not the loss agreed upon.
-    """
-    training.state, metrics, _ = training.program.run(training.state, 1)
-    loss = float(metrics[0, 0])
-    exact = dtype == "float32" and device == "cpu"
-    if exact and not abs(loss - reference) <= TOLERANCE * reference:
-        raise ValueError(f"the first step's loss is {loss:.7f}, the model's {reference:.7f}")
-    return loss
 
 
 def agreed(label: str, exact: float, reference: float) -> dict[str, Any]:

@@ -14,10 +14,9 @@ from jax import Array
 
 from benchmarks.workloads import Training
 from charjax.config import Config
+from charjax.parallel import first_copy
 from charjax.training.state import variables_of
 from charjax.training.step import cross_entropy
-
-CELLS = ("gru", "lstm")
 
 
 def exact_loss(training: Training) -> float:
@@ -25,7 +24,7 @@ def exact_loss(training: Training) -> float:
     session = training.session
     model = session.model.clone(dtype=jnp.float32)
     assert session.source is not None
-    batch = jax.jit(session.source.draw)(jnp.int32(0))
+    batch = jax.jit(first_copy(session.source).draw)(jnp.int32(0))
 
     @jax.jit
     def loss(variables: Any) -> Array:
@@ -33,7 +32,7 @@ def exact_loss(training: Training) -> float:
         return jnp.mean(cross_entropy(logits, batch.targets))
 
     with jax.default_matmul_precision("highest"):
-        return float(loss(variables_of(training.state)))
+        return float(loss(first_copy(variables_of(training.state))))
 
 
 class Network(nn.Module):
@@ -62,7 +61,8 @@ class Peer:
         session = training.session
         assert session.source is not None
         self._config: Config = session.config
-        self._source = session.source
+        # On one device: of two each would do the whole work.
+        self._source = first_copy(session.source)
         size = session.dataset.tokenizer.vocab_size
         self._exact = Network(self._config.model, size, jnp.float32)
         self._network = Network(self._config.model, size, jnp.dtype(dtype))

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from charjax.caches import user_cache
@@ -25,16 +27,26 @@ from charjax.errors import UserError, printable
 
 _AXIS = "data"
 _MULTI_OUTPUT = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true"
-# The versions that it was tried on; jaxlib's go with JAX's.
-_MULTI_OUTPUT_SINCE, _MULTI_OUTPUT_BEFORE = (0, 10), (0, 13)
+# The versions that XLA's flags and options were tried on; jaxlib's go with JAX's.
+_TRIED_SINCE, _TRIED_BEFORE = (0, 10), (0, 13)
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+# Not empty once the C library has been told.
+_memory_is_kept: list[bool] = []
 T = TypeVar("T")
 
 
-def start_backend(config: RuntimeConfig) -> list[jax.Device]:
+def start_backend(
+    config: RuntimeConfig, *, core_devices: bool = False, large_calls: bool = True
+) -> list[jax.Device]:
     """Start JAX on the kind of device asked for, before anything else touches it.
+
+    Args:
+      config: the device asked for.
+      core_devices: whether a CPU shall be one device a core, unless the user has said how many.
+      large_calls: whether calls of a program may need more than 64 MB of temporary arrays; the
+        first one to start JAX decides.
 
     Returns:
       The local devices.
@@ -45,8 +57,12 @@ def start_backend(config: RuntimeConfig) -> list[jax.Device]:
     set_flags(deterministic=config.deterministic and config.device != "cpu")
     if config.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
+    if core_devices and not devices_are_given():
+        make_device_of_every_core()
     _keep_compiled()
-    _keep_memory()
+    if not _memory_is_kept:
+        _memory_is_kept.append(True)
+        _keep_memory(one_heap=large_calls)
     try:
         devices = jax.local_devices()
     except RuntimeError as error:
@@ -70,12 +86,15 @@ def set_flags(*, deterministic: bool = False) -> None:
     """
     flags = os.environ.get("XLA_FLAGS", "").split()
     # XLA ends the process at a flag it does not know.
-    known = _MULTI_OUTPUT_SINCE <= jax.__version_info__[:2] < _MULTI_OUTPUT_BEFORE
-    if known and not any(flag.startswith(_MULTI_OUTPUT.split("=")[0]) for flag in flags):
+    if _is_tried() and not any(flag.startswith(_MULTI_OUTPUT.split("=")[0]) for flag in flags):
         flags.append(_MULTI_OUTPUT)
     if deterministic and _DETERMINISTIC not in flags:
         flags.append(_DETERMINISTIC)
     os.environ["XLA_FLAGS"] = " ".join(flags)
+
+
+def _is_tried() -> bool:
+    return _TRIED_SINCE <= jax.__version_info__[:2] < _TRIED_BEFORE
 
 
 def make_device_of_every_core() -> None:
@@ -89,6 +108,38 @@ def make_device_of_every_core() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", cores())
+
+
+def devices_are_given() -> bool:
+    """Whether the user has said how many devices a CPU shall be."""
+    told = os.environ.get("XLA_FLAGS", "")
+    return "xla_force_host_platform_device_count" in told or "JAX_NUM_CPU_DEVICES" in os.environ
+
+
+def compiled(lowered: jax.stages.Lowered, mesh: Mesh, *, onednn: bool) -> jax.stages.Compiled:
+    """A training loop, compiled for a mesh.
+
+    Args:
+      lowered: the loop.
+      mesh: where each core of a CPU is a device, no operation is split over the cores: each has
+        its own part of the batch to do.
+      onednn: whether a CPU's products with a transposed left operand are given to oneDNN. Such a
+        program is not kept for the next start: XLA cannot write it down (jaxlib 0.12).
+    """
+    options: dict[str, bool | str] = {}
+    if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu" and _is_tried():
+        options["xla_cpu_multi_thread_eigen"] = False
+        options["xla_disable_hlo_passes"] = "cpu-parallel-task-assigner"
+    if not onednn:
+        return lowered.compile(compiler_options=options or None)
+    options["xla_cpu_experimental_onednn_custom_call"] = True
+    least = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, least)
+    jax.config.update(least, sys.float_info.max)
+    try:
+        return lowered.compile(compiler_options=options)
+    finally:
+        jax.config.update(least, before)
 
 
 def _keep_compiled() -> None:
@@ -113,19 +164,25 @@ def _keep_compiled() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def _keep_memory() -> None:
+def _keep_memory(*, one_heap: bool) -> None:
     """Have the C library keep what is freed, up to 2 GB, for what is asked for next.
 
     Every call of a compiled program on a CPU asks for its temporary arrays anew. glibc would map
     them each time, and the kernel clear page after page of them (measured: 22 to 34 ms a call of a
     small GPT with 34 MB of them, 8 % of the loop's time).
+
+    The heaps of threads other than the first hold up to 64 MB, and larger arrays are mapped after
+    all; so where there are such, all threads have one heap. That has its price: the compiler's
+    threads wait for each other, and leave the heap in pieces (measured: a third more time to
+    compile, and steps of small models 7 to 10 % slower until the next start, which loads what was
+    compiled).
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
         library.gnu_get_libc_version  # noqa: B018 - AttributeError where mallopt may be another's
         library.mallopt(_M_MMAP_MAX, 0)
-        # The heaps of other threads are given back whole.
-        library.mallopt(_M_ARENA_MAX, 1)
+        if one_heap:
+            library.mallopt(_M_ARENA_MAX, 1)
         library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
@@ -187,6 +244,69 @@ def on_each_device(
         function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(_AXIS), check_vma=False
     )
     return mapped
+
+
+def summed_over_devices(
+    function: Callable[..., tuple[T, Any]], mesh: Mesh, split: tuple[bool, ...]
+) -> Callable[..., tuple[T, Any]]:
+    """Inside jit: `function` run by every device on its own part, and what it sums, added up.
+
+    Args:
+      function: of as many arguments as `split` has places. It gives sums over its part of the
+        batch, and what is each row's own, whose leading axes are split.
+      mesh: the devices.
+      split: of each argument, whether the leading axes of its arrays are split over them;
+        otherwise, and where there are none, it is whole.
+    """
+    if mesh.size == 1:
+        return function
+
+    def on_part(*arguments: Any) -> tuple[T, Any]:
+        sums, own = function(*arguments)
+        return _added_up(sums), own
+
+    def mapped(*arguments: Any) -> tuple[T, Any]:
+        specs = tuple(
+            jax.tree.map(
+                lambda x, divided=divided: PartitionSpec(*[_AXIS] * bool(divided and x.ndim)),
+                argument,
+            )
+            for argument, divided in zip(arguments, split, strict=True)
+        )
+        out: tuple[T, Any] = jax.shard_map(
+            on_part,
+            mesh=mesh,
+            in_specs=specs,
+            out_specs=(PartitionSpec(), PartitionSpec(_AXIS)),
+            check_vma=False,
+        )(*arguments)
+        return out
+
+    return mapped
+
+
+def own_key(key: Array) -> Array:
+    """Inside `summed_over_devices`: random numbers of this device's own."""
+    return jax.random.fold_in(key, jax.lax.axis_index(_AXIS))
+
+
+def _added_up(sums: T) -> T:
+    """The sum over the devices. A CPU's meet once, over one array, and not once for each."""
+    if jax.default_backend() != "cpu":
+        total: T = jax.lax.psum(sums, _AXIS)
+        return total
+    leaves, tree = jax.tree.flatten(sums)
+    flat = jax.lax.psum(jnp.concatenate([leaf.ravel() for leaf in leaves]), _AXIS)
+    ends = np.cumsum([leaf.size for leaf in leaves])[:-1].tolist()
+    parts = jnp.split(flat, ends)
+    return jax.tree.unflatten(
+        tree, [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+    )
+
+
+def first_copy(tree: T) -> T:
+    """The same arrays as the first device has them, for work that is not worth dividing."""
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
 def constrain_batch(batch: T, mesh: Mesh) -> T:

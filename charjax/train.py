@@ -92,10 +92,12 @@ def _train(args: Namespace, config: Config, workdir: Path) -> int:
     from charjax.signals import Interrupted, Signals
     from charjax.training.display import Display
     from charjax.training.recorder import Recorder
-    from charjax.training.session import open_session
+    from charjax.training.session import open_session, start_for_training
 
     display = Display(Console())
     display.say(f"run: {workdir}")
+    # Before anything else starts JAX.
+    start_for_training(config)
     source_run = _source_run(args)
     if source_run is not None:
         config = _adopt_model(config, source_run, args)

@@ -1,6 +1,8 @@
 """Which version of a primitive is run: the one place that asks for the device and the shape."""
 
-from typing import Literal
+import platform
+import sys
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,8 @@ from jax import Array
 # Fewer queries than this a block, and the products are too small; more, and too many of the
 # scores are of keys that come later (measured: benchmarks/NOTES.md).
 QUERY_BLOCK = 64
+# Multiplications in the least gradient of weights that is left to oneDNN.
+_ONEDNN_LEAST = 2**28
 
 
 def on_cpu() -> bool:
@@ -53,12 +57,32 @@ def scatters_stand_apart() -> bool:
     return on_cpu() and jax.__version_info__[:2] < (0, 12)
 
 
-def narrow_first(d_input: int, d_output: int) -> bool:
-    """Whether a weights' gradient is computed as (g' x)' instead of x' g, on a CPU.
+def onednn_gradient(N: int, D: int, E: int, dtype: Any) -> bool:
+    """Whether x' g of x (N, D) and g (N, E) is left to oneDNN in a CPU's training loop.
 
-    The operand that is read transposed should be the narrower one. XLA does x' g.
+    XLA's own products (YNNPACK) take no transposed left operand; with jaxlib 0.12 oneDNN
+    multiplies those as fast as others, with 0.10 it is not called; it is there on x86 alone. A
+    program with oneDNN in it cannot be kept for the next start (parallel.compiled), so it has to
+    be worth it: products of a millisecond or more. In bfloat16 it is slower (measured:
+    benchmarks/NOTES.md).
     """
-    return d_output < d_input
+    is_tried = (0, 12) <= jax.__version_info__[:2] < (0, 13)
+    is_there = on_cpu() and sys.platform == "linux" and platform.machine() == "x86_64"
+    return is_tried and is_there and dtype == jnp.float32 and N * D * E >= _ONEDNN_LEAST
+
+
+def weights_gradient_version(
+    x_ND: Array, g_NE: Array
+) -> Literal["laid out", "laid out, turned", "onednn"]:
+    """How x' g is computed on a CPU.
+
+    "laid out": the transpose of x is laid out first; "turned": (g' x)', because the operand to
+    be transposed should be the narrower one; "onednn": x is read transposed, by oneDNN.
+    """
+    (N, D), E = x_ND.shape, g_NE.shape[1]
+    if onednn_gradient(N, D, E, x_ND.dtype):
+        return "onednn"
+    return "laid out, turned" if E < D else "laid out"
 
 
 def _has_flash_attention() -> bool:

@@ -16,7 +16,7 @@ from jax import Array, lax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.typing import DTypeLike
 
-from charjax.ops.choice import narrow_first, on_cpu
+from charjax.ops.choice import on_cpu, weights_gradient_version
 
 
 def matmul(x: Array, kernel_DE: Array, preferred_element_type: DTypeLike | None = None) -> Array:
@@ -84,8 +84,11 @@ _cpu_product.defvjp(_forward, _backward)
 
 
 def _weights_gradient(x_ND: Array, g_NE: Array) -> Array:
-    """x' g (D, E), the narrower operand transposed, whichever of the two it is."""
-    if not narrow_first(x_ND.shape[1], g_NE.shape[1]):
+    """x' g (D, E)."""
+    version = weights_gradient_version(x_ND, g_NE)
+    if version == "onednn":
+        return _product(x_ND, g_NE, 0, 0)
+    if version == "laid out":
         return _transposed_product(x_ND, g_NE)
     # Without the barrier XLA would fold this transpose into the product, and turn it round.
     slope_ED = lax.optimization_barrier(_transposed_product(g_NE, x_ND))

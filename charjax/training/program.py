@@ -18,6 +18,7 @@ from charjax import parallel
 from charjax.config import Config
 from charjax.data.batches import BatchSource
 from charjax.models.contract import CharModel
+from charjax.training.cores import has_onednn_products
 from charjax.training.state import TrainState
 from charjax.training.step import Metrics, make_train_step
 
@@ -50,7 +51,8 @@ def compile_chunks(
 ) -> ChunkProgram:
     """Compile the loop ahead of time for this state, on this mesh."""
     began = time.perf_counter()
-    compiled = lower_chunks(model, config, source, state, mesh, key).compile()
+    lowered = lower_chunks(model, config, source, state, mesh, key)
+    compiled = parallel.compiled(lowered, mesh, onednn=has_onednn_products(config, mesh.size))
     return ChunkProgram(compiled, source, key, time.perf_counter() - began)
 
 
@@ -87,7 +89,7 @@ def make_advance(
     model: CharModel, config: Config, mesh: Mesh, max_loss: Array | None = None
 ) -> Advance:
     """One step of a run, its batch and its dropout drawn by the number of the step."""
-    train_step = make_train_step(model, config, max_loss)
+    train_step = make_train_step(model, config, max_loss, mesh)
 
     def advance(
         state: TrainState, source: BatchSource, dropout_key: Array

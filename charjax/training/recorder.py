@@ -276,7 +276,7 @@ class Recorder:
         dataset, config = self.session.dataset, self.session.config
         texts = generate(
             self.session.model,
-            variables_of(state),
+            parallel.first_copy(variables_of(state)),
             dataset.tokenizer,
             "",
             num_samples=_SAMPLES,
@@ -302,7 +302,6 @@ class Recorder:
             table.add_row(name, " x ".join(map(str, leaf.shape)), f"{leaf.size:,}")
         self.display.console.print(table)
         sizes = ", ".join(f"{name} {split.num_targets:,}" for name, split in splits.items())
-        used = f"{session.mesh.size} of {len(session.devices)}"
         for note in session.dataset.notes:
             self.display.say(f"note: {note}")
         self.display.say(
@@ -312,12 +311,19 @@ class Recorder:
             f"model: {config.model.kind}, {parameter_count(state):,} parameters, "
             f"{config.runtime.dtype}"
         )
-        self.display.say(f"device: {parallel.describe(session.devices)}, {used} used")
-        if session.mesh.size < len(session.devices):
+        self.display.say(f"device: {parallel.describe(session.devices)}, {self._used()}")
+        if 1 < session.mesh.size < len(session.devices):
             self.display.say(
                 f"note: {session.mesh.size} devices is the largest number that divides "
                 f"train.batch_size ({config.train.batch_size})"
             )
+
+    def _used(self) -> str:
+        """How much of the devices a batch is divided over."""
+        used, there = self.session.mesh.size, len(self.session.devices)
+        if self.session.devices[0].platform == "cpu" and not parallel.devices_are_given():
+            return "each batch shared by the cores" if used > 1 else "each operation shared by them"
+        return f"{used} of {there} used"
 
     def _finish(
         self, step: int, state: TrainState, progress: Progress, metrics: MetricsFile

@@ -24,6 +24,7 @@ from charjax.init import check_cover, scheme_for
 from charjax.models.contract import CharModel
 from charjax.models.roles import Role
 from charjax.runs import Notes, build_model
+from charjax.training.cores import needs_one_heap, share_batch
 from charjax.training.evaluation import Score, exact_loss, random_loss
 from charjax.training.state import InitData, TrainState, create_state, kept, variables_of
 
@@ -71,13 +72,29 @@ def open_session(
     return make_session(config, load_dataset(config.data, tokenizer, digest), devices)
 
 
+def start_for_training(config: Config) -> list[jax.Device]:
+    """Start JAX for a training run: the cores of a CPU may share its batches.
+
+    Returns:
+      The local devices.
+
+    Raises:
+      UserError: there is no such device.
+    """
+    return parallel.start_backend(
+        config.runtime,
+        core_devices=True,
+        large_calls=needs_one_heap(config, parallel.cores()),
+    )
+
+
 def make_session(config: Config, dataset: Dataset, devices: list[jax.Device]) -> Session:
     """The same for a text that has been loaded, on devices that have been started."""
     config = with_context(config, dataset)
     model = build_model(config, dataset.tokenizer)
     if not model.fitted:
         _check_scheme(config, model)
-    mesh = parallel.make_mesh(devices, config.train.batch_size)
+    mesh = _mesh(config, devices)
     source = val_source = None
     if not model.fitted:
         rows = config.train.batch_size * config.optim.accumulate_steps
@@ -87,6 +104,14 @@ def make_session(config: Config, dataset: Dataset, devices: list[jax.Device]) ->
             rows = parallel.round_up(config.eval.batch_size, mesh)
             val_source = _source(config, model, mesh, dataset.splits["val"], rows, "random")
     return Session(config, dataset, model, devices, mesh, source, val_source)
+
+
+def _mesh(config: Config, devices: list[jax.Device]) -> Mesh:
+    """All devices that divide the batch; of a CPU's cores all, or one device with all threads."""
+    are_cores = devices[0].platform == "cpu" and not parallel.devices_are_given()
+    if are_cores and not share_batch(config, len(devices)):
+        devices = devices[:1]
+    return parallel.make_mesh(devices, config.train.batch_size)
 
 
 def with_context(config: Config, dataset: Dataset) -> Config:
@@ -131,7 +156,8 @@ def first_state(session: Session, params: Any = None) -> TrainState:
     config = session.config
     key = purpose_key(config.train.seed, "init")
     draw = jax.jit(lambda key, source: seed_state(session, key, source))
-    state = draw(key, session.source)
+    # By one device: all of them would draw the same.
+    state = draw(key, parallel.first_copy(session.source))
     if params is not None:
         # Another run's function, in this run's parametrisation.
         state = state._replace(params=kept(params, state.scales))

@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
+from charjax import parallel
 from charjax.config import Config
 from charjax.data.batches import Batch
 from charjax.models.contract import CharModel
@@ -48,11 +50,15 @@ class Metrics(NamedTuple):
 Step = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
 
 
-def make_train_step(model: CharModel, config: Config, max_loss: Array | None = None) -> Step:
+def make_train_step(
+    model: CharModel, config: Config, max_loss: Array | None = None, mesh: Mesh | None = None
+) -> Step:
     """The step of a model under a config: `train_step(state, batch, key)`.
 
     `batch` holds accumulate_steps micro-batches, one after the other on the leading axis; `key`
     is the key of this step's dropout. A loss above `max_loss` is skipped as if it were infinite.
+    Each device of the mesh takes its rows through the model; a model with statistics of the
+    batch sees all of it, however it lies.
     """
     optimizer, schedule = make_optimizer(config.optim), make_schedule(config.optim)
     carries = config.data.sampling == "contiguous" and model.memory == "carried"
@@ -78,36 +84,55 @@ def make_train_step(model: CharModel, config: Config, max_loss: Array | None = N
         loss = jnp.sum(losses_BT * batch.weights)
         return loss, (updated, new_carry if carries else ())
 
-    def accumulate(state: TrainState, batch: Batch, key: Array) -> Any:
-        """Loss and gradient of the whole batch, a micro-batch at a time."""
+    def accumulate(
+        params: Any, scales: Any, model_state: Any, carry: Any, batch: Batch, key: Array
+    ) -> tuple[tuple[Array, Array, Any], tuple[Any, Any]]:
+        """Sums of losses, weights and gradients over a batch, a micro-batch at a time."""
         grad_fn = jax.value_and_grad(micro_loss, has_aux=True)
+        targets = jnp.sum(batch.weights)
         if pieces == 1:
-            out, grads = grad_fn(
-                state.params, state.scales, state.model_state, state.carry, batch, key
-            )
-            return out[0], grads, *out[1]
+            (loss, own), grads = grad_fn(params, scales, model_state, carry, batch, key)
+            return (loss, targets, grads), own
 
         def body(sums: Any, piece: Any) -> Any:
             loss, grads, model_state = sums
             carry, micro_batch, micro_key = piece
             (more, (model_state, carry)), slopes = grad_fn(
-                state.params, state.scales, model_state, carry, micro_batch, micro_key
+                params, scales, model_state, carry, micro_batch, micro_key
             )
             return (loss + more, jax.tree.map(jnp.add, grads, slopes), model_state), carry
 
         split = lambda x_B: x_B.reshape(pieces, -1, *x_B.shape[1:])  # noqa: E731
-        carry, inputs, targets, weights = jax.tree.map(
-            split, (state.carry, batch.inputs, batch.targets, batch.weights)
+        carry, inputs, weighed, weights = jax.tree.map(
+            split, (carry, batch.inputs, batch.targets, batch.weights)
         )
         restart = jnp.broadcast_to(batch.restart, (pieces,))
-        xs = (carry, Batch(inputs, targets, weights, restart), jax.random.split(key, pieces))
-        start = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params), state.model_state)
+        xs = (carry, Batch(inputs, weighed, weights, restart), jax.random.split(key, pieces))
+        start = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params), model_state)
         (loss, grads, model_state), carry = jax.lax.scan(body, start, xs)
-        return loss, grads, model_state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), carry)
+        carry = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), carry)
+        return (loss, targets, grads), (model_state, carry)
+
+    def on_its_own(
+        params: Any, scales: Any, carry: Any, batch: Batch, key: Array
+    ) -> tuple[tuple[Array, Array, Any], Any]:
+        """The same by one device of several, on its rows."""
+        sums, (_, carry) = accumulate(params, scales, {}, carry, batch, parallel.own_key(key))
+        return sums, carry
 
     def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
-        loss, grads, model_state, carry = accumulate(state, batch, key)
-        targets = jnp.sum(batch.weights)
+        given = state.params, state.scales
+        if mesh is None or mesh.size == 1 or state.model_state:
+            sums, (model_state, carry) = accumulate(
+                *given, state.model_state, state.carry, batch, key
+            )
+        else:
+            spread = parallel.summed_over_devices(
+                on_its_own, mesh, (False, False, True, True, False)
+            )
+            sums, carry = spread(*given, state.carry, batch, key)
+            model_state = state.model_state
+        loss, targets, grads = sums
         mean = scale = 1.0 / jnp.maximum(targets, 1.0)
         penalty = jnp.zeros(())
         if config.optim.l2:

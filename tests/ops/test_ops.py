@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import pytest
 from flax import linen as nn
 from jax import Array
 
+from charjax import parallel
 from charjax.models.recurrent import rnn_update
 from charjax.ops import activation, attention, choice, gates, linear, normalization, recurrence
 
@@ -265,6 +266,22 @@ def test_sums_of_bfloat16_products_come_in_float32() -> None:
     assert_same(fast, plain, 1e-5)
 
 
+def test_a_large_gradient_of_weights_in_a_training_loop_that_may_call_onednn() -> None:
+    x, kernel, g = draw(((2048, 384), (384, 384), (2048, 384)))
+
+    def slopes(matmul: Any) -> Any:
+        return jax.grad(lambda x, kernel: jnp.vdot(matmul(x, kernel), g), argnums=(0, 1))
+
+    mesh = parallel.make_mesh(jax.local_devices()[:1], 1)
+    lowered = jax.jit(slopes(linear.matmul)).lower(x, kernel)
+    called = choice.onednn_gradient(2048, 384, 384, jnp.float32)
+    compiled = parallel.compiled(lowered, mesh, onednn=called)
+    assert ("__onednn" in compiled.as_text()) == called
+    expected = jax.jit(slopes(linear.matmul_reference))(x, kernel)
+    for fast, plain in zip(compiled(x, kernel), expected, strict=True):
+        assert_same(fast, plain, 1e-4)
+
+
 class TestChoice:
     """The device and the shape decide, in one place."""
 
@@ -280,8 +297,33 @@ class TestChoice:
         monkeypatch.setattr(choice, "on_cpu", lambda: True)
         (q,) = draw(((1, 128, 2, 64),))
         assert choice.attention_version(q, 0.0) == "blocks"
-        assert choice.narrow_first(8, 4)
-        assert not choice.narrow_first(4, 8)
+
+    @pytest.mark.parametrize(
+        ("shape", "dtype", "version", "expected"),
+        [
+            ((64, 4, 8), jnp.float32, (0, 12), "laid out"),
+            ((64, 8, 4), jnp.float32, (0, 12), "laid out, turned"),
+            ((2048, 512, 256), jnp.float32, (0, 12), "onednn"),
+            ((2047, 512, 256), jnp.float32, (0, 12), "laid out, turned"),
+            ((2048, 512, 256), jnp.bfloat16, (0, 12), "laid out, turned"),
+            ((2048, 256, 512), jnp.float32, (0, 10), "laid out"),
+            ((2048, 256, 512), jnp.float32, (0, 13), "laid out"),
+        ],
+    )
+    def test_gradients_of_weights_by_size_and_version(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        shape: tuple[int, int, int],
+        dtype: jnp.dtype,
+        version: tuple[int, int],
+        expected: str,
+    ) -> None:
+        monkeypatch.setattr(choice, "on_cpu", lambda: True)
+        monkeypatch.setattr(jax, "__version_info__", version)
+        monkeypatch.setattr(choice.platform, "machine", lambda: "x86_64")
+        N, D, E = shape
+        x, g = jax.ShapeDtypeStruct((N, D), dtype), jax.ShapeDtypeStruct((N, E), dtype)
+        assert choice.weights_gradient_version(x, g) == expected
 
     @pytest.mark.parametrize(
         ("dtype", "width", "rate", "capability", "version"),

@@ -1,0 +1,65 @@
+"""The works of benchmarks.peers in JAX: charjax's own loop, and plain flax."""
+
+from collections.abc import Callable
+
+from benchmarks import peers_flax, workloads
+from benchmarks.graphs import GRAPHS
+from benchmarks.peers import FLAX, GRAPH, TOLERANCE
+from charjax.config import load_config
+from charjax.training.session import start_for_training
+
+
+class Charjax:
+    """The program that the real loop runs."""
+
+    def __init__(self, training: workloads.Training, dtype: str, device: str):
+        """Do the first step.
+
+        Raises:
+          ValueError: the program computes in full float32, and its first loss is not the model's.
+        """
+        self._training = training
+        exact = peers_flax.exact_loss(training)
+        training.state, metrics, _ = training.program.run(training.state, 1)
+        first = float(metrics[0, 0])
+        is_full = dtype == "float32" and device == "cpu"
+        if is_full and not abs(first - exact) <= TOLERANCE * exact:
+            raise ValueError(f"the first step's loss is {first:.7f}, the model's {exact:.7f}")
+        self.facts = {
+            "loss": exact,
+            "first loss": first,
+            "tokens_a_step": training.tokens_a_step,
+            "vocab_size": training.session.dataset.tokenizer.vocab_size,
+        }
+
+    def with_threads(self, threads: int) -> Callable[[int], None]:
+        """So many steps; XLA has all threads."""
+        return self._training.steps
+
+
+class Flax:
+    """benchmarks.peers_flax."""
+
+    def __init__(self, training: workloads.Training, dtype: str):
+        """Take over the weights."""
+        self._peer = peers_flax.Peer(training, dtype)
+        self.facts = {"loss": self._peer.exact_loss()}
+
+    def with_threads(self, threads: int) -> Callable[[int], None]:
+        """So many steps; XLA has all threads."""
+        return self._peer.steps
+
+
+def build_apart(label: str, words: list[str], dtype: str, device: str) -> Charjax | Flax:
+    """A contestant, by its label, in a process started as that of a run is.
+
+    Raises:
+      LeftOut: it needs more memory than there is, or XLA does not know an option.
+      ValueError: it is not the same model.
+    """
+    config = load_config(None, words)
+    start_for_training(config)
+    training = workloads.prepare(config, GRAPHS if label == GRAPH else None)
+    if label == FLAX:
+        return Flax(training, dtype)
+    return Charjax(training, dtype, device)
