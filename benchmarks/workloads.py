@@ -109,7 +109,8 @@ def prepare(config: Config, options: dict[str, Any] | None = None) -> Training:
         began = time.perf_counter()
         chunk = compiled(lower_chunks(*given), options)
         program = ChunkProgram(chunk, session.source, key, time.perf_counter() - began)
-    needed = check_memory(program.compiled, parallel.available_memory(session.devices))
+    devices = list(session.mesh.devices.flat)
+    needed = check_memory(program.compiled, parallel.available_memory(devices))
     return Training(session, program, state, needed)
 
 

@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
+from charjax import parallel
 from charjax.models.contract import CharModel
 from charjax.processors import Sampling, choose
 
@@ -19,6 +21,9 @@ from charjax.processors import Sampling, choose
 CALL_LIMIT = 96
 # Long prompts are read in pieces of this many tokens, so that memory stays bounded.
 PIECE = 1024
+# Samples for each core of a CPU, if the cores are to share them: with fewer, products are too
+# small (measured: benchmarks/NOTES.md).
+_ROWS_A_CORE = 8
 
 
 class State(NamedTuple):
@@ -49,38 +54,41 @@ class Decoder:
     ):
         self.compile_seconds = 0.0
         self._model, self._settings, self._stop = model, settings, stop
-        # One device does all: a state replicated over eight would do the same work eight times.
-        self._device = next(iter(jnp.zeros(()).devices()))
-        self._variables, self._keys_B = jax.device_put((variables, keys_B), self._device)
+        # A call ends when all samples have ended, which the cores would have to tell each other.
+        least = _ROWS_A_CORE if stop is None else len(keys_B)
+        self._mesh = parallel.core_mesh(len(keys_B), least)
+        self._variables = jax.device_put(variables, parallel.replicated(self._mesh))
+        self._keys_B = parallel.place_rows(keys_B, self._mesh)
         self._program: Any = None
 
     def prefill(self, tokens_BT: np.ndarray, length: int, done_B: np.ndarray) -> State:
         """All tokens but the last in a new cache, that one waiting."""
-        context_BT, *rest = jax.device_put(
-            (tokens_BT[:, :-1], tokens_BT[:, -1], np.int32(length), done_B), self._device
-        )
-        program, _ = self._compile(_prefill, (self._model,), self._variables, context_BT)
+        given: Any = (tokens_BT[:, :-1], tokens_BT[:, -1], np.int32(length), done_B)
+        context_BT, *rest = parallel.place_rows(given, self._mesh)
+        static = (self._model, self._mesh)
+        program, _ = self._compile(_prefill, static, self._variables, context_BT)
         return State(program(self._variables, context_BT), *rest)
 
     def decode(self, state: State, steps: int) -> tuple[State, np.ndarray]:
         """Up to `steps` more tokens (B, K); fewer where every sample has ended. Waits for them."""
-        none, count = jax.device_put((np.int32(0), np.int32(steps)), self._device)
+        numbers: Any = np.int32(0), np.int32(steps)
+        none, count = parallel.place_rows(numbers, self._mesh)
         if self._program is None:
-            static = (self._model, self._settings, self._stop)
+            static = (self._model, self._mesh, self._settings, self._stop)
             self._program, first = self._compile(
                 _decode, static, self._variables, self._keys_B, state, none
             )
             # The state given was donated to the first run.
             state = first[0] if first else state
-        state, buffer_KB, made = self._program(self._variables, self._keys_B, state, count)
-        return state, np.asarray(buffer_KB)[: int(made)].T
+        state, buffer_BK, made = self._program(self._variables, self._keys_B, state, count)
+        return state, np.asarray(buffer_BK)[:, : int(made)]
 
     def _compile(self, function: Any, static: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
         """A program, and what its first run gave if it is new: that run still sets it up."""
         leaves, tree = jax.tree.flatten(arguments)
         shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves)
         began, known = time.perf_counter(), _compiled.cache_info().misses
-        program = _compiled(function, static, tree, shapes)
+        program = _compiled(function, static, self._mesh, tree, shapes)
         is_new = _compiled.cache_info().misses > known
         first = jax.block_until_ready(program(*arguments)) if is_new else None
         self.compile_seconds += time.perf_counter() - began
@@ -88,14 +96,23 @@ class Decoder:
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(function: Any, static: tuple[Any, ...], tree: Any, shapes: tuple[Any, ...]) -> Any:
+def _compiled(
+    function: Any, static: tuple[Any, ...], mesh: Mesh, tree: Any, shapes: tuple[Any, ...]
+) -> Any:
     """A program compiled ahead of time, so that compilation can be told apart from running."""
-    return function.lower(*static, *jax.tree.unflatten(tree, shapes)).compile()
+    lowered = function.lower(*static, *jax.tree.unflatten(tree, shapes))
+    return parallel.compiled(lowered, mesh, onednn=False)
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _prefill(model: CharModel, variables: Any, tokens_BT: Array) -> Any:
+@functools.partial(jax.jit, static_argnames=("model", "mesh"))
+def _prefill(model: CharModel, mesh: Mesh, variables: Any, tokens_BT: Array) -> Any:
     """A new cache with the tokens in it."""
+    read = parallel.each_its_rows(functools.partial(_read, model), mesh, (False, True))
+    return read(variables, tokens_BT)
+
+
+def _read(model: CharModel, variables: Any, tokens_BT: Array) -> Any:
+    """The same, of the rows of one device."""
 
     def read(cache: Any, tokens_BT: Array) -> tuple[Any, None]:
         _, cache = model.apply(variables, tokens_BT, cache, num_outputs=1)
@@ -111,8 +128,26 @@ def _prefill(model: CharModel, variables: Any, tokens_BT: Array) -> Any:
     return cache
 
 
-@functools.partial(jax.jit, static_argnames=("model", "settings", "stop"), donate_argnames="state")
+@functools.partial(
+    jax.jit, static_argnames=("model", "mesh", "settings", "stop"), donate_argnames="state"
+)
 def _decode(
+    model: CharModel,
+    mesh: Mesh,
+    settings: Sampling,
+    stop: int | None,
+    variables: Any,
+    keys_B: Array,
+    state: State,
+    steps: Array,
+) -> tuple[State, Array, Array]:
+    """Up to `steps` tokens a sample; (state, tokens in a (B, CALL_LIMIT) buffer, how many)."""
+    one = functools.partial(_write, model, settings, stop)
+    write = parallel.each_its_rows(one, mesh, (False, True, True, False))
+    return write(variables, keys_B, state, steps)
+
+
+def _write(
     model: CharModel,
     settings: Sampling,
     stop: int | None,
@@ -121,7 +156,7 @@ def _decode(
     state: State,
     steps: Array,
 ) -> tuple[State, Array, Array]:
-    """Up to `steps` tokens a sample; (state, tokens in a (CALL_LIMIT, B) buffer, how many)."""
+    """The same, of the rows of one device."""
 
     def goes_on(loop: tuple[Array, State, Array]) -> Array:
         made, state, _ = loop
@@ -143,4 +178,4 @@ def _decode(
 
     buffer_KB = jnp.zeros((CALL_LIMIT, state.token_B.size), jnp.int32)
     made, state, buffer_KB = jax.lax.while_loop(goes_on, step, (jnp.int32(0), state, buffer_KB))
-    return state, buffer_KB, made
+    return state, buffer_KB.T, made

@@ -126,10 +126,14 @@ def compiled(lowered: jax.stages.Lowered, mesh: Mesh, *, onednn: bool) -> jax.st
       onednn: whether a CPU's products with a transposed left operand are given to oneDNN. Such a
         program is not kept for the next start: XLA cannot write it down (jaxlib 0.12).
     """
-    options: dict[str, bool | str] = {}
+    options: dict[str, bool | int | str] = {}
     if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu" and _is_tried():
         options["xla_cpu_multi_thread_eigen"] = False
         options["xla_disable_hlo_passes"] = "cpu-parallel-task-assigner"
+        # XLA would end a process in which a core waits for another for a minute: a run may be
+        # suspended for longer, or the machine be that busy.
+        options["xla_cpu_collective_call_warn_stuck_timeout_seconds"] = 600
+        options["xla_cpu_collective_call_terminate_timeout_seconds"] = 10**6
     if not onednn:
         return lowered.compile(compiler_options=options or None)
     options["xla_cpu_experimental_onednn_custom_call"] = True
@@ -266,23 +270,70 @@ def summed_over_devices(
         return _added_up(sums), own
 
     def mapped(*arguments: Any) -> tuple[T, Any]:
-        specs = tuple(
-            jax.tree.map(
-                lambda x, divided=divided: PartitionSpec(*[_AXIS] * bool(divided and x.ndim)),
-                argument,
-            )
-            for argument, divided in zip(arguments, split, strict=True)
-        )
         out: tuple[T, Any] = jax.shard_map(
             on_part,
             mesh=mesh,
-            in_specs=specs,
+            in_specs=_rows_of(arguments, split),
             out_specs=(PartitionSpec(), PartitionSpec(_AXIS)),
             check_vma=False,
         )(*arguments)
         return out
 
     return mapped
+
+
+def each_its_rows(
+    function: Callable[..., T], mesh: Mesh, split: tuple[bool, ...]
+) -> Callable[..., T]:
+    """Inside jit: `function` run by every device on its own rows, which need nothing of others.
+
+    Args:
+      function: it gives arrays with a leading axis of rows, and scalars that are the same for all.
+      mesh: the devices.
+      split: as of `summed_over_devices`.
+    """
+    if mesh.size == 1:
+        return function
+
+    def mapped(*arguments: Any) -> T:
+        out: T = jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=_rows_of(arguments, split),
+            out_specs=_rows_of((jax.eval_shape(function, *arguments),), (True,))[0],
+            check_vma=False,
+        )(*arguments)
+        return out
+
+    return mapped
+
+
+def _rows_of(arguments: tuple[Any, ...], split: tuple[bool, ...]) -> tuple[Any, ...]:
+    """Specifications: the leading axes of those that are split, where there are any."""
+    return tuple(
+        jax.tree.map(
+            lambda x, divided=divided: PartitionSpec(*[_AXIS] * bool(divided and x.ndim)),
+            argument,
+        )
+        for argument, divided in zip(arguments, split, strict=True)
+    )
+
+
+def core_mesh(rows: int, least: int) -> Mesh:
+    """A mesh of all cores, if each is a device and can have so many rows; of one device, if not."""
+    devices = jax.local_devices()
+    are_cores = devices[0].platform == "cpu" and not devices_are_given()
+    shares = are_cores and rows % len(devices) == 0 and rows >= least * len(devices)
+    # The one is where JAX puts what it is not told to put elsewhere.
+    alone = list(jnp.zeros(()).devices())
+    return make_mesh(devices if shares else alone, rows)
+
+
+def place_rows(tree: T, mesh: Mesh) -> T:
+    """Arrays with a leading axis of rows, divided over the devices; scalars are everywhere."""
+    return jax.device_put(
+        tree, jax.tree.map(lambda x: split_over(mesh) if np.ndim(x) else replicated(mesh), tree)
+    )
 
 
 def own_key(key: Array) -> Array:

@@ -51,12 +51,13 @@ class Run:
     dataset_digest: str
 
 
-def load_run(directory: Path, checkpoint: str = "best") -> Run:
+def load_run(directory: Path, checkpoint: str = "best", *, core_devices: bool = False) -> Run:
     """Read a run's model.
 
     Args:
       directory: the run's.
       checkpoint: "best", "latest" or a step.
+      core_devices: as of `parallel.start_backend`.
 
     Raises:
       UserError: no run there, no such checkpoint, or none that can be read.
@@ -77,7 +78,7 @@ def load_run(directory: Path, checkpoint: str = "best") -> Run:
         config = config.model_copy(
             update={"runtime": config.runtime.model_copy(update={"device": "auto"})}
         )
-    parallel.start_backend(config.runtime)
+    parallel.start_backend(config.runtime, core_devices=core_devices)
     model = build_model(config, tokenizer)
     state, _, step = store.restore(which, state_shapes(model, config, notes.tables))
     return Run(directory, config, tokenizer, model, variables_of(state), step, notes.dataset_digest)

@@ -52,7 +52,7 @@ def _sample(args: Namespace, signals: "Signals") -> int:
     settings, prompt = _settings(args), _prompt(args)
     from charjax.runs import load_run
 
-    run = load_run(Path(args.workdir), args.checkpoint)
+    run = load_run(Path(args.workdir), args.checkpoint, core_devices=True)
     # JAX has been imported meanwhile, which takes seconds.
     signals.poll()
     if run.tokenizer.boundary and args.prompt_file is not None:

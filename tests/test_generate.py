@@ -1,13 +1,17 @@
 """The decode loop: cached equals uncached, and the text depends on seed, sample and place only."""
 
 import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from charjax import decoding, models
+from charjax import decoding, models, parallel
 from charjax import generate as generation
 from charjax.config import FAMILIES, parse_config
 from charjax.data.datasets import Split
@@ -193,3 +197,40 @@ def test_texts_begin_with_the_prompt_and_end_before_the_boundary():
 def test_numbers_out_of_bounds_are_refused(mistake):
     with pytest.raises(UserError, match=r"^[^\n]+ given; [^\n]+$"):
         tokens_of("bigram", PROMPTS["one"], **mistake)
+
+
+# Texts of two families by all cores, and by one device, and how many devices there were.
+_SHARED = """
+import json, sys, numpy as np, jax
+sys.path.insert(0, {root!r})
+from charjax import parallel
+from charjax.config import RuntimeConfig
+parallel.start_backend(RuntimeConfig(device="cpu"), core_devices=True)
+from tests.test_generate import PROMPTS, tokens_of
+told = []
+for kind in ("transformer", "gru"):
+    asked = dict(samples=8 * parallel.cores(), new=100)
+    shared = tokens_of(kind, PROMPTS["one"], **asked)
+    used = parallel.core_mesh(asked["samples"], 8).size
+    with_one = parallel.make_mesh(jax.local_devices()[:1], 1)
+    kept, parallel.core_mesh = parallel.core_mesh, lambda rows, least: with_one
+    alone = tokens_of(kind, PROMPTS["one"], **asked)
+    parallel.core_mesh = kept
+    told.append([bool((shared == alone).all()), used])
+print(json.dumps(told))
+"""
+
+
+@pytest.mark.skipif(parallel.cores() < 2, reason="one core has nobody to share with")
+def test_cores_that_share_the_samples_write_the_same() -> None:
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", _SHARED.format(root=str(root))],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=root,
+    )
+    told = json.loads(done.stdout)
+    assert told == [[True, parallel.cores()]] * 2

@@ -223,9 +223,9 @@ def test_characters_of_several_bytes_are_shown_whole(capsys):
 def test_a_stop_asked_for_while_the_run_is_read_is_not_kept_waiting(
     command, stream_run, monkeypatch
 ):
-    def read(*arguments):
+    def read(*arguments, **options):
         os.kill(os.getpid(), signal.SIGTERM)
-        return load_run(*arguments)
+        return load_run(*arguments, **options)
 
     monkeypatch.setattr(runs, "load_run", read)
     done = run(command, stream_run)

@@ -20,10 +20,10 @@ from charjax.config_sections import (
 )
 from charjax.ops.choice import onednn_gradient
 
-# A step of less work is over sooner than the cores have met.
-_LEAST_MULTIPLICATIONS = 4 * 10**7
-# With more parameters to each target, the optimiser and the sum of gradients cost more.
-_MOST_PARAMETERS_A_TARGET = 4096
+# Of each core in each pass; less work is over sooner than the cores have met.
+_LEAST_MULTIPLICATIONS = 2 * 10**7
+# Each core reads and writes all parameters; with more of them to a target that costs more.
+_MOST_PARAMETERS_A_TARGET = 8192
 # Temporary arrays, by the estimate below, for which there should be one heap.
 _MANY_BYTES = 48 * 2**20
 # A context length that is left to the text, before the text is read.
@@ -39,8 +39,8 @@ def share_batch(config: Config, cores: int) -> bool:
     return (
         cores > 1
         and config.train.batch_size % cores == 0
-        and weights * targets >= _LEAST_MULTIPLICATIONS
-        and weights <= _MOST_PARAMETERS_A_TARGET * targets
+        and weights * targets >= _LEAST_MULTIPLICATIONS * cores
+        and weights * cores <= _MOST_PARAMETERS_A_TARGET * targets
     )
 
 
@@ -69,12 +69,14 @@ def needs_one_heap(config: Config, cores: int) -> bool:
 
 
 def has_onednn_products(config: Config, devices: int) -> bool:
-    """Whether the widest gradient of a transformer's weights is large enough for oneDNN."""
+    """Whether the widest gradient of a transformer's weights is large enough for oneDNN.
+
+    Only where one device has all threads: oneDNN's wait for each other.
+    """
     model = config.model
-    if not isinstance(model, TransformerConfig):
+    if devices > 1 or not isinstance(model, TransformerConfig):
         return False
-    rows = config.train.batch_size * (model.context_length or _SHORT) // devices
-    width = model.d_model
+    rows, width = config.train.batch_size * (model.context_length or _SHORT), model.d_model
     return onednn_gradient(rows, width, 4 * width, jnp.dtype(config.runtime.dtype))
 
 

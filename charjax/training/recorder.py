@@ -321,7 +321,8 @@ class Recorder:
     def _used(self) -> str:
         """How much of the devices a batch is divided over."""
         used, there = self.session.mesh.size, len(self.session.devices)
-        if self.session.devices[0].platform == "cpu" and not parallel.devices_are_given():
+        are_cores = self.session.devices[0].platform == "cpu" and not parallel.devices_are_given()
+        if are_cores and there > 1:
             return "each batch shared by the cores" if used > 1 else "each operation shared by them"
         return f"{used} of {there} used"
 
