@@ -32,6 +32,12 @@ _TRIED_SINCE, _TRIED_BEFORE = (0, 10), (0, 13)
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+# XLA ends a process (by default) in which a device waits for another for a minute, and says so on
+# the way: a run may have been suspended for longer.
+_PATIENT = (
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=600",
+    "--xla_cpu_collective_call_terminate_timeout_seconds=1000000",
+)
 # Not empty once the C library has been told.
 _memory_is_kept: list[bool] = []
 T = TypeVar("T")
@@ -59,6 +65,8 @@ def start_backend(
         jax.config.update("jax_platforms", "cpu")
     if core_devices and not devices_are_given():
         make_device_of_every_core()
+        if _is_tried():
+            _add_flags(*_PATIENT)
     _keep_compiled()
     if not _memory_is_kept:
         _memory_is_kept.append(True)
@@ -84,12 +92,16 @@ def set_flags(*, deterministic: bool = False) -> None:
     such as the two moments and the step of Adam, or what a cell of a GRU keeps (measured: a
     bigram's step takes 0.6 of the time, an LSTM's 0.93; see benchmarks/NOTES.md).
     """
-    flags = os.environ.get("XLA_FLAGS", "").split()
     # XLA ends the process at a flag it does not know.
-    if _is_tried() and not any(flag.startswith(_MULTI_OUTPUT.split("=")[0]) for flag in flags):
-        flags.append(_MULTI_OUTPUT)
-    if deterministic and _DETERMINISTIC not in flags:
-        flags.append(_DETERMINISTIC)
+    _add_flags(*[_MULTI_OUTPUT] * _is_tried(), *[_DETERMINISTIC] * deterministic)
+
+
+def _add_flags(*wanted: str) -> None:
+    """Those that the user has said nothing of."""
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    for flag in wanted:
+        if not any(given.split("=")[0] == flag.split("=")[0] for given in flags):
+            flags.append(flag)
     os.environ["XLA_FLAGS"] = " ".join(flags)
 
 
@@ -126,14 +138,10 @@ def compiled(lowered: jax.stages.Lowered, mesh: Mesh, *, onednn: bool) -> jax.st
       onednn: whether a CPU's products with a transposed left operand are given to oneDNN. Such a
         program is not kept for the next start: XLA cannot write it down (jaxlib 0.12).
     """
-    options: dict[str, bool | int | str] = {}
+    options: dict[str, bool | str] = {}
     if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu" and _is_tried():
         options["xla_cpu_multi_thread_eigen"] = False
         options["xla_disable_hlo_passes"] = "cpu-parallel-task-assigner"
-        # XLA would end a process in which a core waits for another for a minute: a run may be
-        # suspended for longer, or the machine be that busy.
-        options["xla_cpu_collective_call_warn_stuck_timeout_seconds"] = 600
-        options["xla_cpu_collective_call_terminate_timeout_seconds"] = 10**6
     if not onednn:
         return lowered.compile(compiler_options=options or None)
     options["xla_cpu_experimental_onednn_custom_call"] = True

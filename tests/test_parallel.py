@@ -37,6 +37,13 @@ def test_what_the_user_says_of_the_same_flag_is_left(monkeypatch: pytest.MonkeyP
     assert flags_after(monkeypatch, own) == own
 
 
+def test_a_flag_that_the_user_has_set_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, other = "--xla_cpu_collective_call_warn_stuck_timeout_seconds=5", parallel._PATIENT[1]
+    monkeypatch.setenv("XLA_FLAGS", own)
+    parallel._add_flags(*parallel._PATIENT)
+    assert os.environ["XLA_FLAGS"] == f"{own} {other}"
+
+
 @pytest.mark.parametrize("version", [(0, 9, 2), (0, 13, 0)])
 def test_a_version_that_was_not_tried_is_told_nothing(
     monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...]
