@@ -59,28 +59,39 @@ class Decoder:
         self._mesh = parallel.core_mesh(len(keys_B), least)
         self._variables = jax.device_put(variables, parallel.replicated(self._mesh))
         self._keys_B = parallel.place_rows(keys_B, self._mesh)
+        # By the number of tokens that are read. Looking up a program by all its arguments takes
+        # as long as reading a short text.
+        self._readers: dict[int, Any] = {}
         self._program: Any = None
 
     def prefill(self, tokens_BT: np.ndarray, length: int, done_B: np.ndarray) -> State:
         """All tokens but the last in a new cache, that one waiting."""
-        given: Any = (tokens_BT[:, :-1], tokens_BT[:, -1], np.int32(length), done_B)
-        context_BT, *rest = parallel.place_rows(given, self._mesh)
-        static = (self._model, self._mesh)
-        program, _ = self._compile(_prefill, static, self._variables, context_BT)
-        return State(program(self._variables, context_BT), *rest)
+        context_BT, token_B = tokens_BT[:, :-1], tokens_BT[:, -1]
+        T = context_BT.shape[1]
+        if T not in self._readers:
+            placed = parallel.place_rows(context_BT, self._mesh)
+            static = (self._model, self._mesh)
+            self._readers[T], _ = self._compile(_prefill, static, self._variables, placed)
+        # The programs place what NumPy gives them, which is sooner done than by device_put.
+        cache = self._readers[T](self._variables, context_BT)
+        return State(cache, token_B, np.int32(length), done_B)  # type: ignore[arg-type]
 
     def decode(self, state: State, steps: int) -> tuple[State, np.ndarray]:
         """Up to `steps` more tokens (B, K); fewer where every sample has ended. Waits for them."""
-        numbers: Any = np.int32(0), np.int32(steps)
-        none, count = parallel.place_rows(numbers, self._mesh)
         if self._program is None:
+            none: Any = np.int32(0)
+            cache, *rest = state
+            state = State(cache, *parallel.place_rows(rest, self._mesh))
             static = (self._model, self._mesh, self._settings, self._stop)
+            placed = parallel.place_rows(none, self._mesh)
             self._program, first = self._compile(
-                _decode, static, self._variables, self._keys_B, state, none
+                _decode, static, self._variables, self._keys_B, state, placed
             )
             # The state given was donated to the first run.
             state = first[0] if first else state
-        state, buffer_BK, made = self._program(self._variables, self._keys_B, state, count)
+        state, buffer_BK, made = self._program(
+            self._variables, self._keys_B, state, np.int32(steps)
+        )
         return state, np.asarray(buffer_BK)[:, : int(made)]
 
     def _compile(self, function: Any, static: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:

@@ -219,6 +219,11 @@ def window_start(length: int, capacity: int | None) -> int:
 
 def sample_keys(seed: int, num_samples: int) -> Array:
     """The random streams (B,) of the samples: each its own, whatever their number."""
+    return _sample_keys(np.uint32(seed), num_samples)
+
+
+@functools.partial(jax.jit, static_argnames="num_samples")
+def _sample_keys(seed: Array | np.uint32, num_samples: int) -> Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(num_samples))
 
 

@@ -21,7 +21,7 @@ from charjax.training.program import CAPACITY, ChunkProgram
 from charjax.training.state import TrainState
 
 # A signal is answered after a chunk, so a chunk should last about this long.
-_CHUNK_SECONDS = 0.4
+_CHUNK_SECONDS = 0.8
 # Beyond any number in a run's notes.
 _MOST = 1e100
 

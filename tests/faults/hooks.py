@@ -49,10 +49,10 @@ def _leave_out_what_is_heavy() -> None:
     loaded: dict[tuple[Path, str], Any] = {}
     load_run = runs.load_run
 
-    def load_once(directory: Path, checkpoint: str = "best") -> Any:
+    def load_once(directory: Path, checkpoint: str = "best", **options: bool) -> Any:
         key = (directory, checkpoint)
         if key not in loaded:
-            loaded[key] = load_run(directory, checkpoint)
+            loaded[key] = load_run(directory, checkpoint, **options)
         return loaded[key]
 
     class Idle:
