@@ -9,12 +9,13 @@ the bigram and the MLP also the loop that the lectures write. All begin with the
 their loss on one batch has to agree to 1e-5 of itself, in full float32, before the clock starts.
 "bfloat16" is of the matrix products: torch.autocast there, runtime.dtype here.
 
-charjax's steps are in one call of about 0.4 s (its loop's are of 0.8 s); on a GPU the short ones also in
-loops that are CUDA graphs (benchmarks/graphs.py), which the real loop's are not. Each contestant is
-timed 5 times, in turns, in a process of its own, as a run is (in one process their threads get in
-each other's way, and what was compiled before leaves the heap in pieces); PyTorch, if it is not
-installed here, of the Python that CHARJAX_TORCH_PYTHON names, or of the environment that
-`make parity` makes. Without PyTorch only flax is compared with.
+charjax's steps are in one call of about 0.4 s (its loop's are of 0.8 s); on a GPU the short ones
+also in loops that are CUDA graphs (benchmarks/graphs.py), which the real loop's are not. Each
+contestant is timed 5 times, in turns, in a process of its own, as a run is (in one process their
+threads get in each other's way, and what was compiled before leaves the heap in pieces); PyTorch,
+if it is not installed here, of the Python that CHARJAX_TORCH_PYTHON names, or of the environment
+that `make parity` makes.
+Without PyTorch only flax is compared with.
 """
 
 import shutil
