@@ -153,40 +153,33 @@ def _decode(
     steps: Array,
 ) -> tuple[State, Array, Array]:
     """Up to `steps` tokens a sample; (state, tokens in a (B, CALL_LIMIT) buffer, how many)."""
-    one = functools.partial(_write, model, settings, stop)
-    write = parallel.each_its_rows(one, mesh, (False, True, True, False))
-    return write(variables, keys_B, state, steps)
 
+    def write(
+        variables: Any, keys_B: Array, state: State, steps: Array
+    ) -> tuple[State, Array, Array]:
+        """The same, of the rows of one device."""
 
-def _write(
-    model: CharModel,
-    settings: Sampling,
-    stop: int | None,
-    variables: Any,
-    keys_B: Array,
-    state: State,
-    steps: Array,
-) -> tuple[State, Array, Array]:
-    """The same, of the rows of one device."""
+        def goes_on(loop: tuple[Array, State, Array]) -> Array:
+            made, state, _ = loop
+            wanted = made < steps
+            return wanted if stop is None else wanted & ~state.done_B.all()
 
-    def goes_on(loop: tuple[Array, State, Array]) -> Array:
-        made, state, _ = loop
-        wanted = made < steps
-        return wanted if stop is None else wanted & ~state.done_B.all()
+        def step(loop: tuple[Array, State, Array]) -> tuple[Array, State, Array]:
+            made, state, buffer_KB = loop
+            logits_B1V, cache = model.apply(
+                variables, state.token_B[:, None], state.cache, num_outputs=1
+            )
+            token_B = choose(logits_B1V[:, 0], keys_B, state.length, settings)
+            done_B = state.done_B
+            if stop is not None:
+                token_B = jnp.where(done_B, stop, token_B)
+                done_B = done_B | (token_B == stop)
+            state = State(cache, token_B, state.length + 1, done_B)
+            return made + 1, state, buffer_KB.at[made].set(token_B)
 
-    def step(loop: tuple[Array, State, Array]) -> tuple[Array, State, Array]:
-        made, state, buffer_KB = loop
-        logits_B1V, cache = model.apply(
-            variables, state.token_B[:, None], state.cache, num_outputs=1
-        )
-        token_B = choose(logits_B1V[:, 0], keys_B, state.length, settings)
-        done_B = state.done_B
-        if stop is not None:
-            token_B = jnp.where(done_B, stop, token_B)
-            done_B = done_B | (token_B == stop)
-        state = State(cache, token_B, state.length + 1, done_B)
-        return made + 1, state, buffer_KB.at[made].set(token_B)
+        buffer_KB = jnp.zeros((CALL_LIMIT, state.token_B.size), jnp.int32)
+        made, state, buffer_KB = jax.lax.while_loop(goes_on, step, (jnp.int32(0), state, buffer_KB))
+        return state, buffer_KB.T, made
 
-    buffer_KB = jnp.zeros((CALL_LIMIT, state.token_B.size), jnp.int32)
-    made, state, buffer_KB = jax.lax.while_loop(goes_on, step, (jnp.int32(0), state, buffer_KB))
-    return state, buffer_KB.T, made
+    spread = parallel.each_its_rows(write, mesh, (False, True, True, False))
+    return spread(variables, keys_B, state, steps)

@@ -276,7 +276,7 @@ class Recorder:
         dataset, config = self.session.dataset, self.session.config
         texts = generate(
             self.session.model,
-            parallel.first_copy(variables_of(state)),
+            variables_of(state),
             dataset.tokenizer,
             "",
             num_samples=_SAMPLES,
