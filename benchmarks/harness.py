@@ -15,17 +15,20 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks import results_file, show
-from benchmarks.section import LIMIT_SECONDS, LeftOut, Section
+from benchmarks.section import LIMIT_SECONDS, Heap, LeftOut, Section
 from charjax import cli
 from charjax.errors import UserError
 
 RESULTS = Path(__file__).parent / "results"
 DEVICES = ("cpu", "gpu")
+# A process that is only to tell what it has no time for is not stopped before.
+_LEAST_SECONDS = 30.0
 Row = dict[str, Any]
 
 
@@ -44,6 +47,9 @@ class Benchmark:
       has_roofline: whether the machine's best is measured before and after.
       packages: whose versions are written down if they are installed.
       environment: variables that each device's process is given, unless they are set.
+      heaps: of a CPU's processes, one after the other: "own", if each thread has a heap of its
+        own, or "one" for all, as training runs have it whose steps are large (see
+        `Section.has_heap_for`).
     """
 
     name: str
@@ -56,6 +62,7 @@ class Benchmark:
     has_roofline: bool = True
     packages: tuple[str, ...] = ()
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    heaps: tuple[Heap, ...] = ("own",)
 
 
 def start(benchmark: Benchmark) -> None:
@@ -115,6 +122,7 @@ def _arguments(benchmark: Benchmark, argv: list[str]) -> argparse.Namespace:
         help=f"of one device; what is not done by then is left out ({LIMIT_SECONDS:.0f})",
     )
     parser.add_argument("--part", metavar="FILE", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--heap", choices=("own", "one"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     args.devices = _devices(args.devices)
     if args.out is not None and args.out.suffix != ".json":
@@ -154,21 +162,29 @@ def _environment(device: str, given: dict[str, str]) -> dict[str, str]:
 def _measure_elsewhere(
     benchmark: Benchmark, device: str, args: argparse.Namespace
 ) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """A device's section from its process, if it came so far, and all that is missing in it."""
+    """A device's section from its processes, if they came so far, and all that is missing in it."""
+    began, stopped = time.monotonic(), []
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / "part.json"
-        command = [sys.executable, "-m", f"benchmarks.{benchmark.name}"]
-        command += ["--devices", device, "--part", str(part), "--seconds", str(args.seconds)]
-        command += ["--quick"] if args.quick else []
-        command += ["--only", args.only] if args.only else []
-        why = _run(command, _environment(device, benchmark.environment), args.seconds)
+        for heap in benchmark.heaps if device == "cpu" else (None,):
+            # One that has no time left still tells what it leaves out.
+            seconds = max(1.0, args.seconds - (time.monotonic() - began))
+            command = [sys.executable, "-m", f"benchmarks.{benchmark.name}"]
+            command += ["--devices", device, "--part", str(part), "--seconds", str(seconds)]
+            command += ["--quick"] if args.quick else []
+            command += ["--only", args.only] if args.only else []
+            command += [] if heap is None else ["--heap", heap]
+            limit = max(seconds, min(_LEAST_SECONDS, args.seconds))
+            if why := _run(command, _environment(device, benchmark.environment), limit):
+                stopped.append(why)
         section = json.loads(part.read_text(encoding="utf-8")) if part.exists() else None
     left_out = section.pop("left_out") if section else []
     if section and "hardware" not in section:
         # The device was not there.
         section = None
-    elif why:
-        left_out.append({"device": device, "what": "the rest", "why": why, "failed": True})
+    else:
+        rest = {"device": device, "what": "the rest", "failed": True}
+        left_out += [{**rest, "why": why} for why in stopped]
     return section, left_out
 
 
@@ -191,12 +207,13 @@ def _run(command: list[str], environment: dict[str, str], seconds: float) -> str
 def _measure_here(benchmark: Benchmark, args: argparse.Namespace) -> int:
     """In the process of one device."""
     (device,) = args.devices
-    section = Section(device, args.quick, args.only, args.part, args.seconds)
+    section = Section(device, args.quick, args.only, args.part, args.seconds, args.heap)
     try:
-        facts = _start_device(device, benchmark.packages)
+        facts = _start_device(device, benchmark.packages, one_heap=args.heap == "one")
     except LeftOut as reason:
         section.leave_out("everything", str(reason))
         return 0
+    section.go_on()
     section.facts |= facts
     from benchmarks.roofline import Roofline
 
@@ -210,8 +227,8 @@ def _measure_here(benchmark: Benchmark, args: argparse.Namespace) -> int:
     return 0
 
 
-def _start_device(device: str, packages: tuple[str, ...]) -> dict[str, Any]:
-    """Start JAX; what there is to say of the device.
+def _start_device(device: str, packages: tuple[str, ...], *, one_heap: bool) -> dict[str, Any]:
+    """Start JAX as `charjax.train` does; what there is to say of the device.
 
     Raises:
       LeftOut: it is not there.
@@ -224,8 +241,7 @@ def _start_device(device: str, packages: tuple[str, ...]) -> dict[str, Any]:
 
     try:
         config = RuntimeConfig(device=device)  # type: ignore[arg-type]
-        # As `charjax.train` does.
-        devices = parallel.start_backend(config, core_devices=True)
+        devices = parallel.start_backend(config, core_devices=True, large_calls=one_heap)
     except UserError as error:
         raise LeftOut(str(error)) from None
     facts = hardware()

@@ -3,16 +3,21 @@
 import contextlib
 import dataclasses
 import fnmatch
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks import results_file
 from charjax.errors import UserError, printable
 
+if TYPE_CHECKING:
+    from charjax.config import Config
+
 Row = dict[str, Any]
+Heap = Literal["own", "one"]
 # No benchmark takes longer on one device; what is left by then is left out, and said.
 LIMIT_SECONDS = 300.0
 # Kept for the row that is under way when time runs short, and for the roofline's end.
@@ -32,7 +37,8 @@ class Section:
       quick: whether sizes and repeats are only to be tried.
       only: a pattern of the rows' names, or None for all.
       path: where the section is written after each row, so that a crash loses one row; or None.
-      limit: seconds that the device has in all.
+      limit: seconds that the device has in all, or has left.
+      heap: what the threads of this process have, on a CPU.
       now: the clock.
     """
 
@@ -41,13 +47,32 @@ class Section:
     only: str | None = None
     path: Path | None = None
     limit: float = LIMIT_SECONDS
+    heap: Heap | None = None
     now: Callable[[], float] = time.monotonic
     rows: list[Row] = dataclasses.field(default_factory=list)
     left_out: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._began = self.now()
+        self._began, self._earlier = self.now(), 0.0
+
+    def go_on(self) -> None:
+        """Take over what a process before this one has written, if there was one."""
+        if self.path is None or not self.path.exists():
+            return
+        told = json.loads(self.path.read_text(encoding="utf-8"))
+        self.rows, self.left_out = told.pop("rows"), told.pop("left_out")
+        self._earlier = told.pop("seconds")
+        self.facts = {name: fact for name, fact in told.items() if name != "device"}
+
+    def has_heap_for(self, config: "Config") -> bool:
+        """Whether a training run of this config would have such a heap as this process has."""
+        if self.heap is None:
+            return True
+        from charjax import parallel
+        from charjax.training.cores import needs_one_heap
+
+        return (self.heap == "one") == needs_one_heap(config, parallel.cores())
 
     @property
     def repeats(self) -> int:
@@ -109,7 +134,7 @@ class Section:
         return {
             "device": self.device,
             **self.facts,
-            "seconds": round(self.now() - self._began, 1),
+            "seconds": round(self._earlier + self.now() - self._began, 1),
             "rows": self.rows,
             "left_out": self.left_out,
         }

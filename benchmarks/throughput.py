@@ -20,6 +20,7 @@ from benchmarks.roofline import DTYPES
 from benchmarks.section import Section
 from benchmarks.show import Column, percent, quantity, spread
 from benchmarks.timing import Slice, summary, take_turns
+from charjax.config import Config
 
 Row = dict[str, Any]
 MODELS = {
@@ -45,26 +46,31 @@ def measure(section: Section) -> None:
         for kind in MODELS:
             for dtype in DTYPES if not section.quick else ("float32",):
                 name = f"{kind} {dtype} B{batch}"
-                if section.wants(name):
+                config = _config(kind, dtype, batch)
+                if section.has_heap_for(config) and section.wants(name):
                     with section.attempt(name):
-                        _measure(section, name, kind, dtype, batch, slow)
+                        _measure(section, name, config, slow)
     if slow:
         why = f"a step alone takes over {quantity(_LONG_STEP, 's')}: starting it is lost in it"
         section.leave_out(f"100 steps a dispatch of {'; '.join(slow)}", why)
 
 
-def _measure(
-    section: Section, name: str, kind: str, dtype: str, batch: int, slow: list[str]
-) -> None:
-    from benchmarks.workloads import STREAM, make_config, prepare
+def _config(kind: str, dtype: str, batch: int) -> Config:
+    from benchmarks.workloads import STREAM, make_config
 
-    config = make_config(
+    return make_config(
         *STREAM,
         f"model.kind={kind}",
         *MODELS[kind],
         f"runtime.dtype={dtype}",
         f"train.batch_size={batch}",
     )
+
+
+def _measure(section: Section, name: str, config: Config, slow: list[str]) -> None:
+    from benchmarks.workloads import prepare
+
+    kind, dtype, batch = config.model.kind, config.runtime.dtype, config.train.batch_size
     training = prepare(config)
     seconds = section.slice_seconds / 4
     works = {1: Slice(training.dispatches(1), seconds)}
@@ -202,6 +208,7 @@ BENCHMARK = Benchmark(
     extra=side_by_side,
     # What is told of compiling is what the first one has to wait for.
     environment={"JAX_ENABLE_COMPILATION_CACHE": "false"},
+    heaps=("own", "one"),
 )
 
 if __name__ == "__main__":

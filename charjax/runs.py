@@ -17,6 +17,7 @@ from charjax.data.tokenizers import Tokenizer, tokenizer_from_json
 from charjax.errors import UserError
 from charjax.models.contract import CharModel
 from charjax.training.checkpoint import Checkpoints
+from charjax.training.cores import needs_one_heap
 from charjax.training.state import (
     InitData,
     TrainState,
@@ -78,7 +79,9 @@ def load_run(directory: Path, checkpoint: str = "best", *, core_devices: bool = 
         config = config.model_copy(
             update={"runtime": config.runtime.model_copy(update={"device": "auto"})}
         )
-    parallel.start_backend(config.runtime, core_devices=core_devices)
+    parallel.start_backend(
+        config.runtime, core_devices=core_devices, large_calls=needs_one_heap(config, 1)
+    )
     model = build_model(config, tokenizer)
     state, _, step = store.restore(which, state_shapes(model, config, notes.tables))
     return Run(directory, config, tokenizer, model, variables_of(state), step, notes.dataset_digest)

@@ -14,6 +14,7 @@ import pytest
 from benchmarks import apart, gpu, harness, peers, section, show
 from benchmarks.render_speed import NAMES
 from benchmarks.section import LeftOut, Section
+from charjax.config import load_config
 from charjax.errors import UserError
 
 
@@ -231,6 +232,29 @@ def test_a_crash_leaves_the_rows_before_it(tmp_path: Path, monkeypatch: pytest.M
     assert found is not None
     assert len(found["rows"]) == 1
     assert left_out[0]["why"] == "the process ended with status 137"
+
+
+def test_a_second_process_goes_on_where_the_first_has_ended(tmp_path: Path):
+    part = tmp_path / "part.json"
+    first = Section("cpu", path=part, heap="own")
+    first.facts["roofline"] = {"start": {"copy": 2.0}}
+    first.add("small", median=1.0)
+    first.leave_out("other", "too large")
+    second = Section("cpu", path=part, heap="one")
+    second.go_on()
+    second.add("large", median=2.0)
+    told = json.loads(part.read_text())
+    assert [row["name"] for row in told["rows"]] == ["small", "large"]
+    assert [each["what"] for each in told["left_out"]] == ["other"]
+    assert told["roofline"] == {"start": {"copy": 2.0}}
+
+
+def test_a_row_is_measured_in_the_one_process_whose_heap_its_run_would_have():
+    small = load_config(None, ["model.kind=gru"])
+    large = load_config(None, ["model.kind=transformer", "train.batch_size=256"])
+    for heap, taken in (("own", [True, False]), ("one", [False, True]), (None, [True, True])):
+        here = Section("cpu", heap=heap)
+        assert [here.has_heap_for(config) for config in (small, large)] == taken
 
 
 def test_a_process_that_is_stopped_leaves_none_of_its_own_behind(tmp_path: Path):

@@ -157,12 +157,15 @@ def _sweep(
     from charjax.initlab.sweeps.plan import Plan, check_room, check_tables, resumed_plan
     from charjax.initlab.sweeps.runner import Sweep
     from charjax.runs import Lock, make_directory
+    from charjax.training.cores import needs_one_heap
     from charjax.training.session import with_context
 
     check_tables(axes.runs, 1, base.train.steps)
-    make_groups(base, dataclasses.replace(axes, seeds=axes.seeds[:1]))
+    of_one_seed = make_groups(base, dataclasses.replace(axes, seeds=axes.seeds[:1]))
     parallel.make_device_of_every_core()
-    devices = parallel.start_backend(base.runtime)
+    # A stack takes a few runs at a time, or one if it is large.
+    are_large = any(needs_one_heap(group.config, 1) for group in of_one_seed)
+    devices = parallel.start_backend(base.runtime, large_calls=are_large)
     dataset = load_dataset(base.data)
     base = with_context(base, dataset)
     if "val" not in dataset.splits:
