@@ -38,8 +38,31 @@ def document(results: Path = RESULTS) -> str:
 
 
 def readme_parts(results: Path = RESULTS) -> dict[str, str]:
-    """What the README shows: by how much charjax is faster than others at the same work."""
-    return {f"faster-{name}": _ratios(name, results) for name in ("peers", "generate")}
+    """What the README shows: how much faster than others charjax is, and how soon it is as good."""
+    parts = {f"faster-{name}": _ratios(name, results) for name in ("peers", "generate")}
+    return {**parts, "time-to-quality": _goals(results)}
+
+
+def _goals(results: Path) -> str:
+    """The commands that reached a published loss, and when."""
+    lines = []
+    for path in sorted(results.glob("time_to_quality-*.json")):
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        for section in (each for each in tree["devices"] if each["rows"]):
+            lines += ["| command | goal | loss | reached after |", "|---|---|---|---|"]
+            for row in section["rows"]:
+                words = " ".join([row["config"], *row["overrides"]])
+                losses = ", ".join(f"{loss:.4f}" for loss in row["losses"])
+                cells = (f"`python -m charjax.train {words}`", row["goal"], losses)
+                lines += [f"| {' | '.join(map(str, cells))} | {row['median']:.0f} s |"]
+            lines += ["", _measured(tree, section), ""]
+    return "\n".join(lines[:-1] or ["Not run yet; `python -m benchmarks.time_to_quality`."])
+
+
+def _measured(tree: dict[str, Any], section: dict[str, Any]) -> str:
+    facts = section["hardware"]
+    told = f"{in_words(facts)}; {versions_in_words(facts)}"
+    return f"Measured by `{tree['command']}` on {told}, {tree['date']}."
 
 
 def _ratios(name: str, results: Path) -> str:
@@ -50,9 +73,7 @@ def _ratios(name: str, results: Path) -> str:
         for section in tree["devices"]:
             for table in benchmark.extra(section["rows"]):
                 lines += [f"{table.title}:", "", *as_markdown(table), ""]
-            facts = section["hardware"]
-            told = f"{in_words(facts)}; {versions_in_words(facts)}"
-            lines += [f"Measured by `{tree['command']}` on {told}, {tree['date']}."]
+            lines += [_measured(tree, section)]
     return "\n".join(lines or [f"Not run yet; `python -m benchmarks.{name}`."])
 
 

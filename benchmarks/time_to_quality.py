@@ -6,7 +6,8 @@
 loss at or below the goal is in metrics.jsonl, with the config's own protocol and a cache of
 compiled programs that one start before has filled. nanoGPT's goals: 1.4697 for its 10.65M model
 (README, one A100, about 3 minutes), 1.88 for its small model on a laptop (README, about 3 minutes;
-here from flax's default initialisation).
+here from flax's default initialisation). On a CPU a GRU of 0.8M parameters goes for the 1.4697,
+counted exactly over the whole validation split.
 A goal that is not reached within the time of one device is left out, with the best loss.
 """
 
@@ -39,12 +40,24 @@ class Goal(NamedTuple):
     seconds: float = 100.0
 
 
+# Few, each with the state that the ones before it have left; a rate that ends with them.
+_SOON = (
+    "runtime.dtype=bfloat16",
+    "data.sampling=contiguous",
+    "train.batch_size=32",
+    "train.steps=1200",
+    "optim.learning_rate=5e-3",
+    "optim.schedule=cosine",
+    "optim.warmup_steps=50",
+    "optim.decay_steps=1200",
+    "eval.every=100",
+)
 GOALS = {
     "gpu": (Goal("nanogpt-char", 1.4697),),
     "cpu": (
+        Goal("shakespeare-gru", 1.4697, _SOON, seconds=200.0),
         # With GPT-2's initialisation it ends at 1.90, counted exactly.
         Goal("nanogpt-cpu", 1.88, ("init.scheme=default", "eval.every=100"), seconds=110.0),
-        Goal("shakespeare-gru", 1.4697, ("eval.every=50",), seconds=130.0),
     ),
 }
 _QUICK = (Goal("shakespeare-bigram", 2.6, ("eval.every=500",), seconds=20.0),)

@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from charjax import parallel
+from charjax.config import RuntimeConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 FUSED = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true"
@@ -78,3 +79,16 @@ def test_a_program_that_is_called_again_gets_the_memory_it_had() -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 6000
+
+
+@pytest.mark.parametrize("large_calls", [False, True])
+def test_threads_have_one_heap_only_where_calls_are_large(
+    monkeypatch: pytest.MonkeyPatch, large_calls: bool
+) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(parallel, "_memory_is_kept", [])
+    monkeypatch.setattr(parallel, "_keep_memory", lambda *, one_heap: told.append(one_heap))
+    parallel.start_backend(RuntimeConfig(device="cpu"), large_calls=large_calls)
+    # What the first one has decided stays.
+    parallel.start_backend(RuntimeConfig(device="cpu"), large_calls=not large_calls)
+    assert told == [large_calls]

@@ -68,6 +68,23 @@ def test_a_table_of_the_terminal_becomes_one_of_markdown():
     ]
 
 
+def test_the_readme_shows_the_command_that_came_to_a_published_loss(tmp_path: Path):
+    assert "Not run yet" in render_speed.readme_parts(tmp_path)["time-to-quality"]
+    row = {"config": "a-config", "overrides": ["train.steps=9"], "goal": 1.5, "median": 12.3}
+    hardware = {"processor": "A Processor", "cores": 2, "accelerator": None, "date": "2026-01-01"}
+    section = {
+        "device": "cpu",
+        "hardware": hardware | {"python": "3.13", "versions": {"jax": "1.2.3"}},
+        "rows": [row | {"losses": [1.49, 1.4812]}],
+    }
+    tree = {"command": "python -m benchmarks.x", "date": "2026-01-01", "devices": [section]}
+    (tmp_path / "time_to_quality-cpu.json").write_text(json.dumps(tree))
+    part = render_speed.readme_parts(tmp_path)["time-to-quality"]
+    told = "| `python -m charjax.train a-config train.steps=9` | 1.5 | 1.4900, 1.4812 | 12 s |"
+    assert told in part.splitlines()
+    assert "Measured by `python -m benchmarks.x` on 2 cores of A Processor" in part
+
+
 def test_the_readme_shows_the_ratios_and_where_they_are_from(tmp_path: Path):
     assert "Not run yet" in render_speed.readme_parts(tmp_path)["faster-peers"]
     row = {"device": "cpu", "work": "mlp B32", "dtype": "float32", "contestant": "torch eager"}
