@@ -8,13 +8,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from benchmarks import results_file
+from charjax.config import Config
 from charjax.errors import UserError, printable
-
-if TYPE_CHECKING:
-    from charjax.config import Config
 
 Row = dict[str, Any]
 Heap = Literal["own", "one"]
@@ -65,7 +63,7 @@ class Section:
         self._earlier = told.pop("seconds")
         self.facts = {name: fact for name, fact in told.items() if name != "device"}
 
-    def has_heap_for(self, config: "Config") -> bool:
+    def has_heap_for(self, config: Config) -> bool:
         """Whether a training run of this config would have such a heap as this process has."""
         if self.heap is None:
             return True
