@@ -12,7 +12,6 @@ benchmarks.peers).
 
 import json
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,10 @@ CONFIG = "names-mlp-kaiming"
 SCHEMES = ("naive", "naive_readout", "naive_hidden", "kaiming_tanh")
 RATE = 0.1
 REPEATS = 7
+# Steps whose losses must be the same in both, and by how much of the loss.
+COMPARED, TOLERANCE = 10, 1e-5
+# The sweep of which PyTorch has the last run's network.
+_COUNT = 64
 
 
 def main(argv: list[str]) -> int:
@@ -46,6 +49,7 @@ def main(argv: list[str]) -> int:
 
     Raises:
       UserError: there is no PyTorch.
+      ValueError: the two do not train the same network.
     """
     parser = cli.Parser(
         prog="python -m benchmarks.initlab",
@@ -63,28 +67,27 @@ def main(argv: list[str]) -> int:
     python = find_torch(section)
     if python is None:
         raise UserError(f"PyTorch: {section.left_out[-1]['why']}")
-    peer = Apart(python, "benchmarks.initlab_torch", count=64)
+    peer = Apart(python, "benchmarks.initlab_torch", count=_COUNT)
     try:
-        works = {
-            f"charjax, {count} runs": sweep_clock(program, seconds)
-            for count, program in programs.items()
-        }
+        difference = compare(first_losses(programs[_COUNT]), peer.facts["losses"])
+        works, at_once = {}, {}
+        for count, program in programs.items():
+            name = f"charjax, {count} runs"
+            works[name], at_once[name] = Slice(sweeping(program), seconds), count
         for threads in (1, 2):
             name = f"PyTorch, {threads} thread{'s' if threads > 1 else ''}"
-            works[name] = _steps_a_second(Slice(peer.with_threads(threads), seconds))
-        speeds = take_turns(works, 2 if args.quick else REPEATS)
+            works[name], at_once[name] = Slice(peer.with_threads(threads), seconds), 1
+        taken = take_turns(works, 2 if args.quick else REPEATS)
     finally:
         peer.close()
-    results = summarise(speeds) | peer.facts | {"hardware": section.facts["hardware"]}
+    speeds = {name: [at_once[name] / each for each in values] for name, values in taken.items()}
+    results = summarise(speeds)
+    results |= {"loss_difference": difference, "hardware": section.facts["hardware"]}
     show(results)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return 0
-
-
-def _steps_a_second(work: Slice) -> Callable[[], float]:
-    return lambda: 1 / work()
 
 
 def sweep_program(count: int) -> GroupProgram:
@@ -97,24 +100,39 @@ def sweep_program(count: int) -> GroupProgram:
     return GroupProgram(group, session, count)
 
 
-def sweep_clock(program: GroupProgram, seconds: float) -> Callable[[], float]:
-    """A function that trains for about so long and tells run-steps a second."""
+def sweeping(program: GroupProgram) -> Callable[[int], None]:
+    """n steps of all runs."""
     runs, numbers = program.begin(program.group.points)
-    steps = 20
 
-    def run() -> float:
-        nonlocal runs, steps
-        began = time.perf_counter()
-        runs = program.stack.run(runs, numbers, steps)
+    def run(count: int) -> None:
+        nonlocal runs
+        runs = program.stack.run(runs, numbers, count)
         jax.block_until_ready(runs)
-        taken = time.perf_counter() - began
-        speed = steps * program.count / taken
-        steps = max(20, int(steps * seconds / taken))
-        return speed
 
-    run()
-    run()
     return run
+
+
+def first_losses(program: GroupProgram) -> list[float]:
+    """The last run's loss in each of the first steps."""
+    runs, numbers = program.begin(program.group.points)
+    losses = []
+    for _ in range(COMPARED):
+        runs = program.stack.run(runs.emptied(), numbers, 1)
+        losses.append(float(runs.losses[-1] / runs.targets[-1]))
+    return losses
+
+
+def compare(ours: list[float], theirs: list[float]) -> float:
+    """The largest difference of two lists of losses, as a part of the loss.
+
+    Raises:
+      ValueError: it is above 1e-5.
+    """
+    # NumPy's maximum of a NaN is one.
+    worst = float(np.max(np.abs(np.subtract(ours, theirs)) / theirs))
+    if not worst <= TOLERANCE:
+        raise ValueError(f"the losses differ by {worst:.1e} of themselves")
+    return worst
 
 
 def summarise(speeds: dict[str, list[float]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import apart, gpu, harness, peers, section, show
+from benchmarks import apart, gpu, harness, initlab, peers, section, show
 from benchmarks.render_speed import NAMES
 from benchmarks.section import LeftOut, Section
 from charjax.config import load_config
@@ -255,6 +255,13 @@ def test_a_row_is_measured_in_the_one_process_whose_heap_its_run_would_have():
     for heap, taken in (("own", [True, False]), ("one", [False, True]), (None, [True, True])):
         here = Section("cpu", heap=heap)
         assert [here.has_heap_for(config) for config in (small, large)] == taken
+
+
+@pytest.mark.parametrize("theirs", [1.00002, float("nan")])
+def test_a_sweep_is_not_timed_beside_another_network(theirs: float):
+    assert initlab.compare([2.0, 1.0], [2.0, 1.000001]) == pytest.approx(1e-6, rel=0.01)
+    with pytest.raises(ValueError, match="the losses differ"):
+        initlab.compare([2.0, 1.0], [2.0, theirs])
 
 
 def test_a_process_that_is_stopped_leaves_none_of_its_own_behind(tmp_path: Path):
