@@ -10,11 +10,19 @@ import datetime
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charjax import cli
-from charjax.config import Config, differences, load_config, resume_conflicts
+from charjax.config import (
+    Config,
+    describe_conflicts,
+    differences,
+    load_config,
+    resume_conflicts,
+)
+from charjax.config_notes import schedule_notes
 from charjax.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,14 +32,12 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
     args = cli.train_arguments(argv)
-    config, workdir = _what_was_asked(args)
-    if args.print_config:
-        sys.stdout.write(config.to_toml(comments=True))
-        return 0
-    return _train(args, config, workdir)
+    notes: list[str] = []
+    config, workdir = _what_was_asked(args, notes.append)
+    return _train(args, config, workdir, [*notes, *schedule_notes(config)])
 
 
-def _what_was_asked(args: Namespace) -> tuple[Config, Path]:
+def _what_was_asked(args: Namespace, note: Callable[[str], None]) -> tuple[Config, Path]:
     """The configuration and the directory; a resumed run keeps its own configuration."""
     if args.workdir is not None and not args.workdir.strip():
         raise UserError(
@@ -39,28 +45,29 @@ def _what_was_asked(args: Namespace) -> tuple[Config, Path]:
             "one in runs/"
         )
     if not args.resume:
-        config = load_config(args.config, args.overrides)
+        config = load_config(args.config, args.overrides, note=note)
         return config, Path(args.workdir) if args.workdir else _new_directory(config)
     if args.workdir is None:
         raise UserError("--resume: no --workdir given; name the directory of the run to go on with")
     if args.init_from is not None:
         raise UserError("--init-from: given with --resume; a run begins only once: leave one out")
     workdir = Path(args.workdir)
-    from charjax.runs import require_run
-
-    require_run(workdir)
     saved = workdir / "config.toml"
-    old = load_config(saved)
+    if not saved.is_file():
+        # JAX is imported for the words of the error alone.
+        from charjax.runs import require_run
+
+        require_run(workdir)
+    old = load_config(saved, saved=True)
     if args.config is not None:
-        new = _with_context(load_config(args.config, args.overrides), old)
+        new = _with_context(load_config(args.config, args.overrides, note=note), old)
     else:
-        new = load_config(saved, args.overrides, saved=True)
+        new = load_config(saved, args.overrides, saved=True, note=note)
     conflicts = resume_conflicts(old, new)
     if conflicts:
-        told = ", ".join(f"{name} was {was!r} and is {now!r}" for name, was, now in conflicts)
         raise UserError(
-            f"--resume: the configuration has changed: {told}; leave it as it was, or start a new "
-            "run (--init-from takes over the parameters)"
+            f"--resume: the configuration has changed: {describe_conflicts(old, new)}, or start a "
+            "new run (--init-from takes over the parameters)"
         )
     return new, workdir
 
@@ -84,18 +91,22 @@ def _new_directory(config: Config) -> Path:
     return path
 
 
-def _train(args: Namespace, config: Config, workdir: Path) -> int:
+def _train(args: Namespace, config: Config, workdir: Path, notes: list[str]) -> int:
     # JAX is imported only from here on, so that mistakes in the config are told at once.
     from rich.console import Console
 
     from charjax.runs import begun_with
     from charjax.signals import Interrupted, Signals
     from charjax.training.display import Display
-    from charjax.training.recorder import Recorder
+    from charjax.training.recorder import Recorder, check_begin
     from charjax.training.session import open_session, start_for_training
 
-    display = Display(Console())
-    display.say(f"run: {workdir}")
+    # The configuration alone is on stdout where it is printed.
+    display = Display(Console(stderr=args.print_config))
+    if not args.print_config:
+        display.say(f"run: {workdir}")
+    for note in notes:
+        display.say(f"note: {note}")
     # Before anything else starts JAX.
     start_for_training(config)
     source_run = _source_run(args)
@@ -104,6 +115,10 @@ def _train(args: Namespace, config: Config, workdir: Path) -> int:
     # A run that was fine-tuned goes on in the alphabet it took over, not in its text's own.
     tokenizer, digest = begun_with(workdir) if args.resume else (None, None)
     session = open_session(config, source_run.tokenizer if source_run else tokenizer, digest)
+    if args.print_config:
+        check_begin(workdir, session, resume=args.resume)
+        sys.stdout.write(session.config.to_toml(comments=True))
+        return 0
     began = time.perf_counter()
     # From here on a signal no longer ends the process at once: there is a state to save.
     with Signals() as signals:

@@ -115,6 +115,7 @@ def _arguments(argv: list[str]) -> Namespace:
 def _grid(args: Namespace) -> tuple["Config", Axes]:
     """What all runs share, and what is varied."""
     from charjax.config import load_config
+    from charjax.initlab.sweeps.unread import check_axes, why_no_run_reads
 
     overrides = list(args.overrides)
     arch = args.arch or (None if args.config else "mlp")
@@ -123,15 +124,17 @@ def _grid(args: Namespace) -> tuple["Config", Axes]:
     given = args.config or any(word.startswith("train.steps=") for word in overrides)
     if args.steps or not given:
         overrides.append(f"train.steps={args.steps or _STEPS}")
-    base = load_config(args.config, overrides)
+    schemes = tuple(dict.fromkeys(name.strip() for name in args.scheme.split(",")))
+    seeds = tuple(range(args.seeds))
+    axes = Axes(schemes, args.gain, args.depth, args.width, args.lr, seeds)
+    base = load_config(args.config, overrides, note=cli.remark, unread=why_no_run_reads(axes))
     if base.model.kind == "ngram":
         raise UserError(
             "model.kind: ngram given; it counts, and has no initialisation: choose --arch "
             f"{', '.join(FAMILIES)}"
         )
-    schemes = tuple(dict.fromkeys(name.strip() for name in args.scheme.split(",")))
-    seeds = tuple(range(args.seeds))
-    return base, Axes(schemes, args.gain, args.depth, args.width, args.lr, seeds)
+    check_axes(base, axes, args.overrides, cli.remark)
+    return base, axes
 
 
 def _directory(args: Namespace, base: "Config") -> Path:
