@@ -170,7 +170,8 @@ READ: dict[str, tuple[When, ...]] = {
     "train.log_every": (_TRAINED,),
     "train.sample_every": (_TRAINED,),
     "train.max_skipped": (_TRAINED,),
-    "eval.every": (_TRAINED, _HELD_OUT),
+    # The loop stops at these steps even where nothing is held out.
+    "eval.every": (_TRAINED,),
     "eval.protocol": (_TRAINED, _HELD_OUT),
     "eval.batches": (_TRAINED, _HELD_OUT, _RANDOM),
     # Of `python -m charjax.evaluate`, too, which can score the training part.
