@@ -77,6 +77,12 @@ def train_arguments(argv: list[str]) -> argparse.Namespace:
         "--init-from", metavar="RUN", help="start from the parameters of another run (fine-tuning)"
     )
     parser.add_argument(
+        "--checkpoint",
+        metavar="best|latest|STEP",
+        type=_checkpoint,
+        help="with --init-from: which of its saved steps (best)",
+    )
+    parser.add_argument(
         "--print-config", action="store_true", help="print the resolved configuration, and stop"
     )
     args = parser.parse_intermixed_args(argv)

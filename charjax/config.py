@@ -148,6 +148,9 @@ def resume_conflicts(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
     through optim.decay_steps.
     """
     free = set(_FREE_TO_CHANGE)
+    if old.data.path is not None and new.data.path is not None:
+        # A file that was moved; that it is the same text is checked by its digest.
+        free.add("data.path")
     if {old.optim.schedule, new.optim.schedule} <= {"constant", "step"}:
         free.add("optim.decay_steps")
     return [
