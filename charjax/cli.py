@@ -56,6 +56,11 @@ def complain(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
 
 
+def remark(message: str) -> None:
+    """One line on stderr that is no error."""
+    print(f"note: {printable(message)}", file=sys.stderr)
+
+
 def train_arguments(argv: list[str]) -> argparse.Namespace:
     """Parse `charjax.train`'s: config, overrides, workdir, resume, init_from, print_config."""
     parser = Parser(
@@ -64,6 +69,7 @@ def train_arguments(argv: list[str]) -> argparse.Namespace:
         description="Train a character-level language model; by default a small one, on Python's "
         "own source.",
         epilog=_describe_config,
+        advise=lambda flag: _advise_setting(flag, argv),
     )
     parser.add_argument(
         "words",
@@ -83,12 +89,26 @@ def train_arguments(argv: list[str]) -> argparse.Namespace:
         help="with --init-from: which of its saved steps (best)",
     )
     parser.add_argument(
-        "--print-config", action="store_true", help="print the resolved configuration, and stop"
+        "--print-config",
+        action="store_true",
+        help="check all that comes before the first step, print the resolved configuration, and "
+        "stop",
     )
     args = parser.parse_intermixed_args(argv)
     args.config, args.overrides = config_words(args.words)
     del args.words
     return args
+
+
+def _advise_setting(flag: str, argv: list[str]) -> str | None:
+    """The error message for an unknown flag that is a setting, of charjax or of a peer."""
+    from charjax.config_errors import unknown_flag
+
+    name, equals, value = flag.partition("=")
+    following = argv[argv.index(flag) + 1 :][:1] if flag in argv and not equals else []
+    # A number may be negative.
+    given = [word for word in following if not word.startswith("-") or word[1:2].isdigit()]
+    return unknown_flag(name, value if equals else next(iter(given), None))
 
 
 def config_words(words: list[str]) -> tuple[str | None, list[str]]:
@@ -320,10 +340,19 @@ def number_above_zero(high: float) -> Callable[[str], float]:
 
 
 class Parser(argparse.ArgumentParser):
-    """Mistakes are UserErrors, so one line; the epilog is written only for --help."""
+    """Mistakes are UserErrors, so one line; the epilog is written only for --help.
+
+    `advise` returns the error message for an unknown flag that it knows more about.
+    """
 
     def __init__(
-        self, *, prog: str, usage: str, description: str, epilog: Callable[[], str] | None = None
+        self,
+        *,
+        prog: str,
+        usage: str,
+        description: str,
+        epilog: Callable[[], str] | None = None,
+        advise: Callable[[str], str | None] = lambda flag: None,
     ):
         super().__init__(
             prog=prog,
@@ -335,6 +364,7 @@ class Parser(argparse.ArgumentParser):
             ),
         )
         self._write_epilog = epilog
+        self._advise = advise
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As argparse does, but a value that is "--" is one (before Python 3.13 it is lost)."""
@@ -363,6 +393,8 @@ class Parser(argparse.ArgumentParser):
         """Raise what is wrong, with the nearest flag if one was mistyped."""
         text = message.removeprefix("argument ")
         unknown = text.removeprefix("unrecognized arguments: ").split(" ")[0]
+        if text.startswith("unrecognized") and (advice := self._advise(unknown)):
+            raise UserError(advice)
         if text.startswith("unrecognized") and "." in unknown:
             text += "; settings have no dashes: section.key=value"
         elif text.startswith("unrecognized"):

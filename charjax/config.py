@@ -7,23 +7,27 @@ The sections themselves are in `charjax.config_sections`.
 import json
 import os.path
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from charjax.config_changes import describe_conflicts, differences, resume_conflicts
 from charjax.config_errors import (
     choices,
     explain,
     fields_of,
     is_text,
     nearest,
+    own_name,
     shown,
     type_name,
     unknown_key,
 )
+from charjax.config_peers import advise
+from charjax.config_reads import Unread, why_unread
 from charjax.config_sections import (
     FAMILIES,
     SECTIONS,
@@ -66,54 +70,167 @@ __all__ = [
     "RuntimeConfig",
     "TrainConfig",
     "TransformerConfig",
+    "describe_conflicts",
     "describe_fields",
     "differences",
     "load_config",
     "parse_config",
     "read_settings",
+    "refuse_unread",
     "resume_conflicts",
     "shipped_configs",
 ]
 
 _DEFAULT_KIND = "transformer"
+Tree = dict[str, dict[str, Any]]
 
 
 def load_config(
-    source: str | Path | None = None, overrides: Sequence[str] = (), *, saved: bool = False
+    source: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    saved: bool = False,
+    note: Callable[[str], None] = lambda text: None,
+    unread: Callable[[Config, str], Unread | None] = why_unread,
 ) -> Config:
     """Read a TOML file (a path, or a bare name in `configs/`), then apply the overrides.
+
+    A value other than the default of a setting that nothing reads is an error, but for a value of
+    the file that an override leaves unread: that one returns to its default, with one note.
 
     Args:
       source: the file; None is the default run.
       overrides: `section.key=value` words, in any order; of one key, the last counts.
       saved: the file is a run's resolved config.toml, in which optim.decay_steps has a value even
-        where it only followed train.steps; it then follows an overridden train.steps too.
+        where it only followed train.steps; it then follows an overridden train.steps too. Older
+        versions saved values that nothing reads: they stay.
+      note: called with a line for the user.
+      unread: the reason why nothing reads a setting, or None.
 
     Raises:
-      UserError: unknown key, wrong type, value out of bounds, missing or malformed file.
+      UserError: unknown key, wrong type, value out of bounds, a setting that nothing reads,
+        missing or malformed file.
     """
-    return parse_config(read_settings(source, overrides, saved=saved))
+    given = _read_given(source, overrides, saved=saved)
+    config = parse_config(given.tree)
+    causes, reset = ["model.kind"] * bool(given.dropped), dict(given.dropped)
+    settled: Tree = {section: dict(values) for section, values in given.tree.items()}
+    for section, key, value, reason in _unread_values(config, given.tree, unread):
+        name = f"{section}.{key}"
+        chosen = [c for c in reason.choices if c in given.words or c.startswith("--")]
+        followed = value == _default(given.file, section, key)
+        if name in given.words or not (chosen or followed or saved):
+            raise UserError(_refusal(name, value, reason))
+        if chosen and not followed:
+            causes.append(chosen[0])
+            reset[name] = value
+        if chosen or followed:
+            del settled[section][key]
+    if reset:
+        words = [f"{name}={text}" for name, text in given.words.items() if name in causes]
+        words += [flag for flag in dict.fromkeys(causes) if flag not in given.words]
+        listed = ", ".join(f"{name} = {shown(value)}" for name, value in reset.items())
+        note(f"with {', '.join(words)} nothing reads these settings of {source}: {listed}")
+    return config if settled == given.tree else parse_config(settled)
+
+
+def refuse_unread(config: Config, tree: Tree, overrides: Sequence[str]) -> None:
+    """Raise a UserError for an override, other than the default, that nothing reads.
+
+    Args:
+      config: the resolved configuration.
+      tree: the settings that it was made of.
+      overrides: `section.key=value` words.
+    """
+    names = {_split_override(word)[0] for word in overrides}
+    for section, key, value, reason in _unread_values(config, tree, why_unread):
+        if f"{section}.{key}" in names:
+            raise UserError(_refusal(f"{section}.{key}", value, reason))
+
+
+def _unread_values(
+    config: Config, tree: Tree, unread: Callable[[Config, str], Unread | None]
+) -> Iterator[tuple[str, str, Any, Unread]]:
+    """The settings of a tree that nothing reads and that are not at their defaults."""
+    for section, values in tree.items():
+        for key in values:
+            value, reason = (
+                getattr(getattr(config, section), key),
+                unread(config, f"{section}.{key}"),
+            )
+            if reason is not None and value != _default(tree, section, key):
+                yield section, key, value, reason
+
+
+def _refusal(name: str, value: Any, reason: Unread) -> str:
+    return f"{name}: {shown(value)} given; {reason.clause}: change that, or leave {name} out"
+
+
+def _default(tree: Tree, section: str, key: str) -> Any:
+    """The value of a setting where the tree does not give it; None if the rest is not valid."""
+    if key not in tree.get(section, {}):
+        rest = tree
+    else:
+        rest = tree | {section: {k: v for k, v in tree[section].items() if k != key}}
+    try:
+        return getattr(getattr(parse_config(rest), section), key, None)
+    except UserError:
+        return None
+
+
+class Given(NamedTuple):
+    """The settings as they were given, by section.
+
+    Attributes:
+      tree: those of the file, with the overrides applied.
+      file: those of the file alone.
+      words: the overrides: `section.key` -> text.
+      dropped: settings of the file that another model.kind does not have.
+    """
+
+    tree: Tree
+    file: Tree
+    words: dict[str, str]
+    dropped: dict[str, Any]
 
 
 def read_settings(
     source: str | Path | None = None, overrides: Sequence[str] = (), *, saved: bool = False
-) -> dict[str, Any]:
+) -> Tree:
     """The settings that a file and overrides give, by section, not yet validated or completed.
 
     Arguments and errors are those of `load_config`.
     """
+    return _read_given(source, overrides, saved=saved).tree
+
+
+def _read_given(source: str | Path | None, overrides: Sequence[str], *, saved: bool) -> Given:
     tree = _read_toml(source) if source is not None else {}
     _check_sections(tree)
+    file = {section: dict(values) for section, values in tree.items()}
     decay_steps = _get(tree, "optim", "decay_steps")
     followed = decay_steps is not None and decay_steps == _get(tree, "train", "steps")
     words = [_split_override(word) for word in overrides]
     # The family first: it decides which other keys of [model] there are.
     for name, text in sorted(words, key=lambda word: word[0] != "model.kind"):
         _apply_override(tree, name, text)
-    touched = {name for name, _ in words}
+    touched = dict(words)
     if saved and followed and "train.steps" in touched and "optim.decay_steps" not in touched:
         del tree["optim"]["decay_steps"]
-    return tree
+    return Given(tree, file, touched, _dropped(tree, file))
+
+
+def _dropped(tree: Tree, file: Tree) -> dict[str, Any]:
+    """The settings of a file's family, other than its defaults, that the family in force lacks."""
+    before, after = _kind(file), _kind(tree)
+    if not isinstance(before, str) or before not in FAMILIES or after not in FAMILIES:
+        return {}
+    fields, there = fields_of("model", before), fields_of("model", after)
+    return {
+        f"model.{key}": value
+        for key, value in file.get("model", {}).items()
+        if key in fields and key not in there and value != fields[key].default
+    }
 
 
 def parse_config(tree: dict[str, Any]) -> Config:
@@ -130,44 +247,6 @@ def parse_config(tree: dict[str, Any]) -> Config:
         return Config.model_validate(_tuples(tree | {"model": model | {"kind": kind}}))
     except ValidationError as error:
         raise UserError(explain(error)) from None
-
-
-def differences(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
-    """The fields that differ: (section.key, old value, new value)."""
-    before, after = (dict(_flatten(config.model_dump())) for config in (old, new))
-    keys = list(dict.fromkeys([*before, *after]))
-    return [
-        (key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)
-    ]
-
-
-def resume_conflicts(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
-    """The differences that would change what a run has already computed.
-
-    More steps are no conflict by themselves: a schedule that depends on their number does so
-    through optim.decay_steps.
-    """
-    free = set(_FREE_TO_CHANGE)
-    if old.data.path is not None and new.data.path is not None:
-        # A file that was moved; that it is the same text is checked by its digest.
-        free.add("data.path")
-    if {old.optim.schedule, new.optim.schedule} <= {"constant", "step"}:
-        free.add("optim.decay_steps")
-    return [
-        entry
-        for entry in differences(old, new)
-        if entry[0] not in free and entry[0].partition(".")[0] not in _FREE_SECTIONS
-    ]
-
-
-_FREE_SECTIONS = ("eval", "checkpoint")
-_FREE_TO_CHANGE = (
-    "train.steps",
-    "train.log_every",
-    "train.sample_every",
-    "train.max_skipped",
-    "runtime.device",
-)
 
 
 def describe_fields() -> Iterator[tuple[str, list[tuple[str, str, str, str]]]]:
@@ -216,20 +295,28 @@ def _read_toml(source: str | Path) -> dict[str, Any]:
         known = f" or one of {', '.join(shipped)}" if shipped else ""
         raise UserError(
             f"config: {path!r} {what}; give a TOML file{known}, and settings as section.key=value"
-            f"{nearest(name, shipped)}"
+            f"{nearest(name, shipped) or _of_nanogpt(path)}"
         )
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"config: {path!r} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # bad TOML, bad UTF-8, absurd numbers or depth
-        raise UserError(f"config: {path!r} cannot be read as TOML: {error}") from None
+        raise UserError(
+            f"config: {path!r} cannot be read as TOML: {error}{_of_nanogpt(path)}"
+        ) from None
+
+
+def _of_nanogpt(path: str) -> str:
+    """A hint for one of nanoGPT's configurations, which are Python."""
+    known = "; nanoGPT's configurations of Shakespeare are nanogpt-char and nanogpt-cpu here"
+    return known if path.endswith(".py") else ""
 
 
 def _check_sections(tree: dict[str, Any]) -> None:
     for name, section in tree.items():
         if name not in SECTIONS:
-            raise UserError(unknown_key(name))
+            raise UserError(unknown_key(name, value=section))
         if not isinstance(section, dict):
             raise UserError(f"{name}: {shown(section)} given; it is a section: write [{name}]")
 
@@ -240,13 +327,16 @@ def _split_override(word: str) -> tuple[str, str]:
     name = name.strip()
     section, dot, key = name.partition(".")
     if not equals or not dot:
-        known = {key: f"{name}.{key}" for name in SECTIONS for key in fields_of(name)}
-        hint = f"; did you mean {known[name]}?" if name in known else ""
-        raise UserError(
-            f"override: {word!r} given; write section.key=value, as in train.steps=100{hint}"
-        )
+        text = text.strip()
+        if equals and (advice := advise(name, text)):
+            raise UserError(f"{name}: {text} given; {advice}")
+        if ours := own_name(name):
+            raise UserError(
+                f"override: {word!r} given; did you mean {ours}? write {ours}={text or '...'}"
+            )
+        raise UserError(f"override: {word!r} given; write section.key=value, as in train.steps=100")
     if section not in SECTIONS or key not in fields_of(section):
-        raise UserError(unknown_key(name))
+        raise UserError(unknown_key(name, value=text))
     return name, text
 
 
@@ -254,7 +344,7 @@ def _apply_override(tree: dict[str, Any], name: str, text: str) -> None:
     section, _, key = name.partition(".")
     fields = fields_of(section, _kind(tree))
     if key not in fields:
-        raise UserError(unknown_key(name, _kind(tree)))
+        raise UserError(unknown_key(name, _kind(tree), text))
     values = tree.setdefault(section, {})
     if name == "model.kind":
         # Of another family, only the settings that this one has too stay in force.
@@ -291,9 +381,3 @@ def _tuples(tree: dict[str, Any]) -> dict[str, Any]:
         name: {key: tuple(v) if isinstance(v, list) else v for key, v in section.items()}
         for name, section in tree.items()
     }
-
-
-def _flatten(tree: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, section in tree.items():
-        for key, value in section.items():
-            yield f"{name}.{key}", value

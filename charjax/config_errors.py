@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from charjax.config_peers import SHORT_FLAGS, advise
 from charjax.config_sections import FAMILIES, SECTIONS, ordered_fields
 
 _LONGEST_SHOWN = 60
@@ -26,7 +27,7 @@ def explain(error: ValidationError) -> str:
     name = f"{section}.{key}{''.join(f'[{index}]' for index in inside)}"
     fields = fields_of(str(section), kind)
     if key not in fields:
-        return unknown_key(name, kind)
+        return unknown_key(name, kind, first["input"])
     given, field = first["input"], fields[str(key)]
     allowed = _describe(field, bool(inside))
     if first["type"] in ("finite_number", "float_type") and type(given) in (int, float):
@@ -34,22 +35,68 @@ def explain(error: ValidationError) -> str:
     return f"{name}: {shown(given)} given; must be {allowed}{nearest(given, choices(field))}"
 
 
-def unknown_key(name: str, kind: str | None = None) -> str:
-    """An unknown `section.key` (of the family `kind`), with those that exist."""
-    section = name.partition(".")[0]
+def unknown_key(name: str, kind: str | None = None, value: Any = None) -> str:
+    """Return the error message for an unknown `section.key`, with the keys that exist.
+
+    Args:
+      name: as it was given; without a dot, a key at the top of a file.
+      kind: the model's family, where it is known.
+      value: what was given, for the example.
+    """
+    section, dot, key = name.partition(".")
+    text = None if value is None or isinstance(value, dict) else shown(value)
+    advice = advise(key if dot else name, text)
     if section not in SECTIONS:
-        told = f"{shown(section)} is not a section; there are: {', '.join(SECTIONS)}"
-        return f"{name}: {told}{nearest(section, SECTIONS)}"
-    key, here = name.partition(".")[2], list(fields_of(section, kind))
+        return _unknown_section(name, text, advice)
+    here = list(fields_of(section, kind))
     owners = [owner for owner, family in FAMILIES.items() if key in family.model_fields]
     if section == "model" and kind and owners:
         hint = f"; {', '.join(owners)} has it: model.kind={owners[0]}"
     elif short := [known for known in here if _initials(known) == key]:
         hint = f"; did you mean {section}.{short[0]}?"
+    elif advice:
+        hint = f"; {advice}"
     else:
         hint = nearest(name, [f"{section}.{key}" for key in here]) or nearest(name, _all_names())
     where = f"model.kind = {kind}" if section == "model" and kind else f"[{section}]"
     return f"{name}: unknown key; {where} has: {', '.join(here)}{hint}"
+
+
+def unknown_flag(flag: str, value: str | None) -> str | None:
+    """Return the error message for a setting, or a peer's, that was written as a flag.
+
+    Args:
+      flag: with its dashes; nanoGPT and minGPT write `--batch_size=32`, `--model.n_layer=10`,
+        makemore `--batch-size 32` or `-b 32`, char-rnn `-batch_size 32`.
+      value: the value that was given with it, as text.
+
+    Returns:
+      None for a flag that is neither.
+    """
+    name = flag.lstrip("-").replace("-", "_")
+    section, _, key = SHORT_FLAGS.get(name, name).rpartition(".")
+    ours = f"{section}.{key}" if section in SECTIONS and key in fields_of(section) else None
+    advice = None if ours else advise(key, value)
+    if advice is None and (ours := ours or own_name(key)):
+        written = f"{ours}={value or '...'}"
+        advice = f"settings have no dashes: section.key=value, as in {written}"
+    return f"{flag}: {value or 'nothing'} given; {advice}" if advice else None
+
+
+def _unknown_section(name: str, value: str | None, advice: str | None) -> str:
+    section, dot, key = name.partition(".")
+    ours = own_name(key if dot else name)
+    if not dot and (advice or ours):
+        return f"{name}: {value or 'nothing'} given; {advice or f'did you mean {ours}?'}"
+    hint = f"; {advice}" if advice else nearest(section, SECTIONS)
+    if not advice and ours and not any(key in fields_of(s) for s in SECTIONS if s in hint):
+        hint = f"; did you mean {ours}?"
+    return f"{name}: {shown(section)} is not a section; there are: {', '.join(SECTIONS)}{hint}"
+
+
+def own_name(key: str) -> str | None:
+    """Return `section.key` for a key that some section has; of several, the first."""
+    return next((f"{name}.{key}" for name in SECTIONS if key in fields_of(name)), None)
 
 
 def _initials(key: str) -> str:

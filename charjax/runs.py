@@ -1,6 +1,7 @@
 """A run's directory: who may write in it, and how it is read back."""
 
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -122,9 +123,33 @@ def make_directory(directory: Path, flag: str) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"{flag}: {str(directory)!r} cannot be made: {error.strerror}; give another one"
-        ) from None
+        raise _cannot_make(directory, flag, error.strerror) from None
+
+
+def check_directory(directory: Path, flag: str) -> None:
+    """Raise the UserError of `make_directory`, or of one that cannot be written; make nothing."""
+    try:
+        there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+        is_directory = there.is_dir()
+    except OSError as error:
+        raise _cannot_make(directory, flag, error.strerror) from None
+    if not is_directory:
+        reason = errno.EEXIST if there == directory else errno.ENOTDIR
+        raise _cannot_make(directory, flag, os.strerror(reason))
+    if not os.access(there, os.W_OK | os.X_OK):
+        if there == directory:
+            raise _cannot_write(directory, os.strerror(errno.EACCES))
+        raise _cannot_make(directory, flag, os.strerror(errno.EACCES))
+
+
+def _cannot_make(directory: Path, flag: str, reason: str | None) -> UserError:
+    return UserError(f"{flag}: {str(directory)!r} cannot be made: {reason}; give another one")
+
+
+def _cannot_write(directory: Path, reason: str | None) -> UserError:
+    return UserError(
+        f"workdir: {str(directory)!r} cannot be written: {reason}; give another --workdir"
+    )
 
 
 def build_model(config: Config, tokenizer: Tokenizer) -> CharModel:
@@ -262,10 +287,7 @@ class Lock:
             holder = _holder(self._file)
         except OSError as error:
             self.release()
-            raise UserError(
-                f"workdir: {str(self._path.parent)!r} cannot be written: {error.strerror}; give "
-                "another --workdir"
-            ) from None
+            raise _cannot_write(self._path.parent, error.strerror) from None
         self.release()
         raise UserError(
             f"workdir: {str(self._path.parent)!r} is being written by process {holder}; wait "

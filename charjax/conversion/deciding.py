@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from charjax.config import FAMILIES, Config, parse_config, read_settings
+from charjax.config import FAMILIES, Config, parse_config, read_settings, refuse_unread
 from charjax.conversion.headers import Header
 from charjax.conversion.layout import Layout, Told
 from charjax.errors import UserError
@@ -52,7 +52,9 @@ def decide_config(
     tree = {name: base.get(name, {}) | asked.get(name, {}) for name in {*base, *asked}}
     tree["model"] = known | stand_ins | model
     tree["data"] = told.data | data
-    return parse_config(tree), unknown, bool(asked.get("data"))
+    config = parse_config(tree)
+    refuse_unread(config, tree, overrides)
+    return config, unknown, bool(asked.get("data"))
 
 
 def _asked(kind: str, source: str | None, overrides: Sequence[str]) -> Tree:

@@ -18,6 +18,11 @@ _FIELDS = {
 }
 
 
+def size_fields(kind: str) -> tuple[str | None, str | None]:
+    """Return the fields of [model] that are a family's depth and width; an mlp's are one list."""
+    return ("hidden", "hidden") if kind == "mlp" else _FIELDS[kind]
+
+
 def size_of(config: Config) -> tuple[int, int]:
     """Depth and width: hidden layers or blocks, and units of each; 0 where a family has none."""
     model: Any = config.model

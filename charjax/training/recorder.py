@@ -16,6 +16,7 @@ from charjax.errors import UserError
 from charjax.generate import Sampling, generate
 from charjax.runs import (
     Lock,
+    check_directory,
     checkpoint_meta,
     fitted_state,
     has_checkpoints,
@@ -86,14 +87,12 @@ class Recorder:
         lock = Lock(directory)
         lock.acquire()
         # Only now: another process may have begun a run there, and even ended it, meanwhile.
-        # A config.toml that was lost makes the checkpoints no less a run's.
-        begun = (directory / "config.toml").exists() or has_checkpoints(directory)
-        if begun and not resume:
-            lock.release()
-            raise UserError(
-                f"--workdir: {str(directory)!r} already holds a run; go on with it by --resume, or "
-                "give another directory"
-            )
+        if not resume:
+            try:
+                _refuse_begun(directory)
+            except UserError:
+                lock.release()
+                raise
         store = Checkpoints(directory / "checkpoints", session.config.checkpoint.keep)
         return Recorder(directory, session, display, signals, store, lock, resume)
 
@@ -376,6 +375,32 @@ class Recorder:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
         )
         return self.checkpoints.restore("best", like)[0]
+
+
+def check_begin(directory: Path, session: Session, *, resume: bool) -> None:
+    """Raise what a run in a directory would raise before its first step, and write nothing.
+
+    Another process that writes there at this moment is not noticed: only a lock would tell.
+
+    Raises:
+      UserError: the directory holds a run and `resume` is false, a checkpoint there is of another
+        run, or it cannot be made or written.
+    """
+    if not resume:
+        _refuse_begun(directory)
+        check_directory(directory, "--workdir")
+    elif has_checkpoints(directory):
+        store = Checkpoints(directory / "checkpoints")
+        check_resumed(read_notes(store.read_meta("latest")), session)
+
+
+def _refuse_begun(directory: Path) -> None:
+    # A config.toml that was lost makes the checkpoints no less a run's.
+    if (directory / "config.toml").exists() or has_checkpoints(directory):
+        raise UserError(
+            f"--workdir: {str(directory)!r} already holds a run; go on with it by --resume, or "
+            "give another directory"
+        )
 
 
 _SAMPLE_HEAD = "--- step "

@@ -14,7 +14,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from charjax import parallel
-from charjax.config import Config, resume_conflicts
+from charjax.config import Config, describe_conflicts, resume_conflicts
 from charjax.data.batches import BatchSource, make_source
 from charjax.data.datasets import Dataset, Split, load_dataset, target_counts
 from charjax.data.tokenizers import Tokenizer
@@ -264,12 +264,11 @@ def check_resumed(notes: Notes, session: Session) -> None:
 
     The config.toml beside it may have been edited, and is compared too.
     """
-    conflicts = resume_conflicts(notes.config, session.config)
-    if conflicts:
-        told = ", ".join(f"{name} was {was!r} and is {now!r}" for name, was, now in conflicts)
+    if resume_conflicts(notes.config, session.config):
+        told = describe_conflicts(notes.config, session.config, "put config.toml back as it was")
         raise UserError(
-            f"--resume: the checkpoint is of another configuration: {told}; put config.toml back "
-            "as it was, or start a new run (--init-from takes over the parameters)"
+            f"--resume: the checkpoint is of another configuration: {told}, or start a new run "
+            "(--init-from takes over the parameters)"
         )
     dataset = session.dataset
     for what, then, now in (

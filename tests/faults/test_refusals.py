@@ -26,6 +26,8 @@ MODELS = {**TINY, "wavenet": ["model.context_length=4", "model.d_embed=4", "mode
 _PAIRS = ["data.split=shuffled_lines", "data.layout=pairs"]
 MODELS["mlp"] = ["model.context_length=4", "model.d_embed=4", "model.hidden=[8]", *_PAIRS]
 MODELS["wavenet"] += _PAIRS
+# Only additive smoothing reads model.alpha.
+MODELS["ngram"] = [*TINY["ngram"], "model.smoothing=additive"]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,8 @@ def make_run(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Callable[[st
         workdir = folder / kind
         if not workdir.exists():
             options = [f"data.path={folder / 'text.txt'}", f"model.kind={kind}", *MODELS[kind]]
-            options += ["train.steps=2", "train.batch_size=4", "optim.schedule=cosine"]
+            if kind != "ngram":
+                options += ["train.steps=2", "train.batch_size=4", "optim.schedule=cosine"]
             done = lab.forks.run("train", *options, "--workdir", workdir)
             assert done.status == 0, done.err
             spoil_arrays(newest(workdir))
@@ -158,7 +161,8 @@ def test_every_field_of_the_config(lab: Lab, make_run: Any, faults: Any):
     workdir = make_run("transformer")
     config = load_config(workdir / "config.toml")
     names = conflicting(config, every_field("transformer", own=False))
-    assert len(names) >= 45
+    # The others are not read by a default run: those may change.
+    assert len(names) >= 35
     cases = [(name, way) for name in names for way in ("edited", "override", "file")]
     # A path beats a name, so another name is no other text: it is still another config.
     row = faults(10, "another config, field by field", few=3, full=len(cases))

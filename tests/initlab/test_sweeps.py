@@ -22,6 +22,7 @@ from charjax.initlab.sweeps.program import GroupProgram
 from charjax.initlab.sweeps.record import recorded_steps
 from charjax.initlab.sweeps.runner import open_group
 from charjax.initlab.sweeps.tables import KEYS
+from charjax.initlab.sweeps.unread import why_no_run_reads
 from charjax.signals import Interrupted
 from charjax.training.program import make_advance
 from charjax.training.session import first_state, make_session, purpose_key
@@ -45,7 +46,7 @@ def text(tmp_path_factory):
 
 
 def program(overrides, axes, count=None):
-    base = load_config(None, overrides)
+    base = load_config(None, overrides, unread=why_no_run_reads(axes))
     (group,) = make_groups(base, axes)
     devices = parallel.start_backend(base.runtime)
     session = open_group(group, load_dataset(base.data), devices)

@@ -25,7 +25,7 @@ _PLAIN_COLUMNS = 140
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
     args = arguments(argv)
-    config = load_config(args.config, args.overrides)
+    config = load_config(args.config, args.overrides, note=cli.remark)
     if config.model.kind == "ngram":
         raise UserError(
             "model.kind: 'ngram' given; counts have no initialisation: choose a family that is "

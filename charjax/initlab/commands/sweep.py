@@ -114,24 +114,28 @@ def _arguments(argv: list[str]) -> Namespace:
 
 def _grid(args: Namespace) -> tuple["Config", Axes]:
     """What all runs share, and what is varied."""
-    from charjax.config import load_config
+    from charjax.config import load_config, read_settings
+    from charjax.initlab.sweeps.unread import check_axes, why_no_run_reads
 
     overrides = list(args.overrides)
     arch = args.arch or (None if args.config else "mlp")
     if arch is not None and not any(word.startswith("model.kind=") for word in overrides):
         overrides.insert(0, f"model.kind={arch}")
-    given = args.config or any(word.startswith("train.steps=") for word in overrides)
-    if args.steps or not given:
-        overrides.append(f"train.steps={args.steps or _STEPS}")
-    base = load_config(args.config, overrides)
-    if base.model.kind == "ngram":
+    # Before anything else that an n-gram does not read.
+    if read_settings(args.config, overrides).get("model", {}).get("kind") == "ngram":
         raise UserError(
             "model.kind: ngram given; it counts, and has no initialisation: choose --arch "
             f"{', '.join(FAMILIES)}"
         )
+    given = args.config or any(word.startswith("train.steps=") for word in overrides)
+    if args.steps or not given:
+        overrides.append(f"train.steps={args.steps or _STEPS}")
     schemes = tuple(dict.fromkeys(name.strip() for name in args.scheme.split(",")))
     seeds = tuple(range(args.seeds))
-    return base, Axes(schemes, args.gain, args.depth, args.width, args.lr, seeds)
+    axes = Axes(schemes, args.gain, args.depth, args.width, args.lr, seeds)
+    base = load_config(args.config, overrides, note=cli.remark, unread=why_no_run_reads(axes))
+    check_axes(base, axes, args.overrides, cli.remark)
+    return base, axes
 
 
 def _directory(args: Namespace, base: "Config") -> Path:
