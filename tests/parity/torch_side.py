@@ -32,6 +32,11 @@ def compute(name: str, width: int) -> Arrays:
     config = make_config(name, width)
     model = build(config.model, V)
     randomise(model)
+    if config.model.kind == "transformer" and config.model.activation == "gelu_tanh":
+        # Far below 0 the slope of 1 + tanh is only rounding, of which AdamW makes steps.
+        with torch.no_grad():
+            for key, parameter in model.named_parameters():
+                parameter.mul_(0.25 if "c_fc" in key else 1.0)
     tokens = torch.from_numpy(draw_tokens().astype(np.int64))
     start = {key: value.clone() for key, value in model.state_dict().items()}
     numbers = {f"state/{key}": value.clone() for key, value in start.items()}
