@@ -2,6 +2,7 @@
 # make test     the same environment and the test tools; run the tests
 # make kills    kill runs twenty times at random moments; all must come to the same end
 # make slow     the tests that `make test` leaves out: more cases, and the longest
+# make golden   compute anew what tests/golden holds runs to, for a change that is meant
 # make faults   the fault matrix in full: kill, damage and fill up runs, thousands of cases
 # make parity   an environment on Python 3.11 with PyTorch; compare with its numbers
 # make lint     style, formatting and types
@@ -25,7 +26,7 @@ FAILED = { echo "error: the installation failed; another Python may work: make P
 
 FAULTS_OUT =
 
-.PHONY: train test slow kills faults parity lint reproduce results gpu-bench clean
+.PHONY: train test slow golden kills faults parity lint reproduce results gpu-bench clean
 
 train: $(VENV)/.run
 	$(RUN) -m charjax.train
@@ -36,6 +37,10 @@ test: $(VENV)/.dev
 
 slow: $(VENV)/.dev
 	$(RUN) -m pytest -n 2 -m slow
+
+# Not to make a test pass: see tests/golden/test_golden.py.
+golden: $(VENV)/.dev
+	$(RUN) -m tests.golden
 
 # Four families, five runs, each killed four times.
 kills: $(VENV)/.dev

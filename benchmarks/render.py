@@ -216,10 +216,9 @@ def _steps_a_second(name: str, summary: dict[str, Any]) -> float:
 
 
 def run_excerpt(result: dict[str, Any]) -> str:
-    """What the default run printed, its table of parameters left out."""
-    lines = result["output"].splitlines()
-    kept = [line for line in lines if not re.match(r"(parameter|block_|\w+_embedding)", line)]
-    text = "\n".join(line.rstrip() for line in kept).strip()
+    """Return what the default run printed, its table of parameters left out."""
+    output = re.sub(r"^parameter .*?^(?=note: |text: )", "", result["output"], flags=re.M | re.S)
+    text = "\n".join(line.rstrip() for line in output.splitlines()).strip()
     return (
         f"```\n$ python -m charjax.train\n{text}\n```\n\n"
         "![training and validation loss](benchmarks/results/default-curves.png)\n\n"

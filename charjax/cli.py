@@ -83,6 +83,12 @@ def train_arguments(argv: list[str]) -> argparse.Namespace:
         "--init-from", metavar="RUN", help="start from the parameters of another run (fine-tuning)"
     )
     parser.add_argument(
+        "--checkpoint",
+        metavar="best|latest|STEP",
+        type=_checkpoint,
+        help="with --init-from: which of its saved steps (best)",
+    )
+    parser.add_argument(
         "--print-config",
         action="store_true",
         help="check all that comes before the first step, print the resolved configuration, and "
@@ -137,7 +143,7 @@ def sample_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--temperature",
         metavar="F",
-        type=number_above_zero(math.inf),
+        type=number_above_zero(math.inf, "; for the likeliest character every time use --greedy"),
         default=1.0,
         help="below 1 safer, above 1 wilder (1.0)",
     )
@@ -149,6 +155,15 @@ def sample_arguments(argv: list[str]) -> argparse.Namespace:
         help="only the likeliest characters that make up this probability",
     )
     parser.add_argument("--greedy", action="store_true", help="always the likeliest character")
+    parser.add_argument(
+        "--past-context",
+        metavar="jump|slide",
+        choices=("jump", "slide"),
+        default="jump",
+        help="transformer and bow, when the text is longer than the context: jump keeps the newest "
+        "half of it and reads on from there, with the cache (fast); slide draws every character "
+        "from the newest context_length ones, as nanoGPT does (a whole pass each) (jump)",
+    )
     parser.add_argument(
         "--seed", metavar="N", type=whole_number(0, 2**32 - 1), default=0, help="of the draws (0)"
     )
@@ -315,18 +330,24 @@ def whole_number(low: int, high: int = 2**31 - 2) -> Callable[[str], int]:
     return parse
 
 
-def number_above_zero(high: float) -> Callable[[str], float]:
-    """An argument's type: a number greater than 0 and at most `high`."""
+def number_above_zero(high: float, instead_of_zero: str = "") -> Callable[[str], float]:
+    """An argument's type: a number greater than 0 and at most `high`.
+
+    Args:
+      high: the highest number.
+      instead_of_zero: ends the message for 0: what to do instead.
+    """
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
-            value = 0.0
+            value = math.nan
         if not 0.0 < value <= high or math.isinf(value):
             at_most = "" if math.isinf(high) else f" and at most {high:g}"
+            instead = instead_of_zero if value == 0 else ""
             raise argparse.ArgumentTypeError(
-                f"{text!r} given; must be a number greater than 0{at_most}"
+                f"{text!r} given; must be a number greater than 0{at_most}{instead}"
             )
         return value
 

@@ -349,8 +349,16 @@ def _apply_override(tree: dict[str, Any], name: str, text: str) -> None:
     if name == "model.kind":
         # Of another family, only the settings that this one has too stay in force.
         shared = fields_of("model", _unquote(text))
-        tree["model"] = values = {k: v for k, v in values.items() if k in shared}
+        tree["model"] = values = {
+            k: v for k, v in values.items() if k in shared and _may_be(shared[k], v)
+        }
     values[key] = _unquote(text) if is_text(fields[key]) else _toml_value(text)
+
+
+def _may_be(field: FieldInfo, value: Any) -> bool:
+    """False for a choice that only another family has, as an activation."""
+    options = choices(field)
+    return not options or value in options
 
 
 def _kind(tree: dict[str, Any]) -> Any:

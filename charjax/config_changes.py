@@ -20,12 +20,16 @@ def resume_conflicts(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
     """The differences that would change what a run has already computed.
 
     More steps are no conflict by themselves: a schedule that depends on their number does so
-    through optim.decay_steps. A setting that neither configuration reads is none.
+    through optim.decay_steps. A setting that neither configuration reads is none, nor is a file
+    that was moved: that it is the same text is checked by its digest.
     """
+    free = set(_FREE_TO_CHANGE)
+    if old.data.path is not None and new.data.path is not None:
+        free.add("data.path")
     return [
         entry
         for entry in differences(old, new)
-        if entry[0] not in _FREE_TO_CHANGE
+        if entry[0] not in free
         and entry[0].partition(".")[0] not in _FREE_SECTIONS
         and not (why_unread(old, entry[0]) and why_unread(new, entry[0]))
     ]

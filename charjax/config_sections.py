@@ -211,6 +211,9 @@ class TransformerConfig(_Family):
     residual: Literal["pre_norm", "deepnorm", "rezero", "layerscale", "plain"] = Field(
         "pre_norm", description="how sublayers join the stream; plain: no norms at all"
     )
+    activation: Literal["gelu", "gelu_tanh"] = Field(
+        "gelu", description="by erf, as nanoGPT; by tanh, as GPT-2, minGPT and makemore"
+    )
 
     @model_validator(mode="after")
     def _check_heads(self) -> "TransformerConfig":
@@ -444,22 +447,19 @@ class Config(Section):
         so that their digests stay what they were.
         """
         tree = self.model_dump()
-        for (section, key), default in _YOUNGER.items():
-            if key in tree[section] and tree[section][key] == default:
+        for section, key in _YOUNGER:
+            field = type(getattr(self, section)).model_fields.get(key)
+            if field is not None and tree[section][key] == field.default:
                 del tree[section][key]
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
-_YOUNGER: dict[tuple[str, str], Any] = {
-    ("model", "residual"): "pre_norm",
-    ("model", "blank"): False,
-    ("model", "activation"): "tanh",
-    **{
-        ("init", key): None
-        for key in InitConfig.model_fields
-        if key not in ("scheme", "std", "scale")
-    },
-}
+_YOUNGER: tuple[tuple[str, str], ...] = (
+    ("model", "residual"),
+    ("model", "blank"),
+    ("model", "activation"),
+    *(("init", key) for key in InitConfig.model_fields if key not in ("scheme", "std", "scale")),
+)
 
 
 def ordered_fields(section: type[BaseModel]) -> list[tuple[str, FieldInfo]]:

@@ -1,6 +1,7 @@
 """The compiled programs of generation: prefill a cache, and decode from it.
 
-Shapes: B samples, T tokens, K tokens of one call, V symbols.
+Shapes: B samples, T tokens, K tokens of one call, V symbols; where a window slides, C its length,
+read in P pieces of R samples.
 """
 
 import functools
@@ -21,6 +22,9 @@ from charjax.processors import Sampling, choose
 CALL_LIMIT = 96
 # Long prompts are read in pieces of this many tokens, so that memory stays bounded.
 PIECE = 1024
+# Tokens that a sliding window reads at once: of more samples, some after the others, so that memory
+# stays bounded.
+_WINDOW_TOKENS = 8192
 # Samples for each core of a CPU, if the cores are to share them: with fewer, products are too
 # small (measured: benchmarks/NOTES.md).
 _ROWS_A_CORE = 8
@@ -30,7 +34,8 @@ class State(NamedTuple):
     """What the decode loop carries.
 
     Attributes:
-      cache: the model's, with the tokens before `token_B` in it.
+      cache: the model's, with the tokens before `token_B` in it; where the window slides, those
+        tokens themselves (B, C - 1), C being the model's capacity.
       token_B: int32, the newest tokens, not in the cache yet.
       length: int32, of the text so far, `token_B` included.
       done_B: bool, the samples that have ended.
@@ -62,7 +67,8 @@ class Decoder:
         # By the number of tokens that are read. Looking up a program by all its arguments takes
         # as long as reading a short text.
         self._readers: dict[int, Any] = {}
-        self._program: Any = None
+        # By whether the window slides.
+        self._programs: dict[bool, Any] = {}
 
     def prefill(self, tokens_BT: np.ndarray, length: int, done_B: np.ndarray) -> State:
         """All tokens but the last in a new cache, that one waiting."""
@@ -76,20 +82,31 @@ class Decoder:
         cache = self._readers[T](self._variables, context_BT)
         return State(cache, token_B, np.int32(length), done_B)  # type: ignore[arg-type]
 
-    def decode(self, state: State, steps: int) -> tuple[State, np.ndarray]:
-        """Up to `steps` more tokens (B, K); fewer where every sample has ended. Waits for them."""
-        if self._program is None:
+    def begin_sliding(self, tokens_BC: np.ndarray, length: int, done_B: np.ndarray) -> State:
+        """Return the state of a window that slides: the C newest tokens, the last one waiting."""
+        window = tokens_BC[:, :-1], tokens_BC[:, -1], np.int32(length), done_B
+        return State(*parallel.place_rows(window, self._mesh))
+
+    def decode(self, state: State, steps: int, sliding: bool = False) -> tuple[State, np.ndarray]:
+        """Up to `steps` more tokens (B, K); fewer where every sample has ended. Waits for them.
+
+        Args:
+          state: of `prefill`, or where the window slides of `begin_sliding`; donated.
+          steps: at most CALL_LIMIT.
+          sliding: whether each token is drawn from the C newest ones, read anew.
+        """
+        if sliding not in self._programs:
             none: Any = np.int32(0)
             cache, *rest = state
             state = State(cache, *parallel.place_rows(rest, self._mesh))
-            static = (self._model, self._mesh, self._settings, self._stop)
+            static = (self._model, self._mesh, self._settings, self._stop, sliding)
             placed = parallel.place_rows(none, self._mesh)
-            self._program, first = self._compile(
+            self._programs[sliding], first = self._compile(
                 _decode, static, self._variables, self._keys_B, state, placed
             )
             # The state given was donated to the first run.
             state = first[0] if first else state
-        state, buffer_BK, made = self._program(
+        state, buffer_BK, made = self._programs[sliding](
             self._variables, self._keys_B, state, np.int32(steps)
         )
         return state, np.asarray(buffer_BK)[:, : int(made)]
@@ -140,13 +157,16 @@ def _read(model: CharModel, variables: Any, tokens_BT: Array) -> Any:
 
 
 @functools.partial(
-    jax.jit, static_argnames=("model", "mesh", "settings", "stop"), donate_argnames="state"
+    jax.jit,
+    static_argnames=("model", "mesh", "settings", "stop", "sliding"),
+    donate_argnames="state",
 )
 def _decode(
     model: CharModel,
     mesh: Mesh,
     settings: Sampling,
     stop: int | None,
+    sliding: bool,
     variables: Any,
     keys_B: Array,
     state: State,
@@ -166,10 +186,15 @@ def _decode(
 
         def step(loop: tuple[Array, State, Array]) -> tuple[Array, State, Array]:
             made, state, buffer_KB = loop
-            logits_B1V, cache = model.apply(
-                variables, state.token_B[:, None], state.cache, num_outputs=1
-            )
-            token_B = choose(logits_B1V[:, 0], keys_B, state.length, settings)
+            if sliding:
+                window_BC = jnp.concatenate([state.cache, state.token_B[:, None]], axis=1)
+                logits_BV, cache = read_window(model, variables, window_BC), window_BC[:, 1:]
+            else:
+                logits_B1V, cache = model.apply(
+                    variables, state.token_B[:, None], state.cache, num_outputs=1
+                )
+                logits_BV = logits_B1V[:, 0]
+            token_B = choose(logits_BV, keys_B, state.length, settings)
             done_B = state.done_B
             if stop is not None:
                 token_B = jnp.where(done_B, stop, token_B)
@@ -183,3 +208,21 @@ def _decode(
 
     spread = parallel.each_its_rows(write, mesh, (False, True, True, False))
     return spread(variables, keys_B, state, steps)
+
+
+def read_window(model: CharModel, variables: Any, tokens_BC: Array) -> Array:
+    """Score what follows each row's tokens, read from the first position on: (B, V) float32."""
+
+    def read(tokens_RC: Array) -> Array:
+        logits_R1V, _ = model.apply(variables, tokens_RC, num_outputs=1)
+        return logits_R1V[:, 0]
+
+    B, C = tokens_BC.shape
+    pieces = -(-B // max(1, _WINDOW_TOKENS // C))
+    if pieces == 1:
+        return read(tokens_BC)
+    rows = -(-B // pieces)
+    padded = jnp.pad(tokens_BC, ((0, pieces * rows - B), (0, 0)))
+    logits_PRV = jax.lax.map(read, padded.reshape(pieces, rows, C))
+    logits_BV: Array = logits_PRV.reshape(pieces * rows, -1)[:B]
+    return logits_BV

@@ -13,7 +13,7 @@ same way), and a text given back as the prompt goes on as it would have.
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,8 @@ from charjax.processors import Sampling, choose
 _CALL_TOKENS = 64
 _CALL_SECONDS = 0.25
 _MOST_SAMPLES = 1 << 16
+# Where a model with a window reads a text that is longer than it: see `window_start`.
+PastContext = Literal["jump", "slide"]
 
 
 class Chunk(NamedTuple):
@@ -58,6 +60,7 @@ def generate(
     max_new_tokens: int,
     settings: Sampling,
     seed: int,
+    past_context: PastContext = "jump",
     poll: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """Continue a prompt, several times over; compiled once for a model, settings and shapes.
@@ -71,6 +74,7 @@ def generate(
       max_new_tokens: after the prompt, for each.
       settings: how tokens are chosen.
       seed: 0 to 2**32 - 1.
+      past_context: as of `window_start`.
       poll: called between calls of the loop; may raise.
 
     Returns:
@@ -89,6 +93,7 @@ def generate(
         settings=settings,
         seed=seed,
         stop=stop,
+        past_context=past_context,
     ):
         parts_BK.append(chunk.tokens_BK)
         poll()
@@ -138,6 +143,7 @@ def stream(
     settings: Sampling,
     seed: int,
     stop: int | None = None,
+    past_context: PastContext = "jump",
 ) -> Iterator[Chunk]:
     """New tokens as they come: about 64 of each sample, or what a quarter second makes.
 
@@ -150,9 +156,10 @@ def stream(
       settings: how tokens are chosen.
       seed: 0 to 2**32 - 1.
       stop: the token that ends a sample; when all have ended, so does the stream.
+      past_context: as of `window_start`.
 
     Raises:
-      UserError: a number out of its bounds.
+      UserError: a number out of its bounds, or "slide" for a model without a window.
     """
     for name, value, last in (
         ("num-samples", num_samples, _MOST_SAMPLES),
@@ -164,32 +171,46 @@ def stream(
             raise UserError(
                 f"{name}: {value} given; it must be a whole number from {first} to {last}"
             )
+    if past_context == "slide" and model.capacity is None:
+        raise UserError(
+            f"past-context: slide given, but a model whose memory is {model.memory} has no context "
+            "to go past and writes one and the same text; the transformer and bow read it: leave "
+            "it out"
+        )
     keys_B = sample_keys(seed, num_samples)
     decoder = Decoder(model, settings, stop, variables, keys_B)
-    return _segments(decoder, model.capacity, prompt_T, num_samples, max_new_tokens)
+    return _segments(decoder, model.capacity, past_context, prompt_T, num_samples, max_new_tokens)
 
 
 def _segments(
     decoder: Decoder,
     capacity: int | None,
+    past_context: PastContext,
     prompt_T: np.ndarray,
     num_samples: int,
     max_new_tokens: int,
 ) -> Iterator[Chunk]:
-    """Segments of the text, each prefilled once and decoded until the cache is full."""
+    """Segments of the text, each prefilled once and decoded until the cache is full.
+
+    Where the window slides, the second segment is the last.
+    """
     length, end = len(prompt_T), len(prompt_T) + max_new_tokens
-    recent_BT = np.tile(prompt_T[window_start(length, capacity) :], (num_samples, 1))
+    recent_BT = np.tile(prompt_T[window_start(length, capacity, past_context) :], (num_samples, 1))
     done_B = np.zeros(num_samples, bool)
     call_tokens = 8
     while length < end and not done_B.all():
         began, compiled_before = time.perf_counter(), decoder.compile_seconds
-        start = window_start(length, capacity)
-        state = decoder.prefill(recent_BT[:, start - length :], length, done_B)
-        full = end if capacity is None else min(end, start + capacity + 1)
+        start = window_start(length, capacity, past_context)
+        sliding = past_context == "slide" and start > 0
+        # A pass over a whole window takes much longer than a step with a cache.
+        call_tokens = 1 if sliding else call_tokens
+        begin = decoder.begin_sliding if sliding else decoder.prefill
+        state = begin(recent_BT[:, start - length :], length, done_B)
+        full = end if capacity is None or sliding else min(end, start + capacity + 1)
         while length < full and not done_B.all():
             left = full - length
             steps = left if 2 * left <= 3 * call_tokens else call_tokens
-            state, new_BK = decoder.decode(state, steps)
+            state, new_BK = decoder.decode(state, steps, sliding)
             # A copy: the state is donated to the next call.
             done_B, length = np.array(state.done_B), length + new_BK.shape[1]
             recent_BT = np.concatenate([recent_BT, new_BK], axis=1)[:, -(capacity or 1) :]
@@ -201,17 +222,25 @@ def _segments(
             call_tokens = max(1, call_tokens // 2) if longer else min(_CALL_TOKENS, 2 * call_tokens)
 
 
-def window_start(length: int, capacity: int | None) -> int:
+def window_start(length: int, capacity: int | None, past_context: PastContext = "jump") -> int:
     """Where the tokens begin that the one at index `length` is drawn from; they end before it.
 
-    Learned positions cannot slide. So a text is read from its beginning until its `capacity`
-    newest tokens are in use; the next token is drawn from the newest half of the capacity alone,
-    and from there the context grows again. This depends on the length only: of a prompt that is
-    longer than the capacity, between a half and the whole capacity of its last tokens are read,
-    the same that would be if the prompt had been generated.
+    A text is read from its beginning until its `capacity` newest tokens are in use. From there:
+
+    jump: the next token is drawn from the newest half of the capacity alone, and from there the
+      context grows again. What is in the cache stays there, so a token is one step.
+    slide: each token is drawn from the `capacity` newest, as nanoGPT draws it. Every token then
+      stands at another position than for the token before, so that no cache can hold it (even
+      with rotary positions: a vector of the second block depends on all that its window held),
+      and a token is a pass over the whole window.
+
+    This depends on the length only: a prompt that is longer than the capacity is read as if it had
+    been generated.
     """
     if capacity is None or length <= capacity:
         return 0
+    if past_context == "slide":
+        return length - capacity
     kept = max(1, capacity // 2)
     stride = capacity + 1 - kept
     return -(-(length - capacity) // stride) * stride
@@ -236,6 +265,7 @@ def generate_uncached(
     max_new_tokens: int,
     settings: Sampling,
     seed: int,
+    past_context: PastContext = "jump",
 ) -> np.ndarray:
     """The plain version that `stream` must equal: all of the window anew for each token.
 
@@ -245,7 +275,7 @@ def generate_uncached(
     text_BT, end = np.tile(prompt_T, (num_samples, 1)), len(prompt_T) + max_new_tokens
     keys_B = sample_keys(seed, num_samples)
     for length in range(len(prompt_T), end):
-        window_BT = text_BT[:, window_start(length, model.capacity) :]
+        window_BT = text_BT[:, window_start(length, model.capacity, past_context) :]
         T = window_BT.shape[1]
         # Padded at its end to one length, so compiled once; a causal model cannot see it.
         padded_BT = np.pad(window_BT, ((0, 0), (0, (model.capacity or end) - T)))

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
 def _export(args: Namespace) -> str:
     from charjax.conversion.files import TensorFile, check_target, write_file
     from charjax.conversion.headers import Header, write_header
-    from charjax.conversion.state_dicts import to_state_dict
+    from charjax.conversion.state_dicts import original_of, to_state_dict
     from charjax.runs import load_run, require_run
 
     path, directory = Path(args.file), Path(args.workdir)
@@ -43,7 +43,8 @@ def _export(args: Namespace) -> str:
     config = run.config.model_dump(mode="json")
     header = Header(config, run.tokenizer, run.dataset_digest, run.step)
     write_file(path, TensorFile(tensors, write_header(header)))
-    return f"{path}: {len(tensors)} tensors, float32 (checkpoint of step {run.step})"
+    module = original_of(run.config.model)
+    return f"{path}: {len(tensors)} tensors, float32 (checkpoint of step {run.step})\nfor {module}"
 
 
 def _import(args: Namespace) -> str:
@@ -60,17 +61,33 @@ def _import(args: Namespace) -> str:
     tensors = clean(held.tensors, held.metadata)
     layout = find_layout(tensors)
     told = layout.infer(tensors)
-    config, unknown, text_given = decide_config(layout, told, header, args.config, args.overrides)
+    config, asked, text_given = decide_config(layout, told, header, args.config, args.overrides)
     vocab_size = told.vocab_size or 0
     variables, converted = from_state_dict(layout, config.model, vocab_size, tensors)
-    if unknown:
+    if asked:
         raise UserError(
-            f"model.{unknown[0]}: not given, and no tensor tells it; give model.{unknown[0]}=..."
+            "; ".join(
+                f"model.{name}: not given, and no tensor tells it; give model.{name}="
+                f"{question.answers}"
+                for name, question in asked.items()
+            )
         )
     config, tokenizer, digest = _text(config, header, text_given, vocab_size)
     count = write_run(workdir, config, tokenizer, digest, variables)
     notes = f"; {' and '.join(converted)} converted to float32" if converted else ""
-    return f"run: {workdir}\n{layout.title}: {config.model.kind}, {count:,} parameters{notes}"
+    read = f"{layout.original(config.model)}: {config.model.kind}, {count:,} parameters{notes}"
+    if header is None:
+        assumed = f"{layout.assumed(config.model)}; {_order(config, tokenizer)}"
+        read += f"\nassumed, as no tensor shows it: {assumed}"
+    return f"run: {workdir}\n{read}"
+
+
+def _order(config: "Config", tokenizer: "Tokenizer") -> str:
+    """The symbols by their numbers, in words."""
+    if config.data.tokenizer == "byte":
+        return "symbols are bytes" + (", newline and 0 exchanged" * tokenizer.boundary)
+    first = "symbol 0 is the boundary of lines, the others" if tokenizer.boundary else "symbols"
+    return f"{first} are the characters of the text in the order of their code points"
 
 
 def _text(

@@ -58,7 +58,7 @@ def start_backend(
       The local devices.
 
     Raises:
-      UserError: there is no such device.
+      UserError: there is no such device, or JAX runs in more than one process.
     """
     set_flags(deterministic=config.deterministic and config.device != "cpu")
     if config.device == "cpu":
@@ -77,6 +77,12 @@ def start_backend(
         raise UserError(
             f"runtime.device: no device could be started: {_first_line(error)}"
         ) from None
+    if (processes := jax.process_count()) > 1:
+        raise UserError(
+            f"runtime: {processes} JAX processes were started (jax.distributed); charjax runs in "
+            "one: leave jax.distributed.initialize() out, and start each run as a process of its "
+            "own"
+        )
     if config.device == "gpu" and devices[0].platform != "gpu":
         raise UserError(
             f'runtime.device: "gpu" given, but JAX finds only {devices[0].platform}; install the '

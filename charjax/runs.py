@@ -171,6 +171,13 @@ def state_shapes(model: CharModel, config: Config, tables: Tables | None = None)
     return jax.eval_shape(lambda key: create_state(model, config, key, nothing), jax.random.key(0))
 
 
+def parameter_shapes(config: Config, source: Run) -> Any:
+    """Shapes and dtypes of the parameters that a config's model has in a run's alphabet."""
+    model = build_model(config, source.tokenizer)
+    tokens_BT = jnp.zeros((1, model.lookback + 1), jnp.int32)
+    return jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Notes:
     """What is noted with a checkpoint of a run, read back.

@@ -2,10 +2,12 @@
 
     python -m charjax.sample WORKDIR [--prompt STR | --prompt-file FILE] [--num-samples N]
                              [--max-new-tokens N] [--temperature F] [--top-k N] [--top-p F]
-                             [--greedy] [--seed N] [--checkpoint best|latest|STEP] [--json]
+                             [--greedy] [--past-context jump|slide] [--seed N]
+                             [--checkpoint best|latest|STEP] [--json]
 
 A text printed, or in the JSON, begins with the prompt. Where documents are lines, each sample is
-one, and a tab and its origin follow it: train, val, test or new.
+one, and a tab and its origin follow it: train, val, test or new; or unfinished, where
+--max-new-tokens came before its end.
 """
 
 import dataclasses
@@ -61,12 +63,12 @@ def _sample(args: Namespace, signals: "Signals") -> int:
     made = _write_texts(run, prompt, settings, args, signals, live)
     texts = [prompt + run.tokenizer.decode(tokens) for tokens in made.tokens]
     looked_up = run.tokenizer.boundary and not made.status
-    origins = _origins(run, prompt, made.tokens) if looked_up else None
+    origins = _origins(run, prompt, made) if looked_up else None
     if args.json:
-        told = _json(args, prompt, settings, run.step, texts, origins, made)
-        sys.stdout.write(json.dumps(told, allow_nan=False) + "\n")
+        result = _json(args, prompt, settings, run.step, texts, origins, made)
+        sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
     else:
-        _print(texts, origins, run.tokenizer.boundary, live)
+        _print(texts, origins or _unfinished(made), run.tokenizer.boundary, live)
     sys.stdout.flush()
     sys.stderr.write(_summary(made, origins))
     return made.status
@@ -103,9 +105,18 @@ def _prompt(args: Namespace) -> str:
 
 @dataclasses.dataclass
 class _Made:
-    """What came: new tokens of each sample, the time it took, and the exit status."""
+    """Generated samples.
+
+    Attributes:
+      tokens: new tokens of each sample, without what ended it.
+      finished: for each sample whether it came to its end; None where a text has none.
+      seconds: of generation, compilation left out.
+      compile_seconds: of compilation.
+      status: exit status.
+    """
 
     tokens: list[np.ndarray]
+    finished: list[bool] | None
     seconds: float
     compile_seconds: float
     status: int
@@ -140,6 +151,7 @@ def _write_texts(
         settings=settings,
         seed=args.seed,
         stop=stop,
+        past_context=args.past_context,
     )
     terminal = _Terminal(run.tokenizer) if live else None
     if terminal:
@@ -156,7 +168,9 @@ def _write_texts(
         terminal.end()
     parts = [np.zeros((args.num_samples, 0), np.int32), *(chunk.tokens_BK for chunk in chunks)]
     seconds, compiling = sum(c.seconds for c in chunks), sum(c.compile_seconds for c in chunks)
-    return _Made(join(parts, stop), seconds, compiling, status)
+    ended_B = (np.concatenate(parts, axis=1) == stop).any(axis=1)
+    finished = None if stop is None else ended_B.tolist()
+    return _Made(join(parts, stop), finished, seconds, compiling, status)
 
 
 class _Terminal:
@@ -186,8 +200,11 @@ class _Terminal:
         sys.stdout.flush()
 
 
-def _origins(run: "Run", prompt: str, made: list[np.ndarray]) -> list[str] | None:
-    """Where each document comes from; None, and the reason on stderr, if the text is gone."""
+def _origins(run: "Run", prompt: str, made: _Made) -> list[str] | None:
+    """Where each document comes from; None, and the reason on stderr, if the text is gone.
+
+    A document that did not come to its end is only the beginning of one, and is not looked up.
+    """
     from charjax.data.datasets import load_dataset
     from charjax.data.origins import find_origins
 
@@ -198,7 +215,15 @@ def _origins(run: "Run", prompt: str, made: list[np.ndarray]) -> list[str] | Non
         return None
     # A prompt may hold whole documents; the one that the model ended is the last.
     begun = run.tokenizer.encode(prompt.rpartition("\n")[2])
-    return find_origins(dataset.splits, [np.append(begun, tokens) for tokens in made])
+    whole = [made.tokens[i] for i, finished in enumerate(made.finished or []) if finished]
+    found = iter(find_origins(dataset.splits, [np.append(begun, tokens) for tokens in whole]))
+    return [label or next(found) for label in _unfinished(made)]
+
+
+def _unfinished(made: _Made) -> list[str]:
+    """A label for each sample that did not come to its end, an empty one for the others."""
+    finished = made.finished or [True] * len(made.tokens)
+    return ["" if ended else "unfinished" for ended in finished]
 
 
 def _json(
@@ -214,9 +239,11 @@ def _json(
     return {
         "samples": texts,
         **({"origin": origins} if origins else {}),
+        **({} if made.finished is None else {"finished": made.finished}),
         "prompt": prompt,
         "seed": args.seed,
         "settings": dataclasses.asdict(settings) | numbers,
+        "past_context": args.past_context,
         "step": step,
         "characters": made.characters,
         "seconds": made.seconds,
@@ -226,22 +253,24 @@ def _json(
     }
 
 
-def _print(texts: list[str], origins: list[str] | None, lines: bool, live: bool) -> None:
+def _print(texts: list[str], labels: list[str], lines: bool, live: bool) -> None:
     """The texts, or what is still to come of one that was shown live."""
-    labels = [f"\t{origin}" for origin in origins] if origins else [""] * len(texts)
-    shown = [("" if live else text) + label for text, label in zip(texts, labels, strict=True)]
+    tabbed = [f"\t{label}" if label else "" for label in labels]
+    shown = [("" if live else text) + label for text, label in zip(texts, tabbed, strict=True)]
     output = ("\n" if lines else f"\n{_SEPARATOR}\n").join(shown) + "\n"
     sys.stdout.write(visible(output) if sys.stdout.isatty() else output)
 
 
 def _summary(made: _Made, origins: list[str] | None) -> str:
-    """One line: origins, if known, and the speed."""
-    counts = Counter(origins or [])
-    told = ", ".join(f"{counts[name]} {name}" for name in ("train", "val", "test", "new"))
+    """One line: the speed, and how many samples are of which origin, where that is known."""
+    counts = Counter(origins or _unfinished(made))
+    names = [*(("train", "val", "test", "new") if origins else ())]
+    names += ["unfinished"] if counts["unfinished"] else []
+    counted = ", ".join(f"{counts[name]} {name}" for name in names)
     return (
         f"{made.characters:,} characters in {made.seconds:.2f} s, "
         f"{made.characters_per_second:,.0f} characters/s; compiled in "
-        f"{made.compile_seconds:.2f} s{f'; {told}' if origins else ''}\n"
+        f"{made.compile_seconds:.2f} s{counted and f'; {counted}'}\n"
     )
 
 

@@ -1,32 +1,28 @@
 """`python -m charjax.train`: train a model on a text, or go on with a run.
 
     python -m charjax.train [CONFIG.toml] [section.key=value ...] [--workdir DIR] [--resume]
-                            [--init-from RUN] [--print-config]
+                            [--init-from RUN [--checkpoint best|latest|STEP]] [--print-config]
 
 This file reads top to bottom: what was asked for, then the parts of the run, then the run.
 """
 
+import contextlib
 import datetime
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from charjax import cli
-from charjax.config import (
-    Config,
-    describe_conflicts,
-    differences,
-    load_config,
-    resume_conflicts,
-)
+from charjax.config import Config, describe_conflicts, load_config, resume_conflicts
 from charjax.config_notes import schedule_notes
 from charjax.errors import UserError
 
 if TYPE_CHECKING:
-    from charjax.runs import Run
+    from charjax.training.display import Display
+    from charjax.training.session import Session
 
 
 def main(argv: list[str]) -> int:
@@ -34,19 +30,38 @@ def main(argv: list[str]) -> int:
     args = cli.train_arguments(argv)
     notes: list[str] = []
     config, workdir = _what_was_asked(args, notes.append)
-    return _train(args, config, workdir, [*notes, *schedule_notes(config)])
+    notes += schedule_notes(config)
+    if args.print_config:
+        return _print_config(args, config, workdir, notes)
+    with contextlib.ExitStack() as stack:
+        if workdir is None:
+            workdir = stack.enter_context(_new_directory(config))
+        return _train(args, config, workdir, notes)
 
 
-def _what_was_asked(args: Namespace, note: Callable[[str], None]) -> tuple[Config, Path]:
-    """The configuration and the directory; a resumed run keeps its own configuration."""
+def _what_was_asked(args: Namespace, note: Callable[[str], None]) -> tuple[Config, Path | None]:
+    """The configuration, and the directory if one is named.
+
+    A resumed run keeps its own configuration, and a fine-tuned one the other run's model.
+    """
     if args.workdir is not None and not args.workdir.strip():
         raise UserError(
             f"--workdir: {args.workdir!r} given; name a directory, or leave the flag out for a new "
             "one in runs/"
         )
+    if args.checkpoint is not None and args.init_from is None:
+        raise UserError(
+            "--checkpoint: given without --init-from; it names the saved step of that run to start "
+            "from (--resume always goes on from the latest)"
+        )
     if not args.resume:
-        config = load_config(args.config, args.overrides, note=note)
-        return config, Path(args.workdir) if args.workdir else _new_directory(config)
+        workdir = Path(args.workdir) if args.workdir else None
+        if args.init_from is not None:
+            from charjax.fine_tuning import fine_tuning_config
+
+            source = Path(args.init_from)
+            return fine_tuning_config(source, args.config, args.overrides, note), workdir
+        return load_config(args.config, args.overrides, note=note), workdir
     if args.workdir is None:
         raise UserError("--resume: no --workdir given; name the directory of the run to go on with")
     if args.init_from is not None:
@@ -80,51 +95,91 @@ def _with_context(config: Config, old: Config) -> Config:
     return config
 
 
-def _new_directory(config: Config) -> Path:
+@contextlib.contextmanager
+def _new_directory(config: Config) -> Iterator[Path]:
+    """Make a directory for a run that names none; it goes again if nothing was written there."""
+    from charjax.runs import make_directory
+
     corpus = Path(config.data.path).stem if config.data.path else config.data.name
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     base = Path("runs") / f"{corpus}-{config.model.kind}-{stamp}"
+    made_parent = not base.parent.exists()
+    make_directory(base.parent, "--workdir")
     path, count = base, 1
-    while path.exists():
-        count += 1
-        path = base.with_name(f"{base.name}-{count}")
-    return path
+    while True:
+        try:
+            # Exclusively: another run may start within the same second.
+            path.mkdir()
+            break
+        except FileExistsError:
+            count += 1
+            path = base.with_name(f"{base.name}-{count}")
+        except OSError as error:
+            raise UserError(
+                f"--workdir: {str(path)!r} cannot be made: {error.strerror}; name another directory"
+            ) from None
+    try:
+        yield path
+    finally:
+        with contextlib.suppress(OSError):
+            path.rmdir()
+            if made_parent:
+                base.parent.rmdir()
 
 
-def _train(args: Namespace, config: Config, workdir: Path, notes: list[str]) -> int:
-    # JAX is imported only from here on, so that mistakes in the config are told at once.
+def _print_config(args: Namespace, config: Config, workdir: Path | None, notes: list[str]) -> int:
+    """Check what a run checks before its first step, and print the resolved configuration."""
     from rich.console import Console
 
-    from charjax.runs import begun_with
-    from charjax.signals import Interrupted, Signals
     from charjax.training.display import Display
-    from charjax.training.recorder import Recorder, check_begin
+    from charjax.training.recorder import check_begin
+
+    # The configuration alone is on stdout.
+    session, _ = _open(args, config, workdir, notes, Display(Console(stderr=True)))
+    if workdir is not None:
+        check_begin(workdir, session, resume=args.resume)
+    sys.stdout.write(session.config.to_toml(comments=True))
+    return 0
+
+
+def _open(
+    args: Namespace, config: Config, workdir: Path | None, notes: list[str], display: "Display"
+) -> tuple["Session", Any]:
+    """The parts of the run, and the other run's parameters if it starts from any."""
+    from charjax.runs import begun_with
     from charjax.training.session import open_session, start_for_training
 
-    # The configuration alone is on stdout where it is printed.
-    display = Display(Console(stderr=args.print_config))
-    if not args.print_config:
-        display.say(f"run: {workdir}")
     for note in notes:
         display.say(f"note: {note}")
     # Before anything else starts JAX.
     start_for_training(config)
-    source_run = _source_run(args)
-    if source_run is not None:
-        config = _adopt_model(config, source_run, args)
+    if args.init_from is not None:
+        from charjax.fine_tuning import describe_source, load_source
+
+        source = load_source(Path(args.init_from), args.checkpoint or "best", config)
+        display.say(describe_source(source))
+        return open_session(config, source.tokenizer), source.variables["params"]
     # A run that was fine-tuned goes on in the alphabet it took over, not in its text's own.
-    tokenizer, digest = begun_with(workdir) if args.resume else (None, None)
-    session = open_session(config, source_run.tokenizer if source_run else tokenizer, digest)
-    if args.print_config:
-        check_begin(workdir, session, resume=args.resume)
-        sys.stdout.write(session.config.to_toml(comments=True))
-        return 0
+    begun = begun_with(workdir) if args.resume and workdir else (None, None)
+    return open_session(config, *begun), None
+
+
+def _train(args: Namespace, config: Config, workdir: Path, notes: list[str]) -> int:
+    # JAX is imported only from here on, so that mistakes in the config are reported at once.
+    from rich.console import Console
+
+    from charjax.signals import Interrupted, Signals
+    from charjax.training.display import Display
+    from charjax.training.recorder import Recorder
+
+    display = Display(Console())
+    display.say(f"run: {workdir}")
+    session, params = _open(args, config, workdir, notes, display)
     began = time.perf_counter()
     # From here on a signal no longer ends the process at once: there is a state to save.
     with Signals() as signals:
         recorder = Recorder.open(workdir, session, display, signals, resume=args.resume)
         try:
-            params = source_run.variables["params"] if source_run else None
             status = recorder.fit() if session.model.fitted else recorder.train(params)
         except Interrupted as stop:
             status = stop.status
@@ -132,27 +187,6 @@ def _train(args: Namespace, config: Config, workdir: Path, notes: list[str]) -> 
             recorder.lock.release()
     display.say(f"run: {workdir}  ({time.perf_counter() - began:.1f} s)")
     return status
-
-
-def _source_run(args: Namespace) -> "Run | None":
-    if args.init_from is None:
-        return None
-    from charjax.runs import load_run
-
-    return load_run(Path(args.init_from), "best")
-
-
-def _adopt_model(config: Config, source: "Run", args: Namespace) -> Config:
-    """Fine-tuning takes over the other run's model; asking for another one is a mistake."""
-    asked = args.config is not None or any(w.startswith("model.") for w in args.overrides)
-    adopted = config.model_copy(update={"model": source.config.model})
-    changed = [entry for entry in differences(config, adopted) if entry[0].startswith("model.")]
-    if asked and changed:
-        told = ", ".join(
-            f"{name} is {there!r} there, {here!r} here" for name, here, there in changed
-        )
-        raise UserError(f"--init-from: another model: {told}; give the same model, or none")
-    return adopted
 
 
 if __name__ == "__main__":

@@ -33,15 +33,17 @@ def run(command: str, *arguments: object) -> Result:
     return Result(int(status or 0), out.getvalue(), err.getvalue())  # type: ignore[call-overload]
 
 
-def start(command: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
-    """Start a command as a process of its own."""
+def start(
+    command: str, *arguments: object, cwd: Path | None = None, **environment: str
+) -> subprocess.Popen[str]:
+    """Start a command as a process of its own, in the repository's root by default."""
     return subprocess.Popen(
         [sys.executable, "-m", f"charjax.{command}", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **environment},
-        cwd=Path(__file__).parent.parent,
+        cwd=cwd or Path(__file__).parent.parent,
     )
 
 

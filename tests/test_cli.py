@@ -76,6 +76,7 @@ def test_flags_of_sample():
         "top_k": None,
         "top_p": None,
         "greedy": False,
+        "past_context": "jump",
         "seed": 0,
     }
     argv = "--temperature 0.5 --top-k 4 --top-p 1 --num-samples 3 --seed 7 --checkpoint 200"

@@ -52,7 +52,9 @@ def family(kind):
     return model, jax.tree.map(lambda leaf: 3 * leaf, variables)
 
 
-def tokens_of(kind, prompt, *, samples=2, new=3 * CONTEXT, settings=PLAIN, seed=1, stop=None):
+def tokens_of(
+    kind, prompt, *, samples=2, new=3 * CONTEXT, settings=PLAIN, seed=1, stop=None, past="jump"
+):
     chunks = stream(
         *family(kind),
         prompt,
@@ -61,6 +63,7 @@ def tokens_of(kind, prompt, *, samples=2, new=3 * CONTEXT, settings=PLAIN, seed=
         settings=settings,
         seed=seed,
         stop=stop,
+        past_context=past,
     )
     return np.concatenate([chunk.tokens_BK for chunk in chunks], axis=1)
 
@@ -139,6 +142,62 @@ def test_a_sample_ends_at_the_stop_token_and_the_loop_when_all_have():
     assert stopped.shape[1] == max(lengths) + 1
     for row, end, sample in zip(free, lengths, join([stopped], 0), strict=True):
         np.testing.assert_array_equal(sample, row[:end])
+
+
+@pytest.mark.parametrize("prompt", ["one", "long"])
+@pytest.mark.parametrize("kind", ["bow", "transformer"])
+def test_a_sliding_window_equals_the_uncached_one(kind, prompt):
+    """From the first token after the context on, another text than by jumping."""
+    asked = {"num_samples": 3, "max_new_tokens": 3 * CONTEXT, "settings": PLAIN, "seed": 1}
+    plain = generate_uncached(*family(kind), PROMPTS[prompt], **asked, past_context="slide")
+    slid = tokens_of(kind, PROMPTS[prompt], samples=3, past="slide")
+    np.testing.assert_array_equal(slid, plain)
+    jumped, inside = tokens_of(kind, PROMPTS[prompt], samples=3), CONTEXT if prompt == "one" else 0
+    np.testing.assert_array_equal(slid[:, :inside], jumped[:, :inside])
+    assert (slid != jumped).any()
+
+
+def test_a_sliding_text_does_not_depend_on_samples_or_calls(monkeypatch):
+    whole = tokens_of("transformer", PROMPTS["one"], samples=3, past="slide")
+    monkeypatch.setattr(generation, "_CALL_SECONDS", 0.0)
+    asked = {"new": 2 * CONTEXT - 3, "samples": 1, "past": "slide"}
+    prompt = np.append(PROMPTS["one"], whole[0, : CONTEXT + 3])
+    rest = tokens_of("transformer", prompt, **asked)
+    np.testing.assert_array_equal(rest[0], whole[0, CONTEXT + 3 :])
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 5])
+def test_windows_read_in_pieces_equal_those_read_at_once(rows, monkeypatch):
+    """The last piece may not be full."""
+    model, variables = family("bow")
+    tokens_BC = np.random.default_rng(0).integers(0, VOCAB, (5, CONTEXT)).astype(np.int32)
+    monkeypatch.setattr(decoding, "_WINDOW_TOKENS", rows * CONTEXT)
+    logits_BV = jax.jit(lambda tokens: decoding.read_window(model, variables, tokens))(tokens_BC)
+    expected_BTV, _ = model.apply(variables, tokens_BC)
+    np.testing.assert_allclose(logits_BV, expected_BTV[:, -1], atol=1e-5)
+
+
+def test_a_sliding_window_is_compiled_once_and_stops():
+    asked = {"samples": 4, "past": "slide"}
+    free = tokens_of("bow", PROMPTS["one"], new=20 * CONTEXT, **asked)
+    before = decoding._compiled.cache_info().misses
+    short = tokens_of("bow", PROMPTS["one"], new=3 * CONTEXT, **asked)
+    assert decoding._compiled.cache_info().misses == before
+    np.testing.assert_array_equal(short, free[:, : 3 * CONTEXT])
+    # The symbol that all samples write at last.
+    ends_VB = np.array([[np.argmax(row == v) for row in free] for v in range(VOCAB)])
+    everywhere_V = np.array([(free == v).any(axis=1).all() for v in range(VOCAB)])
+    stop = int(np.argmax(np.where(everywhere_V, ends_VB.max(axis=1), -1)))
+    stopped = tokens_of("bow", PROMPTS["one"], new=20 * CONTEXT, **asked, stop=stop)
+    assert CONTEXT < stopped.shape[1] == ends_VB[stop].max() + 1 < free.shape[1]
+    for row, end, sample in zip(free, ends_VB[stop], join([stopped], stop), strict=True):
+        np.testing.assert_array_equal(sample, row[:end])
+
+
+@pytest.mark.parametrize("kind", ["gru", "mlp"])
+def test_a_model_without_a_window_has_nothing_to_slide(kind):
+    with pytest.raises(UserError, match=r"past-context: slide given, .*transformer and bow"):
+        tokens_of(kind, PROMPTS["one"], past="slide")
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 7, 8])

@@ -21,6 +21,8 @@ from tests.commands import run
 TEXT = "To be, or not to be: that is the question.\n" * 60
 NAMES = "\n".join(["emma", "olivia", "ava", "isabella", "sophia", "mia", "amelia", "ella"] * 10)
 
+# Of the transformer below, what no tensor shows.
+ANSWERS = ["model.n_head=2", "model.activation=gelu"]
 # These have no original.
 OTHERS = {
     "transformer-rotary": ["model.n_layer=1", "model.d_model=8", "model.positions=rotary"],
@@ -33,7 +35,12 @@ MODELS = {
         *["model.n_layer=1", "model.n_head=2", "model.d_model=8"],
         *["model.bias=true", "model.tie_embeddings=false"],
     ],
+    "transformer-tanh": [
+        *["model.n_layer=1", "model.n_head=2", "model.d_model=8", "model.bias=true"],
+        *["model.activation=gelu_tanh", "model.tie_embeddings=false"],
+    ],
     "rnn": ["model.d_embed=4", "model.d_hidden=6"],
+    "rnn-relu": ["model.d_embed=4", "model.d_hidden=6", "model.activation=relu"],
     "gru": ["model.d_embed=4", "model.d_hidden=6", "model.n_layer=2"],
     "lstm": ["model.d_embed=4", "model.d_hidden=6"],
     "mlp": ["model.d_embed=4", "model.hidden=[6,5]", "model.context_length=3"],
@@ -52,7 +59,7 @@ def settings(name: str, folder: Path) -> list[str]:
     return [f"data.path={path}", *layout, kind, *(MODELS | OTHERS)[name]]
 
 
-def make(name: str, folder: Path) -> Path:
+def make(name: str, folder: Path, low: float = 0.1, high: float = 1.0) -> Path:
     """A run with random parameters, as if it had been trained."""
     config = load_config(None, [*settings(name, folder), "runtime.device=cpu"])
     dataset = load_dataset(config.data)
@@ -60,7 +67,7 @@ def make(name: str, folder: Path) -> Path:
     shapes = state_shapes(build_model(config, dataset.tokenizer), config)
     rng = np.random.default_rng(0)
     variables = {
-        path: rng.uniform(0.1, 1.0, leaf.shape).astype(np.float32)
+        path: rng.uniform(low, high, leaf.shape).astype(np.float32)
         for path, leaf in flatten({"params": shapes.params, **shapes.model_state}).items()
     }
     write_run(folder / name, config, dataset.tokenizer, dataset.digest, variables)
@@ -122,7 +129,7 @@ def test_an_imported_run_samples_evaluates_and_goes_on(exported: Path, folder: P
     directory = folder / "from-pytorch"
     path = foreign(exported, folder / "foreign.safetensors")
     text = f"data.path={folder / 'text.txt'}"
-    done = run("interop", "import", path, text, "model.n_head=2", "--workdir", directory)
+    done = run("interop", "import", path, text, *ANSWERS, "--workdir", directory)
     assert (done.status, done.err) == (0, "")
     assert evaluate(directory) == evaluate(folder / "transformer")
     few = ["--max-new-tokens", 20]
@@ -146,7 +153,7 @@ def test_names_of_torch_compile_old_masks_and_shared_tensors(exported: Path, fol
         return {f"_orig_mod.{name}": array for name, array in tensors.items()}
 
     path = foreign(exported, folder / "compiled.safetensors", change)
-    words = [path, f"data.path={folder / 'text.txt'}", "model.n_head=2"]
+    words = [path, f"data.path={folder / 'text.txt'}", *ANSWERS]
     done = run("interop", "import", *words, "--workdir", folder / "compiled")
     assert done.status == 0, done.err
     assert evaluate(folder / "compiled") == evaluate(folder / "transformer")
@@ -164,7 +171,7 @@ def test_other_floats_are_converted_and_it_is_said(dtype, exported: Path, tmp_pa
     short = {name: array.astype(dtype) for name, array in load_file(exported).items()}
     save_file(short, tmp_path / "short.safetensors")
     text = f"data.path={exported.parent / 'text.txt'}"
-    words = [tmp_path / "short.safetensors", text, "model.n_head=2", "--workdir", tmp_path / "run"]
+    words = [tmp_path / "short.safetensors", text, *ANSWERS, "--workdir", tmp_path / "run"]
     done = run("interop", "import", *words)
     assert done.status == 0, done.err
     assert f"{np.dtype(dtype).name} converted to float32" in done.out
@@ -209,7 +216,7 @@ def test_settings_that_contradict_the_tensors(exported: Path, tmp_path: Path):
     assert "model.positions" in refused(tmp_path, *words, "model.positions=rotary")
     assert "model.n_head: not given" in refused(tmp_path, *words)
     assert "multiple of model.n_head" in refused(tmp_path, *words, "model.n_head=3")
-    message = refused(tmp_path, path, "data.path=" + str(Path(__file__)), "model.n_head=2")
+    message = refused(tmp_path, path, "data.path=" + str(Path(__file__)), *ANSWERS)
     assert "symbols, but the tensors are of a vocabulary of 18" in message
     assert "model.n_head: 4 given" in refused(tmp_path, exported, "model.n_head=4")
 
@@ -236,7 +243,7 @@ def test_numbers_that_are_not_finite(exported: Path, tmp_path: Path):
         return tensors
 
     path = foreign(exported, tmp_path / "nan.safetensors", change)
-    message = refused(tmp_path, path, f"data.path={exported.parent / 'text.txt'}", "model.n_head=2")
+    message = refused(tmp_path, path, f"data.path={exported.parent / 'text.txt'}", *ANSWERS)
     assert "not finite" in message
     assert "transformer.ln_f.weight" in message
 
@@ -304,3 +311,105 @@ def test_what_cannot_be_exported(folder: Path, exported: Path, tmp_path: Path):
     ):
         done = run("interop", "export", make(name, tmp_path), tmp_path / "x")
         assert (done.status, said in done.err, (tmp_path / "x").exists()) == (2, True, False)
+
+
+def tensors_of(name: str, folder: Path, low: float = 0.1, high: float = 1.0) -> Path:
+    """The state dict of a run with random parameters, as another program writes it."""
+    whole, bare = folder / f"{name}-whole.safetensors", folder / f"{name}.safetensors"
+    assert run("interop", "export", make(name, folder, low, high), whole).status == 0
+    return foreign(whole, bare)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "rnn-relu",
+            ["model.activation: not given", "activation=tanh", "relu (nonlinearity='relu"],
+        ),
+        (
+            "transformer-tanh",
+            ["model.n_head: not given", "activation: not given", "gelu (nn.GELU()", "or gelu_tanh"],
+        ),
+    ],
+)
+def test_which_function_it_is_is_asked(name: str, said: list[str], tmp_path: Path):
+    """Not guessed: the same tensors under another activation are another function."""
+    size = 0.5 if name == "rnn-relu" else 2.0
+    path, text = tensors_of(name, tmp_path, -size, size), f"data.path={tmp_path / 'text.txt'}"
+    message = refused(tmp_path, path, text)
+    assert all(part in message for part in said), message
+    heads = ["model.n_head=2"] * name.startswith("transformer")
+    assert "model.activation: not given" in refused(tmp_path, path, text, *heads)
+    losses = []
+    for activation in {"rnn-relu": ("relu", "tanh")}.get(name, ("gelu_tanh", "gelu")):
+        words = [path, text, *heads, f"model.activation={activation}"]
+        done = run("interop", "import", *words, "--workdir", tmp_path / activation)
+        assert done.status == 0, done.err
+        losses.append(evaluate(tmp_path / activation))
+    right, wrong = losses
+    assert right == evaluate(tmp_path / name)
+    assert abs(wrong - right) > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gru", "state of zeros"),
+        ("mlp", "tanh (not ReLU); the context's embeddings newest first (not oldest first)"),
+        ("bigram", "a row holds the logits after its symbol (not a column)"),
+    ],
+)
+def test_what_else_no_tensor_shows_is_stated(name: str, said: str, tmp_path: Path):
+    path, text = tensors_of(name, tmp_path), f"data.path={tmp_path / 'text.txt'}"
+    done = run("interop", "import", path, text, "--workdir", tmp_path / "again")
+    assert done.status == 0, done.err
+    (line,) = [line for line in done.out.splitlines() if line.startswith("assumed")]
+    assert said in line
+    assert "in the order of their code points" in line
+    # A file that charjax wrote shows all of it.
+    whole = tmp_path / f"{name}-whole.safetensors"
+    done = run("interop", "import", whole, "--workdir", tmp_path / "whole")
+    assert (done.status, "assumed" in done.out) == (0, False)
+
+
+def test_a_header_from_before_there_was_a_choice(exported: Path, tmp_path: Path):
+    """Such files were at today's default."""
+    with safe_open(exported, "numpy") as file:
+        metadata = file.metadata()
+    header = json.loads(metadata["charjax"])
+    assert header["config"]["model"].pop("activation") == "gelu"
+    path = tmp_path / "old.safetensors"
+    save_file(load_file(exported), path, metadata | {"charjax": json.dumps(header)})
+    done = run("interop", "import", path, "--workdir", tmp_path / "run")
+    assert done.status == 0, done.err
+    assert load_run(tmp_path / "run").config.model.activation == "gelu"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("transformer", "for nanoGPT's GPT\n"),
+        ("transformer-tanh", "for minGPT's GPT or makemore's Transformer\n"),
+        ("rnn-relu", "for torch.nn.RNN(nonlinearity='relu') with emb and fc\n"),
+    ],
+)
+def test_an_export_names_the_module_that_computes_the_same(name: str, said: str, tmp_path: Path):
+    done = run("interop", "export", make(name, tmp_path), tmp_path / "x.safetensors")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.endswith(said)
+
+
+def test_modules_that_no_family_is(tmp_path: Path):
+    path, text = tensors_of("lstm", tmp_path), f"data.path={tmp_path / 'text.txt'}"
+    tensors = load_file(path)
+    backward = {f"{name}_reverse": a for name, a in tensors.items() if name.startswith("rnn.")}
+    wide = {"fc.weight": np.zeros((tensors["fc.weight"].shape[0], 12), np.float32)}
+    save_file(tensors | backward | wide, path)
+    message = refused(tmp_path, path, text)
+    assert "_l0_reverse is of a bidirectional module" in message
+    projected = {"rnn.weight_hr_l0": np.zeros((3, 6), np.float32)}
+    save_file(tensors | projected, path)
+    assert "rnn.weight_hr_l0 is of an LSTM whose state is projected" in refused(
+        tmp_path, path, text
+    )

@@ -76,6 +76,7 @@ def test_json_says_what_was_asked_and_how_fast(stream_run):
         "num_samples": 1,
         "max_new_tokens": 40,
     }
+    assert told["past_context"] == "jump"
     assert told["characters_per_second"] == pytest.approx(40 / told["seconds"])
     assert told["compile_seconds"] > 0
     assert "origin" not in told
@@ -111,6 +112,48 @@ def test_names_are_told_apart_by_origin(names_run):
     assert done.err.endswith("; " + ", ".join(counts) + "\n")
 
 
+def test_a_sample_that_did_not_end_is_unfinished(names_run):
+    """Though what there is of it may be a name, or the beginning of one."""
+    asked = [names_run, "--num-samples", 60, "--max-new-tokens", 4]
+    result = json.loads(sample(*asked, "--json").out)
+    whole = json.loads(sample(names_run, "--num-samples", 60, "--json").out)
+    assert all(whole["finished"])
+    assert "unfinished" not in whole["origin"]
+    expected = [
+        "unfinished" if len(text) >= 4 else origin
+        for text, origin in zip(whole["samples"], whole["origin"], strict=True)
+    ]
+    assert result["origin"] == expected
+    assert {"unfinished", "train"} <= set(expected)
+    assert result["finished"] == [origin != "unfinished" for origin in expected]
+    done = sample(*asked)
+    lines = [f"{text}\t{origin}" for text, origin in zip(result["samples"], expected, strict=True)]
+    assert done.out.splitlines() == lines
+    assert done.err.endswith(f" new, {expected.count('unfinished')} unfinished\n")
+
+
+def test_a_text_that_is_no_list_of_documents_never_ends(stream_run):
+    result = json.loads(sample(stream_run, "--max-new-tokens", 5, "--json").out)
+    assert "finished" not in result
+    assert "unfinished" not in sample(stream_run, "--max-new-tokens", 5).err
+
+
+def test_past_the_context_a_window_may_slide(tmp_path):
+    (tmp_path / "text.txt").write_text("to be or not to be: that is the question\n" * 30)
+    options = [f"data.path={tmp_path / 'text.txt'}", *tiny("bow"), "train.steps=2"]
+    assert run("train", *options, "--workdir", tmp_path / "run").status == 0
+    texts = {}
+    for way in ("jump", "slide"):
+        asked = [tmp_path / "run", "--past-context", way, "--max-new-tokens", 40, "--json"]
+        result = json.loads(sample(*asked).out)
+        assert result["past_context"] == way
+        texts[way] = result["samples"][0]
+    assert texts["jump"] != texts["slide"]
+    assert texts["jump"][:8] == texts["slide"][:8]
+    plain = sample(tmp_path / "run", "--max-new-tokens", 40)
+    assert plain.out == texts["jump"] + "\n"
+
+
 @pytest.mark.parametrize("text", [None, "other\nnames\nthan\nbefore\n" * 20])
 def test_without_its_text_a_run_still_writes(names_run, tmp_path, text):
     workdir, names = tmp_path / "run", names_run.parent / "names.txt"
@@ -121,8 +164,11 @@ def test_without_its_text_a_run_still_writes(names_run, tmp_path, text):
         if text is not None:
             names.write_text(text)
         done = sample(workdir, "--num-samples", 3)
+        short = sample(workdir, "--max-new-tokens", 1)
     finally:
         names.write_text(before)
+    assert short.out.endswith("\tunfinished\n")
+    assert short.err.endswith("; 1 unfinished\n")
     assert len(done.out.splitlines()) == 3
     assert "\t" not in done.out
     assert "not looked up" in done.err
@@ -143,6 +189,9 @@ MISTAKES = [
     (["--prompt-file", "nowhere.txt"], "nowhere.txt"),
     (["--prompt-file", "binary.bin"], "UTF-8"),
     (["--greedy", "--temperature", 0.5], "--temperature"),
+    (["--temperature", 0], "use --greedy"),
+    (["--past-context", "slide"], "transformer and bow read it"),
+    (["--past-context", "skip"], "jump"),
     (["--greedy", "--top-k", 3, "--top-p", 0.5], "--top-k, --top-p"),
     (["--checkpoint", 7], "7"),
     (["--checkpoint", "newest"], "newest"),

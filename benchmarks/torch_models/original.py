@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from benchmarks.torch_models import mingpt
 from benchmarks.torch_models.gpt import GPT
 from benchmarks.torch_models.makemore import MLP, Bigram
 from benchmarks.torch_models.recurrent import RecurrentModel
@@ -10,6 +11,12 @@ from charjax.config import ModelConfig
 
 def build(config: ModelConfig, vocab_size: int) -> nn.Module:
     """The original of a model."""
+    if config.kind == "transformer" and config.activation == "gelu_tanh":
+        assert config.bias
+        assert not config.tie_embeddings
+        assert not config.dropout
+        sizes = config.context_length, config.n_layer, config.n_head, config.d_model
+        return mingpt.GPT(vocab_size, *sizes)
     if config.kind == "transformer":
         return GPT(
             vocab_size,
@@ -30,4 +37,5 @@ def build(config: ModelConfig, vocab_size: int) -> nn.Module:
     # The other families have no original.
     assert config.kind in ("rnn", "gru", "lstm")
     hidden, layers = config.d_hidden, config.n_layer
-    return RecurrentModel(config.kind, vocab_size, config.d_embed, hidden, layers)
+    options = {"nonlinearity": config.activation} if config.kind == "rnn" else {}
+    return RecurrentModel(config.kind, vocab_size, config.d_embed, hidden, layers, **options)

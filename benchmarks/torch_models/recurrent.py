@@ -11,7 +11,8 @@ _MODULES = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 class RecurrentModel(nn.Module):
     """Tokens (B, T) to logits (B, T, V) and the state after them.
 
-    The recurrent module is called `gru` in a GRU, else `rnn`.
+    The recurrent module is called `gru` in a GRU, else `rnn`; further options are its own, as an
+    RNN's `nonlinearity`.
     """
 
     def __init__(
@@ -22,10 +23,13 @@ class RecurrentModel(nn.Module):
         d_hidden: int,
         n_layer: int = 1,
         dropout: float = 0.0,
+        **options: str,
     ):
         super().__init__()
         self.emb = nn.Embedding(vocab_size, d_embed)
-        cell = _MODULES[kind](d_embed, d_hidden, n_layer, batch_first=True, dropout=dropout)
+        cell = _MODULES[kind](
+            d_embed, d_hidden, n_layer, batch_first=True, dropout=dropout, **options
+        )
         self.module_name = "gru" if kind == "gru" else "rnn"
         self.add_module(self.module_name, cell)
         # torch.nn drops between layers only; the last layer's output is dropped here.

@@ -5,7 +5,7 @@ from typing import Any
 
 from charjax.config import FAMILIES, Config, parse_config, read_settings, refuse_unread
 from charjax.conversion.headers import Header
-from charjax.conversion.layout import Layout, Told
+from charjax.conversion.layout import Layout, Question, Told
 from charjax.errors import UserError
 
 Tree = dict[str, dict[str, Any]]
@@ -13,12 +13,12 @@ Tree = dict[str, dict[str, Any]]
 
 def decide_config(
     layout: Layout, told: Told, header: Header | None, source: str | None, overrides: Sequence[str]
-) -> tuple[Config, tuple[str, ...], bool]:
+) -> tuple[Config, dict[str, Question], bool]:
     """Put the settings together.
 
     Returns:
-      The configuration; the settings that nobody has told, in which it has stand-ins; and whether
-      the user named a text.
+      The configuration; the questions that nobody has answered, for which it has stand-ins; and
+      whether the user named a text.
 
     Raises:
       UserError: a setting that was given contradicts the tensors or the header.
@@ -29,6 +29,8 @@ def decide_config(
             f"FILE: the tensors are of {layout.title}, but their shapes fit no number of gates: "
             "1 (rnn), 3 (gru) or 4 (lstm) times the width of the state"
         )
+    fields = FAMILIES[kind].model_fields
+    questions = {name: question for name, question in layout.asked.items() if name in fields}
     asked = _asked(kind, source, overrides)
     known = {name: value for name, value in told.settings.items() if value is not None}
     base: Tree = {}
@@ -38,23 +40,28 @@ def decide_config(
             raise UserError(
                 f"FILE: its tensors are those of a {kind}, but its header says otherwise"
             )
-        known |= base["model"]
+        # A setting younger than the file was at its default.
+        known |= {name: fields[name].default for name in questions} | base["model"]
     model = asked.get("model", {})
-    for name in sorted((set(told.settings) - told.free) | set(layout.asked)):
+    for name in sorted((set(told.settings) - told.free) | set(questions)):
         if name in model and name in known and _plain(model[name]) != _plain(known[name]):
             raise UserError(
                 f"model.{name}: {model[name]!r} given, but that of the file is {known[name]!r}; "
                 "leave it out"
             )
-    unknown = tuple(name for name in layout.asked if name not in known and name not in model)
-    stand_ins = dict.fromkeys(unknown, 1)
+    open_questions = {
+        name: question
+        for name, question in questions.items()
+        if name not in known and name not in model
+    }
+    stand_ins = {name: question.stand_in for name, question in open_questions.items()}
     data = asked.get("data", {}) if asked.get("data") or header is None else base["data"]
     tree = {name: base.get(name, {}) | asked.get(name, {}) for name in {*base, *asked}}
     tree["model"] = known | stand_ins | model
     tree["data"] = told.data | data
     config = parse_config(tree)
     refuse_unread(config, tree, overrides)
-    return config, unknown, bool(asked.get("data"))
+    return config, open_questions, bool(asked.get("data"))
 
 
 def _asked(kind: str, source: str | None, overrides: Sequence[str]) -> Tree:

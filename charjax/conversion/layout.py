@@ -67,16 +67,31 @@ class Told:
 
 
 @dataclasses.dataclass(frozen=True)
+class Question:
+    """A setting that no tensor shows and that decides which function a state dict is.
+
+    Attributes:
+      answers: the values it may have and which original has which, for a message.
+      stand_in: the value it has while the tensors are checked.
+    """
+
+    answers: str
+    stand_in: Any
+
+
+@dataclasses.dataclass(frozen=True)
 class Layout:
     """A way to lay out the parameters of a family, or of several.
 
     Attributes:
-      title: what it is called in messages.
+      title: its name in messages.
       recognises: whether names of tensors are of this layout.
       infer: settings from the tensors; wrong shapes are outvoted, not refused.
       tensors: the state dict of a model: (section `model`, V, the tensors at hand) to its tensors.
+      original: the PyTorch module that computes the function of a section `model`.
+      assumed: the rest of the function that no tensor shows, each with its alternative.
       ignored: whether a tensor is a buffer that says nothing.
-      asked: settings that no tensor tells and a config must give.
+      asked: settings that no tensor shows and a config must give, in the families that have them.
       finish: the last word on the variables, by path.
     """
 
@@ -84,8 +99,10 @@ class Layout:
     recognises: Callable[[Iterable[str]], bool]
     infer: Callable[[Arrays], Told]
     tensors: Callable[[Any, int, Arrays], list[Tensor]]
+    original: Callable[[Any], str]
+    assumed: Callable[[Any], str]
     ignored: Callable[[str, np.ndarray], bool] = lambda name, array: False
-    asked: tuple[str, ...] = ()
+    asked: Mapping[str, Question] = dataclasses.field(default_factory=dict)
     finish: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda variables: variables
 
 

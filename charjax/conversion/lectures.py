@@ -65,6 +65,14 @@ def _variance(std: np.ndarray) -> np.ndarray:
     return np.maximum(np.ravel(std).astype(np.float64) ** 2 - _EPSILON, 0.0).astype(np.float32)
 
 
+def _assumed(config: MLPConfig) -> str:
+    norm = ", after the batch norm" if config.norm == "batch" else ""
+    return (
+        f"tanh{norm} (not ReLU); the context's embeddings oldest first (not newest first); before "
+        "a text stands symbol 0"
+    )
+
+
 def _finish(variables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A bias before a batch norm moves its mean, and nothing else."""
     if _MEAN not in variables or _BIAS not in variables:
@@ -78,5 +86,7 @@ LECTURES = Layout(
     recognises=_recognises,
     infer=_infer,
     tensors=_tensors,
+    original=lambda config: "the lectures' MLP",
+    assumed=_assumed,
     finish=_finish,
 )

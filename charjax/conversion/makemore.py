@@ -103,6 +103,15 @@ def _batch_norm(there: str, name: str, width: int) -> list[Tensor]:
     ]
 
 
+def _assumed_of_mlp(config: MLPConfig) -> str:
+    norm = "batch norm with epsilon 1e-5, then " if config.norm == "batch" else ""
+    first = "a blank of its own" if config.blank else "symbol 0"
+    return (
+        f"between the linear layers {norm}tanh (not ReLU); the context's embeddings newest first "
+        f"(not oldest first); before a text stands {first}"
+    )
+
+
 def _is_counter(name: str, array: np.ndarray) -> bool:
     return name.endswith(".num_batches_tracked") and array.ndim == 0
 
@@ -112,6 +121,8 @@ MLP = Layout(
     recognises=_is_mlp,
     infer=_infer_mlp,
     tensors=_mlp_tensors,
+    original=lambda config: "makemore's MLP",
+    assumed=_assumed_of_mlp,
     ignored=_is_counter,
 )
 
@@ -136,4 +147,6 @@ BIGRAM = Layout(
     recognises=_is_bigram,
     infer=_infer_bigram,
     tensors=_bigram_tensors,
+    original=lambda config: "makemore's Bigram",
+    assumed=lambda config: "a row holds the logits after its symbol (not a column)",
 )

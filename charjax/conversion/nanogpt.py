@@ -1,4 +1,8 @@
-"""nanoGPT's GPT: github.com/karpathy/nanoGPT, model.py.
+"""The GPT of nanoGPT, minGPT and makemore: github.com/karpathy, each with other functions inside.
+
+Their tensors have the same names and shapes. But nanoGPT has nn.GELU(), by erf, since its commit
+594068e7 of 17 May 2023; before that, and in minGPT and in makemore's Transformer, it is GPT-2's
+GELU, by tanh. nanoGPT's readout is tied to the embedding, that of the others is not.
 
 Letters: V vocabulary, C context length, D width of the residual stream.
 """
@@ -12,6 +16,7 @@ from charjax.config import TransformerConfig
 from charjax.conversion.layout import (
     Arrays,
     Layout,
+    Question,
     Tensor,
     Told,
     count_layers,
@@ -110,11 +115,32 @@ def _ignored(name: str, array: np.ndarray) -> bool:
     return _MASK.fullmatch(name) is not None and array.ndim in (0, 4)
 
 
+def _original(config: TransformerConfig) -> str:
+    if config.activation == "gelu":
+        return "nanoGPT's GPT"
+    if config.bias and not config.tie_embeddings:
+        return "minGPT's GPT or makemore's Transformer"
+    return "a GPT as nanoGPT's, but with nn.GELU(approximate='tanh')"
+
+
+def _assumed(config: TransformerConfig) -> str:
+    return "layer norms with epsilon 1e-5; queries, keys and values in this order in c_attn"
+
+
 NANOGPT = Layout(
-    title="nanoGPT's GPT",
+    title="a GPT of nanoGPT, minGPT or makemore",
     recognises=_recognises,
     infer=_infer,
     tensors=_tensors,
+    original=_original,
+    assumed=_assumed,
     ignored=_ignored,
-    asked=("n_head",),
+    asked={
+        "n_head": Question("...", stand_in=1),
+        "activation": Question(
+            "gelu (nn.GELU(): nanoGPT since May 2023) or gelu_tanh (NewGELU: minGPT, makemore, "
+            "GPT-2's weights, older nanoGPT)",
+            stand_in="gelu",
+        ),
+    },
 )

@@ -10,6 +10,7 @@ from charjax.config import GRUConfig, LSTMConfig, RNNConfig
 from charjax.conversion.layout import (
     Arrays,
     Layout,
+    Question,
     Tensor,
     Told,
     count_layers,
@@ -17,9 +18,13 @@ from charjax.conversion.layout import (
     size,
     vote,
 )
+from charjax.errors import UserError
 
 _GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 _KINDS = {count: kind for kind, count in _GATES.items()}
+# The backward half of a bidirectional module, and the projection of a state (proj_size).
+_BACKWARD = re.compile(r"(?:rnn|gru|lstm)\..*_reverse")
+_PROJECTION = re.compile(r"(?:rnn|lstm)\.weight_hr_l\d+")
 _CELL = re.compile(r"(rnn|gru|lstm)\.(?:weight|bias)_(?:ih|hh)_l(\d{1,4})")
 
 
@@ -34,6 +39,7 @@ def _module(tensors: Arrays) -> str | None:
 
 
 def _infer(tensors: Arrays) -> Told:
+    _refuse_variants(tensors)
     module = _module(tensors)
     cells = [match for match in map(_CELL.fullmatch, tensors) if match and match[1] == module]
     n_layer = count_layers(int(match[2]) for match in cells)
@@ -50,6 +56,22 @@ def _infer(tensors: Arrays) -> Told:
     }
     readout = size(tensors, "fc.weight", 0), size(tensors, "fc.bias", 0, ndim=1)
     return Told(settings, vote(size(tensors, "emb.weight", 0), *readout))
+
+
+def _refuse_variants(tensors: Arrays) -> None:
+    """Raise a UserError for a module that is no family here, though its tensors resemble one."""
+    backward = [name for name in tensors if _BACKWARD.fullmatch(name)]
+    if backward:
+        raise UserError(
+            f"FILE: {backward[0]} is of a bidirectional module, which reads the characters that a "
+            "language model predicts; only bidirectional=False can be imported"
+        )
+    projected = [name for name in tensors if _PROJECTION.fullmatch(name)]
+    if projected:
+        raise UserError(
+            f"FILE: {projected[0]} is of an LSTM whose state is projected (proj_size), which no "
+            "family here has; only proj_size=0 can be imported"
+        )
 
 
 def _tensors(
@@ -75,9 +97,22 @@ def _tensors(
     ]
 
 
+def _original(config: RNNConfig | GRUConfig | LSTMConfig) -> str:
+    if isinstance(config, RNNConfig):
+        return f"torch.nn.RNN(nonlinearity='{config.activation}') with emb and fc"
+    return f"torch.nn.{config.kind.upper()} with emb and fc"
+
+
 RECURRENT = Layout(
     title="a torch.nn.RNN, GRU or LSTM with emb and fc",
     recognises=_recognises,
     infer=_infer,
     tensors=_tensors,
+    original=_original,
+    assumed=lambda config: "a text begins with a state of zeros",
+    asked={
+        "activation": Question(
+            "tanh (torch.nn.RNN's default) or relu (nonlinearity='relu')", stand_in="tanh"
+        ),
+    },
 )

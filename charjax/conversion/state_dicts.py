@@ -61,6 +61,12 @@ def to_state_dict(
     }
 
 
+def original_of(config: ModelConfig) -> str:
+    """Name the PyTorch module that computes a model's function from its state dict."""
+    module: str = _OF_KIND[config.kind].original(config)
+    return module
+
+
 def clean(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> dict[str, np.ndarray]:
     """The tensors by the names that the original gave them, and their second names.
 

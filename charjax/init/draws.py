@@ -20,13 +20,14 @@ from charjax.models.roles import Activation
 
 # What a layer's gain has to be for the activation to keep the variance: 1 / E[f'(z)^2] is sqrt(2)
 # for ReLU (He et al. 2015), and 5/3 is what PyTorch's `calculate_gain` and the lectures take for
-# tanh. GELU is taken as ReLU; gates, with their sigmoids, as linear.
+# tanh. GELU, in both forms, is taken as ReLU; gates, with their sigmoids, as linear.
 GAINS: dict[Activation, float] = {
     "linear": 1.0,
     "gates": 1.0,
     "tanh": 5 / 3,
     "relu": math.sqrt(2),
     "gelu": math.sqrt(2),
+    "gelu_tanh": math.sqrt(2),
 }
 
 

@@ -212,7 +212,9 @@ def _transformer(layers: tuple[Layer, ...], known: _Known) -> Floats:
         if layer.kernel is None:
             q_L[i] = normed_L[i]
         elif layer.name.endswith("mlp/down") and not math.isnan(q_L[i - 1]):
-            square = theory.second_moment(q_L[i - 1], theory.find_activation("gelu"))
+            square = theory.second_moment(
+                q_L[i - 1], theory.find_activation(layers[i - 1].activation)
+            )
             q_L[i] = known.weights[i] * square + known.biases[i]
         elif layer.name.endswith(("qkv", "mlp/up", "readout")):
             q_L[i] = known.weights[i] * normed_L[i] + known.biases[i]

@@ -121,7 +121,7 @@ def _layer_stats(
     asleep_BPD = jnp.zeros_like(saturated_BPD)
     if activation in _BOUNDED:
         asleep_BPD = saturated_BPD
-    elif activation in ("relu", "gelu"):
+    elif activation in ("relu", "gelu", "gelu_tanh"):
         asleep_BPD = h_BPD <= 0
     dead_D = jnp.all(asleep_BPD | ~counted_BP[..., None], axis=(0, 1))
     is_bounded = jnp.float32(activation in _BOUNDED)

@@ -5,7 +5,7 @@ import enum
 from typing import Any, Literal
 
 # What is done to a product; "gates": sigmoids and tanh side by side.
-Activation = Literal["linear", "tanh", "relu", "gelu", "gates"]
+Activation = Literal["linear", "tanh", "relu", "gelu", "gelu_tanh", "gates"]
 
 
 class Role(enum.StrEnum):

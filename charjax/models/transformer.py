@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from charjax.models.contract import CharModel, Memory, check_window
 from charjax.models.layers import EMBEDDING, ENDS, Embedding, Norm, Readout, float32_logits
 from charjax.models.roles import Parameter, Role, dense
-from charjax.ops.activation import gelu
+from charjax.ops.activation import gelu, gelu_tanh
 from charjax.ops.attention import causal_attention
 from charjax.ops.linear import dense_dot_general
 from charjax.ops.precision import wide_dtype
@@ -24,6 +24,8 @@ from charjax.ops.rotary import rotary_angles, rotate
 
 Residual = Literal["pre_norm", "deepnorm", "rezero", "layerscale", "plain"]
 _NORM_FIRST = ("pre_norm", "layerscale")
+Gelu = Literal["gelu", "gelu_tanh"]
+_GELUS = {"gelu": gelu, "gelu_tanh": gelu_tanh}
 
 
 class KeysValues(NamedTuple):
@@ -61,6 +63,8 @@ class Transformer(CharModel):
       tie_embeddings: whether the readout is the token embedding.
       positions: "learned" or "rotary".
       residual: how a sublayer is joined to the stream, see Block.
+      activation: "gelu" (by erf, as nanoGPT) or "gelu_tanh" (its approximation, as GPT-2, minGPT
+        and makemore).
     """
 
     context_length: int
@@ -72,22 +76,30 @@ class Transformer(CharModel):
     tie_embeddings: bool
     positions: Literal["learned", "rotary"]
     residual: Residual = "pre_norm"
+    activation: Gelu = "gelu"
     memory: ClassVar[Memory] = "windowed"
-    roles: ClassVar[tuple[tuple[str, Parameter], ...]] = (
-        *ENDS,
-        ("position_embedding/embedding", EMBEDDING),
-        (
-            r"block_\d+/attention/qkv/kernel",
-            dense(gates=3, gate_names=("query", "key", "value"), in_block=True),
-        ),
-        (r"block_\d+/mlp/up/kernel", dense(activation="gelu", in_block=True)),
-        (r"block_\d+/(attention/out|mlp/down)/kernel", dense(Role.RESIDUAL_OUTPUT, in_block=True)),
-        (r"block_\d+/residual_gain_\d", Parameter(Role.RESIDUAL_GAIN, in_block=True)),
-        (r"block_\d+/norm_\d/scale", Parameter(Role.GAIN, in_block=True)),
-        (r"block_\d+/.*/bias", Parameter(Role.BIAS, in_block=True)),
-        ("final_norm/scale", Parameter(Role.GAIN, before_readout=True)),
-        ("final_norm/bias", Parameter(Role.BIAS, before_readout=True)),
-    )
+
+    @property
+    def roles(self) -> tuple[tuple[str, Parameter], ...]:  # type: ignore[override]
+        """Of the parameters; a scheme may draw by the activation."""
+        return (
+            *ENDS,
+            ("position_embedding/embedding", EMBEDDING),
+            (
+                r"block_\d+/attention/qkv/kernel",
+                dense(gates=3, gate_names=("query", "key", "value"), in_block=True),
+            ),
+            (r"block_\d+/mlp/up/kernel", dense(activation=self.activation, in_block=True)),
+            (
+                r"block_\d+/(attention/out|mlp/down)/kernel",
+                dense(Role.RESIDUAL_OUTPUT, in_block=True),
+            ),
+            (r"block_\d+/residual_gain_\d", Parameter(Role.RESIDUAL_GAIN, in_block=True)),
+            (r"block_\d+/norm_\d/scale", Parameter(Role.GAIN, in_block=True)),
+            (r"block_\d+/.*/bias", Parameter(Role.BIAS, in_block=True)),
+            ("final_norm/scale", Parameter(Role.GAIN, before_readout=True)),
+            ("final_norm/bias", Parameter(Role.BIAS, before_readout=True)),
+        )
 
     @property
     def capacity(self) -> int:
@@ -139,6 +151,7 @@ class Transformer(CharModel):
                 self.dtype,
                 self.residual,
                 self.n_layer,
+                self.activation,
                 name=f"block_{i}",
             )
             layer = None if cache is None else cache.layers[i]
@@ -172,6 +185,7 @@ class Block(nn.Module):
     dtype: DTypeLike
     residual: Residual
     n_layer: int
+    activation: Gelu
 
     @nn.compact
     def __call__(
@@ -189,7 +203,8 @@ class Block(nn.Module):
         read_BTD = self._read(x_BTD, 1)
         o_BND, cache = attention(read_BTD, cache, start, angles, num_outputs, train)
         x_BND = self._add(x_BTD[:, -num_outputs:], drop(o_BND), 1)
-        y_BND = FeedForward(self.bias, self.dtype, name="mlp")(self._read(x_BND, 2))
+        feed_forward = FeedForward(self.bias, self.activation, self.dtype, name="mlp")
+        y_BND = feed_forward(self._read(x_BND, 2))
         return self._add(x_BND, drop(y_BND), 2), cache
 
     def _read(self, x_BTD: Array, sublayer: int) -> Array:
@@ -214,13 +229,14 @@ class FeedForward(nn.Module):
     """GELU(x W_up) W_down, four times as wide within."""
 
     bias: bool
+    activation: Gelu
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x_BTD: Array) -> Array:
         """(B, T, D) to (B, T, D)."""
         D = x_BTD.shape[-1]
-        h_BTF = gelu(_linear(self, 4 * D, "up")(x_BTD))
+        h_BTF = _GELUS[self.activation](_linear(self, 4 * D, "up")(x_BTD))
         return _linear(self, D, "down")(h_BTF)
 
 

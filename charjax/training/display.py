@@ -1,27 +1,33 @@
 """What the user sees while a run goes: a progress bar on a terminal, plain lines elsewhere."""
 
 import contextlib
+import io
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from charjax.errors import visible
 
-# Where the output is no terminal, no more than one line of training loss in this many seconds.
-_PLAIN_SECONDS = 2.0
+# Above this a loss is written with an exponent: its digits mean nothing.
+_LARGEST_PLAIN = 1e6
+# Columns; no name of a parameter is as long.
+_WIDEST = 10_000
 
 
 class Display:
-    """Shows the steps from `start` to `stop`; free text can be printed at any time."""
+    """Shows the steps from `start` to `stop`; free text can be printed at any time.
+
+    The lines are the same on a terminal, where a bar moves below them, and in a pipe.
+    """
 
     def __init__(self, console: Console):
         self.console = console
         self._bar: Progress | None = None
         self._task = TaskID(0)
-        self._last = -math.inf
         self._total = 0
 
     def start(self, step: int, total: int) -> None:
@@ -45,17 +51,31 @@ class Display:
             self._bar.stop()
             self._bar = None
 
-    def step(self, step: int, loss: float | None, rate: float) -> None:
-        """Tell the loss (nats) and the speed (targets a second) at a step."""
-        told = f"loss {_nats(loss)}  {rate:,.0f} tokens/s"
+    def steps(self, step: int, rate: float, lines: Sequence[dict[str, Any]]) -> None:
+        """Print a line for each training interval, and move the bar.
+
+        Args:
+          step: steps done.
+          rate: targets per second.
+          lines: of each interval the last step, the mean loss in nats (None where all steps were
+            skipped) and, where there are any, the number of skipped steps.
+        """
+        shown = [
+            f"step {line['step']}/{self._total}  loss {_nats(line['loss'])}{_skipped(line)}  "
+            f"{rate:,.0f} tokens/s"
+            for line in lines
+        ]
+        if shown:
+            # At once: small models pass hundreds of intervals in a chunk.
+            self.say("\n".join(shown))
         if self._bar is not None:
+            told = f"{rate:,.0f} tokens/s"
+            if lines:
+                told = f"loss {_nats(lines[-1]['loss'])}  {told}"
             self._bar.update(self._task, completed=step, told=told)
-        elif time.monotonic() - self._last > _PLAIN_SECONDS:
-            self._last = time.monotonic()
-            self.say(f"step {step}/{self._total}  {told}")
 
     def evaluated(self, step: int, loss: float, best: bool) -> None:
-        """Tell a validation loss."""
+        """Print a validation loss."""
         self.say(f"step {step}/{self._total}  val {_nats(loss)}{'  (best so far)' if best else ''}")
 
     @contextlib.contextmanager
@@ -67,6 +87,13 @@ class Display:
         if self._bar is not None:
             self._bar.update(self._task, description="training")
 
+    def table(self, table: Table) -> None:
+        """Print a table whole, in plain text: one wider than the terminal runs over its edge."""
+        wide = Console(file=io.StringIO(), width=_WIDEST, color_system=None)
+        with wide.capture() as capture:
+            wide.print(table)
+        self.say("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
     def say(self, text: str) -> None:
         """Print a line as it stands: no markup, control characters made visible."""
         self.console.print(
@@ -74,7 +101,38 @@ class Display:
         )
 
 
+def loss_warning(split: str, loss: float | None, vocab_size: int) -> str | None:
+    """Describe a final loss (nats) that is worse than a uniform guess, or return None."""
+    if loss is None:
+        return None
+    remedy = "lower optim.learning_rate, or train longer"
+    if not math.isfinite(loss):
+        return (
+            f"the {split} loss is not finite: the run has diverged, or gives a symbol probability "
+            f"0; {remedy}"
+        )
+    if loss > (uniform := math.log(vocab_size)):
+        return (
+            f"the {split} loss ended above ln V ({shown_loss(loss)} > {uniform:.4f}), worse than a "
+            f"uniform guess over the {vocab_size:,} symbols; {remedy}"
+        )
+    return None
+
+
+def shown_loss(loss: float) -> str:
+    """A loss in nats with four decimals, or with an exponent where it is huge."""
+    if not math.isfinite(loss):
+        return "not finite"
+    return f"{loss:.4f}" if abs(loss) < _LARGEST_PLAIN else f"{loss:.3e}"
+
+
 def _nats(loss: float | None) -> str:
+    """A loss in nats and in bits per character."""
     if loss is None or not math.isfinite(loss):
         return "not finite"
-    return f"{loss:.4f} ({loss / math.log(2):.4f} bpc)"
+    return f"{shown_loss(loss)} ({shown_loss(loss / math.log(2))} bpc)"
+
+
+def _skipped(line: dict[str, Any]) -> str:
+    count = line.get("skipped", 0)
+    return f"  ({count} steps skipped)" if count > 1 else "  (1 step skipped)" if count else ""

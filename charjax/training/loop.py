@@ -204,7 +204,10 @@ class Loop:
         progress.interval.add(values[done - first :])
         if lines:
             self.metrics.write_all(lines)
-            self.display.step(done, lines[-1]["loss"], rate)
+        if done < last == self.config.train.steps:
+            # Shown, not written: with more steps the interval would go on.
+            lines.append({"step": last, **progress.interval.line()})
+        self.display.steps(last, rate, lines)
 
     def _events(self) -> None:
         """Evaluation, samples and a checkpoint, whichever are due at this step."""

@@ -28,7 +28,7 @@ from charjax.runs import (
 )
 from charjax.signals import Interrupted, Signals
 from charjax.training.checkpoint import Checkpoints, state_digest
-from charjax.training.display import Display
+from charjax.training.display import Display, loss_warning, shown_loss
 from charjax.training.loop import DivergedError, Loop, Progress
 from charjax.training.metrics import MetricsFile, draw_curves, loss_fields
 from charjax.training.program import compile_chunks
@@ -162,8 +162,7 @@ class Recorder:
             self.display.stop()
         self.checkpoints.wait()
         progress.wall_seconds = earlier + time.perf_counter() - began
-        self._finish(loop.step, loop.state, progress, metrics)
-        return 0
+        return self._finish(loop.step, loop.state, progress, metrics)
 
     def fit(self) -> int:
         """Fit a family that counts, in one step; returns the exit status."""
@@ -190,24 +189,23 @@ class Recorder:
             fields = {"learning_rate": None, "grad_norm": None, "tokens_per_second": rate}
             metrics.write(1, name, **loss_fields(score.loss), **fields)
             if name == "val":
-                progress.val_loss = progress.best_val_loss = score.loss
-                progress.best_step = 1
-                self.display.evaluated(1, score.loss, True)
+                progress.val_loss, best = score.loss, math.isfinite(score.loss)
+                if best:
+                    progress.best_val_loss, progress.best_step = score.loss, 1
+                self.display.evaluated(1, score.loss, best)
         self._sample(1, state)
         progress.wall_seconds = time.perf_counter() - began
         self._save(1, state, progress, True)
         self.checkpoints.wait()
         self.display.stop()
-        self._finish(1, state, progress, metrics)
-        return 0
+        return self._finish(1, state, progress, metrics)
 
     def _already_done(self, step: int, state: TrainState, progress: Progress) -> int:
         """Change nothing, but for a summary that a crash at the very end has left unwritten."""
         if (self.directory / "summary.json").exists():
             self.display.say(f"nothing to do: the run is at step {step}, its last")
-        else:
-            self._finish(step, state, progress, MetricsFile(self.directory / "metrics.jsonl"))
-        return 0
+            return 0
+        return self._finish(step, state, progress, MetricsFile(self.directory / "metrics.jsonl"))
 
     def _start(self, params: Any) -> tuple[TrainState, Progress]:
         """The state to begin from: a checkpoint's, another run's parameters, or a fresh one."""
@@ -299,7 +297,7 @@ class Recorder:
         for path, leaf in leaves:
             name = "/".join(str(part.key) for part in path)
             table.add_row(name, " x ".join(map(str, leaf.shape)), f"{leaf.size:,}")
-        self.display.console.print(table)
+        self.display.table(table)
         sizes = ", ".join(f"{name} {split.num_targets:,}" for name, split in splits.items())
         for note in session.dataset.notes:
             self.display.say(f"note: {note}")
@@ -327,8 +325,8 @@ class Recorder:
 
     def _finish(
         self, step: int, state: TrainState, progress: Progress, metrics: MetricsFile
-    ) -> None:
-        """summary.json and curves.png."""
+    ) -> int:
+        """Write summary.json and curves.png; returns the exit status."""
         session = self.session
         test_loss = None
         if (split := session.dataset.splits.get("test")) is not None:
@@ -353,13 +351,22 @@ class Recorder:
         draw_curves(metrics.read(), title, self.directory / "curves.png")
         write_json(self.directory / "summary.json", summary)
         self.checkpoints.close()
-        told = [f"steps {step}"]
+        shown = [f"steps {step}"]
+        if summary["skipped"]:
+            shown.append(f"{summary['skipped']:,} of them skipped (loss or gradient not finite)")
         if progress.best_val_loss is not None:
-            told.append(f"best val {progress.best_val_loss:.4f} at step {progress.best_step}")
+            best_loss = shown_loss(progress.best_val_loss)
+            shown.append(f"best val {best_loss} at step {progress.best_step}")
         if test_loss is not None:
-            told.append(f"test {test_loss:.4f}")
-        told.append(f"{progress.tokens_per_second:,.0f} tokens/s")
-        self.display.say("done: " + ", ".join(told))
+            shown.append(f"test {shown_loss(test_loss)}")
+        shown.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+        self.display.say("done: " + ", ".join(shown))
+        losses = {"validation": progress.val_loss, "test": test_loss}
+        size = session.dataset.tokenizer.vocab_size
+        warnings = [loss_warning(split, loss, size) for split, loss in losses.items()]
+        if warning := next(filter(None, warnings), None):
+            self.display.say(f"warning: {warning}")
+        return int(any(loss is not None and not math.isfinite(loss) for loss in losses.values()))
 
     def _best_state(self, step: int, state: TrainState, progress: Progress) -> TrainState:
         if progress.best_step in (None, step):

@@ -9,6 +9,7 @@ Letters: R replicas.
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
@@ -203,7 +204,7 @@ class _Group:
                 random = self._random(dataclasses.replace(source, key=source_key(seed)), variables)
             self.curves[index].append(Point(self.step, float(train_R[index]), val, random))
             figure, best = val if random is None else random, self.best[index]
-            if best is None or figure < best[0]:
+            if best is None or _rank(figure) < _rank(best[0]):
                 self.best[index] = (figure, self.step, variables)
                 self.losses[index] |= {"val": val}
                 if random is not None:
@@ -245,6 +246,11 @@ class _Group:
             first=first,
             poll=self.poll,
         ).loss
+
+
+def _rank(loss: float) -> tuple[bool, float]:
+    """Order losses with those that are not a number last: "<" alone would keep a first NaN."""
+    return math.isnan(loss), loss
 
 
 def _begin(session: Session, source: BatchSource, seeds_R: Array) -> tuple[Runs, Numbers]:

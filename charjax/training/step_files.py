@@ -220,6 +220,7 @@ def commit(
         with _still_there(staging):
             yield staging / _ARRAYS
             files = {name: _file_digest(path) for name, path in _files(staging).items()}
+            _check_written(arrays, files, staging)
             best = best or _was_best(directory, step)
             leaves = describe(arrays)
             record = Record(step=step, best=best, meta=meta, leaves=leaves, files=files)
@@ -228,6 +229,17 @@ def commit(
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+def _check_written(arrays: dict[str, np.ndarray], files: dict[str, str], staging: Path) -> None:
+    """Raise an OSError unless there are files of every packed array.
+
+    A process that orbax takes for one of several leaves the arrays to the first one, in silence.
+    """
+    for dtype in {array.dtype.name for array in arrays.values() if array.size}:
+        if not any(name.startswith(f"{_ARRAYS}/{dtype}/") for name in files):
+            where = str(staging / _ARRAYS)
+            raise OSError(errno.EIO, f"the {dtype} arrays were not written", where)
 
 
 @contextlib.contextmanager

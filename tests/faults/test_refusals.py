@@ -65,7 +65,7 @@ def alternatives(config: Config, section: str, key: str) -> Iterator[Any]:
         "model.kind": ["bigram", "gru"],
         "model.smoothing": ["kneser_ney"],
         "model.norm": ["batch"],
-        "model.activation": ["relu"],
+        "model.activation": ["relu", "gelu_tanh"],
         "model.positions": ["rotary"],
         "model.residual": ["rezero", "deepnorm"],
         "optim.kind": ["sgd"],

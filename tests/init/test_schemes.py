@@ -46,6 +46,8 @@ def configured(kind, scheme, **numbers):
     """A config in which a family has what the scheme needs, as far as it can have it."""
     known = FAMILIES[kind].model_fields
     wanted = {k: v for k, v in SETTINGS.get(scheme, {}).items() if k in known}
+    if kind == "transformer" and scheme == "irnn":
+        del wanted["activation"]
     small = {"d_model": 16, "n_layer": 2, "n_head": 2, "d_hidden": 16, "d_embed": 8}
     small = {k: v for k, v in small.items() if k in known}
     tree = {"kind": kind, "context_length": 8, **small, **wanted}
@@ -151,6 +153,19 @@ def test_the_gain_of_a_recurrent_network_is_by_its_activation():
         scheme = scheme_for(config)
         drawn = initialise(scheme, shapes_of(model), model.roles, jax.random.key(0), 1).params
         assert float(jnp.std(drawn["cell_0"]["hidden_kernel"])) * 8 == pytest.approx(gain, rel=0.05)
+
+
+@pytest.mark.parametrize("scheme", [n for n in scheme_names() if "transformer" in COVERED[n]])
+def test_both_forms_of_gelu_are_drawn_alike(scheme):
+    """They are ReLU to every scheme; the kernel before them is drawn by that."""
+    drawn = []
+    config = configured("transformer", scheme)
+    for activation in ("gelu", "gelu_tanh"):
+        model = models.build(config.model, 27, jnp.float32).clone(activation=activation)
+        found = scheme_for(config)
+        params = initialise(found, shapes_of(model), model.roles, jax.random.key(0), 2).params
+        drawn.append(params["block_1"]["mlp"]["up"]["kernel"])
+    np.testing.assert_array_equal(*drawn)
 
 
 @pytest.mark.parametrize("scheme", ["default", "gpt2", "orthogonal", "mup"])

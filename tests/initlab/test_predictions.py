@@ -79,7 +79,7 @@ CASES = {
     ),
     "transformer": (
         {"scheme": "gpt2"},
-        {"d_model": 128, "n_head": 4, "n_layer": 1},
+        {"d_model": 128, "n_head": 4, "n_layer": 1, "activation": "gelu_tanh"},
         {f"block_0/{name}" for name in ("attention/qkv", "mlp/up", "mlp/down")}
         | {"final_norm", "readout"},
     ),

@@ -42,6 +42,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "bias": True,
         "tie_embeddings": False,
         "positions": "rotary",
+        "activation": "gelu_tanh",
     },
 }
 TRAINED = [name for name in FAMILIES if name != "ngram"]

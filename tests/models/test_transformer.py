@@ -40,17 +40,17 @@ def evaluate(model, variables, tokens, cache):
 
 
 @pytest.mark.parametrize(
-    ("residual", "bias", "tied"),
+    ("residual", "bias", "tied", "activation"),
     [
-        ("pre_norm", False, True),
-        ("pre_norm", True, False),
-        ("deepnorm", True, True),
-        ("rezero", False, True),
-        ("layerscale", True, False),
-        ("plain", False, False),
+        ("pre_norm", False, True, "gelu"),
+        ("pre_norm", True, False, "gelu_tanh"),
+        ("deepnorm", True, True, "gelu"),
+        ("rezero", False, True, "gelu"),
+        ("layerscale", True, False, "gelu"),
+        ("plain", False, False, "gelu_tanh"),
     ],
 )
-def test_equations(residual, bias, tied):
+def test_equations(residual, bias, tied, activation):
     H, D, T = 2, 8, 6
     model, shapes = make(
         vocab_size=11,
@@ -60,6 +60,7 @@ def test_equations(residual, bias, tied):
         bias=bias,
         tie_embeddings=tied,
         residual=residual,
+        activation=activation,
     )
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda s: rng.normal(0, 0.5, s.shape).astype(np.float32), shapes)
@@ -85,7 +86,11 @@ def test_equations(residual, bias, tied):
 
     def mlp(x, p):
         h = linear(x, p["up"])
-        return linear(h * (1 + erf(h / np.sqrt(2))) / 2, p["down"])
+        if activation == "gelu":
+            part = (1 + erf(h / np.sqrt(2))) / 2
+        else:
+            part = (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3))) / 2
+        return linear(h * part, p["down"])
 
     x = p["token_embedding"]["embedding"][tokens] + p["position_embedding"]["embedding"][:T]
     sublayers = ((attention, "attention"), (mlp, "mlp"))

@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax import Array
 
 from charjax import parallel
+from charjax.initlab import theory
 from charjax.models.recurrent import rnn_update
 from charjax.ops import activation, attention, choice, gates, linear, normalization, recurrence
 
@@ -97,6 +98,7 @@ CASES = {
     "recurrence of an LSTM over symbols": recurrence_case(gates.lstm_gates, 2, 4, T=6, B=1, V=3),
     "gelu": Case(activation.gelu, activation.gelu_reference, ((3, 5, 7),)),
     "gelu of a scalar": Case(activation.gelu, activation.gelu_reference, ((),)),
+    "gelu_tanh": Case(activation.gelu_tanh, activation.gelu_tanh_reference, ((3, 5, 7),)),
     "layer_norm": Case(
         normalization.layer_norm, normalization.layer_norm_reference, ((3, 5, 16), (16,))
     ),
@@ -237,11 +239,34 @@ def test_dropout_needs_a_key_and_keeps_the_mean() -> None:
     assert_same(jnp.mean(many, axis=0), attention.causal_attention(q, k, v), 0.05)
 
 
-def test_gelu_where_it_is_flat() -> None:
+@pytest.mark.parametrize(
+    ("function", "plain"),
+    [
+        (activation.gelu, activation.gelu_reference),
+        (activation.gelu_tanh, activation.gelu_tanh_reference),
+    ],
+)
+def test_gelu_where_it_is_flat(
+    function: Callable[[Array], Array], plain: Callable[[Array], Array]
+) -> None:
     x = jnp.asarray([-1e30, -20.0, -6.0, 0.0, 6.0, 20.0, 1e30], jnp.float32)
-    slopes = jax.vmap(jax.grad(activation.gelu))(x)
-    np.testing.assert_allclose(activation.gelu(x), activation.gelu_reference(x), atol=1e-6)
+    slopes = jax.vmap(jax.grad(function))(x)
+    np.testing.assert_allclose(function(x), plain(x), atol=1e-6)
     np.testing.assert_allclose(slopes, [0, 0, 0, 0.5, 1, 1, 1], atol=1e-6)
+
+
+def test_the_two_forms_of_gelu_are_those_of_theory() -> None:
+    """And not each other: 4.7e-4 apart where they are furthest."""
+    x = np.linspace(-6, 6, 2001)
+    forms = {}
+    for name, function in (("gelu", activation.gelu), ("gelu_tanh", activation.gelu_tanh)):
+        expected = theory.find_activation(name)
+        forms[name] = np.asarray(function(jnp.asarray(x, jnp.float32)), np.float64)
+        slopes = jax.vmap(jax.grad(function))(jnp.asarray(x, jnp.float32))
+        np.testing.assert_allclose(forms[name], expected.function(x), atol=2e-6)
+        np.testing.assert_allclose(slopes, expected.derivative(x), atol=1e-5)
+    apart = np.abs(forms["gelu"] - forms["gelu_tanh"]).max()
+    assert apart == pytest.approx(4.73e-4, abs=2e-6)
 
 
 def test_gates_that_are_shut_or_open_stay_finite() -> None:

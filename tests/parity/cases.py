@@ -23,6 +23,9 @@ from charjax.training.state import TrainState, begin_state
 from charjax.training.step import cross_entropy, make_train_step
 
 V, B, T, STEPS = 11, 3, 6, 10
+# The model that writes past its context, and a seed of its parameters with which no greedy text
+# soon repeats itself.
+PAST_CONTEXT, SEED = "gpt-untied", 4
 # Widths of the models: of the files, and where PyTorch is at hand.
 SMALL, LARGE = 4, 32
 
@@ -32,7 +35,12 @@ CASES: dict[str, dict[str, Any]] = {
     "gpt-bias": {**_GPT, "bias": True},
     "gpt-untied": {**_GPT, "tie_embeddings": False},
     "gpt-untied-bias": {**_GPT, "tie_embeddings": False, "bias": True},
+    "gpt-tanh": {
+        **{**_GPT, "tie_embeddings": False, "bias": True},
+        "activation": "gelu_tanh",
+    },
     "rnn": {"kind": "rnn"},
+    "rnn-relu": {"kind": "rnn", "activation": "relu"},
     "rnn-2": {"kind": "rnn", "n_layer": 2},
     "gru": {"kind": "gru"},
     "gru-2": {"kind": "gru", "n_layer": 2},

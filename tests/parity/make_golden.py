@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors.numpy import save_file
 
 from tests.parity.cases import CASES, SMALL
-from tests.parity.torch_side import compute
+from tests.parity.torch_side import compute, generate_past_the_context
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -20,6 +20,7 @@ def main() -> None:
         numbers = compute(name, SMALL)
         kept = {key: a for key, a in numbers.items() if "rmsprop" not in key and "sgd" not in key}
         save_file(kept, GOLDEN / f"{name}.safetensors")
+    save_file(generate_past_the_context(SMALL), GOLDEN / "past-context.safetensors")
 
 
 if __name__ == "__main__":

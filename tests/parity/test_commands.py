@@ -32,6 +32,7 @@ def test_a_gpt_trained_elsewhere(tmp_path: Path):
     safetensors_torch.save_model(model, str(tmp_path / "gpt.safetensors"))
 
     words = [tmp_path / "gpt.safetensors", f"data.path={tmp_path / 'text.txt'}", "model.n_head=2"]
+    words.append("model.activation=gelu")
     done = run("interop", "import", *words, "--workdir", tmp_path / "run")
     assert done.status == 0, done.err
     val = tokens[int(0.9 * len(tokens)) :]
@@ -57,6 +58,48 @@ def test_a_gpt_trained_elsewhere(tmp_path: Path):
     again.load_state_dict(safetensors_torch.load_file(tmp_path / "back.safetensors"), strict=True)
     for old, new in zip(model.parameters(), again.parameters(), strict=True):
         np.testing.assert_array_equal(old.detach().numpy(), new.detach().numpy())
+
+
+def test_makemores_transformer(tmp_path: Path):
+    """Under the tanh GELU it is the same function to 1e-5, under the other GELU it is not."""
+    from benchmarks.torch_models.mingpt import GPT
+    from charjax.runs import load_run
+
+    names = ["emma", "olivia", "ava", "isabella", "sophia", "mia", "amelia", "ella", "zoe", "ada"]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    V = 1 + len(set("".join(names)))
+    torch.manual_seed(0)
+    model = GPT(V, 9, n_layer=2, n_head=2, n_embd=16).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(1.0 if "ln" in name and "weight" in name else 0.0, 0.4)
+    safetensors_torch.save_model(model, str(tmp_path / "model.safetensors"))
+    tokens = torch.randint(0, V, (8, 9))
+    with torch.no_grad():
+        expected = model(tokens).numpy()
+    distances = {}
+    for activation in ("gelu_tanh", "gelu"):
+        words = [f"data.path={tmp_path / 'names.txt'}", "data.layout=lines", "model.n_head=2"]
+        done = run(
+            *["interop", "import", tmp_path / "model.safetensors", *words],
+            *[f"model.activation={activation}", "--workdir", tmp_path / activation],
+        )
+        assert done.status == 0, done.err
+        ours = load_run(tmp_path / activation)
+        logits, _ = ours.model.apply(ours.variables, tokens.numpy().astype(np.int32))
+        distances[activation] = np.abs(logits - expected).max() / np.abs(expected).max()
+    assert distances["gelu_tanh"] < 1e-5
+    assert distances["gelu"] > 1e-4
+
+    # And back: all but the masks, which are no parameters.
+    assert run("interop", "export", tmp_path / "gelu_tanh", tmp_path / "back").status == 0
+    again = GPT(V, 9, n_layer=2, n_head=2, n_embd=16)
+    missing, unexpected = again.load_state_dict(
+        safetensors_torch.load_file(tmp_path / "back"), strict=False
+    )
+    assert not unexpected
+    assert all(name.endswith(".attn.bias") for name in missing)
+    np.testing.assert_array_equal(again.eval()(tokens).detach().numpy(), expected)
 
 
 @pytest.mark.parametrize("kind", ["gru", "lstm", "mlp", "bigram"])

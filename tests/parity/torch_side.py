@@ -7,14 +7,14 @@ from torch import nn
 from benchmarks.torch_models.original import build
 from benchmarks.torch_models.training import configure_adamw, get_lr, mean_loss, train_step
 from charjax.config import OptimConfig
-from tests.parity.cases import OPTIMIZERS, V, draw_tokens, make_config
+from tests.parity.cases import OPTIMIZERS, PAST_CONTEXT, SEED, V, draw_tokens, make_config
 
 Arrays = dict[str, np.ndarray]
 
 
-def randomise(model: nn.Module) -> None:
+def randomise(model: nn.Module, seed: int = 1) -> None:
     """Draw every parameter and statistic anew, so that no bias is zero and no gain one."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.normal_(0.0, 0.4, generator=generator)
@@ -32,6 +32,11 @@ def compute(name: str, width: int) -> Arrays:
     config = make_config(name, width)
     model = build(config.model, V)
     randomise(model)
+    if config.model.kind == "transformer" and config.model.activation == "gelu_tanh":
+        # Far below 0 the slope of 1 + tanh is only rounding, of which AdamW makes steps.
+        with torch.no_grad():
+            for key, parameter in model.named_parameters():
+                parameter.mul_(0.25 if "c_fc" in key else 1.0)
     tokens = torch.from_numpy(draw_tokens().astype(np.int64))
     start = {key: value.clone() for key, value in model.state_dict().items()}
     numbers = {f"state/{key}": value.clone() for key, value in start.items()}
@@ -49,6 +54,35 @@ def compute(name: str, width: int) -> Arrays:
         numbers[f"losses/{kind}"] = torch.tensor(losses)
         numbers |= {f"{kind}/{key}": v.clone() for key, v in model.state_dict().items()}
     return {key: value.numpy() for key, value in numbers.items() if value.is_floating_point()}
+
+
+def generate(model: nn.Module, tokens: list[int], new: int, block_size: int) -> Arrays:
+    """Continue as nanoGPT's `generate` does, always with the likeliest token.
+
+    Each token is drawn from the last `block_size` ones, whatever stood before.
+
+    Returns:
+      state/NAME; prompt; text, the tokens with the new ones (T,); logits (new, V) of each of those.
+    """
+    text, logits = list(tokens), []
+    model.eval()
+    with torch.no_grad():
+        for _ in range(new):
+            logits.append(model(torch.tensor([text[-block_size:]]))[0, -1])
+            text.append(int(logits[-1].argmax()))
+    numbers = {f"state/{key}": value for key, value in model.state_dict().items()}
+    numbers |= {"prompt": torch.tensor(tokens), "text": torch.tensor(text)}
+    numbers["logits"] = torch.stack(logits)
+    return {key: value.numpy() for key, value in numbers.items()}
+
+
+def generate_past_the_context(width: int) -> Arrays:
+    """Continue three tokens over several contexts with a model of nanoGPT's."""
+    config = make_config(PAST_CONTEXT, width).model
+    model = build(config, V)
+    randomise(model, seed=SEED)
+    assert config.context_length is not None
+    return generate(model, [0, 3, 1], 5 * config.context_length, config.context_length)
 
 
 def _train(model: nn.Module, optim: OptimConfig, tokens: torch.Tensor) -> list[float]:

@@ -62,6 +62,14 @@ def _sigmoid_slope(x: Array) -> Array:
     return special.expit(x) * special.expit(-x)
 
 
+def _gelu_tanh_argument(x: Array) -> Array:
+    return math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+
+
+def _gelu_tanh_argument_slope(x: Array) -> Array:
+    return math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2)
+
+
 # Klambauer et al. 2017, appendix: mean 0 and variance 1 are a fixed point.
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 
@@ -76,6 +84,14 @@ _ALL = (
         "gelu",  # Hendrycks & Gimpel 2016: x Φ(x), with the erf
         lambda x: x * special.ndtr(x),
         lambda x: special.ndtr(x) + x * _density(x),
+    ),
+    Activation(
+        "gelu_tanh",  # The same paper's approximation: x (1 + tanh(u)) / 2
+        lambda x: x * special.expit(2 * _gelu_tanh_argument(x)),
+        lambda x: (
+            special.expit(2 * _gelu_tanh_argument(x))
+            + 2 * x * _sigmoid_slope(2 * _gelu_tanh_argument(x)) * _gelu_tanh_argument_slope(x)
+        ),
     ),
     Activation(
         "silu",

@@ -1,0 +1,118 @@
+"""Starting from another run's parameters, and going on where a text was moved."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from charjax.config import load_config
+from tests.commands import run, tiny
+
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "ran", "off"]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    lines = [" ".join(WORDS[(i * j + i) % 10] for j in range(1, 9)) for i in range(100)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def sources(text, tmp_path_factory) -> dict[str, Path]:
+    """A small transformer, saved at steps 10 and 20, and a GRU, saved at 10."""
+    folder = tmp_path_factory.mktemp("runs")
+    steps = {"transformer": 20, "gru": 10}
+    for kind, count in steps.items():
+        words = [f"data.path={text}", *tiny(kind), f"train.steps={count}", "--workdir"]
+        assert run("train", *words, folder / kind).status == 0
+    return {kind: folder / kind for kind in steps}
+
+
+def tune(source: Path, text: Path, directory: Path, *words: str):
+    small = ["train.steps=1", "train.batch_size=4", "eval.every=0", f"data.path={text}"]
+    return run("train", *small, *words, "--init-from", source, "--workdir", directory)
+
+
+def val_loss(directory: Path, step: int) -> float:
+    lines = map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
+    return next(line["loss"] for line in lines if (line["split"], line["step"]) == ("val", step))
+
+
+@pytest.mark.parametrize(("words", "step"), [([], 20), (["--checkpoint", "10"], 10)])
+def test_the_step_and_the_loss_taken_are_printed(words, step, sources, text, tmp_path):
+    source = sources["transformer"]
+    done = tune(source, text, tmp_path / "new", *words)
+    assert done.status == 0, done.err
+    loss = val_loss(source, step)
+    line = f"starting from {source}: checkpoint of step {step}, validation loss {loss:.4f}"
+    assert line in done.out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("transformer", ["model.dropout=0.3"]),
+        ("gru", ["model.dropout=0.3", "model.context_length=32"]),
+    ],
+)
+def test_settings_that_change_no_parameter_may_change(kind, words, sources, text, tmp_path):
+    done = tune(sources[kind], text, tmp_path / "new", *words)
+    assert done.status == 0, done.err
+    old, new = (
+        load_config(path / "config.toml").model for path in (sources[kind], tmp_path / "new")
+    )
+    assert new.dropout == 0.3
+    free = {"dropout", "context_length"}
+    assert old.model_dump(exclude=free) == new.model_dump(exclude=free)
+
+
+REFUSED = {
+    "another size": ("transformer", ["model.n_layer=2"], "model.n_layer is 1 there, 2 here"),
+    "another family": ("gru", ["model.kind=lstm"], "model.kind is 'gru' there, 'lstm' here"),
+    "more learned positions": (
+        "transformer",
+        ["model.context_length=16"],
+        "model.context_length: 16 given with --init-from, but that run's parameters are of 8",
+    ),
+    "a step that is not there": ("gru", ["--checkpoint", "7"], "best, latest, 10"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_another_model_is_refused(case, sources, text, tmp_path):
+    kind, words, said = REFUSED[case]
+    done = tune(sources[kind], text, tmp_path / "new", *words)
+    assert done.status == 2
+    assert said in done.err
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_counts_are_nothing_to_start_from(text, tmp_path):
+    words = [f"data.path={text}", *tiny("ngram"), "--workdir", tmp_path / "counts"]
+    assert run("train", *words).status == 0
+    done = tune(tmp_path / "counts", text, tmp_path / "new")
+    assert done.status == 2
+    assert "model.kind=ngram" in done.err
+
+
+def test_a_checkpoint_is_named_for_fine_tuning_alone(sources):
+    done = run("train", "--checkpoint", "10")
+    assert done.status == 2
+    assert "--init-from" in done.err
+
+
+def test_a_run_goes_on_with_a_text_that_was_moved(sources, text, tmp_path):
+    workdir = shutil.copytree(sources["gru"], tmp_path / "run")
+    moved = shutil.copy(text, tmp_path / "moved.txt")
+    done = run("train", "--workdir", workdir, "--resume", f"data.path={moved}", "train.steps=12")
+    assert done.status == 0, done.err
+    assert load_config(workdir / "config.toml").data.path == str(moved)
+    # It is known by its content.
+    Path(moved).write_text(text.read_text() + "more")
+    done = run("train", "--workdir", workdir, "--resume", "train.steps=14")
+    assert done.status == 2
+    assert "the text has changed" in done.err
