@@ -182,7 +182,14 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
     text.add_argument(
         "--split", choices=("train", "val", "test"), default="val", help="of the run's text (val)"
     )
-    text.add_argument("--text", metavar="FILE", help="another text")
+    text.add_argument("--text", metavar="FILE", help="another text, read as the run's own was")
+    parser.add_argument(
+        "--unseen",
+        choices=("error", "skip"),
+        default="error",
+        help="characters of --text that the run does not know: refused (error), or left out, "
+        "counted and reported (skip)",
+    )
     parser.add_argument(
         "--context", metavar="N", type=whole_number(1), help="characters a window (the model's)"
     )

@@ -108,7 +108,8 @@ class _Family(Section):
     context_length: _Count | None = Field(
         None,
         description="characters seen at once; unset: 64 (bigram, mlp, wavenet 8), and with "
-        "layout lines the longest line (not mlp, wavenet)",
+        "layout lines the longest line, or the 99th percentile where that is not a quarter of it "
+        "(not mlp, wavenet)",
     )
 
 

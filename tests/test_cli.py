@@ -94,6 +94,7 @@ def test_flags_of_evaluate():
         "json": False,
         "split": "val",
         "text": None,
+        "unseen": "error",
         "context": None,
         "stride": None,
     }
@@ -122,6 +123,7 @@ def test_flags_of_evaluate():
         ("sample", "r --checkpoint newest", "must be best, latest or a step's number"),
         ("sample", "r --prompt a --prompt-file b", "not allowed with argument --prompt"),
         ("evaluate", "r --split dev", "--split: invalid choice: 'dev'"),
+        ("evaluate", "r --unseen drop", "--unseen: invalid choice: 'drop'"),
         ("evaluate", "r --greedy", "unrecognized arguments: --greedy"),
         ("evaluate", "r --js", "unrecognized arguments: --js"),
     ],
