@@ -174,7 +174,7 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
     """Parse `charjax.evaluate`'s; `text`, `context` and `stride` are None unless given."""
     parser = Parser(
         prog="python -m charjax.evaluate",
-        usage="%(prog)s WORKDIR [options]",
+        usage="%(prog)s WORKDIR [data.path=FILE] [options]",
         description="Measure the exact loss of a trained model on a text.",
     )
     _add_run(parser)
@@ -196,7 +196,29 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--stride", metavar="N", type=whole_number(1), help="between windows (their length)"
     )
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="data.path=FILE",
+        help="where the run's own text is now, if it was moved (known by its SHA-256)",
+    )
+    args = parser.parse_intermixed_args(argv)
+    args.data_path = _moved_text(args.words)
+    del args.words
+    return args
+
+
+def _moved_text(words: list[str]) -> str | None:
+    """The file that a `data.path=FILE` word names; None where there is none."""
+    path = None
+    for word in words:
+        name, _, path = word.partition("=")
+        if name != "data.path" or not path:
+            raise UserError(
+                f"{word!r} given after the run; only data.path=FILE may stand there, with the file "
+                "that the run was trained on: another one is given by --text"
+            )
+    return path
 
 
 def reproduce_arguments(argv: list[str]) -> argparse.Namespace:

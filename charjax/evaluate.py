@@ -1,7 +1,7 @@
 """`python -m charjax.evaluate`: the exact loss of a run on any split or any file.
 
-python -m charjax.evaluate WORKDIR [--split train|val|test] [--text FILE] [--context N]
-                           [--stride N] [--unseen error|skip]
+python -m charjax.evaluate WORKDIR [data.path=FILE] [--split train|val|test] [--text FILE]
+                           [--context N] [--stride N] [--unseen error|skip]
                            [--checkpoint best|latest|STEP] [--json]
 
 A FILE is read as the run's own text was. The status is 1 where the loss is not finite.
@@ -47,6 +47,11 @@ def _evaluate(args: Namespace, poll: Any) -> int:
             "--unseen: skip given without --text; a run knows every symbol of its own text: leave "
             "it out"
         )
+    if args.text is not None and args.data_path is not None:
+        raise UserError(
+            "data.path: given with --text, which is evaluated instead of the run's own text: leave "
+            "one out"
+        )
     workdir = Path(args.workdir)
     require_run(workdir)
     run = load_run(workdir, args.checkpoint)
@@ -54,7 +59,7 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     poll()
     devices = jax.local_devices()
     other = _other_text(run, args) if args.text is not None else None
-    split = other.split if other else _split(run, args.split)
+    split = other.split if other else _split(run, args.split, args.data_path)
     length = run.config.model.context_length
     assert length is not None
     score = exact_loss(
@@ -125,11 +130,19 @@ def _where(args: Namespace) -> str:
     return printable(args.text) if args.text is not None else f"the {args.split} split"
 
 
-def _split(run: "Run", name: str) -> "Split":
-    """A split of the text that the run was trained on."""
+def _split(run: "Run", name: str, path: str | None) -> "Split":
+    """A split of the text that the run was trained on; `path` is its place now, if it was moved."""
     from charjax.data.datasets import load_dataset
 
-    dataset = load_dataset(run.config.data, run.tokenizer, run.dataset_digest)
+    data = run.config.data
+    if path is not None:
+        if data.path is None:
+            raise UserError(
+                f"data.path: {path!r} given, but the run was trained on data.name={data.name}; "
+                "set CHARJAX_DATA to the directory that holds it"
+            )
+        data = data.model_copy(update={"path": path})
+    dataset = load_dataset(data, run.tokenizer, run.dataset_digest)
     if name not in dataset.splits:
         raise UserError(
             f"--split: {name!r} given; this run's text has: {', '.join(dataset.splits)}"

@@ -6,6 +6,7 @@ Letters: N tokens of a split, D documents.
 import collections
 import dataclasses
 import itertools
+import os
 import random
 from typing import Any, Literal, NamedTuple
 
@@ -99,6 +100,12 @@ def load_dataset(
       UserError: the text cannot be had, has changed, is too short or too long, or has characters
         that the given tokenizer does not know.
     """
+    if digest is not None and config.path is not None and not _exists(config.path):
+        raise UserError(
+            f"data.path: {config.path!r} does not exist; if the run's text was moved, give its "
+            "place now (data.path=FILE, with --resume or to charjax.evaluate): it is known by its "
+            "SHA-256"
+        )
     corpus = load_corpus(config if tokenizer is None else _with_kind(config, tokenizer))
     if digest not in (None, corpus.digest):
         raise UserError(
@@ -112,6 +119,10 @@ def load_dataset(
     long = int(np.percentile(lengths_D, 99, method="lower"))
     notes = corpus.notes + notes
     return Dataset(corpus.name, tokenizer, splits, corpus.digest, notes, int(lengths_D.max()), long)
+
+
+def _exists(path: str) -> bool:
+    return os.path.exists(os.path.expanduser(path))
 
 
 class OtherText(NamedTuple):
