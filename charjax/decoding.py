@@ -84,7 +84,7 @@ class Decoder:
 
     def begin_sliding(self, tokens_BC: np.ndarray, length: int, done_B: np.ndarray) -> State:
         """Return the state of a window that slides: the C newest tokens, the last one waiting."""
-        window = tokens_BC[:, :-1], tokens_BC[:, -1], np.int32(length), done_B
+        window: Any = tokens_BC[:, :-1], tokens_BC[:, -1], np.int32(length), done_B
         return State(*parallel.place_rows(window, self._mesh))
 
     def decode(self, state: State, steps: int, sliding: bool = False) -> tuple[State, np.ndarray]:
