@@ -63,7 +63,7 @@ def alternatives(config: Config, section: str, key: str) -> Iterator[Any]:
         "data.tokenizer": ["byte"],
         "init.scheme": ["normal"],
         "model.kind": ["bigram", "gru"],
-        "model.smoothing": ["additive"],
+        "model.smoothing": ["kneser_ney"],
         "model.norm": ["batch"],
         "model.activation": ["relu", "gelu_tanh"],
         "model.positions": ["rotary"],
