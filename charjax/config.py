@@ -76,6 +76,8 @@ __all__ = [
 ]
 
 _DEFAULT_KIND = "transformer"
+# Settings of a transformer that go with a scheme unless they are given; the same as its `sets`.
+IMPLIED: dict[str, dict[str, Any]] = {"tfixup": {"scale_embeddings": True}}
 
 
 def load_config(
@@ -87,12 +89,13 @@ def load_config(
       source: the file; None is the default run.
       overrides: `section.key=value` words, in any order; of one key, the last counts.
       saved: the file is a run's resolved config.toml, in which optim.decay_steps has a value even
-        where it only followed train.steps; it then follows an overridden train.steps too.
+        where it only followed train.steps; it then follows an overridden train.steps too. The
+        scheme implies nothing of it.
 
     Raises:
       UserError: unknown key, wrong type, value out of bounds, missing or malformed file.
     """
-    return parse_config(read_settings(source, overrides, saved=saved))
+    return parse_config(read_settings(source, overrides, saved=saved), saved=saved)
 
 
 def read_settings(
@@ -116,11 +119,18 @@ def read_settings(
     return tree
 
 
-def parse_config(tree: dict[str, Any]) -> Config:
-    """Validate a nested dictionary; a mistake is a UserError of one line."""
+def parse_config(tree: dict[str, Any], *, saved: bool = False) -> Config:
+    """Validate a nested dictionary; a mistake is a UserError of one line.
+
+    Args:
+      tree: settings by section.
+      saved: they are a saved run's, which may be older than what its scheme implies today.
+    """
     _check_sections(tree)
     model = tree.get("model", {})
     kind = _kind(tree)
+    if not saved and kind == "transformer":
+        model = IMPLIED.get(str(_get(tree, "init", "scheme")), {}) | model
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(
             f"model.kind: {shown(kind)} given; must be one of {', '.join(FAMILIES)}"

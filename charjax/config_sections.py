@@ -211,6 +211,11 @@ class TransformerConfig(_Family):
     residual: Literal["pre_norm", "deepnorm", "rezero", "layerscale", "plain"] = Field(
         "pre_norm", description="how sublayers join the stream; plain: no norms at all"
     )
+    scale_embeddings: bool = Field(
+        False,
+        description="the symbols' vectors times sqrt(d_model), the readout's not; true with "
+        "init.scheme=tfixup unless it is given",
+    )
 
     @model_validator(mode="after")
     def _check_heads(self) -> "TransformerConfig":
@@ -452,6 +457,7 @@ class Config(Section):
 
 _YOUNGER: dict[tuple[str, str], Any] = {
     ("model", "residual"): "pre_norm",
+    ("model", "scale_embeddings"): False,
     ("model", "blank"): False,
     ("model", "activation"): "tanh",
     **{

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charjax import cli
-from charjax.config import Config, differences, load_config, resume_conflicts
+from charjax.config import (
+    Config,
+    differences,
+    load_config,
+    parse_config,
+    read_settings,
+    resume_conflicts,
+)
 from charjax.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,9 +57,12 @@ def _what_was_asked(args: Namespace) -> tuple[Config, Path]:
 
     require_run(workdir)
     saved = workdir / "config.toml"
-    old = load_config(saved)
+    old = load_config(saved, saved=True)
     if args.config is not None:
-        new = _with_context(load_config(args.config, args.overrides), old)
+        settings = read_settings(args.config, args.overrides)
+        # A run without this setting may be older than what its scheme implies of it.
+        is_older = not getattr(old.model, "scale_embeddings", True)
+        new = _with_context(parse_config(settings, saved=is_older), old)
     else:
         new = load_config(saved, args.overrides, saved=True)
     conflicts = resume_conflicts(old, new)

@@ -10,6 +10,7 @@ from charjax.init.draws import (
     Draw,
     EmbeddingNormal,
     FanInNormal,
+    GateFilled,
     LecunNormal,
     LogUnigram,
     Normal,
@@ -60,10 +61,16 @@ def zeros(_: InitConfig) -> Scheme:
 
 
 def uniform(init: InitConfig) -> Scheme:
-    """U(-init.scale, init.scale)."""
+    """U(-init.scale, init.scale), and 1 for the bias of an LSTM's forget gate.
+
+    As train.lua of karpathy/char-rnn, which has a second bias of the gates too and leaves that one
+    uniform. It reads symbols without an embedding of a width of their own.
+    """
     draw = Uniform(_or(init.scale, 0.08))
     return Scheme(
-        "char-rnn (Karpathy 2015): everything U(-init.scale, init.scale)", rules_for(draw, draw)
+        "char-rnn (github.com/karpathy/char-rnn): all U(-init.scale, init.scale), but an LSTM's "
+        "forget bias 1",
+        rules_for(draw, draw, gate_bias=GateFilled(draw, "forget", 1.0)),
     )
 
 

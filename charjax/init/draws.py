@@ -18,9 +18,10 @@ from jax import Array
 from charjax.init.site import Site
 from charjax.models.roles import Activation
 
-# What a layer's gain has to be for the activation to keep the variance: 1 / E[f'(z)^2] is sqrt(2)
-# for ReLU (He et al. 2015), and 5/3 is what PyTorch's `calculate_gain` and the lectures take for
-# tanh. GELU is taken as ReLU; gates, with their sigmoids, as linear.
+# Gains that are to make up for an activation: sqrt(2) for ReLU, whose E[f(z)^2] and E[f'(z)^2] are
+# 1/2 (He et al. 2015), so that gain^2 E[f'(z)^2] = 1; 5/3 for tanh, as PyTorch's `calculate_gain`
+# and the makemore lectures have it, which is above that (0.4644 / E[f'(z)^2] at z ~ N(0, 1)).
+# GELU is taken as ReLU; gates, with their sigmoids, as linear.
 GAINS: dict[Activation, float] = {
     "linear": 1.0,
     "gates": 1.0,
@@ -181,6 +182,31 @@ class Identity:
         """The key is not used."""
         rows, columns = site.shape[0], site.shape[1] // site.parameter.gates
         return jnp.tile(jnp.eye(rows, columns, dtype=jnp.float32), (1, site.parameter.gates))
+
+
+@dataclasses.dataclass(frozen=True)
+class GateFilled:
+    """A draw, but a constant in one gate's part of the first bias of a cell.
+
+    Attributes:
+      draw: what is drawn.
+      gate: the gate; a cell that has none of this name is drawn whole.
+      value: the constant.
+    """
+
+    draw: Draw
+    gate: str
+    value: float
+
+    def __call__(self, key: Array, site: Site) -> Array:
+        """Draw all gates, then fill one."""
+        drawn = self.draw(key, site)
+        names = site.parameter.gate_names
+        if self.gate not in names or site.parameter.second:
+            return drawn
+        width = site.shape[0] // site.parameter.gates
+        start = names.index(self.gate) * width
+        return drawn.at[start : start + width].set(self.value)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,13 +26,9 @@ _KEEPS, _WRITES = ("forget", "update"), ("input",)
 def irnn(_: InitConfig) -> Scheme:
     """The identity as recurrent kernel, with ReLU."""
     return Scheme(
-        "Le, Jaitly and Hinton 2015, sec. 2, IRNN: recurrent identity, others N(0, 0.001^2)",
-        rules_for(
-            Normal(0.001),
-            embedding=EmbeddingNormal(),
-            recurrent=Identity(),
-            readout=LecunNormal(),
-        ),
+        "Le, Jaitly and Hinton 2015 (arXiv:1504.00941), IRNN: recurrent kernel the identity, other "
+        "weights N(0, 0.001^2), biases 0",
+        rules_for(Normal(0.001), recurrent=Identity()),
         needs={"model.kind": ("rnn",), "model.activation": ("relu",)},
     )
 

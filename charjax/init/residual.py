@@ -47,13 +47,18 @@ def tfixup(_: InitConfig) -> Scheme:
     """Xavier, with everything but queries and keys smaller by depth; no norms, no warm-up.
 
     A decoder without cross-attention has the residual branches of the paper's encoder, so it is
-    the encoder's factor (sec. 3.3) that holds here.
+    the encoder's factor 0.67 L^(-1/4) that holds for them. Embeddings have the factor (9L)^(-1/4),
+    and the symbols' are multiplied by sqrt(d) in the forward pass (model.scale_embeddings); a tied
+    readout is the table without sqrt(d). All this as in layer6ai-labs/T-Fixup,
+    fairseq/models/transformer.py, whose positions are sinusoids: a learned table of positions is
+    drawn like the symbols', and is not multiplied. Queries and keys are Xavier's, as the paper has
+    them; that code draws them smaller by sqrt(2).
     """
     factor, power = 0.67, -0.25
     smaller = Scaled(_XAVIER_UNIFORM, factor, power)
     rules = rules_for(
         _XAVIER_UNIFORM,
-        embedding=Scaled(EmbeddingNormal(), factor, power),
+        embedding=Scaled(EmbeddingNormal(), 9**power, power),
         residual_output=smaller,
         hidden=_Fused(Scaled(_XAVIER_UNIFORM, factor, power, "value"), smaller),
         without=_CELLS,
@@ -62,6 +67,7 @@ def tfixup(_: InitConfig) -> Scheme:
         "Huang et al. 2020, sec. 3.3, T-Fixup: Xavier, and values, outputs and MLP x 0.67 L^(-1/4)",
         rules,
         needs=_TRANSFORMER | {"model.residual": ("plain",)},
+        sets={"model.scale_embeddings": True},
     )
 
 

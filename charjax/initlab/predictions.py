@@ -157,6 +157,8 @@ def own_logit(model: CharModel, moments: WeightMoments, mean_squares: ArrayLike)
     # The layers end in: the last block, its norm, the readout.
     stream = math.sqrt(np.asarray(mean_squares, np.float64)[-3])
     product = float(moments.weights[-1]) * math.sqrt(float(moments.gains[-1]))
+    if model.scale_embeddings:
+        product *= math.sqrt(model.d_model)
     return product / stream if stream else math.nan
 
 

@@ -61,6 +61,8 @@ class Transformer(CharModel):
       tie_embeddings: whether the readout is the token embedding.
       positions: "learned" or "rotary".
       residual: how a sublayer is joined to the stream, see Block.
+      scale_embeddings: whether x = sqrt(D) E[tokens] + P[positions], as in Vaswani et al. 2017; a
+        tied readout is E nevertheless.
     """
 
     context_length: int
@@ -72,6 +74,7 @@ class Transformer(CharModel):
     tie_embeddings: bool
     positions: Literal["learned", "rotary"]
     residual: Residual = "pre_norm"
+    scale_embeddings: bool = False
     memory: ClassVar[Memory] = "windowed"
     roles: ClassVar[tuple[tuple[str, Parameter], ...]] = (
         *ENDS,
@@ -119,6 +122,8 @@ class Transformer(CharModel):
         start = 0 if cache is None else cache.length
         embedding = Embedding(self.vocab_size, self.d_model, self.dtype, name="token_embedding")
         x_BTD, angles = embedding(tokens_BT), None
+        if self.scale_embeddings:
+            x_BTD *= math.sqrt(self.d_model)
         if self.positions == "learned":
             table = Embedding(
                 self.context_length, self.d_model, self.dtype, name="position_embedding"
