@@ -20,7 +20,7 @@ from charjax.models.roles import Activation
 
 # Gains that are to make up for an activation: sqrt(2) for ReLU, whose E[f(z)^2] and E[f'(z)^2] are
 # 1/2 (He et al. 2015), so that gain^2 E[f'(z)^2] = 1; 5/3 for tanh, as PyTorch's `calculate_gain`
-# and the makemore lectures have it, which is above that (0.4644 / E[f'(z)^2] at z ~ N(0, 1)).
+# and the makemore lectures have it, which is more than that.
 # GELU is taken as ReLU; gates, with their sigmoids, as linear.
 GAINS: dict[Activation, float] = {
     "linear": 1.0,
@@ -66,7 +66,7 @@ class Normal:
 
 @dataclasses.dataclass(frozen=True)
 class FanInNormal:
-    """N(0, gain**2 / n) (He et al. 2015, eq. 10, for gain**2 = 2)."""
+    """N(0, gain**2 / n) (He et al. 2015 for gain**2 = 2)."""
 
     gain: float = 1.0
 
@@ -88,7 +88,7 @@ class WidthNormal:
 
 @dataclasses.dataclass(frozen=True)
 class ResidualNormal:
-    """N(0, std**2 / 2L): the 2L residual outputs add up to one (Radford et al. 2019, sec. 2.3)."""
+    """N(0, std**2 / 2L): the 2L residual outputs add up to one (Radford et al. 2019)."""
 
     std: float
 
@@ -176,7 +176,7 @@ class Orthogonal:
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """The identity, in every gate (Le et al. 2015, sec. 2)."""
+    """The identity, in every gate (Le et al. 2015)."""
 
     def __call__(self, key: Array, site: Site) -> Array:
         """The key is not used."""

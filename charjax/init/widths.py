@@ -150,8 +150,9 @@ class InputNormal:
     A table of a width of its own: s^2 = 1/d, that width. A stream's: 1/base_width, which is
     1/d at the base. If it is the readout too, s = 0.02 (GPT-2's): the readout should begin at 0
     (one of the authors, github.com/microsoft/mup/issues/7), which this one cannot, for then
-    nothing would be told from anything. With s^2 = 1/base_width its logits at first would have the size sqrt(base_width / d):
-    as large as what the first steps learn, meaning nothing, and falling with the width.
+    nothing would be told from anything. With s^2 = 1/base_width its logits at first would have the
+    size sqrt(base_width / d): as large as what the first steps learn, meaning nothing, and falling
+    with the width.
     """
 
     base_width: int
@@ -177,9 +178,7 @@ def _parametrised(
         source,
         {
             Role.EMBEDDING: Rule(InputNormal(scales.base_width), epsilon=epsilon, decay=decay),
-            Role.READOUT: Rule(
-                ZERO, multiplier=scales.multiplier, epsilon=epsilon, decay=decay
-            ),
+            Role.READOUT: Rule(ZERO, multiplier=scales.multiplier, epsilon=epsilon, decay=decay),
             **dict.fromkeys((Role.HIDDEN, Role.RECURRENT, Role.RESIDUAL_OUTPUT), wide),
             **{
                 role: Rule(draw, scales.learning_rate, scales.multiplier, epsilon, decay)

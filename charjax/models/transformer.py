@@ -163,9 +163,9 @@ class Block(nn.Module):
     """Attention and a two-layer network, each a sublayer F that is added to what it read.
 
     pre_norm     x + F(LN(x))                (Radford et al. 2019)
-    deepnorm     LN(alpha x + F(x)), alpha = (2 n_layer)^(1/4) (Wang et al. 2022, eq. 2)
-    rezero       x + g F(x), g a number      (Bachlechner et al. 2020, eq. 6)
-    layerscale   x + g F(LN(x)), g a vector  (Touvron et al. 2021, eq. 4)
+    deepnorm     LN(alpha x + F(x)), alpha = (2 n_layer)^(1/4) (Wang et al. 2022)
+    rezero       x + g F(x), g a number      (Bachlechner et al. 2020)
+    layerscale   x + g F(LN(x)), g a vector  (Touvron et al. 2021)
     plain        x + F(x)                    (as T-Fixup needs, Huang et al. 2020)
 
     The norm after the last block goes with those two that normalise what they read.

@@ -44,7 +44,7 @@ def adam_update(
     epsilon_factor: Array | None = None,
     decay_factor: Array | None = None,
 ) -> tuple[Array, Moments]:
-    """Loshchilov and Hutter 2019, algorithm 2, with the decay scaled by the rate.
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), with the decay scaled by the rate.
 
     The moments are selected before they are used: selected afterwards, they would be written
     twice, once for the selection and once for the parameter (measured, with `scale` folded in: a

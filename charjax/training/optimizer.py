@@ -55,7 +55,7 @@ class Optimizer(NamedTuple):
 def make_optimizer(config: OptimConfig) -> Optimizer:
     """The optimiser of a config, but for clipping (see `clip_factor`).
 
-    adamw: Loshchilov and Hutter 2019, algorithm 2, with the decay scaled by the rate, as PyTorch
+    adamw: Loshchilov and Hutter 2019, with the decay scaled by the rate, as PyTorch
     and nanoGPT do; rmsprop: Tieleman and Hinton 2012; sgd: with Polyak momentum. The state is
     optax's for each of them.
     """

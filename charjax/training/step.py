@@ -190,7 +190,7 @@ def cross_entropy(logits_BTV: Array, targets_BT: Array) -> Array:
 
 
 def l2_penalty(params: Any, l2: float) -> Array:
-    """l2 * the sum over the matrices of mean(W**2): the smoothing of nn-zero-to-hero part 1."""
+    """l2 * the sum over the matrices of mean(W**2): as in Karpathy's first makemore lecture."""
     means = jax.tree.map(
         lambda p, counts: jnp.mean(jnp.square(p)) if counts else jnp.zeros(()),
         params,

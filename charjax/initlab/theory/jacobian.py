@@ -16,7 +16,6 @@ from charjax.initlab.theory.checks import check_count, check_positive, check_res
 from charjax.initlab.theory.phases import fixed_point
 from charjax.initlab.theory.signal import derivative_moment
 
-
 # Squares of what is larger leave float64.
 _LARGEST_LOG = math.log(1e150)
 

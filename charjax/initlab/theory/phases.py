@@ -44,11 +44,11 @@ def fixed_point(
 ) -> float:
     """q* = V(q*): the variance a deep stack settles at when it starts from `start`.
 
-    V grows with q, so that iterating it moves one way until it meets the first fixed point; that
-    one is found by steps of a quarter and then bisection, which does not slow down at
-    criticality as iterating does. Where every variance is a fixed point (ReLU at σ_w² = 2),
-    that is `start`; where variances shrink without end (tanh at σ_w² ≤ 1, ReLU below 2, without
-    bias), it is 0.
+    Where V grows with q, as it does for every activation in ACTIVATIONS, iterating it moves one
+    way until it meets the first fixed point; that one is found by steps of a quarter and then
+    bisection, which does not slow down at criticality as iterating does. Where every variance is a
+    fixed point (ReLU at σ_w² = 2), that is `start`; where variances shrink without end (tanh at
+    σ_w² ≤ 1, ReLU below 2, without bias), it is 0.
 
     Args:
       activation: φ.

@@ -22,7 +22,6 @@ from scipy import special
 from charjax.initlab.theory.checks import check_count, check_length, check_nonnegative
 from charjax.initlab.theory.quadrature import REACH, Array
 
-
 # Sizes whose powers of F are held at once.
 _ROWS = 4096
 
