@@ -215,6 +215,11 @@ class TransformerConfig(_Family):
     activation: Literal["gelu", "gelu_tanh"] = Field(
         "gelu", description="by erf, as nanoGPT; by tanh, as GPT-2, minGPT and makemore"
     )
+    scale_embeddings: bool = Field(
+        False,
+        description="the symbols' vectors times sqrt(d_model), the readout's not; true with "
+        "init.scheme=tfixup unless it is given",
+    )
 
     @model_validator(mode="after")
     def _check_heads(self) -> "TransformerConfig":
@@ -457,6 +462,7 @@ class Config(Section):
 
 _YOUNGER: tuple[tuple[str, str], ...] = (
     ("model", "residual"),
+    ("model", "scale_embeddings"),
     ("model", "blank"),
     ("model", "activation"),
     *(("init", key) for key in InitConfig.model_fields if key not in ("scheme", "std", "scale")),

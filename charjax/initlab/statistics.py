@@ -261,7 +261,7 @@ def argmin_interval(rates: ArrayLike, losses_RS: ArrayLike, *, seed: int = 0) ->
 
     A resample draws seeds, the same for every rate. A rate at which any drawn seed diverged has
     no mean and is not chosen; of equal rates the lowest is. The percentiles are taken further out
-    than 2.5 and 97.5, as few seeds need (Hesterberg 2015, arXiv:1411.5279, section 3.3.3).
+    than 2.5 and 97.5, as few seeds need (Hesterberg 2015, arXiv:1411.5279).
 
     Args:
       rates: increasing, (R,).
@@ -302,10 +302,10 @@ def _bootstrap(x_S: Array, seed: int) -> tuple[float, float]:
     """The 95 % interval of the mean of finite values, at least 2.
 
     The percentile bootstrap, its distances from the mean widened by √(n/(n-1)) t/z: the factor that
-    makes it as wide as Student's t for normal data (Hesterberg 2015, arXiv:1411.5279, section
-    3.3.3, who moves the percentiles instead, which cannot reach past the smallest and the largest
-    value). Plain percentiles are too narrow for few seeds. Measured, percent of experiments in
-    which the mean was covered at n = 3, 5, 8, 16: normal data, plain 74, 84, 87, 92, widened 95 at
+    makes it as wide as Student's t for normal data (Hesterberg 2015, arXiv:1411.5279, who
+    moves the percentiles instead, which cannot reach past the smallest and the largest value).
+    Plain percentiles are too narrow for few seeds. Measured, percent of experiments in which the
+    mean was covered at n = 3, 5, 8, 16: normal data, plain 74, 84, 87, 92, widened 95 at
     each; exponential data at n = 4, 8, 16: plain 76, 85, 90, widened 88, 90, 92.
     """
     x_S = np.sort(x_S)

@@ -43,7 +43,7 @@ from charjax.training.session import (
     score_split,
     state_shardings,
 )
-from charjax.training.state import TrainState, variables_of
+from charjax.training.state import ADAM_SCALES, TrainState, variables_of
 
 _SAMPLES = 4
 _SAMPLE_LENGTH = 300
@@ -220,7 +220,7 @@ class Recorder:
                 state_shardings(self.session, shapes),
             )
             # Arrays may be found bad only now; then the notes are those of the step before, too.
-            state, meta, step = self.checkpoints.restore("latest", like)
+            state, meta, step = self.checkpoints.restore("latest", like, ones=ADAM_SCALES)
             notes = read_notes(meta)
             progress = Progress.from_json(notes.progress)
             self.display.say(f"going on from step {step}")
@@ -374,7 +374,7 @@ class Recorder:
         like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
         )
-        return self.checkpoints.restore("best", like)[0]
+        return self.checkpoints.restore("best", like, ones=ADAM_SCALES)[0]
 
 
 def check_begin(directory: Path, session: Session, *, resume: bool) -> None:

@@ -73,7 +73,7 @@ def taken(rate: float = 0.01, scale: float = 1.0, finite: bool = True, factors: 
 
 
 def test_adamw_step_by_step():
-    """Against the algorithm written out (Loshchilov and Hutter 2019, algorithm 2)."""
+    """Against the algorithm written out (Loshchilov and Hutter 2019)."""
     config = OptimConfig(beta1=0.8, beta2=0.9, eps=1e-6, weight_decay=0.1, grad_clip=1.0)
     optimizer = make_optimizer(config)
     rng = np.random.default_rng(0)

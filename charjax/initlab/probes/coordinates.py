@@ -1,6 +1,6 @@
 """The coordinate check of muP: whether activations move as much in a wide model as in a narrow one.
 
-Yang et al. 2022 (Tensor Programs V), app. D.1 and fig. 5: train a few steps at several widths, and
+Yang et al. 2022 (Tensor Programs V), coordinate check: train a few steps at several widths, and
 look at how far the coordinates of every activation have come from where they were at first. In a
 parametrisation that is right, that does not depend on the width: the slope of log size against
 log width is 0. The size of coordinates x is the mean of |x|, as in the authors' package `mup`.

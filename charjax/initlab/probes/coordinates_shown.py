@@ -1,4 +1,4 @@
-"""The coordinate check as a table, and as a picture like fig. 5 of Yang et al. 2022."""
+"""The coordinate check as a table, and as a picture like that of Yang et al. 2022."""
 
 from pathlib import Path
 from typing import Any
