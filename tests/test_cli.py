@@ -97,6 +97,7 @@ def test_flags_of_evaluate():
         "unseen": "error",
         "context": None,
         "stride": None,
+        "data_path": None,
     }
     args = cli.evaluate_arguments(["run", "--split", "test", "--context", "8", "--stride", "4"])
     assert (args.split, args.context, args.stride) == ("test", 8, 4)
