@@ -54,10 +54,18 @@ class NgramModel(FiniteModel):
         """Order - 2: with the newest token that makes a context."""
         return max(self.order - 2, 0)
 
-    def fit(self, split: Split) -> dict[str, dict[str, np.ndarray]]:
-        """Count a text: the model's variables, in numpy."""
+    def fit(
+        self, split: Split, poll: Callable[[], None] = lambda: None
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Count a text: the model's variables, in numpy.
+
+        Args:
+          split: the text.
+          poll: called between the lengths of contexts; may raise to stop.
+        """
         tables = fit_tables(
             split,
+            poll,
             vocab_size=self.vocab_size,
             order=self.order,
             smoothing=self.smoothing,
