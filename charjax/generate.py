@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 
 from charjax.data.tokenizers import Tokenizer
-from charjax.decoding import Decoder
+from charjax.decoding import Groups
 from charjax.errors import UserError
 from charjax.models.contract import CharModel
 from charjax.processors import Sampling, choose
@@ -165,12 +165,12 @@ def stream(
                 f"{name}: {value} given; it must be a whole number from {first} to {last}"
             )
     keys_B = sample_keys(seed, num_samples)
-    decoder = Decoder(model, settings, stop, variables, keys_B)
+    decoder = Groups(model, settings, stop, variables, keys_B)
     return _segments(decoder, model.capacity, prompt_T, num_samples, max_new_tokens)
 
 
 def _segments(
-    decoder: Decoder,
+    decoder: Groups,
     capacity: int | None,
     prompt_T: np.ndarray,
     num_samples: int,
@@ -184,14 +184,13 @@ def _segments(
     while length < end and not done_B.all():
         began, compiled_before = time.perf_counter(), decoder.compile_seconds
         start = window_start(length, capacity)
-        state = decoder.prefill(recent_BT[:, start - length :], length, done_B)
+        states = decoder.prefill(recent_BT[:, start - length :], length, done_B)
         full = end if capacity is None else min(end, start + capacity + 1)
         while length < full and not done_B.all():
             left = full - length
             steps = left if 2 * left <= 3 * call_tokens else call_tokens
-            state, new_BK = decoder.decode(state, steps)
-            # A copy: the state is donated to the next call.
-            done_B, length = np.array(state.done_B), length + new_BK.shape[1]
+            states, new_BK, done_B = decoder.decode(states, steps)
+            length += new_BK.shape[1]
             recent_BT = np.concatenate([recent_BT, new_BK], axis=1)[:, -(capacity or 1) :]
             compile_seconds = decoder.compile_seconds - compiled_before
             seconds = time.perf_counter() - began - compile_seconds

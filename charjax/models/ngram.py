@@ -17,6 +17,10 @@ from charjax.models.ngram_counts import fit_tables
 from charjax.models.roles import Parameter
 
 
+# Entries of a node that are added to a distribution at once: most nodes have far fewer than V.
+_ENTRIES = 512
+
+
 class NgramModel(FiniteModel):
     """The frequencies of what followed the last n - 1 characters, fitted in closed form.
 
@@ -168,16 +172,24 @@ def _mix_all(tables: _Tables, depth: Array, walk: _Walk) -> _Walk:
     """Weigh the distributions so far and add the entries of the nodes reached."""
     V = walk.probability.shape[1]
     first_M, end_M = tables["first_entry"][walk.node_M], tables["first_entry"][walk.node_M + 1]
-    # A node has at most V entries; places past its last are sent out of bounds, and dropped.
-    entry_MV = first_M[:, None] + jnp.arange(V)
-    taken_MV = walk.seen_M[:, None] & (entry_MV < end_M[:, None])
-    follower_MV = jnp.where(taken_MV, tables["follower"][entry_MV].astype(jnp.int32), V)
-    value_MV = jnp.where(
-        walk.tail_M[:, None], tables["tail_value"][depth], tables["value"][entry_MV]
-    )
-    rows_M1 = jnp.arange(walk.node_M.size)[:, None]
+    end_M = jnp.where(walk.seen_M, end_M, first_M)
+    rows_M1, width = jnp.arange(walk.node_M.size)[:, None], min(V, _ENTRIES)
+
+    def add(block: Array, sums_MV: Array) -> Array:
+        entry_ME = first_M[:, None] + block * width + jnp.arange(width)
+        # Places past a node's last entry are sent out of bounds, and dropped.
+        is_entry_ME = entry_ME < end_M[:, None]
+        follower_ME = jnp.where(is_entry_ME, tables["follower"][entry_ME].astype(jnp.int32), V)
+        value_ME = jnp.where(
+            walk.tail_M[:, None], tables["tail_value"][depth], tables["value"][entry_ME]
+        )
+        return sums_MV.at[rows_M1, follower_ME].add(value_ME, mode="drop")
+
     kept_MV = _backoff(tables, depth, walk)[:, None] * walk.probability
-    return walk._replace(probability=kept_MV.at[rows_M1, follower_MV].add(value_MV, mode="drop"))
+    if width == V:
+        return walk._replace(probability=add(jnp.int32(0), kept_MV))
+    blocks = (jnp.max(end_M - first_M) + width - 1) // width
+    return walk._replace(probability=lax.fori_loop(0, blocks, add, kept_MV))
 
 
 def _mix_target(target_M: Array, tables: _Tables, depth: Array, walk: _Walk) -> _Walk:

@@ -1,7 +1,7 @@
 """The loss of a model over a whole split, every target once.
 
-Memory is bounded, however many symbols there are: no more than `_MOST_NUMBERS` logits are computed
-at once, in fewer rows than asked for, in shorter chunks, and at last in pieces of a window.
+Memory is bounded, however many symbols there are: no more than `_most_targets` are scored at once,
+in fewer rows than asked for, in shorter chunks, and at last in pieces of a window.
 
 Letters: B rows at once, T targets, V vocabulary.
 """
@@ -28,8 +28,11 @@ from charjax.training.step import cross_entropy
 # Targets read at once by a family that is not bound to windows of its own.
 _CHUNK = 256
 _CARRIED_CHUNK = 1024
-# Logits computed at once: 32 MB in float32, of which a program holds two or three copies.
-_MOST_NUMBERS = 1 << 23
+# Logits computed at once: 4.8 MB in float32. A program holds two copies, each of a CPU's threads
+# keeps what it has once held, and more at once is slower there (measured at 65,536 symbols: 8 M
+# logits take 3 times as long as 1 M). An accelerator needs more to have enough to do.
+_MOST_LOGITS = {"cpu": 1_200_000}
+_MOST_LOGITS_ELSEWHERE = 1 << 24
 # Where a target is looked up, that takes about so many numbers, however many symbols there are.
 _NUMBERS_OF_LOOKUP = 32
 # Chunks of a carried state are made no shorter than this before there are fewer rows.
@@ -111,10 +114,11 @@ def _totals(batches: Iterator[tuple[Array, Array]], poll: Callable[[], None]) ->
         if len(sums) == 1:
             jax.block_until_ready(pair)
             at_first = time.perf_counter()
-        elif len(sums) % 8 == 0:
-            # Wait for what is eight batches old: a signal is answered, the device never idles.
-            jax.block_until_ready(sums[-8])
-            poll()
+        else:
+            # Wait for the batch before: a signal is answered, the device never idles, and no more
+            # than two batches are in memory.
+            jax.block_until_ready(sums[-2])
+        poll()
     losses_K, weights_K = np.asarray(jax.device_get(sums), np.float64).T
     ended, weights = time.perf_counter(), weights_K.sum()
     later = weights - weights_K[0]
@@ -124,14 +128,15 @@ def _totals(batches: Iterator[tuple[Array, Array]], poll: Callable[[], None]) ->
 
 def _bounded(model: CharModel, rows: int, window: int, mesh: Mesh) -> tuple[int, int]:
     """Rows at once, a multiple of the devices, and the targets of each that fit into memory."""
-    most = _MOST_NUMBERS // _numbers(model)
+    most = _most_targets(model, mesh)
     rows = max(mesh.size, min(rows, most // window // mesh.size * mesh.size))
     return rows, max(1, min(window, most // rows))
 
 
-def _numbers(model: CharModel) -> int:
-    """Numbers that a target needs in memory."""
-    return _NUMBERS_OF_LOOKUP if model.looks_up_targets else model.vocab_size
+def _most_targets(model: CharModel, mesh: Mesh) -> int:
+    """Targets scored at once, in all rows together."""
+    logits = _MOST_LOGITS.get(mesh.devices.flat[0].platform, _MOST_LOGITS_ELSEWHERE)
+    return logits // (_NUMBERS_OF_LOOKUP if model.looks_up_targets else model.vocab_size)
 
 
 def random_loss(
@@ -152,9 +157,8 @@ def random_loss(
         for part in range(parts):
             place = jnp.int32(index), jnp.int32(part)
             sums.append(_score_draw(model, variables, source, *place, mesh, rows, piece))
-            if len(sums) % 8 == 0:
-                jax.block_until_ready(sums[-8])
-                poll()
+            jax.block_until_ready(sums[-2:-1])
+            poll()
     every = np.asarray(jax.device_get(sums), np.float64).reshape(batches, parts, 2)
     losses, weights = every.sum(axis=1).T
     return Score(float(np.mean(losses / weights)), round(float(weights.sum())))
@@ -208,9 +212,9 @@ def _carried(
     tokens = jax.device_put(split.tokens, parallel.replicated(mesh))
     order = np.argsort(-split.doc_lengths, kind="stable")
     rows = min(rows, parallel.round_up(len(order), mesh))
-    most = _MOST_NUMBERS // _numbers(model)
+    most = _most_targets(model, mesh)
     rows = max(mesh.size, min(rows, most // _LEAST_CHUNK // mesh.size * mesh.size))
-    longest = min(_CARRIED_CHUNK, _power_of_two(most // rows))
+    longest = min(_CARRIED_CHUNK, _power_of_two(max(1, most // rows)))
     for begin in range(0, len(order), rows):
         documents = order[begin : begin + rows]
         starts, left = split.doc_starts[documents], split.doc_lengths[documents]
