@@ -259,9 +259,9 @@ def interop_arguments(argv: list[str]) -> argparse.Namespace:
     parser = Parser(
         prog="python -m charjax.interop",
         usage="%(prog)s import|export ...",
-        description="Parameters to and from PyTorch's state dicts, as safetensors: nanoGPT's GPT, "
-        "torch.nn.RNN,\nGRU and LSTM (emb, rnn or gru, fc), makemore's MLP and Bigram. "
-        "See `import --help`, `export --help`.",
+        description="Parameters to and from PyTorch's state dicts, as safetensors: the GPT of "
+        "nanoGPT, minGPT and\nmakemore, torch.nn.RNN, GRU and LSTM (emb, rnn or gru, fc), "
+        "makemore's MLP and Bigram.\nSee `import --help`, `export --help`.",
     )
     parser.add_argument("action", choices=("import", "export"), help="which way")
     action = parser.parse_args(argv[:1]).action
@@ -282,7 +282,8 @@ def _import_arguments(argv: list[str]) -> argparse.Namespace:
         "words",
         nargs="*",
         metavar="CONFIG.toml | section.key=value",
-        help="what no tensor tells: the text (data.name=...), of a GPT model.n_head=...",
+        help="settings that no tensor shows: the text (data.name=...); of a GPT model.n_head=... "
+        "and model.activation=gelu or gelu_tanh; of a torch.nn.RNN model.activation=tanh or relu",
     )
     parser.add_argument("--workdir", metavar="DIR", required=True, help="where the run goes")
     args = parser.parse_intermixed_args(argv)
