@@ -227,11 +227,11 @@ def _dropped(tree: Tree, file: Tree) -> dict[str, Any]:
     before, after = _kind(file), _kind(tree)
     if not isinstance(before, str) or before not in FAMILIES or after not in FAMILIES:
         return {}
-    fields, there = fields_of("model", before), fields_of("model", after)
+    fields, kept = fields_of("model", before), tree.get("model", {})
     return {
         f"model.{key}": value
         for key, value in file.get("model", {}).items()
-        if key in fields and key not in there and value != fields[key].default
+        if key in fields and key not in kept and value != fields[key].default
     }
 
 

@@ -56,6 +56,8 @@ def unknown_key(name: str, kind: str | None = None, value: Any = None) -> str:
         hint = f"; did you mean {section}.{short[0]}?"
     elif advice:
         hint = f"; {advice}"
+    elif ours := own_name(key):
+        hint = f"; did you mean {ours}?"
     else:
         hint = nearest(name, [f"{section}.{key}" for key in here]) or nearest(name, _all_names())
     where = f"model.kind = {kind}" if section == "model" and kind else f"[{section}]"

@@ -148,9 +148,13 @@ def _print_config(args: Namespace, config: Config, workdir: Path | None, notes: 
     from charjax.training.recorder import check_begin
 
     # The configuration alone is on stdout.
-    session, _ = _open(args, config, workdir, notes, Display(Console(stderr=True)))
+    display = Display(Console(stderr=True))
+    session, _ = _open(args, config, workdir, [], display)
     if workdir is not None:
         check_begin(workdir, session, resume=args.resume)
+    # Only now: an error is one line.
+    for note in notes:
+        display.say(f"note: {note}")
     sys.stdout.write(session.config.to_toml(comments=True))
     return 0
 

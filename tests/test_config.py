@@ -487,6 +487,21 @@ def test_every_field_is_described_in_one_line():
         assert all(cell and cell.isprintable() for cell in row), row
 
 
+def test_mistakes_on_resume_are_refused_before_jax_is_imported(saved):
+    path, _ = saved("optim.schedule=cosine")
+    code = f"""
+import sys
+from charjax import train
+for word in ("optim.momentum=0.9", "train.steps=4000", "train.stpes=3", "block_size=3"):
+    try:
+        train.main(["--resume", "--workdir", {str(path.parent)!r}, word])
+    except Exception as error:
+        print(type(error).__name__, "jax" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "UserError False\n" * 4, done.stderr
+
+
 def test_reading_a_config_does_not_import_jax():
     code = "import sys, charjax.config, charjax.cli; print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

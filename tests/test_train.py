@@ -241,6 +241,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
     """Mistakes of the user's: arguments of train, and a part of what must be said."""
     (folder / "empty.txt").write_text("")
     (folder / "short.txt").write_text("abcdefgh" * 4)
+    (folder / "long.txt").write_text("abcdefgh\n" * 90)
     (folder / "binary.bin").write_bytes(bytes(range(256)) * 20)
     return {
         "empty file": (["data.path=empty.txt"], "data.path"),
@@ -259,10 +260,43 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "no name": (["--workdir", ""], "--workdir: '' given"),
         "no such flag": (["--epochs", "3"], "--epochs"),
         "no gpu": (["runtime.device=gpu"], "runtime.device"),
+        "nothing reads it": (["optim.momentum=0.9"], "optim.kind=sgd or rmsprop"),
+        "no room": (["--workdir", "short.txt", "data.path=long.txt"], "--workdir"),
+        "no scheme": (["init.scheme=chrono", "data.path=long.txt"], "model.kind"),
+        "short rows": (["data.path=long.txt", "data.split=interleaved"], "data.rows"),
+        "unknown name": (["block_size=64"], "model.context_length=64"),
     }
 
 
-@pytest.mark.parametrize("case", range(16))
+def test_print_config_is_what_the_run_saves(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.txt").write_text("ada\nbeatrice\ncleo\n" * 20)
+    words = ["data.path=list.txt", "data.layout=lines", "train.steps=2", *tiny("gru")[:-3]]
+    words = [word for word in words if "context" not in word and "contiguous" not in word]
+    printed = run("train", *words, "optim.warmup_steps=5", "--print-config", "--workdir", "run")
+    assert printed.status == 0, printed.err
+    assert printed.err.startswith("note: the warm-up")
+    assert printed.err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["list.txt"]
+    # The longest line, with its end.
+    assert tomllib.loads(printed.out)["model"]["context_length"] == 9
+    done = run("train", *words, "optim.warmup_steps=5", "--workdir", "run")
+    assert done.status == 0, done.err
+    assert printed.err in done.out
+    assert tomllib.loads(printed.out) == tomllib.loads((tmp_path / "run/config.toml").read_text())
+    # A run begins once; it goes on with the text that it began with.
+    again = ["train", *words, "optim.warmup_steps=5", "--workdir", "run"]
+    assert run(*again, "--print-config")[::2] == run(*again)[::2]
+    assert run(*again, "--print-config").status == 2
+    resumed = ["train", "--workdir", "run", "--resume"]
+    assert tomllib.loads(run(*resumed, "--print-config").out) == tomllib.loads(printed.out)
+    (tmp_path / "list.txt").write_text("ada\nbeatrice\ncleo\n" * 21)
+    refused = run(*resumed, "--print-config")
+    assert refused.status == 2
+    assert refused.err == run(*resumed).err
+
+
+@pytest.mark.parametrize("case", range(21))
 def test_a_mistake_is_one_line_and_leaves_nothing(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments, told = list(bad_inputs(tmp_path).values())[case]
@@ -273,4 +307,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing(case, tmp_path, monkeypatch):
     assert done.err.startswith("error: ")
     assert told in done.err
     assert "Traceback" not in done.err
+    assert sorted(tmp_path.iterdir()) == before
+    # Which is all that --print-config would have said.
+    printed = run("train", *arguments, "--print-config")
+    assert (printed.status, printed.out, printed.err) == (2, "", done.err)
     assert sorted(tmp_path.iterdir()) == before

@@ -254,6 +254,9 @@ def test_a_group_for_each_architecture_and_size(text):
         (["--scheme", "lsuv", "--gain", "1,2"], "would undo it"),
         (["init.std=0.1", "--scheme", "pytorch"], "none of --scheme pytorch reads it"),
         (["data.val_fraction=0.0"], "a sweep measures a validation loss"),
+        (["optim.momentum=0.9"], "only optim.kind=sgd or rmsprop reads it"),
+        (["optim.learning_rate=0.5", "--lr", "0.1,0.2"], "--lr 0.1,0.2 is varied: add it to --lr"),
+        (["init.scheme=normal"], "--scheme pytorch is varied"),
         (["--resume"], "--resume: no --out given"),
         (["--at-once", "0"], "--at-once"),
         (["--arch", "ngram"], "--arch"),
@@ -270,6 +273,38 @@ def test_mistakes_leave_nothing_behind(words, told, text, tmp_path, monkeypatch)
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        # Some run reads each of these.
+        (["init.std=0.5", "--scheme", "pytorch,normal"], []),
+        (["init.base_width=16", "--scheme", "mup,pytorch"], []),
+        (["optim.learning_rate=0.1", "--lr", "0.1,0.2"], []),
+        (["model.hidden=[8]", "--width", "8,16"], []),
+        (["names-mlp-kaiming", "--scheme", "naive,kaiming_tanh", "--lr", "0.1"], []),
+        # A file's value is noted.
+        (
+            ["warpeace-lstm", "--scheme", "pytorch"],
+            ["init.scale = 0.08", 'no run reads init.scheme = "uniform"'],
+        ),
+        (["names-mlp-kaiming", "--scheme", "kaiming_tanh", "--lr", "1"], ["learning_rate = 0.1"]),
+        # So are sizes that flags replace, and what belongs to single runs.
+        (["model.hidden=[8]", "--width", "4,6", "--depth", "2"], ["reads model.hidden"]),
+        (["eval.every=3", "train.log_every=1"], ["no run of a sweep reads eval.every, train.log"]),
+    ],
+)
+def test_settings_that_no_run_reads_are_noted(words, told, capsys):
+    from charjax.initlab.commands.sweep import _arguments, _grid
+
+    _grid(_arguments(words))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == len(told)
+    for line, part in zip(err.splitlines(), told, strict=True):
+        assert line.startswith("note: ")
+        assert part in line
 
 
 def test_it_ends_with_its_page_and_the_verdicts(text, whole, tmp_path, capsys, monkeypatch):
