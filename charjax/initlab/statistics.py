@@ -132,7 +132,18 @@ def paired_differences(a_S: ArrayLike, b_S: ArrayLike) -> Array:
     finite_S = np.where(bad_a, 0.0, a_S) - np.where(bad_b, 0.0, b_S)
     diverged_S = np.where(bad_a == bad_b, 0.0, np.where(bad_a, np.inf, -np.inf))
     differences_S: Array = np.where(bad_a | bad_b, diverged_S, finite_S)
-    return _signed_ranks(differences_S) if (bad_a | bad_b).any() else differences_S
+    return signed_ranks(differences_S) if (bad_a | bad_b).any() else differences_S
+
+
+def signed_ranks(differences: Array) -> Array:
+    """Ranks of |difference| along the first axis, signed; ties share their mean rank, 0 stays 0."""
+    size = np.abs(differences)
+    below, not_above = np.zeros(size.shape), np.zeros(size.shape)
+    for other in size:
+        below += size > other
+        not_above += size >= other
+    rank: Array = np.sign(differences) * (below + not_above + 1) / 2
+    return rank
 
 
 def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -325,15 +336,6 @@ def _bootstrap(x_S: Array, seed: int) -> tuple[float, float]:
 def _student(n: int) -> float:
     """The 97.5 % point of Student's t for n values."""
     return float(special.stdtrit(n - 1, 1 - LEVEL / 2))
-
-
-def _signed_ranks(differences_S: Array) -> Array:
-    """Ranks of |difference| with its sign: ties share their mean rank, 0 stays 0."""
-    size_S = np.abs(differences_S)
-    below_S = (size_S[:, None] > size_S).sum(1)
-    not_above_S = (size_S[:, None] >= size_S).sum(1)
-    rank_S: Array = np.sign(differences_S) * (below_S + not_above_S + 1) / 2
-    return rank_S
 
 
 def _chunks(total: int, row: int) -> list[int]:

@@ -262,7 +262,7 @@ def test_many_schemes_can_be_told_apart():
     """Ten pairs of five arms at 8 seeds, each at the smallest p there is; Holm's would be 0.078."""
     rng = np.random.default_rng(0)
     losses_CS = 0.3 * np.arange(5)[:, None] + rng.normal(0, 0.1, (5, 8)) + rng.normal(0, 5, 8)
-    found = pairs.compare_all(losses_CS)
+    (found,) = pairs.compare_all([losses_CS[:, None]])
     assert [one.verdict for one in found.values()] == ["better"] * 10
     assert {one.adjusted_p for one in found.values()} == {2 / 2**8}
 
@@ -272,7 +272,7 @@ def test_all_pairs_keep_the_level():
     rng = np.random.default_rng(4)
     false = 0
     for _ in range(120):
-        found = pairs.compare_all(rng.normal(size=(3, 6)) + rng.normal(size=6))
+        (found,) = pairs.compare_all([rng.normal(size=(3, 1, 6)) + rng.normal(size=6)])
         false += any(one.adjusted_p < 0.05 for one in found.values())
         assert all(one.adjusted_p >= one.p for one in found.values())
     assert false < 13
@@ -289,13 +289,13 @@ def test_too_few_seeds_are_told_once(full):
 
 def test_one_pair_needs_no_correction():
     losses_CS = np.random.default_rng(2).normal(size=(2, 7))
-    assert pairs.compare_all(losses_CS)[0, 1] == compare(*losses_CS)
+    assert pairs.compare_all([losses_CS[:, None]])[0][0, 1] == compare(*losses_CS)
 
 
 def test_a_diverging_arm_among_others():
     losses_CS = np.random.default_rng(2).normal(2, 0.1, (3, 8))
     losses_CS[1] = np.inf
-    found = pairs.compare_all(losses_CS)
+    (found,) = pairs.compare_all([losses_CS[:, None]])
     assert (found[0, 1].verdict, found[1, 2].verdict) == ("better", "worse")
     assert found[0, 2].verdict == "indistinguishable at n = 8"
 
