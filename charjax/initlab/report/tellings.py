@@ -61,10 +61,10 @@ def notes(sweep: Sweep, cells: list[Cell]) -> list[str]:
             "one out: a seed's loss is taken at the setting that is best over the other seeds, so "
             "that no run is judged by a choice it had a part in, and trying more settings brings "
             "no advantage. The permutation test swaps a seed's whole tables of settings and "
-            "chooses anew, and the interval of a difference is widened by as much as that makes its null "
-            "distribution wider: where settings are nearly tied, the choice alone makes schemes "
-            "differ. The interval of a scheme's own loss does not hold that. The tables give the "
-            "setting that is best over all seeds."
+            "chooses anew, and the interval of a difference is widened by as much as that widens "
+            "its null distribution: where settings are nearly tied, the choice alone makes alike "
+            "schemes differ. The interval of a scheme's own loss leaves that out. The tables give "
+            "the setting that is best over all seeds."
         )
     elif len(sweep.gains) * len(sweep.rates) > 1:
         notes.append(
