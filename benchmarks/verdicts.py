@@ -3,13 +3,15 @@
 python -m benchmarks.verdicts [--trials N] [--out FILE.json] [--only SECTION,...]
 
 Schemes are simulated as tables of losses, and judged by the code that judges a sweep. Each row is a
-cell of a table in docs/initlab.md (`make results`). The same seed draws the same tables.
+cell of a table in docs/initlab.md (`make results`). The same seed draws the same tables. With
+--only the other sections of the file stay as they are.
 
 Letters: S seeds, K settings, C schemes, N trials, M pairs, B swaps.
 """
 
 import argparse
 import itertools
+import json
 import math
 import sys
 import time
@@ -23,14 +25,14 @@ from numpy.typing import NDArray
 from benchmarks import results_file
 from benchmarks.configs import RESULTS
 from charjax.initlab.report.assumptions import cautions
-from charjax.initlab.report.pairs import compare_all
+from charjax.initlab.report.pairs import compare_all, scaled
 from charjax.initlab.report.swaps import losses_without_own_seed, swap_statistics
 from charjax.initlab.statistics import LEVEL, Array, compare, sign_flips
 
 TRIALS = 10_000
 SEEDS = (6, 8, 12)
 LOSSES = ("normal", "t2", "exponential")
-_ROUNDING = 1e-12
+_ROUNDING = 1e-9
 # Verdicts (p and interval) are formed for so many of the trials whose p is below the level.
 _VERDICTS = 100
 # So many swaps are looked at before it is asked whether more are needed.
@@ -62,26 +64,38 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--only takes {', '.join(SECTIONS)}; --trials a number above 0")
     from charjax.hardware import hardware
 
-    began, used = time.monotonic(), time.process_time()
-    rows = []
+    path = args.out or RESULTS / "initlab-verdicts-cpu.json"
+    kept = _kept(path, args.trials, sections) if args.only else {}
     for name in sections:
+        began = time.process_time()
+        rows = []
         for row in SECTIONS[name](args.trials):
-            rows.append({"section": name, **row})
-            print({key: x for key, x in rows[-1].items() if key != "means"}, file=sys.stderr)
-    flags = [f"--trials {args.trials}"] if args.trials != TRIALS else []
-    flags += [f"--only {args.only}"] if args.only else []
-    section = {
-        "device": "cpu",
-        "hardware": {**hardware(), "versions": _versions(hardware()["versions"])},
-        "seconds": round(time.monotonic() - began, 1),
-        "cpu_seconds": round(time.process_time() - used, 1),
-        "trials": args.trials,
-        "rows": rows,
-    }
-    command = " ".join(["python -m benchmarks.verdicts", *flags])
-    tree = results_file.document("verdicts", command, args.trials < TRIALS, [section], [])
-    results_file.write(args.out or RESULTS / "initlab-verdicts-cpu.json", tree)
+            rows.append(row)
+            print(f"{name}: {row}", file=sys.stderr)
+        kept[name] = {"cpu_seconds": round(time.process_time() - began, 1), "rows": rows}
+        section = {
+            "device": "cpu",
+            "hardware": {**hardware(), "versions": _versions(hardware()["versions"])},
+            "trials": args.trials,
+            "sections": {name: kept[name] for name in SECTIONS if name in kept},
+        }
+        flags = "" if args.trials == TRIALS else f" --trials {args.trials}"
+        missing = [name for name in SECTIONS if name not in kept]
+        flags += f" --only {','.join(section['sections'])}" if missing else ""
+        command = f"python -m benchmarks.verdicts{flags}"
+        tree = results_file.document("verdicts", command, args.trials < TRIALS, [section], [])
+        results_file.write(path, tree)
     return 0
+
+
+def _kept(path: Path, trials: int, sections: list[str]) -> dict[str, Any]:
+    """The other sections of an earlier run with as many trials."""
+    if not path.exists():
+        return {}
+    (section,) = json.loads(path.read_text(encoding="utf-8"))["devices"]
+    if section["trials"] != trials:
+        return {}
+    return {name: x for name, x in section["sections"].items() if name not in sections}
 
 
 def _versions(known: dict[str, str]) -> dict[str, str]:
@@ -124,34 +138,49 @@ def adjusted(losses_SKCN: Array, judged: bool = True) -> tuple[Array, Array, Arr
       judged: whether settings are chosen anew in every swap; else signs of the differences that
         the choice gave are flipped, as was done before.
     """
-    seeds, _, schemes, _ = losses_SKCN.shape
-    pairs = list(itertools.combinations(range(schemes), 2))
     if not judged:
+        schemes = losses_SKCN.shape[2]
         chosen = [losses_without_own_seed(losses_SKCN[:, :, c]) for c in range(schemes)]
         losses_SKCN = np.stack(chosen, axis=1)[:, None]
-    (signs_BS,) = sign_flips(seeds)
-    tables = [(losses_SKCN[:, :, i], losses_SKCN[:, :, j]) for i, j in pairs]
-    all_MNB = np.stack([swap_statistics(*pair, signs_BS) for pair in tables])
-    # The first of the sign vectors is the identity.
-    observed_MN = all_MNB[..., 0]
-    reach_MN1 = observed_MN[..., None] - _ROUNDING
-    p_MN = (all_MNB >= reach_MN1).mean(-1)
-    step_MN = np.empty_like(p_MN)
-    for m in range(len(pairs)):
-        is_less_MN = observed_MN <= observed_MN[m]
-        largest_NB = np.where(is_less_MN[..., None], all_MNB, 0.0).max(0)
-        step_MN[m] = np.maximum((largest_NB >= reach_MN1[m]).mean(-1), p_MN[m])
-    adjusted_MN = np.empty_like(p_MN)
-    for m in range(len(pairs)):
-        is_more_MN = observed_MN >= observed_MN[m]
-        adjusted_MN[m] = np.where(is_more_MN, step_MN, 0.0).max(0)
+    all_MNB = null(losses_SKCN)
+    p_MN = _as_far(all_MNB, all_MNB[..., 0])
+    tuned = losses_SKCN.shape[1] > 1
+    adjusted_MN = step_down(scaled(all_MNB, len(losses_SKCN)) if tuned else all_MNB, p_MN)
     order_MN = np.argsort(p_MN, axis=0, kind="stable")
-    scaled_MN = np.take_along_axis(p_MN, order_MN, 0) * np.arange(len(pairs), 0, -1)[:, None]
+    scaled_MN = np.take_along_axis(p_MN, order_MN, 0) * np.arange(len(p_MN), 0, -1)[:, None]
     holm_MN = np.empty_like(p_MN)
     np.put_along_axis(
         holm_MN, order_MN, np.minimum(np.maximum.accumulate(scaled_MN, axis=0), 1.0), axis=0
     )
     return p_MN, adjusted_MN, holm_MN
+
+
+def null(losses_SKCN: Array) -> Array:
+    """The statistic of every pair, trial and swap (M, N, B); the unswapped one comes first."""
+    (signs_BS,) = sign_flips(len(losses_SKCN))
+    pairs = itertools.combinations(range(losses_SKCN.shape[2]), 2)
+    return np.stack(
+        [swap_statistics(losses_SKCN[:, :, i], losses_SKCN[:, :, j], signs_BS) for i, j in pairs]
+    )
+
+
+def step_down(scaled_MNB: Array, p_MN: Array) -> Array:
+    """Adjusted p (M, N)."""
+    observed_MN = scaled_MNB[..., 0]
+    step_MN, adjusted_MN = np.empty_like(p_MN), np.empty_like(p_MN)
+    for m in range(len(p_MN)):
+        is_less_MN = observed_MN <= observed_MN[m]
+        largest_NB = np.where(is_less_MN[..., None], scaled_MNB, 0.0).max(0)
+        step_MN[m] = np.maximum(_as_far(largest_NB, observed_MN[m]), p_MN[m])
+    for m in range(len(p_MN)):
+        adjusted_MN[m] = np.where(observed_MN >= observed_MN[m], step_MN, 0.0).max(0)
+    return adjusted_MN
+
+
+def _as_far(statistics_B: Array, observed: Array) -> Array:
+    """The part of the swaps that reach as far as the tables do as they are."""
+    far: Array = (statistics_B >= observed[..., None] * (1 - _ROUNDING) - _ROUNDING).mean(-1)
+    return far
 
 
 def _batches(trials: int, seeds: int, settings: int, swaps: int) -> Iterator[int]:
@@ -164,32 +193,33 @@ def _batches(trials: int, seeds: int, settings: int, swaps: int) -> Iterator[int
 def is_found(losses_SKCN: Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Whether p of the first pair is below the level, and any adjusted p of all pairs: (N,) each.
 
-    As `adjusted`, but of a trial no more swaps are looked at than decide it.
+    As `adjusted`, but all swaps are looked at only in trials in which some p is below the level.
     """
-    seeds, _, schemes, trials = losses_SKCN.shape
+    pairs = itertools.combinations(range(losses_SKCN.shape[2]), 2)
+    below_MN = np.stack([_is_below(losses_SKCN[:, :, i], losses_SKCN[:, :, j]) for i, j in pairs])
+    any_N = below_MN.any(0)
+    if any_N.any():
+        any_N[any_N] = (adjusted(losses_SKCN[..., any_N])[1] < LEVEL).any(0)
+    return below_MN[0], any_N
+
+
+def _is_below(first_SKN: Array, second_SKN: Array) -> NDArray[np.bool_]:
+    """Whether p of a pair is below the level; a trial in which it is not is left early."""
+    seeds, _, trials = first_SKN.shape
     (signs_BS,) = sign_flips(seeds)
-    pairs = list(itertools.combinations(range(schemes), 2))
-
-    def statistics(signs_BS: Array, trials_A: NDArray[np.int64]) -> Array:
-        tables = losses_SKCN[..., trials_A]
-        return np.stack(
-            [swap_statistics(tables[:, :, i], tables[:, :, j], signs_BS) for i, j in pairs]
-        )
-
     most = math.ceil(LEVEL * len(signs_BS)) - 1
-    active_A, counts_2N = np.arange(trials), np.zeros((2, trials), np.int64)
-    observed_MN = statistics(np.ones((1, seeds)), active_A)[..., 0]
-    reach_2N = np.stack([observed_MN[0], observed_MN.max(0)]) - _ROUNDING
+    active_A, count_N = np.arange(trials), np.zeros(trials, np.int64)
+    observed_N = swap_statistics(first_SKN, second_SKN, np.ones((1, seeds)))[:, 0]
+    reach_N = observed_N * (1 - _ROUNDING) - _ROUNDING
     shuffled_BS = np.random.default_rng(0).permutation(signs_BS)
     for start in range(0, len(signs_BS), _BLOCK):
-        all_MAB = statistics(shuffled_BS[start : start + _BLOCK], active_A)
-        both_2AB = np.stack([all_MAB[0], all_MAB.max(0)])
-        counts_2N[:, active_A] += (both_2AB >= reach_2N[:, active_A, None]).sum(-1)
-        active_A = active_A[counts_2N[:, active_A].min(0) <= most]
+        block = shuffled_BS[start : start + _BLOCK]
+        some_AB = swap_statistics(first_SKN[..., active_A], second_SKN[..., active_A], block)
+        count_N[active_A] += (some_AB >= reach_N[active_A, None]).sum(-1)
+        active_A = active_A[count_N[active_A] <= most]
         if not active_A.size:
             break
-    two_N, three_N = counts_2N <= most
-    return two_N, three_N
+    return count_N <= most
 
 
 def false_findings(trials: int) -> Rows:
@@ -224,27 +254,21 @@ def false_findings(trials: int) -> Rows:
 def sizes(trials: int) -> Rows:
     """Three identical schemes at several sizes, 8 seeds: any finding in the whole report."""
     seeds = 8
-    (signs_BS,) = sign_flips(seeds)
-    pairs = list(itertools.combinations(range(3), 2))
-    for case, (null, many) in enumerate(itertools.product(("untuned", "5 tied"), (1, 4, 8))):
+    for case, (name, many) in enumerate(itertools.product(("untuned", "5 tied"), (1, 4, 8))):
         rng, hits, before = np.random.default_rng([16, case]), 0, 0
-        settings = 1 if null == "untuned" else 5
-        for count in _batches(trials, seeds, settings, len(signs_BS)):
-            largest_NB = np.zeros((count, len(signs_BS)))
-            observed_N, single_N = np.zeros(count), np.zeros(count, bool)
-            for _ in range(many):
-                tables = draw("normal", np.zeros((3, settings)), 0.0, seeds, count, rng)
-                size_MNB = [
-                    swap_statistics(tables[:, :, i], tables[:, :, j], signs_BS) for i, j in pairs
-                ]
-                largest_NB = np.maximum(largest_NB, np.max(size_MNB, axis=0))
-                observed_N = np.maximum(observed_N, np.max(size_MNB, axis=0)[:, 0])
-                single_N |= (adjusted(tables, judged=False)[1] < LEVEL).any(0)
-            p_N = (largest_NB >= observed_N[:, None] - _ROUNDING).mean(-1)
-            hits += int((p_N < LEVEL).sum())
-            before += int(single_N.sum())
+        settings = 1 if name == "untuned" else 5
+        for count in _batches(trials, seeds, settings, 2 ** (seeds - 1)):
+            sizes = [
+                draw("normal", np.zeros((3, settings)), 0.0, seeds, count, rng) for _ in range(many)
+            ]
+            all_MNB = np.concatenate([null(size) for size in sizes])
+            p_MN = _as_far(all_MNB, all_MNB[..., 0])
+            of_MNB = scaled(all_MNB, seeds) if settings > 1 else all_MNB
+            hits += int((step_down(of_MNB, p_MN) < LEVEL).any(0).sum())
+            single = [(adjusted(size, judged=False)[1] < LEVEL).any(0) for size in sizes]
+            before += int(np.any(single, axis=0).sum())
         yield {
-            "null": null,
+            "null": name,
             "sizes": many,
             "seeds": seeds,
             "any": round(100 * hits / trials, 2),
@@ -346,12 +370,29 @@ def single_seeds(trials: int) -> Rows:
         yield {"case": name, "seeds": seeds} | shares
 
 
+def intervals(trials: int) -> Rows:
+    """Two identical schemes: how often the interval of their difference holds 0."""
+    trials = max(1, trials // 10)
+    nulls = ("untied", "2 tied", "5 tied", "parabola")
+    for case, (seeds, null) in enumerate(itertools.product(SEEDS, nulls)):
+        rng, counts = np.random.default_rng([20, case]), np.zeros(2)
+        means_K, correlation = NULLS[null]
+        for _ in range(trials):
+            tables = draw("normal", np.tile(means_K, (2, 1)), correlation, seeds, 1, rng)
+            (found,) = compare_all([tables[..., 0].transpose(2, 1, 0)])
+            before = compare(*(losses_without_own_seed(tables[:, :, c])[:, 0] for c in (0, 1)))
+            counts += [one.low <= 0 <= one.high for one in (found[0, 1], before)]
+        now, before_share = (100 * counts / trials).round(1).tolist()
+        yield {"null": null, "seeds": seeds, "covered": now, "covered_before": before_share}
+
+
 SECTIONS: dict[str, Callable[[int], Rows]] = {
     "sizes": sizes,
     "partial": partial_nulls,
     "seeds": single_seeds,
     "power": power,
     "false": false_findings,
+    "intervals": intervals,
 }
 
 

@@ -212,7 +212,7 @@ def sign_flips(n: int, seed: int = 0) -> Iterator[Array]:
 
     A vector and its opposite give sums that are equally far from 0.
     """
-    if n <= _LARGEST_EXACT:
+    if is_enumerated(n):
         bits = np.arange(2 ** (n - 1))[:, None] >> np.arange(n) & 1
         yield np.where(bits, -1.0, 1.0)
         return
@@ -221,11 +221,21 @@ def sign_flips(n: int, seed: int = 0) -> Iterator[Array]:
         yield np.where(rng.integers(0, 2, (count, n), dtype=np.int8), -1.0, 1.0)
 
 
+def is_enumerated(n: int) -> bool:
+    """Whether `sign_flips` gives all sign vectors of so many seeds, the unflipped one first."""
+    return n <= _LARGEST_EXACT
+
+
 def permutation_p(as_far: int, n: int) -> float:
     """p from how many of `sign_flips(n)` reach as far as the observed signs."""
-    if n <= _LARGEST_EXACT:
+    if is_enumerated(n):
         return float(as_far / 2 ** (n - 1))
     return float((1 + as_far) / (1 + RESAMPLES))
+
+
+def student_quantile(n: int) -> float:
+    """The 97.5 % point of Student's t for n values."""
+    return float(special.stdtrit(n - 1, 1 - LEVEL / 2))
 
 
 def interval(x_S: ArrayLike, *, seed: int = 0) -> Interval:
@@ -303,7 +313,7 @@ def argmin_interval(rates: ArrayLike, losses_RS: ArrayLike, *, seed: int = 0) ->
         means_RB = losses_RS[:, rng.integers(0, n, (count, n))].mean(-1)
         chosen_R += np.bincount(np.argmin(means_RB, axis=0), minlength=rates_R.size)
     share_R = chosen_R / chosen_R.sum()
-    tail = float(special.ndtr(-math.sqrt(n / (n - 1)) * _student(n)))
+    tail = float(special.ndtr(-math.sqrt(n / (n - 1)) * student_quantile(n)))
     low = rates_R[np.searchsorted(np.cumsum(share_R), tail, side="right")]
     high = rates_R[::-1][np.searchsorted(np.cumsum(share_R[::-1]), tail, side="right")]
     return BestRate(float(rates_R[best]), float(low), float(high), share_R, at_edge)
@@ -329,13 +339,8 @@ def _bootstrap(x_S: Array, seed: int) -> tuple[float, float]:
         # Each draw and its mirror image: -x has exactly the mirrored interval.
         parts += [deviation_S[index_BS].mean(1), deviation_S[n - 1 - index_BS].mean(1)]
     low, high = np.quantile(np.concatenate(parts), [LEVEL / 2, 1 - LEVEL / 2])
-    wider = math.sqrt(n / (n - 1)) * _student(n) / float(special.ndtri(1 - LEVEL / 2))
+    wider = math.sqrt(n / (n - 1)) * student_quantile(n) / float(special.ndtri(1 - LEVEL / 2))
     return mean + wider * float(low), mean + wider * float(high)
-
-
-def _student(n: int) -> float:
-    """The 97.5 % point of Student's t for n values."""
-    return float(special.stdtrit(n - 1, 1 - LEVEL / 2))
 
 
 def _chunks(total: int, row: int) -> list[int]:

@@ -148,7 +148,7 @@ def test_the_standard_parametrisation_fails_and_mup_does_not(text):
     for scheme in ("zero_readout", "mup"):
         base = ["init.base_width=32"] if scheme == "mup" else []
         words = ["optim.learning_rate=1e-4", "train.batch_size=64", f"init.scheme={scheme}", *base]
-        found = check_coordinates(config_of(text, "mlp", *words), (32, 128), (0, 1), steps=3)
+        found = check_coordinates(config_of(text, "mlp", *words), (32, 128), (0, 1, 2), steps=3)
         assert json.loads(json.dumps(found)) == found
         names = [layer["layer"] for layer in found["layers"]]
         assert names[:2] == ["token_embedding", "hidden_0"]
@@ -160,7 +160,9 @@ def test_the_standard_parametrisation_fails_and_mup_does_not(text):
         slopes[scheme] = logits["slope"]
         if scheme == "zero_readout":
             assert logits["verdict"] == "fail"
-            assert not found["passed"]
+            assert (found["verdict"], found["passed"]) == ("failed", False)
+        else:
+            assert found["verdict"] == "cannot tell"
     assert slopes["zero_readout"] > 0.8
     assert abs(slopes["mup"]) < 0.15
 
