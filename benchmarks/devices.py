@@ -34,7 +34,7 @@ class Peaks(NamedTuple):
 _T = 1e12
 _H100 = "NVIDIA H100 Tensor Core GPU data sheet (figures with sparsity halved)"
 _A100 = "NVIDIA A100 Tensor Core GPU data sheet"
-_ADA = "NVIDIA Ada GPU architecture white paper, appendix A"
+_ADA = "NVIDIA Ada GPU architecture white paper"
 # By jax.Device.device_kind.
 _PEAKS = {
     "NVIDIA H200": Peaks(

@@ -3,7 +3,7 @@
 Counted are matrix products as the model is written, two operations for a multiplication and an
 addition, and the backward pass as twice the forward pass. Not counted: lookups, elementwise work,
 the optimiser, and whatever an implementation does again or manages to leave out. Attention is
-counted over the whole context, as PaLM (Chowdhery et al. 2022, appendix B) and nanoGPT do, though
+counted over the whole context, as PaLM (Chowdhery et al. 2022) and nanoGPT do, though
 a causal model needs half of it.
 
 Letters: V vocabulary, C window, E embedding, H hidden, G gates, L layers, D width, T context.

@@ -2,7 +2,7 @@
 
     python -m benchmarks.initlab [--quick] [--out FILE.json]
 
-Both train the MLP of nn-zero-to-hero part 3 (context 3, embedding 10, hidden 200, batch 32, plain
+Both train the MLP of Building makemore Part 3 (context 3, embedding 10, hidden 200, batch 32, plain
 SGD) on the names, from the same weights: the losses of the first batches agree before the clock
 starts. A run-step is one step of one run. PyTorch trains one network, as the lectures do, with a
 vectorised gather and updates for all parameters at once; it is given the better of 1 and 2

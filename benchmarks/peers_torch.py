@@ -150,11 +150,11 @@ class Peer:
 
 
 class LecturePeer(Peer):
-    """The loop of nn-zero-to-hero's part 7 (and of nanoGPT's batches): every window sliced for
+    """The loop of Karpathy's GPT lecture (and of nanoGPT's batches): every window sliced for
     itself, AdamW as it is called there.
 
-    Its MLP of part 2 takes plain steps along the gradient, which is less work than AdamW; here it
-    is trained by the same loop as the bigram.
+    The MLP of Building makemore Part 2 takes plain steps along the gradient, which is less work
+    than AdamW; here it is trained by the same loop as the bigram.
     """
 
     def make_optimizer(self) -> torch.optim.Optimizer:

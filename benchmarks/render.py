@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks import render_faults, render_initlab, render_speed
+from benchmarks import render_faults, render_initlab, render_speed, render_verdicts
 from benchmarks.configs import RESULTS
 from charjax.hardware import in_words
 from charjax.reproduction import report
@@ -55,7 +55,7 @@ def pages(measured: dict[str, report.Result]) -> dict[Path, str]:
         own |= others.readme_parts()
     parts = {
         ROOT / "README.md": own,
-        ROOT / "docs" / "initlab.md": render_initlab.page_parts(),
+        ROOT / "docs" / "initlab.md": render_initlab.page_parts() | render_verdicts.page_parts(),
     }
     for page, made_of in parts.items():
         text = page.read_text(encoding="utf-8")

@@ -32,8 +32,9 @@ def readme_parts() -> dict[str, str]:
 def page_parts() -> dict[str, str]:
     """docs/initlab.md's: every scheme with its source, and every number."""
     found = results()
+    # Where a number was published is no measurement: the code says it as it is known now.
     order = [
-        found[each.name, tier]
+        found[each.name, tier] | {"source": each.source}
         for each in REPRODUCTIONS
         for tier in ("cpu", "gpu")
         if (each.name, tier) in found

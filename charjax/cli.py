@@ -174,7 +174,7 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
     """Parse `charjax.evaluate`'s; `text`, `context` and `stride` are None unless given."""
     parser = Parser(
         prog="python -m charjax.evaluate",
-        usage="%(prog)s WORKDIR [options]",
+        usage="%(prog)s WORKDIR [data.path=FILE] [options]",
         description="Measure the exact loss of a trained model on a text.",
     )
     _add_run(parser)
@@ -182,14 +182,43 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
     text.add_argument(
         "--split", choices=("train", "val", "test"), default="val", help="of the run's text (val)"
     )
-    text.add_argument("--text", metavar="FILE", help="another text")
+    text.add_argument("--text", metavar="FILE", help="another text, read as the run's own was")
+    parser.add_argument(
+        "--unseen",
+        choices=("error", "skip"),
+        default="error",
+        help="characters of --text that the run does not know: refused (error), or left out, "
+        "counted and reported (skip)",
+    )
     parser.add_argument(
         "--context", metavar="N", type=whole_number(1), help="characters a window (the model's)"
     )
     parser.add_argument(
         "--stride", metavar="N", type=whole_number(1), help="between windows (their length)"
     )
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="data.path=FILE",
+        help="where the run's own text is now, if it was moved (known by its SHA-256)",
+    )
+    args = parser.parse_intermixed_args(argv)
+    args.data_path = _moved_text(args.words)
+    del args.words
+    return args
+
+
+def _moved_text(words: list[str]) -> str | None:
+    """The file that a `data.path=FILE` word names; None where there is none."""
+    path = None
+    for word in words:
+        name, _, path = word.partition("=")
+        if name != "data.path" or not path:
+            raise UserError(
+                f"{word!r} given after the run; only data.path=FILE may stand there, with the file "
+                "that the run was trained on: another one is given by --text"
+            )
+    return path
 
 
 def reproduce_arguments(argv: list[str]) -> argparse.Namespace:
@@ -230,9 +259,9 @@ def interop_arguments(argv: list[str]) -> argparse.Namespace:
     parser = Parser(
         prog="python -m charjax.interop",
         usage="%(prog)s import|export ...",
-        description="Parameters to and from PyTorch's state dicts, as safetensors: nanoGPT's GPT, "
-        "torch.nn.RNN,\nGRU and LSTM (emb, rnn or gru, fc), makemore's MLP and Bigram. "
-        "See `import --help`, `export --help`.",
+        description="Parameters to and from PyTorch's state dicts, as safetensors: the GPT of "
+        "nanoGPT, minGPT and\nmakemore, torch.nn.RNN, GRU and LSTM (emb, rnn or gru, fc), "
+        "makemore's MLP and Bigram.\nSee `import --help`, `export --help`.",
     )
     parser.add_argument("action", choices=("import", "export"), help="which way")
     action = parser.parse_args(argv[:1]).action
@@ -253,7 +282,8 @@ def _import_arguments(argv: list[str]) -> argparse.Namespace:
         "words",
         nargs="*",
         metavar="CONFIG.toml | section.key=value",
-        help="what no tensor tells: the text (data.name=...), of a GPT model.n_head=...",
+        help="settings that no tensor shows: the text (data.name=...); of a GPT model.n_head=... "
+        "and model.activation=gelu or gelu_tanh; of a torch.nn.RNN model.activation=tanh or relu",
     )
     parser.add_argument("--workdir", metavar="DIR", required=True, help="where the run goes")
     args = parser.parse_intermixed_args(argv)

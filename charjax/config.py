@@ -83,6 +83,8 @@ __all__ = [
 
 _DEFAULT_KIND = "transformer"
 Tree = dict[str, dict[str, Any]]
+# Settings of a transformer that go with a scheme unless they are given; the same as its `sets`.
+IMPLIED: dict[str, dict[str, Any]] = {"tfixup": {"scale_embeddings": True}}
 
 
 def load_config(
@@ -103,7 +105,7 @@ def load_config(
       overrides: `section.key=value` words, in any order; of one key, the last counts.
       saved: the file is a run's resolved config.toml, in which optim.decay_steps has a value even
         where it only followed train.steps; it then follows an overridden train.steps too. Older
-        versions saved values that nothing reads: they stay.
+        versions saved values that nothing reads: they stay. The scheme implies nothing of it.
       note: called with a line for the user.
       unread: the reason why nothing reads a setting, or None.
 
@@ -112,7 +114,7 @@ def load_config(
         missing or malformed file.
     """
     given = _read_given(source, overrides, saved=saved)
-    config = parse_config(given.tree)
+    config = parse_config(given.tree, saved=saved)
     causes, reset = ["model.kind"] * bool(given.dropped), dict(given.dropped)
     settled: Tree = {section: dict(values) for section, values in given.tree.items()}
     for section, key, value, reason in _unread_values(config, given.tree, unread):
@@ -131,7 +133,7 @@ def load_config(
         words += [flag for flag in dict.fromkeys(causes) if flag not in given.words]
         listed = ", ".join(f"{name} = {shown(value)}" for name, value in reset.items())
         note(f"with {', '.join(words)} nothing reads these settings of {source}: {listed}")
-    return config if settled == given.tree else parse_config(settled)
+    return config if settled == given.tree else parse_config(settled, saved=saved)
 
 
 def refuse_unread(config: Config, tree: Tree, overrides: Sequence[str]) -> None:
@@ -233,11 +235,18 @@ def _dropped(tree: Tree, file: Tree) -> dict[str, Any]:
     }
 
 
-def parse_config(tree: dict[str, Any]) -> Config:
-    """Validate a nested dictionary; a mistake is a UserError of one line."""
+def parse_config(tree: dict[str, Any], *, saved: bool = False) -> Config:
+    """Validate a nested dictionary; a mistake is a UserError of one line.
+
+    Args:
+      tree: settings by section.
+      saved: they are a saved run's, which may be older than what its scheme implies today.
+    """
     _check_sections(tree)
     model = tree.get("model", {})
     kind = _kind(tree)
+    if not saved and kind == "transformer":
+        model = IMPLIED.get(str(_get(tree, "init", "scheme")), {}) | model
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(
             f"model.kind: {shown(kind)} given; must be one of {', '.join(FAMILIES)}"

@@ -108,7 +108,8 @@ class _Family(Section):
     context_length: _Count | None = Field(
         None,
         description="characters seen at once; unset: 64 (bigram, mlp, wavenet 8), and with "
-        "layout lines the longest line (not mlp, wavenet)",
+        "layout lines the longest line, or the 99th percentile where that is not a quarter of it "
+        "(not mlp, wavenet)",
     )
 
 
@@ -213,6 +214,11 @@ class TransformerConfig(_Family):
     )
     activation: Literal["gelu", "gelu_tanh"] = Field(
         "gelu", description="by erf, as nanoGPT; by tanh, as GPT-2, minGPT and makemore"
+    )
+    scale_embeddings: bool = Field(
+        False,
+        description="the symbols' vectors times sqrt(d_model), the readout's not; true with "
+        "init.scheme=tfixup unless it is given",
     )
 
     @model_validator(mode="after")
@@ -456,6 +462,7 @@ class Config(Section):
 
 _YOUNGER: tuple[tuple[str, str], ...] = (
     ("model", "residual"),
+    ("model", "scale_embeddings"),
     ("model", "blank"),
     ("model", "activation"),
     *(("init", key) for key in InitConfig.model_fields if key not in ("scheme", "std", "scale")),

@@ -6,6 +6,7 @@ read in P pieces of R samples.
 
 import functools
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +31,11 @@ _WINDOW_TOKENS = 8192
 _ROWS_A_CORE = 8
 
 
+# Logits of one step, of all samples that are decoded side by side: 4 MB in float32, of which
+# top-p's sorting has several copies.
+_MOST_LOGITS = 1 << 20
+
+
 class State(NamedTuple):
     """What the decode loop carries.
 
@@ -45,6 +51,64 @@ class State(NamedTuple):
     token_B: Array
     length: Array
     done_B: Array
+
+
+class Groups:
+    """Decoders of so many samples as fit into memory, whose calls follow one another.
+
+    A sample does not depend on those beside it, so all of them together are as one decoder's.
+    """
+
+    def __init__(
+        self, model: CharModel, settings: Sampling, stop: int | None, variables: Any, keys_B: Array
+    ):
+        B = len(keys_B)
+        groups = -(-B // max(1, _MOST_LOGITS // model.vocab_size))
+        size = -(-B // groups)
+        self._parts = [slice(begin, begin + size) for begin in range(0, B, size)]
+        self._decoders = [
+            Decoder(model, settings, stop, variables, keys_B[part]) for part in self._parts
+        ]
+        self._stop = stop
+
+    @property
+    def compile_seconds(self) -> float:
+        """Spent compiling so far, and in each new program's first run."""
+        return sum(decoder.compile_seconds for decoder in self._decoders)
+
+    def begin(
+        self, tokens_BT: np.ndarray, length: int, done_B: np.ndarray, sliding: bool = False
+    ) -> list[State]:
+        """Return each group's state, of `Decoder.prefill` or of `Decoder.begin_sliding`."""
+        return [
+            (decoder.begin_sliding if sliding else decoder.prefill)(
+                tokens_BT[part], length, done_B[part]
+            )
+            for decoder, part in zip(self._decoders, self._parts, strict=True)
+        ]
+
+    def decode(
+        self, states: Sequence[State], steps: int, sliding: bool = False
+    ) -> tuple[list[State], np.ndarray, np.ndarray]:
+        """Decode up to `steps` more tokens; fewer where every sample has ended. Waits for them.
+
+        Returns:
+          the states, the tokens (B, K) int32, and which samples have ended, (B,) bool.
+        """
+        pairs = [
+            decoder.decode(state, steps, sliding)
+            for decoder, state in zip(self._decoders, states, strict=True)
+        ]
+        K = max(new_BK.shape[1] for _, new_BK in pairs)
+        # A group whose samples have all ended before the others is filled up, as a sample is.
+        filler = 0 if self._stop is None else self._stop
+        filled = [
+            np.pad(new_BK, ((0, 0), (0, K - new_BK.shape[1])), constant_values=filler)
+            for _, new_BK in pairs
+        ]
+        # A copy: the states are donated to the next call.
+        done_B = np.concatenate([np.asarray(state.done_B) for state, _ in pairs])
+        return [state for state, _ in pairs], np.concatenate(filled), done_B
 
 
 class Decoder:
@@ -84,7 +148,7 @@ class Decoder:
 
     def begin_sliding(self, tokens_BC: np.ndarray, length: int, done_B: np.ndarray) -> State:
         """Return the state of a window that slides: the C newest tokens, the last one waiting."""
-        window = tokens_BC[:, :-1], tokens_BC[:, -1], np.int32(length), done_B
+        window: Any = tokens_BC[:, :-1], tokens_BC[:, -1], np.int32(length), done_B
         return State(*parallel.place_rows(window, self._mesh))
 
     def decode(self, state: State, steps: int, sliding: bool = False) -> tuple[State, np.ndarray]:

@@ -1,7 +1,10 @@
 """`python -m charjax.evaluate`: the exact loss of a run on any split or any file.
 
-python -m charjax.evaluate WORKDIR [--split train|val|test] [--text FILE] [--context N]
-                           [--stride N] [--checkpoint best|latest|STEP] [--json]
+python -m charjax.evaluate WORKDIR [data.path=FILE] [--split train|val|test] [--text FILE]
+                           [--context N] [--stride N] [--unseen error|skip]
+                           [--checkpoint best|latest|STEP] [--json]
+
+A FILE is read as the run's own text was. The status is 1 where the loss is not finite.
 """
 
 import json
@@ -15,8 +18,9 @@ from charjax import cli
 from charjax.errors import UserError, printable
 
 if TYPE_CHECKING:
-    from charjax.data.datasets import Split
+    from charjax.data.datasets import OtherText, Split
     from charjax.runs import Run
+    from charjax.training.evaluation import Score
 
 
 def main(argv: list[str]) -> int:
@@ -37,15 +41,25 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     from charjax import parallel
     from charjax.runs import load_run, require_run
     from charjax.training.evaluation import exact_loss
-    from charjax.training.metrics import loss_fields
 
+    if args.unseen == "skip" and args.text is None:
+        raise UserError(
+            "--unseen: skip given without --text; a run knows every symbol of its own text: leave "
+            "it out"
+        )
+    if args.text is not None and args.data_path is not None:
+        raise UserError(
+            "data.path: given with --text, which is evaluated instead of the run's own text: leave "
+            "one out"
+        )
     workdir = Path(args.workdir)
     require_run(workdir)
     run = load_run(workdir, args.checkpoint)
     # JAX has been imported meanwhile, which takes seconds.
     poll()
     devices = jax.local_devices()
-    split = _text(run, Path(args.text)) if args.text else _split(run, args.split)
+    other = _other_text(run, args) if args.text is not None else None
+    split = other.split if other else _split(run, args.split, args.data_path)
     length = run.config.model.context_length
     assert length is not None
     score = exact_loss(
@@ -59,36 +73,76 @@ def _evaluate(args: Namespace, poll: Any) -> int:
         stride=args.stride,
         poll=poll,
     )
-    told = {
-        "split": None if args.text else args.split,
+    finite = math.isfinite(score.loss)
+    if args.json:
+        result = _json(args, run, score, other)
+        sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
+    elif finite:
+        _print(args, run, score, other)
+    if not finite:
+        sys.stdout.flush()
+        cli.complain(_explain_loss(args, run, score))
+    return 0 if finite else 1
+
+
+def _json(args: Namespace, run: "Run", score: "Score", other: "OtherText | None") -> dict[str, Any]:
+    """The object printed; a loss that is not finite is null."""
+    from charjax.training.metrics import loss_fields
+
+    length = run.config.model.context_length
+    window = length if run.model.memory == "windowed" else None
+    result = {
+        "split": None if other else args.split,
         **loss_fields(score.loss),
         "tokens": score.targets,
-        "context": args.context or (length if run.model.memory == "windowed" else None),
-        "stride": args.stride
-        or args.context
-        or (length if run.model.memory == "windowed" else None),
+        "context": args.context or window,
+        "stride": args.stride or args.context or window,
         "checkpoint": args.checkpoint,
         "step": run.step,
     }
-    if args.text:
-        told["text"] = args.text
-    if args.json:
-        sys.stdout.write(json.dumps(told, allow_nan=False) + "\n")
-    else:
-        where = args.text or f"the {args.split} split"
-        sys.stdout.write(
-            f"{printable(where)}: loss {score.loss:.4f} nats a character, "
-            f"{score.loss / math.log(2):.4f} bpc, over "
-            f"{score.targets:,} targets (checkpoint of step {run.step})\n"
-        )
-    return 0
+    if other:
+        result |= {"text": args.text, "unseen": other.unseen, "notes": list(other.notes)}
+    return result
 
 
-def _split(run: "Run", name: str) -> "Split":
-    """A split of the text that the run was trained on."""
+def _print(args: Namespace, run: "Run", score: "Score", other: "OtherText | None") -> None:
+    """One line on stdout; notes of how another text was read on stderr."""
+    for note in other.notes if other else ():
+        sys.stderr.write(f"note: {printable(note)}\n")
+    left_out = f", {other.unseen:,} unseen characters left out" if other and other.unseen else ""
+    sys.stdout.write(
+        f"{_where(args)}: loss {score.loss:.4f} nats a character, "
+        f"{score.loss / math.log(2):.4f} bpc, over {score.targets:,} targets{left_out} "
+        f"(checkpoint of step {run.step})\n"
+    )
+
+
+def _explain_loss(args: Namespace, run: "Run", score: "Score") -> str:
+    return (
+        f"the loss of {_where(args)} is not finite ({score.loss}) over {score.targets:,} targets "
+        f"(checkpoint of step {run.step}): the model gives a probability of 0 or none at all; "
+        "evaluate another --checkpoint, or train again with a lower rate"
+    )
+
+
+def _where(args: Namespace) -> str:
+    """The text, as a terminal may show it."""
+    return printable(args.text) if args.text is not None else f"the {args.split} split"
+
+
+def _split(run: "Run", name: str, path: str | None) -> "Split":
+    """A split of the text that the run was trained on; `path` is its place now, if it was moved."""
     from charjax.data.datasets import load_dataset
 
-    dataset = load_dataset(run.config.data, run.tokenizer, run.dataset_digest)
+    data = run.config.data
+    if path is not None:
+        if data.path is None:
+            raise UserError(
+                f"data.path: {path!r} given, but the run was trained on data.name={data.name}; "
+                "set CHARJAX_DATA to the directory that holds it"
+            )
+        data = data.model_copy(update={"path": path})
+    dataset = load_dataset(data, run.tokenizer, run.dataset_digest)
     if name not in dataset.splits:
         raise UserError(
             f"--split: {name!r} given; this run's text has: {', '.join(dataset.splits)}"
@@ -96,14 +150,13 @@ def _split(run: "Run", name: str) -> "Split":
     return dataset.splits[name]
 
 
-def _text(run: "Run", path: Path) -> "Split":
-    """Another text, whole, in the run's alphabet."""
-    from charjax.data.datasets import load_dataset
+def _other_text(run: "Run", args: Namespace) -> "OtherText":
+    """Another text, whole, read by the run's rules, in its alphabet."""
+    from charjax.data.datasets import load_other_text
 
-    split = "shuffled_lines" if run.tokenizer.boundary else "tail"
-    changes = {"path": str(path), "split": split, "val_fraction": 0.0}
-    data = run.config.data.model_copy(update=changes)
-    return load_dataset(data, run.tokenizer).splits["train"]
+    return load_other_text(
+        args.text, run.config.data, run.tokenizer, field="--text", unseen=args.unseen
+    )
 
 
 if __name__ == "__main__":

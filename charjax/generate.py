@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 
 from charjax.data.tokenizers import Tokenizer
-from charjax.decoding import Decoder
+from charjax.decoding import Groups
 from charjax.errors import UserError
 from charjax.models.contract import CharModel
 from charjax.processors import Sampling, choose
@@ -178,12 +178,12 @@ def stream(
             "it out"
         )
     keys_B = sample_keys(seed, num_samples)
-    decoder = Decoder(model, settings, stop, variables, keys_B)
+    decoder = Groups(model, settings, stop, variables, keys_B)
     return _segments(decoder, model.capacity, past_context, prompt_T, num_samples, max_new_tokens)
 
 
 def _segments(
-    decoder: Decoder,
+    decoder: Groups,
     capacity: int | None,
     past_context: PastContext,
     prompt_T: np.ndarray,
@@ -204,15 +204,13 @@ def _segments(
         sliding = past_context == "slide" and start > 0
         # A pass over a whole window takes much longer than a step with a cache.
         call_tokens = 1 if sliding else call_tokens
-        begin = decoder.begin_sliding if sliding else decoder.prefill
-        state = begin(recent_BT[:, start - length :], length, done_B)
+        states = decoder.begin(recent_BT[:, start - length :], length, done_B, sliding)
         full = end if capacity is None or sliding else min(end, start + capacity + 1)
         while length < full and not done_B.all():
             left = full - length
             steps = left if 2 * left <= 3 * call_tokens else call_tokens
-            state, new_BK = decoder.decode(state, steps, sliding)
-            # A copy: the state is donated to the next call.
-            done_B, length = np.array(state.done_B), length + new_BK.shape[1]
+            states, new_BK, done_B = decoder.decode(states, steps, sliding)
+            length += new_BK.shape[1]
             recent_BT = np.concatenate([recent_BT, new_BK], axis=1)[:, -(capacity or 1) :]
             compile_seconds = decoder.compile_seconds - compiled_before
             seconds = time.perf_counter() - began - compile_seconds

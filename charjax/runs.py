@@ -20,6 +20,7 @@ from charjax.models.contract import CharModel
 from charjax.training.checkpoint import Checkpoints
 from charjax.training.cores import needs_one_heap
 from charjax.training.state import (
+    ADAM_SCALES,
     InitData,
     TrainState,
     create_state,
@@ -84,7 +85,8 @@ def load_run(directory: Path, checkpoint: str = "best", *, core_devices: bool = 
         config.runtime, core_devices=core_devices, large_calls=needs_one_heap(config, 1)
     )
     model = build_model(config, tokenizer)
-    state, _, step = store.restore(which, state_shapes(model, config, notes.tables))
+    shapes = state_shapes(model, config, notes.tables)
+    state, _, step = store.restore(which, shapes, ones=ADAM_SCALES)
     return Run(directory, config, tokenizer, model, variables_of(state), step, notes.dataset_digest)
 
 
@@ -212,7 +214,9 @@ def read_notes(meta: dict[str, Any]) -> Notes:
         if meta.get("tokenizer_digest", tokenizer.digest()) != tokenizer.digest():
             raise ValueError("the alphabet is not the one of tokenizer_digest")
         return Notes(
-            config=parse_config({name: dict(tree) for name, tree in meta["config"].items()}),
+            config=parse_config(
+                {name: dict(tree) for name, tree in meta["config"].items()}, saved=True
+            ),
             tokenizer=tokenizer,
             dataset_digest=str(meta["dataset_digest"]),
             environment=dict(meta["environment"]),

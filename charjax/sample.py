@@ -51,14 +51,13 @@ def main(argv: list[str]) -> int:
 
 
 def _sample(args: Namespace, signals: "Signals") -> int:
-    settings, prompt = _settings(args), _prompt(args)
+    settings, given = _settings(args), _given_prompt(args)
     from charjax.runs import load_run
 
     run = load_run(Path(args.workdir), args.checkpoint, core_devices=True)
     # JAX has been imported meanwhile, which takes seconds.
     signals.poll()
-    if run.tokenizer.boundary and args.prompt_file is not None:
-        prompt = prompt.removesuffix("\n")
+    prompt, notes = _prompt(args, given, run)
     live = args.num_samples == 1 and not args.json and sys.stdout.isatty()
     made = _write_texts(run, prompt, settings, args, signals, live)
     texts = [prompt + run.tokenizer.decode(tokens) for tokens in made.tokens]
@@ -66,10 +65,13 @@ def _sample(args: Namespace, signals: "Signals") -> int:
     origins = _origins(run, prompt, made) if looked_up else None
     if args.json:
         result = _json(args, prompt, settings, run.step, texts, origins, made)
+        result["notes"] = list(notes)
         sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
     else:
         _print(texts, origins or _unfinished(made), run.tokenizer.boundary, live)
     sys.stdout.flush()
+    if not args.json:
+        sys.stderr.write("".join(f"note: {note}\n" for note in notes))
     sys.stderr.write(_summary(made, origins))
     return made.status
 
@@ -91,16 +93,30 @@ def _settings(args: Namespace) -> "Sampling":
     return Sampling(args.temperature, args.top_k, args.top_p, args.greedy)
 
 
-def _prompt(args: Namespace) -> str:
+def _given_prompt(args: Namespace) -> str | bytes:
+    """The prompt as it was given: words, or the bytes of a file."""
     if args.prompt_file is None:
-        return args.prompt
+        return str(args.prompt)
     try:
-        return Path(args.prompt_file).read_bytes().decode("utf-8-sig")
+        return Path(args.prompt_file).read_bytes()
     except OSError as error:
-        why = error.strerror
-    except UnicodeDecodeError as error:
-        why = f"not UTF-8 at byte {error.start}"
-    raise UserError(f"--prompt-file: {args.prompt_file!r}: {why}; give a text file in UTF-8")
+        raise UserError(
+            f"--prompt-file: {args.prompt_file!r}: {error.strerror}; give a text file"
+        ) from None
+
+
+def _prompt(args: Namespace, given: str | bytes, run: "Run") -> tuple[str, tuple[str, ...]]:
+    """The prompt, read as the run's own text was, and notes of what that changed."""
+    from charjax.data.datasets import run_rules
+    from charjax.data.reading import read_prompt
+
+    field = "--prompt" if args.prompt_file is None else f"--prompt-file: {args.prompt_file!r}"
+    rules = run_rules(run.config.data, run.tokenizer)
+    prompt, notes = read_prompt(given, rules, run.tokenizer, field)
+    if run.tokenizer.boundary and args.prompt_file is not None:
+        # A file ends with a newline, which would end the document.
+        prompt = prompt.removesuffix("\n")
+    return prompt, notes
 
 
 @dataclasses.dataclass

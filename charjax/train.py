@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charjax import cli
-from charjax.config import Config, describe_conflicts, load_config, resume_conflicts
+from charjax.config import (
+    Config,
+    describe_conflicts,
+    load_config,
+    read_settings,
+    resume_conflicts,
+)
 from charjax.config_notes import schedule_notes
 from charjax.errors import UserError
 
@@ -75,7 +81,8 @@ def _what_was_asked(args: Namespace, note: Callable[[str], None]) -> tuple[Confi
         require_run(workdir)
     old = load_config(saved, saved=True)
     if args.config is not None:
-        new = _with_context(load_config(args.config, args.overrides, note=note), old)
+        asked = read_settings(args.config, args.overrides).get("model", {})
+        new = _as_begun(load_config(args.config, args.overrides, note=note), old, asked)
     else:
         new = load_config(saved, args.overrides, saved=True, note=note)
     conflicts = resume_conflicts(old, new)
@@ -87,12 +94,18 @@ def _what_was_asked(args: Namespace, note: Callable[[str], None]) -> tuple[Confi
     return new, workdir
 
 
-def _with_context(config: Config, old: Config) -> Config:
-    """A context length left to the text is the one that the run found."""
-    if config.model.context_length is None and config.model.kind == old.model.kind:
-        length = {"context_length": old.model.context_length}
-        return config.model_copy(update={"model": config.model.model_copy(update=length)})
-    return config
+def _as_begun(config: Config, old: Config, asked: dict[str, Any]) -> Config:
+    """The configuration with what a run has settled for itself.
+
+    A context length left to the text is the one that the run found; and where the settings asked
+    for leave out whether embeddings are scaled, a run may be older than what its scheme says of it.
+    """
+    if config.model.kind != old.model.kind:
+        return config
+    found = {"context_length"} if config.model.context_length is None else set()
+    found |= {"scale_embeddings"} - asked.keys()
+    settled = {name: getattr(old.model, name) for name in found if hasattr(old.model, name)}
+    return config.model_copy(update={"model": config.model.model_copy(update=settled)})
 
 
 @contextlib.contextmanager

@@ -94,8 +94,10 @@ def test_flags_of_evaluate():
         "json": False,
         "split": "val",
         "text": None,
+        "unseen": "error",
         "context": None,
         "stride": None,
+        "data_path": None,
     }
     args = cli.evaluate_arguments(["run", "--split", "test", "--context", "8", "--stride", "4"])
     assert (args.split, args.context, args.stride) == ("test", 8, 4)
@@ -122,6 +124,7 @@ def test_flags_of_evaluate():
         ("sample", "r --checkpoint newest", "must be best, latest or a step's number"),
         ("sample", "r --prompt a --prompt-file b", "not allowed with argument --prompt"),
         ("evaluate", "r --split dev", "--split: invalid choice: 'dev'"),
+        ("evaluate", "r --unseen drop", "--unseen: invalid choice: 'drop'"),
         ("evaluate", "r --greedy", "unrecognized arguments: --greedy"),
         ("evaluate", "r --js", "unrecognized arguments: --js"),
     ],

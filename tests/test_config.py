@@ -303,6 +303,42 @@ def test_what_is_printed_loads_back_equal(tree: dict[str, Any], comments: bool):
     assert parse_config(config.model_dump(mode="json")) == config
 
 
+@pytest.mark.parametrize(
+    ("overrides", "digest"),
+    [
+        ([], "65477df39f6c2da0f9bb11e9e528a8540a6ce29b285ead3dbdb31ce237f46942"),
+        (
+            ["model.kind=rnn"],
+            "3cc18ac5a7a09b2f58ca30c5c1efae7a4f107ddbcf66756613f339b3fee9a2db",
+        ),
+        (
+            ["model.kind=rnn", "model.activation=relu"],
+            "dc685c7c231bccefa8589e65640276fe5f639d956d6a911c5761d80ae4501c74",
+        ),
+        (
+            ["model.kind=mlp"],
+            "c4530aca6b74ae1f994a2b0585bfe2da1aca64493a97906ec55f2a4741f399cf",
+        ),
+    ],
+)
+def test_digests_of_saved_runs_stay_what_they_were(overrides: list[str], digest: str):
+    """A setting that is younger than they are counts only where it is not at its default."""
+    assert load_config(None, overrides).digest() == digest
+
+
+def test_the_form_of_gelu_counts_in_the_digest():
+    assert load_config(None, ["model.activation=gelu"]).digest() == load_config().digest()
+    assert load_config(None, ["model.activation=gelu_tanh"]).digest() != load_config().digest()
+
+
+def test_a_choice_of_another_family_is_left_behind(tmp_path: Path):
+    """As its other settings are; both families have the key, with other values."""
+    (tmp_path / "rnn.toml").write_text('[model]\nkind = "rnn"\nactivation = "relu"\n')
+    config = load_config(tmp_path / "rnn.toml", ["model.kind=transformer"])
+    assert config.model.activation == "gelu"
+    assert "must be one of gelu, gelu_tanh" in refusal("model.activation=relu")
+
+
 junk = st.one_of(
     st.text(),
     st.integers().map(str),

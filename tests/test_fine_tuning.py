@@ -116,3 +116,26 @@ def test_a_run_goes_on_with_a_text_that_was_moved(sources, text, tmp_path):
     done = run("train", "--workdir", workdir, "--resume", "train.steps=14")
     assert done.status == 2
     assert "the text has changed" in done.err
+
+
+def test_a_text_that_was_moved_is_evaluated_at_its_new_place(sources, text, tmp_path):
+    workdir = shutil.copytree(sources["gru"], tmp_path / "run")
+    gone, moved = tmp_path / "gone.txt", tmp_path / "moved.txt"
+    shutil.copy(text, gone)
+    words = ["--workdir", workdir, "--resume", f"data.path={gone}", "train.steps=12"]
+    assert run("train", *words).status == 0
+    before = run("evaluate", workdir)
+    gone.rename(moved)
+    lost = run("evaluate", workdir)
+    assert lost.status == 2
+    assert str(gone) in lost.err
+    assert "data.path=FILE" in lost.err
+    after = run("evaluate", workdir, f"data.path={moved}")
+    assert after.status == 0, after.err
+    assert after.out == before.out
+    # Only the tokenizer is needed.
+    assert run("evaluate", workdir, "--text", moved).status == 0
+    assert run("sample", workdir, "--max-new-tokens", "5").status == 0
+    moved.write_text(text.read_text() + "more")
+    assert "has changed" in run("evaluate", workdir, f"data.path={moved}").err
+    assert run("evaluate", workdir, "train.steps=5").status == 2

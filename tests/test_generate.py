@@ -267,8 +267,8 @@ from charjax.config import RuntimeConfig
 parallel.start_backend(RuntimeConfig(device="cpu"), core_devices=True)
 from tests.test_generate import PROMPTS, tokens_of
 told = []
-for kind in ("transformer", "gru"):
-    asked = dict(samples=8 * parallel.cores(), new=100)
+for kind, past in (("transformer", "jump"), ("transformer", "slide"), ("gru", "jump")):
+    asked = dict(samples=8 * parallel.cores(), new=100, past=past)
     shared = tokens_of(kind, PROMPTS["one"], **asked)
     used = parallel.core_mesh(asked["samples"], 8).size
     with_one = parallel.make_mesh(jax.local_devices()[:1], 1)
@@ -292,4 +292,4 @@ def test_cores_that_share_the_samples_write_the_same() -> None:
         cwd=root,
     )
     told = json.loads(done.stdout)
-    assert told == [[True, parallel.cores()]] * 2
+    assert told == [[True, parallel.cores()]] * 3

@@ -249,7 +249,7 @@ def test_numbers_that_are_not_finite(exported: Path, tmp_path: Path):
 
 
 def test_the_lectures_mlp(tmp_path: Path):
-    """C, W1, b1, W2, b2, and with batch norm a bias before it, as part 3 of the lectures has it."""
+    """C, W1, b1, W2, b2, and with batch norm a bias before it, as in Building makemore Part 3."""
     rng = np.random.default_rng(0)
     tensors = {
         "C": rng.normal(size=(27, 4)),

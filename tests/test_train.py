@@ -203,6 +203,10 @@ def test_steps_that_are_not_finite_end_the_run(text, tmp_path):
     assert done.status == 1
     assert "20 steps in a row" in done.err
     assert all(line["loss"] is None or line["loss"] >= 0 for line in metrics(workdir))
+    # After as many as are allowed, and not one more; all those after the last line were skipped.
+    stopped = int(re.search(r"stopped at step (\d+)", done.err)[1])
+    lines = [line for line in metrics(workdir) if line["split"] == "train"]
+    assert sum(line.get("skipped", 0) for line in lines) + stopped - lines[-1]["step"] == 20
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The MLP of nn-zero-to-hero, parts 2 and 3: an embedding, a hidden layer, one target a row.
+"""The MLP of Building makemore Part 2 and Part 3: an embedding, a hidden layer, one target a row.
 
 Letters: B batch, C context length, N characters.
 """

@@ -1,4 +1,4 @@
-"""The MLP of nn-zero-to-hero, parts 2 and 3, by the lectures' own names: C, W1, b1, W2, b2.
+"""The MLP of Building makemore Part 2 and Part 3, by their own names: C, W1, b1, W2, b2.
 
 With batch norm there are bngain, bnbias, bnmean_running and bnstd_running, with or without b1.
 

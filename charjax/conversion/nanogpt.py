@@ -74,6 +74,11 @@ def _tensors(config: TransformerConfig, vocab_size: int, tensors: Arrays) -> lis
             f"model.residual: nanoGPT's GPT is pre_norm, this model {config.residual}; only "
             "a model with model.residual=pre_norm has a PyTorch original"
         )
+    if config.scale_embeddings:
+        raise UserError(
+            "model.scale_embeddings: true in this model, and nanoGPT's GPT has no such factor; "
+            "only a model without it has a PyTorch original"
+        )
     V, D, C = vocab_size, config.d_model, config.context_length
     assert C is not None
     table = "params/token_embedding/embedding"

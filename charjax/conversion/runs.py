@@ -17,7 +17,7 @@ from charjax.runs import build_model, checkpoint_meta, state_shapes
 from charjax.training.checkpoint import Checkpoints
 from charjax.training.loop import Progress
 from charjax.training.session import environment
-from charjax.training.state import TrainState, begin_state, kept, scales_of
+from charjax.training.state import TrainState, adam_scales_of, begin_state, kept, scales_of
 
 
 def check_workdir(directory: Path) -> None:
@@ -85,4 +85,6 @@ def _state(config: Config, tokenizer: Tokenizer, variables: dict[str, Any]) -> T
     params = jax.device_put(trees.pop("params"))
     # What is imported is the function; the scheme of the config says in which parametrisation.
     scales = scales_of(model, config, shapes.params)
-    return begin_state(model, config, kept(params, scales), jax.device_put(trees), scales)
+    adam_scales = adam_scales_of(model, config, shapes.params)
+    params = kept(params, scales)
+    return begin_state(model, config, params, jax.device_put(trees), scales, adam_scales)

@@ -11,6 +11,16 @@ from pathlib import Path
 from charjax.caches import user_cache
 from charjax.config import DataConfig
 from charjax.data.download import DownloadError, download, open_https
+from charjax.data.reading import (
+    AS_IT_IS,
+    BYTES,
+    BYTES_TO_LF,
+    PLAIN,
+    ReadingRules,
+    decode_file,
+    looks_like_list,
+    read_bytes,
+)
 from charjax.errors import UserError
 
 
@@ -23,12 +33,14 @@ class Corpus:
       text: characters; bytes for the byte tokenizer.
       digest: SHA-256 of the file's bytes (stdlib: of all its files', one after the other).
       notes: what was done to the text that the user should know of, one line each.
+      field: the setting or flag that named it.
     """
 
     name: str
     text: str | bytes
     digest: str
     notes: tuple[str, ...] = ()
+    field: str = "data.name"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +51,14 @@ class _Published:
       url: its public address.
       digest: its SHA-256.
       size: in bytes.
-      encoding: of its characters.
+      rules: how it is read, and every later text and prompt of its runs.
       file_names: what it may be called in $CHARJAX_DATA.
     """
 
     url: str
     digest: str
     size: int
-    encoding: str
+    rules: ReadingRules
     file_names: tuple[str, ...]
 
 
@@ -55,14 +67,14 @@ _PUBLISHED = {
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
         1_115_394,
-        "ascii",
+        PLAIN,
         ("shakespeare.txt", "tinyshakespeare.txt", "tinyshakespeare/input.txt"),
     ),
     "names": _Published(
         "https://raw.githubusercontent.com/karpathy/makemore/master/names.txt",
         "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d",
         228_145,
-        "ascii",
+        PLAIN,
         ("names.txt",),
     ),
     "warpeace": _Published(
@@ -70,7 +82,7 @@ _PUBLISHED = {
         "fb66ba999dafe24017cdd59e04c56d385a9c8466993d374fd4c6f08b2142985e",
         3_258_246,
         # Its published results count bytes: the mark at its start and the CRLFs stay as well.
-        "latin-1",
+        AS_IT_IS,
         ("warpeace.txt", "warpeace_input.txt"),
     ),
 }
@@ -84,15 +96,52 @@ def load_corpus(config: DataConfig) -> Corpus:
     Raises:
       UserError: the text is missing, cannot be read, or is not what it should be.
     """
-    as_bytes = config.tokenizer == "byte"
+    rules = reading_rules(config)
     if config.path is not None:
-        return _read_file(config.path, as_bytes)
+        corpus = read_file(config.path, rules, "data.path")
+        return _with_list_note(corpus) if config.documents == "one" else corpus
     if config.name == "stdlib":
-        return _read_stdlib(as_bytes)
+        return _read_stdlib(rules)
     published = _PUBLISHED[config.name]
     raw = _find(config.name, published)
-    text = raw if as_bytes else raw.decode(published.encoding)
-    return Corpus(config.name, text, published.digest)
+    text, notes = decode_file(raw, rules, config.name, "data.name")
+    return Corpus(config.name, text, published.digest, notes)
+
+
+def reading_rules(config: DataConfig) -> ReadingRules:
+    """How the text of a run is read, and so every later text and prompt of it."""
+    name = None if config.path is not None else config.name
+    if config.tokenizer == "byte":
+        return BYTES_TO_LF if name == "stdlib" else BYTES
+    published = _PUBLISHED.get(name or "")
+    return PLAIN if published is None else published.rules
+
+
+def read_file(given: str, rules: ReadingRules, field: str) -> Corpus:
+    """Read a text file of the user's own.
+
+    Args:
+      given: its path.
+      rules: how it is read.
+      field: the setting or flag that names it.
+
+    Raises:
+      UserError: it is missing, empty, too large, or not such a text.
+    """
+    path = Path(os.path.expanduser(given))
+    raw = read_bytes(path, field)
+    text, notes = decode_file(raw, rules, given, field)
+    return Corpus(path.name, text, hashlib.sha256(raw).hexdigest(), notes, field)
+
+
+def _with_list_note(corpus: Corpus) -> Corpus:
+    if not looks_like_list(corpus.text):
+        return corpus
+    note = (
+        "the text looks like a list of one item a line and is read as one text; with "
+        "data.layout=lines each line is a document of its own"
+    )
+    return dataclasses.replace(corpus, notes=(*corpus.notes, note))
 
 
 def _find(name: str, published: _Published) -> bytes:
@@ -102,7 +151,7 @@ def _find(name: str, published: _Published) -> bytes:
         return raw
     cached = _cache_directory() / f"{name}.txt"
     if cached.is_file():
-        raw = _read_bytes(cached, "data.name")
+        raw = read_bytes(cached, "data.name")
         if hashlib.sha256(raw).hexdigest() == published.digest:
             return raw
     try:
@@ -130,7 +179,7 @@ def _from_data_directory(name: str, published: _Published) -> bytes | None:
     for path in (directory / file_name for file_name in published.file_names):
         if not path.is_file():
             continue
-        raw = _read_bytes(path, "CHARJAX_DATA")
+        raw = read_bytes(path, "CHARJAX_DATA")
         digest = hashlib.sha256(raw).hexdigest()
         if digest != published.digest:
             raise UserError(
@@ -152,61 +201,6 @@ def _cache_directory() -> Path:
     return folder
 
 
-def _read_file(given: str, as_bytes: bool) -> Corpus:
-    """A text file of the user's own."""
-    path = Path(os.path.expanduser(given))
-    raw = _read_bytes(path, "data.path")
-    if not raw:
-        raise UserError(f"data.path: {given!r} is empty; give a file with text in it")
-    digest = hashlib.sha256(raw).hexdigest()
-    if as_bytes:
-        return Corpus(path.name, raw, digest)
-    text, notes = _decode(raw, given)
-    return Corpus(path.name, text, digest, notes)
-
-
-def _read_bytes(path: Path, field: str) -> bytes:
-    if not path.exists():
-        raise UserError(f"{field}: {str(path)!r} does not exist; give a text file")
-    if not path.is_file():
-        what = "is a directory" if path.is_dir() else "is not a regular file"
-        raise UserError(f"{field}: {str(path)!r} {what}; give a text file")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UserError(
-            f"{field}: {str(path)!r} cannot be read ({reason}); give a file that you may read"
-        ) from None
-
-
-def _decode(raw: bytes, given: str) -> tuple[str, tuple[str, ...]]:
-    """UTF-8 without its mark, lines ended by LF, and notes of what was changed."""
-    remedy = "convert it to UTF-8, or read its bytes with data.tokenizer=byte"
-    nul = raw.find(b"\0")
-    if nul >= 0:
-        raise UserError(
-            f"data.path: {given!r} is not text: it has a zero byte at offset {nul:,}; {remedy}"
-        )
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"data.path: {given!r} is not UTF-8: byte 0x{raw[error.start]:02X} at offset "
-            f"{error.start:,}; {remedy}"
-        ) from None
-    notes = []
-    if text.startswith("\ufeff"):
-        text = text[1:]
-        notes.append("the byte order mark at the start of the file was dropped")
-    if count := text.count("\r\n"):
-        text = text.replace("\r\n", "\n")
-        notes.append(f"{count:,} line ends were CRLF and were made LF")
-    if not text:
-        raise UserError(f"data.path: {given!r} is empty; give a file with text in it")
-    return text, tuple(notes)
-
-
 # Tests are no library; site-packages are not Python's own; the build's configuration holds paths
 # of the machine, and sitecustomize is the distribution's.
 _LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
@@ -214,12 +208,12 @@ _LEFT_OUT_FILES = {"sitecustomize.py", "usercustomize.py"}
 _LEFT_OUT_PREFIXES = ("_sysconfigdata", "config-")
 
 
-def _read_stdlib(as_bytes: bool) -> Corpus:
+def _read_stdlib(rules: ReadingRules) -> Corpus:
     """Python's own library source: its ASCII modules, in the order of their paths."""
     root = Path(sysconfig.get_path("stdlib"))
     pieces = []
     for path in sorted(_modules(root), key=lambda path: path.relative_to(root).parts):
-        raw = _read_bytes(path, "data.name").replace(b"\r\n", b"\n")
+        raw = read_bytes(path, "data.name").replace(b"\r\n", b"\n")
         if raw.isascii() and raw.strip():
             pieces.append(raw if raw.endswith(b"\n") else raw + b"\n")
     if not pieces:
@@ -233,7 +227,9 @@ def _read_stdlib(as_bytes: bool) -> Corpus:
         f"stdlib is {len(pieces):,} modules of Python {platform.python_version()}, "
         f"SHA-256 {digest[:12]}..."
     )
-    return Corpus("stdlib", joined if as_bytes else joined.decode("ascii"), digest, (note,))
+    return Corpus(
+        "stdlib", joined.decode(rules.encoding) if rules.encoding else joined, digest, (note,)
+    )
 
 
 def _modules(root: Path) -> Iterator[Path]:

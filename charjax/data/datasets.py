@@ -3,21 +3,28 @@
 Letters: N tokens of a split, D documents.
 """
 
+import collections
 import dataclasses
+import itertools
+import os
 import random
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from charjax.config import DataConfig
-from charjax.data.corpora import Corpus, load_corpus
-from charjax.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
+from charjax.data.corpora import Corpus, load_corpus, read_file, reading_rules
+from charjax.data.reading import ReadingRules
+from charjax.data.tokenizers import (
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    UnknownCharacterError,
+)
 from charjax.errors import UserError
 
 # The lectures shuffle the names with Python's random.seed(42).
 _SHUFFLE_SEED = 42
-# Positions in a text are int32 on the device, with room for a window past the end.
-_MOST_TOKENS = 2_000_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +74,7 @@ class Dataset:
       digest: SHA-256 of the text as it was read.
       notes: what was done to the text that the user should know of, one line each.
       longest_line: targets of the longest document in any split (a line's end included).
+      long_line: the 99th percentile of the documents' targets.
     """
 
     name: str
@@ -75,6 +83,7 @@ class Dataset:
     digest: str
     notes: tuple[str, ...]
     longest_line: int
+    long_line: int
 
 
 def load_dataset(
@@ -91,28 +100,131 @@ def load_dataset(
       UserError: the text cannot be had, has changed, is too short or too long, or has characters
         that the given tokenizer does not know.
     """
-    if tokenizer is not None:
-        kind = "byte" if isinstance(tokenizer, ByteTokenizer) else "char"
-        config = config.model_copy(update={"tokenizer": kind})
-    corpus = load_corpus(config)
+    if digest is not None and config.path is not None and not _exists(config.path):
+        raise UserError(
+            f"data.path: {config.path!r} does not exist; if the run's text was moved, give its "
+            "place now (data.path=FILE, with --resume or to charjax.evaluate): it is known by its "
+            "SHA-256"
+        )
+    corpus = load_corpus(config if tokenizer is None else _with_kind(config, tokenizer))
     if digest not in (None, corpus.digest):
         raise UserError(
             f"data: the text has changed since the run began (SHA-256 {corpus.digest[:12]}..., "
             f"then {str(digest)[:12]}...); put the old text back, or start a new run with "
             "--init-from"
         )
-    if len(corpus.text) > _MOST_TOKENS:
-        raise UserError(
-            f"{_field(config)}: the text has {len(corpus.text):,} characters, and at most "
-            f"{_MOST_TOKENS:,} are allowed; give a part of it"
-        )
-    cut = _cut_lines if config.documents == "lines" else _cut_text
-    tokenizer, splits, notes = cut(config, corpus, tokenizer)
-    longest = max(int(split.doc_lengths.max()) for split in splits.values())
-    return Dataset(corpus.name, tokenizer, splits, corpus.digest, corpus.notes + notes, longest)
+    tokenizer, splits, notes = _cut(config, corpus, tokenizer)
+    lengths_D = np.concatenate([split.doc_lengths for split in splits.values()])
+    # "lower": one long line among a few is above it.
+    long = int(np.percentile(lengths_D, 99, method="lower"))
+    notes = corpus.notes + notes
+    return Dataset(corpus.name, tokenizer, splits, corpus.digest, notes, int(lengths_D.max()), long)
+
+
+def _exists(path: str) -> bool:
+    return os.path.exists(os.path.expanduser(path))
+
+
+class OtherText(NamedTuple):
+    """A text that a run was not trained on, whole, in its alphabet.
+
+    Attributes:
+      split: its tokens and documents.
+      notes: what was done to the text, one line each.
+      unseen: characters left out because the alphabet does not have them.
+    """
+
+    split: Split
+    notes: tuple[str, ...]
+    unseen: int
+
+
+def load_other_text(
+    path: str,
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    *,
+    field: str,
+    unseen: Literal["error", "skip"] = "error",
+) -> OtherText:
+    """Read a file as the text of a run was read, and lay it out in the same documents.
+
+    Args:
+      path: of the file.
+      config: the run's.
+      tokenizer: the run's.
+      field: the flag that names the file.
+      unseen: "skip" removes the characters that the alphabet does not have before anything else:
+        none of them is a target, and what follows one is predicted as if it were not there.
+
+    Raises:
+      UserError: the file cannot be read by the run's rules, is too short, or has characters that
+        the alphabet does not have.
+    """
+    rules = run_rules(config, tokenizer)
+    corpus = read_file(path, rules, field)
+    notes = corpus.notes
+    if rules.encoding == "latin-1":
+        notes = ("the file was read as latin-1, as the run's own text was", *notes)
+    count = 0
+    if unseen == "skip" and isinstance(tokenizer, CharTokenizer):
+        corpus, count, removed = _remove_unseen(corpus, tokenizer)
+        notes += removed
+    layout = "lines" if tokenizer.boundary else "stream"
+    whole = config.model_copy(
+        update={"path": path, "split": "tail", "layout": layout, "val_fraction": 0.0}
+    )
+    _, splits, cutting = _cut(whole, corpus, tokenizer)
+    return OtherText(splits["train"], notes + cutting, count)
+
+
+def run_rules(config: DataConfig, tokenizer: Tokenizer) -> ReadingRules:
+    """How every later text and prompt of a run is read: as its own text was.
+
+    Args:
+      config: the run's.
+      tokenizer: the run's; a fine-tuned one's may be of another kind than its config says.
+    """
+    return reading_rules(_with_kind(config, tokenizer))
+
+
+def _with_kind(config: DataConfig, tokenizer: Tokenizer) -> DataConfig:
+    kind = "byte" if isinstance(tokenizer, ByteTokenizer) else "char"
+    return config.model_copy(update={"tokenizer": kind})
+
+
+def _remove_unseen(corpus: Corpus, tokenizer: CharTokenizer) -> tuple[Corpus, int, tuple[str, ...]]:
+    """The text without the characters that an alphabet does not have, their number, and a note."""
+    text = corpus.text
+    assert isinstance(text, str)
+    count = len(_unknown_places(text, tokenizer))
+    if not count:
+        return corpus, 0, ()
+    kinds = sorted(set(text) - set(tokenizer.symbols))
+    shown = ", ".join(f"{kind!r}" for kind in kinds[:_SHOWN_KINDS])
+    more = ", ..." if len(kinds) > _SHOWN_KINDS else ""
+    note = (
+        f"{count:,} of {len(text):,} characters are not among the {tokenizer.vocab_size} symbols "
+        f"that the run knows ({shown}{more}) and were left out: they are no targets, and what "
+        "follows them is predicted as if they were not there"
+    )
+    if count > _MANY_UNSEEN * len(text):
+        note += f"; at {count / len(text):.1%} that raises the loss of what is left"
+    kept = text.translate(dict.fromkeys(map(ord, kinds)))
+    return dataclasses.replace(corpus, text=kept), count, (note,)
+
+
+_SHOWN_KINDS = 8
+_MANY_UNSEEN = 0.01
 
 
 _Cut = tuple[Tokenizer, dict[str, Split], tuple[str, ...]]
+
+
+def _cut(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer | None) -> _Cut:
+    """The tokenizer, the splits and notes."""
+    cut = _cut_lines if config.documents == "lines" else _cut_text
+    return cut(config, corpus, tokenizer)
 
 
 def _cut_lines(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer | None) -> _Cut:
@@ -122,11 +234,15 @@ def _cut_lines(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer | None) 
     every = text.removesuffix(newline).split(newline)
     lines = [line for line in every if line.strip()]
     dropped = len(every) - len(lines)
-    notes = (f"{dropped:,} blank lines were dropped",) if dropped else ()
+    notes: tuple[str, ...] = (f"{dropped:,} blank lines were dropped",) if dropped else ()
     if not lines:
-        raise UserError(f"{_field(config)}: every line of the text is blank; give one item a line")
+        raise UserError(f"{corpus.field}: every line of the text is blank; give one item a line")
     tokenizer = _tokenizer(_documents(lines, newline), tokenizer, boundary=True)
     fraction, count = config.val_fraction, len(lines)
+    # A line keeps its hash; in the file's order, which is that of memory, it is had in no time.
+    collections.deque(map(hash, lines), maxlen=0)
+    if count == 1 and fraction:
+        raise UserError(f"{corpus.field}: {_explain_one_line(config, lines[0])}")
     if config.split == "shuffled_lines":
         random.Random(_SHUFFLE_SEED).shuffle(lines)
         cuts = [int((1 - 2 * fraction) * count), int((1 - fraction) * count), count]
@@ -134,6 +250,7 @@ def _cut_lines(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer | None) 
         cuts = [int((1 - fraction) * count), count]
     if not fraction:
         cuts = [count]
+    notes += _repeated_lines(lines, cuts)
     splits = {}
     for name, begin, end in zip(("train", "val", "test"), [0, *cuts], cuts, strict=False):
         if begin == end:
@@ -141,10 +258,34 @@ def _cut_lines(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer | None) 
                 f"data.val_fraction: {fraction} of {count:,} lines leaves none for {name}; give "
                 "more lines or another fraction, or 0 to hold nothing out"
             )
-        tokens = _encode(config, tokenizer, _documents(lines[begin:end], newline))
+        tokens = _encode(corpus, tokenizer, _documents(lines[begin:end], newline))
         bounds = np.flatnonzero(tokens == 0)
         splits[name] = Split(tokens, bounds[:-1], np.diff(bounds), name)
     return tokenizer, splits, notes
+
+
+def _explain_one_line(config: DataConfig, line: str | bytes) -> str:
+    remedy = "data.layout=stream" if config.layout == "lines" else "data.split=tail"
+    carriage_return: Any = "\r" if isinstance(line, str) else b"\r"
+    if carriage_return in line:
+        remedy += ", or make its line ends LF (tr '\\r' '\\n' < OLD > NEW)"
+    return (
+        f"the text is one line, of {len(line):,} characters, where each line is a document of its "
+        f"own; use {remedy}"
+    )
+
+
+def _repeated_lines(lines: list[Any], cuts: list[int]) -> tuple[str, ...]:
+    """A note of the held-out lines that stand in the train part too, if there are any."""
+    train = itertools.islice(lines, cuts[0])
+    # The set is of the smaller part.
+    repeated = set(lines[cuts[0] :]).intersection(train)
+    counts = []
+    for name, begin, end in zip(("val", "test"), cuts, cuts[1:], strict=False):
+        number = sum(line in repeated for line in lines[begin:end])
+        if number:
+            counts.append(f"{number:,} of {end - begin:,} {name} lines")
+    return (f"{' and '.join(counts)} also stand in the train part",) if counts else ()
 
 
 def _documents(lines: list[Any], newline: Any) -> Any:
@@ -155,9 +296,9 @@ def _documents(lines: list[Any], newline: Any) -> Any:
 def _cut_text(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer | None) -> _Cut:
     """The text as one document (tail, or nothing held out), or folded into rows (interleaved)."""
     tokenizer = _tokenizer(corpus.text, tokenizer, boundary=False)
-    tokens = _encode(config, tokenizer, corpus.text)
+    tokens = _encode(corpus, tokenizer, corpus.text)
     if not config.val_fraction:
-        return tokenizer, {"train": _one_document(config, tokens, "train")}, ()
+        return tokenizer, {"train": _one_document(config, corpus, tokens, "train")}, ()
     if config.split == "interleaved":
         return tokenizer, *_interleave(config, tokens)
     # nanoGPT's cut: the train part is the first int(0.9 * N) characters.
@@ -165,17 +306,20 @@ def _cut_text(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer | None) -
     parts = {"train": tokens[:cut], "val": tokens[cut:]}
     return (
         tokenizer,
-        {name: _one_document(config, part, name) for name, part in parts.items()},
+        {name: _one_document(config, corpus, part, name) for name, part in parts.items()},
         (),
     )
 
 
-def _one_document(config: DataConfig, tokens: np.ndarray, name: str) -> Split:
+def _one_document(config: DataConfig, corpus: Corpus, tokens: np.ndarray, name: str) -> Split:
     if len(tokens) < 2:
+        part, remedy = "it", "give a longer text"
+        if config.val_fraction:
+            part = f"with data.val_fraction = {config.val_fraction} its {name} part"
+            remedy += " or another fraction"
         raise UserError(
-            f"{_field(config)}: the text is too short: with data.val_fraction = "
-            f"{config.val_fraction} its {name} part has {len(tokens)} characters, and at least 2 "
-            "are needed; give a longer text or another fraction"
+            f"{corpus.field}: the text is too short: {part} has {len(tokens)} characters, and at "
+            f"least 2 are needed; {remedy}"
         )
     return Split(tokens, np.zeros(1, np.int64), np.array([len(tokens) - 1]), name)
 
@@ -231,13 +375,36 @@ def _tokenizer(text: str | bytes, given: Tokenizer | None, *, boundary: bool) ->
     return dataclasses.replace(given, boundary=boundary)
 
 
-def _encode(config: DataConfig, tokenizer: Tokenizer, text: str | bytes) -> np.ndarray:
+def _encode(corpus: Corpus, tokenizer: Tokenizer, text: str | bytes) -> np.ndarray:
+    """The tokens of a part of a corpus."""
     try:
         return tokenizer.encode(text)  # type: ignore[arg-type]
-    except UserError as error:
-        raise UserError(f"{_field(config)}: {error}") from None
+    except UnknownCharacterError:
+        assert isinstance(tokenizer, CharTokenizer)
+        raise UserError(f"{corpus.field}: {_explain_unknown(corpus, tokenizer)}") from None
 
 
-def _field(config: DataConfig) -> str:
-    """The key that chose the text."""
-    return "data.name" if config.path is None else "data.path"
+def _explain_unknown(corpus: Corpus, tokenizer: CharTokenizer) -> str:
+    """Where the text has characters that the alphabet does not have."""
+    text = corpus.text
+    assert isinstance(text, str)
+    explained = tokenizer.explain_unknown(text, _unknown_places(text, tokenizer))
+    if corpus.field == "--text":
+        explained += "; or leave such characters out by --unseen skip"
+    return explained
+
+
+def _unknown_places(text: str, tokenizer: CharTokenizer) -> np.ndarray:
+    """The places (K,) of unknown characters; those of blank lines count only in a stream."""
+    places_K = tokenizer.find_unknown(text)
+    kinds = set(text) - set(tokenizer.symbols)
+    if tokenizer.boundary and any(kind.isspace() for kind in kinds):
+        dropped_K = np.array([_is_in_blank_line(text, place) for place in places_K.tolist()])
+        places_K = places_K[~dropped_K]
+    return places_K
+
+
+def _is_in_blank_line(text: str, place: int) -> bool:
+    end = text.find("\n", place)
+    line = text[text.rfind("\n", 0, place) + 1 : None if end < 0 else end]
+    return not line.strip()

@@ -21,6 +21,10 @@ _UNKNOWN = -1
 _MOST_SYMBOLS = 1 << 16
 
 
+class UnknownCharacterError(UserError):
+    """A text has a character that is not in the alphabet."""
+
+
 @dataclasses.dataclass(frozen=True)
 class CharTokenizer:
     """One token a Unicode character.
@@ -66,15 +70,14 @@ class CharTokenizer:
         """The tokens (N,) of a text of N characters: uint8, or uint16 past 256 symbols.
 
         Raises:
-          UserError: a character that is not in the alphabet.
+          UnknownCharacterError: a character is not in the alphabet.
         """
-        table = np.full(sys.maxunicode + 1, _UNKNOWN, np.int32)
-        table[[ord(symbol) for symbol in self.symbols]] = np.arange(self.vocab_size)
+        table = self._table()
         tokens = np.empty(len(text), np.uint8 if self.vocab_size <= 256 else np.uint16)
         for begin, codes in zip(range(0, len(text), _CHUNK), _code_points(text), strict=True):
             ids: np.ndarray = np.take(table, codes)
             if ids.min() == _UNKNOWN:
-                raise UserError(self._explain_unknown(chr(codes[np.argmin(ids)])))
+                raise UnknownCharacterError(self.explain_unknown(text, self.find_unknown(text)))
             tokens[begin : begin + len(ids)] = ids
         return tokens
 
@@ -90,12 +93,35 @@ class CharTokenizer:
         """SHA-256 over to_json()."""
         return _digest(self.to_json())
 
-    def _explain_unknown(self, symbol: str) -> str:
+    def find_unknown(self, text: str) -> np.ndarray:
+        """The places (K,) int64 of the characters that are not in the alphabet."""
+        table = self._table()
+        found = [
+            begin + np.flatnonzero(np.take(table, codes) == _UNKNOWN)
+            for begin, codes in zip(range(0, len(text), _CHUNK), _code_points(text), strict=True)
+        ]
+        return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+    def explain_unknown(self, text: str, places_K: np.ndarray) -> str:
+        """The first of the unknown characters of a text, where it stands, and their number."""
+        first = int(places_K[0])
+        symbol, line = text[first], text.count("\n", 0, first) + 1
+        column = first - text.rfind("\n", 0, first)
+        found = text.count(symbol)
+        times = "once" if found == 1 else f"{found:,} times"
+        others = "" if found == len(places_K) else f"; {len(places_K):,} unknown in all"
         known = repr(self.symbols[:100])[1:-1] + ("..." if self.vocab_size > 100 else "")
         return (
-            f"the character {symbol!r} (U+{ord(symbol):04X}) is not one of the {self.vocab_size} "
-            f"symbols that this model knows; leave it out, and use only: {known}"
+            f"the character {symbol!r} (U+{ord(symbol):04X}) at line {line:,}, column {column:,} "
+            f"(found {times}{others}) is not one of the "
+            f"{self.vocab_size} symbols that this model knows; leave it out, and use only: {known}"
         )
+
+    def _table(self) -> np.ndarray:
+        """The token of every code point."""
+        table = np.full(sys.maxunicode + 1, _UNKNOWN, np.int32)
+        table[[ord(symbol) for symbol in self.symbols]] = np.arange(self.vocab_size)
+        return table
 
 
 @dataclasses.dataclass(frozen=True)

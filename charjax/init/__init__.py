@@ -1,6 +1,14 @@
 """Initialisation schemes: what a parameter is, and so how it is drawn and scaled."""
 
-from charjax.init.scheme import Drawn, Rule, Scheme, check_cover, find_factors, initialise
+from charjax.init.scheme import (
+    Drawn,
+    Rule,
+    Scheme,
+    check_cover,
+    find_adam_factors,
+    find_factors,
+    initialise,
+)
 from charjax.init.schemes import find_scheme, scheme_for, scheme_names, scheme_numbers
 from charjax.init.site import Site
 
@@ -10,6 +18,7 @@ __all__ = [
     "Scheme",
     "Site",
     "check_cover",
+    "find_adam_factors",
     "find_factors",
     "find_scheme",
     "initialise",

@@ -1,4 +1,4 @@
-"""Schemes for any family: libraries' defaults, variance scaling, and those of the lectures."""
+"""Schemes for any family: libraries' defaults, variance scaling, the makemore lectures'."""
 
 import functools
 import math
@@ -10,6 +10,7 @@ from charjax.init.draws import (
     Draw,
     EmbeddingNormal,
     FanInNormal,
+    GateFilled,
     LecunNormal,
     LogUnigram,
     Normal,
@@ -27,7 +28,17 @@ from charjax.models.roles import Role
 # Of the biases, where nothing else is said: as in Schoenholz et al. 2017.
 _CRITICAL_B = math.sqrt(0.05)
 _SMALL = Normal(0.01)
-_DEFAULT = "flax.linen: LeCun normal kernels, N(0, 1/d) embeddings, orthogonal recurrent kernels"
+_DEFAULT = (
+    "flax.linen (github.com/google/flax): LeCun normal kernels, N(0, 1/d) embeddings, orthogonal "
+    "recurrent kernels"
+)
+# The notebooks of Karpathy's Neural Networks: Zero to Hero; part 3 is its lecture 4, part 5 its 6.
+_NOTEBOOKS = "github.com/karpathy/nn-zero-to-hero"
+_PART_3 = f"Building makemore Part 3 ({_NOTEBOOKS})"
+_PART_5 = f"Building makemore Part 5 ({_NOTEBOOKS})"
+_LECUN = "LeCun et al. 1998 (yann.lecun.com/exdb/publis/pdf/lecun-98b.pdf)"
+_GLOROT = "Glorot and Bengio 2010 (proceedings.mlr.press/v9/glorot10a.html)"
+_HE = "He et al. 2015 (arXiv:1502.01852)"
 
 
 def default(_: InitConfig) -> Scheme:
@@ -39,20 +50,25 @@ def pytorch(_: InitConfig) -> Scheme:
     """PyTorch's own."""
     uniform = TorchUniform()
     return Scheme(
-        "torch.nn: Linear U(1/sqrt(n)) with its bias, Embedding N(0, 1), RNN U(1/sqrt(width))",
+        "torch.nn (github.com/pytorch/pytorch): Linear U(1/sqrt(n)) with its bias, Embedding "
+        "N(0, 1), RNN U(1/sqrt(width))",
         rules_for(uniform, OfKernel(uniform), embedding=Normal(1.0)),
     )
 
 
 def normal(init: InitConfig) -> Scheme:
     """N(0, 1) or N(0, init.std**2)."""
-    return Scheme("weights N(0, init.std**2), biases zero", rules_for(Normal(_or(init.std, 1.0))))
+    return Scheme(
+        "weights N(0, init.std**2), biases zero; by default as a torch.nn.Embedding "
+        "(github.com/pytorch/pytorch)",
+        rules_for(Normal(_or(init.std, 1.0))),
+    )
 
 
 def zeros(_: InitConfig) -> Scheme:
     """All weights and biases 0: nothing but the readout's bias is ever moved."""
     return Scheme(
-        "nn-zero-to-hero part 3: all weights 0, so that only the readout's bias learns",
+        f"{_PART_3}: all weights 0, so that only the readout's bias learns",
         rules_for(ZERO),
         # A transformer's readout has no bias: nothing at all would learn.
         needs={"model.kind": ("bigram", "bow", "mlp", "wavenet", "rnn", "gru", "lstm")},
@@ -60,51 +76,57 @@ def zeros(_: InitConfig) -> Scheme:
 
 
 def uniform(init: InitConfig) -> Scheme:
-    """U(-init.scale, init.scale)."""
+    """U(-init.scale, init.scale), and 1 for the bias of an LSTM's forget gate.
+
+    As train.lua of karpathy/char-rnn, which has a second bias of the gates too and leaves that one
+    uniform. It reads symbols without an embedding of a width of their own.
+    """
     draw = Uniform(_or(init.scale, 0.08))
     return Scheme(
-        "char-rnn (Karpathy 2015): everything U(-init.scale, init.scale)", rules_for(draw, draw)
+        "char-rnn (github.com/karpathy/char-rnn): all U(-init.scale, init.scale), but an LSTM's "
+        "forget bias 1",
+        rules_for(draw, draw, gate_bias=GateFilled(draw, "forget", 1.0)),
     )
 
 
 def lecun_normal(_: InitConfig) -> Scheme:
     """N(0, 1 / n)."""
-    return _scaling("LeCun et al. 1998, eq. 16: N(0, 1/n)", "fan_in", "normal", 1.0)
+    return _scaling(f"{_LECUN}: N(0, 1/n)", "fan_in", "normal", 1.0)
 
 
 def lecun_uniform(_: InitConfig) -> Scheme:
     """U with variance 1 / n."""
-    return _scaling("LeCun et al. 1998, eq. 16: U of variance 1/n", "fan_in", "uniform", 1.0)
+    return _scaling(f"{_LECUN}: U of variance 1/n", "fan_in", "uniform", 1.0)
 
 
 def glorot_normal(_: InitConfig) -> Scheme:
     """N(0, 2 / (n + m))."""
-    source = "Glorot and Bengio 2010, eq. 12: N(0, 2 / (n + m))"
+    source = f"{_GLOROT}: N(0, 2 / (n + m))"
     return _scaling(source, "fan_avg", "normal", 1.0)
 
 
 def glorot_uniform(_: InitConfig) -> Scheme:
     """U(sqrt(6 / (n + m)))."""
-    source = "Glorot and Bengio 2010, eq. 16: U(sqrt(6 / (n + m)))"
+    source = f"{_GLOROT}: U(sqrt(6 / (n + m)))"
     return _scaling(source, "fan_avg", "uniform", 1.0)
 
 
 def he_normal(init: InitConfig) -> Scheme:
     """N(0, gain^2 / n), the gain by the activation."""
-    source = "He et al. 2015, eq. 10: N(0, gain^2 / n), the gain by the activation"
+    source = f"{_HE}: N(0, gain^2 / n), the gain by the activation"
     return _scaling(source, "fan_in", "normal", _of_activation(init))
 
 
 def he_uniform(init: InitConfig) -> Scheme:
     """U with variance gain^2 / n, the gain by the activation."""
-    source = "He et al. 2015, eq. 10, uniform: U(gain sqrt(3 / n)), the gain by the activation"
+    source = f"{_HE}, uniform: U(gain sqrt(3 / n)), the gain by the activation"
     return _scaling(source, "fan_in", "uniform", _of_activation(init))
 
 
 def orthogonal(_: InitConfig) -> Scheme:
     """Orthogonal matrices, every gate's its own."""
     return Scheme(
-        "Saxe et al. 2014, sec. 3: orthogonal kernels, embeddings N(0, 1/d)",
+        "Saxe et al. 2014 (arXiv:1312.6120): orthogonal kernels, embeddings N(0, 1/d)",
         rules_for(Orthogonal(), embedding=EmbeddingNormal()),
     )
 
@@ -112,7 +134,7 @@ def orthogonal(_: InitConfig) -> Scheme:
 def lsuv(_: InitConfig) -> Scheme:
     """Orthogonal, then every product's variance brought to 1 on a batch."""
     return Scheme(
-        "Mishkin and Matas 2016, algorithm 1: orthonormal, then outputs of variance 1",
+        "Mishkin and Matas 2016 (arXiv:1511.06422), LSUV: orthonormal, then outputs of variance 1",
         rules_for(
             Orthogonal(), embedding=EmbeddingNormal(), without=(Role.RECURRENT, Role.GATE_BIAS)
         ),
@@ -127,7 +149,8 @@ def critical(init: InitConfig) -> Scheme:
     weights = FanInNormal(_or(init.sigma_w, _critical_sigma_w(sigma_b)))
     biases = OfKernel(Normal(sigma_b))
     return Scheme(
-        "Poole et al. 2016, eq. 1; Schoenholz et al. 2017: N(0, sigma_w^2 / n), N(0, sigma_b^2)",
+        "Poole et al. 2016 (arXiv:1606.05340); Schoenholz et al. 2017 (arXiv:1611.01232): "
+        "N(0, sigma_w^2 / n), N(0, sigma_b^2)",
         rules_for(weights, biases, embedding=Normal(1.0), readout=FanInNormal())
         | {Role.GATE_BIAS: Rule(biases)},
         readout_bias=Rule(ZERO),
@@ -136,7 +159,7 @@ def critical(init: InitConfig) -> Scheme:
 
 @functools.cache
 def _critical_sigma_w(sigma_b: float) -> float:
-    """Where chi_1 = 1 for tanh with these biases (Schoenholz et al. 2017, fig. 1)."""
+    """Where chi_1 = 1 for tanh with these biases (Schoenholz et al. 2017)."""
     # The theory is numpy's and scipy's, and only this scheme asks for it.
     from charjax.initlab import theory
 
@@ -147,7 +170,7 @@ def _critical_sigma_w(sigma_b: float) -> float:
 def small_readout(_: InitConfig) -> Scheme:
     """The default with a readout a hundredth as large."""
     return _like_default(
-        f"{_DEFAULT}; readout x 0.01 (nn-zero-to-hero part 3)",
+        f"{_DEFAULT}; readout x 0.01, as in {_PART_3}",
         readout=Scaled(LecunNormal(), 0.01),
         about=(Role.READOUT,),
     )
@@ -156,14 +179,17 @@ def small_readout(_: InitConfig) -> Scheme:
 def zero_readout(_: InitConfig) -> Scheme:
     """The default with a readout of zeros: the loss at first is ln V exactly."""
     return _like_default(
-        f"{_DEFAULT}; readout 0 (Yang et al. 2022, app. D.2)", readout=ZERO, about=(Role.READOUT,)
+        f"{_DEFAULT}; readout 0, as recommended in github.com/microsoft/mup/issues/7",
+        readout=ZERO,
+        about=(Role.READOUT,),
     )
 
 
 def unigram_readout(_: InitConfig) -> Scheme:
     """The default with a readout of zeros whose bias is the text's log frequencies."""
     return _like_default(
-        f"{_DEFAULT}; readout 0, its bias the log frequencies (Karpathy 2019, 'init well')",
+        f"{_DEFAULT}; readout 0, its bias the log frequencies (Karpathy 2019, "
+        "'init well', karpathy.github.io/2019/04/25/recipe)",
         readout=ZERO,
         readout_bias=LogUnigram(),
         about=(Role.READOUT,),
@@ -171,16 +197,14 @@ def unigram_readout(_: InitConfig) -> Scheme:
 
 
 def naive(_: InitConfig) -> Scheme:
-    """The lectures' first arm."""
-    return Scheme(
-        "nn-zero-to-hero part 3, arm 1: everything N(0, 1)", rules_for(Normal(1.0), Normal(1.0))
-    )
+    """The first variant of the makemore lectures' part 3."""
+    return Scheme(f"{_PART_3}, arm 1: everything N(0, 1)", rules_for(Normal(1.0), Normal(1.0)))
 
 
 def naive_readout(_: InitConfig) -> Scheme:
     """The second."""
     return Scheme(
-        "nn-zero-to-hero part 3, arm 2: readout x 0.01, its bias 0",
+        f"{_PART_3}, arm 2: readout x 0.01, its bias 0",
         rules_for(Normal(1.0), Normal(1.0), readout=_SMALL),
         readout_bias=Rule(ZERO),
     )
@@ -189,7 +213,7 @@ def naive_readout(_: InitConfig) -> Scheme:
 def naive_hidden(_: InitConfig) -> Scheme:
     """The third."""
     return Scheme(
-        "nn-zero-to-hero part 3, arm 3: and hidden x 0.2, its bias x 0.01",
+        f"{_PART_3}, arm 3: and hidden x 0.2, its bias x 0.01",
         rules_for(Normal(1.0), _SMALL, hidden=Normal(0.2), readout=_SMALL),
         readout_bias=Rule(ZERO),
     )
@@ -198,16 +222,16 @@ def naive_hidden(_: InitConfig) -> Scheme:
 def kaiming_tanh(_: InitConfig) -> Scheme:
     """The fourth and the fifth."""
     return Scheme(
-        "nn-zero-to-hero part 3, arms 4 and 5: hidden N(0, (5/3)**2 / n) (He et al. 2015)",
+        f"{_PART_3}, arms 4 and 5: hidden N(0, (5/3)**2 / n) ({_HE})",
         rules_for(Normal(1.0), _SMALL, hidden=FanInNormal(5 / 3), readout=_SMALL),
         readout_bias=Rule(ZERO),
     )
 
 
 def lecun_readout(_: InitConfig) -> Scheme:
-    """The fifth lecture's."""
+    """The one of the makemore lectures' part 5."""
     return Scheme(
-        "nn-zero-to-hero part 5: N(0, 1/n) (LeCun et al. 1998), readout x 0.1, embedding N(0, 1)",
+        f"{_PART_5}: N(0, 1/n), readout x 0.1, embedding N(0, 1)",
         rules_for(FanInNormal(), embedding=Normal(1.0), readout=FanInNormal(0.1)),
     )
 

@@ -18,9 +18,10 @@ from jax import Array
 from charjax.init.site import Site
 from charjax.models.roles import Activation
 
-# What a layer's gain has to be for the activation to keep the variance: 1 / E[f'(z)^2] is sqrt(2)
-# for ReLU (He et al. 2015), and 5/3 is what PyTorch's `calculate_gain` and the lectures take for
-# tanh. GELU, in both forms, is taken as ReLU; gates, with their sigmoids, as linear.
+# Gains that are to make up for an activation: sqrt(2) for ReLU, whose E[f(z)^2] and E[f'(z)^2] are
+# 1/2 (He et al. 2015), so that gain^2 E[f'(z)^2] = 1; 5/3 for tanh, as PyTorch's `calculate_gain`
+# and the makemore lectures have it, which is more than that.
+# GELU, in both forms, is taken as ReLU; gates, with their sigmoids, as linear.
 GAINS: dict[Activation, float] = {
     "linear": 1.0,
     "gates": 1.0,
@@ -66,7 +67,7 @@ class Normal:
 
 @dataclasses.dataclass(frozen=True)
 class FanInNormal:
-    """N(0, gain**2 / n) (He et al. 2015, eq. 10, for gain**2 = 2)."""
+    """N(0, gain**2 / n) (He et al. 2015 for gain**2 = 2)."""
 
     gain: float = 1.0
 
@@ -88,7 +89,7 @@ class WidthNormal:
 
 @dataclasses.dataclass(frozen=True)
 class ResidualNormal:
-    """N(0, std**2 / 2L): the 2L residual outputs add up to one (Radford et al. 2019, sec. 2.3)."""
+    """N(0, std**2 / 2L): the 2L residual outputs add up to one (Radford et al. 2019)."""
 
     std: float
 
@@ -176,12 +177,37 @@ class Orthogonal:
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """The identity, in every gate (Le et al. 2015, sec. 2)."""
+    """The identity, in every gate (Le et al. 2015)."""
 
     def __call__(self, key: Array, site: Site) -> Array:
         """The key is not used."""
         rows, columns = site.shape[0], site.shape[1] // site.parameter.gates
         return jnp.tile(jnp.eye(rows, columns, dtype=jnp.float32), (1, site.parameter.gates))
+
+
+@dataclasses.dataclass(frozen=True)
+class GateFilled:
+    """A draw, but a constant in one gate's part of the first bias of a cell.
+
+    Attributes:
+      draw: what is drawn.
+      gate: the gate; a cell that has none of this name is drawn whole.
+      value: the constant.
+    """
+
+    draw: Draw
+    gate: str
+    value: float
+
+    def __call__(self, key: Array, site: Site) -> Array:
+        """Draw all gates, then fill one."""
+        drawn = self.draw(key, site)
+        names = site.parameter.gate_names
+        if self.gate not in names or site.parameter.second:
+            return drawn
+        width = site.shape[0] // site.parameter.gates
+        start = names.index(self.gate) * width
+        return drawn.at[start : start + width].set(self.value)
 
 
 @dataclasses.dataclass(frozen=True)

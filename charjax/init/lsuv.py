@@ -13,7 +13,7 @@ from jax import Array
 
 
 def unit_variance(model: Any, variables: Any, inputs_BS: Array, num_outputs: int) -> Any:
-    """Mishkin and Matas 2016, algorithm 1, lines 3 to 8, with biases that are 0.
+    """Mishkin and Matas 2016 (arXiv:1511.06422), with biases that are 0.
 
     Layer after layer, in the order in which they are computed, W <- W / std(output). As an output
     is linear in its kernel, one pass gives variance 1, and the paper's loop would end after it.

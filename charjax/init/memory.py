@@ -26,13 +26,9 @@ _KEEPS, _WRITES = ("forget", "update"), ("input",)
 def irnn(_: InitConfig) -> Scheme:
     """The identity as recurrent kernel, with ReLU."""
     return Scheme(
-        "Le, Jaitly and Hinton 2015, sec. 2, IRNN: recurrent identity, others N(0, 0.001^2)",
-        rules_for(
-            Normal(0.001),
-            embedding=EmbeddingNormal(),
-            recurrent=Identity(),
-            readout=LecunNormal(),
-        ),
+        "Le, Jaitly and Hinton 2015 (arXiv:1504.00941), IRNN: recurrent kernel the identity, other "
+        "weights N(0, 0.001^2), biases 0",
+        rules_for(Normal(0.001), recurrent=Identity()),
         needs={"model.kind": ("rnn",), "model.activation": ("relu",)},
     )
 
@@ -41,7 +37,8 @@ def forget_bias(init: InitConfig) -> Scheme:
     """The default with a forget gate that is open at first."""
     bias = 1.0 if init.forget_bias is None else init.forget_bias
     return Scheme(
-        "Gers et al. 2000; Jozefowicz et al. 2015, sec. 5: the forget gate's bias 1 (a GRU's z)",
+        "Gers et al. 2000 (doi.org/10.1162/089976600300015015); Jozefowicz et al. 2015 "
+        "(proceedings.mlr.press/v37/jozefowicz15.html): the forget gate's bias 1 (a GRU's z)",
         _rules(KeepBias(bias)),
         needs=_GATED,
         about=(Role.GATE_BIAS,),
@@ -52,7 +49,8 @@ def chrono(init: InitConfig) -> Scheme:
     """The default with forget gates that keep for 1 to longest_delay steps."""
     longest = init.longest_delay or 64
     return Scheme(
-        "Tallec and Ollivier 2018, eq. 16: b_f = log U(1, T - 1), b_i = -b_f (a GRU's b_z = b_f)",
+        "Tallec and Ollivier 2018 (arXiv:1804.11188): b_f = log U(1, T - 1), b_i = -b_f (a GRU's "
+        "b_z = b_f)",
         _rules(ChronoBias(longest)),
         needs=_GATED,
         about=(Role.GATE_BIAS,),

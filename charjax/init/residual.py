@@ -29,7 +29,8 @@ _XAVIER_UNIFORM = VarianceScaling("fan_avg", "uniform")
 def gpt2(_: InitConfig) -> Scheme:
     """N(0, 0.02), residual outputs smaller by depth."""
     return Scheme(
-        "Radford et al. 2019; nanoGPT: N(0, 0.02), residual outputs / sqrt(2L)",
+        "Radford et al. 2019; nanoGPT (github.com/karpathy/nanoGPT): N(0, 0.02), residual outputs "
+        "/ sqrt(2L)",
         rules_for(Normal(0.02), residual_output=ResidualNormal(0.02)),
     )
 
@@ -37,7 +38,8 @@ def gpt2(_: InitConfig) -> Scheme:
 def small_init(_: InitConfig) -> Scheme:
     """N(0, 2 / 5d) throughout."""
     return Scheme(
-        "Nguyen and Salazar 2019, sec. 2.2, SmallInit: N(0, 2 / (d + 4d)), d the stream's width",
+        "Nguyen and Salazar 2019 (arXiv:1910.05895), SmallInit: N(0, 2 / (d + 4d)), d the stream's "
+        "width",
         rules_for(WidthNormal(2 / 5), without=_CELLS),
         needs=_TRANSFORMER,
     )
@@ -47,21 +49,28 @@ def tfixup(_: InitConfig) -> Scheme:
     """Xavier, with everything but queries and keys smaller by depth; no norms, no warm-up.
 
     A decoder without cross-attention has the residual branches of the paper's encoder, so it is
-    the encoder's factor (sec. 3.3) that holds here.
+    the encoder's factor 0.67 L^(-1/4) that holds for them. Embeddings have the factor (9L)^(-1/4),
+    and the symbols' are multiplied by sqrt(d) in the forward pass (model.scale_embeddings); a tied
+    readout is the table without sqrt(d). All this as in layer6ai-labs/T-Fixup,
+    fairseq/models/transformer.py, whose positions are sinusoids: a learned table of positions is
+    drawn like the symbols', and is not multiplied. Queries and keys are Xavier's, as the paper has
+    them; that code draws them smaller by sqrt(2).
     """
     factor, power = 0.67, -0.25
     smaller = Scaled(_XAVIER_UNIFORM, factor, power)
     rules = rules_for(
         _XAVIER_UNIFORM,
-        embedding=Scaled(EmbeddingNormal(), factor, power),
+        embedding=Scaled(EmbeddingNormal(), 9**power, power),
         residual_output=smaller,
         hidden=_Fused(Scaled(_XAVIER_UNIFORM, factor, power, "value"), smaller),
         without=_CELLS,
     )
     return Scheme(
-        "Huang et al. 2020, sec. 3.3, T-Fixup: Xavier, and values, outputs and MLP x 0.67 L^(-1/4)",
+        "Huang et al. 2020 (github.com/layer6ai-labs/T-Fixup): Xavier; values, outputs and MLP x "
+        "0.67 L^(-1/4), embeddings x (9L)^(-1/4), and x sqrt(d) in the forward pass",
         rules,
         needs=_TRANSFORMER | {"model.residual": ("plain",)},
+        sets={"model.scale_embeddings": True},
     )
 
 
@@ -77,7 +86,8 @@ def deepnorm(_: InitConfig) -> Scheme:
         without=_CELLS,
     )
     return Scheme(
-        "Wang et al. 2022, fig. 2, decoder: alpha = (2L)^(1/4), Xavier gain beta = (8L)^(-1/4)",
+        "Wang et al. 2022 (arXiv:2203.00555), DeepNorm, decoder: alpha = (2L)^(1/4), Xavier gain "
+        "beta = (8L)^(-1/4)",
         rules,
         needs=_TRANSFORMER | {"model.residual": ("deepnorm",)},
     )
@@ -86,7 +96,7 @@ def deepnorm(_: InitConfig) -> Scheme:
 def rezero(_: InitConfig) -> Scheme:
     """Every block is the identity at first."""
     return Scheme(
-        "Bachlechner et al. 2020, eq. 6, ReZero: residual gains 0, Xavier kernels",
+        "Bachlechner et al. 2020 (arXiv:2003.04887), ReZero: residual gains 0, Xavier kernels",
         rules_for(_XAVIER_UNIFORM, embedding=EmbeddingNormal(), residual_gain=ZERO, without=_CELLS),
         needs=_TRANSFORMER | {"model.residual": ("rezero",)},
     )
@@ -96,7 +106,8 @@ def layerscale(init: InitConfig) -> Scheme:
     """Every block is nearly the identity at first."""
     gain = Constant(init.epsilon) if init.epsilon else _ByDepth()
     return Scheme(
-        "Touvron et al. 2021, eq. 4, LayerScale: residual gains epsilon, kernels N(0, 0.02)",
+        "Touvron et al. 2021 (arXiv:2103.17239), LayerScale: residual gains epsilon, kernels "
+        "N(0, 0.02)",
         rules_for(Normal(0.02), residual_gain=gain, without=_CELLS),
         needs=_TRANSFORMER | {"model.residual": ("layerscale",)},
     )
@@ -104,7 +115,7 @@ def layerscale(init: InitConfig) -> Scheme:
 
 @dataclasses.dataclass(frozen=True)
 class _ByDepth:
-    """0.1 up to 18 blocks, 1e-5 up to 24, 1e-6 beyond (Touvron et al. 2021, sec. 2)."""
+    """0.1 up to 18 blocks, 1e-5 up to 24, 1e-6 beyond (Touvron et al. 2021)."""
 
     def __call__(self, key: Array, site: Site) -> Array:
         epsilon = 0.1 if site.depth <= 18 else 1e-5 if site.depth <= 24 else 1e-6

@@ -1,9 +1,10 @@
 """What a scheme is: for each role, how it is drawn, its learning rate and its multiplier.
 
-With theta the parameter that is kept and trained, m its multiplier, f its learning-rate factor
-and u the optimiser's direction, the model is applied to m * theta, and a step is
-theta - rate * (f * u + weight_decay * theta): the decay is not scaled by f, as in the package
-`mup` of Yang et al. 2022 and in Dey et al. 2025, where the decay grows as the rate shrinks.
+With theta the parameter that is kept and trained, m its multiplier, f its learning-rate factor, d
+its decay factor and u the optimiser's direction (of AdamW with e times its epsilon), the model is
+applied to m * theta, and a step is theta - rate * (f * u + d * weight_decay * theta). The decay is
+not scaled by f: in the package `mup` of Yang et al. 2022 (arXiv:2203.03466) it grows as the rate
+shrinks with the width. What follows the rate says so by d.
 """
 
 import dataclasses
@@ -46,11 +47,15 @@ class Rule:
       draw: where they are drawn from.
       learning_rate: what the direction of their step is multiplied by.
       multiplier: what they are multiplied by before the model is applied.
+      epsilon: what AdamW's epsilon is multiplied by.
+      decay: what their weight decay is multiplied by; with AdamW only.
     """
 
     draw: Draw
     learning_rate: Factor = unit
     multiplier: Factor = unit
+    epsilon: Factor = unit
+    decay: Factor = unit
 
 
 class Drawn(NamedTuple):
@@ -70,6 +75,8 @@ class Scheme:
       rules: the rule of each role; a model with a role that is not here cannot use the scheme.
       readout_bias: the rule of the readout's bias, where it differs from other biases.
       needs: what the configuration must say, by "section.key": the values that are allowed.
+      sets: settings that go with the scheme where the configuration does not give them, by
+        "section.key"; they are in `charjax.config.IMPLIED`, too.
       about: roles without which the scheme would do nothing.
       reads_text: whether it draws by the frequencies of the training text's symbols.
       gain: what every kernel but the readout is multiplied by once it is drawn; it may be traced,
@@ -82,6 +89,7 @@ class Scheme:
     rules: Mapping[Role, Rule]
     readout_bias: Rule | None = None
     needs: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    sets: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     about: tuple[Role, ...] = ()
     reads_text: bool = False
     adjust: Callable[[Any, Any, Array, int], Any] | None = None
@@ -90,8 +98,16 @@ class Scheme:
     @property
     def scaled(self) -> bool:
         """Whether it has any learning-rate factor or multiplier."""
-        rules = [*self.rules.values(), *([self.readout_bias] if self.readout_bias else [])]
-        return any((rule.learning_rate, rule.multiplier) != (unit, unit) for rule in rules)
+        return any((rule.learning_rate, rule.multiplier) != (unit, unit) for rule in self._all)
+
+    @property
+    def scales_adam(self) -> bool:
+        """Whether it has any factor of AdamW's epsilon or of the weight decay."""
+        return any((rule.epsilon, rule.decay) != (unit, unit) for rule in self._all)
+
+    @property
+    def _all(self) -> list[Rule]:
+        return [*self.rules.values(), *([self.readout_bias] if self.readout_bias else [])]
 
     @property
     def reads_data(self) -> bool:
@@ -185,13 +201,27 @@ def _draw(draws: list[Draw], sites: list[Site], key: Array) -> list[Array]:
 
 def find_factors(scheme: Scheme, shapes: Any, roles: Roles, depth: int) -> tuple[Any, Any]:
     """Learning-rate factors and multipliers; arguments and errors as of `initialise`."""
+    return _factors(scheme, shapes, roles, depth, "learning_rate", "multiplier")
+
+
+def find_adam_factors(scheme: Scheme, shapes: Any, roles: Roles, depth: int) -> tuple[Any, Any]:
+    """Factors of AdamW's epsilon and of the decay; arguments and errors as of `initialise`."""
+    return _factors(scheme, shapes, roles, depth, "epsilon", "decay")
+
+
+def _factors(
+    scheme: Scheme, shapes: Any, roles: Roles, depth: int, first: str, second: str
+) -> tuple[Any, Any]:
+    """The values of two factors of the rules, each a pytree of float32 scalars."""
     sites = find_sites(shapes, roles, depth)
     rules = [scheme.rule_of(site) for site in sites]
-    rates = [rule.learning_rate(site) for rule, site in zip(rules, sites, strict=True)]
-    multipliers = [rule.multiplier(site) for rule, site in zip(rules, sites, strict=True)]
     tree = jax.tree.structure(shapes)
-    build = lambda values: jax.tree.unflatten(tree, [jnp.float32(x) for x in values])  # noqa: E731
-    return build(rates), build(multipliers)
+
+    def build(name: str) -> Any:
+        values = [getattr(rule, name)(site) for rule, site in zip(rules, sites, strict=True)]
+        return jax.tree.unflatten(tree, [jnp.float32(x) for x in values])
+
+    return build(first), build(second)
 
 
 def check_cover(scheme: Scheme, name: str, shapes: Any, roles: Roles) -> None:

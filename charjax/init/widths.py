@@ -1,4 +1,8 @@
-"""Schemes whose best learning rate does not move with width and depth.
+"""Schemes that are to keep the best learning rate where it is as a network grows.
+
+With the width: all four. With the depth: CompleteP, of a transformer. Depth-muP does so where each
+residual block is one layer, as its abstract says (Yang et al. 2023, arXiv:2310.02244); a block of
+several layers, as a transformer's, has no such parametrisation there, and its best rate may move.
 
 r is the width over init.base_width, l the depth over init.base_depth. At r = l = 1 all factors
 are 1, and learning rates are meant as at that size. The width is what the
@@ -13,7 +17,7 @@ from jax import Array
 
 from charjax.config import InitConfig
 from charjax.init.draws import ONE, ZERO, EmbeddingNormal, FanInNormal, Normal
-from charjax.init.scheme import Rule, Scheme
+from charjax.init.scheme import Factor, Rule, Scheme, unit
 from charjax.init.site import Site
 from charjax.models.roles import Role
 
@@ -26,20 +30,40 @@ _BLOCKS = {"model.kind": ("transformer",), "optim.kind": ("adamw",)}
 
 def mup(init: InitConfig) -> Scheme:
     """Width alone."""
-    source = "Yang et al. 2022, table 8 (Adam): muP; readout x 1/r, hidden learning rates x 1/r"
+    source = (
+        "Yang et al. 2022 (arXiv:2203.03466), table 8, for Adam: muP; readout x 1/r, hidden "
+        "learning rates x 1/r"
+    )
     return _parametrised(source, Scales.of(init, alpha=None), _ADAM)
 
 
 def depth_mup(init: InitConfig) -> Scheme:
-    """Width, and depth with residual branches x l^(-1/2)."""
-    source = "Yang et al. 2023, table 1 (Adam): depth-muP; branches and their rates x l^(-1/2)"
-    return _parametrised(source, Scales.of(init, alpha=0.5), _BLOCKS)
+    """Width, and depth with residual branches x l^(-1/2).
+
+    The decay of a block follows its rate with the depth, as in AdamW whose groups of parameters
+    differ in their rates alone: in EleutherAI/nanoGPT-mup (branch completep) at alpha = 1/2 a
+    block's rate has the factor l^(-1/2) / r and its decay the factor r, and a step takes their
+    product.
+    """
+    source = (
+        "Yang et al. 2023 (arXiv:2310.02244), for Adam: depth-muP; branches, their rates and "
+        "decays x l^(-1/2)"
+    )
+    scales = Scales.of(init, alpha=0.5)
+    return _parametrised(source, scales, _BLOCKS, decay=scales.decay)
 
 
 def completep(init: InitConfig) -> Scheme:
-    """Width, and depth with residual branches x 1/l."""
-    source = "Dey et al. 2025, table 1, alpha = 1: CompleteP; residual branches x 1/l"
-    return _parametrised(source, Scales.of(init, alpha=1.0), _BLOCKS)
+    """Width, and depth with residual branches x 1/l.
+
+    AdamW's epsilon as in EleutherAI/nanoGPT-mup (branch completep), by equation 40 of the paper.
+    """
+    source = (
+        "Dey et al. 2025 (arXiv:2505.01618), table 1, alpha = 1: CompleteP; residual branches "
+        "x 1/l, AdamW's epsilon x 1/r, in blocks x 1/(r l)"
+    )
+    scales = Scales.of(init, alpha=1.0)
+    return _parametrised(source, scales, _BLOCKS, epsilon=scales.epsilon)
 
 
 def spectral(init: InitConfig) -> Scheme:
@@ -51,7 +75,8 @@ def spectral(init: InitConfig) -> Scheme:
     still = {Role.EMBEDDING: Rule(Normal(1.0)), Role.GAIN: Rule(ONE), Role.RESIDUAL_GAIN: Rule(ONE)}
     biases = dict.fromkeys((Role.BIAS, Role.GATE_BIAS), Rule(ZERO))
     return Scheme(
-        "Yang, Simon and Bernstein 2023, param. 1, for Adam: std min(1, sqrt(m/n)) / sqrt(n)",
+        "Yang, Simon and Bernstein 2023 (arXiv:2310.17813), spectral parametrisation, for Adam: "
+        "std min(1, sqrt(m/n)) / sqrt(n)",
         rules | still | biases,
         needs=_ADAM | {"model.tie_embeddings": (False,)},
     )
@@ -101,6 +126,16 @@ class Scales:
         branch = Role.RESIDUAL_OUTPUT in (parameter.role, site.beside)
         return self._l(site) ** -self.alpha if branch and self.alpha is not None else 1.0
 
+    def epsilon(self, site: Site) -> float:
+        """1/r; in a block, times l^-alpha: a gradient's size is multiplied by as much."""
+        deep = self.alpha is not None and site.parameter.in_block
+        return (self._l(site) ** -(self.alpha or 0.0) if deep else 1.0) / self._r(site)
+
+    def decay(self, site: Site) -> float:
+        """In a block l^(alpha - 1), the part of the learning rate that follows the depth."""
+        deep = self.alpha is not None and site.parameter.in_block
+        return self._l(site) ** ((self.alpha or 0.0) - 1.0) if deep else 1.0
+
     def _r(self, site: Site) -> float:
         return site.width / self.base_width
 
@@ -114,9 +149,10 @@ class InputNormal:
 
     A table of a width of its own: s^2 = 1/d, that width. A stream's: 1/base_width, which is
     1/d at the base. If it is the readout too, s = 0.02 (GPT-2's): the readout should begin at 0
-    (Yang et al. 2022, app. D.2), which this one cannot, for then nothing would be told from
-    anything. With s^2 = 1/base_width its logits at first would have the size sqrt(base_width / d):
-    as large as what the first steps learn, meaning nothing, and falling with the width.
+    (one of the authors, github.com/microsoft/mup/issues/7), which this one cannot, for then
+    nothing would be told from anything. With s^2 = 1/base_width its logits at first would have the
+    size sqrt(base_width / d): as large as what the first steps learn, meaning nothing, and falling
+    with the width.
     """
 
     base_width: int
@@ -128,20 +164,24 @@ class InputNormal:
         return Normal(0.02 if site.tied else 1 / math.sqrt(self.base_width))(key, site)
 
 
-def _parametrised(source: str, scales: Scales, needs: dict) -> Scheme:
-    # The readout's rate stays: with its multiplier 1/r that is table 8's second form, the one that
-    # leaves tied embeddings possible. One of its own begins at 0 (app. D.2 there): a random one
-    # adds to the logits' moves a part that falls with sqrt(r), and hides what is to be seen.
-    wide = Rule(FanInNormal(), scales.learning_rate, scales.multiplier)
+def _parametrised(
+    source: str, scales: Scales, needs: dict, epsilon: Factor = unit, decay: Factor = unit
+) -> Scheme:
+    # Yang et al. 2022 write muP in several tables that are equivalent. The readout's rate stays,
+    # and its multiplier is 1/r: that is table 8, which the package `mup` follows and which leaves
+    # tied embeddings possible (github.com/microsoft/mup/issues/7). A readout of its own begins at
+    # 0, as recommended there: a random one adds to the logits' moves a part that falls with
+    # sqrt(r), and hides what is to be seen.
+    wide = Rule(FanInNormal(), scales.learning_rate, scales.multiplier, epsilon, decay)
     others = {Role.GAIN: ONE, Role.RESIDUAL_GAIN: ONE, Role.BIAS: ZERO, Role.GATE_BIAS: ZERO}
     return Scheme(
         source,
         {
-            Role.EMBEDDING: Rule(InputNormal(scales.base_width)),
-            Role.READOUT: Rule(ZERO, multiplier=scales.multiplier),
+            Role.EMBEDDING: Rule(InputNormal(scales.base_width), epsilon=epsilon, decay=decay),
+            Role.READOUT: Rule(ZERO, multiplier=scales.multiplier, epsilon=epsilon, decay=decay),
             **dict.fromkeys((Role.HIDDEN, Role.RECURRENT, Role.RESIDUAL_OUTPUT), wide),
             **{
-                role: Rule(draw, scales.learning_rate, scales.multiplier)
+                role: Rule(draw, scales.learning_rate, scales.multiplier, epsilon, decay)
                 for role, draw in others.items()
             },
         },

@@ -45,7 +45,7 @@ class ParameterStats(NamedTuple):
     Attributes:
       weight_std: of its entries.
       gradient_std: of the loss's derivatives with respect to them.
-      gradient_to_data: one over the other, as in nn-zero-to-hero part 4; infinite where all
+      gradient_to_data: one over the other, as in Building makemore Part 3; infinite where all
         entries are equal.
       gradient_norm: the square root of the sum of the derivatives' squares.
     """

@@ -157,20 +157,27 @@ def own_logit(model: CharModel, moments: WeightMoments, mean_squares: ArrayLike)
     # The layers end in: the last block, its norm, the readout.
     stream = math.sqrt(np.asarray(mean_squares, np.float64)[-3])
     product = float(moments.weights[-1]) * math.sqrt(float(moments.gains[-1]))
+    if model.scale_embeddings:
+        product *= math.sqrt(model.d_model)
     return product / stream if stream else math.nan
 
 
 def _after(layer: Layer, q: float) -> tuple[float, float]:
     """Standard deviation after the activation, and the saturated part of it."""
-    if math.isnan(q):
+    if not q <= theory.LARGEST:
         return math.nan, math.nan
     if layer.activation == "linear":
         return math.sqrt(q), 0.0
     activation = theory.find_activation(layer.activation)
     mean = theory.expect(activation.function, math.sqrt(q), activation.kinks)
-    std = math.sqrt(max(0.0, theory.second_moment(q, activation) - mean**2))
+    std = math.sqrt(max(0.0, _second_moment(q, activation) - mean**2))
     bounded = layer.activation == "tanh"
     return std, theory.saturated_fraction(q, activation) if bounded else 0.0
+
+
+def _second_moment(q: float, activation: theory.Activation) -> float:
+    """The theory's, NaN beyond its range: of a network that was drawn absurdly large."""
+    return theory.second_moment(q, activation) if q <= theory.LARGEST else math.nan
 
 
 def _stack(layers: tuple[Layer, ...], known: _Known, squares_L: Floats) -> Floats:
@@ -182,7 +189,7 @@ def _stack(layers: tuple[Layer, ...], known: _Known, squares_L: Floats) -> Float
         if normed:
             q = (known.gains[i] if q > 0 else 0.0) + known.shifts[i]
         q_L.append(q)
-        square = theory.second_moment(q, theory.find_activation(layer.activation))
+        square = _second_moment(q, theory.find_activation(layer.activation))
     return np.array(q_L)
 
 
@@ -198,7 +205,7 @@ def _recurrent(layers: tuple[Layer, ...], known: _Known, squares_L: Floats, time
         q_T, square = np.empty(times), 0.0
         for t, below in enumerate(below_T):
             q_T[t] = known.input_weights[i] * below + known.weights[i] * square + known.biases[i]
-            square = theory.second_moment(q_T[t], activation)
+            square = _second_moment(q_T[t], activation)
             below_T[t] = square
         q_L.append(float(q_T.mean()))
     return np.array([*q_L, known.weights[-1] * below_T.mean() + known.biases[-1]])
@@ -212,9 +219,8 @@ def _transformer(layers: tuple[Layer, ...], known: _Known) -> Floats:
         if layer.kernel is None:
             q_L[i] = normed_L[i]
         elif layer.name.endswith("mlp/down") and not math.isnan(q_L[i - 1]):
-            square = theory.second_moment(
-                q_L[i - 1], theory.find_activation(layers[i - 1].activation)
-            )
+            activation = theory.find_activation(layers[i - 1].activation)
+            square = _second_moment(q_L[i - 1], activation)
             q_L[i] = known.weights[i] * square + known.biases[i]
         elif layer.name.endswith(("qkv", "mlp/up", "readout")):
             q_L[i] = known.weights[i] * normed_L[i] + known.biases[i]

@@ -14,7 +14,7 @@ from jax import Array
 from charjax.models.roles import Activation
 
 BINS = 64
-# A tanh is called saturated where |h| is above this, as in nn-zero-to-hero part 4.
+# A tanh is called saturated where |h| is above this, as in Building makemore Part 3.
 SATURATED = 0.97
 _BOUNDED = ("tanh", "gates")
 

@@ -15,7 +15,7 @@ from charjax.models.roles import Parameter
 
 
 class Bigram(FiniteModel):
-    """The next character given this one, by gradient descent (Karpathy, makemore, part 1).
+    """The next character given this one, by gradient descent (Karpathy, "building makemore").
 
     With x_t the one-hot vector of the character at t and W a (V, V) table:
 

@@ -25,6 +25,7 @@ class CharModel(nn.Module):
       memory: what the output depends on. "finite": the last lookback + 1 tokens; "carried": every
         token before, through a state; "windowed": at most context_length tokens.
       fitted: whether the family counts (`fit`) and is not trained by gradients.
+      looks_up_targets: whether it has `target_log_probs`.
       roles: (regular expression over a parameter's "/"-joined path, what that parameter is);
         exactly one covers each parameter.
     """
@@ -33,6 +34,7 @@ class CharModel(nn.Module):
     dtype: DTypeLike
     memory: ClassVar[Memory]
     fitted: ClassVar[bool] = False
+    looks_up_targets: ClassVar[bool] = False
     roles: ClassVar[tuple[tuple[str, Parameter], ...]]
 
     @property
@@ -70,6 +72,18 @@ class CharModel(nn.Module):
           logits (B, N, V) float32, and the cache with the tokens in it: of the same structure,
           shapes and dtypes as the one given, so that it can be a loop's carry. Given None, a
           carried model returns its state and the others return None.
+        """
+        raise NotImplementedError
+
+    def target_log_probs(self, tokens_BT: Array, targets_BN: Array) -> Array:
+        """Return log p(target), (B, N) float32, without the logits of the other characters.
+
+        Offered by a family that looks probabilities up (`looks_up_targets`), so that scoring a
+        text costs nothing for the V - 1 characters that did not follow.
+
+        Args:
+          tokens_BT: integers below V, as of a call without a cache.
+          targets_BN: the characters after the last N of them.
         """
         raise NotImplementedError
 

@@ -18,8 +18,7 @@ from charjax.models.roles import Parameter, Role, dense
 class MLP(FiniteModel):
     """The neural probabilistic language model (Bengio et al. 2003), without direct connections.
 
-    The embeddings of the last C characters side by side go through hidden layers of tanh
-    (equation 1 there, with W = 0):
+    The embeddings of the last C characters side by side go through hidden layers of tanh:
 
         x_t = [E[c_{t-C+1}], ..., E[c_t]]     h_t = tanh(x_t W1 + b1)     logits_t = h_t W2 + b2
 

@@ -9,8 +9,7 @@ Letters: N targets, K nodes, E entries (an entry is a character seen after a nod
 """
 
 import dataclasses
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -46,7 +45,13 @@ class Level:
 
 
 def fit_tables(
-    split: Split, *, vocab_size: int, order: int, smoothing: str, alpha: float
+    split: Split,
+    poll: Callable[[], None] = lambda: None,
+    *,
+    vocab_size: int,
+    order: int,
+    smoothing: str,
+    alpha: float,
 ) -> dict[str, np.ndarray]:
     """Count a text, and turn the counts into the tables that `NgramModel` reads.
 
@@ -63,31 +68,39 @@ def fit_tables(
       tail_value, tail_backoff (order): the same two along a tail
     """
     text, targets_N = _padded_text(split, order)
-    levels = list(_levels(text, targets_N, vocab_size, order))
-    smoothed = [
-        _additive(level, order, vocab_size, alpha)
-        if smoothing == "additive"
-        else _kneser_ney(level, order, modified=smoothing == "modified_kneser_ney")
-        for level in levels
-    ]
-    children = [
-        np.bincount(b.parent_K, minlength=a.parent_K.size) for a, b in itertools.pairwise(levels)
-    ]
-    children.append(np.zeros(levels[-1].parent_K.size, np.int64))
-    entries = [np.bincount(a.entry_node_E, minlength=a.parent_K.size) for a in levels]
-    tables = {
+    parts: list[dict[str, np.ndarray]] = []
+    children: list[np.ndarray] = []
+    nodes = 0
+    for level in _levels(text, targets_N, vocab_size, order):
+        if smoothing == "additive":
+            smoothed = _additive(level, order, vocab_size, alpha)
+        else:
+            smoothed = _kneser_ney(level, order, modified=smoothing == "modified_kneser_ney")
+        value_E, backoff_K, tail_value, tail_backoff = smoothed
+        if level.depth:
+            children.append(np.bincount(level.parent_K, minlength=nodes))
+        nodes = level.parent_K.size
+        # Each level in its final types: the counts themselves are let go.
+        part = {
+            "symbol": level.symbol_K,
+            "tail": level.tail_K,
+            "entries": np.bincount(level.entry_node_E, minlength=nodes),
+            "follower": level.follower_E,
+            "value": value_E,
+            "backoff": backoff_K,
+            "tail_value": np.array([tail_value]),
+            "tail_backoff": np.array([tail_backoff]),
+        }
+        parts.append({name: array.astype(_dtype_of(name, text)) for name, array in part.items()})
+        poll()
+    children.append(np.zeros(nodes, np.int64))
+    tables = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {
         "text": text,
-        "symbol": np.concatenate([level.symbol_K for level in levels]),
         "first_child": 1 + _starts(children),
-        "tail": np.concatenate([level.tail_K for level in levels]),
-        "first_entry": _starts(entries),
-        "follower": np.concatenate([level.follower_E for level in levels]),
-        "value": np.concatenate([value_E for value_E, *_ in smoothed]),
-        "backoff": np.concatenate([backoff_K for _, backoff_K, *_ in smoothed]),
-        "tail_value": np.array([value for *_, value, _ in smoothed]),
-        "tail_backoff": np.array([backoff for *_, backoff in smoothed]),
+        "first_entry": _starts([tables.pop("entries")]),
+        **tables,
     }
-    return {name: table.astype(_dtype_of(name, text)) for name, table in tables.items()}
 
 
 def _padded_text(split: Split, order: int) -> tuple[np.ndarray, np.ndarray]:
@@ -167,7 +180,7 @@ def _kneser_ney(level: Level, order: int, modified: bool) -> tuple[Any, Any, flo
 
 
 def _discounts(counts_of_counts: np.ndarray, tails: int, modified: bool) -> np.ndarray:
-    """What is taken from a count of 0, 1, 2, and 3 or more (Chen and Goodman 1999, eq. 26).
+    """What is taken from a count of 0, 1, 2, and 3 or more (Chen and Goodman 1999).
 
     Each count of counts is taken to be at least one, and no discount to be less than that of a
     count of one: otherwise a small text could leave nothing for characters not yet seen.
@@ -193,8 +206,9 @@ def _additive(
 
 
 def _starts(sizes: list[np.ndarray]) -> np.ndarray:
-    """Where each part begins, and the end of the last."""
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sizes))])
+    """Return where each part begins, and the end of the last: int32."""
+    ends = np.cumsum(np.concatenate(sizes), dtype=np.int64)
+    return np.concatenate([np.zeros(1, np.int64), ends]).astype(np.int32)
 
 
 def _dtype_of(name: str, text: np.ndarray) -> Any:

@@ -65,6 +65,8 @@ class Transformer(CharModel):
       residual: how a sublayer is joined to the stream, see Block.
       activation: "gelu" (by erf, as nanoGPT) or "gelu_tanh" (its approximation, as GPT-2, minGPT
         and makemore).
+      scale_embeddings: whether x = sqrt(D) E[tokens] + P[positions], as in Vaswani et al. 2017; a
+        tied readout is E nevertheless.
     """
 
     context_length: int
@@ -77,6 +79,7 @@ class Transformer(CharModel):
     positions: Literal["learned", "rotary"]
     residual: Residual = "pre_norm"
     activation: Gelu = "gelu"
+    scale_embeddings: bool = False
     memory: ClassVar[Memory] = "windowed"
 
     @property
@@ -131,6 +134,8 @@ class Transformer(CharModel):
         start = 0 if cache is None else cache.length
         embedding = Embedding(self.vocab_size, self.d_model, self.dtype, name="token_embedding")
         x_BTD, angles = embedding(tokens_BT), None
+        if self.scale_embeddings:
+            x_BTD *= math.sqrt(self.d_model)
         if self.positions == "learned":
             table = Embedding(
                 self.context_length, self.d_model, self.dtype, name="position_embedding"
@@ -171,9 +176,9 @@ class Block(nn.Module):
     """Attention and a two-layer network, each a sublayer F that is added to what it read.
 
     pre_norm     x + F(LN(x))                (Radford et al. 2019)
-    deepnorm     LN(alpha x + F(x)), alpha = (2 n_layer)^(1/4) (Wang et al. 2022, eq. 2)
-    rezero       x + g F(x), g a number      (Bachlechner et al. 2020, eq. 6)
-    layerscale   x + g F(LN(x)), g a vector  (Touvron et al. 2021, eq. 4)
+    deepnorm     LN(alpha x + F(x)), alpha = (2 n_layer)^(1/4) (Wang et al. 2022)
+    rezero       x + g F(x), g a number      (Bachlechner et al. 2020)
+    layerscale   x + g F(LN(x)), g a vector  (Touvron et al. 2021)
     plain        x + F(x)                    (as T-Fixup needs, Huang et al. 2020)
 
     The norm after the last block goes with those two that normalise what they read.

@@ -18,7 +18,7 @@ from charjax.models.roles import Parameter, Role, dense
 class WaveNet(FiniteModel):
     """A causal convolution of width two and doubling dilation (van den Oord et al. 2016).
 
-    Without gates, residuals or skips it is the network of nn-zero-to-hero part 5: a context of
+    Without gates, residuals or skips it is the network of Building makemore Part 5: a context of
     C = 2**levels characters is fused two by two, then the pairs two by two, up to one vector:
 
         h_0,t = E[c_t]     h_l,t = tanh([h_{l-1}, t - 2**(l-1); h_{l-1}, t] W_l + b_l)

@@ -41,8 +41,10 @@ def adam_update(
     *,
     decay: float = 0.0,
     rate_factor: Array | None = None,
+    epsilon_factor: Array | None = None,
+    decay_factor: Array | None = None,
 ) -> tuple[Array, Moments]:
-    """Loshchilov and Hutter 2019, algorithm 2, with the decay scaled by the rate.
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), with the decay scaled by the rate.
 
     The moments are selected before they are used: selected afterwards, they would be written
     twice, once for the selection and once for the parameter (measured, with `scale` folded in: a
@@ -55,6 +57,8 @@ def adam_update(
       step: what all parameters have in common.
       decay: of the weights.
       rate_factor: a scalar that multiplies the direction but not the decay; None: 1.
+      epsilon_factor: a scalar that multiplies `step.eps`; None: 1.
+      decay_factor: a scalar that multiplies `decay`; None: 1.
 
     Returns:
       The new parameter and moments.
@@ -67,11 +71,13 @@ def adam_update(
     number = step.number.astype(jnp.float32)
     unbiased_mean = mean / (1 - step.beta1**number)
     unbiased_square = square / (1 - step.beta2**number)
-    direction = unbiased_mean / (jnp.sqrt(unbiased_square) + step.eps)
+    eps = step.eps if epsilon_factor is None else step.eps * epsilon_factor
+    direction = unbiased_mean / (jnp.sqrt(unbiased_square) + eps)
     if rate_factor is not None:
         direction = direction * rate_factor
     if decay:
-        direction = direction + decay * parameter
+        decayed = decay if decay_factor is None else decay * decay_factor
+        direction = direction + decayed * parameter
     return chosen(parameter - step.rate * direction, parameter), Moments(mean, square)
 
 

@@ -10,7 +10,7 @@ from charjax.ops.precision import wide_dtype
 
 
 def rotary_angles(positions_T: Array, width: int) -> tuple[Array, Array]:
-    """Cosine and sine (T, 1, K/2) of position * 10000^(-2i / K) (Su et al. 2021, eq. 15)."""
+    """Cosine and sine (T, 1, K/2) of position * 10000^(-2i / K) (Su et al. 2021)."""
     rates_K = 10000.0 ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
     angles_TK = positions_T[:, None, None].astype(jnp.float32) * rates_K
     return jnp.cos(angles_TK), jnp.sin(angles_TK)

@@ -12,7 +12,7 @@ from charjax.reproduction.rows import (
 )
 
 TEXT = "Names"
-_LECTURE_3, _LECTURE_5 = "nn-zero-to-hero part 3", "nn-zero-to-hero part 5"
+_PART_3, _PART_5 = "Building makemore Part 3", "Building makemore Part 5"
 _ALL = ("data.val_fraction=0.0", "model.smoothing=additive")
 
 
@@ -116,7 +116,7 @@ _NETWORKS = (
     _network(
         "names-mlp-naive",
         f"{_MLP}(1) naive init",
-        _LECTURE_3,
+        _PART_3,
         2.168,
         2.125,
         _NAIVE_START,
@@ -125,26 +125,26 @@ _NETWORKS = (
     _network(
         "names-mlp-readout",
         f"{_MLP}(2) readout x 0.01",
-        _LECTURE_3,
+        _PART_3,
         2.131,
         2.07,
         _UNIFORM_START,
         seeds=6,
     ),
-    _network("names-mlp-hidden", f"{_MLP}(3) and hidden x 0.2", _LECTURE_3, 2.103, 2.036, seeds=6),
-    _network("names-mlp-kaiming", f"{_MLP}(4) Kaiming 5/3", _LECTURE_3, 2.107, 2.038, seeds=6),
-    _network("names-mlp-batchnorm", f"{_MLP}(5) and batch norm", _LECTURE_3, 2.105, 2.067, seeds=6),
+    _network("names-mlp-hidden", f"{_MLP}(3) and hidden x 0.2", _PART_3, 2.103, 2.036, seeds=6),
+    _network("names-mlp-kaiming", f"{_MLP}(4) Kaiming 5/3", _PART_3, 2.107, 2.038, seeds=6),
+    _network("names-mlp-batchnorm", f"{_MLP}(5) and batch norm", _PART_3, 2.105, 2.067, seeds=6),
     _network(
-        "names-mlp-context8", "MLP, 8 characters of 10, batch norm, 22k", _LECTURE_5, 2.027, 1.918
+        "names-mlp-context8", "MLP, 8 characters of 10, batch norm, 22k", _PART_5, 2.027, 1.918
     ),
-    _network("names-wavenet-22k", "tree of pairs (WaveNet), 22k", _LECTURE_5, 2.022, 1.912),
-    _network("names-wavenet-76k", "tree of pairs (WaveNet), 76k", _LECTURE_5, 1.9937, 1.769),
+    _network("names-wavenet-22k", "tree of pairs (WaveNet), 22k", _PART_5, 2.022, 1.912),
+    _network("names-wavenet-76k", "tree of pairs (WaveNet), 76k", _PART_5, 1.9937, 1.769),
 )
 
 
 def _beside(kind: str) -> Row:
     reason = "published for another network: set beside it, to be as good or better"
-    figure = Figure("val", 1.9937, f"{_LECTURE_5}, tree of 76k", "seen", 0.0, None, reason)
+    figure = Figure("val", 1.9937, f"{_PART_5}, tree of 76k", "seen", 0.0, None, reason)
     return Row(
         f"names-{kind}-200k",
         f"{kind}, about 200k parameters",
@@ -181,6 +181,6 @@ _BEYOND = (
 
 ROWS = (*_COUNTS, *_BIGRAM, *_NETWORKS, _beside("transformer"), _beside("gru"), *_BEYOND)
 ORDERS = (
-    Order("names-mlp-naive", "names-mlp-readout", f"{_LECTURE_3}: arm 1 worse than 2"),
-    Order("names-mlp-readout", "names-mlp-hidden", f"{_LECTURE_3}: arm 2 worse than 3"),
+    Order("names-mlp-naive", "names-mlp-readout", f"{_PART_3}: arm 1 worse than 2"),
+    Order("names-mlp-readout", "names-mlp-hidden", f"{_PART_3}: arm 2 worse than 3"),
 )

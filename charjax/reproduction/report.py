@@ -86,8 +86,11 @@ def cells(row: Row, result: Result | None) -> list[list[str]]:
         return [[first, "", QUANTITIES[figure.quantity], published, "not run", "", "not run"]]
     lines = []
     params = "" if result["params"] is None else f"{result['params']:,}"
+    # Where a figure was published is no measurement: the row says it as it is known now.
+    sources = {(figure.quantity, figure.value): figure.source for figure in row.figures}
     for figure in result["figures"]:
-        published = _published(figure["value"], figure["source"], figure["mark"])
+        source = sources.get((figure["quantity"], figure["value"]), figure["source"])
+        published = _published(figure["value"], source, figure["mark"])
         n = str(figure["measured"]["n"])
         quantity = QUANTITIES[figure["quantity"]]
         mean = mean_in_words(figure["measured"])

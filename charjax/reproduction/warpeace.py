@@ -29,7 +29,7 @@ _TABLE = {
 
 def _cell(kind: str, layers: int, hidden: int, value: float) -> Row:
     """One entry of the paper's table."""
-    source = "Karpathy, Johnson, Fei-Fei 2015, table 1"
+    source = "Karpathy, Johnson, Fei-Fei 2015"
     reason = "one run of the paper's, whose dropout was tuned and is not told; better is allowed"
     # The sizes meant to fit in a GPU's 25 minutes (not yet measured); the others by name.
     fits = layers == 1 or (layers == 2 and hidden == 128)

@@ -154,7 +154,9 @@ class Checkpoints:
         """The notes of a step; `which` and the errors are those of `restore`."""
         return next(self._good(which)).meta
 
-    def restore(self, which: str | int, like: Any) -> tuple[Any, dict[str, Any], int]:
+    def restore(
+        self, which: str | int, like: Any, *, ones: re.Pattern[str] | None = None
+    ) -> tuple[Any, dict[str, Any], int]:
         """Read a step, and verify it to the last bit.
 
         Args:
@@ -162,6 +164,7 @@ class Checkpoints:
             "best" is the latest as long as none was called the best.
           like: a pytree of the state's structure, of `jax.ShapeDtypeStruct`s or arrays. A leaf is
             put where its sharding says; a numpy leaf stays numpy.
+          ones: paths of leaves that are filled with 1 where the step is older than they are.
 
         Returns:
           The state, the notes and the number of the step.
@@ -170,15 +173,22 @@ class Checkpoints:
           UserError: there is no such step; it is damaged (for "latest", all are); or the name,
             shape or dtype of a leaf is not that of `like`, which is found before any is read.
         """
-        wanted = _named_leaves(like)
+        every = _named_leaves(like)
         for record in self._good(which):
+            younger = {
+                name: _put(np.ones(leaf.shape, leaf.dtype), leaf)
+                for name, leaf in every.items()
+                if ones is not None and name not in record.leaves and ones.fullmatch(name)
+            }
+            wanted = {name: leaf for name, leaf in every.items() if name not in younger}
             _check_fit(record, wanted, self._directory)
             try:
-                leaves = _read_leaves(self._directory, record, wanted)
+                read = _read_leaves(self._directory, record, wanted)
             except DamagedError as damage:
                 self._note(record.step, damage)
                 continue
-            tree = jax.tree.unflatten(jax.tree.structure(like), leaves)
+            found = younger | dict(zip(wanted, read, strict=True))
+            tree = jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in every])
             return tree, record.meta, record.step
         raise AssertionError("_good ends only by raising")
 

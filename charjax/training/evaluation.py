@@ -1,9 +1,13 @@
 """The loss of a model over a whole split, every target once.
 
-Letters: B rows at once, T targets.
+Memory is bounded, however many symbols there are: no more than `_most_targets` are scored at once,
+in fewer rows than asked for, in shorter chunks, and at last in pieces of a window.
+
+Letters: B rows at once, T targets, V vocabulary.
 """
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -24,6 +28,15 @@ from charjax.training.step import cross_entropy
 # Targets read at once by a family that is not bound to windows of its own.
 _CHUNK = 256
 _CARRIED_CHUNK = 1024
+# Logits computed at once: 4.8 MB in float32. A program holds two copies, each of a CPU's threads
+# keeps what it has once held, and more at once is slower there (measured at 65,536 symbols: 8 M
+# logits take 3 times as long as 1 M). An accelerator needs more to have enough to do.
+_MOST_LOGITS = {"cpu": 1_200_000}
+_MOST_LOGITS_ELSEWHERE = 1 << 24
+# Where a target is looked up, that takes about so many numbers, however many symbols there are.
+_NUMBERS_OF_LOOKUP = 32
+# Chunks of a carried state are made no shorter than this before there are fewer rows.
+_LEAST_CHUNK = 16
 # Rows of weight 0 that fill up the last batch start here.
 _PADDING = 0
 
@@ -34,10 +47,13 @@ class Score(NamedTuple):
     Attributes:
       loss: mean, in nats a target.
       targets: targets counted.
+      seconds: spent scoring. The first batch, which may have to wait for the compiler, is counted
+        at the speed of the others, where there are any.
     """
 
     loss: float
     targets: int
+    seconds: float = 0.0
 
 
 def exact_loss(
@@ -81,18 +97,46 @@ def exact_loss(
         free = context is None and stride is None and model.memory == "finite"
         window = _CHUNK if free else context or context_length
         window = min(window, int(split.doc_lengths.max()))
+        rows, piece = _bounded(model, rows, window, mesh)
+        if free:
+            window = piece
         step, lookback = min(stride or window, window), model.lookback if free else 0
         table = evaluation_windows(split, window=window, stride=step)
-        batches = _windowed(model, variables, split, mesh, rows, table, window, lookback)
-    sums = []
+        batches = _windowed(model, variables, split, mesh, rows, table, window, lookback, piece)
+    return _totals(batches, poll)
+
+
+def _totals(batches: Iterator[tuple[Array, Array]], poll: Callable[[], None]) -> Score:
+    """The score of all batches, asking for signals on the way."""
+    sums, began, at_first = [], time.perf_counter(), 0.0
     for pair in batches:
         sums.append(pair)
-        if len(sums) % 8 == 0:
-            # Wait for what is eight batches old: a signal is answered, the device never idles.
-            jax.block_until_ready(sums[-8])
-            poll()
-    losses, weights = np.asarray(jax.device_get(sums), np.float64).sum(axis=0)
-    return Score(float(losses / weights), round(float(weights)))
+        if len(sums) == 1:
+            jax.block_until_ready(pair)
+            at_first = time.perf_counter()
+        else:
+            # Wait for the batch before: a signal is answered, the device never idles, and no more
+            # than two batches are in memory.
+            jax.block_until_ready(sums[-2])
+        poll()
+    losses_K, weights_K = np.asarray(jax.device_get(sums), np.float64).T
+    ended, weights = time.perf_counter(), weights_K.sum()
+    later = weights - weights_K[0]
+    seconds = (ended - at_first) * (weights / later) if later > 0 else ended - began
+    return Score(float(losses_K.sum() / weights), round(float(weights)), float(seconds))
+
+
+def _bounded(model: CharModel, rows: int, window: int, mesh: Mesh) -> tuple[int, int]:
+    """Rows at once, a multiple of the devices, and the targets of each that fit into memory."""
+    most = _most_targets(model, mesh)
+    rows = max(mesh.size, min(rows, most // window // mesh.size * mesh.size))
+    return rows, max(1, min(window, most // rows))
+
+
+def _most_targets(model: CharModel, mesh: Mesh) -> int:
+    """Targets scored at once, in all rows together."""
+    logits = _MOST_LOGITS.get(mesh.devices.flat[0].platform, _MOST_LOGITS_ELSEWHERE)
+    return logits // (_NUMBERS_OF_LOOKUP if model.looks_up_targets else model.vocab_size)
 
 
 def random_loss(
@@ -106,13 +150,17 @@ def random_loss(
     poll: Callable[[], None] = lambda: None,
 ) -> Score:
     """nanoGPT's protocol: the mean of the losses of random batches `first`, `first` + 1, ..."""
-    sums = []
+    size = source.batch_size
+    rows, piece = _bounded(model, size, source.window, mesh)
+    parts, sums = -(-size // rows), []
     for index in range(first, first + batches):
-        sums.append(_score_draw(model, variables, source, jnp.int32(index), mesh))
-        if len(sums) % 8 == 0:
-            jax.block_until_ready(sums[-8])
+        for part in range(parts):
+            place = jnp.int32(index), jnp.int32(part)
+            sums.append(_score_draw(model, variables, source, *place, mesh, rows, piece))
+            jax.block_until_ready(sums[-2:-1])
             poll()
-    losses, weights = np.asarray(jax.device_get(sums), np.float64).T
+    every = np.asarray(jax.device_get(sums), np.float64).reshape(batches, parts, 2)
+    losses, weights = every.sum(axis=1).T
     return Score(float(np.mean(losses / weights)), round(float(weights.sum())))
 
 
@@ -139,12 +187,22 @@ def _windowed(
     table: EvalWindows,
     window: int,
     lookback: int,
+    piece: int,
 ) -> Iterator[tuple[Array, Array]]:
     """Sums of (loss, weight) over batches of windows."""
     tokens = jax.device_put(split.tokens, parallel.replicated(mesh))
-    for begin in range(0, len(table.starts), rows):
-        columns = [_padded(column[begin : begin + rows], rows, mesh) for column in table]
-        yield _score_windows(model, variables, tokens, *columns, window=window, lookback=lookback)
+    sizes = {"window": window, "lookback": lookback}
+    # A lookup is fast enough for the compiler to be most of it: an empty batch waits for that.
+    first = -rows if model.looks_up_targets else 0
+    for begin in range(first, len(table.starts), rows):
+        columns = [_padded(column[max(begin, 0) : begin + rows], rows, mesh) for column in table]
+        if model.looks_up_targets:
+            # Two programs: the second does not depend on the length of the text, so it is
+            # compiled once for all splits.
+            batch = _gather_windows(tokens, *columns, **sizes)
+            yield _score_lookups(model, variables, batch)
+        else:
+            yield _score_windows(model, variables, tokens, *columns, **sizes, piece=piece)
 
 
 def _carried(
@@ -154,10 +212,13 @@ def _carried(
     tokens = jax.device_put(split.tokens, parallel.replicated(mesh))
     order = np.argsort(-split.doc_lengths, kind="stable")
     rows = min(rows, parallel.round_up(len(order), mesh))
+    most = _most_targets(model, mesh)
+    rows = max(mesh.size, min(rows, most // _LEAST_CHUNK // mesh.size * mesh.size))
+    longest = min(_CARRIED_CHUNK, _power_of_two(max(1, most // rows)))
     for begin in range(0, len(order), rows):
         documents = order[begin : begin + rows]
         starts, left = split.doc_starts[documents], split.doc_lengths[documents]
-        window = min(_CARRIED_CHUNK, 1 << (int(left.max()) - 1).bit_length())
+        window = min(longest, 1 << (int(left.max()) - 1).bit_length())
         cache = model.init_cache(rows)
         for offset in range(0, int(left.max()), window):
             lengths = np.clip(left - offset, 0, window)
@@ -167,13 +228,40 @@ def _carried(
             yield sums
 
 
+def _power_of_two(bound: int) -> int:
+    """The largest one that is not above a bound of at least 1."""
+    return 1 << (bound.bit_length() - 1)
+
+
 def _padded(column: np.ndarray, rows: int, mesh: Mesh) -> Array:
     full = np.full(rows, _PADDING, np.int32)
     full[: len(column)] = column
     return jax.device_put(full, parallel.split_over(mesh))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "window", "lookback"))
+@functools.partial(jax.jit, static_argnames=("window", "lookback"))
+def _gather_windows(
+    tokens: Array,
+    starts: Array,
+    doc_starts: Array,
+    lengths: Array,
+    firsts: Array,
+    *,
+    window: int,
+    lookback: int,
+) -> Batch:
+    """The batch of some windows; the columns are those of EvalWindows."""
+    return gather_windows(
+        tokens, doc_starts, starts, lengths, firsts, window=window, lookback=lookback
+    )
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _score_lookups(model: CharModel, variables: Any, batch: Batch) -> tuple[Array, Array]:
+    return _score(model, variables, batch, batch.targets.shape[1])
+
+
+@functools.partial(jax.jit, static_argnames=("model", "window", "lookback", "piece"))
 def _score_windows(
     model: CharModel,
     variables: Any,
@@ -185,12 +273,12 @@ def _score_windows(
     *,
     window: int,
     lookback: int,
+    piece: int,
 ) -> tuple[Array, Array]:
     batch = gather_windows(
         tokens, doc_starts, starts, lengths, firsts, window=window, lookback=lookback
     )
-    logits_BTV, _ = model.apply(variables, batch.inputs, num_outputs=window)
-    return _sums(logits_BTV, batch)
+    return _score(model, variables, batch, piece)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "window"))
@@ -208,18 +296,72 @@ def _score_chunk(
         tokens, starts, starts, lengths, jnp.zeros_like(lengths), window=window, lookback=0
     )
     logits_BTV, cache = model.apply(variables, batch.inputs, cache)
-    return _sums(logits_BTV, batch), cache
+    return _sums(cross_entropy(logits_BTV, batch.targets), batch.weights), cache
 
 
-@functools.partial(jax.jit, static_argnames=("model", "mesh"))
+@functools.partial(jax.jit, static_argnames=("model", "mesh", "rows", "piece"))
 def _score_draw(
-    model: CharModel, variables: Any, source: BatchSource, index: Array, mesh: Mesh
+    model: CharModel,
+    variables: Any,
+    source: BatchSource,
+    index: Array,
+    part: Array,
+    mesh: Mesh,
+    rows: int,
+    piece: int,
 ) -> tuple[Array, Array]:
-    batch = parallel.constrain_batch(source.draw(index), mesh)
-    logits_BTV, _ = model.apply(variables, batch.inputs, num_outputs=batch.targets.shape[1])
-    return _sums(logits_BTV, batch)
+    """Sums over the rows of a draw, or over one part of them."""
+    batch = source.draw(index)
+    if rows < source.batch_size:
+        place_B = part * rows + jnp.arange(rows, dtype=jnp.int32)
+        pick = functools.partial(jnp.take, indices=place_B, axis=0, mode="clip")
+        exists_B1 = (place_B < source.batch_size)[:, None]
+        batch = batch._replace(
+            inputs=pick(batch.inputs),
+            targets=pick(batch.targets),
+            weights=jnp.where(exists_B1, pick(batch.weights), 0.0),
+        )
+    return _score(model, variables, parallel.constrain_batch(batch, mesh), piece)
 
 
-def _sums(logits_BTV: Array, batch: Batch) -> tuple[Array, Array]:
-    losses_BT = cross_entropy(logits_BTV, batch.targets)
-    return jnp.sum(losses_BT * batch.weights), jnp.sum(batch.weights)
+def _score(model: CharModel, variables: Any, batch: Batch, piece: int) -> tuple[Array, Array]:
+    """Sums of (loss, weight) over a batch, its rows read `piece` targets at a time."""
+    T = batch.targets.shape[1]
+    if model.looks_up_targets:
+        logs_BT = model.apply(variables, batch.inputs, batch.targets, method="target_log_probs")
+        return _sums(-logs_BT, batch.weights)
+    if piece >= T:
+        logits_BTV, _ = model.apply(variables, batch.inputs, num_outputs=T)
+        return _sums(cross_entropy(logits_BTV, batch.targets), batch.weights)
+    return _score_pieces(model, variables, batch, piece)
+
+
+def _score_pieces(
+    model: CharModel, variables: Any, batch: Batch, piece: int
+) -> tuple[Array, Array]:
+    """The same with a cache from one piece to the next; the first may be shorter."""
+    B, T = batch.targets.shape
+    count = -(-T // piece)
+    first = T - (count - 1) * piece
+    head = batch.inputs.shape[1] - T + first
+
+    def score(cache: Any, part: tuple[Array, Array, Array]) -> tuple[Any, tuple[Array, Array]]:
+        inputs, targets, weights = part
+        logits, cache = model.apply(variables, inputs, cache, num_outputs=targets.shape[1])
+        return cache, _sums(cross_entropy(logits, targets), weights)
+
+    def later(array: Array, begin: int) -> Array:
+        """The other pieces, (count - 1, B, piece)."""
+        return array[:, begin:].reshape(B, count - 1, piece).swapaxes(0, 1)
+
+    begun = batch.inputs[:, :head], batch.targets[:, :first], batch.weights[:, :first]
+    cache, (loss, weight) = score(model.init_cache(B), begun)
+    parts = later(batch.inputs, head), later(batch.targets, first), later(batch.weights, first)
+    _, (losses, weights) = jax.lax.scan(score, cache, parts)
+    return loss + jnp.sum(losses), weight + jnp.sum(weights)
+
+
+def _sums(losses_BT: Array, weights_BT: Array) -> tuple[Array, Array]:
+    # A loss that is not finite counts only where it has a weight.
+    counted_BT = jnp.where(weights_BT > 0, losses_BT * weights_BT, 0.0)
+    return jnp.sum(counted_BT), jnp.sum(weights_BT)

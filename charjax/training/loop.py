@@ -44,6 +44,8 @@ class Progress:
       targets: trained on in those seconds.
       wall_seconds: spent in all, in earlier sessions.
       compile_seconds: spent compiling the step, in all sessions.
+      scored: targets whose loss a fitted family has looked up.
+      scoring_seconds: spent on that.
     """
 
     interval: Interval = dataclasses.field(default_factory=Interval)
@@ -55,11 +57,18 @@ class Progress:
     targets: float = 0.0
     wall_seconds: float = 0.0
     compile_seconds: float = 0.0
+    scored: float = 0.0
+    scoring_seconds: float = 0.0
 
     @property
     def tokens_per_second(self) -> float:
         """Targets trained a second, compilation, evaluation and saving left out."""
         return self.targets / self.seconds if self.seconds else 0.0
+
+    @property
+    def scoring_tokens_per_second(self) -> float:
+        """Targets scored per second, compilation left out."""
+        return self.scored / self.scoring_seconds if self.scoring_seconds else 0.0
 
     def to_json(self) -> dict[str, Any]:
         """As plain numbers; floats survive the way through JSON to the bit."""
@@ -77,7 +86,9 @@ class Progress:
         except pydantic.ValidationError as error:
             raise _not_ours(".".join(map(str, error.errors()[0]["loc"]))) from None
         told = dataclasses.asdict(progress)
-        sums = {name: told[name] for name in told if "seconds" in name or name == "targets"}
+        sums = {
+            name: told[name] for name in told if "seconds" in name or name in ("targets", "scored")
+        }
         for name, value in (*sums.items(), *told["interval"].items()):
             # No run gets there; but what is added to it would overflow.
             if not abs(value) < _MOST:

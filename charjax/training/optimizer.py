@@ -28,12 +28,16 @@ class Taken(NamedTuple):
       finite: whether it is taken; otherwise parameters and state stay as they are, to the bit.
       factors: a pytree of scalars that multiply a parameter's direction but not its decay (see
         `charjax.init.scheme`), or None.
+      epsilons: likewise, of scalars that multiply AdamW's epsilon.
+      decays: likewise, of scalars that multiply AdamW's decay.
     """
 
     rate: Array
     scale: Array
     finite: Array
     factors: Any = None
+    epsilons: Any = None
+    decays: Any = None
 
 
 class Optimizer(NamedTuple):
@@ -51,7 +55,7 @@ class Optimizer(NamedTuple):
 def make_optimizer(config: OptimConfig) -> Optimizer:
     """The optimiser of a config, but for clipping (see `clip_factor`).
 
-    adamw: Loshchilov and Hutter 2019, algorithm 2, with the decay scaled by the rate, as PyTorch
+    adamw: Loshchilov and Hutter 2019, with the decay scaled by the rate, as PyTorch
     and nanoGPT do; rmsprop: Tieleman and Hinton 2012; sgd: with Polyak momentum. The state is
     optax's for each of them.
     """
@@ -86,7 +90,10 @@ def _adamw(config: OptimConfig) -> Callable[[Any, Any, Any, Taken], tuple[Any, A
             config.eps,
         )
         leaves, tree = jax.tree.flatten(params)
-        factors = [None] * len(leaves) if taken.factors is None else jax.tree.leaves(taken.factors)
+        factors, epsilons, decays = (
+            [None] * len(leaves) if scalars is None else jax.tree.leaves(scalars)
+            for scalars in (taken.factors, taken.epsilons, taken.decays)
+        )
         new = [
             adam_update(
                 leaf,
@@ -95,9 +102,16 @@ def _adamw(config: OptimConfig) -> Callable[[Any, Any, Any, Taken], tuple[Any, A
                 step,
                 decay=config.weight_decay if leaf.ndim >= 2 else 0.0,
                 rate_factor=factor,
+                epsilon_factor=epsilon,
+                decay_factor=decay,
             )
-            for leaf, gradient, mean, square, factor in zip(
-                leaves, *map(jax.tree.leaves, (grads, adam.mu, adam.nu)), factors, strict=True
+            for leaf, gradient, mean, square, factor, epsilon, decay in zip(
+                leaves,
+                *map(jax.tree.leaves, (grads, adam.mu, adam.nu)),
+                factors,
+                epsilons,
+                decays,
+                strict=True,
             )
         ]
         moments = optax.ScaleByAdamState(

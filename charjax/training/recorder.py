@@ -43,7 +43,7 @@ from charjax.training.session import (
     score_split,
     state_shardings,
 )
-from charjax.training.state import TrainState, variables_of
+from charjax.training.state import ADAM_SCALES, TrainState, variables_of
 
 _SAMPLES = 4
 _SAMPLE_LENGTH = 300
@@ -173,18 +173,23 @@ class Recorder:
         self._begin(0, Progress())
         self.display.start(0, 1)
         train = self.session.dataset.splits["train"]
+        counting = time.perf_counter()
         with self.display.doing("counting"):
-            params = self.session.model.fit(train)["params"]
-        seconds = time.perf_counter() - began
+            params = self.session.model.fit(train, self.signals.poll)["params"]
+        seconds = time.perf_counter() - counting
         state = place(self.session, fitted_state(params))
         self._header(state)
         progress = Progress(seconds=seconds, targets=float(train.num_targets), events_done=1)
         metrics = MetricsFile(self.directory / "metrics.jsonl")
         self.signals.poll()
+        self.display.say(f"counted {train.num_targets:,} targets in {seconds:.2f} s; scoring")
         for name in ("train", "val"):
             if (split := self.session.dataset.splits.get(name)) is None:
                 continue
-            score = score_split(self.session, split, variables_of(state), self.signals.poll)
+            with self.display.doing(f"scoring {name}"):
+                score = score_split(self.session, split, variables_of(state), self.signals.poll)
+            progress.scoring_seconds += score.seconds
+            progress.scored += score.targets
             rate = train.num_targets / seconds if name == "train" else None
             fields = {"learning_rate": None, "grad_norm": None, "tokens_per_second": rate}
             metrics.write(1, name, **loss_fields(score.loss), **fields)
@@ -193,6 +198,9 @@ class Recorder:
                 if best:
                     progress.best_val_loss, progress.best_step = score.loss, 1
                 self.display.evaluated(1, score.loss, best)
+        self.display.say(
+            f"scored {int(progress.scored):,} targets in {progress.scoring_seconds:.2f} s"
+        )
         self._sample(1, state)
         progress.wall_seconds = time.perf_counter() - began
         self._save(1, state, progress, True)
@@ -220,7 +228,7 @@ class Recorder:
                 state_shardings(self.session, shapes),
             )
             # Arrays may be found bad only now; then the notes are those of the step before, too.
-            state, meta, step = self.checkpoints.restore("latest", like)
+            state, meta, step = self.checkpoints.restore("latest", like, ones=ADAM_SCALES)
             notes = read_notes(meta)
             progress = Progress.from_json(notes.progress)
             self.display.say(f"going on from step {step}")
@@ -343,6 +351,7 @@ class Recorder:
             "seconds": progress.wall_seconds,
             "compile_seconds": progress.compile_seconds,
             "tokens_per_second": progress.tokens_per_second,
+            **_speeds(session.model.fitted, progress),
             "config_digest": session.config.digest(),
             "state_digest": state_digest(state),
             **environment(session.devices, session.mesh),
@@ -359,7 +368,10 @@ class Recorder:
             shown.append(f"best val {best_loss} at step {progress.best_step}")
         if test_loss is not None:
             shown.append(f"test {shown_loss(test_loss)}")
-        shown.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+        if speeds := _speeds(session.model.fitted, progress):
+            shown += [f"{name.split('_')[0]} {rate:,.0f} tokens/s" for name, rate in speeds.items()]
+        else:
+            shown.append(f"{progress.tokens_per_second:,.0f} tokens/s")
         self.display.say("done: " + ", ".join(shown))
         losses = {"validation": progress.val_loss, "test": test_loss}
         size = session.dataset.tokenizer.vocab_size
@@ -374,7 +386,7 @@ class Recorder:
         like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
         )
-        return self.checkpoints.restore("best", like)[0]
+        return self.checkpoints.restore("best", like, ones=ADAM_SCALES)[0]
 
 
 def check_begin(directory: Path, session: Session, *, resume: bool) -> None:
@@ -409,6 +421,16 @@ _SAMPLE_HEAD = "--- step "
 def _fields(loss: float | None) -> dict[str, float | None]:
     """A loss and its bpc for JSON, which knows no loss that is not finite."""
     return loss_fields(math.nan if loss is None else loss)
+
+
+def _speeds(fitted: bool, progress: Progress) -> dict[str, float]:
+    """Return the speeds of the two parts of fitting a family; none of a family that is trained."""
+    if not fitted:
+        return {}
+    return {
+        "counting_tokens_per_second": progress.tokens_per_second,
+        "scoring_tokens_per_second": progress.scoring_tokens_per_second,
+    }
 
 
 def parameter_count(state: TrainState) -> int:

@@ -90,6 +90,8 @@ def start_for_training(config: Config) -> list[jax.Device]:
 
 def make_session(config: Config, dataset: Dataset, devices: list[jax.Device]) -> Session:
     """The same for a text that has been loaded, on devices that have been started."""
+    if note := _context_note(config, dataset):
+        dataset = dataclasses.replace(dataset, notes=(*dataset.notes, note))
     config = with_context(config, dataset)
     model = build_model(config, dataset.tokenizer)
     if not model.fitted:
@@ -115,13 +117,34 @@ def _mesh(config: Config, devices: list[jax.Device]) -> Mesh:
 
 
 def with_context(config: Config, dataset: Dataset) -> Config:
-    """The configuration with a context length: where it is left to the text, the longest line."""
+    """The configuration with a context length: where it is left to the text, its longest line.
+
+    Where that is over 4 times the 99th percentile, a few lines would make every step dear: the
+    percentile is taken. A longer line is carried on in further windows, not cut.
+    """
     if config.model.context_length is not None:
         return config
-    # A longer line is carried on in further windows, not cut.
-    length = min(dataset.longest_line, _LONGEST_CONTEXT)
-    longest = config.model.model_copy(update={"context_length": length})
+    longest = config.model.model_copy(update={"context_length": _context_of_lines(dataset)})
     return config.model_copy(update={"model": longest})
+
+
+def _context_of_lines(dataset: Dataset) -> int:
+    outlying = dataset.longest_line > 4 * dataset.long_line
+    return min(dataset.long_line if outlying else dataset.longest_line, _LONGEST_CONTEXT)
+
+
+def _context_note(config: Config, dataset: Dataset) -> str | None:
+    """Why the context length, where it was left to the text, is not that of the longest line."""
+    length = _context_of_lines(dataset)
+    if config.model.context_length is not None or length >= _LONGEST_CONTEXT:
+        return None
+    if length == dataset.longest_line:
+        return None
+    return (
+        f"the longest line has {dataset.longest_line:,} characters, over 4 times the 99th "
+        f"percentile: model.context_length is that percentile, {length:,}, and longer lines are "
+        "carried on in further windows"
+    )
 
 
 def _check_scheme(config: Config, model: CharModel) -> None:

@@ -1,5 +1,6 @@
 """Everything that a step reads and writes, and so everything that a checkpoint holds."""
 
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from charjax.config import Config
-from charjax.init import find_factors, initialise, scheme_for
+from charjax.init import find_adam_factors, find_factors, initialise, scheme_for
 from charjax.models.contract import CharModel
 from charjax.training.optimizer import make_optimizer
 
@@ -25,6 +26,17 @@ class Scales(NamedTuple):
 
     learning_rates: Any
     multipliers: Any
+
+
+class AdamScales(NamedTuple):
+    """What a scheme multiplies AdamW's epsilon and the decay by: pytrees of float32 scalars."""
+
+    epsilons: Any
+    decays: Any
+
+
+# The leaves of a saved state that are 1 where they are missing: the run is older than they are.
+ADAM_SCALES = re.compile(r"(.*/)?adam_scales/.*")
 
 
 class InitData(NamedTuple):
@@ -53,6 +65,7 @@ class TrainState(NamedTuple):
       scales: the scheme's factors, or () where all are 1. They are part of the state, not of the
         program: one program trains several schemes, and a checkpoint holds its whole function,
         whatever becomes of the scheme that made it.
+      adam_scales: likewise, of AdamW's epsilon and the decay.
     """
 
     params: Any
@@ -61,6 +74,7 @@ class TrainState(NamedTuple):
     carry: Any
     counters: Counters
     scales: Scales | tuple[()] = ()
+    adam_scales: AdamScales | tuple[()] = ()
 
 
 def variables_of(state: TrainState) -> dict[str, Any]:
@@ -88,6 +102,15 @@ def scales_of(model: CharModel, config: Config, shapes: Any) -> Scales | tuple[(
     if not scheme.scaled:
         return ()
     return Scales(*find_factors(scheme, shapes, model.roles, getattr(model, "n_layer", 0)))
+
+
+def adam_scales_of(model: CharModel, config: Config, shapes: Any) -> AdamScales | tuple[()]:
+    """The scheme's factors of AdamW's epsilon and the decay; () where all are 1."""
+    scheme = scheme_for(config)
+    if not scheme.scales_adam:
+        return ()
+    depth = getattr(model, "n_layer", 0)
+    return AdamScales(*find_adam_factors(scheme, shapes, model.roles, depth))
 
 
 def _aligned(factor: Array, parameter: Array) -> Array:
@@ -139,8 +162,13 @@ def create_state(
             raise ValueError(f"{config.init.scheme} needs a batch, and was given none")
         variables = {"params": params, **model_state}
         params = scheme.adjust(model, variables, data.inputs_BS, data.num_outputs)
-    scales = Scales(*drawn[1:]) if scheme.scaled or with_scales else ()
-    return begin_state(model, config, params, model_state, scales)
+    scales: Scales | tuple[()] = ()
+    adam_scales: AdamScales | tuple[()] = ()
+    if scheme.scaled or with_scales:
+        scales = Scales(drawn.learning_rates, drawn.multipliers)
+    if scheme.scales_adam or with_scales:
+        adam_scales = AdamScales(*find_adam_factors(scheme, shapes, model.roles, depth))
+    return begin_state(model, config, params, model_state, scales, adam_scales)
 
 
 def begin_state(
@@ -149,13 +177,14 @@ def begin_state(
     params: Any,
     model_state: Any,
     scales: Scales | tuple[()] = (),
+    adam_scales: AdamScales | tuple[()] = (),
 ) -> TrainState:
     """The state at step 0 from parameters, the model's other collections and a scheme's factors."""
     carry: Any = ()
     if config.data.sampling == "contiguous" and model.memory == "carried":
         carry = model.init_cache(config.train.batch_size * config.optim.accumulate_steps)
     opt_state = make_optimizer(config.optim).init(params)
-    return TrainState(params, opt_state, model_state, carry, zero_counters(), scales)
+    return TrainState(params, opt_state, model_state, carry, zero_counters(), scales, adam_scales)
 
 
 def _statistic(path: tuple[Any, ...], shape: Any) -> Array:

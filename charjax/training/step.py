@@ -24,7 +24,7 @@ from charjax.training.optimizer import (
     make_optimizer,
     make_schedule,
 )
-from charjax.training.state import Counters, Scales, TrainState, effective
+from charjax.training.state import AdamScales, Counters, Scales, TrainState, effective
 
 
 class Metrics(NamedTuple):
@@ -146,8 +146,12 @@ def make_train_step(
         rate = schedule(state.counters.step)
 
         # A step that is not finite leaves everything but the counters as it was, to the bit.
-        factors = state.scales.learning_rates if isinstance(state.scales, Scales) else None
-        taken = Taken(rate, scale * clip_factor(config.optim, grad_norm), finite, factors)
+        taken = Taken(rate, scale * clip_factor(config.optim, grad_norm), finite)
+        if isinstance(state.scales, Scales):
+            taken = taken._replace(factors=state.scales.learning_rates)
+        if isinstance(state.adam_scales, AdamScales):
+            epsilons, decays = state.adam_scales
+            taken = taken._replace(epsilons=epsilons, decays=decays)
         params, opt_state = optimizer.apply(state.params, grads, state.opt_state, taken)
         model_state, carry = keep_unless(
             finite, (model_state, carry), (state.model_state, state.carry)
@@ -161,7 +165,13 @@ def make_train_step(
         metrics = Metrics(
             loss * mean, grad_norm, rate, targets, skipped.astype(jnp.float32), penalty
         )
-        after = TrainState(params, opt_state, model_state, carry, counters, state.scales)
+        after = state._replace(
+            params=params,
+            opt_state=opt_state,
+            model_state=model_state,
+            carry=carry,
+            counters=counters,
+        )
         return after, metrics
 
     return train_step
@@ -180,7 +190,7 @@ def cross_entropy(logits_BTV: Array, targets_BT: Array) -> Array:
 
 
 def l2_penalty(params: Any, l2: float) -> Array:
-    """l2 * the sum over the matrices of mean(W**2): the smoothing of nn-zero-to-hero part 1."""
+    """l2 * the sum over the matrices of mean(W**2): as in Karpathy's first makemore lecture."""
     means = jax.tree.map(
         lambda p, counts: jnp.mean(jnp.square(p)) if counts else jnp.zeros(()),
         params,

@@ -1,4 +1,7 @@
+import bz2
+import gzip
 import hashlib
+import lzma
 import os
 import sys
 import sysconfig
@@ -11,6 +14,8 @@ from charjax.config import DataConfig
 from charjax.data import corpora
 from charjax.data.corpora import Corpus, load_corpus
 from charjax.errors import UserError
+
+PROSE = "Plain text, of some length, in several lines.\n" * 20
 
 
 def read(path: Path, content: bytes, **settings: Any) -> Corpus:
@@ -51,15 +56,82 @@ def test_bytes_are_taken_as_they_are(file: Path):
     [
         (b"", "is empty"),
         (b"\xef\xbb\xbf", "is empty"),
-        (b"abc\x00def", "zero byte at offset 3.*data.tokenizer=byte"),
+        (b"a\nc\x00d\x00", r"zero byte at offset 3 \(line 2; 2 in all\); remove.*tokenizer=byte"),
         (b"caf\xe9 au lait", "not UTF-8: byte 0xE9 at offset 3.*data.tokenizer=byte"),
-        (b"\xef\xbb\xbfab\xff", "byte 0xFF at offset 5"),
+        (b"\xef\xbb\xbf\nb\xff", r"byte 0xFF at offset 5 \(line 2\)"),
+        (PROSE.encode("utf-16"), "is UTF-16: convert it to UTF-8, or .*=byte .iconv -f UTF-16 -t"),
+        (PROSE.encode("utf-16-be"), "is UTF-16BE: convert it to UTF-8"),
+        (PROSE.encode("utf-16-le"), "is UTF-16LE: convert it to UTF-8"),
+        (PROSE.encode("utf-32"), "is UTF-32: convert it to UTF-8"),
+        (gzip.compress(PROSE.encode()), "is compressed by gzip; decompress it first .gunzip"),
+        (bz2.compress(PROSE.encode()), "is compressed by bzip2; decompress it first"),
+        (lzma.compress(PROSE.encode()), "is compressed by xz; decompress it first"),
     ],
 )
 def test_files_that_are_no_text(file: Path, content: bytes, message: str):
     with pytest.raises(UserError, match=f"data.path: .*{message}") as error:
         read(file, content)
     assert "\n" not in str(error.value)
+
+
+def test_a_mark_within_the_text_stays_and_is_counted(file: Path):
+    mark = "\ufeff".encode()
+    corpus = read(file, mark + b"one\n" + mark + b"two\n" + mark + b"three\n")
+    # Runs that were saved have it in their alphabets.
+    assert corpus.text == "one\n\ufefftwo\n\ufeffthree\n"
+    dropped, within = corpus.notes
+    assert "at the start" in dropped
+    assert within.startswith("2 byte order marks stand within the text, as in files joined by cat")
+
+
+def test_lines_ended_by_cr_alone_are_noted(file: Path):
+    corpus = read(file, b"one\rtwo\rthree\r")
+    assert corpus.text == "one\rtwo\rthree\r"
+    (note,) = corpus.notes
+    assert "no LF and 3 CR" in note
+    assert read(file, b"one\rtwo\rthree\r\n").notes == ("1 line ends were CRLF and were made LF",)
+
+
+def test_compressed_bytes_are_read_with_a_note(file: Path):
+    content = gzip.compress(PROSE.encode())
+    corpus = read(file, content, tokenizer="byte")
+    assert corpus.text == content
+    assert "compressed by gzip" in corpus.notes[0]
+
+
+def test_a_file_that_is_too_large_is_not_read(file: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(path: Path) -> bytes:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    file.touch()
+    os.truncate(file, 2_000_000_001)
+    with pytest.raises(UserError, match=r"data.path: .* 2,000,000,001 bytes, and at most"):
+        load_corpus(DataConfig(path=str(file)))
+
+
+WORDS = [f"{a}{b}{c}" for a in "bdklmnst" for b in "aeiou" for c in ("n", "ra", "lo")]
+LISTS = {
+    "names": WORDS,
+    "towns": [f"{a.title()} {b}" for a, b in zip(WORDS, reversed(WORDS), strict=True)],
+    "words of five letters": [f"{word}xyz"[:5] for word in WORDS],
+    "few": WORDS[:99],
+    "indented": [f"    {word}" for word in WORDS],
+    "sentences": [f"the {word} sat on a mat" for word in WORDS],
+    "paragraphs": [line for word in WORDS for line in (word, "")],
+    "wrapped": ["acgt" * 12] * 200,
+    "code": ["import a", "", "def f(x):", "    return x", ""] * 50,
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_a_list_that_is_read_as_one_text_is_noted(file: Path, kind: str):
+    content = "\n".join(LISTS[kind]).encode() + b"\n"
+    is_list = kind in ("names", "towns", "words of five letters")
+    for settings in ({}, {"tokenizer": "byte"}):
+        notes = read(file, content, **settings).notes
+        assert ["data.layout=lines" in note for note in notes] == [True] * is_list
+    assert read(file, content, layout="lines").notes == ()
 
 
 def test_an_empty_file_has_no_bytes_either(file: Path):

@@ -161,8 +161,10 @@ def test_line_separators_of_unicode_are_characters(load: Load):
     [
         ("a", {}, "data.path: the text is too short.*train part has 0 characters"),
         ("abc", {}, "data.path: the text is too short.*val part has 1 characters"),
-        ("a", {"val_fraction": 0.0}, "train part has 1 characters"),
-        ("one", {"layout": "lines"}, "data.val_fraction: 0.1 of 1 lines leaves none for train"),
+        ("a", {"val_fraction": 0.0}, "data.path: the text is too short: it has 1 char"),
+        ("one", {"layout": "lines"}, "the text is one line, of 3 .*use data.layout=stream$"),
+        ("one", {"layout": "pairs", "split": "shuffled_lines"}, "use data.split=tail$"),
+        ("a\rb\rc", {"layout": "lines"}, "is one line.*make its line ends LF"),
         ("a\nb\nc", {"layout": "lines"}, "leaves none for val"),
         ("a\nb", {"layout": "lines", "split": "tail", "val_fraction": 1e-18}, "none for val"),
         ("\n\n", {"layout": "lines"}, "data.path: every line of the text is blank"),
@@ -173,10 +175,36 @@ def test_texts_that_are_too_short(load: Load, text: str, settings: dict[str, Any
         load(text, **settings)
 
 
-def test_texts_that_are_too_long(load: Load, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("charjax.data.datasets._MOST_TOKENS", 5)
-    with pytest.raises(UserError, match=r"data.path: the text has 6 characters.* 5 are allowed"):
-        load("abcdef")
+def test_lines_that_are_held_out_and_trained_on_are_counted(load: Load):
+    lines = [f"name{number % 80}" for number in range(100)]
+    dataset = load("\n".join(lines), layout="lines")
+    parts = {name: documents(dataset, name) for name in dataset.splits}
+    repeated = [
+        sum(item in parts["train"] for item in parts["val"]),
+        sum(item in parts["train"] for item in parts["test"]),
+    ]
+    assert min(repeated) > 0
+    told = f"{repeated[0]} of 10 val lines and {repeated[1]} of 10 test lines also stand in"
+    assert dataset.notes == (f"{told} the train part",)
+    assert load("\n".join(lines), tokenizer="byte", layout="lines").notes == dataset.notes
+    assert load("\n".join(dict.fromkeys(lines)), layout="lines").notes == ()
+    tail = load("a\nb\nc\na\n", layout="lines", split="tail", val_fraction=0.4)
+    assert tail.notes == ("1 of 2 val lines also stand in the train part",)
+
+
+def test_names_repeat_themselves(names: Dataset):
+    told = "424 of 3,203 val lines and 377 of 3,204 test lines also stand in the train part"
+    assert names.notes == (told,)
+
+
+def test_the_99th_percentile_of_the_lines(load: Load):
+    # Of few lines the longest is above it, too.
+    text = "ab\n" * 20 + "c" * 500 + "\n"
+    dataset = load(text, layout="lines", val_fraction=0.0)
+    assert (dataset.longest_line, dataset.long_line) == (501, 3)
+    text = "".join("a" * (number + 1) + "\n" for number in range(101))
+    dataset = load(text, layout="lines")
+    assert (dataset.longest_line, dataset.long_line) == (102, 101)
 
 
 def test_another_runs_alphabet(load: Load):
@@ -184,8 +212,20 @@ def test_another_runs_alphabet(load: Load):
     dataset = load("fade", tokenizer, val_fraction=0.0)
     assert dataset.tokenizer == tokenizer
     assert dataset.splits["train"].tokens.tolist() == [5, 0, 3, 4]
-    with pytest.raises(UserError, match=r"data.path: the character 'x' \(U\+0078\)"):
+    with pytest.raises(UserError, match=r"data.path: the character 'x' \(U\+0078\) at line 1, col"):
         load("dax", tokenizer, val_fraction=0.0)
+
+
+def test_an_unknown_character_is_found_in_the_file_not_in_the_shuffled_lines(load: Load):
+    text = " \n\n" + "ab\n" * 50 + "abxb\n" + "ba\n" * 50 + "x\ny\n"
+    with pytest.raises(
+        UserError,
+        match=r"'x' \(U\+0078\) at line 53, column 3 \(found 2 times; 3 unknown in all\)",
+    ):
+        load(text, CharTokenizer("\nab", boundary=True), layout="lines")
+    # A blank line is dropped, whatever it is made of; in a stream it is not.
+    with pytest.raises(UserError, match=r"' ' \(U\+0020\) at line 1, column 1 \(found once; 4 unk"):
+        load(text, CharTokenizer("\nab"))
 
 
 def test_another_runs_bytes(load: Load):

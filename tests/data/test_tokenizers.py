@@ -57,13 +57,26 @@ def test_bytes_of_a_command_line_that_are_not_utf8_come_through():
 
 def test_unknown_character_is_named():
     tokenizer = CharTokenizer.from_text("abc")
-    with pytest.raises(UserError, match=r"'é' \(U\+00E9\).* 3 symbols.*abc") as error:
+    with pytest.raises(
+        UserError, match=r"'é' \(U\+00E9\) at line 1, column 4.* 3 symbols.*abc"
+    ) as error:
         tokenizer.encode("abcé")
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=r"'\\n' \(U\+000A\)"):
         tokenizer.encode("a\nb")
     with pytest.raises(UserError, match="U\\+DCE9"):
         tokenizer.encode("\udce9")
+
+
+def test_unknown_characters_are_located_and_counted():
+    tokenizer = CharTokenizer.from_text("abc\n")
+    text = "abc\nabéc\nx\ncéé\n"
+    assert tokenizer.find_unknown(text).tolist() == [6, 9, 12, 13]
+    with pytest.raises(UserError, match=r"at line 2, column 3 \(found 3 times; 4 unknown in all\)"):
+        tokenizer.encode(text)
+    with pytest.raises(UserError, match=r"at line 1, column 2 \(found once\)"):
+        tokenizer.encode("axb")
+    assert tokenizer.find_unknown("").tolist() == []
 
 
 def test_long_texts_are_encoded_in_pieces(monkeypatch: pytest.MonkeyPatch):
@@ -73,8 +86,9 @@ def test_long_texts_are_encoded_in_pieces(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tokenizers, "_CHUNK", 7)
     assert CharTokenizer.from_text(text) == whole
     assert (whole.encode(text) == tokens).all()
-    with pytest.raises(UserError, match="'ß'"):
+    with pytest.raises(UserError, match=f"'ß'.* at line 1, column {len(text) + 1} "):
         whole.encode(text + "ß")
+    assert whole.find_unknown(f"ß{text}ß").tolist() == [0, len(text) + 1]
 
 
 def test_tokens_grow_with_the_alphabet():

@@ -85,11 +85,13 @@ BETA = (8 * L) ** -0.25
         ("gpt2", OUTPUT, normal(0.02 / math.sqrt(2 * L))),
         ("small_init", OUTPUT, normal(math.sqrt(2 / (5 * N)))),
         ("tfixup", HIDDEN, uniform(0.67 * L**-0.25 * GLOROT * math.sqrt(3))),
-        ("tfixup", Parameter(Role.EMBEDDING), normal(0.67 * L**-0.25 / math.sqrt(M))),
+        ("tfixup", Parameter(Role.EMBEDDING), normal((9 * L) ** -0.25 / math.sqrt(M))),
         ("deepnorm", OUTPUT, normal(BETA * GLOROT)),
         ("rezero", HIDDEN, uniform(GLOROT * math.sqrt(3))),
         ("layerscale", OUTPUT, normal(0.02)),
         ("irnn", HIDDEN, normal(0.001)),
+        ("irnn", READOUT, normal(0.001)),
+        ("irnn", Parameter(Role.EMBEDDING), normal(0.001)),
         ("mup", HIDDEN, normal(1 / math.sqrt(N))),
         ("completep", Parameter(Role.EMBEDDING), normal(0.02)),
         ("spectral", READOUT, normal(1 / math.sqrt(N))),
@@ -182,6 +184,16 @@ def test_forget_gates_are_open():
     np.testing.assert_array_equal(tree["bias"], [0, 0, 1, 1, 0, 0, 0, 0])
     np.testing.assert_array_equal(tree["second"], 0)
     np.testing.assert_array_equal(cell("forget_bias", 1, forget_bias=3.0)["bias"], [0, 3, 0, 0])
+
+
+def test_only_an_lstms_first_forget_bias_is_1_in_char_rnn():
+    tree = cell("uniform", width=2)
+    gates = np.split(tree["bias"], 4)
+    np.testing.assert_array_equal(gates[1], 1)
+    drawn_there = np.concatenate([*gates[:1], *gates[2:], tree["second"]])
+    assert np.abs(drawn_there).min() > 0
+    assert np.abs(drawn_there).max() <= 0.08
+    assert np.abs(cell("uniform", width=2, scale=0.5)["second"]).max() > 0.08
 
 
 def test_chrono_draws_the_logarithm_of_a_delay():

@@ -9,12 +9,16 @@ import pytest
 from charjax.config import load_config
 from charjax.errors import UserError
 from charjax.initlab.probes.coordinates import (
+    LIMIT,
+    Slope,
     at_depth,
     at_width,
     check_coordinates,
     check_depths,
     fit_slope,
+    judge_slopes,
 )
+from charjax.initlab.probes.coordinates_shown import verdict_in_words
 from charjax.training.session import first_state, open_session
 from tests.commands import tiny
 
@@ -38,9 +42,77 @@ def test_a_slope_and_its_interval():
     assert found.slope == pytest.approx(0.75, abs=0.02)
     assert found.low < 0.75 < found.high
     assert found.high - found.low < 0.05
-    assert not found.flat
-    assert fit_slope(np.ones((3, 2)), (64, 128, 256)).flat
+    assert found.verdict() == "fail"
+    assert fit_slope(np.ones((3, 2)), (64, 128, 256)).verdict() == "pass"
     assert fit_slope(np.zeros((3, 2)), (64, 128, 256)) is None
+
+
+def test_a_slope_that_is_not_known_well_is_unclear():
+    """Seeds' slopes 0.02 ± 0.03: Student's half interval of 2 seeds is 12.7 x 0.03."""
+    found = Slope(0.02, 0.02 - 12.706 * 0.03, 0.02 + 12.706 * 0.03, 0.03, 2)
+    assert abs(found.slope) <= LIMIT
+    assert found.verdict() == "unclear"
+    # By hand: the spread of a seed is 0.03 √2; t(0.975, 4) 0.0424 / √5 = 0.0527 <= 0.08 at 5 seeds,
+    # t(0.975, 3) 0.0424 / √4 = 0.0675 <= 0.08 at 4, t(0.975, 2) 0.0424 / √3 = 0.105 at 3.
+    assert found.seeds_needed() == 4
+    # √Σ (log width - mean)² is 0.49 of widths 32, 64; 12.706 * 0.03 * 0.49 / 0.08 = 2.34 is reached
+    # by six widths: log 2 √17.5 = 2.90, where five have log 2 √10 = 2.19.
+    assert found.widths_needed((32, 64)) == (32, 64, 128, 256, 512, 1024)
+    assert Slope(0.02, 0, 0, 0.04, 2).widths_needed((32, 64)) is None
+    assert Slope(0.02, 0, 0, 0.02, 2).widths_needed((32, 64)) == (32, 64, 128, 256, 512)
+
+
+def test_a_slope_fails_only_where_all_layers_intervals_may_be_trusted():
+    """t(0.975, 3) = 3.18, and of 15 layers t(1 - 0.025 / 15, 3) = 8.6."""
+    assert Slope(0.5, 0, 0, 0.1, 4).verdict(layers=1) == "fail"
+    assert Slope(0.5, 0, 0, 0.1, 4).verdict(layers=15) == "unclear"
+    assert Slope(-0.5, 0, 0, 0.04, 4).verdict(layers=15) == "fail"
+    # Passing needs no correction: every layer must.
+    assert Slope(0.01, 0, 0, 0.02, 4).verdict(layers=15) == "pass"
+
+
+@pytest.mark.parametrize(
+    ("slopes", "verdict"),
+    [
+        ([[0.0, 0.01], [0.01, 0.0]], "passed"),
+        ([[0.0, 0.01], [0.2, -0.2]], "cannot tell"),
+        ([[0.99, 1.0], [0.2, -0.2]], "failed"),
+    ],
+)
+def test_the_verdict_over_layers(slopes, verdict):
+    widths = (32, 64, 128)
+    last = {
+        str(layer): np.array(widths, float)[:, None] ** np.array(one)
+        for layer, one in enumerate(slopes)
+    }
+    last["still"] = np.zeros((3, 2))
+    found = judge_slopes(last, widths)
+    assert found["verdict"] == verdict
+    assert found["passed"] == (verdict == "passed")
+    told = verdict_in_words({**found, "axis": "width", "limit": LIMIT})
+    if verdict == "cannot tell":
+        # Slopes of ±0.2 have mean 0 and half interval t(0.975, n - 1) 0.283 / √n: 34 seeds.
+        assert found["seeds_needed"] == 34
+        assert told.startswith("cannot tell (about 34 seeds")
+    else:
+        assert (told, found["seeds_needed"], found["places_needed"]) == (verdict, None, None)
+
+
+def test_right_networks_rarely_fail_and_wrong_ones_do():
+    """Fifteen layers whose seeds' slopes spread by 0.18, as at widths 32, 64 (docs/initlab.md)."""
+    rng, widths = np.random.default_rng(0), (32, 64)
+    width_W1 = np.array(widths, float)[:, None]
+    found = {"right": [], "wrong": []}
+    for _ in range(150):
+        slopes_LR = rng.normal(0, 0.18, (15, 4))
+        for name, shift in (("right", 0.0), ("wrong", 1.0)):
+            slopes_LR[0] += shift
+            last = {str(layer): width_W1**slope_R for layer, slope_R in enumerate(slopes_LR)}
+            found[name].append(judge_slopes(last, widths)["verdict"])
+    # The point estimate fails 90 % of the right ones.
+    assert found["right"].count("failed") <= 6
+    assert found["wrong"].count("failed") >= 45
+    assert "passed" not in found["wrong"]
 
 
 def test_made_wide_a_model_keeps_what_is_not_its_width(text):
@@ -76,7 +148,7 @@ def test_the_standard_parametrisation_fails_and_mup_does_not(text):
     for scheme in ("zero_readout", "mup"):
         base = ["init.base_width=32"] if scheme == "mup" else []
         words = ["optim.learning_rate=1e-4", "train.batch_size=64", f"init.scheme={scheme}", *base]
-        found = check_coordinates(config_of(text, "mlp", *words), (32, 128), (0, 1), steps=3)
+        found = check_coordinates(config_of(text, "mlp", *words), (32, 128), (0, 1, 2), steps=3)
         assert json.loads(json.dumps(found)) == found
         names = [layer["layer"] for layer in found["layers"]]
         assert names[:2] == ["token_embedding", "hidden_0"]
@@ -88,7 +160,9 @@ def test_the_standard_parametrisation_fails_and_mup_does_not(text):
         slopes[scheme] = logits["slope"]
         if scheme == "zero_readout":
             assert logits["verdict"] == "fail"
-            assert not found["passed"]
+            assert (found["verdict"], found["passed"]) == ("failed", False)
+        else:
+            assert found["verdict"] == "cannot tell"
     assert slopes["zero_readout"] > 0.8
     assert abs(slopes["mup"]) < 0.15
 

@@ -99,7 +99,12 @@ def test_the_coordinate_check(text, tmp_path):
     done = probe(*words, "--seeds", 2, "--out", tmp_path / "out")
     assert (done.status, done.err) == (0, "")
     assert "Coordinate check of mup at rate 0.01" in done.out
+    # Two seeds of networks this narrow cannot tell, and it says what could.
+    assert "cannot tell (" in done.out
+    assert "unclear" in done.out
     found = json.loads((tmp_path / "out" / "probe.json").read_text())["coordinates"]
+    assert (found["verdict"], found["passed"]) == ("cannot tell", False)
+    assert found["seeds_needed"] is None or found["seeds_needed"] > 2
     assert (found["places"], found["seeds"]) == ([8, 16], [0, 1])
     assert {layer["layer"] for layer in found["layers"]} >= {"hidden_0", "readout"}
     assert (tmp_path / "out" / "coordinates.png").read_bytes().startswith(b"\x89PNG")

@@ -262,7 +262,7 @@ def test_many_schemes_can_be_told_apart():
     """Ten pairs of five arms at 8 seeds, each at the smallest p there is; Holm's would be 0.078."""
     rng = np.random.default_rng(0)
     losses_CS = 0.3 * np.arange(5)[:, None] + rng.normal(0, 0.1, (5, 8)) + rng.normal(0, 5, 8)
-    found = pairs.compare_all(losses_CS)
+    (found,) = pairs.compare_all([losses_CS[:, None]])
     assert [one.verdict for one in found.values()] == ["better"] * 10
     assert {one.adjusted_p for one in found.values()} == {2 / 2**8}
 
@@ -272,7 +272,7 @@ def test_all_pairs_keep_the_level():
     rng = np.random.default_rng(4)
     false = 0
     for _ in range(120):
-        found = pairs.compare_all(rng.normal(size=(3, 6)) + rng.normal(size=6))
+        (found,) = pairs.compare_all([rng.normal(size=(3, 1, 6)) + rng.normal(size=6)])
         false += any(one.adjusted_p < 0.05 for one in found.values())
         assert all(one.adjusted_p >= one.p for one in found.values())
     assert false < 13
@@ -287,15 +287,64 @@ def test_too_few_seeds_are_told_once(full):
     assert "3 seeds cannot reach p < 0.05, 6 can" in cells[0]
 
 
+def test_the_family_and_the_assumption_stand_beside_the_verdicts(small, full):
+    for directory, done in (small, full):
+        page = " ".join(page_of(directory).all("p"))
+        basis = done.out.splitlines()[-4:-1]
+        assert [line.split(":")[0] for line in basis] == ["one family", "power", "assumed"]
+        for line in basis:
+            assert line[1:] in page
+    assert "all 3 comparisons of this report, so" in small[1].out
+    assert "all 4 comparisons of this report (4 sizes x 1 pair), so" in full[1].out
+    assert "3 seeds cannot reach p < 0.05, whatever the difference; 6 can" in full[1].out
+    assert "swaps a seed's whole tables of settings" in " ".join(page_of(full[0]).all("p"))
+
+
+def test_all_sizes_are_one_family(tmp_path):
+    """A difference that is found in a report of one size need not be found in one of eight."""
+    widths = (32, 64, 128, 256)
+    two = {"a": (1.0, 0.0), "b": (1.0, 0.011)}
+    size = {"schemes": two, "seeds": 8, "steps": 10, "depths": (2, 4), "widths": widths}
+    sweep = read_sweep(write_sweep(tmp_path / "sizes", **size))
+    cells = verdicts.judge(sweep)
+    assert {pair.found.family for cell in cells for pair in cell.pairs} == {8}
+    alone = [compare(*(arm.loss_S for arm in cell.arms)) for cell in cells]
+    together = [cell.pairs[0].found for cell in cells]
+    assert [one.p for one in together] == [one.p for one in alone]
+    assert all(one.adjusted_p >= one.p for one in together)
+    assert sum(one.verdict == "better" for one in together) < sum(
+        one.verdict == "better" for one in alone
+    )
+
+
+def test_a_bad_seed_is_said(tmp_path):
+    """One run of the better scheme ends 3 nats higher."""
+    directory = write_sweep(tmp_path / "bad", schemes={"a": (1.0, 0.0), "b": (1.0, 0.1)})
+    path = directory / "runs.csv"
+    rows = path.read_text().splitlines()
+    place = next(n for n, row in enumerate(rows) if row.startswith("a,") and ",5," in row[:20])
+    fields = rows[place].split(",")
+    loss = rows[0].split(",").index("val_loss")
+    fields[loss] = str(float(fields[loss]) + 3)
+    path.write_text("\n".join([*rows[:place], ",".join(fields), *rows[place + 1 :]]) + "\n")
+    done = report(directory)
+    line = done.out.splitlines()[0]
+    assert "indistinguishable at n = 8" in line
+    assert "skewed: seed 5 differs by" in line
+    assert "seed 5 decides: without it a would look better" in line
+    cells = page_of(directory).all("td")
+    assert any("seed 5 decides: without it a would look better" in cell for cell in cells)
+
+
 def test_one_pair_needs_no_correction():
     losses_CS = np.random.default_rng(2).normal(size=(2, 7))
-    assert pairs.compare_all(losses_CS)[0, 1] == compare(*losses_CS)
+    assert pairs.compare_all([losses_CS[:, None]])[0][0, 1] == compare(*losses_CS)
 
 
 def test_a_diverging_arm_among_others():
     losses_CS = np.random.default_rng(2).normal(2, 0.1, (3, 8))
     losses_CS[1] = np.inf
-    found = pairs.compare_all(losses_CS)
+    (found,) = pairs.compare_all([losses_CS[:, None]])
     assert (found[0, 1].verdict, found[1, 2].verdict) == ("better", "worse")
     assert found[0, 2].verdict == "indistinguishable at n = 8"
 

@@ -105,7 +105,7 @@ def test_selu_normalises_itself():
     [("gelu", 1.98305826, 0.17292239, 3.5615528), ("silu", 1.98800468, 0.55514317, 14.32017362)],
 )
 def test_half_stable_points(name, weight_variance, bias_variance, variance):
-    # Roberts, Yaida & Hanin 2022, section 5.3.4: both slopes are 1 at one fixed point.
+    # Roberts, Yaida & Hanin 2022: both slopes are 1 at one fixed point.
     setting = (theory.find_activation(name), weight_variance)
     assert theory.chi(variance, *setting) == pytest.approx(1, abs=1e-8)
     assert theory.length_map_slope(variance, *setting) == pytest.approx(1, abs=1e-8)

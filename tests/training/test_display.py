@@ -6,8 +6,9 @@ import time
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
-from charjax.training.display import Display
+from charjax.training.display import Display, loss_warning, shown_loss
 
 LN2 = 0.6931471805599453
 
@@ -29,7 +30,7 @@ def shown(display: Display, out: io.StringIO) -> str:
 def test_losses_are_shown_in_nats_and_in_bits(terminal: bool, loss: float):
     display, out = make(terminal)
     display.start(0, 20)
-    display.step(5, loss, 12_345.6)
+    display.steps(5, 12_345.6, [{"step": 5, "loss": loss}])
     display.evaluated(10, loss, True)
     text = shown(display, out)
     both = f"{loss:.4f} ({loss / LN2:.4f} bpc)"
@@ -51,7 +52,7 @@ def test_the_best_so_far_is_named(terminal: bool):
 def test_a_loss_that_is_not_finite_is_said_to_be_so(loss: float | None):
     display, out = make()
     display.start(0, 20)
-    display.step(5, loss, 1.0)
+    display.steps(5, 1.0, [{"step": 5, "loss": loss}])
     display.evaluated(10, math.nan if loss is None else loss, False)
     text = shown(display, out)
     assert text.count("not finite") == 2
@@ -111,3 +112,45 @@ def test_the_bar_is_taken_away_once_and_for_all():
     display.stop()
     display.say("done")
     assert out.getvalue()[length:].strip() == "done"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_terminal_and_a_pipe_show_the_same_lines(terminal):
+    display, out = make(terminal)
+    display.start(0, 30)
+    display.steps(20, 1000.0, [{"step": 10, "loss": 2.0}, {"step": 20, "loss": 1.5, "skipped": 3}])
+    display.steps(30, 1000.0, [{"step": 30, "loss": None, "skipped": 10}])
+    display.stop()
+    bpc = 2.0 / math.log(2)
+    assert f"step 10/30  loss 2.0000 ({bpc:.4f} bpc)  1,000 tokens/s\n" in out.getvalue()
+    assert "step 20/30  loss 1.5000 (2.1640 bpc)  (3 steps skipped)  1,000" in out.getvalue()
+    assert "step 30/30  loss not finite  (10 steps skipped)" in out.getvalue()
+
+
+def test_a_table_is_whole_on_a_narrow_terminal():
+    table = Table("parameter", "shape", box=None, pad_edge=False)
+    table.add_row("block_0/attention/out/kernel", "128 x 128")
+    display, out = make(terminal=True, width=20)
+    display.table(table)
+    assert out.getvalue().splitlines()[1] == "block_0/attention/out/kernel  128 x 128"
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (None, None),
+        (math.log(5), None),
+        (math.log(5) + 1e-6, "above ln V"),
+        (4011281210317590528.0, "4.011e+18 > 1.6094"),
+        (math.inf, "not finite"),
+        (math.nan, "not finite"),
+    ],
+)
+def test_warnings_about_a_final_loss(loss, words):
+    warning = loss_warning("validation", loss, 5)
+    assert warning is None if words is None else words in str(warning)
+
+
+def test_huge_losses_are_written_with_an_exponent():
+    assert shown_loss(1766.9) == "1766.9000"
+    assert shown_loss(4011281210317590528.0) == "4.011e+18"

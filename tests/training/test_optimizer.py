@@ -73,8 +73,9 @@ def taken(rate: float = 0.01, scale: float = 1.0, finite: bool = True, factors: 
 
 
 def test_adamw_step_by_step():
-    """Against the algorithm written out (Loshchilov and Hutter 2019, algorithm 2)."""
-    config = OptimConfig(beta1=0.8, beta2=0.9, eps=1e-6, weight_decay=0.1, grad_clip=1.0)
+    """Against the algorithm written out (Loshchilov and Hutter 2019)."""
+    # So large an epsilon shows where it is added.
+    config = OptimConfig(beta1=0.8, beta2=0.9, eps=0.05, weight_decay=0.1, grad_clip=1.0)
     optimizer = make_optimizer(config)
     rng = np.random.default_rng(0)
     param = rng.normal(size=(3, 4)).astype(np.float32)
@@ -87,7 +88,7 @@ def test_adamw_step_by_step():
         grad = grad / max(1.0, float(np.linalg.norm(grad)))
         mean = 0.8 * mean + 0.2 * grad
         square = 0.9 * square + 0.1 * grad**2
-        direction = (mean / (1 - 0.8**step)) / (np.sqrt(square / (1 - 0.9**step)) + 1e-6)
+        direction = (mean / (1 - 0.8**step)) / (np.sqrt(square / (1 - 0.9**step)) + 0.05)
         param = param - 0.01 * (direction + 0.1 * param)
         np.testing.assert_allclose(ours, param, rtol=1e-5, atol=1e-6)
 
@@ -127,6 +128,35 @@ def test_adamw_is_optaxs(decay: float, factored: bool):
             params = optax.apply_updates(params, updates)
         for name in shapes:
             np.testing.assert_allclose(ours[name], params[name], rtol=2e-5, atol=1e-6)
+
+
+def test_rmsprop_and_sgd_step_by_step():
+    """Tieleman and Hinton 2012, and Polyak's momentum; both with decoupled decay."""
+    common = {"momentum": 0.9, "weight_decay": 0.1}
+    rmsprop = OptimConfig(kind="rmsprop", rms_decay=0.8, eps=0.05, **common)
+    sgd = OptimConfig(kind="sgd", **common)
+    rng = np.random.default_rng(0)
+    gradients = rng.normal(size=(5, 3, 4)).astype(np.float32)
+    for config in (rmsprop, sgd):
+        param = np.ones((3, 4), np.float32)
+        optimizer = make_optimizer(config)
+        ours, state = jnp.asarray(param), optimizer.init(jnp.asarray(param))
+        square, speed = np.zeros_like(param), np.zeros_like(param)
+        for grad in gradients:
+            ours, state = optimizer.apply(ours, jnp.asarray(grad), state, taken(scale=0.5))
+            half = 0.5 * grad
+            square = 0.8 * square + 0.2 * half**2
+            direction = half / (np.sqrt(square) + 0.05) if config.kind == "rmsprop" else half
+            speed = 0.9 * speed + direction
+            param = param - 0.01 * (speed + 0.1 * param)
+            np.testing.assert_allclose(ours, param, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("norm", "factor"), [(0.5, 1.0), (0.7, 1.0), (1.4, 0.5), (70.0, 0.01)])
+def test_gradients_are_made_shorter_and_never_longer(norm: float, factor: float):
+    clip = clip_factor(OptimConfig(grad_clip=0.7), jnp.float32(norm))
+    assert float(clip) == pytest.approx(factor)
+    assert float(clip_factor(OptimConfig(grad_clip=0.0), jnp.float32(norm))) == 1.0
 
 
 @pytest.mark.parametrize("kind", ["adamw", "rmsprop", "sgd"])

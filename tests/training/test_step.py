@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from charjax import models
@@ -95,6 +96,58 @@ def test_cross_entropy_of_a_uniform_guess_is_log_v():
 def test_l2_is_the_mean_square_of_each_matrix():
     params = {"w": jnp.full((2, 2), 3.0), "b": jnp.full(2, 100.0), "v": jnp.ones((4, 1))}
     assert float(l2_penalty(params, 0.5)) == pytest.approx(5.0)
+
+
+def test_the_penalty_is_added_to_the_mean_of_the_gradients_and_not_to_the_loss():
+    plain = {"kind": "sgd", "learning_rate": 1.0, "grad_clip": 0.0}
+    config, model, state = setup("bigram", optim=plain)
+    batch = make_batch(model, 4)
+    # Away from the zeros that a bigram begins with.
+    params = jax.tree.map(lambda p: p + jnp.cos(jnp.arange(p.size)).reshape(p.shape), state.params)
+    state = state._replace(params=params)
+    without, told = step(config, model, state, batch)
+    config, *_ = setup("bigram", optim={**plain, "l2": 0.5})
+    penalised, told_penalised = step(config, model, state, batch)
+    (table,) = jax.tree.leaves(params)
+    (moved,), (moved_penalised,) = map(jax.tree.leaves, (without.params, penalised.params))
+    np.testing.assert_allclose(moved - moved_penalised, 0.5 * 2 * table / table.size, atol=1e-6)
+    assert told.loss == told_penalised.loss
+    assert told.penalty == 0
+    assert float(told_penalised.penalty) == pytest.approx(0.5 * float(jnp.mean(table**2)), rel=1e-5)
+
+
+def test_running_statistics_are_those_of_every_micro_batch_in_turn():
+    sections = {"model": {"norm": "batch"}, "data": {"layout": "pairs"}}
+    config, model, state = setup("mlp", **sections)
+    batch = make_batch(model, 8, window=1)._replace(weights=jnp.ones((8, 1)))
+    config, *_ = setup("mlp", **sections, optim={"accumulate_steps": 2})
+    both, _ = step(config, model, state, batch)
+    expected = state.model_state
+    for rows in (slice(0, 4), slice(4, 8)):
+        _, expected = model.apply(
+            {"params": state.params, **expected},
+            batch.inputs[rows],
+            num_outputs=1,
+            train=True,
+            mutable=["batch_stats"],
+        )
+    pairs = zip(jax.tree.leaves(both.model_state), jax.tree.leaves(expected), strict=True)
+    for found, wanted in pairs:
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_clipping_is_of_the_mean_gradient():
+    plain = {"kind": "sgd", "learning_rate": 1.0}
+    moves = []
+    for bound in (0.0, 0.1, 1e6):
+        config, model, state = setup("bigram", optim={**plain, "grad_clip": bound})
+        after, told = step(config, model, state, make_batch(model, 4))
+        difference = jax.tree.map(jnp.subtract, state.params, after.params)
+        moves.append(float(optax.tree.norm(difference)))
+    norm = float(told.grad_norm)
+    assert norm > 0.1
+    # Unclipped, a step at the rate 1 is as long as the gradient.
+    assert moves == pytest.approx([norm, 0.1, norm], rel=1e-5)
 
 
 def test_dropout_follows_the_key():

@@ -69,7 +69,8 @@ def arguments(argv: list[str]) -> Namespace:
         metavar="W,W,...",
         type=numbers(whole=True, spacing="log", low=1, high=1_000_000),
         help="check muP, too: train ten steps at these widths, and see whether every layer moves "
-        "as far in a wide network as in a narrow one",
+        "as far in a wide network as in a narrow one: passed, failed, or cannot tell and how many "
+        "seeds or widths would",
     )
     parser.add_argument("--out", metavar="DIR", help="write probe.json and pictures there")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -1,6 +1,6 @@
 """The coordinate check of muP: whether activations move as much in a wide model as in a narrow one.
 
-Yang et al. 2022 (Tensor Programs V), app. D.1 and fig. 5: train a few steps at several widths, and
+Yang et al. 2022 (Tensor Programs V), coordinate check: train a few steps at several widths, and
 look at how far the coordinates of every activation have come from where they were at first. In a
 parametrisation that is right, that does not depend on the width: the slope of log size against
 log width is 0. The size of coordinates x is the mean of |x|, as in the authors' package `mup`.
@@ -34,8 +34,11 @@ from charjax.training.program import make_advance
 from charjax.training.session import Session, open_session, purpose_key, seed_state
 from charjax.training.state import Scales, TrainState, variables_of
 
-# Issue: a slope of at most this size is none.
+# A slope of at most this size is none.
 LIMIT = 0.1
+# As many as `probe --seeds` takes.
+MOST_SEEDS = 1024
+_MOST_DOUBLINGS = 5
 # The batch on which everybody is measured: that of a step no seed comes to.
 _FIXED_STEP = 2**30
 
@@ -47,24 +50,60 @@ Sizes = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Slope:
-    """Of log size against log width.
+    """Slope of log size against log width.
 
     Attributes:
       slope: mean over the seeds.
       low: lower end of Student's 95 % interval over the seeds.
       high: upper end.
       standard_error: of the mean.
+      seeds: how many there are.
     """
 
     slope: float
     low: float
     high: float
     standard_error: float
+    seeds: int
 
-    @property
-    def flat(self) -> bool:
-        """Whether it is at most LIMIT in size."""
-        return abs(self.slope) <= LIMIT
+    def verdict(self, layers: int = 1) -> str:
+        """Return `pass`, `fail` or `unclear`.
+
+        It passes where the 95 % interval lies within LIMIT of 0: all layers must, so that a slope
+        beyond LIMIT passes in at most 2.5 % of checks, however many layers there are. It fails
+        where the interval at 95 % of all `layers` together (Bonferroni) lies beyond LIMIT.
+        """
+        return _verdict(self.slope, self.standard_error, self.seeds, layers)
+
+    def seeds_needed(self, layers: int = 1) -> int | None:
+        """The fewest seeds that would decide if slope and spread stayed; None above 1,024."""
+        spread = self.standard_error * math.sqrt(self.seeds)
+        for seeds in range(2, MOST_SEEDS + 1):
+            if _verdict(self.slope, spread / math.sqrt(seeds), seeds, layers) != "unclear":
+                return seeds
+        return None
+
+    def widths_needed(self, widths: tuple[int, ...], layers: int = 1) -> tuple[int, ...] | None:
+        """The widths that would decide with as many seeds, the largest doubled again and again."""
+        narrow = _spread_of_logs(widths)
+        for _ in range(_MOST_DOUBLINGS):
+            error = self.standard_error * narrow / _spread_of_logs(widths)
+            if _verdict(self.slope, error, self.seeds, layers) != "unclear":
+                return widths
+            widths = (*widths, 2 * max(widths))
+        return None
+
+
+def _verdict(slope: float, error: float, seeds: int, layers: int) -> str:
+    half, sure = (stats.t.ppf(1 - 0.025 / m, seeds - 1) * error for m in (1, layers))
+    if abs(slope) + half <= LIMIT:
+        return "pass"
+    return "fail" if abs(slope) - sure > LIMIT else "unclear"
+
+
+def _spread_of_logs(widths: tuple[int, ...]) -> float:
+    logs_W = np.log(widths)
+    return float(np.sqrt(np.sum((logs_W - logs_W.mean()) ** 2)))
 
 
 def check_coordinates(
@@ -89,7 +128,10 @@ def check_coordinates(
     Returns:
       Plain data for JSON: what was asked, and for every layer the `change` since step 0 and the
       `value`, each with the sizes (by width and step, mean over the seeds) and the slope at the
-      last step with its interval. `passed`: every layer's change is flat, the logits' included.
+      last step with its interval and verdict (see `Slope.verdict`; "still": a layer that does not
+      move at all). `verdict`: "passed" where every layer that moves passes, the logits included;
+      "failed" where one fails; else "cannot tell", with the `seeds_needed` that would decide every
+      layer, or the `places_needed` (null: none that can be had). `passed`: whether it is "passed".
 
     Raises:
       UserError: fewer than two widths or seeds, or a width that the family cannot have.
@@ -133,7 +175,7 @@ def fit_slope(sizes_WR: Any, widths: tuple[int, ...]) -> Slope | None:
     mean = float(slopes_R.mean())
     error = float(slopes_R.std(ddof=1)) / math.sqrt(n)
     half = float(stats.t.ppf(0.975, n - 1)) * error
-    return Slope(mean, mean - half, mean + half, error)
+    return Slope(mean, mean - half, mean + half, error, n)
 
 
 def _check(
@@ -151,19 +193,22 @@ def _check(
     configs = [resized(config, place) for place in places]
     changes, values = [], []
     for place, one in zip(places, configs, strict=True):
-        change, value = _train(open_session(one), seeds, steps, poll)
+        change, value = measure_sizes(open_session(one), seeds, steps, poll)
         changes.append(change if axis == "width" else _around_blocks(change, place))
         values.append(value if axis == "width" else _around_blocks(value, place))
         progress(place)
-    told: list[dict[str, Any]] = [
-        {
-            "layer": name,
-            "change": _describe([sizes[name] for sizes in changes], places),
-            "value": _describe([sizes[name] for sizes in values], places),
+    sizes = {
+        name: {
+            "change": np.stack([x[name] for x in changes]),
+            "value": np.stack([x[name] for x in values]),
         }
         for name in changes[0]
+    }
+    moving = sum(bool(np.any(one["change"][:, :, -1])) for one in sizes.values())
+    told: list[dict[str, Any]] = [
+        {"layer": name, **{kind: _describe(x, places, moving) for kind, x in one.items()}}
+        for name, one in sizes.items()
     ]
-    failed = [layer["layer"] for layer in told if layer["change"]["verdict"] == "fail"]
     return {
         "axis": axis,
         "places": list(places),
@@ -172,8 +217,44 @@ def _check(
         "scheme": config.init.scheme,
         "learning_rate": config.optim.learning_rate,
         "limit": LIMIT,
+        "moving_layers": moving,
         "layers": told,
-        "passed": not failed,
+        **judge_slopes({name: one["change"][:, :, -1] for name, one in sizes.items()}, places),
+    }
+
+
+def judge_slopes(last: dict[str, np.ndarray], places: tuple[int, ...]) -> dict[str, Any]:
+    """The verdict over all layers, and what would decide where there is none.
+
+    Args:
+      last: by layer how far it has moved at the last step, (W, R).
+      places: the widths or depths.
+
+    Returns:
+      `verdict`, `passed`, `seeds_needed` and `places_needed` of `check_coordinates`.
+    """
+    slopes = {name: fit_slope(x, places) for name, x in last.items() if np.any(x)}
+    verdicts = {
+        name: slope.verdict(len(slopes)) if slope else "fail" for name, slope in slopes.items()
+    }
+    seeds: list[int | None] = []
+    widths: list[tuple[int, ...] | None] = []
+    verdict = "failed" if "fail" in verdicts.values() else "passed"
+    if verdict == "passed" and "unclear" in verdicts.values():
+        verdict = "cannot tell"
+        for slope in slopes.values():
+            if slope and slope.verdict(len(slopes)) == "unclear":
+                seeds.append(slope.seeds_needed(len(slopes)))
+                widths.append(slope.widths_needed(places, len(slopes)))
+    known_seeds = [n for n in seeds if n is not None]
+    known_widths = [each for each in widths if each is not None]
+    return {
+        "verdict": verdict,
+        "passed": verdict == "passed",
+        "seeds_needed": max(known_seeds) if seeds and len(known_seeds) == len(seeds) else None,
+        "places_needed": list(max(known_widths, key=len))
+        if widths and len(known_widths) == len(widths)
+        else None,
     }
 
 
@@ -196,11 +277,10 @@ def _refuse_too_few(axis: str, places: tuple[int, ...], seeds: tuple[int, ...]) 
         )
 
 
-def _describe(sizes: list[np.ndarray], places: tuple[int, ...]) -> dict[str, Any]:
-    """Sizes and the last step's slope; "still": a layer that does not move at all."""
-    sizes_WRT = np.stack(sizes)
+def _describe(sizes_WRT: np.ndarray, places: tuple[int, ...], layers: int) -> dict[str, Any]:
+    """Sizes, and the last step's slope with its verdict."""
     last = fit_slope(sizes_WRT[:, :, -1], places)
-    verdict = "pass" if last and last.flat else "fail"
+    verdict = last.verdict(layers) if last else "fail"
     if not np.any(sizes_WRT[:, :, -1]):
         verdict = "still"
     return {
@@ -212,10 +292,10 @@ def _describe(sizes: list[np.ndarray], places: tuple[int, ...]) -> dict[str, Any
     }
 
 
-def _train(
+def measure_sizes(
     session: Session, seeds: tuple[int, ...], steps: int, poll: Callable[[], None]
 ) -> tuple[Sizes, Sizes]:
-    """Changes since step 0 and values of each layer's coordinates."""
+    """Changes since step 0 and values of each layer's coordinates, (R, T) each."""
     source = session.source
     assert source is not None
     mesh = parallel.make_mesh(session.devices[:1], 1)

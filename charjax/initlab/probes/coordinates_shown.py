@@ -1,4 +1,4 @@
-"""The coordinate check as a table, and as a picture like fig. 5 of Yang et al. 2022."""
+"""The coordinate check as a table, and as a picture like that of Yang et al. 2022."""
 
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ def coordinates_table(found: dict[str, Any]) -> Table:
     Args:
       found: what `check_coordinates` returns.
     """
-    verdict = "passed" if found["passed"] else "failed"
+    limit, moving = found["limit"], found["moving_layers"]
     table = Table(
         title=f"Coordinate check of {escape(found['scheme'])} at rate {found['learning_rate']:g}: "
-        f"{verdict}. Mean |change| after {found['steps']} steps, and its slope against width "
-        f"(log-log, 95 % interval, {len(found['seeds'])} seeds); passed: at most {found['limit']}",
+        f"{verdict_in_words(found)}. Mean |change| after {found['steps']} steps, and its slope "
+        f"against {found['axis']} (log-log, {len(found['seeds'])} seeds); pass: the 95 % interval "
+        f"lies within {limit} of 0; fail: it lies beyond even when corrected for {moving} layers",
         title_justify="left",
     )
     table.add_column("layer")
@@ -31,9 +32,23 @@ def coordinates_table(found: dict[str, Any]) -> Table:
         sizes = [f"{steps[-1]:.3g}" for steps in change["sizes"]]
         slope = "-" if change["slope"] is None else f"{change['slope']:+.3f}"
         ends = "-" if change["slope"] is None else "{:+.3f} to {:+.3f}".format(*change["interval"])
-        colour = "red" if change["verdict"] == "fail" else ""
+        colour = {"fail": "red", "unclear": "yellow"}.get(change["verdict"], "")
         table.add_row(layer["layer"], *sizes, slope, ends, change["verdict"], style=colour)
     return table
+
+
+def verdict_in_words(found: dict[str, Any]) -> str:
+    """`passed`, `failed`, or `cannot tell` and what would decide."""
+    if found["verdict"] != "cannot tell":
+        return str(found["verdict"])
+    ways = []
+    if found["seeds_needed"] is not None:
+        ways.append(f"about {found['seeds_needed']} seeds")
+    if found["places_needed"] is not None:
+        ways.append(f"{found['axis']}s {', '.join(map(str, found['places_needed']))}")
+    if not ways:
+        return f"cannot tell (a slope is too near the limit of {found['limit']})"
+    return f"cannot tell ({' or '.join(ways)} would decide, if slopes and spread stay as they are)"
 
 
 def draw_coordinates(found: dict[str, Any], path: Path) -> None:

@@ -23,7 +23,7 @@ def input_correlation(z_BPD: Array, weights_BT: Array) -> Array:
     """Mean correlation of what two contexts give in a layer, at their last targets' places.
 
     z_a z_b / (|z_a| |z_b|) of the pre-activations, about 0, over all pairs of rows (Poole et al.
-    2016, eq. 5).
+    2016).
 
     Args:
       z_BPD: a layer's pre-activations.

@@ -78,7 +78,7 @@ def lanczos(
     """The extreme eigenvalues of a symmetric matrix that is known by its products alone.
 
     Lanczos 1950. Every new vector is made orthogonal to all before, twice: without that, float32
-    finds eigenvalues again and again (Parlett 1998, section 13.3).
+    finds eigenvalues again and again (Parlett 1998).
 
     Args:
       product: v -> A v, float32 (N,).

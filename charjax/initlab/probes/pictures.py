@@ -1,4 +1,4 @@
-"""A probe's pictures: histograms by layer as in nn-zero-to-hero part 4, and curves by depth."""
+"""A probe's pictures: histograms as in Building makemore Part 3, and curves by depth."""
 
 from pathlib import Path
 from typing import Any

@@ -1,6 +1,6 @@
 """Activations and gradients by layer as in the lectures, and the update-to-data ratio.
 
-nn-zero-to-hero, part 4: one curve a layer. Letters: S seeds, L layers, T recorded steps, N rows, B
+Building makemore Part 3: one curve a layer. Letters: S seeds, L layers, T recorded steps, N rows, B
 bins.
 """
 

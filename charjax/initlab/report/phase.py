@@ -1,6 +1,6 @@
 """The phase map: how deep a network still trains, by the variance of its weights.
 
-Schoenholz et al. 2017 (arXiv:1611.01232), figure 5: training stops at a depth of about 6 ξ_c.
+Schoenholz et al. 2017 (arXiv:1611.01232), training stops at a depth of about 6 ξ_c.
 Letters: G gains, D depths, X weight variances.
 """
 

@@ -10,6 +10,7 @@ from charjax.initlab.report.tables import Sweep
 from charjax.initlab.report.verdicts import (
     Arm,
     Cell,
+    basis_lines,
     difference_in_words,
     gain_names,
     loss_in_words,
@@ -41,21 +42,29 @@ def notes(sweep: Sweep, cells: list[Cell]) -> list[str]:
     notes: list[str] = []
     n = len(sweep.seeds)
     if any(cell.pairs for cell in cells):
-        many = len(cells[0].pairs) > 1
+        many = sum(len(cell.pairs) for cell in cells) > 1
+        notes += [f"{line[0].upper()}{line[1:]}." for line in basis_lines(sweep, cells)]
         notes.append(
             f"Better or worse is said only where both agree: the 95 % bootstrap interval of the "
-            f"difference, paired by seed (n = {n}), excludes 0, and the sign-flip permutation test "
-            + ("adjusted for all pairs of one depth and width (step-down maximum) " if many else "")
+            f"difference, paired by seed (n = {n}), excludes 0, and the permutation test, which "
+            "swaps a seed's two losses, "
+            + ("adjusted for all comparisons of this report (step-down maximum) " if many else "")
             + "gives p < 0.05. The interval is a percentile bootstrap widened to Student's size, "
             "since plain percentiles are too narrow for few seeds. A run that diverged counts as "
-            "worse than any loss; where there is one, signed ranks stand for the differences."
+            "worse than any loss; where there is one, signed ranks stand for the differences. "
+            "Skewed is said of differences that are more so than 99 % of normal samples; a verdict "
+            "rests on a seed where leaving that one out brings 0 into Student's 95 % interval."
         )
     if len(sweep.gains) * len(sweep.rates) > 1 and n > 1:
         notes.append(
             "Each scheme is judged at its best gain and learning rate. These are chosen leaving "
             "one out: a seed's loss is taken at the setting that is best over the other seeds, so "
             "that no run is judged by a choice it had a part in, and trying more settings brings "
-            "no advantage. The tables give the setting that is best over all seeds."
+            "no advantage. The permutation test swaps a seed's whole tables of settings and "
+            "chooses anew, and the interval of a difference is widened by as much as that widens "
+            "its null distribution: where settings are nearly tied, the choice alone makes alike "
+            "schemes differ. The interval of a scheme's own loss leaves that out. The tables give "
+            "the setting that is best over all seeds."
         )
     elif len(sweep.gains) * len(sweep.rates) > 1:
         notes.append(
@@ -73,7 +82,10 @@ def ranking_table(sweep: Sweep, cell: Cell) -> Rows:
     caption += f"; mean over n = {len(sweep.seeds)} seed{'s' if len(sweep.seeds) > 1 else ''}"
     caption += " and its 95 % interval." if len(sweep.seeds) > 1 else "."
     if not all(arm.same for arm in cell.arms):
-        caption += " A star: leaving out one seed changes which setting is best."
+        caption += (
+            " A star: leaving out one seed changes which setting is best, and the loss's interval "
+            "is too narrow."
+        )
     head = ["", "scheme", "validation loss"]
     varies = {"gain": len(sweep.gains) > 1, "learning rate": len(sweep.rates) > 1}
     head += [f"best {kind}" for kind, is_varied in varies.items() if is_varied]
@@ -107,6 +119,7 @@ def pair_table(sweep: Sweep, cell: Cell) -> Rows:
     """Every pair of a cell."""
     caption = f"Depth {sweep.depths[cell.depth]}, width {sweep.widths[cell.width]}."
     head = ["scheme", "against", "verdict", "difference (95 % interval)", "p", "p (adjusted)"]
+    head += ["caution"] if any(pair.cautions for pair in cell.pairs) else []
     rows = [
         [
             name(sweep, cell.arms[pair.first].scheme),
@@ -115,6 +128,7 @@ def pair_table(sweep: Sweep, cell: Cell) -> Rows:
             difference_in_words(pair.found),
             f"{pair.found.p:.3g}",
             f"{pair.found.adjusted_p:.3g}",
+            *(["; ".join(pair.cautions)] if len(head) > 6 else []),
         ]
         for pair in cell.pairs
     ]

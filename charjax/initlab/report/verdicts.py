@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charjax.errors import printable
-from charjax.initlab.report.pairs import compare_all
+from charjax.initlab.report.assumptions import basis, cautions
+from charjax.initlab.report.pairs import Found, compare_all
+from charjax.initlab.report.swaps import losses_without_own_seed, settings_without_own_seed
 from charjax.initlab.report.tables import Array, Sweep
 from charjax.initlab.statistics import Comparison, Interval, interval
 
@@ -46,11 +48,19 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two arms of a cell, the first ranked higher, by place in it; and what comparing them gave."""
+    """Two arms of a cell, the first ranked higher.
+
+    Attributes:
+      first: place in the cell.
+      second: of the other.
+      found: what comparing them gave.
+      cautions: what to know of single seeds, see assumptions.py.
+    """
 
     first: int
     second: int
     found: Comparison
+    cautions: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +71,8 @@ class Cell:
       depth: place among the sweep's depths.
       width: of the widths.
       arms: by rank: the lowest mean loss first, those with runs that diverged last.
-      pairs: all pairs of arms, corrected as one family; none where there is only one seed.
+      pairs: all pairs of arms, corrected as one family with those of all other cells; none where
+        there is only one seed.
     """
 
     depth: int
@@ -73,7 +84,20 @@ class Cell:
 def judge(sweep: Sweep) -> list[Cell]:
     """Every depth and width, in order."""
     _, _, depths, widths, _, _ = sweep.shape
-    return [_cell(sweep, d, w) for d in range(depths) for w in range(widths)]
+    places = [(d, w) for d in range(depths) for w in range(widths)]
+    ranked = [_ranked(sweep, *place) for place in places]
+    if len(sweep.seeds) < 2:
+        return [Cell(*place, arms, []) for place, arms in zip(places, ranked, strict=True)]
+    found = compare_all(
+        [
+            np.stack([_settings(sweep.losses[arm.scheme, :, d, w]) for arm in arms])
+            for (d, w), arms in zip(places, ranked, strict=True)
+        ]
+    )
+    return [
+        Cell(*place, arms, _pairs(sweep, arms, of))
+        for place, arms, of in zip(places, ranked, found, strict=True)
+    ]
 
 
 def ranked_schemes(sweep: Sweep, cells: list[Cell], most: int) -> list[int]:
@@ -103,13 +127,24 @@ def judged(losses_GRS: Array) -> Array:
     So that no run is judged by a choice that it had a part in: the best of many settings on the
     same seeds is lower than a fresh seed's loss there, the more so the more settings are tried.
     """
-    chosen = _chosen(losses_GRS)
-    return np.array([losses_GRS[gain, rate, seed] for seed, (gain, rate) in enumerate(chosen)])
+    return losses_without_own_seed(_settings(losses_GRS).T[..., None])[:, 0]
+
+
+def _settings(losses_GRS: Array) -> Array:
+    """A row a setting, (K, S)."""
+    return losses_GRS.reshape(-1, losses_GRS.shape[-1])
 
 
 def verdict_lines(sweep: Sweep) -> list[str]:
-    """The verdicts, one a line: which scheme is better than which, and what diverged."""
-    return headlines(sweep, judge(sweep))
+    """The verdicts, one a line: which scheme is better than which; what diverged; the basis."""
+    cells = judge(sweep)
+    return headlines(sweep, cells) + basis_lines(sweep, cells)
+
+
+def basis_lines(sweep: Sweep, cells: list[Cell]) -> list[str]:
+    """The family, its power and the test's assumption; nothing where there is no comparison."""
+    comparisons = sum(len(cell.pairs) for cell in cells)
+    return basis(len(sweep.seeds), len(cells), comparisons) if comparisons else []
 
 
 def headlines(sweep: Sweep, cells: list[Cell]) -> list[str]:
@@ -146,7 +181,9 @@ def _by_scheme(sweep: Sweep, cell: Cell) -> list[str]:
             winner, loser = pair.first, pair.second
             if pair.found.verdict == "worse":
                 winner, loser = loser, winner
-            beaten[winner].append(name(sweep, cell.arms[loser].scheme))
+            words = ", ".join(one.split(":")[0] for one in pair.cautions)
+            loser_name = name(sweep, cell.arms[loser].scheme)
+            beaten[winner].append(f"{loser_name} ({words})" if words else loser_name)
     if not any(beaten.values()):
         best = cell.arms[0]
         return [
@@ -166,11 +203,12 @@ def pair_in_words(sweep: Sweep, cell: Cell, pair: Pair) -> str:
     a, b, found = name(sweep, first.scheme), name(sweep, second.scheme), pair.found
     difference = difference_in_words(found)
     p = f"p = {found.p:.2g}" + (f" (adjusted {found.adjusted_p:.2g})" if found.family > 1 else "")
+    but = "".join(f"; {one}" for one in pair.cautions)
     if found.verdict in ("better", "worse"):
-        return f"{a} is {found.verdict} than {b}: {difference}, {p}, n = {found.n}"
+        return f"{a} is {found.verdict} than {b}: {difference}, {p}, n = {found.n}{but}"
     if found.low == found.high == 0 and not found.ranked:
         return f"{a} and {b} are {found.verdict}: the same loss in every seed"
-    return f"{a} and {b} are {found.verdict}: {difference}, {p}"
+    return f"{a} and {b} are {found.verdict}: {difference}, {p}{but}"
 
 
 def difference_in_words(found: Comparison) -> str:
@@ -233,36 +271,35 @@ def gain_names(sweep: Sweep) -> list[str]:
     return ["own" if math.isnan(gain) else f"{gain:.4g}" for gain in sweep.gains]
 
 
-def _cell(sweep: Sweep, depth: int, width: int) -> Cell:
+def _ranked(sweep: Sweep, depth: int, width: int) -> list[Arm]:
+    """The schemes at one size, the lowest mean loss first."""
     losses_CGRS = sweep.losses[:, :, depth, width]
     arms = [_arm(scheme, losses_GRS) for scheme, losses_GRS in enumerate(losses_CGRS)]
     arms.sort(key=lambda arm: (arm.loss.diverged, _finite_mean(arm.loss_S)))
-    if len(sweep.seeds) < 2:
-        return Cell(depth, width, arms, [])
-    found = compare_all(np.stack([arm.loss_S for arm in arms]))
-    return Cell(depth, width, arms, [Pair(i, j, one) for (i, j), one in found.items()])
+    return arms
+
+
+def _pairs(sweep: Sweep, arms: list[Arm], found: Found) -> list[Pair]:
+    pairs = []
+    for (i, j), one in found.items():
+        names = name(sweep, arms[i].scheme), name(sweep, arms[j].scheme)
+        told = cautions(arms[i].loss_S, arms[j].loss_S, one, names, sweep.seeds)
+        pairs.append(Pair(i, j, one, tuple(told)))
+    return pairs
 
 
 def _arm(scheme: int, losses_GRS: Array) -> Arm:
-    best, chosen = best_setting(losses_GRS), _chosen(losses_GRS)
-    loss_S = judged(losses_GRS)
+    best, loss_S = best_setting(losses_GRS), judged(losses_GRS)
+    chosen_S = settings_without_own_seed(_settings(losses_GRS).T[..., None])[:, 0]
     return Arm(
         scheme,
         *best,
         loss_S,
         interval(loss_S),
-        set(chosen) == {best},
+        bool((chosen_S == best[0] * losses_GRS.shape[1] + best[1]).all()),
         int((~np.isfinite(losses_GRS)).sum()),
         losses_GRS.size,
     )
-
-
-def _chosen(losses_GRS: Array) -> list[tuple[int, int]]:
-    """For each seed the setting that is best over the others; of a single seed, over itself."""
-    seeds = losses_GRS.shape[-1]
-    if seeds < 2:
-        return [best_setting(losses_GRS)]
-    return [best_setting(np.delete(losses_GRS, seed, axis=-1)) for seed in range(seeds)]
 
 
 def _finite_mean(loss_S: Array) -> float:

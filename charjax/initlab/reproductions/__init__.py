@@ -23,7 +23,7 @@ def _from_file(module: str) -> Run:
     return run
 
 
-_LECTURE = "nn-zero-to-hero part 3"
+_LECTURE = "Building makemore Part 3"
 REPRODUCTIONS: tuple[Reproduction, ...] = (
     Reproduction(
         "initial-loss",

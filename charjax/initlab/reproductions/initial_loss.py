@@ -1,4 +1,4 @@
-"""Number 1: the loss before the first step, with 27 symbols (nn-zero-to-hero part 3).
+"""Number 1: the loss before the first step, with 27 symbols (Building makemore Part 3).
 
 Letters: B rows, T targets of a row, V symbols, R networks.
 """

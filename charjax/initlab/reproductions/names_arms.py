@@ -1,4 +1,4 @@
-"""Number 8: five ways to begin the names MLP, trained in full (nn-zero-to-hero part 3).
+"""Number 8: five ways to begin the names MLP, trained in full (Building makemore Part 3).
 
 Seed k has the same batches in every arm, so the arms are compared by their differences, seed by
 seed. Letters: S seeds.

@@ -1,7 +1,7 @@
 """Number 10: where the best learning rate goes when a transformer is made wider.
 
-Yang et al. 2022, fig. 1: in the standard parametrisation it falls as the width grows; in muP it
-stays, so that a rate found on a small model serves a large one. "Standard" is the scheme
+Yang et al. 2022 (arXiv:2203.03466): in the standard parametrisation it falls as the width grows;
+in muP it stays, so that a rate found on a small model serves a large one. "Standard" is the scheme
 `zero_readout`: kernels of variance 1/fan_in, embeddings 1/d, a readout of 0, and one learning rate
 for everything. muP is the scheme `mup` with the smallest width as its base, where it draws from
 the same distributions (but for the truncation of `nn.Dense`'s) and has the same learning rates.

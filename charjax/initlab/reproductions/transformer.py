@@ -1,9 +1,9 @@
 """Number 9: the transformer's stream by depth, and its coordinates by width.
 
-GPT-2 (Radford et al. 2019, sec. 2.3) divides the residual outputs by sqrt(2 L), so that what the
+GPT-2 (Radford et al. 2019) divides the residual outputs by sqrt(2 L), so that what the
 2 L sublayers of a model of L blocks add up to does not depend on L; without that it grows as L,
 and a little faster, as the more alike a deep stream's positions are, the less attention averages
-away. Then the coordinate check of muP (Yang et al. 2022, app. D.1), against the standard
+away. Then the coordinate check of muP (Yang et al. 2022), against the standard
 parametrisation: the same distributions with a readout of 0, but one learning rate for everything.
 The rate is small enough that the logits of the widest standard model are not yet what the loss
 wants after ten steps: from there on they grow no more, whatever the parametrisation.

@@ -1,7 +1,7 @@
 """Number 7: the names MLP from all zeros learns the frequencies of the letters, and no more.
 
 With every weight 0 no gradient reaches a weight: the hidden units are 0, so the readout's weights
-get none, and they are 0, so nothing behind them does (nn-zero-to-hero part 3).
+get none, and they are 0, so nothing behind them does (Building makemore Part 3).
 """
 
 import dataclasses

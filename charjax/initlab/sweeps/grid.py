@@ -85,10 +85,14 @@ def _with_scheme(config: Config, name: str, axes: Axes) -> Config:
         # What the scheme draws at gain 1 is multiplied in the program.
         own["gain"] = 1.0
     init = type(config.init)(scheme=name, **own)
-    needs = find_scheme(init).needs.get("model.residual", ())
+    scheme = find_scheme(init)
+    needs = scheme.needs.get("model.residual", ())
     residual = getattr(config.model, "residual", None)
-    if residual is not None and needs and residual not in needs:
-        config = with_model(config, {"residual": needs[0]})
+    changes = {key.removeprefix("model."): value for key, value in scheme.sets.items()}
+    if needs and residual not in needs:
+        changes["residual"] = needs[0]
+    if residual is not None and changes:
+        config = with_model(config, changes)
     config = config.model_copy(update={"init": init})
     scheme_for(config)
     return config

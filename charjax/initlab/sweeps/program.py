@@ -41,7 +41,7 @@ class Measured(NamedTuple):
       layers: what flows through the layers, on that batch.
       kernels: their kernels.
       update_to_data: standard deviation of that step's change of a kernel over the kernel's, as in
-        nn-zero-to-hero part 4; NaN without a kernel.
+        Building makemore Part 3; NaN without a kernel.
       moments: the variances that theory starts from.
     """
 

@@ -36,6 +36,7 @@ from charjax.signals import Interrupted
 from charjax.training.checkpoint import Checkpoints
 from charjax.training.session import Session, make_session
 from charjax.training.stack import MEMORY_SHARE, as_many_as_fit
+from charjax.training.state import ADAM_SCALES
 
 _DISPATCH_SECONDS = 0.5
 _SAVE_SECONDS = 30.0
@@ -209,7 +210,7 @@ class _Going:
             "record": self.record,
             "sums": self.sums_2R,
         }
-        tree, _, self.step = store.restore("latest", like)
+        tree, _, self.step = store.restore("latest", like, ones=ADAM_SCALES)
         self.runs, self.record, self.sums_2R = tree["runs"], tree["record"], tree["sums"]
         self.sweep.progress(self.index, self.step * len(self.chunk.points))
 

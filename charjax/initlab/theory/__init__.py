@@ -1,9 +1,14 @@
-"""Mean-field theory of networks at initialisation, in float64, for any activation.
+"""Mean-field theory of networks at initialisation, in float64, by numerical integration.
+
+An activation is any function that, between its stated kinks, is smooth on scales of about 1 near 0
+and of about its argument further out, and that grows no faster than a power; another one (with a
+kink that is not stated, a fast sine, an exponential) is integrated all the same, and wrongly. Fixed
+points are sought as those of a length map that grows with q, which holds for all in ACTIVATIONS.
 
 signal: the maps of length and correlation, χ, batch norm. phases: q*, χ₁, c*, depth scales,
 the critical line. stacks: moments layer by layer, saturation, the residual stream. jacobian:
 singular values. softmax: the initial loss and attention's entropy. Every function raises
-ValueError for an argument out of range.
+ValueError for an argument out of range (sizes from 1e-30 to 1e30) or a result that leaves float64.
 """
 
 from charjax.initlab.theory.activations import (
@@ -12,6 +17,7 @@ from charjax.initlab.theory.activations import (
     find_activation,
     leaky_relu,
 )
+from charjax.initlab.theory.checks import LARGEST
 from charjax.initlab.theory.jacobian import JacobianMoments, jacobian_moments
 from charjax.initlab.theory.phases import (
     CriticalPoint,
@@ -56,6 +62,7 @@ from charjax.initlab.theory.stacks import (
 
 __all__ = [
     "ACTIVATIONS",
+    "LARGEST",
     "Activation",
     "Attention",
     "CriticalPoint",

@@ -12,7 +12,10 @@ from charjax.initlab.theory.quadrature import Array
 
 @dataclasses.dataclass(frozen=True)
 class Activation:
-    """An activation φ that varies on scales of about 1.
+    """An activation φ that the quadrature can integrate.
+
+    Between its kinks it is smooth, on scales of about 1 near 0 and of about |x| at a large |x|, and
+    it grows no faster than a power of |x|. That is not checked.
 
     Attributes:
       name: how reports call it.
@@ -70,7 +73,7 @@ def _gelu_tanh_argument_slope(x: Array) -> Array:
     return math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2)
 
 
-# Klambauer et al. 2017, appendix: mean 0 and variance 1 are a fixed point.
+# Klambauer et al. 2017 (arXiv:1706.02515): mean 0 and variance 1 are a fixed point.
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 
 _ALL = (

@@ -5,15 +5,19 @@ layers.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from charjax.initlab.theory.activations import Activation
-from charjax.initlab.theory.checks import check_count, check_positive
+from charjax.initlab.theory.checks import check_count, check_positive, check_result
 from charjax.initlab.theory.phases import fixed_point
 from charjax.initlab.theory.signal import derivative_moment
+
+# Squares of what is larger leave float64.
+_LARGEST_LOG = math.log(1e150)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,19 +59,32 @@ def jacobian_moments(
 
     Raises:
       NoFixedPointError: no variances are given and there is no q*.
-      ValueError: an argument is out of range.
+      ValueError: an argument is out of range, or a moment is out of float64's.
     """
     check_count(depth=depth)
     check_positive(weight_variance=weight_variance)
     if weights not in ("gaussian", "orthogonal"):
         raise ValueError(f"weights is {weights!r}; it must be 'gaussian' or 'orthogonal'")
     if variances is None:
-        variances = [fixed_point(activation, weight_variance, bias_variance)] * depth
-    if len(variances) != depth:
+        kinds, layers = [fixed_point(activation, weight_variance, bias_variance)], [depth]
+    elif len(variances) != depth:
         raise ValueError(f"{len(variances)} variances for {depth} layers; give one for each")
-    first_D = np.array([derivative_moment(q, activation, 1) for q in variances])
-    second_D = np.array([derivative_moment(q, activation, 2) for q in variances])
-    mean = float(np.prod(weight_variance * first_D))
+    else:
+        # Layers that are alike are computed once.
+        found, counts = np.unique(np.asarray(variances, float), return_counts=True)
+        kinds, layers = found.tolist(), counts.tolist()
     spread = 1.0 if weights == "gaussian" else 0.0
-    relative = float(np.sum(second_D / first_D**2 - 1 + spread))
-    return JacobianMoments(mean, relative * mean**2, relative)
+    log_mean = relative = 0.0
+    for q, count in zip(kinds, layers, strict=True):
+        first = derivative_moment(q, activation, 1)
+        if first == 0:
+            raise ValueError(f"{activation.name} is flat at variance {q:g}; take another variance")
+        log_mean += count * math.log(weight_variance * first)
+        relative += count * (derivative_moment(q, activation, 2) / first**2 - 1 + spread)
+    if log_mean > _LARGEST_LOG:
+        raise ValueError(
+            f"the squared singular values grow as exp({log_mean:.3g}), beyond float64; take fewer "
+            "layers or a smaller weight variance"
+        )
+    mean = math.exp(log_mean)
+    return JacobianMoments(mean, check_result("the variance", relative * mean**2), relative)

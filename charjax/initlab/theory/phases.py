@@ -12,7 +12,12 @@ import numpy as np
 from scipy import optimize
 
 from charjax.initlab.theory.activations import Activation
-from charjax.initlab.theory.checks import check_nonnegative, check_positive
+from charjax.initlab.theory.checks import (
+    LARGEST,
+    check_nonnegative,
+    check_positive,
+    check_result,
+)
 from charjax.initlab.theory.signal import (
     TINY,
     chi,
@@ -24,7 +29,8 @@ from charjax.initlab.theory.signal import (
     second_moment,
 )
 
-_LARGEST = 1e12
+# A step further is still a variance.
+_LARGEST = LARGEST / 10
 # Quadrature is right to 1e-15; a smaller difference between V(q) and q is called none.
 _NOISE = 1e-13
 
@@ -38,11 +44,11 @@ def fixed_point(
 ) -> float:
     """q* = V(q*): the variance a deep stack settles at when it starts from `start`.
 
-    V grows with q, so that iterating it moves one way until it meets the first fixed point; that
-    one is found by steps of a quarter and then bisection, which does not slow down at
-    criticality as iterating does. Where every variance is a fixed point (ReLU at σ_w² = 2),
-    that is `start`; where variances shrink without end (tanh at σ_w² ≤ 1, ReLU below 2, without
-    bias), it is 0.
+    Where V grows with q, as it does for every activation in ACTIVATIONS, iterating it moves one
+    way until it meets the first fixed point; that one is found by steps of a quarter and then
+    bisection, which does not slow down at criticality as iterating does. Where every variance is a
+    fixed point (ReLU at σ_w² = 2), that is `start`; where variances shrink without end (tanh at
+    σ_w² ≤ 1, ReLU below 2, without bias), it is 0.
 
     Args:
       activation: φ.
@@ -74,7 +80,8 @@ def fixed_point(
         if far > _LARGEST:
             raise NoFixedPointError(
                 f"the variance of {activation.name} at weight variance {weight_variance:g} and "
-                f"bias variance {bias_variance:g} grows without end; take a smaller weight variance"
+                f"bias variance {bias_variance:g} grows without end, or beyond {_LARGEST:g}; take "
+                "smaller ones"
             )
     return float(optimize.brentq(excess, near, far, xtol=1e-300, rtol=1e-15))
 
@@ -141,7 +148,7 @@ class MeanField:
 def mean_field(
     activation: Activation, weight_variance: float, bias_variance: float = 0.0
 ) -> MeanField:
-    """Fixed points and depth scales (Schoenholz 2017, sections 3 and 4): ξ = 1/|log slope|.
+    """Fixed points and depth scales (Schoenholz 2017): ξ = 1/|log slope|.
 
     Args:
       activation: φ.
@@ -170,7 +177,11 @@ def depth_scale(slope: float) -> float:
 
     Infinite where the slope is 1 to ten digits (at criticality the approach is algebraic), and 0
     where it is 0.
+
+    Raises:
+      ValueError: the slope is not finite.
     """
+    check_result("the slope", slope)
     if slope == 0:
         return 0.0
     rate = abs(math.log(abs(slope)))
@@ -191,7 +202,7 @@ class CriticalPoint:
 
 
 def critical_point(activation: Activation, bias_variance: float) -> CriticalPoint:
-    """The σ_w² that makes χ₁ = 1 at a given σ_b² (Schoenholz 2017, figure 1).
+    """The σ_w² that makes χ₁ = 1 at a given σ_b² (Schoenholz 2017).
 
     By q: σ_w²(q) = 1/E[φ'(√q z)²] makes χ₁ = 1, and σ_b²(q) = q - σ_w²(q) E[φ(√q z)²] makes q a
     fixed point. Of several with the given σ_b², the least q that a stack settles at.
@@ -207,23 +218,31 @@ def critical_point(activation: Activation, bias_variance: float) -> CriticalPoin
     """
     check_nonnegative(bias_variance=bias_variance)
     if bias_variance == 0 and activation.function(np.zeros(1))[0] == 0:
-        weight_variance = 1 / derivative_moment(0.0, activation, 1)
+        weight_variance = _critical(0.0, activation)
         # Small variances stay small, unless V curves upwards (GELU).
         if length_map_slope(1e-6, activation, weight_variance) <= 1 + _NOISE:
             return CriticalPoint(weight_variance, 0.0)
 
     def excess(q: float) -> float:
-        weight_variance = 1 / derivative_moment(q, activation, 1)
+        weight_variance = _critical(q, activation)
         return q - weight_variance * second_moment(q, activation) - bias_variance
 
-    grid = np.geomspace(1e-12, 1e6, 145)
+    grid = np.geomspace(1e-12, 1e6, 145).tolist()
     values = [excess(q) for q in grid]
     for low, high, before, after in zip(grid, grid[1:], values, values[1:], strict=False):
         if before * after < 0:
             q = float(optimize.brentq(excess, low, high, xtol=1e-300, rtol=1e-15))
-            weight_variance = 1 / derivative_moment(q, activation, 1)
+            weight_variance = _critical(q, activation)
             if length_map_slope(q, activation, weight_variance) <= 1:
                 return CriticalPoint(weight_variance, q)
     raise NoFixedPointError(
         f"no weight variance is critical for {activation.name} at bias variance {bias_variance:g}"
     )
+
+
+def _critical(variance: float, activation: Activation) -> float:
+    """The σ_w² that makes χ = 1 at a variance."""
+    moment = derivative_moment(variance, activation, 1)
+    if moment < 1 / LARGEST:
+        raise NoFixedPointError(f"no weight variance is critical for {activation.name}: it is flat")
+    return 1 / moment

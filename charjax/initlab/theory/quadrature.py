@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from charjax.initlab.theory.checks import check_nonnegative, check_result
+
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
 
@@ -33,7 +35,11 @@ def gaussian_rule(scale: float = 1.0, kinks: Sequence[float] = ()) -> tuple[Arra
 
     Returns:
       z_N: nodes, ascending. w_N: weights, which sum to 1.
+
+    Raises:
+      ValueError: the scale is out of range.
     """
+    check_nonnegative(scale=scale)
     edges = [_UNIT_EDGES, _graded(1 / max(scale, 1.0))]
     if scale > 0:
         edges.append(np.array([kink / scale for kink in kinks]))
@@ -41,9 +47,14 @@ def gaussian_rule(scale: float = 1.0, kinks: Sequence[float] = ()) -> tuple[Arra
 
 
 def expect(function: Function, scale: float = 1.0, kinks: Sequence[float] = ()) -> float:
-    """E[f(scale z)] for z ~ N(0, 1); see gaussian_rule."""
+    """E[f(scale z)] for z ~ N(0, 1); see gaussian_rule.
+
+    Raises:
+      ValueError: the scale is out of range, or the expectation is not finite.
+    """
     z_N, w_N = gaussian_rule(scale, kinks)
-    return float(w_N @ function(scale * z_N))
+    with np.errstate(all="ignore"):
+        return check_result("the expectation", float(w_N @ function(scale * z_N)))
 
 
 def expect_product(
@@ -62,7 +73,11 @@ def expect_product(
 
     Returns:
       The expectation.
+
+    Raises:
+      ValueError: the scale is out of range, or the expectation is not finite.
     """
+    check_nonnegative(scale=scale)
     a, b = math.sqrt((1 + correlation) / 2), math.sqrt((1 - correlation) / 2)
     if b == 0:
         return expect(lambda u: function(u) ** 2, scale, kinks)
@@ -73,7 +88,9 @@ def expect_product(
     y_RN, w_RN = _inner_rules(a * x_R, scale, b, kinks)
     u_RN = scale * (a * x_R[:, None] + b * y_RN)
     v_RN = scale * (a * x_R[:, None] - b * y_RN)
-    return float(w_R @ (w_RN * function(u_RN) * function(v_RN)).sum(axis=1))
+    with np.errstate(all="ignore"):
+        value = float(w_R @ (w_RN * function(u_RN) * function(v_RN)).sum(axis=1))
+    return check_result("the expectation", value)
 
 
 def _outer_rule(scale: float, a: float, b: float, kinks: Sequence[float]) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ from charjax.initlab.theory.activations import Activation
 from charjax.initlab.theory.checks import check_correlation, check_nonnegative, check_positive
 from charjax.initlab.theory.quadrature import Array, expect, expect_product
 
-# Stands for q -> 0: activations are linear on either side of 0, to all digits, at 1e-10.
+# Stands for all smaller q: activations are linear on either side of 0, to all digits, at 1e-10.
 TINY = 1e-20
 
 
@@ -44,14 +44,14 @@ def second_moment(variance: float, activation: Activation) -> float:
 def length_map_slope(variance: float, activation: Activation, weight_variance: float) -> float:
     """V'(q) = σ_w² E[z φ(√q z) φ'(√q z)]/√q, by parts equal to χ₁ + σ_w² E[φ φ''].
 
-    It needs no second derivative, so it holds for ReLU too (Schoenholz 2017, section 3). At q = 0
+    It needs no second derivative, so it holds for ReLU too. At q = 0
     it is the limit from above, which exists for φ(0) = 0.
 
     Raises:
       ValueError: a variance is negative or not finite.
     """
     check_nonnegative(variance=variance, weight_variance=weight_variance)
-    scale = math.sqrt(variance or TINY)
+    scale = math.sqrt(max(variance, TINY))
 
     def integrand(x: Array) -> Array:
         return x * activation.function(x) * activation.derivative(x)
@@ -74,7 +74,7 @@ def chi(variance: float, activation: Activation, weight_variance: float) -> floa
 def derivative_moment(variance: float, activation: Activation, power: int) -> float:
     """μ_k = E[φ'(√q z)^2k] (Pennington et al. 2017); at q = 0 the limit."""
     check_nonnegative(variance=variance)
-    scale = math.sqrt(variance or TINY)
+    scale = math.sqrt(max(variance, TINY))
     return expect(lambda x: activation.derivative(x) ** (2 * power), scale, activation.kinks)
 
 
@@ -104,7 +104,8 @@ def correlation_map(
     """
     check_correlation(correlation)
     check_positive(weight_variance=weight_variance)
-    q = variance or TINY
+    check_nonnegative(variance=variance)
+    q = max(variance, TINY)
     after = length_map(q, activation, weight_variance, bias_variance)
     product = expect_product(activation.function, math.sqrt(q), correlation, activation.kinks)
     return (weight_variance * product + bias_variance) / after
@@ -123,7 +124,8 @@ def correlation_slope(
     """
     check_correlation(correlation)
     check_positive(weight_variance=weight_variance)
-    q = variance or TINY
+    check_nonnegative(variance=variance)
+    q = max(variance, TINY)
     after = length_map(q, activation, weight_variance, bias_variance)
     product = expect_product(activation.derivative, math.sqrt(q), correlation, activation.kinks)
     return weight_variance * product * q / after
@@ -134,7 +136,12 @@ def batch_norm_chi(activation: Activation) -> float:
 
     For large batches, with the norm before the activation (Yang et al. 2019, arXiv:1902.08129).
     No choice of weights changes it.
+
+    Raises:
+      ValueError: the activation is constant.
     """
     mean = expect(activation.function, 1.0, activation.kinks)
     variance = second_moment(1.0, activation) - mean**2
+    if variance <= 0:
+        raise ValueError(f"{activation.name} is constant; nothing comes through it")
     return derivative_moment(1.0, activation, 1) / variance

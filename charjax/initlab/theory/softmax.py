@@ -19,8 +19,11 @@ import math
 import numpy as np
 from scipy import special
 
-from charjax.initlab.theory.checks import check_count, check_nonnegative
+from charjax.initlab.theory.checks import check_count, check_length, check_nonnegative
 from charjax.initlab.theory.quadrature import REACH, Array
+
+# Sizes whose powers of F are held at once.
+_ROWS = 4096
 
 
 def expected_logsumexp(std: float, size: int) -> float:
@@ -72,7 +75,17 @@ def initial_loss(
 
 
 def _shifted_logsumexp(std: float, size: int, shift: float) -> float:
-    """E[log Σ exp] where one of the logits is N(μ, σ²): its F is that of m - μ."""
+    """E[log Σ exp] where one of the logits is N(μ, σ²): its F is that of m - μ.
+
+    Where that logit is above or below all others to the last digit, it or the others are the sum.
+    """
+    if size == 1:
+        return shift
+    apart = 2 * REACH * std + 40
+    if shift > apart + math.log(size):
+        return shift
+    if shift < -apart:
+        return expected_logsumexp(std, size - 1)
     width = max(1.0, std)
     step = 0.05 * width
     low = -REACH * width - 5 + min(shift, 0.0)
@@ -141,7 +154,7 @@ def causal_attention(score_std: float, context: int) -> Attention:
     Raises:
       ValueError: an argument is out of range.
     """
-    check_count(context=context)
+    check_length(context=context)
     return _attention(score_std, np.arange(1.0, context + 1))
 
 
@@ -162,10 +175,13 @@ def _logsumexp(std: float, sizes_T: Array) -> tuple[Array, Array]:
     top = REACH * std + 45 + math.log(float(np.max(sizes_T)))
     m_M = np.arange(-REACH * width - 5, top, step)
     log_M, slope_M = _log_cumulative(m_M, std)
-    power_TM = np.exp(sizes_T[:, None] * log_M)
-    value_T = step * np.sum(special.ndtr(m_M / width) - power_TM, axis=1) - np.euler_gamma
-    derivative_T = -step * sizes_T * (power_TM @ (slope_M * np.exp(-log_M)))
-    return value_T, derivative_T
+    upper_M, ratio_M = special.ndtr(m_M / width), slope_M * np.exp(-log_M)
+    values, derivatives = [], []
+    for sizes_C in np.array_split(sizes_T, -(-len(sizes_T) // _ROWS)):
+        power_CM = np.exp(sizes_C[:, None] * log_M)
+        values.append(step * np.sum(upper_M - power_CM, axis=1) - np.euler_gamma)
+        derivatives.append(-step * sizes_C * (power_CM @ ratio_M))
+    return np.concatenate(values), np.concatenate(derivatives)
 
 
 def _log_cumulative(m_M: Array, std: float) -> tuple[Array, Array]:

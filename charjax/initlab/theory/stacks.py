@@ -12,9 +12,16 @@ from numpy.typing import NDArray
 from scipy import special
 
 from charjax.initlab.theory.activations import Activation
-from charjax.initlab.theory.checks import check_count, check_nonnegative, check_positive
-from charjax.initlab.theory.quadrature import Array, expect, gaussian_rule
-from charjax.initlab.theory.signal import chi, length_map, second_moment
+from charjax.initlab.theory.checks import (
+    LARGEST,
+    check_count,
+    check_length,
+    check_nonnegative,
+    check_positive,
+    check_result,
+)
+from charjax.initlab.theory.quadrature import Array, gaussian_rule
+from charjax.initlab.theory.signal import TINY, derivative_moment, length_map, second_moment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +61,9 @@ def propagate(
       input_second_moment: mean square of the inputs' entries (1 for unit variance).
 
     Raises:
-      ValueError: an argument is out of range.
+      ValueError: an argument is out of range, or the variance grows beyond 1e30.
     """
-    check_count(depth=depth)
+    check_length(depth=depth)
     check_nonnegative(
         weight_variance=weight_variance,
         bias_variance=bias_variance,
@@ -64,13 +71,35 @@ def propagate(
     )
     rows = []
     square = input_second_moment
-    for _ in range(depth):
+    # A stack that has settled repeats its layers.
+    known: dict[float, tuple[float, float, float]] = {}
+    for layer in range(1, depth + 1):
         q = weight_variance * square + bias_variance
-        square = second_moment(q, activation)
-        mean = expect(activation.function, math.sqrt(q), activation.kinks)
+        if q > LARGEST:
+            raise ValueError(
+                f"the variance is {q:.3g} in layer {layer}; it must be at most {LARGEST:g}: take "
+                "fewer layers or a smaller weight variance"
+            )
+        if q not in known:
+            known[q] = _moments(q, activation)
+        mean, square, slope = known[q]
         std = math.sqrt(max(square - mean**2, 0.0))
-        rows.append((q, mean, square, std, chi(q, activation, weight_variance)))
+        rows.append((q, mean, square, std, weight_variance * slope))
     return Layers(*np.array(rows).T)
+
+
+def _moments(variance: float, activation: Activation) -> tuple[float, float, float]:
+    """E[φ], E[φ²] and E[φ'²], by one rule."""
+    scale = math.sqrt(variance)
+    z_N, w_N = gaussian_rule(scale, activation.kinks)
+    with np.errstate(all="ignore"):
+        value_N = activation.function(scale * z_N)
+        slope_N = activation.derivative(scale * z_N)
+        moments = float(w_N @ value_N), float(w_N @ value_N**2), float(w_N @ slope_N**2)
+    mean, square, slope = (check_result("a moment", moment) for moment in moments)
+    if variance < TINY:
+        slope = derivative_moment(variance, activation, 1)
+    return mean, square, slope
 
 
 def saturated_fraction(variance: float, activation: Activation, threshold: float = 0.97) -> float:
@@ -108,7 +137,7 @@ def saturated_fraction(variance: float, activation: Activation, threshold: float
 
 
 def relu_second_moments(depth: int, weight_variance: float) -> Array:
-    """(σ_w²/2)^l for l = 1 … depth: He et al. 2015 (arXiv:1502.01852), eqs. 9-10.
+    """(σ_w²/2)^l for l = 1 … depth: He et al. 2015 (arXiv:1502.01852).
 
     The mean square after each of `depth` ReLU layers over that of the input: 1 for weights of
     variance 2/fan_in, and halved in each layer for 1/fan_in.
@@ -117,11 +146,14 @@ def relu_second_moments(depth: int, weight_variance: float) -> Array:
       Array (depth,).
 
     Raises:
-      ValueError: an argument is out of range.
+      ValueError: an argument is out of range, or a moment is out of float64's.
     """
-    check_count(depth=depth)
+    check_length(depth=depth)
     check_nonnegative(weight_variance=weight_variance)
-    return (weight_variance / 2) ** np.arange(1.0, depth + 1)
+    with np.errstate(all="ignore"):
+        moments_D = (weight_variance / 2) ** np.arange(1.0, depth + 1)
+    check_result("the last moment", float(moments_D[-1]))
+    return moments_D
 
 
 def residual_variances(
@@ -147,12 +179,14 @@ def residual_variances(
     Raises:
       ValueError: an argument is out of range, or there is not one variance for each branch.
     """
-    check_count(branches=branches)
+    check_length(branches=branches)
     check_nonnegative(input_variance=input_variance)
     added = np.asarray(branch_variance, float)
-    if added.shape not in ((), (branches,)) or not np.all(np.isfinite(added) & (added >= 0)):
+    in_range = np.isfinite(added) & (added >= 0) & (added <= LARGEST)
+    if added.shape not in ((), (branches,)) or not np.all(in_range):
         raise ValueError(
-            f"branch_variance is {branch_variance!r}; give one number of at least 0, or {branches}"
+            f"branch_variance is {branch_variance!r}; give one number from 0 to {LARGEST:g}, or "
+            f"{branches}"
         )
     steps = np.broadcast_to(added / (branches if scaled else 1), (branches,))
     return input_variance + np.concatenate([[0.0], np.cumsum(steps)])
@@ -184,8 +218,8 @@ def residual_stack_variances(
     Raises:
       ValueError: an argument is out of range.
     """
-    check_count(depth=depth)
-    check_nonnegative(input_variance=input_variance)
+    check_length(depth=depth)
+    check_nonnegative(input_variance=input_variance, branch_scale=abs(branch_scale))
     variances = [input_variance]
     for _ in range(depth):
         branch = length_map(variances[-1], activation, weight_variance, bias_variance)

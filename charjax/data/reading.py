@@ -1,0 +1,261 @@
+"""Reading: a file's bytes as a text, by rules that a run applies to every later text and prompt."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, AnyStr
+
+from charjax.data.tokenizers import CharTokenizer, Tokenizer
+from charjax.errors import UserError
+
+# Positions in a text are int32 on the device, with room for a window past the end; a text has at
+# most as many characters as its file has bytes.
+_MOST_BYTES = 2_000_000_000
+_BYTE_ORDER_MARK = "\ufeff"
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadingRules:
+    """How bytes become a text.
+
+    Attributes:
+      encoding: utf-8 or latin-1; None where the text is the bytes themselves.
+      drop_mark: a byte order mark at the start is dropped.
+      to_lf: CRLF becomes LF.
+    """
+
+    encoding: str | None = "utf-8"
+    drop_mark: bool = True
+    to_lf: bool = True
+
+
+PLAIN = ReadingRules()
+AS_IT_IS = ReadingRules("latin-1", drop_mark=False, to_lf=False)
+BYTES = ReadingRules(None, drop_mark=False, to_lf=False)
+BYTES_TO_LF = ReadingRules(None, drop_mark=False)
+
+
+def read_bytes(path: Path, field: str) -> bytes:
+    """All bytes of a regular file.
+
+    Args:
+      path: of the file.
+      field: the setting or flag that names it.
+
+    Raises:
+      UserError: there is no such file, it is too large, or it cannot be read.
+    """
+    if not path.exists():
+        raise UserError(f"{field}: {str(path)!r} does not exist; give a text file")
+    if not path.is_file():
+        what = "is a directory" if path.is_dir() else "is not a regular file"
+        raise UserError(f"{field}: {str(path)!r} {what}; give a text file")
+    try:
+        size = os.stat(path).st_size
+        if size > _MOST_BYTES:
+            raise UserError(
+                f"{field}: {str(path)!r} has {size:,} bytes, and at most {_MOST_BYTES:,} are "
+                "allowed; give a part of it"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(
+            f"{field}: {str(path)!r} cannot be read ({reason}); give a file that you may read"
+        ) from None
+
+
+def decode_file(
+    raw: bytes, rules: ReadingRules, shown: str, field: str
+) -> tuple[str | bytes, tuple[str, ...]]:
+    """The text of a file, and notes: the changes that reading made, and what looks like a mistake.
+
+    Args:
+      raw: the file's bytes.
+      rules: how they are read.
+      shown: the file, as messages name it.
+      field: the setting or flag that names it.
+
+    Raises:
+      UserError: the file is empty, compressed, or not text in this encoding.
+    """
+    named = f"{field}: {shown!r}"
+    packed = _compression(raw)
+    text: str | bytes
+    if rules.encoding is None:
+        text, notes = _unify_line_ends(raw, rules)
+        if packed:
+            kind = f"the file is compressed by {packed[0]}, and its bytes are read as they are"
+            notes = (kind, *notes)
+    else:
+        if packed:
+            raise UserError(
+                f"{named} is compressed by {packed[0]}; decompress it first ({packed[1]}), and "
+                "give the text file"
+            )
+        remedy = "convert it to UTF-8"
+        if field == "data.path":
+            remedy += ", or read its bytes with data.tokenizer=byte"
+        _check_wide_encoding(raw, named, remedy)
+        text, notes = _decode_characters(raw, rules, named, field, remedy)
+    if not text:
+        raise UserError(f"{named} is empty; give a file with text in it")
+    return text, notes
+
+
+# The first bytes of a compressed file, its program, and the command that unpacks it.
+_COMPRESSIONS = {
+    b"\x1f\x8b": ("gzip", "gunzip -k"),
+    b"\xfd7zXZ\0": ("xz", "xz -dk"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "zstd -d"),
+    b"PK\x03\x04": ("zip", "unzip"),
+}
+
+
+def _compression(raw: bytes) -> tuple[str, str] | None:
+    if raw.startswith(b"BZh") and raw[4:10] == b"1AY&SY":
+        return "bzip2", "bunzip2 -k"
+    return next((how for start, how in _COMPRESSIONS.items() if raw.startswith(start)), None)
+
+
+def _check_wide_encoding(raw: bytes, named: str, remedy: str) -> None:
+    """Refuse UTF-16 and UTF-32, with a mark or without one."""
+    kind = None
+    if raw.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        kind = "UTF-32"
+    elif raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        kind = "UTF-16"
+    else:
+        # Of ASCII in UTF-16 every second byte is zero.
+        start = raw[: 1 << 12]
+        halves = start[0::2].count(0), start[1::2].count(0)
+        enough = len(start) // 2 * 0.4
+        if min(halves) <= enough / 8 and max(halves) > max(enough, 4):
+            kind = "UTF-16LE" if halves[1] > halves[0] else "UTF-16BE"
+    if kind:
+        raise UserError(f"{named} is {kind}: {remedy} (iconv -f {kind} -t UTF-8 OLD > NEW)")
+
+
+def _decode_characters(
+    raw: bytes, rules: ReadingRules, named: str, field: str, remedy: str
+) -> tuple[str, tuple[str, ...]]:
+    assert rules.encoding is not None
+    if rules.encoding == "latin-1":
+        return raw.decode("latin-1"), ()
+    nul = raw.find(b"\0")
+    if nul >= 0:
+        choice = ", or read its bytes with data.tokenizer=byte" if field == "data.path" else ""
+        raise UserError(
+            f"{named} is not text: it has a zero byte at offset {nul:,} (line "
+            f"{raw.count(10, 0, nul) + 1:,}; {raw.count(0):,} in all); remove them (tr -d '\\000' "
+            f"< OLD > NEW){choice}"
+        )
+    try:
+        text = raw.decode(rules.encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{named} is not UTF-8: byte 0x{raw[error.start]:02X} at offset {error.start:,} (line "
+            f"{raw.count(10, 0, error.start) + 1:,}); {remedy}"
+        ) from None
+    text, notes = _normalize(text, rules)
+    return text, notes + _suspicions(text)
+
+
+def _normalize(text: str, rules: ReadingRules) -> tuple[str, tuple[str, ...]]:
+    """The text without its first mark, lines ended by LF, and notes of what was changed."""
+    mark = rules.drop_mark and text.startswith(_BYTE_ORDER_MARK)
+    text, notes = _unify_line_ends(text[1:] if mark else text, rules)
+    dropped = ("the byte order mark at the start of the text was dropped",) if mark else ()
+    return text, dropped + notes
+
+
+def _unify_line_ends(text: AnyStr, rules: ReadingRules) -> tuple[AnyStr, tuple[str, ...]]:
+    crlf: Any = "\r\n" if isinstance(text, str) else b"\r\n"
+    count = text.count(crlf) if rules.to_lf else 0
+    if not count:
+        return text, ()
+    note = f"{count:,} line ends were CRLF and were made LF"
+    return text.replace(crlf, crlf[1:]), (note,)
+
+
+def _suspicions(text: str) -> tuple[str, ...]:
+    """Notes of what stays in a text, but was hardly meant."""
+    notes = []
+    # They stay: an alphabet without them would no longer be that of the runs that were saved.
+    if count := text.count(_BYTE_ORDER_MARK):
+        notes.append(
+            f"{count:,} byte order marks stand within the text, as in files joined by cat, and "
+            "are read as the symbol U+FEFF; remove them from the file if they are not meant"
+        )
+    if "\n" not in text and (count := text.count("\r")) > 1:
+        notes.append(
+            f"the text has no LF and {count:,} CR: lines ended by CR alone are read as one line; "
+            "convert them (tr '\\r' '\\n' < OLD > NEW) if they are lines"
+        )
+    return tuple(notes)
+
+
+def looks_like_list(text: str | bytes) -> bool:
+    """Whether the start of a text reads as one item a line: short lines of a word or two."""
+    start = text[: 1 << 18]
+    read = start if isinstance(start, str) else start.decode("latin-1")
+    # The last one may have been cut.
+    lines = read.split("\n")[:-1]
+    if len(lines) < _LIST_LINES:
+        return False
+    lengths = sorted(map(len, lines))
+    blank = sum(not line.strip() for line in lines)
+    indented = sum(line[:1].isspace() for line in lines)
+    words = sum(len(line.split()) for line in lines)
+    typical, long = lengths[len(lengths) // 2], lengths[len(lengths) * 99 // 100]
+    return (
+        blank + indented <= len(lines) // 100
+        and words <= _LIST_WORDS * len(lines)
+        and long <= _LIST_LENGTH
+        # Long lines of one length are a text that was wrapped.
+        and (typical < _WRAPPED_LENGTH or lengths.count(typical) <= 0.9 * len(lines))
+    )
+
+
+_LIST_LINES = 100
+_LIST_WORDS = 2
+_LIST_LENGTH = 50
+_WRAPPED_LENGTH = 30
+
+
+def read_prompt(
+    given: str | bytes, rules: ReadingRules, tokenizer: Tokenizer, field: str
+) -> tuple[str, tuple[str, ...]]:
+    """A prompt as a file with the same text would be read, and notes of what was changed.
+
+    Args:
+      given: words of the command line (bytes that are not UTF-8 as surrogate escapes), or the
+        bytes of a file.
+      rules: of the run.
+      tokenizer: of the run.
+      field: the flag that gives it, as messages name it.
+
+    Raises:
+      UserError: a file that is not UTF-8, where the run's text was.
+    """
+    if rules.encoding == "utf-8":
+        if isinstance(given, bytes):
+            try:
+                given = given.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{field}: not UTF-8 at byte {error.start}; give a text file in UTF-8"
+                ) from None
+        return _normalize(given, rules)
+    raw = given if isinstance(given, bytes) else given.encode("utf-8", "surrogateescape")
+    raw, notes = _unify_line_ends(raw, rules)
+    if rules.encoding is None:
+        return raw.decode("utf-8", "surrogateescape"), notes
+    text = raw.decode(rules.encoding)
+    if isinstance(given, str):
+        # A sample of the run, pasted, is in its symbols already; so is ASCII.
+        assert isinstance(tokenizer, CharTokenizer)
+        if text == given or tokenizer.find_unknown(text).size:
+            return given, notes
+        notes += (f"the prompt was read as {rules.encoding}, as the run's own text was",)
+    return text, notes

@@ -1,0 +1,223 @@
+"""The evaluate command on other texts, and on losses that are not finite."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charjax.data import corpora
+from charjax.data.reading import AS_IT_IS
+from tests.commands import Result, run, tiny
+
+TEXT = "the cat sat on a mat\nand then ran off\n" * 40
+NAMES = [f"{a}{b}{c}" for a in "bdklmnst" for b in "aeiou" for c in ("n", "ra", "lo", "mi")]
+SMALL = [*tiny("bigram"), "train.steps=2", "train.sample_every=0"]
+
+
+def train(workdir: Path, *words: object) -> Path:
+    done = run("train", *words, "--workdir", workdir)
+    assert done.status == 0, done.err
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stream")
+    (folder / "text.txt").write_text(TEXT)
+    words = [f"data.path={folder / 'text.txt'}", *SMALL]
+    return train(folder / "run", *words)
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("names")
+    (folder / "names.txt").write_text("\n".join(NAMES))
+    words = [f"data.path={folder / 'names.txt'}", "data.layout=lines", *SMALL]
+    return train(folder / "run", *words)
+
+
+def evaluate(*words: object) -> dict[str, Any]:
+    done = run("evaluate", *words, "--json")
+    assert (done.status, done.err) == (0, "")
+    result: dict[str, Any] = json.loads(done.out)
+    return result
+
+
+def mistake(*words: object) -> str:
+    """The one line of a mistake."""
+    done = run("evaluate", *words)
+    assert (done.status, done.out, done.err.count("\n")) == (2, "", 1)
+    return done.err
+
+
+def test_a_part_of_a_latin1_corpus_is_read_as_the_corpus_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    raw = b"\xef\xbb\xbf" + "la fête\r\nand the château\r\nof a cat\r\n".encode() * 60
+    digest = hashlib.sha256(raw).hexdigest()
+    published = corpora._Published("", digest, len(raw), AS_IT_IS, ("warpeace.txt",))
+    monkeypatch.setitem(corpora._PUBLISHED, "warpeace", published)
+    monkeypatch.setenv("CHARJAX_DATA", str(tmp_path))
+    (tmp_path / "warpeace.txt").write_bytes(raw)
+    small = ["data.rows=2", "data.chunk=20", "data.split=tail", *SMALL]
+    workdir = train(tmp_path / "run", "data.name=warpeace", *small)
+    # The split itself, as a file of its own.
+    (tmp_path / "part.txt").write_bytes(raw[int(0.9 * len(raw)) :])
+    own, part = evaluate(workdir), evaluate(workdir, "--text", tmp_path / "part.txt")
+    assert (part["tokens"], part["loss"]) == (own["tokens"], own["loss"])
+    assert part["notes"] == ["the file was read as latin-1, as the run's own text was"]
+    assert part["unseen"] == 0
+    assert evaluate(workdir, "--text", tmp_path / "warpeace.txt")["tokens"] == len(raw) - 1
+
+    said = "the prompt was read as latin-1, as the run's own text was"
+    drawn = [workdir, "--max-new-tokens", 3, "--json"]
+    told = json.loads(run("sample", *drawn, "--prompt", "fête\r\n").out)
+    assert (told["prompt"], told["notes"]) == ("fÃªte\r\n", [said])
+    refused = run("sample", *drawn, "--prompt", "fête 漢")
+    assert refused.status == 2
+    assert "'漢' (U+6F22)" in refused.err or "'ê'" in refused.err
+
+
+def test_line_ends_and_mark_are_changed_as_for_training_and_said_so(stream: Path, tmp_path: Path):
+    (tmp_path / "plain.txt").write_text(TEXT)
+    (tmp_path / "crlf.txt").write_bytes(b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode())
+    plain, crlf = (
+        evaluate(stream, "--text", tmp_path / f"{name}.txt") for name in ("plain", "crlf")
+    )
+    assert crlf["loss"] == plain["loss"]
+    assert crlf["tokens"] == plain["tokens"] == len(TEXT) - 1
+    assert plain["notes"] == []
+    mark, ends = crlf["notes"]
+    assert "byte order mark at the start" in mark
+    assert "80 line ends were CRLF" in ends
+    done = run("evaluate", stream, "--text", tmp_path / "crlf.txt")
+    assert done.err == f"note: {mark}\nnote: {ends}\n"
+    assert f"{len(TEXT) - 1:,} targets" in done.out
+    assert "notes" not in evaluate(stream)
+
+
+def test_a_prompt_is_read_as_a_file_is(stream: Path, names: Path, tmp_path: Path):
+    (tmp_path / "prompt.txt").write_bytes(b"the\r\ncat")
+    asked = [stream, "--max-new-tokens", 5, "--json"]
+    prompts = ["--prompt", "the\r\ncat"], ["--prompt-file", tmp_path / "prompt.txt"]
+    for prompt in prompts:
+        told = json.loads(run("sample", *asked, *prompt).out)
+        assert told["prompt"] == "the\ncat"
+        assert told["notes"] == ["1 line ends were CRLF and were made LF"]
+    done = run("sample", *asked[:-1], *prompts[0])
+    assert done.err.startswith("note: 1 line ends were CRLF")
+    # In a list a file's last line end is not the end of a document.
+    (tmp_path / "name.txt").write_bytes(b"ban\r\n")
+    told = json.loads(run("sample", names, "--prompt-file", tmp_path / "name.txt", "--json").out)
+    assert told["prompt"] == "ban"
+    assert all(text.startswith("ban") for text in told["samples"])
+
+
+def test_a_run_of_bytes_reads_bytes(tmp_path: Path):
+    (tmp_path / "text.txt").write_bytes(TEXT.replace("\n", "\r\n").encode() + b"\xff\x00")
+    words = [f"data.path={tmp_path / 'text.txt'}", "data.tokenizer=byte", "data.val_fraction=0"]
+    workdir = train(tmp_path / "run", *words, *SMALL)
+    own = evaluate(workdir, "--split", "train")
+    again = evaluate(workdir, "--text", tmp_path / "text.txt")
+    assert (again["loss"], again["tokens"]) == (own["loss"], own["tokens"])
+    assert again["notes"] == []
+    (tmp_path / "prompt").write_bytes(b"cat\xff\r\n")
+    done = run("sample", workdir, "--prompt-file", tmp_path / "prompt", "--json")
+    assert json.loads(done.out)["prompt"] == "cat\udcff\r\n"
+
+
+@pytest.mark.parametrize("layout", ["stream", "lines"])
+def test_unseen_characters_are_refused_or_left_out(
+    layout: str, stream: Path, names: Path, tmp_path: Path
+):
+    if layout == "stream":
+        workdir, text = stream, "the cat\nsaté on thé xmat\n"
+        where, known, alone = "line 2, column 4", "the cat\nsat on th mat\n", "é"
+    else:
+        workdir, text = names, "bana\nkaloé\nésumi\nxan\n"
+        where, known, alone = "line 2, column 5", "bana\nkalo\nsumi\nan\n", "xé"
+    (tmp_path / "text.txt").write_text(text)
+    (tmp_path / "known.txt").write_text(known)
+    for words in ([], ["--unseen", "error"]):
+        line = mistake(workdir, "--text", tmp_path / "text.txt", *words)
+        assert line.startswith(f"error: --text: the character 'é' (U+00E9) at {where} (found 2")
+        assert "3 unknown in all" in line
+        assert line.endswith("--unseen skip\n")
+    skipped = evaluate(workdir, "--text", tmp_path / "text.txt", "--unseen", "skip")
+    plain = evaluate(workdir, "--text", tmp_path / "known.txt", "--unseen", "skip")
+    assert (skipped["loss"], skipped["tokens"]) == (plain["loss"], plain["tokens"])
+    assert (skipped["unseen"], plain["unseen"]) == (3, 0)
+    # Every other target counts once: in a list the ends of the lines do, in a stream not the first.
+    assert skipped["tokens"] == len(text) - 3 - (layout == "stream")
+    (note,) = skipped["notes"]
+    assert note.startswith(f"3 of {len(text)} characters are not among the")
+    assert "'x', 'é'" in note
+    done = run("evaluate", workdir, "--text", tmp_path / "text.txt", "--unseen", "skip")
+    assert "3 unseen characters left out" in done.out
+    assert done.err == f"note: {note}\n"
+    (tmp_path / "alone.txt").write_text(alone)
+    line = mistake(workdir, "--text", tmp_path / "alone.txt", "--unseen", "skip")
+    assert line.startswith("error: --text: ")
+
+
+def test_unseen_is_of_another_text(stream: Path):
+    assert "--unseen: skip given without --text" in mistake(stream, "--unseen", "skip")
+
+
+MISTAKES = {
+    "nosuch.txt": (None, "'nosuch.txt' does not exist"),
+    "empty.txt": (b"", "'empty.txt' is empty"),
+    "binary.txt": (b"ab\xff", "'binary.txt' is not UTF-8: byte 0xFF at offset 2"),
+    "zeros.txt": (b"a\0b", "'zeros.txt' is not text: it has a zero byte at offset 1"),
+    "wide.txt": (TEXT.encode("utf-16"), "'wide.txt' is UTF-16: convert it to UTF-8"),
+    "packed.gz": (b"\x1f\x8b\x08\0" + b"abc" * 9, "'packed.gz' is compressed by gzip"),
+    "short.txt": (b"a", "the text is too short: it has 1 characters"),
+    ".": (None, "'.' is a directory"),
+    "": (None, "'.' is a directory"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_text_that_cannot_be_read_is_blamed_on_its_flag(
+    name: str, stream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    content, told = MISTAKES[name]
+    if content is not None:
+        Path(name).write_bytes(content)
+    line = mistake(stream, "--text", name)
+    assert line.startswith(f"error: --text: {told}")
+    assert "data." not in line
+
+
+def test_a_loss_that_is_not_finite_is_status_1(tmp_path: Path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    # Logits so large that the sum of the losses overflows float32, though no step does.
+    rate = ["optim.kind=sgd", "optim.learning_rate=1e38", "optim.grad_clip=0", "train.steps=10"]
+    workdir = tmp_path / "run"
+    run("train", f"data.path={tmp_path / 'text.txt'}", *SMALL, *rate, "--workdir", workdir)
+
+    def check(done: Result) -> None:
+        assert done.status == 1
+        told = "error: the loss of the val split is not finite (inf) over 151 targets (checkpoint"
+        assert done.err.startswith(told)
+        assert done.err.count("\n") == 1
+
+    plain = run("evaluate", workdir, "--checkpoint", "latest")
+    check(plain)
+    assert plain.out == ""
+    as_json = run("evaluate", workdir, "--checkpoint", "latest", "--json")
+    check(as_json)
+    result = json.loads(as_json.out, parse_constant=pytest.fail)
+    assert (result["loss"], result["bpc"], result["tokens"]) == (None, None, 151)
+
+
+def test_bpc_is_the_loss_in_bits(stream: Path):
+    result = evaluate(stream)
+    assert result["bpc"] == pytest.approx(result["loss"] / math.log(2))
+    out = run("evaluate", stream).out
+    loss, bits = (float(word) for word in (out.split()[4], out.split()[8]))
+    assert bits == pytest.approx(loss / math.log(2), abs=1e-4)
