@@ -16,7 +16,6 @@ from charjax.models.contract import FiniteModel
 from charjax.models.ngram_counts import fit_tables
 from charjax.models.roles import Parameter
 
-
 # Entries of a node that are added to a distribution at once: most nodes have far fewer than V.
 _ENTRIES = 512
 
@@ -24,8 +23,8 @@ _ENTRIES = 512
 class NgramModel(FiniteModel):
     """The frequencies of what followed the last n - 1 characters, fitted in closed form.
 
-    "kneser_ney" (Kneser and Ney 1995, interpolated as in Chen and Goodman 1999, eq. 24): with h
-    a context, h' the same without its oldest character, and c(h w) how often w followed h,
+    "kneser_ney" (Kneser and Ney 1995, interpolated as by Chen and Goodman 1998): with h a
+    context, h' the same without its oldest character, and c(h w) how often w followed h,
 
         p(w | h) = max(c(h w) - D, 0) / c(h) + D N(h) / c(h) p(w | h')
 
@@ -33,7 +32,7 @@ class NgramModel(FiniteModel):
     length of h, and n1, n2 the n-grams of that length counted once and twice. For every h but
     the longest, c counts the different characters seen to the left of h w. Below the empty
     context stands the uniform distribution; a context never seen takes p(w | h') as it is.
-    "modified_kneser_ney": three discounts, for counts of 1, 2, and 3 or more (eq. 26 there).
+    "modified_kneser_ney": three discounts, for counts of 1, 2, and 3 or more (there).
     "additive": p(w | h) = (c(h w) + alpha) / (c(h) + alpha V), the longest h alone.
 
     All three are sparse values plus a weight times the shorter context's distribution, and that

@@ -86,7 +86,9 @@ class Progress:
         except pydantic.ValidationError as error:
             raise _not_ours(".".join(map(str, error.errors()[0]["loc"]))) from None
         told = dataclasses.asdict(progress)
-        sums = {name: told[name] for name in told if "seconds" in name or name in ("targets", "scored")}
+        sums = {
+            name: told[name] for name in told if "seconds" in name or name in ("targets", "scored")
+        }
         for name, value in (*sums.items(), *told["interval"].items()):
             # No run gets there; but what is added to it would overflow.
             if not abs(value) < _MOST:
