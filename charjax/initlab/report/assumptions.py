@@ -118,10 +118,10 @@ def cautions(
     is_skewed = not found.ranked and abs(skewness(differences_S)) > skewness_limit(found.n)
     if is_skewed:
         odd = int(np.argmax(np.abs(differences_S - np.median(differences_S))))
-        others_S = np.delete(differences_S, odd)
+        others_S: Array = np.delete(differences_S, odd)
         lines.append(
             f"skewed: seed {seeds[odd]} differs by {differences_S[odd]:+.4f}, the others by "
-            f"{others_S.min():+.4f} to {others_S.max():+.4f}"
+            f"{float(np.min(others_S)):+.4f} to {float(np.max(others_S)):+.4f}"
         )
     t_S = np.array(
         [
