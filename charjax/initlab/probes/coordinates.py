@@ -8,6 +8,7 @@ log width is 0. The size of coordinates x is the mean of |x|, as in the authors'
 Letters: W widths (or depths), R seeds, T steps + 1.
 """
 
+import bisect
 import dataclasses
 import functools
 import math
@@ -77,11 +78,15 @@ class Slope:
 
     def seeds_needed(self, layers: int = 1) -> int | None:
         """The fewest seeds that would decide if slope and spread stayed; None above 1,024."""
-        seeds_N = np.arange(2, MOST_SEEDS + 1)
-        error_N = self.standard_error * np.sqrt(self.seeds / seeds_N)
-        passes_N, fails_N = _decide(self.slope, error_N, seeds_N, layers)
-        decides_N = np.flatnonzero(passes_N | fails_N)
-        return int(seeds_N[decides_N[0]]) if decides_N.size else None
+        spread = self.standard_error * math.sqrt(self.seeds)
+
+        def is_decided(seeds: int) -> bool:
+            verdict = _verdict(self.slope, spread / math.sqrt(seeds), seeds, layers)
+            return verdict != "unclear"
+
+        # Intervals only become narrower.
+        seeds = 2 + bisect.bisect_left(range(2, MOST_SEEDS + 1), True, key=is_decided)
+        return seeds if seeds <= MOST_SEEDS else None
 
     def widths_needed(self, widths: tuple[int, ...], layers: int = 1) -> tuple[int, ...] | None:
         """The widths that would decide with as many seeds, the largest doubled again and again."""
@@ -95,14 +100,10 @@ class Slope:
 
 
 def _verdict(slope: float, error: float, seeds: int, layers: int) -> str:
-    passes, fails = _decide(slope, error, seeds, layers)
-    return "pass" if passes else "fail" if fails else "unclear"
-
-
-def _decide(slope: float, error: Any, seeds: Any, layers: int) -> tuple[Any, Any]:
-    """Whether a slope passes, and whether it fails; numbers or arrays."""
     half, sure = (special.stdtrit(seeds - 1, 1 - 0.025 / m) * error for m in (1, layers))
-    return abs(slope) + half <= LIMIT, abs(slope) - sure > LIMIT
+    if abs(slope) + half <= LIMIT:
+        return "pass"
+    return "fail" if abs(slope) - sure > LIMIT else "unclear"
 
 
 def _spread_of_logs(widths: tuple[int, ...]) -> float:
