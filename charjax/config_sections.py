@@ -351,7 +351,9 @@ class EvalConfig(Section):
         "exact", description="the whole split, each target once; or nanoGPT's random batches"
     )
     batches: _Count = Field(200, description="random: batches averaged")
-    batch_size: _Count = Field(64, description="windows in an evaluation batch")
+    batch_size: _Count = Field(
+        64, description="windows in an evaluation batch; fewer where there are many symbols"
+    )
 
 
 class CheckpointConfig(Section):

@@ -369,7 +369,8 @@ class Recorder:
         if test_loss is not None:
             shown.append(f"test {shown_loss(test_loss)}")
         if speeds := _speeds(session.model.fitted, progress):
-            shown += [f"{name.split('_')[0]} {rate:,.0f} tokens/s" for name, rate in speeds.items()]
+            named = {name.split("_")[0]: rate for name, rate in speeds.items() if rate}
+            shown += [f"{name} {rate:,.0f} tokens/s" for name, rate in named.items()]
         else:
             shown.append(f"{progress.tokens_per_second:,.0f} tokens/s")
         self.display.say("done: " + ", ".join(shown))
@@ -423,13 +424,16 @@ def _fields(loss: float | None) -> dict[str, float | None]:
     return loss_fields(math.nan if loss is None else loss)
 
 
-def _speeds(fitted: bool, progress: Progress) -> dict[str, float]:
-    """Return the speeds of the two parts of fitting a family; none of a family that is trained."""
+def _speeds(fitted: bool, progress: Progress) -> dict[str, float | None]:
+    """Return the speeds of the two parts of fitting a family; nothing for one that is trained.
+
+    None: not known, of a run that was fitted before scoring was timed.
+    """
     if not fitted:
         return {}
     return {
         "counting_tokens_per_second": progress.tokens_per_second,
-        "scoring_tokens_per_second": progress.scoring_tokens_per_second,
+        "scoring_tokens_per_second": progress.scoring_tokens_per_second or None,
     }
 
 
