@@ -81,7 +81,8 @@ def exact_loss(
       split: the text.
       mesh: where to run.
       context_length: the model's own, in characters.
-      batch_size: windows at once.
+      batch_size: windows at once; fewer where there are many symbols, more where the family looks
+        targets up.
       context: characters in a window.
       stride: characters between the starts of two windows; by default `context`.
       poll: called between batches; may raise to stop.
@@ -90,7 +91,9 @@ def exact_loss(
       UserError: context or stride out of bounds.
     """
     _check_window(model, context_length, context, stride)
-    rows = parallel.round_up(batch_size, mesh)
+    # Lookups have no use for small batches: as many rows as the bound allows.
+    asked = _most_targets(model, mesh) if model.looks_up_targets else batch_size
+    rows = parallel.round_up(asked, mesh)
     if context is None and stride is None and model.memory == "carried":
         batches = _carried(model, variables, split, mesh, rows)
     else:
