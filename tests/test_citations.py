@@ -40,6 +40,11 @@ READ = (
         "algorithm 2.8",
         "R/MTP.R of the R package coin: the free step-down resampling method, page 66",
     ),
+    Read(
+        "tests/models/test_chen_goodman.py",
+        "equation 26",
+        "lm/builder/adjust_counts.cc of kenlm: the discounts",
+    ),
 )
 _NUMBER = re.compile(
     r"""

@@ -69,6 +69,21 @@ def tokens_of(
 
 
 @pytest.mark.parametrize(
+    ("kind", "stop"),
+    [("transformer", 3), pytest.param("gru", None, marks=pytest.mark.slow), ("ngram", None)],
+)
+def test_samples_decoded_in_groups_are_the_same(kind, stop, monkeypatch):
+    """Groups of two, two and one; with a stop token some end before the others."""
+    together = tokens_of(kind, PROMPTS["one"], samples=5, stop=stop)
+    monkeypatch.setattr(decoding, "_MOST_LOGITS", 2 * VOCAB)
+    grouped = tokens_of(kind, PROMPTS["one"], samples=5, stop=stop)
+    length = min(together.shape[1], grouped.shape[1])
+    np.testing.assert_array_equal(grouped[:, :length], together[:, :length])
+    for rest in (grouped[:, length:], together[:, length:]):
+        assert (rest == stop).all()
+
+
+@pytest.mark.parametrize(
     ("kind", "prompt"),
     [
         *((kind, "long") for kind in FAMILIES),

@@ -23,8 +23,8 @@ _ENTRIES = 512
 class NgramModel(FiniteModel):
     """The frequencies of what followed the last n - 1 characters, fitted in closed form.
 
-    "kneser_ney" (Kneser and Ney 1995, interpolated as in Chen and Goodman 1999): with h
-    a context, h' the same without its oldest character, and c(h w) how often w followed h,
+    "kneser_ney" (Kneser and Ney 1995, interpolated as by Chen and Goodman 1998): with h a
+    context, h' the same without its oldest character, and c(h w) how often w followed h,
 
         p(w | h) = max(c(h w) - D, 0) / c(h) + D N(h) / c(h) p(w | h')
 
@@ -32,7 +32,7 @@ class NgramModel(FiniteModel):
     length of h, and n1, n2 the n-grams of that length counted once and twice. For every h but
     the longest, c counts the different characters seen to the left of h w. Below the empty
     context stands the uniform distribution; a context never seen takes p(w | h') as it is.
-    "modified_kneser_ney": three discounts, for counts of 1, 2, and 3 or more (there, too).
+    "modified_kneser_ney": three discounts, for counts of 1, 2, and 3 or more (there).
     "additive": p(w | h) = (c(h w) + alpha) / (c(h) + alpha V), the longest h alone.
 
     All three are sparse values plus a weight times the shorter context's distribution, and that

@@ -180,7 +180,7 @@ def _kneser_ney(level: Level, order: int, modified: bool) -> tuple[Any, Any, flo
 
 
 def _discounts(counts_of_counts: np.ndarray, tails: int, modified: bool) -> np.ndarray:
-    """What is taken from a count of 0, 1, 2, and 3 or more (Chen and Goodman 1999).
+    """What is taken from a count of 0, 1, 2, and 3 or more (Chen and Goodman 1998).
 
     Each count of counts is taken to be at least one, and no discount to be less than that of a
     count of one: otherwise a small text could leave nothing for characters not yet seen.

@@ -23,13 +23,15 @@ from charjax.hardware import versions
 from charjax.init import check_cover, scheme_for
 from charjax.models.contract import CharModel
 from charjax.models.roles import Role
-from charjax.runs import Notes, build_model
+from charjax.runs import Notes, build_model, state_shapes
 from charjax.training.cores import needs_one_heap, share_batch
 from charjax.training.evaluation import Score, exact_loss, random_loss
 from charjax.training.state import InitData, TrainState, create_state, kept, variables_of
 
 # The most that a context length taken from the longest line can be.
 _LONGEST_CONTEXT = 1024
+# With fewer symbols than this, whether a model fits into memory is not looked at before it is made.
+_MANY_SYMBOLS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +98,7 @@ def make_session(config: Config, dataset: Dataset, devices: list[jax.Device]) ->
     model = build_model(config, dataset.tokenizer)
     if not model.fitted:
         _check_scheme(config, model)
+        _check_memory(config, model, devices)
     mesh = _mesh(config, devices)
     source = val_source = None
     if not model.fitted:
@@ -153,6 +156,22 @@ def _check_scheme(config: Config, model: CharModel) -> None:
         tokens_BT = jnp.zeros((1, model.lookback + 1), jnp.int32)
         shapes = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
         check_cover(scheme, config.init.scheme, shapes, model.roles)
+
+
+def _check_memory(config: Config, model: CharModel, devices: list[jax.Device]) -> None:
+    """Refuse a model of very many symbols whose state alone is larger than the memory."""
+    if model.vocab_size < _MANY_SYMBOLS:
+        return
+    shapes = jax.tree.leaves(state_shapes(model, config))
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
+    there = parallel.total_memory(devices)
+    if needed > there:
+        raise UserError(
+            f"model.kind: {config.model.kind} of {model.vocab_size:,} symbols needs "
+            f"{needed / 1e9:.1f} GB for its parameters and the optimizer's state, and there are "
+            f"{there / 1e9:.1f} GB of memory; choose another model.kind (ngram with model.order=2 "
+            "counts pairs), a smaller model, or data.tokenizer=byte"
+        )
 
 
 def _source(

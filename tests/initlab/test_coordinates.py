@@ -103,15 +103,15 @@ def test_right_networks_rarely_fail_and_wrong_ones_do():
     rng, widths = np.random.default_rng(0), (32, 64)
     width_W1 = np.array(widths, float)[:, None]
     found = {"right": [], "wrong": []}
-    for _ in range(150):
+    for _ in range(60):
         slopes_LR = rng.normal(0, 0.18, (15, 4))
         for name, shift in (("right", 0.0), ("wrong", 1.0)):
             slopes_LR[0] += shift
             last = {str(layer): width_W1**slope_R for layer, slope_R in enumerate(slopes_LR)}
             found[name].append(judge_slopes(last, widths)["verdict"])
     # The point estimate fails 90 % of the right ones.
-    assert found["right"].count("failed") <= 6
-    assert found["wrong"].count("failed") >= 45
+    assert found["right"].count("failed") <= 3
+    assert found["wrong"].count("failed") >= 35
     assert "passed" not in found["wrong"]
 
 

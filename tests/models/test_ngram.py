@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from charjax.config import parse_config
 from charjax.data.datasets import Split
-from charjax.models import build
+from charjax.models import build, ngram
 from tests.models.families import random_split
 
 SMOOTHINGS = ["additive", "kneser_ney", "modified_kneser_ney"]
@@ -214,6 +214,17 @@ def test_an_unseen_context_backs_off():
     logits, _ = jax.jit(model.apply)(variables, np.array([[7, 7, 1, 2], [6, 6, 1, 2]]))
     np.testing.assert_array_equal(logits[0, -1], logits[1, -1])
     assert int(jnp.argmax(logits[0, -1])) == 3
+
+
+def test_nodes_of_more_entries_than_are_added_at_once(monkeypatch):
+    """Entries are added block by block where the alphabet is wider than a block."""
+    split = random_split(90, 3000, seed=4)
+    model = make(90, 3)
+    variables, tokens = model.fit(split), split.tokens[None, :40].astype(np.int32)
+    whole = jax.jit(lambda tokens: model.apply(variables, tokens)[0])(tokens)
+    monkeypatch.setattr(ngram, "_ENTRIES", 7)
+    blocks = jax.jit(lambda tokens: model.apply(variables, tokens)[0])(tokens)
+    np.testing.assert_allclose(blocks, whole, rtol=1e-6)
 
 
 def test_memory_is_a_few_times_the_logits():

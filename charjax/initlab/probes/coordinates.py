@@ -8,6 +8,7 @@ log width is 0. The size of coordinates x is the mean of |x|, as in the authors'
 Letters: W widths (or depths), R seeds, T steps + 1.
 """
 
+import bisect
 import dataclasses
 import functools
 import math
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy import stats
+from scipy import special
 
 from charjax import parallel
 from charjax.config import Config
@@ -78,10 +79,14 @@ class Slope:
     def seeds_needed(self, layers: int = 1) -> int | None:
         """The fewest seeds that would decide if slope and spread stayed; None above 1,024."""
         spread = self.standard_error * math.sqrt(self.seeds)
-        for seeds in range(2, MOST_SEEDS + 1):
-            if _verdict(self.slope, spread / math.sqrt(seeds), seeds, layers) != "unclear":
-                return seeds
-        return None
+
+        def is_decided(seeds: int) -> bool:
+            verdict = _verdict(self.slope, spread / math.sqrt(seeds), seeds, layers)
+            return verdict != "unclear"
+
+        # Intervals only become narrower.
+        seeds = 2 + bisect.bisect_left(range(2, MOST_SEEDS + 1), True, key=is_decided)
+        return seeds if seeds <= MOST_SEEDS else None
 
     def widths_needed(self, widths: tuple[int, ...], layers: int = 1) -> tuple[int, ...] | None:
         """The widths that would decide with as many seeds, the largest doubled again and again."""
@@ -95,7 +100,7 @@ class Slope:
 
 
 def _verdict(slope: float, error: float, seeds: int, layers: int) -> str:
-    half, sure = (stats.t.ppf(1 - 0.025 / m, seeds - 1) * error for m in (1, layers))
+    half, sure = (special.stdtrit(seeds - 1, 1 - 0.025 / m) * error for m in (1, layers))
     if abs(slope) + half <= LIMIT:
         return "pass"
     return "fail" if abs(slope) - sure > LIMIT else "unclear"
@@ -174,7 +179,7 @@ def fit_slope(sizes_WR: Any, widths: tuple[int, ...]) -> Slope | None:
     n = len(slopes_R)
     mean = float(slopes_R.mean())
     error = float(slopes_R.std(ddof=1)) / math.sqrt(n)
-    half = float(stats.t.ppf(0.975, n - 1)) * error
+    half = float(special.stdtrit(n - 1, 0.975)) * error
     return Slope(mean, mean - half, mean + half, error, n)
 
 
@@ -252,7 +257,8 @@ def judge_slopes(last: dict[str, np.ndarray], places: tuple[int, ...]) -> dict[s
         "verdict": verdict,
         "passed": verdict == "passed",
         "seeds_needed": max(known_seeds) if seeds and len(known_seeds) == len(seeds) else None,
-        "places_needed": list(max(known_widths, key=len))
+        # Each is a beginning of the next.
+        "places_needed": list(max(known_widths))
         if widths and len(known_widths) == len(widths)
         else None,
     }

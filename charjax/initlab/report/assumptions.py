@@ -20,13 +20,14 @@ _MOST_SEEDS = 1000
 _SAMPLES = 20_000
 
 
-def basis(seeds: int, sizes: int, comparisons: int) -> list[str]:
+def basis(seeds: int, sizes: int, comparisons: int, tuned: bool = False) -> list[str]:
     """The lines beside the verdicts: the family, what it can find, what is assumed.
 
     Args:
       seeds: n.
       sizes: depths times widths.
       comparisons: over all sizes.
+      tuned: whether each scheme's best setting was chosen among several.
     """
     lines = []
     if comparisons > 1:
@@ -38,7 +39,7 @@ def basis(seeds: int, sizes: int, comparisons: int) -> list[str]:
         )
     return [
         *lines,
-        _power_in_words(seeds, comparisons),
+        _power_in_words(seeds, comparisons) + ("; less where settings tie" if tuned else ""),
         "assumed: were two schemes alike, a seed's runs could be exchanged between them (their "
         "differences are symmetric about 0); a kind of run that comes in fewer than "
         f"{100 * _unseen(seeds):.0f} % of seeds may be missing from {seeds}, and the verdicts are "
@@ -118,10 +119,10 @@ def cautions(
     is_skewed = not found.ranked and abs(skewness(differences_S)) > skewness_limit(found.n)
     if is_skewed:
         odd = int(np.argmax(np.abs(differences_S - np.median(differences_S))))
-        others_S = np.delete(differences_S, odd)
+        others_S: Array = np.delete(differences_S, odd)
         lines.append(
             f"skewed: seed {seeds[odd]} differs by {differences_S[odd]:+.4f}, the others by "
-            f"{others_S.min():+.4f} to {others_S.max():+.4f}"
+            f"{float(np.min(others_S)):+.4f} to {float(np.max(others_S)):+.4f}"
         )
     t_S = np.array(
         [

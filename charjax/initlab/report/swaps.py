@@ -121,15 +121,19 @@ def candidates(losses_SKN: Array) -> Flags:
     return left_KN
 
 
-def _matched(first_SK: Array, second_SK: Array, left_K: Flags, right_K: Flags) -> list[Array]:
+def _matched(
+    first_SK: Array, second_SK: Array, left_K: Flags, right_K: Flags
+) -> tuple[Array, Array]:
     """The candidates of both, (S, K', 1) each: in their order, filled up with what is not run."""
-    both = [table_SK[:, k] for table_SK, k in ((first_SK, left_K), (second_SK, right_K))]
-    most = max(table.shape[1] for table in both)
-    fill = [((0, 0), (0, most - table.shape[1])) for table in both]
-    return [
-        np.pad(table, width, constant_values=np.inf)[..., None]
-        for table, width in zip(both, fill, strict=True)
-    ]
+    one, other = first_SK[:, left_K], second_SK[:, right_K]
+    most = max(one.shape[1], other.shape[1])
+
+    def fill(table: Array) -> Array:
+        missing = most - table.shape[1]
+        filled: Array = np.pad(table, ((0, 0), (0, missing)), constant_values=np.inf)
+        return filled[..., None]
+
+    return fill(one), fill(other)
 
 
 def _statistics(first_SKN: Array, second_SKN: Array, signs_BS: Array) -> Array:
@@ -159,7 +163,8 @@ def _in_play(first_SKN: Array, second_SKN: Array) -> tuple[Array, Array]:
     is_whole_K = np.isfinite(first_SKN + second_SKN).all((0, 2))
     if not is_whole_K.any():
         return first_SKN, second_SKN
-    rival = int(np.where(is_whole_K, _finite(first_SKN + second_SKN).sum((0, 2)), np.inf).argmin())
+    total_K = _finite(first_SKN + second_SKN).sum((0, 2))
+    rival = int(np.argmin(np.where(is_whole_K, total_K, np.inf)))
     gap_SKN = np.minimum(
         _finite(first_SKN - first_SKN[:, [rival]]), _finite(second_SKN - second_SKN[:, [rival]])
     )

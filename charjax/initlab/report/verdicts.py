@@ -144,7 +144,8 @@ def verdict_lines(sweep: Sweep) -> list[str]:
 def basis_lines(sweep: Sweep, cells: list[Cell]) -> list[str]:
     """The family, its power and the test's assumption; nothing where there is no comparison."""
     comparisons = sum(len(cell.pairs) for cell in cells)
-    return basis(len(sweep.seeds), len(cells), comparisons) if comparisons else []
+    is_tuned = len(sweep.gains) * len(sweep.rates) > 1
+    return basis(len(sweep.seeds), len(cells), comparisons, is_tuned) if comparisons else []
 
 
 def headlines(sweep: Sweep, cells: list[Cell]) -> list[str]:
