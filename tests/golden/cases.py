@@ -162,7 +162,9 @@ def write_text(folder: Path) -> Path:
 
 def open_case(settings: list[str], text: Path, devices: int = 1) -> Session:
     """Open the session of a case on some of this process's devices."""
-    config = load_config(None, [*_COMMON, f"data.path={text}", *settings])
+    # Counts read no setting of training.
+    common = [] if "model.kind=ngram" in settings else _COMMON
+    config = load_config(None, [*common, f"data.path={text}", *settings])
     return make_session(config, load_dataset(config.data), jax.local_devices()[:devices])
 
 
