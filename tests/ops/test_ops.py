@@ -1,5 +1,6 @@
 """Each fast primitive equals the plain version beside it: values, gradients, transformations."""
 
+import functools
 import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -126,8 +127,23 @@ def draw(shapes: tuple[tuple[int, ...], ...], dtype: jnp.dtype = jnp.float32) ->
     return [jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes]
 
 
-def loss_of(function: Callable[..., Array], weights: Array) -> Callable[..., Array]:
-    return lambda *args: jnp.sum(function(*args).astype(jnp.float32) * weights)
+Program = Callable[..., tuple[Array, tuple[Array, ...]]]
+
+
+def value_and_gradients(
+    function: Callable[..., Array], shapes: tuple[tuple[int, ...], ...]
+) -> Program:
+    """What a function gives, and the gradients of a weighted sum of it by each argument."""
+    (weights,) = draw((jax.eval_shape(function, *draw(shapes)).shape,))
+    loss = lambda *args: jnp.sum(function(*args).astype(jnp.float32) * weights)  # noqa: E731
+    gradients = jax.grad(loss, argnums=tuple(range(len(shapes))))
+    return lambda *args: (function(*args), gradients(*args))
+
+
+@functools.cache
+def compiled(function: Callable[..., Array], shapes: tuple[tuple[int, ...], ...]) -> Program:
+    """The program of a function, compiled once for all tests: compiling is nearly all they do."""
+    return jax.jit(value_and_gradients(function, shapes))
 
 
 def assert_same(got: object, want: object, tolerance: float) -> None:
@@ -137,18 +153,10 @@ def assert_same(got: object, want: object, tolerance: float) -> None:
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-def values_and_gradients(
-    function: Callable[..., Array], args: list[Array]
-) -> tuple[Array, tuple[Array, ...]]:
-    (weights,) = draw((jax.eval_shape(function, *args).shape,))
-    gradient = jax.grad(loss_of(function, weights), argnums=tuple(range(len(args))))
-    return jax.jit(function)(*args), jax.jit(gradient)(*args)
-
-
 def test_equals_the_plain_version(case: Case) -> None:
     args = draw(case.shapes)
     (fast, fast_grads), (plain, plain_grads) = (
-        values_and_gradients(function, args) for function in (case.fast, case.plain)
+        compiled(function, case.shapes)(*args) for function in (case.fast, case.plain)
     )
     assert_same(fast, plain, 1e-5)
     assert_same(fast_grads, plain_grads, 1e-4)
@@ -172,42 +180,41 @@ def test_equals_the_plain_version_in_bfloat16(case: Case) -> None:
     args = draw(case.shapes, jnp.bfloat16)
     if case.fast is normalization.layer_norm:
         args[1] = args[1].astype(jnp.float32)
-    (fast, fast_grads), (plain, plain_grads) = (
-        values_and_gradients(function, args) for function in (case.fast, case.plain)
-    )
+    programs = [value_and_gradients(f, case.shapes) for f in (case.fast, case.plain)]
+    both = jax.jit(lambda *args: [program(*args) for program in programs])
+    (fast, fast_grads), (plain, plain_grads) = both(*args)
     assert_same(fast, plain, 0.05)
     assert_same(fast_grads, plain_grads, 0.15)
 
 
 def test_a_batch_of_calls_equals_the_calls_one_by_one(case: Case) -> None:
     args = draw(tuple((2, *shape) for shape in case.shapes))
-    (weights,) = draw((jax.eval_shape(case.fast, *(a[0] for a in args)).shape,))
-    gradient = jax.grad(loss_of(case.fast, weights), argnums=tuple(range(len(args))))
-    alone = jax.jit(gradient)
+    alone = compiled(case.fast, case.shapes)
     one_by_one = [alone(*(a[i] for a in args)) for i in range(2)]
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *one_by_one)
-    assert_same(jax.jit(jax.vmap(gradient))(*args), stacked, 1e-5)
+    stacked = jax.tree.map(lambda *x: np.stack(x), *one_by_one)
+    together = jax.jit(jax.vmap(value_and_gradients(case.fast, case.shapes)))
+    assert_same(together(*args), stacked, 1e-5)
 
 
 def test_a_product_with_the_hessian_equals_the_plain_one(case: Case) -> None:
     args = draw(case.shapes)
-    directions = [jnp.cos(a) for a in args]
+    directions = [jnp.asarray(np.cos(a)) for a in args]
 
-    def product(function: Callable[..., Array]) -> tuple[Array, ...]:
+    def product(function: Callable[..., Array], a: Any, d: Any) -> tuple[Array, ...]:
         loss = lambda *a: jnp.sum(jnp.sin(function(*a)))  # noqa: E731
         gradient = jax.grad(loss, argnums=tuple(range(len(args))))
-        return jax.jit(lambda a, d: jax.jvp(gradient, a, d)[1])(tuple(args), tuple(directions))
+        return jax.jvp(gradient, a, d)[1]
 
-    assert_same(product(case.fast), product(case.plain), 1e-3)
+    both = jax.jit(lambda a, d: [product(function, a, d) for function in (case.fast, case.plain)])
+    assert_same(*both(tuple(args), tuple(directions)), 1e-3)
 
 
 def test_donated_arguments_give_the_same(case: Case) -> None:
     args = draw(case.shapes)
-    (weights,) = draw((jax.eval_shape(case.fast, *args).shape,))
-    gradient = jax.grad(loss_of(case.fast, weights), argnums=tuple(range(len(args))))
-    want = jax.jit(gradient)(*args)
-    donating = jax.jit(gradient, donate_argnums=tuple(range(len(args))))
-    assert_same(donating(*(jnp.copy(a) for a in args)), want, 0.0)
+    want = compiled(case.fast, case.shapes)(*args)
+    function = value_and_gradients(case.fast, case.shapes)
+    donating = jax.jit(function, donate_argnums=tuple(range(len(args))))
+    assert_same(donating(*draw(case.shapes)), want, 0.0)
 
 
 @pytest.mark.parametrize("T", [7, 150])
