@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from charjax import generate, runs
-from charjax.data import corpora
+from charjax.data import corpora, reading
 from charjax.training import evaluation, recorder
 from charjax.training.evaluation import Score
 from tests.faults import series
@@ -28,7 +28,7 @@ def publish_names(url: str, digest: str, size: int) -> None:
             yield response
 
     corpora.open_https = open_here
-    names = corpora._Published(url, digest, size, "ascii", ("names.txt",))
+    names = corpora._Published(url, digest, size, reading.PLAIN, ("names.txt",))
     corpora._PUBLISHED["names"] = names
 
 
