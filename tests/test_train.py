@@ -57,7 +57,9 @@ def test_every_family_trains_samples_and_is_evaluated(kind, text, tmp_path):
     assert re.fullmatch("[0-9a-f]{64}", told["state_digest"])
     for line in metrics(workdir):
         assert {"step", "split", "loss", "bpc", "learning_rate", "grad_norm"} < set(line)
-        assert line["bpc"] == pytest.approx(line["loss"] / math.log(2))
+        assert line["bpc"] == pytest.approx(line["loss"] / LN2)
+    assert told["val_bpc"] == pytest.approx(told["val_loss"] / LN2)
+    check_printed_bpc(done.out, least=1 if kind == "ngram" else 2)
     assert load_config(workdir / "config.toml").model.kind == kind
 
     evaluated = run("evaluate", workdir, "--json")
@@ -65,10 +67,27 @@ def test_every_family_trains_samples_and_is_evaluated(kind, text, tmp_path):
     score = json.loads(evaluated.out)
     assert score["loss"] == pytest.approx(told["best_val_loss"], rel=1e-5)
     assert score["tokens"] > 500
+    assert score["bpc"] == pytest.approx(score["loss"] / LN2)
+    printed = run("evaluate", workdir).out
+    assert f"{score['loss']:.4f}" in printed
+    check_printed_bpc(printed, least=1)
 
     sampled = run("sample", workdir, "--num-samples", 2, "--max-new-tokens", 20, "--json")
     assert sampled.status == 0, sampled.err
     assert [len(s) >= 20 for s in json.loads(sampled.out)["samples"]] == [True, True]
+
+
+LN2 = 0.6931471805599453
+# As commands print them: a loss, and its bits per character behind it.
+_LOSS_AND_BPC = re.compile(r"(\d+\.\d+)[^\d\n]{1,30}(\d+\.\d+) bpc")
+
+
+def check_printed_bpc(text: str, least: int) -> None:
+    pairs = [(float(loss), float(bpc)) for loss, bpc in _LOSS_AND_BPC.findall(text)]
+    assert least <= len(pairs) == text.count(" bpc")
+    for loss, bpc in pairs:
+        # Both are rounded to four decimals.
+        assert bpc == pytest.approx(loss / LN2, abs=0.00013)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TINY if kind != "ngram"])

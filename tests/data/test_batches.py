@@ -204,8 +204,15 @@ def contexts(words: list[str], size: int) -> Counter[tuple[tuple[int, ...], int]
     return Counter(pairs)
 
 
-@pytest.mark.parametrize("words", [["emma", "ava", "olivia", "ava"], ["x", "y"], ["a" * 9]])
-@pytest.mark.parametrize("size", [1, 3, 5])
+# Contexts of every size, longer than a word, and shorter than it.
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        *((["emma", "ava", "olivia", "ava"], size) for size in (1, 3, 5)),
+        (["x", "y"], 5),
+        (["a" * 9], 3),
+    ],
+)
 def test_pairs_are_those_of_the_lectures(lines: MakeLines, words: list[str], size: int):
     source = source_of(
         lines(words), layout="pairs", sampling="epoch", window=1, lookback=size - 1, batch_size=4

@@ -116,11 +116,6 @@ class Ours:
         trees = jax.tree.map(jnp.asarray, unflatten(variables))
         self.params, self.model_state = trees.pop("params"), trees
 
-    def logits(self, tokens_BT: np.ndarray) -> np.ndarray:
-        """In evaluation."""
-        variables = {"params": self.params, **self.model_state}
-        return np.asarray(jax.jit(self.model.apply)(variables, tokens_BT)[0])
-
     def after(self, tokens_SBT: np.ndarray) -> tuple[dict[str, np.ndarray], list[float]]:
         """The state dict after a step on each batch, and the losses before them."""
         state = begin_state(self.model, self.config, self.params, self.model_state)
@@ -139,8 +134,14 @@ class Ours:
         variables = {"params": state.params, **state.model_state}
         return to_state_dict(self.config.model, V, variables)
 
-    def gradient(self, tokens_BT: np.ndarray) -> dict[str, np.ndarray]:
-        """Of the mean loss in training, by PyTorch's names."""
+    def logits_and_gradient(
+        self, tokens_BT: np.ndarray
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The logits in evaluation, and the gradient of the mean loss in training.
+
+        Both by one program: compiling takes nearly all the time there is. The gradient has
+        PyTorch's names.
+        """
         batch = self.batch(tokens_BT)
 
         def mean_loss(params: Any) -> Any:
@@ -153,6 +154,11 @@ class Ours:
             )
             return jnp.mean(cross_entropy(logits_BTV, batch.targets))
 
-        slopes = jax.jit(jax.grad(mean_loss))(self.params)
+        @jax.jit
+        def run(params: Any, tokens_BT: Any) -> Any:
+            logits_BTV, _ = self.model.apply({"params": params, **self.model_state}, tokens_BT)
+            return logits_BTV, jax.grad(mean_loss)(params)
+
+        logits_BTV, slopes = run(self.params, tokens_BT[:, :-1])
         variables = {"params": slopes, **self.model_state}
-        return to_state_dict(self.config.model, V, variables)
+        return np.asarray(logits_BTV), to_state_dict(self.config.model, V, variables)

@@ -51,6 +51,12 @@ def ours(source: str, name: str, optimizer: str = "adamw") -> tuple[Ours, Arrays
     return Ours(config, part(numbers, "state")), numbers
 
 
+@functools.cache
+def logits_and_gradient(source: str, name: str) -> tuple[np.ndarray, Arrays]:
+    model, _ = ours(source, name)
+    return model.logits_and_gradient(draw_tokens()[0])
+
+
 def assert_near(actual: np.ndarray, expected: np.ndarray, tolerance: float, what: str) -> None:
     """Nowhere further apart than `tolerance` times the largest number."""
     assert actual.shape == expected.shape, what
@@ -59,13 +65,13 @@ def assert_near(actual: np.ndarray, expected: np.ndarray, tolerance: float, what
 
 
 def test_logits(source, name):
-    model, numbers = ours(source, name)
-    assert_near(model.logits(draw_tokens()[0, :, :-1]), numbers["logits"], 1e-5, "logits")
+    logits, _ = logits_and_gradient(source, name)
+    assert_near(logits, numbers_of(source, name)["logits"], 1e-5, "logits")
 
 
 def test_the_gradient_of_every_parameter(source, name):
-    model, numbers = ours(source, name)
-    expected, actual = part(numbers, "grad"), model.gradient(draw_tokens()[0])
+    numbers = numbers_of(source, name)
+    expected, (_, actual) = part(numbers, "grad"), logits_and_gradient(source, name)
     assert expected.keys() <= actual.keys()
     assert len(expected) == len(part(numbers, "state")) - len(not_parameters(numbers))
     for key, slope in expected.items():
