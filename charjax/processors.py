@@ -19,7 +19,7 @@ from charjax.ops.choice import on_cpu
 class Sampling:
     """How a token is chosen from logits; fixed when the loop is compiled.
 
-    The processors follow one another in this order, in float32; one not asked for is not there.
+    The processors follow one another in this order; one that is not asked for is not there.
 
     Attributes:
       temperature: what the logits are divided by.
