@@ -12,19 +12,21 @@ import numpy as np
 from jax import Array
 
 from charjax.errors import UserError
+from charjax.ops.choice import on_cpu
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """How a token is chosen from logits; fixed when the loop is compiled.
 
-    The processors follow one another in this order, in float32; one not asked for is not there.
+    The processors follow one another in this order; one that is not asked for is not there.
 
     Attributes:
       temperature: what the logits are divided by.
       top_k: only the k likeliest symbols are left (equal ones: the lower index first).
       top_p: only the smallest set of likeliest symbols whose probability, among those left, is at
-        least p (nucleus sampling, Holtzman et al. 2020).
+        least p (nucleus sampling, Holtzman et al. 2020). The probabilities and their sums are in
+        float64, of the float32 logits as the temperature and top_k leave them.
       greedy: the likeliest symbol, always; the others are then not used.
 
     Raises:
@@ -74,7 +76,36 @@ def process(logits_BV: Array, settings: Sampling) -> Array:
     if top_k < V:
         sorted_BV = jnp.where(jnp.arange(V) < top_k, sorted_BV, -jnp.inf)
     if top_p < 1:
-        probabilities_BV = jax.nn.softmax(sorted_BV)
-        likelier_BV = jnp.cumsum(probabilities_BV, axis=-1) - probabilities_BV
-        sorted_BV = jnp.where(likelier_BV < top_p, sorted_BV, -jnp.inf)
+        sorted_BV = jnp.where(_in_nucleus(sorted_BV, top_p), sorted_BV, -jnp.inf)
     return jnp.take_along_axis(sorted_BV, jnp.argsort(order_BV, axis=-1), axis=-1)
+
+
+def _in_nucleus(sorted_BV: Array, top_p: float) -> Array:
+    """Return which logits (B, V), sorted from the largest, are among the top-p.
+
+    A symbol is kept while the probability of those before it is below p. All of it is computed in
+    float64: sums in float32 are off by 1e-7, which near p = 1 is the probability of many symbols.
+    """
+    # No positive p is flushed to zero, and so the likeliest symbol is always kept.
+    top_p = max(top_p, float(np.finfo(np.float64).tiny))
+    with jax.enable_x64(True):
+        probabilities_BV = jax.nn.softmax(sorted_BV.astype(jnp.float64))
+        likelier_BV = _cumulative(probabilities_BV) - probabilities_BV
+        return likelier_BV < np.float64(top_p)
+
+
+def _cumulative(x_BV: Array) -> Array:
+    """Sum from the first column up to each, one after the other on a CPU, as NumPy does.
+
+    Another order rounds otherwise, which shows where a sum is p exactly. On a GPU, XLA's parallel
+    order is far faster.
+    """
+    if not on_cpu():
+        return jnp.cumsum(x_BV, axis=-1)
+
+    def add(sum_B: Array, x_B: Array) -> tuple[Array, Array]:
+        sum_B = sum_B + x_B
+        return sum_B, sum_B
+
+    _, sums_VB = jax.lax.scan(add, jnp.zeros_like(x_BV[:, 0]), x_BV.T)
+    return sums_VB.T

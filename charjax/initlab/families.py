@@ -86,7 +86,7 @@ def _paired(layer: Layer, product: Door, pair: Door, distance: int) -> Tap:
     """A level whose places the next reads two by two: a place may be read in two pairs."""
 
     def value(seen: Pass) -> Array:
-        return jnp.tanh(seen.arrays[product].astype(seen.arrays[pair].dtype))
+        return jnp.tanh(seen.arrays[product].astype(jnp.float32)).astype(seen.arrays[pair].dtype)
 
     def gradient(seen: Pass, slopes: Arrays) -> Array:
         # Where one output is asked for, the places are those of its tree, and no pairs overlap.

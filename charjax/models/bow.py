@@ -63,9 +63,9 @@ class BagOfCharacters(CharModel):
         check_window(T, self.context_length)
         N = num_outputs or T
         before = self.init_cache(B) if cache is None else cache
-        embedding = Embedding(self.vocab_size, self.d_embed, self.dtype, name="token_embedding")
+        embedding = Embedding(self.vocab_size, self.d_embed, name="token_embedding")
         readout = Readout(self.vocab_size, bias=True, dtype=self.dtype, name="readout")
-        x_BTE = embedding(tokens_BT)
+        x_BTE = embedding(tokens_BT).astype(self.dtype)
         # Sums over all that came before, as a product with the lower triangle of ones.
         seen_NT = jnp.tri(N, T, T - N, dtype=self.dtype)
         wide = wide_dtype(self.dtype)

@@ -21,7 +21,8 @@ class CharModel(nn.Module):
 
     Attributes:
       vocab_size: V.
-      dtype: of the matrix products; parameters, norms' statistics and logits are float32.
+      dtype: of the matrix products; parameters, norms' statistics, logits and all sums over batch
+        and time, those of the gradients too, are float32.
       memory: what the output depends on. "finite": the last lookback + 1 tokens; "carried": every
         token before, through a state; "windowed": at most context_length tokens.
       fitted: whether the family counts (`fit`) and is not trained by gradients.

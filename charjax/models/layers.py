@@ -4,6 +4,7 @@ Letters: B batch, T time, V vocabulary, D width.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from charjax.models.roles import Parameter, Role, dense
-from charjax.ops.linear import matmul
+from charjax.ops.linear import matmul, matmul_reference
 from charjax.ops.lookup import lookup
 from charjax.ops.normalization import layer_norm
 from charjax.ops.precision import wide_dtype
@@ -26,11 +27,14 @@ ENDS = (
 
 
 class Embedding(nn.Module):
-    """A vector for each symbol: `embedding`, (V, D)."""
+    """A vector for each symbol: `embedding`, (V, D) float32.
+
+    The vectors are float32 whatever the compute, because the gradient of a lookup is summed over
+    all places of a symbol in the lookup's dtype: bfloat16 stops adding ones at 256.
+    """
 
     num_embeddings: int
     features: int
-    dtype: DTypeLike
 
     def setup(self) -> None:
         """Declare the table."""
@@ -39,8 +43,38 @@ class Embedding(nn.Module):
         self.embedding = self.param("embedding", init, shape, jnp.float32)
 
     def __call__(self, tokens_BT: Array) -> Array:
-        """Look the tokens up: (B, T, D)."""
-        return lookup(self.embedding.astype(self.dtype), tokens_BT)
+        """Look the tokens up: (B, T, D) float32."""
+        return lookup(self.embedding, tokens_BT)
+
+
+class Linear(nn.Module):
+    """y = x W + b, with the parameters of `nn.Dense`; the product is in `dtype`.
+
+    The bias is added in float32, so that its gradient, a sum over batch and time, is float32 too.
+    In `nn.Dense` that sum is in `dtype`.
+
+    Attributes:
+      features: E, width of the output.
+      bias: whether there is b.
+      dtype: of the product and the output.
+      product: of x (..., D) and W (D, E).
+    """
+
+    features: int
+    bias: bool
+    dtype: DTypeLike
+    product: Callable[[Array, Array], Array] = matmul
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """(..., D) to (..., E)."""
+        shape = (x.shape[-1], self.features)
+        kernel_DE = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+        y = self.product(x.astype(self.dtype), kernel_DE.astype(self.dtype))
+        if self.bias:
+            bias_E = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
+            y = (y.astype(wide_dtype(self.dtype)) + bias_E).astype(self.dtype)
+        return y
 
 
 class Readout(nn.Module):
@@ -55,7 +89,7 @@ class Readout(nn.Module):
         """Score every symbol: (B, T, V) float32."""
         shape = (h_BTD.shape[-1], self.vocab_size)
         kernel_DV = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
-        logits_BTV = float32_logits(h_BTD, kernel_DV.astype(self.dtype))
+        logits_BTV = float32_logits(h_BTD.astype(self.dtype), kernel_DV.astype(self.dtype))
         if self.bias:
             logits_BTV += self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
         return logits_BTV
@@ -124,10 +158,12 @@ def tanh_layer(
 ) -> Array:
     """tanh(h W + b), or with norm = "batch" tanh(BN(h W)), which brings a bias of its own.
 
+    tanh is in float32: its derivative is 1 - tanh^2, of which rounding leaves little near 1.
+
     To be called in a module's compact method; `names` are those of its linear layer and its norm.
     """
     linear, normal = names
-    h_BTD = nn.Dense(width, use_bias=norm == "none", dtype=dtype, name=linear)(h_BTD)
+    h_BTD = Linear(width, norm == "none", dtype, matmul_reference, name=linear)(h_BTD)
     if norm == "batch":
         h_BTD = BatchNorm(name=normal)(h_BTD.astype(wide_dtype(dtype)), train=train)
-    return jnp.tanh(h_BTD.astype(dtype))
+    return jnp.tanh(h_BTD.astype(wide_dtype(dtype))).astype(dtype)

@@ -69,7 +69,7 @@ class MLP(FiniteModel):
         history_BS, cache = self.read(tokens_BT, cache, num_outputs)
         N = history_BS.shape[1] - self.lookback
         symbols = self.vocab_size + self.blank
-        embedding = Embedding(symbols, self.d_embed, self.dtype, name="token_embedding")
+        embedding = Embedding(symbols, self.d_embed, name="token_embedding")
         readout = Readout(self.vocab_size, bias=True, dtype=self.dtype, name="readout")
         if self.blank:
             parts = [embedding(tokens_BN) for tokens_BN in self._blanked(history_BS, N)]

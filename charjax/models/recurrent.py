@@ -140,7 +140,7 @@ class Recurrent(CharModel):
     ) -> tuple[Array, tuple[State, ...]]:
         """See CharModel."""
         B, T = tokens_BT.shape
-        embedding = Embedding(self.vocab_size, self.d_embed, self.dtype, name="token_embedding")
+        embedding = Embedding(self.vocab_size, self.d_embed, name="token_embedding")
         states = self.init_cache(B) if cache is None else cache
         new_states, h_TBH = [], tokens_BT.T
         for i, state in enumerate(states):
@@ -156,7 +156,7 @@ class Recurrent(CharModel):
                 # outside is a write and a read of all projections, for nothing).
                 table_VG = cell.project(embedding.embedding)
             elif i == 0:
-                h_TBH = embedding(h_TBH)
+                h_TBH = embedding(h_TBH).astype(self.dtype)
             scan = cell.along if owns_scan(T) else cell
             state, h_TBH = scan(state, h_TBH, table_VG)
             h_TBH = nn.Dropout(self.dropout, deterministic=not train)(h_TBH)

@@ -14,11 +14,18 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from charjax.models.contract import CharModel, Memory, check_window
-from charjax.models.layers import EMBEDDING, ENDS, Embedding, Norm, Readout, float32_logits
+from charjax.models.layers import (
+    EMBEDDING,
+    ENDS,
+    Embedding,
+    Linear,
+    Norm,
+    Readout,
+    float32_logits,
+)
 from charjax.models.roles import Parameter, Role, dense
 from charjax.ops.activation import gelu, gelu_tanh
 from charjax.ops.attention import causal_attention
-from charjax.ops.linear import dense_dot_general
 from charjax.ops.precision import wide_dtype
 from charjax.ops.rotary import rotary_angles, rotate
 
@@ -132,17 +139,16 @@ class Transformer(CharModel):
         T = tokens_BT.shape[1]
         check_window(T, self.context_length)
         start = 0 if cache is None else cache.length
-        embedding = Embedding(self.vocab_size, self.d_model, self.dtype, name="token_embedding")
+        embedding = Embedding(self.vocab_size, self.d_model, name="token_embedding")
         x_BTD, angles = embedding(tokens_BT), None
         if self.scale_embeddings:
             x_BTD *= math.sqrt(self.d_model)
         if self.positions == "learned":
-            table = Embedding(
-                self.context_length, self.d_model, self.dtype, name="position_embedding"
-            )
-            x_BTD += lax.dynamic_slice_in_dim(table.embedding, start, T).astype(self.dtype)
+            table = Embedding(self.context_length, self.d_model, name="position_embedding")
+            x_BTD += lax.dynamic_slice_in_dim(table.embedding, start, T)
         else:
             angles = rotary_angles(start + jnp.arange(T), self.d_model // self.n_head)
+        x_BTD = x_BTD.astype(self.dtype)
         x_BTD = nn.Dropout(self.dropout, deterministic=not train)(x_BTD)
         layers = []
         make_block = _TracedOnce if train or self.is_initializing() else Block
@@ -226,7 +232,8 @@ class Block(nn.Module):
         if self.residual in ("rezero", "layerscale"):
             shape = () if self.residual == "rezero" else (x_BTD.shape[-1],)
             gain = self.param(f"residual_gain_{sublayer}", nn.initializers.ones, shape, jnp.float32)
-            y_BTD = y_BTD * gain.astype(self.dtype)
+            # In float32, as the gain's gradient is a sum over batch and time.
+            y_BTD = (y_BTD.astype(wide_dtype(self.dtype)) * gain).astype(self.dtype)
         return x_BTD + y_BTD
 
 
@@ -313,11 +320,5 @@ def cached_attention(q_BTHK: Array, cache: KeysValues, start: Array | int) -> Ar
     return jnp.einsum("bhtc,bhck->bthk", weights_BHTC.astype(q_BTHK.dtype), cache.values)
 
 
-def _linear(parent: Attention | FeedForward, features: int, name: str) -> nn.Dense:
-    return nn.Dense(
-        features,
-        use_bias=parent.bias,
-        dtype=parent.dtype,
-        dot_general=dense_dot_general,
-        name=name,
-    )
+def _linear(parent: Attention | FeedForward, features: int, name: str) -> Linear:
+    return Linear(features, parent.bias, parent.dtype, name=name)

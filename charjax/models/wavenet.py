@@ -64,7 +64,7 @@ class WaveNet(FiniteModel):
         """See CharModel."""
         history_BS, cache = self.read(tokens_BT, cache, num_outputs)
         one = history_BS.shape[1] == self.context_length
-        embedding = Embedding(self.vocab_size, self.d_embed, self.dtype, name="token_embedding")
+        embedding = Embedding(self.vocab_size, self.d_embed, name="token_embedding")
         h_BPH = embedding(history_BS)
         for level in range((self.context_length - 1).bit_length()):
             older_BPH, newer_BPH = _pairs(h_BPH, 1 if one else 2**level, 2 if one else 1)

@@ -153,12 +153,14 @@ def _turned(x_BHTS: Array) -> Array:
 
 
 def _summed(parts_BHSK: list[Array]) -> Array:
-    """The sum of parts that each end where their block of queries does."""
+    """The sum, in float32, of parts that each end where their block of queries does."""
+    dtype = parts_BHSK[0].dtype
+    wide = wide_dtype(dtype)
     whole, begun = [], 0
     for number, first in enumerate(parts_BHSK):
         end = first.shape[2]
-        parts = [part[:, :, begun:end] for part in parts_BHSK[number:]]
-        whole.append(functools.reduce(jnp.add, parts))
+        parts = [part[:, :, begun:end].astype(wide) for part in parts_BHSK[number:]]
+        whole.append(functools.reduce(jnp.add, parts).astype(dtype))
         begun = end
     return jnp.concatenate(whole, axis=2)
 

@@ -9,7 +9,6 @@ Letters: ... leading axes, N rows, D input width, E output width.
 """
 
 import math
-from typing import Any
 
 import jax
 from jax import Array, lax
@@ -47,18 +46,6 @@ def matmul_reference(
 ) -> Array:
     """The plain version of `matmul`."""
     return _product(x, kernel_DE, x.ndim - 1, 0, preferred_element_type)
-
-
-def dense_dot_general(
-    x: Array,
-    kernel_DE: Array,
-    dimension_numbers: Any,
-    precision: Any = None,
-    preferred_element_type: DTypeLike | None = None,
-) -> Array:
-    """`matmul` in the form that `flax.linen.Dense` takes as its `dot_general`."""
-    assert dimension_numbers == (((x.ndim - 1,), (0,)), ((), ()))
-    return matmul(x, kernel_DE, preferred_element_type)
 
 
 def _product(a: Array, b: Array, axis_a: int, axis_b: int, dtype: DTypeLike | None = None) -> Array:

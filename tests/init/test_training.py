@@ -202,7 +202,7 @@ def test_lsuv_brings_every_layer_to_unit_variance():
             batch.inputs,
             num_outputs=6,
             train=kind == "mlp",
-            capture_intermediates=lambda module, _: type(module).__name__ in ("Dense", "Readout"),
+            capture_intermediates=lambda module, _: type(module).__name__ in ("Linear", "Readout"),
             mutable=["intermediates", "batch_stats"],
         )
         stds = [float(jnp.std(x)) for x in jax.tree.leaves(caught["intermediates"])]

@@ -14,6 +14,7 @@ from jax import Array
 
 from charjax import parallel
 from charjax.initlab import theory
+from charjax.models.layers import Linear
 from charjax.models.recurrent import rnn_update
 from charjax.ops import activation, attention, choice, gates, linear, normalization, recurrence
 
@@ -35,8 +36,13 @@ def attention_case(T: int, **options: object) -> Case:
 
 
 def flax_dense(x: Array, kernel: Array, bias: Array) -> Array:
-    layer = nn.Dense(kernel.shape[1], dot_general=linear.dense_dot_general, dtype=x.dtype)
+    layer = nn.Dense(kernel.shape[1], dtype=x.dtype)
     return layer.apply({"params": {"kernel": kernel, "bias": bias}}, x)
+
+
+def own_linear(x: Array, kernel: Array, bias: Array) -> Array:
+    layer = Linear(kernel.shape[1], True, x.dtype)
+    return layer.apply({"params": {"kernel": kernel, "bias": bias.astype(jnp.float32)}}, x)
 
 
 def gates_case(
@@ -107,7 +113,7 @@ CASES = {
     "matmul, narrowing": Case(linear.matmul, linear.matmul_reference, ((3, 5, 6), (6, 4))),
     "matmul, one row": Case(linear.matmul, linear.matmul_reference, ((6,), (6, 4))),
     "matmul, four axes": Case(linear.matmul, linear.matmul_reference, ((2, 3, 2, 6), (6, 4))),
-    "nn.Dense": Case(flax_dense, lambda x, w, b: x @ w + b, ((3, 5, 6), (6, 4), (4,))),
+    "Linear": Case(own_linear, flax_dense, ((3, 5, 6), (6, 4), (4,))),
     # Less than a block of queries, one block, several, and a last one that is shorter.
     "attention 1": attention_case(1),
     "attention 7": attention_case(7),
