@@ -234,7 +234,7 @@ def test_eight_virtual_devices_give_the_losses_of_one(text, tmp_path, run_comman
     options += ["train.batch_size=16", "eval.every=0", "model.dropout=0"]
     one, eight = tmp_path / "one", tmp_path / "eight"
     assert run("train", *options, "--workdir", one).status == 0
-    env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    env = {"JAX_NUM_CPU_DEVICES": "8"}
     done = run_command("train", *options, "--workdir", eight, env=env)
     assert done.code == 0, done.stderr
     assert summary(eight)["devices"] == 8

@@ -218,7 +218,7 @@ for count in (4, 2, 1):
 
 
 def test_saved_on_four_devices_restored_on_four_two_and_one(tmp_path: Path):
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "4"}
     done = subprocess.run(
         [sys.executable, "-c", _ON_DEVICES, str(tmp_path)],
         env=env, check=True, capture_output=True, text=True, timeout=120,

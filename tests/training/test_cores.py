@@ -167,7 +167,8 @@ def test_the_step_of_four_devices_is_that_of_one(tmp_path: Path) -> None:
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", _STEPS, json.dumps(works)],
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        # Beside the flags of all tests, which have programs compiled quickly.
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "4"},
         check=True, capture_output=True, text=True, timeout=300, cwd=ROOT,
     )  # fmt: skip
     told = json.loads(done.stdout)
