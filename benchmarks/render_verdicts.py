@@ -124,7 +124,7 @@ def _intervals(rows: Rows, trials: int) -> str:
 
 
 def _seeds(rows: Rows, trials: int) -> str:
-    keys = ("found", "found_rests", "found_skewed", "not_skewed", "decides")
+    keys = ("found", "found_rests", "found_skewed", "none_skewed", "decides")
     lines = [[row["case"], str(row["seeds"]), *(f"{row[key]:.1f}" for key in keys)] for row in rows]
     return (
         f"Single seeds, two schemes without tuning, percent of {max(1, trials // 5):,}: a verdict; "

@@ -104,7 +104,7 @@ def cautions(
     That the differences are more skewed than 99 % of normal samples of as many values are; that a
     verdict rests on a single seed, without which Student's 95 % interval includes 0; that a single
     seed stands against one. Measured at 8 seeds: of false verdicts of normal losses 60 % are said
-    to rest on one seed, of right ones at d = 1.5 10 %, at d = 2 1 %.
+    to rest on one seed, of right ones at d = 1.5 9 %, at d = 2 1 %.
 
     Args:
       first_S: losses that were compared.

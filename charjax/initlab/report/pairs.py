@@ -45,12 +45,12 @@ def compare_all(losses_ZCKS: Sequence[Array]) -> list[Found]:
     Among tuned pairs the maximum is of |t| in units of each pair's own 95 % point over the swaps,
     since the choice spreads some pairs' null far more than others': else a pair of tied schemes
     would hide a clear difference beside it (measured, d = 1.5 among three schemes with 5 tied
-    settings, 8 seeds: found in 78 instead of 65 %, by Holm's method in 76 %).
+    settings, 8 seeds: found in 77 instead of 65 %, by Holm's method in 75 %).
 
     The interval of a tuned pair is that of `compare`, wider by as much as the swaps' 95 % point of
     |t| lies beyond Student's, where it lies further out than with the choice of settings held
     fixed. Measured for two identical schemes of 5 tied settings at 6, 8, 12 seeds: 0 was covered in
-    80, 80, 81 % without that, and in 93, 96, 98 % with it.
+    84, 83, 76 % without that, and in 95, 94, 94 % with it.
 
     Args:
       losses_ZCKS: for each size an array (C, K, S); what is not finite diverged.
