@@ -6,6 +6,7 @@ The sections themselves are in `charjax.config_sections`.
 
 import json
 import os.path
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -117,23 +118,29 @@ def load_config(
     config = parse_config(given.tree, saved=saved)
     causes, reset = ["model.kind"] * bool(given.dropped), dict(given.dropped)
     settled: Tree = {section: dict(values) for section, values in given.tree.items()}
-    for section, key, value, reason in _unread_values(config, given.tree, unread):
-        name = f"{section}.{key}"
-        chosen = [c for c in reason.choices if c in given.words or c.startswith("--")]
-        followed = value == _default(given.file, section, key)
-        if name in given.words or not (chosen or followed or saved):
-            raise UserError(_refusal(name, value, reason))
-        if chosen and not followed:
-            causes.append(chosen[0])
-            reset[name] = value
-        if chosen or followed:
-            del settled[section][key]
+    # Until nothing changes: a value may have followed one that has returned to its default.
+    while unread_here := list(_unread_values(config, settled, unread)):
+        before = len(reset), sum(map(len, settled.values()))
+        for section, key, value, reason in unread_here:
+            name = f"{section}.{key}"
+            chosen = [c for c in reason.choices if c in given.words or c.startswith("--")]
+            followed = value == _default(given.file, section, key)
+            if name in given.words or not (chosen or followed or saved):
+                raise UserError(_refusal(name, value, reason))
+            if chosen and not followed:
+                causes.append(chosen[0])
+                reset[name] = value
+            if chosen or followed:
+                del settled[section][key]
+        if before == (len(reset), sum(map(len, settled.values()))):
+            break
+        config = parse_config(settled, saved=saved)
     if reset:
         words = [f"{name}={text}" for name, text in given.words.items() if name in causes]
         words += [flag for flag in dict.fromkeys(causes) if flag not in given.words]
         listed = ", ".join(f"{name} = {shown(value)}" for name, value in reset.items())
         note(f"with {', '.join(words)} nothing reads these settings of {source}: {listed}")
-    return config if settled == given.tree else parse_config(settled, saved=saved)
+    return config
 
 
 def refuse_unread(config: Config, tree: Tree, overrides: Sequence[str]) -> None:
@@ -385,6 +392,9 @@ def _unquote(text: str) -> str:
 
 def _toml_value(text: str) -> Any:
     """The value that a text stands for; text that is no TOML stays text, and is refused by type."""
+    # TOML wants a digit on both sides of the point; people, and Python, do not.
+    text = re.sub(r"^([+-]?)\.(?=\d)", r"\g<1>0.", text.strip())
+    text = re.sub(r"^([+-]?\d+)\.(?=$|[eE])", r"\1.0", text)
     try:
         tree = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):

@@ -29,7 +29,7 @@ def fine_tuning_config(
       UserError: there is no such run, it is a counted one, or a setting of the model is given that
         would make it another model.
     """
-    require_run(source)
+    require_run(source, "--init-from")
     old = load_config(source / "config.toml", saved=True)
     if old.model.kind == "ngram":
         raise UserError(

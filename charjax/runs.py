@@ -104,15 +104,15 @@ def begun_with(directory: Path) -> tuple[Tokenizer, str] | tuple[None, None]:
     return notes.tokenizer, notes.dataset_digest
 
 
-def require_run(directory: Path) -> None:
-    """Raise a UserError unless the directory holds a run."""
+def require_run(directory: Path, flag: str = "workdir") -> None:
+    """Raise a UserError, naming the flag that gave it, unless the directory holds a run."""
     if (directory / "config.toml").is_file():
         return
     remedy = "give the directory that `python -m charjax.train` printed"
     what = "holds no run" if directory.is_dir() else "is not a directory"
     if has_checkpoints(directory):
         what, remedy = "holds checkpoints, but no config.toml", "put a copy of that file back"
-    raise UserError(f"workdir: {str(directory)!r} {what}; {remedy}")
+    raise UserError(f"{flag}: {str(directory)!r} {what}; {remedy}")
 
 
 def has_checkpoints(directory: Path) -> bool:

@@ -1,8 +1,10 @@
 """Ctrl-C and SIGTERM: noted at once, acted upon where nothing can be lost."""
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -19,6 +21,25 @@ def after_imports() -> None:
     """From here on Ctrl-C is a KeyboardInterrupt, as ever, but one that can be asked for."""
     if signal.getsignal(signal.SIGINT) is _leave:
         signal.signal(signal.SIGINT, _interrupt)
+
+
+@contextlib.contextmanager
+def cleaning_up(clean_up: Callable[[], None]) -> Iterator[None]:
+    """Run `clean_up` at the end, and before SIGTERM ends the process (status 143)."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        clean_up()
+        os._exit(128 + number)
+
+    before = None
+    if threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+        clean_up()
 
 
 def interrupted() -> bool:
@@ -73,6 +94,9 @@ class Signals:
         self._pipe_before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         for number in _STOPPING:
             self._before[number] = signal.signal(number, self._note)
+        if interrupted():
+            # Somebody's callback has passed over the KeyboardInterrupt: it still counts.
+            self.received = signal.SIGINT
         return self
 
     def __exit__(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charjax import cli
+from charjax import cli, signals
 from charjax.config import (
     Config,
     describe_conflicts,
@@ -131,13 +131,15 @@ def _new_directory(config: Config) -> Iterator[Path]:
             raise UserError(
                 f"--workdir: {str(path)!r} cannot be made: {error.strerror}; name another directory"
             ) from None
-    try:
-        yield path
-    finally:
+
+    def remove_empty() -> None:
         with contextlib.suppress(OSError):
             path.rmdir()
             if made_parent:
                 base.parent.rmdir()
+
+    with signals.cleaning_up(remove_empty):
+        yield path
 
 
 def _print_config(args: Namespace, config: Config, workdir: Path | None, notes: list[str]) -> int:
@@ -185,7 +187,6 @@ def _train(args: Namespace, config: Config, workdir: Path, notes: list[str]) -> 
     # JAX is imported only from here on, so that mistakes in the config are reported at once.
     from rich.console import Console
 
-    from charjax.signals import Interrupted, Signals
     from charjax.training.display import Display
     from charjax.training.recorder import Recorder
 
@@ -194,11 +195,11 @@ def _train(args: Namespace, config: Config, workdir: Path, notes: list[str]) -> 
     session, params = _open(args, config, workdir, notes, display)
     began = time.perf_counter()
     # From here on a signal no longer ends the process at once: there is a state to save.
-    with Signals() as signals:
-        recorder = Recorder.open(workdir, session, display, signals, resume=args.resume)
+    with signals.Signals() as received:
+        recorder = Recorder.open(workdir, session, display, received, resume=args.resume)
         try:
             status = recorder.fit() if session.model.fitted else recorder.train(params)
-        except Interrupted as stop:
+        except signals.Interrupted as stop:
             status = stop.status
         finally:
             recorder.lock.release()

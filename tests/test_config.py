@@ -506,3 +506,14 @@ def test_reading_a_config_does_not_import_jax():
     code = "import sys, charjax.config, charjax.cli; print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [(".1", 0.1), ("-.5", -0.5), ("1.", 1.0), ("2.e-1", 0.2), (".5e-1", 0.05)]
+)
+def test_numbers_may_leave_out_the_digit_beside_the_point(text, value):
+    if value < 0:
+        with pytest.raises(UserError, match=r"-0\.5 given"):
+            load_config(None, [f"optim.weight_decay={text}"])
+    else:
+        assert load_config(None, [f"optim.weight_decay={text}"]).optim.weight_decay == value

@@ -469,3 +469,15 @@ def test_families_without_a_setting_are_not_asked():
         for key in fields_of("model", kind):
             # Raises where a condition asks for what the family does not have.
             why_unread(config, f"model.{key}")
+
+
+def test_values_that_followed_an_unread_one_return_with_it(tmp_path):
+    """optim.decay_steps of a saved file follows train.steps, which counts do not read."""
+    saved = tmp_path / "saved.toml"
+    saved.write_text(load_config(None, ["train.steps=30"]).to_toml())
+    notes: list[str] = []
+    counts = load_config(saved, ["model.kind=ngram"], note=notes.append)
+    assert len(notes) == 1
+    again = tmp_path / "again.toml"
+    again.write_text(counts.to_toml())
+    assert load_config(again) == counts

@@ -2,6 +2,8 @@
 
 import datetime
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,24 @@ def test_two_processes_started_at_once_both_train(tmp_path):
     printed = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0], printed
     assert len(os.listdir(tmp_path / "runs")) == 2
+
+
+SIGTERM_AT_START = """
+import os, signal, sys, time
+from charjax import cli, train
+def open_slowly(*arguments):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(20)
+train._open = open_slowly
+cli.run(train.main, sys.argv[1:])
+"""
+
+
+def test_a_run_that_is_ended_while_it_starts_leaves_no_directory(tmp_path):
+    command = [sys.executable, "-c", SIGTERM_AT_START, "model.kind=bigram"]
+    root = str(Path(__file__).parent.parent)
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": root}, check=False
+    )
+    assert done.returncode == 143
+    assert not (tmp_path / "runs").exists()

@@ -99,6 +99,12 @@ def test_counts_are_nothing_to_start_from(text, tmp_path):
     assert "model.kind=ngram" in done.err
 
 
+def test_a_run_that_is_not_there_is_said_of_its_flag(text, tmp_path):
+    done = tune(tmp_path / "nosuch", text, tmp_path / "new")
+    assert done.status == 2
+    assert done.err.startswith("error: --init-from: ")
+
+
 def test_a_checkpoint_is_named_for_fine_tuning_alone(sources):
     done = run("train", "--checkpoint", "10")
     assert done.status == 2

@@ -169,6 +169,11 @@ def load_other_text(
     count = 0
     if unseen == "skip" and isinstance(tokenizer, CharTokenizer):
         corpus, count, removed = _remove_unseen(corpus, tokenizer)
+        if not corpus.text:
+            raise UserError(
+                f"{field}: none of the {count:,} characters of {path!r} is among the "
+                f"{tokenizer.vocab_size} symbols that the run knows; give a text like the run's own"
+            )
         notes += removed
     layout = "lines" if tokenizer.boundary else "stream"
     whole = config.model_copy(

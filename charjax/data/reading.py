@@ -184,8 +184,8 @@ def _suspicions(text: str) -> tuple[str, ...]:
     # They stay: an alphabet without them would no longer be that of the runs that were saved.
     if count := text.count(_BYTE_ORDER_MARK):
         notes.append(
-            f"{count:,} byte order marks stand within the text, as in files joined by cat, and "
-            "are read as the symbol U+FEFF; remove them from the file if they are not meant"
+            f"byte order marks within the text, as in files joined by cat: {count:,}, read as the "
+            "symbol U+FEFF; remove them from the file if they are not meant"
         )
     if "\n" not in text and (count := text.count("\r")) > 1:
         notes.append(
@@ -240,6 +240,7 @@ def read_prompt(
     """
     if rules.encoding == "utf-8":
         if isinstance(given, bytes):
+            _check_wide_encoding(given, field, "convert it to UTF-8")
             try:
                 given = given.decode("utf-8")
             except UnicodeDecodeError as error:

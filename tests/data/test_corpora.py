@@ -81,7 +81,7 @@ def test_a_mark_within_the_text_stays_and_is_counted(file: Path):
     assert corpus.text == "one\n\ufefftwo\n\ufeffthree\n"
     dropped, within = corpus.notes
     assert "at the start" in dropped
-    assert within.startswith("2 byte order marks stand within the text, as in files joined by cat")
+    assert within.startswith("byte order marks within the text, as in files joined by cat: 2, ")
 
 
 def test_lines_ended_by_cr_alone_are_noted(file: Path):

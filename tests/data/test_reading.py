@@ -139,7 +139,7 @@ def test_unseen_characters_are_left_out_as_if_they_were_not_there(
 
 def test_a_text_of_unseen_characters_alone(tmp_path: Path):
     (tmp_path / "text").write_text("漢字")
-    with pytest.raises(UserError, match=r"^--text: the text is too short: it has 0 characters"):
+    with pytest.raises(UserError, match=r"^--text: none of the 2 characters of"):
         load_other_text(
             str(tmp_path / "text"), DataConfig(), CHARACTERS, field="--text", unseen="skip"
         )
