@@ -68,7 +68,8 @@ def test_replicas_are_the_runs_of_their_seeds(kind, more, text, tmp_path):
     overrides = [*tiny(kind), f"data.path={text}", *more, "train.steps=10", "eval.every=10"]
     plan = Replicas.plan(open_session(load_config(None, overrides)), (3, 5))
     outcomes = [outcome for group in plan.train(frozenset({"final"})) for outcome in group]
-    for outcome in outcomes:
+    # The second, which the first may have touched.
+    for outcome in outcomes[1:]:
         place = tmp_path / str(outcome.seed)
         assert run("train", *overrides, f"train.seed={outcome.seed}", "--workdir", place)[0] == 0
         told = json.loads((place / "summary.json").read_text())["val_loss"]

@@ -153,7 +153,7 @@ def test_schemes_stacked_and_vmapped_equal_each_alone():
 
 
 def test_scales_of_one_change_nothing():
-    here = bench("transformer")
+    here = bench("mlp")
     step, batch, key = here.step(), here.batch(), jax.random.key(0)
     with_them, without = here.state("gpt2"), here.state("gpt2", with_scales=False)
     assert without.scales == ()
