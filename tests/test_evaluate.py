@@ -62,7 +62,7 @@ def test_a_part_of_a_latin1_corpus_is_read_as_the_corpus_is(
     monkeypatch.setitem(corpora._PUBLISHED, "warpeace", published)
     monkeypatch.setenv("CHARJAX_DATA", str(tmp_path))
     (tmp_path / "warpeace.txt").write_bytes(raw)
-    small = ["data.rows=2", "data.chunk=20", "data.split=tail", *SMALL]
+    small = ["data.split=tail", *SMALL]
     workdir = train(tmp_path / "run", "data.name=warpeace", *small)
     # The split itself, as a file of its own.
     (tmp_path / "part.txt").write_bytes(raw[int(0.9 * len(raw)) :])
