@@ -395,6 +395,8 @@ def _toml_value(text: str) -> Any:
     # TOML wants a digit on both sides of the point; people, and Python, do not.
     text = re.sub(r"^([+-]?)\.(?=\d)", r"\g<1>0.", text.strip())
     text = re.sub(r"^([+-]?\d+)\.(?=$|[eE])", r"\1.0", text)
+    if text in ("True", "False"):
+        return text == "True"
     try:
         tree = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):

@@ -43,6 +43,7 @@ def describe_conflicts(old: Config, new: Config, remedy: str = "leave it as it w
     """
     conflicts = resume_conflicts(old, new)
     stretched = new.optim.decay_steps == new.train.steps
+    stretched = stretched and old.optim.decay_steps == old.train.steps
     kept = old.optim.decay_steps
     told = [
         f"optim.decay_steps follows train.steps and is {now!r} where it was {was!r}, which would "

@@ -109,10 +109,17 @@ def _print(args: Namespace, run: "Run", score: "Score", other: "OtherText | None
     """One line on stdout; notes of how another text was read on stderr."""
     for note in other.notes if other else ():
         sys.stderr.write(f"note: {printable(note)}\n")
+    from charjax.training.display import shown_loss
+
+    if score.loss > (uniform := math.log(run.tokenizer.vocab_size)):
+        sys.stderr.write(
+            f"note: the loss is above ln V ({uniform:.4f}), that of a uniform guess over the "
+            f"{run.tokenizer.vocab_size:,} symbols\n"
+        )
     left_out = f", {other.unseen:,} unseen characters left out" if other and other.unseen else ""
     sys.stdout.write(
-        f"{_where(args)}: loss {score.loss:.4f} nats a character, "
-        f"{score.loss / math.log(2):.4f} bpc, over {score.targets:,} targets{left_out} "
+        f"{_where(args)}: loss {shown_loss(score.loss)} nats per character, "
+        f"{shown_loss(score.loss / math.log(2))} bpc, over {score.targets:,} targets{left_out} "
         f"(checkpoint of step {run.step})\n"
     )
 

@@ -173,9 +173,9 @@ def stream(
             )
     if past_context == "slide" and model.capacity is None:
         raise UserError(
-            f"past-context: slide given, but a model whose memory is {model.memory} has no context "
-            "to go past and writes one and the same text; the transformer and bow read it: leave "
-            "it out"
+            f"--past-context: slide given, but a model whose memory is {model.memory} has no "
+            "context to go past and writes one and the same text; the transformer and bow read "
+            "it: leave it out"
         )
     keys_B = sample_keys(seed, num_samples)
     decoder = Groups(model, settings, stop, variables, keys_B)

@@ -97,12 +97,9 @@ def _given_prompt(args: Namespace) -> str | bytes:
     """The prompt as it was given: words, or the bytes of a file."""
     if args.prompt_file is None:
         return str(args.prompt)
-    try:
-        return Path(args.prompt_file).read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"--prompt-file: {args.prompt_file!r}: {error.strerror}; give a text file"
-        ) from None
+    from charjax.data.reading import read_bytes
+
+    return read_bytes(Path(args.prompt_file), "--prompt-file")
 
 
 def _prompt(args: Namespace, given: str | bytes, run: "Run") -> tuple[str, tuple[str, ...]]:
@@ -156,7 +153,8 @@ def _write_texts(
     try:
         prompt_T = start_tokens(run.tokenizer, prompt)
     except UserError as error:
-        raise UserError(f"prompt: {error}") from None
+        flag = "--prompt" if args.prompt_file is None else "--prompt-file"
+        raise UserError(f"{flag}: {error}") from None
     stop, chunks, status = stop_token(run.tokenizer), [], 0
     coming = stream(
         run.model,

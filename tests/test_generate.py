@@ -211,7 +211,7 @@ def test_a_sliding_window_is_compiled_once_and_stops():
 
 @pytest.mark.parametrize("kind", ["gru", "mlp"])
 def test_a_model_without_a_window_has_nothing_to_slide(kind):
-    with pytest.raises(UserError, match=r"past-context: slide given, .*transformer and bow"):
+    with pytest.raises(UserError, match=r"--past-context: slide given, .*transformer and bow"):
         tokens_of(kind, PROMPTS["one"], past="slide")
 
 

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from charjax import runs
-from charjax.data.tokenizers import ByteTokenizer
+from charjax.data.reading import PLAIN, read_prompt
+from charjax.data.tokenizers import ByteTokenizer, CharTokenizer
+from charjax.errors import UserError
 from charjax.runs import load_run
 from charjax.sample import _Terminal
 from charjax.signals import Interrupted, Signals
@@ -279,3 +281,18 @@ def test_a_stop_asked_for_while_the_run_is_read_is_not_kept_waiting(
     monkeypatch.setattr(runs, "load_run", read)
     done = run(command, stream_run)
     assert (done.status, done.out, done.err) == (143, "", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\x1f\x8b\x08\x00abc", "compressed by gzip"),
+        ("abc".encode("utf-16"), "iconv -f UTF-16"),
+        (b"ab\0c", "zero byte at offset 2"),
+        (b"ab\xff", "not UTF-8: byte 0xFF"),
+    ],
+)
+def test_advice_about_a_prompt_file_is_that_about_a_text(content, said):
+    with pytest.raises(UserError, match=said) as refused:
+        read_prompt(content, PLAIN, CharTokenizer("abc"), "--prompt-file: 'prompt'")
+    assert str(refused.value).startswith("--prompt-file: 'prompt' is ")

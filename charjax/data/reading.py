@@ -240,13 +240,12 @@ def read_prompt(
     """
     if rules.encoding == "utf-8":
         if isinstance(given, bytes):
-            _check_wide_encoding(given, field, "convert it to UTF-8")
-            try:
-                given = given.decode("utf-8")
-            except UnicodeDecodeError as error:
+            if packed := _compression(given):
                 raise UserError(
-                    f"{field}: not UTF-8 at byte {error.start}; give a text file in UTF-8"
-                ) from None
+                    f"{field} is compressed by {packed[0]}; decompress it first ({packed[1]})"
+                )
+            _check_wide_encoding(given, field, "convert it to UTF-8")
+            return _decode_characters(given, rules, field, field, "give a text file in UTF-8")
         return _normalize(given, rules)
     raw = given if isinstance(given, bytes) else given.encode("utf-8", "surrogateescape")
     raw, notes = _unify_line_ends(raw, rules)

@@ -74,7 +74,7 @@ def test_prompts(
 
 
 def test_a_prompt_file_that_is_not_utf8():
-    with pytest.raises(UserError, match=r"^--prompt-file: 'x': not UTF-8 at byte 2; give"):
+    with pytest.raises(UserError, match=r"^--prompt-file: 'x' is not UTF-8: .* offset 2"):
         read_prompt(b"ab\xff", PLAIN, CHARACTERS, "--prompt-file: 'x'")
 
 

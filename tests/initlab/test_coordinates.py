@@ -1,6 +1,7 @@
 """The coordinate check: its slopes, what it refuses, and what it says of known parametrisations."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -209,3 +210,14 @@ def test_over_depths_only_what_has_a_place_in_each_is_told(text):
     assert names[-3:] == ["last_block", "final_norm", "readout"]
     assert not [name for name in names[:-3] if "block" in name]
     assert found["places"] == [1, 2]
+
+
+def test_where_no_number_of_seeds_decides_it_says_what_would_for_flat_slopes():
+    """Two seeds of noise around a slope beside the limit."""
+    places = (32, 64)
+    noise_WR = np.array([[0.0, 0.0], [0.35, -0.2]])
+    moved_WR = np.exp(np.log(places)[:, None] * 0.0 + noise_WR)
+    found = judge_slopes({"layer": moved_WR}, places) | {"axis": "width", "limit": 0.1}
+    assert found["verdict"] == "cannot tell"
+    assert found["seeds_needed"] is not None
+    assert re.search(r"cannot tell \(about \d+ seeds", verdict_in_words(found))

@@ -136,7 +136,8 @@ def check_coordinates(
       last step with its interval and verdict (see `Slope.verdict`; "still": a layer that does not
       move at all). `verdict`: "passed" where every layer that moves passes, the logits included;
       "failed" where one fails; else "cannot tell", with the `seeds_needed` that would decide every
-      layer, or the `places_needed` (null: none that can be had). `passed`: whether it is "passed".
+      layer, or the `places_needed` (null: none that can be had), `needed_if` something holds.
+      `passed`: whether it is "passed".
 
     Raises:
       UserError: fewer than two widths or seeds, or a width that the family cannot have.
@@ -236,32 +237,46 @@ def judge_slopes(last: dict[str, np.ndarray], places: tuple[int, ...]) -> dict[s
       places: the widths or depths.
 
     Returns:
-      `verdict`, `passed`, `seeds_needed` and `places_needed` of `check_coordinates`.
+      `verdict`, `passed`, `seeds_needed`, `places_needed` and `needed_if` of `check_coordinates`.
     """
     slopes = {name: fit_slope(x, places) for name, x in last.items() if np.any(x)}
     verdicts = {
         name: slope.verdict(len(slopes)) if slope else "fail" for name, slope in slopes.items()
     }
-    seeds: list[int | None] = []
-    widths: list[tuple[int, ...] | None] = []
+    unclear: list[Slope] = []
     verdict = "failed" if "fail" in verdicts.values() else "passed"
     if verdict == "passed" and "unclear" in verdicts.values():
         verdict = "cannot tell"
-        for slope in slopes.values():
-            if slope and slope.verdict(len(slopes)) == "unclear":
-                seeds.append(slope.seeds_needed(len(slopes)))
-                widths.append(slope.widths_needed(places, len(slopes)))
-    known_seeds = [n for n in seeds if n is not None]
-    known_widths = [each for each in widths if each is not None]
+        unclear = [slope for name, slope in slopes.items() if slope and verdicts[name] == "unclear"]
+    needed = _needed(unclear, places, len(slopes))
+    if unclear and needed == (None, None):
+        # A slope beside the limit is never decided: what would be, if the slopes were 0.
+        flat = [dataclasses.replace(slope, slope=0.0) for slope in unclear]
+        needed, assumed = _needed(flat, places, len(slopes)), "the slopes are 0"
+    else:
+        assumed = "slopes and spread stay as they are"
     return {
         "verdict": verdict,
         "passed": verdict == "passed",
-        "seeds_needed": max(known_seeds) if seeds and len(known_seeds) == len(seeds) else None,
-        # Each is a beginning of the next.
-        "places_needed": list(max(known_widths))
-        if widths and len(known_widths) == len(widths)
-        else None,
+        "seeds_needed": needed[0],
+        "places_needed": needed[1],
+        "needed_if": assumed if unclear else None,
     }
+
+
+def _needed(
+    unclear: list[Slope], places: tuple[int, ...], layers: int
+) -> tuple[int | None, list[int] | None]:
+    """The seeds, or else the widths or depths, that would decide all of these slopes."""
+    seeds = [slope.seeds_needed(layers) for slope in unclear]
+    widths = [slope.widths_needed(places, layers) for slope in unclear]
+    known_seeds = [n for n in seeds if n is not None]
+    known_widths = [each for each in widths if each is not None]
+    # Each list of widths is a beginning of the next.
+    return (
+        max(known_seeds) if seeds and len(known_seeds) == len(seeds) else None,
+        list(max(known_widths)) if widths and len(known_widths) == len(widths) else None,
+    )
 
 
 def _around_blocks(sizes: Sizes, depth: int) -> Sizes:

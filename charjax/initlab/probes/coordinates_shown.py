@@ -7,6 +7,8 @@ from matplotlib.figure import Figure
 from rich.markup import escape
 from rich.table import Table
 
+from charjax.initlab.probes.coordinates import MOST_SEEDS
+
 
 def coordinates_table(found: dict[str, Any]) -> Table:
     """How far each layer's coordinates have moved, by width, and the slope of that.
@@ -47,8 +49,8 @@ def verdict_in_words(found: dict[str, Any]) -> str:
     if found["places_needed"] is not None:
         ways.append(f"{found['axis']}s {', '.join(map(str, found['places_needed']))}")
     if not ways:
-        return f"cannot tell (a slope is too near the limit of {found['limit']})"
-    return f"cannot tell ({' or '.join(ways)} would decide, if slopes and spread stay as they are)"
+        ways.append(f"more than {MOST_SEEDS:,} seeds")
+    return f"cannot tell ({' or '.join(ways)} would decide, if {found['needed_if']})"
 
 
 def draw_coordinates(found: dict[str, Any], path: Path) -> None:
