@@ -1,7 +1,6 @@
 """What every test relies on: strict JAX, the CPU, no network, and commands run from outside."""
 
 import dataclasses
-import gc
 import os
 import subprocess
 import sys
@@ -28,9 +27,6 @@ _FLAGS = (
     "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true",
 )
 os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
-# Tracing makes many objects and hardly a cycle: looking for cycles after every 2,000 of them was
-# the dearest of all functions in a profile (3 to 6 % of a test file's time).
-gc.set_threshold(100_000, 50, 100)
 # LAPACK's threads, one a core in each of pytest's processes, would wait for each other by spinning.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # A test that needs a corpus finds its file or is skipped; none may download one.

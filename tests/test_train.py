@@ -90,7 +90,15 @@ def check_printed_bpc(text: str, least: int) -> None:
         assert bpc == pytest.approx(loss / LN2, abs=0.00013)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in TINY if kind != "ngram"])
+@pytest.mark.parametrize(
+    "kind",
+    # Those with a carried state, with statistics of batches and with dropout are among the quick.
+    [
+        pytest.param(kind, marks=[pytest.mark.slow] if kind == "rnn" else [])
+        for kind in TINY
+        if kind != "ngram"
+    ],
+)
 def test_stopped_and_resumed_equals_uninterrupted(kind, text, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert train(whole, text, kind, "train.steps=23").status == 0

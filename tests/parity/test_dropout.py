@@ -25,7 +25,10 @@ def dropouts(section: dict[str, object]) -> list[tuple[np.ndarray, np.ndarray]]:
     """What goes into every nn.Dropout of a model in training, and what comes out."""
     model = build(parse_config({"model": section}).model, V, jnp.float32)
     tokens_BT = np.random.default_rng(0).integers(0, V, (16, T))
-    variables = jax.jit(model.init)(jax.random.key(0), tokens_BT)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)
+    rng = np.random.default_rng(1)
+    draw = lambda leaf: jnp.asarray(rng.normal(0, 0.5, leaf.shape), leaf.dtype)  # noqa: E731
+    variables = jax.tree.map(draw, shapes)
 
     @jax.jit
     def apply():
@@ -72,7 +75,8 @@ def test_blocks_that_are_traced_once_drop_each_their_own():
     section |= {"residual": "plain", "tie_embeddings": False, "dropout": RATE, "context_length": T}
     model = build(parse_config({"model": section}).model, V, jnp.float32)
     tokens_BT = np.random.default_rng(0).integers(0, V, (16, T))
-    params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0), tokens_BT)["params"])
+    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     params["readout"]["kernel"] = jnp.eye(V)
     for i in range(LAYERS):
         params[f"block_{i}"]["mlp"]["down"]["bias"] = jnp.ones(V)

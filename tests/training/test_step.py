@@ -1,5 +1,7 @@
 """One step: accumulation equals the large batch, skipping leaves no trace, the penalty."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,8 +37,13 @@ def make_batch(model, rows: int, seed: int = 0, window: int = 6) -> Batch:
     )
 
 
+@functools.cache
+def program(config, model):
+    return jax.jit(make_train_step(model, config))
+
+
 def step(config, model, state, batch, seed=0):
-    return jax.jit(make_train_step(model, config))(state, batch, jax.random.key(seed))
+    return program(config, model)(state, batch, jax.random.key(seed))
 
 
 @pytest.mark.parametrize(
