@@ -7,7 +7,8 @@ from torch import nn
 from benchmarks.torch_models.original import build
 from benchmarks.torch_models.training import configure_adamw, get_lr, mean_loss, train_step
 from charjax.config import OptimConfig
-from tests.parity.cases import OPTIMIZERS, V, draw_tokens, make_config
+from tests.parity.cases import FUNCTIONAL, OPTIMIZERS, V, draw_tokens, make_config
+from tests.parity.functional import Functional
 
 Arrays = dict[str, np.ndarray]
 
@@ -49,6 +50,18 @@ def compute(name: str, width: int) -> Arrays:
         numbers[f"losses/{kind}"] = torch.tensor(losses)
         numbers |= {f"{kind}/{key}": v.clone() for key, v in model.state_dict().items()}
     return {key: value.numpy() for key, value in numbers.items() if value.is_floating_point()}
+
+
+def losses_in_float64(
+    name: str, width: int, optimizer: str, steps: int
+) -> tuple[Arrays, list[float]]:
+    """The float32 state that a case begins with, and its losses before each step, in float64."""
+    config = make_config(name, width, optimizer)
+    model = Functional(config.model, V) if name in FUNCTIONAL else build(config.model, V)
+    randomise(model)
+    start = {key: value.numpy().copy() for key, value in model.state_dict().items()}
+    tokens = torch.from_numpy(draw_tokens(steps).astype(np.int64))
+    return start, _train(model.double(), config.optim, tokens)
 
 
 def _train(model: nn.Module, optim: OptimConfig, tokens: torch.Tensor) -> list[float]:
