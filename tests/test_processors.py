@@ -81,7 +81,7 @@ def test_top_p_of_many_symbols():
         )
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=15)
 @given(LOGITS, st.floats(1e-300, 1 - 1e-12))
 def test_top_p_of_any_p(logits, p):
     kept = np.isfinite(process(jnp.asarray(logits), Sampling(top_p=p)))
@@ -92,7 +92,7 @@ def test_top_p_of_any_p(logits, p):
 def test_top_p_where_sums_are_p(V):
     """A sum of equal probabilities is p but for rounding, and that is float64's, in its order."""
     logits = np.zeros((1, V), np.float32)
-    for k in range(1, V):
+    for k in range(1, V, 2):
         kept = np.isfinite(process(jnp.asarray(logits), Sampling(top_p=k / V)))
         np.testing.assert_array_equal(kept, nucleus(logits, k / V), err_msg=f"{k} / {V}")
 

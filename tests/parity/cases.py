@@ -52,6 +52,12 @@ CASES: dict[str, dict[str, Any]] = {
     "bigram": {"kind": "bigram"},
 }
 
+# Families without an original, written anew in functional.py.
+FUNCTIONAL: dict[str, dict[str, Any]] = {
+    "bow": {"kind": "bow"},
+    "wavenet": {"kind": "wavenet"},
+}
+
 _SHARED = {"learning_rate": 1e-2, "grad_clip": 0.5}
 _COSINE = {
     "schedule": "cosine",
@@ -81,8 +87,10 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 
 def make_config(name: str, width: int, optimizer: str = "adamw") -> Config:
     """The configuration of a case."""
-    model = CASES[name] | {"context_length": 3 if CASES[name]["kind"] == "mlp" else T}
+    model = (CASES | FUNCTIONAL)[name]
+    model = model | {"context_length": {"mlp": 3, "wavenet": 4}.get(model["kind"], T)}
     widths = {
+        "bow": {"d_embed": width},
         "transformer": {"d_model": width},
         "mlp": {"d_embed": width, "hidden": (width + 2, width + 1)},
         "bigram": {},
@@ -92,10 +100,10 @@ def make_config(name: str, width: int, optimizer: str = "adamw") -> Config:
     return parse_config({"model": model, "data": data, "optim": OPTIMIZERS[optimizer]})
 
 
-def draw_tokens() -> np.ndarray:
+def draw_tokens(steps: int = STEPS) -> np.ndarray:
     """Texts (S, B, T + 1) that begin with the boundary, token 0, and have no other."""
     rng = np.random.default_rng(0)
-    tokens_SBT = rng.integers(1, V, (STEPS, B, T + 1)).astype(np.int32)
+    tokens_SBT = rng.integers(1, V, (steps, B, T + 1)).astype(np.int32)
     tokens_SBT[:, :, 0] = 0
     return tokens_SBT
 
@@ -103,6 +111,24 @@ def draw_tokens() -> np.ndarray:
 @functools.cache
 def _compiled_step(model: CharModel, config: Config) -> Any:
     return jax.jit(make_train_step(model, config))
+
+
+def train(
+    model: CharModel, config: Config, state: TrainState, tokens_SBT: np.ndarray
+) -> tuple[TrainState, list[float]]:
+    """The state after a step on each batch, and the losses before them."""
+    step, losses = _compiled_step(model, config), []
+    for tokens_BT in tokens_SBT:
+        state, metrics = step(state, make_batch(model, tokens_BT), jax.random.key(0))
+        losses.append(float(metrics.loss))
+    return state, losses
+
+
+def make_batch(model: CharModel, tokens_BT: np.ndarray) -> Batch:
+    """Every token but the first is a target."""
+    inputs = np.pad(tokens_BT[:, :-1], ((0, 0), (model.lookback, 0)))
+    targets = jnp.asarray(tokens_BT[:, 1:])
+    return Batch(jnp.asarray(inputs), targets, jnp.ones(targets.shape), jnp.array(True))
 
 
 class Ours:
@@ -119,16 +145,8 @@ class Ours:
     def after(self, tokens_SBT: np.ndarray) -> tuple[dict[str, np.ndarray], list[float]]:
         """The state dict after a step on each batch, and the losses before them."""
         state = begin_state(self.model, self.config, self.params, self.model_state)
-        step, losses = _compiled_step(self.model, self.config), []
-        for tokens_BT in tokens_SBT:
-            state, metrics = step(state, self.batch(tokens_BT), jax.random.key(0))
-            losses.append(float(metrics.loss))
+        state, losses = train(self.model, self.config, state, tokens_SBT)
         return self.state_dict(state), losses
-
-    def batch(self, tokens_BT: np.ndarray) -> Batch:
-        inputs = np.pad(tokens_BT[:, :-1], ((0, 0), (self.model.lookback, 0)))
-        targets = jnp.asarray(tokens_BT[:, 1:])
-        return Batch(jnp.asarray(inputs), targets, jnp.ones(targets.shape), jnp.array(True))
 
     def state_dict(self, state: TrainState) -> dict[str, np.ndarray]:
         variables = {"params": state.params, **state.model_state}
@@ -142,7 +160,7 @@ class Ours:
         Both by one program: compiling takes nearly all the time there is. The gradient has
         PyTorch's names.
         """
-        batch = self.batch(tokens_BT)
+        batch = make_batch(self.model, tokens_BT)
 
         def mean_loss(params: Any) -> Any:
             (logits_BTV, _), _ = self.model.apply(

@@ -7,7 +7,16 @@ from torch import nn
 from benchmarks.torch_models.original import build
 from benchmarks.torch_models.training import configure_adamw, get_lr, mean_loss, train_step
 from charjax.config import OptimConfig
-from tests.parity.cases import OPTIMIZERS, PAST_CONTEXT, SEED, V, draw_tokens, make_config
+from tests.parity.cases import (
+    FUNCTIONAL,
+    OPTIMIZERS,
+    PAST_CONTEXT,
+    SEED,
+    V,
+    draw_tokens,
+    make_config,
+)
+from tests.parity.functional import Functional
 
 Arrays = dict[str, np.ndarray]
 
@@ -83,6 +92,18 @@ def generate_past_the_context(width: int) -> Arrays:
     randomise(model, seed=SEED)
     assert config.context_length is not None
     return generate(model, [0, 3, 1], 5 * config.context_length, config.context_length)
+
+
+def losses_in_float64(
+    name: str, width: int, optimizer: str, steps: int
+) -> tuple[Arrays, list[float]]:
+    """The float32 state that a case begins with, and its losses before each step, in float64."""
+    config = make_config(name, width, optimizer)
+    model = Functional(config.model, V) if name in FUNCTIONAL else build(config.model, V)
+    randomise(model)
+    start = {key: value.numpy().copy() for key, value in model.state_dict().items()}
+    tokens = torch.from_numpy(draw_tokens(steps).astype(np.int64))
+    return start, _train(model.double(), config.optim, tokens)
 
 
 def _train(model: nn.Module, optim: OptimConfig, tokens: torch.Tensor) -> list[float]:

@@ -1,0 +1,50 @@
+"""`python -m tests.training.ways_to_train`: the same training in several ways, in one process.
+
+It reads a JSON list of [words of a configuration, dtype, pieces, devices] from its input, and
+writes one list for each: the losses of 21 steps. The last is the loss after 20 steps.
+"""
+
+import dataclasses
+import functools
+import json
+import sys
+
+import jax
+
+from charjax import parallel
+from charjax.config import load_config
+from charjax.training.program import compile_chunks
+from charjax.training.session import Session, first_state, open_session, purpose_key
+
+STEPS, ROWS = 21, 8
+
+
+def losses(words: list[str], dtype: str, pieces: int, devices: int) -> list[float]:
+    """Train on the same rows, whatever the pieces and devices that they are divided over."""
+    rows = [f"train.batch_size={ROWS // pieces}", f"optim.accumulate_steps={pieces}"]
+    session = on_devices(_open((*words, *rows, f"runtime.dtype={dtype}")), devices)
+    key = purpose_key(0, "dropout")
+    state = first_state(session)
+    program = compile_chunks(
+        session.model, session.config, session.source, state, session.mesh, key
+    )
+    _, metrics, done = program.run(state, STEPS)
+    assert int(done) == STEPS
+    return [float(loss) for loss in metrics[:STEPS, 0]]
+
+
+def on_devices(session: Session, count: int) -> Session:
+    """The session on so many of its devices."""
+    mesh = parallel.make_mesh(session.devices[:count], session.config.train.batch_size)
+    assert mesh.size == count
+    source = jax.device_put(session.source, parallel.replicated(mesh))
+    return dataclasses.replace(session, mesh=mesh, source=source)
+
+
+@functools.cache
+def _open(words: tuple[str, ...]) -> Session:
+    return open_session(load_config(None, list(words)))
+
+
+if __name__ == "__main__":
+    json.dump([losses(*case) for case in json.load(sys.stdin)], sys.stdout)
