@@ -36,9 +36,7 @@ def test_a_run_with_factors_resumes_to_the_bit_and_is_read_as_it_was_trained(tex
     overrides = [*tiny("transformer"), f"data.path={text}", *SCALED]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert run("train", *overrides, "train.steps=20", "--workdir", whole).status == 0
-    assert (
-        run("train", *overrides, "train.steps=10", "optim.decay_steps=20", "--workdir", cut)[0] == 0
-    )
+    assert run("train", *overrides, "train.steps=10", "--workdir", cut).status == 0
     resumed = run("train", "train.steps=20", "--workdir", cut, "--resume")
     assert resumed.status == 0, resumed.err
     told = [json.loads((place / "summary.json").read_text()) for place in (whole, cut)]
