@@ -152,6 +152,12 @@ class Ours:
         variables = {"params": state.params, **state.model_state}
         return to_state_dict(self.config.model, V, variables)
 
+    def logits(self, tokens_BT: np.ndarray) -> np.ndarray:
+        """The logits (B, T, V) in evaluation."""
+        variables = {"params": self.params, **self.model_state}
+        logits_BTV, _ = jax.jit(self.model.apply)(variables, jnp.asarray(tokens_BT))
+        return np.asarray(logits_BTV)
+
     def logits_and_gradient(
         self, tokens_BT: np.ndarray
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
