@@ -77,7 +77,8 @@ def hold(name, arguments):
             values = [min(result, 1.0)]
         assert all(np.all(np.isfinite(value)) for value in values), (name, arguments, result)
     assert "\n" not in refusal, (name, arguments)
-    assert time.process_time() - before < 1, (name, arguments)
+    # Of processor time; a busy machine takes longer over the same work.
+    assert time.process_time() - before < 3, (name, arguments)
 
 
 def test_every_function_is_tried():
