@@ -118,14 +118,15 @@ def without_keys(name: str, gradient: Array) -> np.ndarray:
     return np.delete(wide.reshape(3, -1), 1, 0) if name.endswith("qkv/bias") else wide
 
 
-def assert_near_float32(config: Config, outputs: int, seeds: int) -> None:
+def assert_near_float32(config: Config, outputs: int, seeds: int, least: float = 0.02) -> None:
+    """Allowed are 1.5 times the reference's distances, or `least`."""
     for name, rows in distances(config, outputs, seeds).items():
-        allowed = np.maximum(0.02, 1.5 * rows[:, 1])
+        allowed = np.maximum(least, 1.5 * rows[:, 1])
         assert (rows[:, 0] <= allowed).all(), f"{name}: {rows[:, 0]}, allowed {allowed}"
 
 
 def test_a_small_model_is_near_float32():
-    assert_near_float32(make_config("mlp", **SMALL["mlp"]), outputs=1, seeds=1)
+    assert_near_float32(make_config("mlp", **SMALL["mlp"]), outputs=1, seeds=1, least=0.005)
 
 
 @pytest.mark.slow
