@@ -163,7 +163,10 @@ def tanh_layer(
     To be called in a module's compact method; `names` are those of its linear layer and its norm.
     """
     linear, normal = names
-    h_BTD = Linear(width, norm == "none", dtype, matmul_reference, name=linear)(h_BTD)
+    # XLA's CPU backend may sum a product whose operand is read transposed, as the kernel's gradient
+    # is, in bfloat16 (jaxlib 0.12); `matmul` lays it out before.
+    product = matmul if dtype == jnp.bfloat16 else matmul_reference
+    h_BTD = Linear(width, norm == "none", dtype, product, name=linear)(h_BTD)
     if norm == "batch":
         h_BTD = BatchNorm(name=normal)(h_BTD.astype(wide_dtype(dtype)), train=train)
     return jnp.tanh(h_BTD.astype(wide_dtype(dtype))).astype(dtype)

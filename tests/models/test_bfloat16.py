@@ -118,14 +118,15 @@ def without_keys(name: str, gradient: Array) -> np.ndarray:
     return np.delete(wide.reshape(3, -1), 1, 0) if name.endswith("qkv/bias") else wide
 
 
-def assert_near_float32(config: Config, outputs: int, seeds: int) -> None:
+def assert_near_float32(config: Config, outputs: int, seeds: int, least: float = 0.02) -> None:
+    """Allowed are 1.5 times the reference's distances, or `least`."""
     for name, rows in distances(config, outputs, seeds).items():
-        allowed = np.maximum(0.02, 1.5 * rows[:, 1])
+        allowed = np.maximum(least, 1.5 * rows[:, 1])
         assert (rows[:, 0] <= allowed).all(), f"{name}: {rows[:, 0]}, allowed {allowed}"
 
 
 def test_a_small_model_is_near_float32():
-    assert_near_float32(make_config("mlp", **SMALL["mlp"]), outputs=1, seeds=1)
+    assert_near_float32(make_config("mlp", **SMALL["mlp"]), outputs=1, seeds=1, least=0.005)
 
 
 @pytest.mark.slow
@@ -170,28 +171,26 @@ def test_no_sum_is_in_bfloat16(name: str, on_cpu: bool, monkeypatch: pytest.Monk
         assert equation.outvars[0].aval.dtype == jnp.float32, equation
 
 
-COUNT = 4096
-
-
 def test_equal_gradients_of_a_row_add_up():
     table = layers.Embedding(3, 2)
-    tokens = jnp.ones((1, COUNT), jnp.int32)
+    tokens = jnp.ones((1, 4096), jnp.int32)
 
     def loss(embedding: Array) -> Array:
         rows = table.apply({"params": {"embedding": embedding}}, tokens).astype(jnp.bfloat16)
         return jnp.sum(rows.astype(jnp.float32))
 
-    np.testing.assert_array_equal(jax.grad(loss)(jnp.zeros((3, 2)))[1], COUNT)
+    np.testing.assert_array_equal(jax.grad(loss)(jnp.zeros((3, 2)))[1], 4096)
 
 
 @pytest.mark.parametrize("product", [matmul, matmul_reference])
 def test_equal_gradients_of_a_bias_add_up(product):
+    """With `nn.Dense` the sum is 8192: XLA adds bfloat16 up in parts, so it takes more to stop."""
     linear = layers.Linear(2, True, jnp.bfloat16, product)
-    x = jnp.ones((4, COUNT // 4, 3), jnp.bfloat16)
 
-    def loss(bias: Array) -> Array:
+    def loss(bias: Array, x: Array, slope: Array) -> Array:
         y = linear.apply({"params": {"kernel": jnp.ones((3, 2)), "bias": bias}}, x)
         assert y.dtype == jnp.bfloat16
-        return jnp.sum(y.astype(jnp.float32))
+        return jnp.sum(slope * y.astype(jnp.float32))
 
-    np.testing.assert_array_equal(jax.grad(loss)(jnp.zeros(2)), COUNT)
+    x, slope = jnp.ones((1, 65536, 3), jnp.bfloat16), jnp.ones((1, 65536, 2))
+    np.testing.assert_array_equal(jax.jit(jax.grad(loss))(jnp.zeros(2), x, slope), 65536)

@@ -119,3 +119,24 @@ def test_every_training_in_every_way(name: str, tmp_path: Path):
         same = {way: told for way, told in losses.items() if way[1] == pieces}
         assert_alike(same, losses["float32", pieces, 1])
     assert abs(losses["float32", 2, 1] / losses["float32", 1, 1] - 1).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_the_command_in_the_ways_furthest_apart(tmp_path: Path, run_command):
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on a mat, and then it ran off.\n" * 200)
+    same = [f"data.path={text}", *_GPT, "train.steps=20", "optim.learning_rate=0.01"]
+    ways = {
+        1: ["train.batch_size=8"],
+        2: ["train.batch_size=4", "optim.accumulate_steps=2", "runtime.dtype=bfloat16"],
+    }
+    losses = []
+    for devices, words in ways.items():
+        workdir = tmp_path / str(devices)
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        done = run_command("train", *same, *words, "--workdir", workdir, env={"XLA_FLAGS": flags})
+        assert done.code == 0, done.stderr
+        summary = json.loads((workdir / "summary.json").read_text())
+        assert summary["devices"] == devices
+        losses.append(summary["val_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=BFLOAT16)
