@@ -14,7 +14,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.flops import FORMULAS, train_flops
+from benchmarks.flops import flops_formula, train_flops
 from benchmarks.harness import Benchmark, start
 from benchmarks.section import Section
 from benchmarks.show import Column, bars, percent, spread
@@ -85,7 +85,7 @@ def _compare(section: Section, name: str, batch: int, time: int, width: int, lay
             unit="s",
             microseconds_a_time_step=1e6 * told["median"] / (time * layers),
             tokens_per_second=batch * time / told["median"],
-            flops_formula=FORMULAS["gru"],
+            flops_formula=flops_formula("gru"),
             flops_a_token=flops,
             mfu_measured=(flops or 0.0) * batch * time / told["median"] / best,
             times_plain=paired_ratio(values, found["plain scan"]),

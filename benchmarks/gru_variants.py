@@ -4,7 +4,6 @@ Each variant is `layer(x_TBD, weights) -> h_TBH`, begins at zero and computes th
 Letters: T time, B batch, D width of the input, H width of the state, V vocabulary.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -65,11 +64,11 @@ def hoisted(x_TBD: Array, weights: Weights) -> Array:
     return lax.scan(step, _zero(x_TBD, weights), _project(x_TBD, weights))[1]
 
 
-def derived(x_TBD: Array, weights: Weights, unroll: int = 1) -> Array:
+def derived(x_TBD: Array, weights: Weights) -> Array:
     """Also charjax's op, whose derivative is its own: of the weights' gradient one product."""
     x_TBG, h0 = _project(x_TBD, weights), _zero(x_TBD, weights)
     kernel, bias = weights.hidden_kernel, weights.hidden_bias
-    _, h_TBH = recurrence(gru_gates, x_TBD.dtype, unroll, (h0,), x_TBG, None, kernel, bias)
+    _, h_TBH = recurrence(gru_gates, x_TBD.dtype, (h0,), x_TBG, None, kernel, bias)
     return h_TBH
 
 
@@ -85,11 +84,8 @@ VARIANTS: dict[str, Layer] = {
     "hoisted projection": hoisted,
     "custom derivative": derived,
 }
-# A turn of a loop is a few launches, so several steps in one may tell; the kernel is for a GPU.
-GPU_VARIANTS: dict[str, Layer] = {
-    "kernel": kernel,
-    "custom derivative, 8 steps a turn": functools.partial(derived, unroll=8),
-}
+# The kernel is for a GPU.
+GPU_VARIANTS: dict[str, Layer] = {"kernel": kernel}
 
 
 def loss(

@@ -26,7 +26,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.apart import Apart, find_torch
-from benchmarks.flops import FORMULAS, train_flops
+from benchmarks.flops import flops_formula, train_flops
 from benchmarks.harness import Benchmark, start
 from benchmarks.roofline import DTYPES
 from benchmarks.section import Section
@@ -197,7 +197,7 @@ def _measure_beside(
             unit="s",
             steps_a_slice=works[label].count,
             tokens_per_second=rate,
-            flops_formula=FORMULAS[model.kind],
+            flops_formula=flops_formula(model.kind),
             flops_a_token=flops,
             mfu_measured=flops * rate / best if flops else None,
             times_charjax=paired_ratio(found["charjax"], values),

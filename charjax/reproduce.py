@@ -124,7 +124,7 @@ def _same(result: "Result", row: Row, seeds: int) -> bool:
     from charjax.reproduction.measure import row_config
 
     config = row_config(row)
-    fitted = config.model.kind == "ngram"
+    fitted = config.model.fitted
     here = hardware() | {"date": result["hardware"]["date"]}
     return (
         result["config_digest"] == config.digest()

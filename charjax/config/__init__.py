@@ -4,6 +4,18 @@ Importing this package stays cheap (no JAX): `--help` and every config error go 
 """
 
 from charjax.config.changes import describe_conflicts, differences, resume_conflicts
+from charjax.config.families import (
+    FAMILIES,
+    BigramConfig,
+    BowConfig,
+    GRUConfig,
+    LSTMConfig,
+    MLPConfig,
+    ModelConfig,
+    NgramConfig,
+    RNNConfig,
+    TransformerConfig,
+)
 from charjax.config.loading import (
     describe_fields,
     load_config,
@@ -13,24 +25,14 @@ from charjax.config.loading import (
     shipped_configs,
 )
 from charjax.config.sections import (
-    FAMILIES,
-    BigramConfig,
-    BowConfig,
     CheckpointConfig,
     Config,
     DataConfig,
     EvalConfig,
-    GRUConfig,
     InitConfig,
-    LSTMConfig,
-    MLPConfig,
-    ModelConfig,
-    NgramConfig,
     OptimConfig,
-    RNNConfig,
     RuntimeConfig,
     TrainConfig,
-    TransformerConfig,
 )
 
 __all__ = [

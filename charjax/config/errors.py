@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from charjax.config.families import FAMILIES
 from charjax.config.peers import SHORT_FLAGS, advise
-from charjax.config.sections import FAMILIES, SECTIONS, ordered_fields
+from charjax.config.sections import SECTIONS, ordered_fields
 
 _LONGEST_SHOWN = 60
 

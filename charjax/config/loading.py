@@ -26,10 +26,10 @@ from charjax.config.errors import (
     type_name,
     unknown_key,
 )
+from charjax.config.families import FAMILIES
 from charjax.config.peers import advise
 from charjax.config.reads import Unread, why_unread
 from charjax.config.sections import (
-    FAMILIES,
     SECTIONS,
     Config,
 )
@@ -205,13 +205,15 @@ def parse_config(tree: dict[str, Any], *, saved: bool = False) -> Config:
     _check_sections(tree)
     model = tree.get("model", {})
     kind = _kind(tree)
-    if not saved and kind == "transformer":
-        model = IMPLIED.get(str(_get(tree, "init", "scheme")), {}) | model
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(
             f"model.kind: {shown(kind)} given; must be one of {', '.join(FAMILIES)}"
             f"{nearest(kind, FAMILIES)}"
         )
+    if not saved:
+        implied = IMPLIED.get(str(_get(tree, "init", "scheme")), {})
+        fields = FAMILIES[kind].model_fields
+        model = {key: value for key, value in implied.items() if key in fields} | model
     try:
         return Config.model_validate(_tuples(tree | {"model": model | {"kind": kind}}))
     except ValidationError as error:

@@ -1,18 +1,24 @@
-"""The registry: every scheme that `init.scheme` can name, and the numbers of [init] it reads."""
+"""The registry: every scheme that `init.scheme` can name, and the numbers of [init] it reads.
+
+To add a scheme, write a function from the section [init] to a Scheme in one of the modules
+imported here (`classic` for any family, `residual`, `memory` for recurrent networks, `widths` for
+learning rates that do not move with the size), and enter it in SCHEMES. A new number of [init] is
+a field of InitConfig in `charjax.config.sections`.
+"""
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from charjax.config import Config, InitConfig
+from charjax.config.errors import nearest
 from charjax.errors import UserError
 from charjax.init import classic, memory, residual, widths
 from charjax.init.scheme import Scheme
 
 
 class Entry(NamedTuple):
-    """How a scheme is built from [init], and which of its numbers it reads."""
+    """A function that builds a scheme from [init], and the numbers of [init] that it reads."""
 
     build: Callable[[InitConfig], Scheme]
     numbers: tuple[str, ...] = ()
@@ -58,12 +64,12 @@ SCHEMES: dict[str, Entry] = {
 
 
 def scheme_names() -> list[str]:
-    """The schemes that `init.scheme` can name."""
+    """Return the schemes that `init.scheme` can name."""
     return list(SCHEMES)
 
 
 def scheme_numbers(name: str) -> tuple[str, ...]:
-    """The numbers of [init] that a scheme reads.
+    """Return the numbers of [init] that a scheme reads.
 
     Raises:
       UserError: no such scheme.
@@ -72,7 +78,7 @@ def scheme_numbers(name: str) -> tuple[str, ...]:
 
 
 def find_scheme(init: InitConfig) -> Scheme:
-    """The scheme that the section [init] names.
+    """Build the scheme that the section [init] names.
 
     Raises:
       UserError: no such scheme, or a number that it does not read.
@@ -93,21 +99,20 @@ def find_scheme(init: InitConfig) -> Scheme:
     if scheme.adjust is not None:
         raise UserError(
             f"init.gain: {init.gain} given; init.scheme = {init.scheme!r} scales every kernel by "
-            "what it gives out, and would undo it: leave it out"
+            "its outputs, and would undo it: leave it out"
         )
     return dataclasses.replace(scheme, gain=init.gain)
 
 
 def _entry(name: str) -> Entry:
     if name not in SCHEMES:
-        near = difflib.get_close_matches(name, SCHEMES, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = nearest(name, SCHEMES)
         raise UserError(f"init.scheme: {name!r} given; allowed: {', '.join(SCHEMES)}{hint}")
     return SCHEMES[name]
 
 
 def scheme_for(config: Config) -> Scheme:
-    """The scheme of a whole config, which must have what the scheme needs.
+    """Build the scheme of a whole config, whose settings must be those that the scheme needs.
 
     Raises:
       UserError: as find_scheme, and for a setting that the scheme does not work with.
