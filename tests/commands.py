@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from charjax import cli
+from charjax.config import FAMILIES
 
 
 class Result(NamedTuple):
@@ -48,7 +49,7 @@ def start(
 
 
 # Every family, at a size that trains in a moment.
-TINY = {
+LISTED = {
     "ngram": ["model.order=3"],
     "bigram": ["model.context_length=8"],
     "bow": ["model.context_length=8", "model.d_embed=8"],
@@ -63,6 +64,14 @@ TINY = {
         "model.d_model=8",
         "model.dropout=0.1",
     ],
+}
+# Of families that are not listed: the settings that they have.
+_SMALL = {"n_layer": 1, "n_head": 2, "d_embed": 4, "d_hidden": 8, "d_model": 8}
+TINY = LISTED | {
+    kind: ["model.context_length=8"]
+    + [f"model.{key}={_SMALL[key]}" for key in _SMALL if key in family.model_fields]
+    for kind, family in FAMILIES.items()
+    if kind not in LISTED
 }
 
 

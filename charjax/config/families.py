@@ -219,6 +219,15 @@ class LSTMConfig(_RecurrentConfig):
     kind: Literal["lstm"] = Field("lstm", description="the model family")
 
 
+class MinGRUConfig(_RecurrentConfig):
+    """The minimal gated recurrent unit of Feng et al. 2024: gates do not read the state."""
+
+    # No kernel multiplies the state.
+    is_linear_layers: ClassVar[bool] = True
+
+    kind: Literal["mingru"] = Field("mingru", description="the model family")
+
+
 class TransformerConfig(FamilyConfig):
     """The decoder of GPT-2 (Radford et al. 2019): pre-norm, causal attention, GELU."""
 
@@ -285,6 +294,7 @@ ModelConfig = Annotated[
     | RNNConfig
     | GRUConfig
     | LSTMConfig
+    | MinGRUConfig
     | TransformerConfig,
     Field(discriminator="kind"),
 ]

@@ -8,13 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from charjax.config import FAMILIES as KINDS
 from charjax.config import parse_config
 from charjax.data.datasets import Split
 from charjax.models import CharModel, build
 
 V, CONTEXT = 29, 12
 
-FAMILIES: dict[str, dict[str, Any]] = {
+# Settings of families that are not listed below, where they have them.
+SMALL = {"d_embed": 6, "d_hidden": 8, "d_model": 8, "n_layer": 2, "n_head": 2, "dropout": 0.5}
+LISTED: dict[str, dict[str, Any]] = {
     "ngram": {"kind": "ngram", "order": 4},
     "bigram": {"kind": "bigram"},
     "bow": {"kind": "bow", "d_embed": 8},
@@ -45,7 +48,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "activation": "gelu_tanh",
     },
 }
-TRAINED = [name for name in FAMILIES if name != "ngram"]
+FAMILIES = LISTED | {
+    kind: {"kind": kind} | {key: SMALL[key] for key in SMALL if key in family.model_fields}
+    for kind, family in KINDS.items()
+    if all(settings["kind"] != kind for settings in LISTED.values())
+}
+TRAINED = [name for name, settings in FAMILIES.items() if not KINDS[settings["kind"]].fitted]
 
 
 @dataclasses.dataclass(frozen=True)
