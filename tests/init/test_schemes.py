@@ -26,8 +26,9 @@ SETTINGS = {
     "small_readout": {"tie_embeddings": False},
     "zero_readout": {"tie_embeddings": False},
 }
-WITHOUT_RECURRENCE = {"bow", "mlp", "wavenet", "transformer"}
-WITH_WIDTH = WITHOUT_RECURRENCE | {"rnn", "gru", "lstm"}
+# Kernels of linear layers alone: none multiplies a state.
+LINEAR_LAYERS = {"bow", "mlp", "wavenet", "mingru", "transformer"}
+WITH_WIDTH = LINEAR_LAYERS | {"rnn", "gru", "lstm"}
 ONLY = {
     ("small_init", "tfixup", "deepnorm", "rezero", "layerscale"): {"transformer"},
     ("depth_mup", "completep"): {"transformer"},
@@ -35,7 +36,7 @@ ONLY = {
     ("unigram_readout",): WITH_WIDTH - {"transformer"},
     ("forget_bias", "chrono"): {"gru", "lstm"},
     ("irnn",): {"rnn"},
-    ("lsuv",): WITHOUT_RECURRENCE,
+    ("lsuv",): LINEAR_LAYERS,
     ("zeros",): WITH_WIDTH - {"transformer"} | {"bigram"},
 }
 COVERED = {name: set(TRAINED) for name in scheme_names()}
