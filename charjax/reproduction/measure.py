@@ -10,7 +10,7 @@ import jax
 
 from charjax.config import Config, load_config
 from charjax.hardware import hardware
-from charjax.reproduction.rows import Figure, Order, Row
+from charjax.reproduction.rows import Figure, Ordering, Row
 from charjax.statistics import mean_interval
 from charjax.training.seeds import Outcome, Quantity, Replicas
 from charjax.training.session import Session, open_session, score_split
@@ -146,7 +146,7 @@ def _verdict(figure: Figure, mean: float) -> str:
     return "better" if figure.below is None and difference < 0 else "reproduced"
 
 
-def compare(order: Order, results: dict[str, Result]) -> dict[str, Any]:
+def compare(order: Ordering, results: dict[str, Result]) -> dict[str, Any]:
     """An order of two rows, by the differences of their first figures, seed by seed.
 
     Seed k has the same batches in both rows, so the differences are paired; the order holds if

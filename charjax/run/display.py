@@ -11,11 +11,8 @@ from rich.progress import TimeRemainingColumn
 from rich.table import Table
 
 from charjax.errors import visible
-<<<<<<< HEAD
-from charjax.units import bits_per_character
-=======
 from charjax.progress import ProgressBar
->>>>>>> host
+from charjax.units import bits_per_character
 
 # Above this a loss is written with an exponent: its digits mean nothing.
 _LARGEST_PLAIN = 1e6
