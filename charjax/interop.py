@@ -125,7 +125,7 @@ def interop_arguments(argv: list[str]) -> argparse.Namespace:
     parser = cli.Parser(
         prog="python -m charjax.interop",
         usage="%(prog)s import|export ...",
-        description="Convert parameters to and from PyTorch's state dicts (safetensors): the GPT of "
+        description="Convert parameters to and from PyTorch's state dicts (safetensors): GPT of "
         "nanoGPT, minGPT and\nmakemore, torch.nn.RNN, GRU and LSTM (emb, rnn or gru, fc), "
         "makemore's MLP and Bigram.\nSee `import --help`, `export --help`.",
     )
@@ -140,7 +140,7 @@ def _import_arguments(argv: list[str]) -> argparse.Namespace:
     parser = cli.Parser(
         prog="python -m charjax.interop import",
         usage="%(prog)s FILE.safetensors [CONFIG.toml] [section.key=value ...] --workdir DIR",
-        description="Make a run of a state dict: sizes are inferred from the tensors, the rest comes "
+        description="Make a run of a state dict: sizes come from the tensors, the rest "
         "from the\nfile's header, if charjax wrote it, or from the configuration.",
     )
     parser.add_argument("file", metavar="FILE.safetensors", help="the state dict")
@@ -148,7 +148,7 @@ def _import_arguments(argv: list[str]) -> argparse.Namespace:
         "words",
         nargs="*",
         metavar="CONFIG.toml | section.key=value",
-        help="settings that no tensor determines: the text (data.name=...); of a GPT model.n_head=... "
+        help="settings that no tensor shows: the text (data.name=...); of a GPT model.n_head=... "
         "and model.activation=gelu or gelu_tanh; of a torch.nn.RNN model.activation=tanh or relu",
     )
     parser.add_argument("--workdir", metavar="DIR", required=True, help="where the run goes")

@@ -32,7 +32,7 @@ from charjax.config.sections import (
     SECTIONS,
     Config,
 )
-from charjax.errors import UserError
+from charjax.errors import UserError, did_you_mean
 
 _DEFAULT_KIND = "transformer"
 Tree = dict[str, dict[str, Any]]
