@@ -22,7 +22,7 @@ from benchmarks.harness import Benchmark, start
 from benchmarks.section import Section
 from benchmarks.show import Column, quantity, spread
 from benchmarks.timing import Slice, paired_ratio, summary, take_turns
-from charjax.config_sections import CheckpointConfig
+from charjax.config.sections import CheckpointConfig
 
 Row = dict[str, Any]
 _SMALL: dict[str, tuple[str, ...]] = {
@@ -118,11 +118,12 @@ def looping(training: Any, folder: Path, every: int) -> Callable[[int], None]:
     """n steps by the real loop, with its log, and a checkpoint every so many steps (0: none)."""
     from rich.console import Console
 
+    from charjax.run.checkpoint import Checkpoints
+    from charjax.run.display import Display
+    from charjax.run.loop import Loop
+    from charjax.run.metrics import MetricsFile
+    from charjax.run.progress import Progress
     from charjax.signals import Signals
-    from charjax.training.checkpoint import Checkpoints
-    from charjax.training.display import Display
-    from charjax.training.loop import Loop, Progress
-    from charjax.training.metrics import MetricsFile
 
     folder.mkdir()
     metrics = MetricsFile(folder / "metrics.jsonl")
@@ -168,7 +169,7 @@ def _checkpoints(section: Section, model: str, overrides: tuple[str, ...]) -> No
     import jax
 
     from benchmarks.workloads import STREAM, make_config, open_quietly
-    from charjax.training.checkpoint import Checkpoints
+    from charjax.run.checkpoint import Checkpoints
     from charjax.training.session import first_state
 
     state = first_state(open_quietly(make_config(*STREAM, *overrides)))

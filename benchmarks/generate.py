@@ -159,18 +159,18 @@ class Sampler:
         return run
 
     def _stream(self, length: int, batch: int) -> Any:
-        from charjax.generate import stream
+        from charjax.generation.generate import stream
 
         return stream(self.session.model, self.variables, self.prompt_T, **self._how(length, batch))
 
     def _plain(self, length: int, batch: int) -> Any:
-        from charjax.generate import generate_uncached
+        from charjax.generation.generate import generate_uncached
 
         how = self._how(length, batch)
         return generate_uncached(self.session.model, self.variables, self.prompt_T, **how)
 
     def _how(self, length: int, batch: int) -> dict[str, Any]:
-        from charjax.processors import Sampling
+        from charjax.generation.sampling import Sampling
 
         settings = Sampling()
         return {

@@ -235,13 +235,13 @@ def _start_device(device: str, packages: tuple[str, ...], *, one_heap: bool) -> 
     """
     import jax
 
-    from charjax import parallel
+    from charjax import backend
     from charjax.config import RuntimeConfig
     from charjax.hardware import hardware
 
     try:
         config = RuntimeConfig(device=device)  # type: ignore[arg-type]
-        devices = parallel.start_backend(config, core_devices=True, large_calls=one_heap)
+        devices = backend.start_backend(config, core_devices=True, large_calls=one_heap)
     except UserError as error:
         raise LeftOut(str(error)) from None
     facts = hardware()

@@ -24,7 +24,7 @@ from rich.table import Table
 from benchmarks.apart import Apart, find_torch
 from benchmarks.section import Section
 from benchmarks.timing import Slice, take_turns
-from charjax import cli, parallel
+from charjax import backend, cli
 from charjax.config import load_config
 from charjax.data.datasets import load_dataset
 from charjax.errors import UserError
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", metavar="FILE.json", type=Path)
     args = parser.parse_args(argv)
     seconds = 0.3 if args.quick else 2.0
-    parallel.make_device_of_every_core()
+    backend.make_device_of_every_core()
     programs = {count: sweep_program(count) for count in (16, 64, 256)}
     section = Section("cpu", args.quick)
     section.facts["hardware"] = hardware()
@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
 def sweep_program(count: int) -> GroupProgram:
     """What a sweep compiles for so many runs: four schemes, the seeds 0, 1, ..."""
     base = load_config(CONFIG, [f"optim.learning_rate={RATE}"])
-    devices = parallel.start_backend(base.runtime)
+    devices = backend.start_backend(base.runtime)
     seeds = tuple(range(count // len(SCHEMES)))
     (group,) = make_groups(base, Axes(SCHEMES, (None,), (), (), (), seeds))
     session = open_group(group, load_dataset(base.data), devices)

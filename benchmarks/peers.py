@@ -234,9 +234,9 @@ def _torch_labels(kind: str, dtype: str) -> dict[str, str]:
 
 def thread_counts(device: str) -> tuple[int, ...]:
     """The numbers of threads to try."""
-    from charjax import parallel
+    from charjax import hardware
 
-    return tuple(dict.fromkeys((1, parallel.cores()))) if device == "cpu" else (1,)
+    return tuple(dict.fromkeys((1, hardware.cores()))) if device == "cpu" else (1,)
 
 
 def best_threads(

@@ -67,10 +67,10 @@ class Section:
         """Whether a training run of this config would have such a heap as this process has."""
         if self.heap is None:
             return True
-        from charjax import parallel
-        from charjax.training.cores import needs_one_heap
+        from charjax import hardware
+        from charjax.training.cpu_plan import needs_one_heap
 
-        return (self.heap == "one") == needs_one_heap(config, parallel.cores())
+        return (self.heap == "one") == needs_one_heap(config, hardware.cores())
 
     @property
     def repeats(self) -> int:

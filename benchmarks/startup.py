@@ -28,7 +28,7 @@ _SMALL = {
     "import jax": ("-c", "import jax"),
     "import all of charjax.train": (
         "-c",
-        "import charjax.training.recorder, charjax.training.session",
+        "import charjax.run.recorder, charjax.training.session",
     ),
     "start the device": ("-c", "import jax; jax.numpy.zeros(()).block_until_ready()"),
 }

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.graphs import compiled
 from benchmarks.section import check_memory
-from charjax import parallel
+from charjax import hardware
 from charjax.config import Config, load_config
 from charjax.data.datasets import Dataset, load_dataset
 from charjax.training.program import CAPACITY, ChunkProgram, compile_chunks, lower_chunks
@@ -110,7 +110,7 @@ def prepare(config: Config, options: dict[str, Any] | None = None) -> Training:
         chunk = compiled(lower_chunks(*given), options)
         program = ChunkProgram(chunk, session.source, key, time.perf_counter() - began)
     devices = list(session.mesh.devices.flat)
-    needed = check_memory(program.compiled, parallel.available_memory(devices))
+    needed = check_memory(program.compiled, hardware.available_memory(devices))
     return Training(session, program, state, needed)
 
 

@@ -7,6 +7,7 @@ python -m charjax.evaluate WORKDIR [data.path=FILE] [--split train|val|test] [--
 A FILE is read as the run's own text was. The status is 1 where the loss is not finite.
 """
 
+import argparse
 import json
 import math
 import sys
@@ -14,18 +15,18 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charjax import cli
+from charjax import cli, evaluate
 from charjax.errors import UserError, printable
 
 if TYPE_CHECKING:
     from charjax.data.datasets import OtherText, Split
-    from charjax.runs import Run
+    from charjax.run.load import Run
     from charjax.training.evaluation import Score
 
 
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
-    args = cli.evaluate_arguments(argv)
+    args = evaluate.evaluate_arguments(argv)
     from charjax.signals import Interrupted, Signals
 
     with Signals() as signals:
@@ -39,7 +40,7 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     import jax
 
     from charjax import parallel
-    from charjax.runs import load_run, require_run
+    from charjax.run.load import load_run, require_run
     from charjax.training.evaluation import exact_loss
 
     if args.unseen == "skip" and args.text is None:
@@ -87,7 +88,7 @@ def _evaluate(args: Namespace, poll: Any) -> int:
 
 def _json(args: Namespace, run: "Run", score: "Score", other: "OtherText | None") -> dict[str, Any]:
     """The object printed; a loss that is not finite is null."""
-    from charjax.training.metrics import loss_fields
+    from charjax.run.metrics import loss_fields
 
     length = run.config.model.context_length
     window = length if run.model.memory == "windowed" else None
@@ -109,7 +110,7 @@ def _print(args: Namespace, run: "Run", score: "Score", other: "OtherText | None
     """One line on stdout; notes of how another text was read on stderr."""
     for note in other.notes if other else ():
         sys.stderr.write(f"note: {printable(note)}\n")
-    from charjax.training.display import shown_loss
+    from charjax.run.display import shown_loss
 
     if score.loss > (uniform := math.log(run.tokenizer.vocab_size)):
         sys.stderr.write(
@@ -164,6 +165,57 @@ def _other_text(run: "Run", args: Namespace) -> "OtherText":
     return load_other_text(
         args.text, run.config.data, run.tokenizer, field="--text", unseen=args.unseen
     )
+
+
+def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
+    """Parse `charjax.evaluate`'s; `text`, `context` and `stride` are None unless given."""
+    parser = cli.Parser(
+        prog="python -m charjax.evaluate",
+        usage="%(prog)s WORKDIR [data.path=FILE] [options]",
+        description="Measure the exact loss of a trained model on a text.",
+    )
+    cli.add_run(parser)
+    text = parser.add_mutually_exclusive_group()
+    text.add_argument(
+        "--split", choices=("train", "val", "test"), default="val", help="of the run's text (val)"
+    )
+    text.add_argument("--text", metavar="FILE", help="another text, read as the run's own was")
+    parser.add_argument(
+        "--unseen",
+        choices=("error", "skip"),
+        default="error",
+        help="characters of --text that the run does not know: refused (error), or left out, "
+        "counted and reported (skip)",
+    )
+    parser.add_argument(
+        "--context", metavar="N", type=cli.whole_number(1), help="characters a window (the model's)"
+    )
+    parser.add_argument(
+        "--stride", metavar="N", type=cli.whole_number(1), help="between windows (their length)"
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="data.path=FILE",
+        help="where the run's own text is now, if it was moved (known by its SHA-256)",
+    )
+    args = parser.parse_intermixed_args(argv)
+    args.data_path = _moved_text(args.words)
+    del args.words
+    return args
+
+
+def _moved_text(words: list[str]) -> str | None:
+    """The file that a `data.path=FILE` word names; None where there is none."""
+    path = None
+    for word in words:
+        name, _, path = word.partition("=")
+        if name != "data.path" or not path:
+            raise UserError(
+                f"{word!r} given after the run; only data.path=FILE may stand there, with the file "
+                "that the run was trained on: another one is given by --text"
+            )
+    return path
 
 
 if __name__ == "__main__":

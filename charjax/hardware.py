@@ -1,14 +1,18 @@
 """The machine a number came from."""
 
+import contextlib
 import datetime
 import functools
 import importlib.metadata
+import os
 import platform
+from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
-from charjax import __version__, parallel
+from charjax import __version__
 
 
 def hardware() -> dict[str, Any]:
@@ -18,8 +22,8 @@ def hardware() -> dict[str, Any]:
     if devices[0].platform != "cpu":
         accelerator = f"{len(devices)} x {devices[0].device_kind}"
     return {
-        "processor": parallel.processor(),
-        "cores": parallel.cores(),
+        "processor": processor(),
+        "cores": cores(),
         "accelerator": accelerator,
         "python": platform.python_version(),
         "versions": versions("jax", "jaxlib", "flax", "optax"),
@@ -48,3 +52,52 @@ def versions(*packages: str) -> dict[str, str]:
 def _version(package: str) -> str:
     # Every checkpoint holds them, and looking them up takes longer than starting to save it.
     return importlib.metadata.version(package)
+
+
+def describe(devices: list[jax.Device]) -> str:
+    """The kind of the devices, as the hardware calls itself."""
+    kind = str(devices[0].device_kind)
+    return f"{kind} ({processor()}, {cores()} cores)" if kind == "cpu" else kind
+
+
+def processor() -> str:
+    """The name of this machine's processor."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """How many processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def available_memory(devices: list[jax.Device]) -> int:
+    """Bytes that each device can still have: its own, or its share of what the machine has free."""
+    stats = devices[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(devices)
+
+
+def total_memory(devices: list[jax.Device]) -> int:
+    """Bytes that each device can have at most: its own, or all of the machine's."""
+    stats = devices[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def environment(devices: list[jax.Device], mesh: Mesh) -> dict[str, Any]:
+    """What the promise of equal bits depends on."""
+    used = versions("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {
+        "device": describe(devices),
+        "devices": mesh.size,
+        "cores": cores(),
+        "versions": {"python": platform.python_version(), **used},
+    }

@@ -6,12 +6,13 @@ python -m charjax.interop export RUN FILE.safetensors [--checkpoint best|latest|
                                  [--module NAME] [--overwrite]
 """
 
+import argparse
 import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charjax import cli
+from charjax import cli, interop
 from charjax.errors import UserError, visible
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
-    args = cli.interop_arguments(argv)
+    args = interop.interop_arguments(argv)
     said = _import(args) if args.action == "import" else _export(args)
     sys.stdout.write(f"{visible(said)}\n")
     return 0
@@ -32,7 +33,7 @@ def _export(args: Namespace) -> str:
     from charjax.conversion.files import TensorFile, check_target, write_file
     from charjax.conversion.headers import Header, write_header
     from charjax.conversion.state_dicts import original_of, to_state_dict
-    from charjax.runs import load_run, require_run
+    from charjax.run.load import load_run, require_run
 
     path, directory = Path(args.file), Path(args.workdir)
     require_run(directory)
@@ -111,6 +112,62 @@ def _text(
             "data.name=... or data.path=..."
         )
     return config, tokenizer, digest
+
+
+def interop_arguments(argv: list[str]) -> argparse.Namespace:
+    """Parse `charjax.interop`'s: `action` is "import" or "export", the rest as that needs it."""
+    parser = cli.Parser(
+        prog="python -m charjax.interop",
+        usage="%(prog)s import|export ...",
+        description="Parameters to and from PyTorch's state dicts, as safetensors: the GPT of "
+        "nanoGPT, minGPT and\nmakemore, torch.nn.RNN, GRU and LSTM (emb, rnn or gru, fc), "
+        "makemore's MLP and Bigram.\nSee `import --help`, `export --help`.",
+    )
+    parser.add_argument("action", choices=("import", "export"), help="which way")
+    action = parser.parse_args(argv[:1]).action
+    args = (_import_arguments if action == "import" else _export_arguments)(argv[1:])
+    args.action = action
+    return args
+
+
+def _import_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = cli.Parser(
+        prog="python -m charjax.interop import",
+        usage="%(prog)s FILE.safetensors [CONFIG.toml] [section.key=value ...] --workdir DIR",
+        description="Make a run of a state dict: what the shapes tell is taken from them, the rest "
+        "from the\nfile's header, if charjax wrote it, or from the configuration.",
+    )
+    parser.add_argument("file", metavar="FILE.safetensors", help="the state dict")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="CONFIG.toml | section.key=value",
+        help="settings that no tensor shows: the text (data.name=...); of a GPT model.n_head=... "
+        "and model.activation=gelu or gelu_tanh; of a torch.nn.RNN model.activation=tanh or relu",
+    )
+    parser.add_argument("--workdir", metavar="DIR", required=True, help="where the run goes")
+    args = parser.parse_intermixed_args(argv)
+    args.config, args.overrides = cli.config_words(args.words)
+    del args.words
+    return args
+
+
+def _export_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = cli.Parser(
+        prog="python -m charjax.interop export",
+        usage="%(prog)s WORKDIR FILE.safetensors [options]",
+        description="Write a run's parameters under the names that PyTorch's original has.",
+    )
+    cli.add_checkpoint(parser)
+    parser.add_argument("file", metavar="FILE.safetensors", help="the file to write")
+    parser.add_argument(
+        "--module",
+        metavar="NAME",
+        choices=("rnn", "gru", "lstm"),
+        help="what the recurrent module is called (gru of a GRU, else rnn)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ python -m charjax.reproduce [--tier cpu|gpu] [--only NAME] [--seeds N] [--out DI
                             [--list]
 """
 
+import argparse
 import shlex
 import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charjax import cli
+from charjax import cli, reproduce
 from charjax.errors import UserError
 from charjax.reproduction import output
 from charjax.reproduction.published import ORDERS, ROWS, select
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
-    args = cli.reproduce_arguments(argv)
+    args = reproduce.reproduce_arguments(argv)
     if args.list:
         _list()
         return 0
@@ -42,15 +43,15 @@ def _list() -> None:
 def _reproduce(
     args: Namespace, argv: list[str], chosen: tuple[Row, ...], signals: "Signals"
 ) -> int:
-    from charjax import parallel
+    from charjax import backend
     from charjax.config import RuntimeConfig
     from charjax.reproduction import report
     from charjax.reproduction.measure import compare, failures, row_config
-    from charjax.runs import Lock
+    from charjax.run.lock import Lock
     from charjax.signals import Interrupted
 
-    parallel.make_device_of_every_core()
-    devices = parallel.start_backend(RuntimeConfig())
+    backend.make_device_of_every_core()
+    devices = backend.start_backend(RuntimeConfig())
     has_gpu = devices[0].platform == "gpu"
     rows, runnable = _plan(args, chosen, has_gpu)
     for row in runnable:
@@ -162,6 +163,39 @@ def _draw(out: Path, result: "Result") -> None:
     if any(len(run["curve"]) > 1 for run in result["runs"]):
         (out / "curves").mkdir(exist_ok=True)
         draw_row(result, out / "curves" / f"{result['name']}.png")
+
+
+def reproduce_arguments(argv: list[str]) -> argparse.Namespace:
+    """Parse `charjax.reproduce`'s; `tier`, `seeds` and `out` are None unless given."""
+    parser = cli.Parser(
+        prog="python -m charjax.reproduce",
+        usage="%(prog)s [options]",
+        description="Measure what is published, and say whether it was reproduced. The exit "
+        "status is 1 if a row is out of its tolerance.",
+    )
+    parser.add_argument(
+        "--tier",
+        choices=("cpu", "gpu"),
+        help="cpu: what two cores finish in 40 minutes; gpu: what needs one (what there is)",
+    )
+    parser.add_argument(
+        "--only",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="this row, of any tier; several times for several; patterns as in 'names-mlp-*'",
+    )
+    parser.add_argument(
+        "--seeds", metavar="N", type=cli.whole_number(1, 10_000), help="runs a row (each row's own)"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="where results.json goes (a new directory in runs/)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the rows that --out already has, run the rest"
+    )
+    parser.add_argument("--list", action="store_true", help="print the rows' names, and stop")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

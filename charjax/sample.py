@@ -10,9 +10,11 @@ one, and a tab and its origin follow it: train, val, test or new; or unfinished,
 --max-new-tokens came before its end.
 """
 
+import argparse
 import dataclasses
 import io
 import json
+import math
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -21,13 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from charjax import cli
+from charjax import cli, sample
 from charjax.errors import UserError, visible
 
 if TYPE_CHECKING:
     from charjax.data.tokenizers import Tokenizer
-    from charjax.processors import Sampling
-    from charjax.runs import Run
+    from charjax.generation.sampling import Sampling
+    from charjax.run.load import Run
     from charjax.signals import Signals
 
 _SEPARATOR = "---------------"
@@ -37,7 +39,7 @@ _LONGEST = 4
 
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
-    args = cli.sample_arguments(argv)
+    args = sample.sample_arguments(argv)
     from charjax.signals import Interrupted, Signals
 
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -52,7 +54,7 @@ def main(argv: list[str]) -> int:
 
 def _sample(args: Namespace, signals: "Signals") -> int:
     settings, given = _settings(args), _given_prompt(args)
-    from charjax.runs import load_run
+    from charjax.run.load import load_run
 
     run = load_run(Path(args.workdir), args.checkpoint, core_devices=True)
     # JAX has been imported meanwhile, which takes seconds.
@@ -77,7 +79,7 @@ def _sample(args: Namespace, signals: "Signals") -> int:
 
 
 def _settings(args: Namespace) -> "Sampling":
-    from charjax.processors import Sampling
+    from charjax.generation.sampling import Sampling
 
     asked = {
         "--temperature": args.temperature != 1,
@@ -147,7 +149,7 @@ def _write_texts(
     run: "Run", prompt: str, settings: "Sampling", args: Namespace, signals: "Signals", live: bool
 ) -> _Made:
     """Generate; a signal ends it, and what came until then is kept."""
-    from charjax.generate import join, start_tokens, stop_token, stream
+    from charjax.generation.generate import join, start_tokens, stop_token, stream
     from charjax.signals import Interrupted
 
     try:
@@ -286,6 +288,58 @@ def _summary(made: _Made, origins: list[str] | None) -> str:
         f"{made.characters_per_second:,.0f} characters/s; compiled in "
         f"{made.compile_seconds:.2f} s{counted and f'; {counted}'}\n"
     )
+
+
+def sample_arguments(argv: list[str]) -> argparse.Namespace:
+    """Parse `charjax.sample`'s; `checkpoint` is "best", "latest" or a step's digits."""
+    parser = cli.Parser(
+        prog="python -m charjax.sample",
+        usage="%(prog)s WORKDIR [options]",
+        description="Let a trained model write.",
+    )
+    cli.add_run(parser)
+    prompt = parser.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", metavar="STR", default="", help="the text to go on from")
+    prompt.add_argument("--prompt-file", metavar="FILE", help="the same, from a file")
+    count = cli.whole_number(1)
+    parser.add_argument("--num-samples", metavar="N", type=count, default=1, help="how many (1)")
+    parser.add_argument(
+        "--max-new-tokens", metavar="N", type=count, default=500, help="length of each (500)"
+    )
+    parser.add_argument(
+        "--temperature",
+        metavar="F",
+        type=cli.number_above_zero(
+            math.inf, "; for the likeliest character every time use --greedy"
+        ),
+        default=1.0,
+        help="below 1 safer, above 1 wilder (1.0)",
+    )
+    parser.add_argument("--top-k", metavar="N", type=count, help="only the N likeliest characters")
+    parser.add_argument(
+        "--top-p",
+        metavar="F",
+        type=cli.number_above_zero(1.0),
+        help="only the likeliest characters that make up this probability",
+    )
+    parser.add_argument("--greedy", action="store_true", help="always the likeliest character")
+    parser.add_argument(
+        "--past-context",
+        metavar="jump|slide",
+        choices=("jump", "slide"),
+        default="jump",
+        help="transformer and bow, when the text is longer than the context: jump keeps the newest "
+        "half of it and reads on from there, with the cache (fast); slide draws every character "
+        "from the newest context_length ones, as nanoGPT does (a whole pass each) (jump)",
+    )
+    parser.add_argument(
+        "--seed",
+        metavar="N",
+        type=cli.whole_number(0, 2**32 - 1),
+        default=0,
+        help="of the draws (0)",
+    )
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

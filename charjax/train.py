@@ -6,16 +6,18 @@
 This file reads top to bottom: what was asked for, then the parts of the run, then the run.
 """
 
+import argparse
 import contextlib
 import datetime
 import sys
+import textwrap
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charjax import cli, signals
+from charjax import cli, signals, train
 from charjax.config import (
     Config,
     describe_conflicts,
@@ -23,17 +25,17 @@ from charjax.config import (
     read_settings,
     resume_conflicts,
 )
-from charjax.config_notes import schedule_notes
+from charjax.config.notes import schedule_notes
 from charjax.errors import UserError
 
 if TYPE_CHECKING:
-    from charjax.training.display import Display
+    from charjax.run.display import Display
     from charjax.training.session import Session
 
 
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
-    args = cli.train_arguments(argv)
+    args = train.train_arguments(argv)
     notes: list[str] = []
     config, workdir = _what_was_asked(args, notes.append)
     notes += schedule_notes(config)
@@ -63,7 +65,7 @@ def _what_was_asked(args: Namespace, note: Callable[[str], None]) -> tuple[Confi
     if not args.resume:
         workdir = Path(args.workdir) if args.workdir else None
         if args.init_from is not None:
-            from charjax.fine_tuning import fine_tuning_config
+            from charjax.run.fine_tuning import fine_tuning_config
 
             source = Path(args.init_from)
             return fine_tuning_config(source, args.config, args.overrides, note), workdir
@@ -76,7 +78,7 @@ def _what_was_asked(args: Namespace, note: Callable[[str], None]) -> tuple[Confi
     saved = workdir / "config.toml"
     if not saved.is_file():
         # JAX is imported for the words of the error alone.
-        from charjax.runs import require_run
+        from charjax.run.load import require_run
 
         require_run(workdir)
     old = load_config(saved, saved=True)
@@ -111,7 +113,7 @@ def _as_begun(config: Config, old: Config, asked: dict[str, Any]) -> Config:
 @contextlib.contextmanager
 def _new_directory(config: Config) -> Iterator[Path]:
     """Make a directory for a run that names none; it goes again if nothing was written there."""
-    from charjax.runs import make_directory
+    from charjax.files import make_directory
 
     corpus = Path(config.data.path).stem if config.data.path else config.data.name
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -146,8 +148,8 @@ def _print_config(args: Namespace, config: Config, workdir: Path | None, notes: 
     """Check what a run checks before its first step, and print the resolved configuration."""
     from rich.console import Console
 
-    from charjax.training.display import Display
-    from charjax.training.recorder import check_begin
+    from charjax.run.display import Display
+    from charjax.run.recorder import check_begin
 
     # The configuration alone is on stdout.
     display = Display(Console(stderr=True))
@@ -165,7 +167,7 @@ def _open(
     args: Namespace, config: Config, workdir: Path | None, notes: list[str], display: "Display"
 ) -> tuple["Session", Any]:
     """The parts of the run, and the other run's parameters if it starts from any."""
-    from charjax.runs import begun_with
+    from charjax.run.load import begun_with
     from charjax.training.session import open_session, start_for_training
 
     for note in notes:
@@ -173,7 +175,7 @@ def _open(
     # Before anything else starts JAX.
     start_for_training(config)
     if args.init_from is not None:
-        from charjax.fine_tuning import describe_source, load_source
+        from charjax.run.fine_tuning import describe_source, load_source
 
         source = load_source(Path(args.init_from), args.checkpoint or "best", config)
         display.say(describe_source(source))
@@ -187,8 +189,8 @@ def _train(args: Namespace, config: Config, workdir: Path, notes: list[str]) -> 
     # JAX is imported only from here on, so that mistakes in the config are reported at once.
     from rich.console import Console
 
-    from charjax.training.display import Display
-    from charjax.training.recorder import Recorder
+    from charjax.run.display import Display
+    from charjax.run.recorder import Recorder
 
     display = Display(Console())
     display.say(f"run: {workdir}")
@@ -205,6 +207,75 @@ def _train(args: Namespace, config: Config, workdir: Path, notes: list[str]) -> 
             recorder.lock.release()
     display.say(f"run: {workdir}  ({time.perf_counter() - began:.1f} s)")
     return status
+
+
+def train_arguments(argv: list[str]) -> argparse.Namespace:
+    """Parse `charjax.train`'s: config, overrides, workdir, resume, init_from, print_config."""
+    parser = cli.Parser(
+        prog="python -m charjax.train",
+        usage="%(prog)s [CONFIG.toml] [section.key=value ...] [options]",
+        description="Train a character-level language model; by default a small one, on Python's "
+        "own source.",
+        epilog=_describe_config,
+        advise=lambda flag: _advise_setting(flag, argv),
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="CONFIG.toml | section.key=value",
+        help="a configuration (a file, or the name of one that is shipped), and settings of it",
+    )
+    parser.add_argument("--workdir", metavar="DIR", help="where the run goes (a new one in runs/)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --workdir")
+    parser.add_argument(
+        "--init-from", metavar="RUN", help="start from the parameters of another run (fine-tuning)"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="best|latest|STEP",
+        type=cli.checkpoint_step,
+        help="with --init-from: which of its saved steps (best)",
+    )
+    parser.add_argument(
+        "--print-config",
+        action="store_true",
+        help="check all that comes before the first step, print the resolved configuration, and "
+        "stop",
+    )
+    args = parser.parse_intermixed_args(argv)
+    args.config, args.overrides = cli.config_words(args.words)
+    del args.words
+    return args
+
+
+def _advise_setting(flag: str, argv: list[str]) -> str | None:
+    """The error message for an unknown flag that is a setting, of charjax or of a peer."""
+    from charjax.config.errors import unknown_flag
+
+    name, equals, value = flag.partition("=")
+    following = argv[argv.index(flag) + 1 :][:1] if flag in argv and not equals else []
+    # A number may be negative.
+    given = [word for word in following if not word.startswith("-") or word[1:2].isdigit()]
+    return unknown_flag(name, value if equals else next(iter(given), None))
+
+
+def _describe_config() -> str:
+    """Every setting with its type, default and meaning, as a table."""
+    from charjax.config import describe_fields, shipped_configs
+
+    known = f"configurations: {', '.join(shipped_configs()) or 'none'}"
+    lines = textwrap.wrap(known, cli.COLUMNS, subsequent_indent="  ")
+    groups = list(describe_fields())
+    widths = [max(len(row[column]) for _, rows in groups for row in rows) for column in range(3)]
+    for heading, rows in groups:
+        lines += ["", *textwrap.wrap(heading, cli.COLUMNS)]
+        for name, kind, default, meaning in rows:
+            start = f"  {name:{widths[0]}}  {kind:{widths[1]}}  {default:{widths[2]}}  "
+            indent = " " * len(start)
+            lines += textwrap.wrap(
+                meaning, cli.COLUMNS, initial_indent=start, subsequent_indent=indent
+            )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 _FLAGS = (
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
-    # As charjax sets it (parallel.set_flags).
+    # As charjax sets it (backend.set_flags).
     "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true",
 )
 os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))

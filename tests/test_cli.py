@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from charjax import cli, signals
+from charjax import cli, evaluate, sample, signals, train
 from charjax.errors import UserError, printable
 
 PARSERS = {
-    "train": cli.train_arguments,
-    "sample": cli.sample_arguments,
-    "evaluate": cli.evaluate_arguments,
+    "train": train.train_arguments,
+    "sample": sample.sample_arguments,
+    "evaluate": evaluate.evaluate_arguments,
 }
 
 
@@ -39,21 +39,23 @@ def status(main: Callable[[list[str]], int | None], *argv: str) -> object:
     ],
 )
 def test_train_takes_a_config_and_overrides_in_any_order(argv, config, overrides):
-    args = cli.train_arguments(argv)
+    args = train.train_arguments(argv)
     assert (args.config, args.overrides) == (config, overrides)
 
 
 def test_a_config_may_have_an_equals_sign_in_its_path(tmp_path: Path):
     path = tmp_path / "lr=3.toml"
     path.touch()
-    args = cli.train_arguments([str(path), "train.steps=3"])
+    args = train.train_arguments([str(path), "train.steps=3"])
     assert (args.config, args.overrides) == (str(path), ["train.steps=3"])
 
 
 def test_flags_of_train():
-    args = cli.train_arguments(["--workdir", "w", "--resume", "--init-from", "r", "--print-config"])
+    args = train.train_arguments(
+        ["--workdir", "w", "--resume", "--init-from", "r", "--print-config"]
+    )
     assert (args.workdir, args.resume, args.init_from, args.print_config) == ("w", True, "r", True)
-    args = cli.train_arguments([])
+    args = train.train_arguments([])
     assert (args.workdir, args.resume, args.init_from, args.print_config) == (
         None,
         False,
@@ -63,7 +65,7 @@ def test_flags_of_train():
 
 
 def test_flags_of_sample():
-    args = cli.sample_arguments(["run"])
+    args = sample.sample_arguments(["run"])
     assert vars(args) == {
         "workdir": "run",
         "checkpoint": "best",
@@ -80,14 +82,14 @@ def test_flags_of_sample():
         "seed": 0,
     }
     argv = "--temperature 0.5 --top-k 4 --top-p 1 --num-samples 3 --seed 7 --checkpoint 200"
-    args = cli.sample_arguments(["--prompt=-x", "run", "--json", *argv.split()])
+    args = sample.sample_arguments(["--prompt=-x", "run", "--json", *argv.split()])
     assert (args.temperature, args.top_k, args.top_p) == (0.5, 4, 1.0)
     assert (args.prompt, args.num_samples, args.seed) == ("-x", 3, 7)
     assert (args.checkpoint, args.json) == ("200", True)
 
 
 def test_flags_of_evaluate():
-    args = cli.evaluate_arguments(["run"])
+    args = evaluate.evaluate_arguments(["run"])
     assert vars(args) == {
         "workdir": "run",
         "checkpoint": "best",
@@ -99,7 +101,9 @@ def test_flags_of_evaluate():
         "stride": None,
         "data_path": None,
     }
-    args = cli.evaluate_arguments(["run", "--split", "test", "--context", "8", "--stride", "4"])
+    args = evaluate.evaluate_arguments(
+        ["run", "--split", "test", "--context", "8", "--stride", "4"]
+    )
     assert (args.split, args.context, args.stride) == ("test", 8, 4)
 
 
@@ -152,7 +156,7 @@ def test_help_fits_the_page(command: str, capsys: pytest.CaptureFixture[str]):
 
 def test_help_of_train_shows_every_setting(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
-        cli.train_arguments(["--help"])
+        train.train_arguments(["--help"])
     out = capsys.readouterr().out
     assert "  optim.learning_rate      float   0.001        the highest learning rate\n" in out
     assert "  model.hidden             [int]   [200]        widths of the hidden layers\n" in out

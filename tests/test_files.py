@@ -10,7 +10,7 @@ import pytest
 
 from charjax import files
 from charjax.errors import UserError
-from charjax.runs import Lock
+from charjax.run.lock import Lock
 
 
 @pytest.fixture

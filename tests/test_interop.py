@@ -13,9 +13,11 @@ from charjax.config import load_config
 from charjax.conversion.runs import write_run
 from charjax.conversion.state_dicts import flatten
 from charjax.data.datasets import load_dataset
-from charjax.runs import build_model, load_run, state_shapes
-from charjax.training.checkpoint import state_digest
+from charjax.models import build_model
+from charjax.run.checkpoint import state_digest
+from charjax.run.load import load_run
 from charjax.training.session import with_context
+from charjax.training.state import state_shapes
 from tests.commands import run
 
 TEXT = "To be, or not to be: that is the question.\n" * 60

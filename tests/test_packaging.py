@@ -76,7 +76,7 @@ def importers(*packages: str) -> set[str]:
 
 
 def test_each_room_keeps_to_itself():
-    assert importers("orbax") == {"training/checkpoint.py"}
+    assert importers("orbax") == {"run/checkpoint.py"}
     assert importers("tensorflow", "pickle", "dill", "cloudpickle") == set()
     for room, strangers in {
         "models/": importers("charjax.training", "optax"),

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from charjax import runs
 from charjax.data.reading import PLAIN, read_prompt
 from charjax.data.tokenizers import ByteTokenizer, CharTokenizer
 from charjax.errors import UserError
-from charjax.runs import load_run
+from charjax.run import load
+from charjax.run.load import load_run
 from charjax.sample import _Terminal
 from charjax.signals import Interrupted, Signals
 from tests.commands import run, tiny
@@ -278,7 +278,7 @@ def test_a_stop_asked_for_while_the_run_is_read_is_not_kept_waiting(
         os.kill(os.getpid(), signal.SIGTERM)
         return load_run(*arguments, **options)
 
-    monkeypatch.setattr(runs, "load_run", read)
+    monkeypatch.setattr(load, "load_run", read)
     done = run(command, stream_run)
     assert (done.status, done.out, done.err) == (143, "", "")
 

@@ -8,16 +8,24 @@ from typing import Any
 
 import jax
 
-from charjax import parallel
+from charjax import backend, parallel
 from charjax.config import Config
 from charjax.conversion.state_dicts import flatten, unflatten
 from charjax.data.tokenizers import Tokenizer
 from charjax.errors import UserError
-from charjax.runs import build_model, checkpoint_meta, state_shapes
-from charjax.training.checkpoint import Checkpoints
-from charjax.training.loop import Progress
-from charjax.training.session import environment
-from charjax.training.state import TrainState, adam_scales_of, begin_state, kept, scales_of
+from charjax.hardware import environment
+from charjax.models import build_model
+from charjax.run.checkpoint import Checkpoints
+from charjax.run.notes import checkpoint_meta
+from charjax.run.progress import Progress
+from charjax.training.state import (
+    TrainState,
+    adam_scales_of,
+    begin_state,
+    kept,
+    scales_of,
+    state_shapes,
+)
 
 
 def check_workdir(directory: Path) -> None:
@@ -51,7 +59,7 @@ def write_run(
     if runtime.device == "gpu":
         # A model of a GPU's is imported on whatever there is.
         runtime = runtime.model_copy(update={"device": "auto"})
-    devices = parallel.start_backend(runtime)
+    devices = backend.start_backend(runtime)
     state = _state(config, tokenizer, variables)
     mesh = parallel.make_mesh(devices, config.train.batch_size)
     noted = environment(devices, mesh)

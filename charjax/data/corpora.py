@@ -8,7 +8,6 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from charjax.caches import user_cache
 from charjax.config import DataConfig
 from charjax.data.download import DownloadError, download, open_https
 from charjax.data.reading import (
@@ -22,6 +21,7 @@ from charjax.data.reading import (
     read_bytes,
 )
 from charjax.errors import UserError
+from charjax.files import user_cache
 
 
 @dataclasses.dataclass(frozen=True)

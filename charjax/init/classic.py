@@ -161,7 +161,7 @@ def critical(init: InitConfig) -> Scheme:
 def _critical_sigma_w(sigma_b: float) -> float:
     """Where chi_1 = 1 for tanh with these biases (Schoenholz et al. 2017)."""
     # The theory is numpy's and scipy's, and only this scheme asks for it.
-    from charjax.initlab import theory
+    from charjax import theory
 
     point = theory.critical_point(theory.find_activation("tanh"), sigma_b**2)
     return math.sqrt(point.weight_variance)

@@ -16,9 +16,9 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
+from charjax import theory
 from charjax.init.scheme import Scheme
-from charjax.initlab import theory
-from charjax.initlab.layers import Layer, find_layers
+from charjax.initlab.activations.layers import Layer, find_layers
 from charjax.models.bigram import Bigram
 from charjax.models.bow import BagOfCharacters
 from charjax.models.contract import CharModel

@@ -1,8 +1,10 @@
 """The families of models, behind one contract; `build` makes any of them from its config."""
 
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from charjax.config import ModelConfig
+from charjax.config import Config, ModelConfig
+from charjax.data.tokenizers import Tokenizer
 from charjax.models.bigram import Bigram
 from charjax.models.bow import BagOfCharacters
 from charjax.models.contract import CharModel
@@ -12,7 +14,7 @@ from charjax.models.recurrent import GRU, LSTM, RNN
 from charjax.models.transformer import Transformer
 from charjax.models.wavenet import WaveNet
 
-__all__ = ["CharModel", "build"]
+__all__ = ["CharModel", "build", "build_model"]
 
 _REGISTRY: dict[str, type[CharModel]] = {
     "ngram": NgramModel,
@@ -42,3 +44,8 @@ def build(config: ModelConfig, vocab_size: int, dtype: DTypeLike) -> CharModel:
         if name in family.__dataclass_fields__
     }
     return family(vocab_size=vocab_size, dtype=dtype, **settings)
+
+
+def build_model(config: Config, tokenizer: Tokenizer) -> CharModel:
+    """The module that a config and an alphabet describe."""
+    return build(config.model, tokenizer.vocab_size, jnp.dtype(config.runtime.dtype))

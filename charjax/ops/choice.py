@@ -50,7 +50,7 @@ def one_hot_gradient(V: int, G: int) -> bool:
 def scatters_stand_apart() -> bool:
     """Whether a scatter must be onto zeros alone.
 
-    With loops of several outputs (parallel.set_flags) XLA's CPU backend fuses two scatters with
+    With loops of several outputs (backend.set_flags) XLA's CPU backend fuses two scatters with
     the same indices, and before jaxlib 0.12 it then ends the process, if neither is onto zeros:
     "Check failed: GetNumDims() == other.GetNumResults() (3 vs. 2)".
     """
@@ -62,7 +62,7 @@ def onednn_gradient(N: int, D: int, E: int, dtype: Any) -> bool:
 
     XLA's own products (YNNPACK) take no transposed left operand; with jaxlib 0.12 oneDNN
     multiplies those as fast as others, with 0.10 it is not called; it is there on x86 alone. A
-    program with oneDNN in it cannot be kept for the next start (parallel.compiled), so it has to
+    program with oneDNN in it cannot be kept for the next start (backend.compiled), so it has to
     be worth it: products of a millisecond or more. In bfloat16 it is slower (measured:
     benchmarks/NOTES.md).
     """

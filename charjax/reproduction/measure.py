@@ -14,9 +14,9 @@ from scipy import stats
 from charjax.config import Config, load_config
 from charjax.hardware import hardware
 from charjax.reproduction.rows import Figure, Order, Row
-from charjax.runs import state_shapes
-from charjax.training.replicas import Outcome, Quantity, Replicas
+from charjax.training.seeds import Outcome, Quantity, Replicas
 from charjax.training.session import Session, open_session, score_split
+from charjax.training.state import state_shapes
 
 Result = dict[str, Any]
 

@@ -33,7 +33,7 @@ def results_directory(out: str | None, resume: bool, kind: str) -> Path:
     Raises:
       UserError: it holds results and is not to be resumed, or it cannot be made.
     """
-    from charjax.runs import make_directory
+    from charjax.files import make_directory
 
     if resume and out is None:
         raise UserError("--resume: no --out given; name the directory of the results to go on with")

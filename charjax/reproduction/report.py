@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from charjax.files import write_json
 from charjax.hardware import in_words, versions_in_words
 from charjax.reproduction import output
 from charjax.reproduction.measure import FAILURES, Result
 from charjax.reproduction.rows import Row
-from charjax.runs import write_json
 
 # How each loss is named in a table.
 QUANTITIES = {

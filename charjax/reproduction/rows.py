@@ -8,7 +8,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from charjax.training.replicas import Quantity
+    from charjax.training.seeds import Quantity
 
 Mark = Literal["seen", "measured", "recalled", "target"]
 Tier = Literal["cpu", "gpu", "more"]

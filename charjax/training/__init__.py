@@ -1,1 +1,1 @@
-"""From a session to a finished run: step, compiled loop, checkpoints, evaluation, records."""
+"""Training on a device: state, step, optimizer, program, evaluation, ensemble, session."""

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
-from charjax import parallel
+from charjax import backend, parallel
 from charjax.config import Config
 from charjax.data.batches import BatchSource
 from charjax.models.contract import CharModel
-from charjax.training.cores import has_onednn_products
+from charjax.training.cpu_plan import has_onednn_products
 from charjax.training.state import TrainState
 from charjax.training.step import Metrics, make_train_step
 
@@ -52,7 +52,7 @@ def compile_chunks(
     """Compile the loop ahead of time for this state, on this mesh."""
     began = time.perf_counter()
     lowered = lower_chunks(model, config, source, state, mesh, key)
-    compiled = parallel.compiled(lowered, mesh, onednn=has_onednn_products(config, mesh.size))
+    compiled = backend.compiled(lowered, mesh, onednn=has_onednn_products(config, mesh.size))
     return ChunkProgram(compiled, source, key, time.perf_counter() - began)
 
 

@@ -4,7 +4,6 @@ Nothing here writes into the run's directory; `charjax.train` does.
 """
 
 import dataclasses
-import platform
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -13,20 +12,26 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
-from charjax import parallel
-from charjax.config import Config, describe_conflicts, resume_conflicts
+from charjax import backend, hardware, parallel
+from charjax.config import Config
 from charjax.data.batches import BatchSource, make_source
 from charjax.data.datasets import Dataset, Split, load_dataset, target_counts
 from charjax.data.tokenizers import Tokenizer
 from charjax.errors import UserError
-from charjax.hardware import versions
 from charjax.init import check_cover, scheme_for
+from charjax.models import build_model
 from charjax.models.contract import CharModel
 from charjax.models.roles import Role
-from charjax.runs import Notes, build_model, state_shapes
-from charjax.training.cores import needs_one_heap, share_batch
+from charjax.training.cpu_plan import needs_one_heap, share_batch
 from charjax.training.evaluation import Score, exact_loss, random_loss
-from charjax.training.state import InitData, TrainState, create_state, kept, variables_of
+from charjax.training.state import (
+    InitData,
+    TrainState,
+    create_state,
+    kept,
+    state_shapes,
+    variables_of,
+)
 
 # The most that a context length taken from the longest line can be.
 _LONGEST_CONTEXT = 1024
@@ -70,7 +75,7 @@ def open_session(
     Raises:
       UserError: whatever is wrong with the data or the devices.
     """
-    devices = parallel.start_backend(config.runtime)
+    devices = backend.start_backend(config.runtime)
     return make_session(config, load_dataset(config.data, tokenizer, digest), devices)
 
 
@@ -83,10 +88,10 @@ def start_for_training(config: Config) -> list[jax.Device]:
     Raises:
       UserError: there is no such device.
     """
-    return parallel.start_backend(
+    return backend.start_backend(
         config.runtime,
         core_devices=True,
-        large_calls=needs_one_heap(config, parallel.cores()),
+        large_calls=needs_one_heap(config, hardware.cores()),
     )
 
 
@@ -113,7 +118,7 @@ def make_session(config: Config, dataset: Dataset, devices: list[jax.Device]) ->
 
 def _mesh(config: Config, devices: list[jax.Device]) -> Mesh:
     """All devices that divide the batch; of a CPU's cores all, or one device with all threads."""
-    are_cores = devices[0].platform == "cpu" and not parallel.devices_are_given()
+    are_cores = devices[0].platform == "cpu" and not backend.devices_are_given()
     if are_cores and not share_batch(config, len(devices)):
         devices = devices[:1]
     return parallel.make_mesh(devices, config.train.batch_size)
@@ -164,7 +169,7 @@ def _check_memory(config: Config, model: CharModel, devices: list[jax.Device]) -
         return
     shapes = jax.tree.leaves(state_shapes(model, config))
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
-    there = parallel.total_memory(devices)
+    there = hardware.total_memory(devices)
     if needed > there:
         raise UserError(
             f"model.kind: {config.model.kind} of {model.vocab_size:,} symbols needs "
@@ -288,37 +293,3 @@ def score_split(
         stride=stride,
         poll=poll,
     )
-
-
-def environment(devices: list[jax.Device], mesh: Mesh) -> dict[str, Any]:
-    """What the promise of equal bits depends on."""
-    used = versions("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    return {
-        "device": parallel.describe(devices),
-        "devices": mesh.size,
-        "cores": parallel.cores(),
-        "versions": {"python": platform.python_version(), **used},
-    }
-
-
-def check_resumed(notes: Notes, session: Session) -> None:
-    """Raise a UserError unless a checkpoint is of this very run: config, alphabet and text.
-
-    The config.toml beside it may have been edited, and is compared too.
-    """
-    if resume_conflicts(notes.config, session.config):
-        told = describe_conflicts(notes.config, session.config, "put config.toml back as it was")
-        raise UserError(
-            f"--resume: the checkpoint is of another configuration: {told}, or start a new run "
-            "(--init-from takes over the parameters)"
-        )
-    dataset = session.dataset
-    for what, then, now in (
-        ("text", notes.dataset_digest, dataset.digest),
-        ("alphabet", notes.tokenizer.digest(), dataset.tokenizer.digest()),
-    ):
-        if then != now:
-            raise UserError(
-                f"--resume: the checkpoint is of another {what} (SHA-256 {then[:12]}..., here "
-                f"{now[:12]}...); put the old text back, or start a new run with --init-from"
-            )

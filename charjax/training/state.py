@@ -190,3 +190,26 @@ def begin_state(
 def _statistic(path: tuple[Any, ...], shape: Any) -> Array:
     fill = jnp.ones if "var" in jax.tree_util.keystr(path) else jnp.zeros
     return fill(shape.shape, shape.dtype)
+
+
+Tables = dict[str, jax.ShapeDtypeStruct]
+
+
+def state_shapes(model: CharModel, config: Config, tables: Tables | None = None) -> Any:
+    """The shapes and dtypes of a run's state.
+
+    A fitted family's tables are as long as its text has contexts, so theirs are given, from the
+    notes of the checkpoint.
+    """
+    if model.fitted:
+        return fitted_state(tables or {})
+    nothing = InitData(
+        jnp.zeros(model.vocab_size), jnp.zeros((1, model.lookback + 1), jnp.int32), 1
+    )
+    return jax.eval_shape(lambda key: create_state(model, config, key, nothing), jax.random.key(0))
+
+
+def fitted_state(params: dict[str, Any]) -> TrainState:
+    """The state of a family that is fitted in one step."""
+    counters = zero_counters()._replace(step=jnp.ones((), jnp.int32))
+    return TrainState(params, (), {}, (), counters)

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import devices, roofline, show, throughput
 from benchmarks.flops import FORMULAS, forward_flops, train_flops
 from charjax.config import load_config
-from charjax.config_sections import FAMILIES
+from charjax.config.sections import FAMILIES
 
 # Products of the forward pass for one token, written out: (rows of the kernel, columns).
 _BY_HAND = {

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from charjax import generate, runs
 from charjax.data import corpora, reading
-from charjax.training import evaluation, recorder
+from charjax.generation import generate
+from charjax.run import load, recorder
+from charjax.training import evaluation
 from charjax.training.evaluation import Score
 from tests.faults import series
 from tests.faults.poison import poison_steps as poison_steps
@@ -47,7 +48,7 @@ def serve_series(requests: str, answers: str, out: str, err: str) -> None:
 def _leave_out_what_is_heavy() -> None:
     """Training, counting, generating and scoring do nothing, and a model is read once."""
     loaded: dict[tuple[Path, str], Any] = {}
-    load_run = runs.load_run
+    load_run = load.load_run
 
     def load_once(directory: Path, checkpoint: str = "best", **options: bool) -> Any:
         key = (directory, checkpoint)
@@ -59,7 +60,7 @@ def _leave_out_what_is_heavy() -> None:
         lock = property(lambda self: self)
         release = train = fit = lambda self, *arguments: 0
 
-    runs.load_run = load_once
+    load.load_run = load_once
     recorder.Recorder.open = lambda *arguments, **more: Idle()  # type: ignore[method-assign,assignment,return-value]
     generate.stream = lambda *arguments, **more: iter(())  # type: ignore[assignment]
     evaluation.exact_loss = lambda *arguments, **more: Score(1.0, 1)

@@ -28,8 +28,8 @@ from typing import IO, Any, NoReturn
 ROOT = Path(__file__).resolve().parent.parent.parent
 # What the commands would import.
 _IMPORTED = (
-    *("charjax.evaluate", "charjax.generate", "charjax.interop", "charjax.sample"),
-    *("charjax.train", "charjax.training.recorder", "charjax.training.session"),
+    *("charjax.evaluate", "charjax.generation.generate", "charjax.interop", "charjax.sample"),
+    *("charjax.train", "charjax.run.recorder", "charjax.training.session"),
     *("charjax.initlab.__main__", "charjax.initlab.commands.probe"),
     *("charjax.initlab.commands.report", "matplotlib.backends.backend_agg", "matplotlib.figure"),
     "tests.faults.hooks",

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from charjax import parallel
+from charjax import backend
 from charjax.config import RuntimeConfig
 from charjax.errors import UserError
-from charjax.training import step_files
+from charjax.run import checkpoint_files
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COMMAND = """
@@ -27,7 +27,7 @@ cli.run(train.main, sys.argv[3:])
 def test_a_second_process_is_refused_in_a_line(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(UserError, match=r"2 JAX processes .* jax\.distributed"):
-        parallel.start_backend(RuntimeConfig())
+        backend.start_backend(RuntimeConfig())
 
 
 def _write(place: Path, dtypes: tuple[str, ...]) -> None:
@@ -39,7 +39,7 @@ def _write(place: Path, dtypes: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("written", [(), ("float32",)])
 def test_a_step_without_its_arrays_is_not_committed(written, tmp_path):
     arrays = {"a": np.ones(3, np.float32), "b": np.ones(2, np.int32)}
-    saving = step_files.commit(tmp_path, 5, arrays, {}, False)
+    saving = checkpoint_files.commit(tmp_path, 5, arrays, {}, False)
     with pytest.raises(OSError, match="were not written"), saving as place:
         _write(place, written)
     assert os.listdir(tmp_path) == []

@@ -18,7 +18,7 @@ import tomli_w
 from hypothesis import strategies as st
 
 from charjax.config import FAMILIES, describe_fields, shipped_configs
-from charjax.config_errors import choices, fields_of
+from charjax.config.errors import choices, fields_of
 from tests.commands import Result, tiny
 from tests.faults.histories import Lab
 from tests.faults.series import Series

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from charjax.training.checkpoint import Checkpoints
+from charjax.run.checkpoint import Checkpoints
 from tests.commands import tiny
 from tests.faults.crafting import newest, read_record
 from tests.faults.histories import Lab, story

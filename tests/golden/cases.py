@@ -16,7 +16,6 @@ import numpy as np
 from charjax.config import load_config
 from charjax.data.batches import BatchSource
 from charjax.data.datasets import load_dataset
-from charjax.runs import fitted_state
 from charjax.training.program import compile_chunks
 from charjax.training.session import (
     Session,
@@ -25,7 +24,7 @@ from charjax.training.session import (
     purpose_key,
     score_split,
 )
-from charjax.training.state import variables_of
+from charjax.training.state import fitted_state, variables_of
 
 FOLDER = Path(__file__).parent
 STEPS = 20

@@ -8,8 +8,8 @@ import pytest
 
 from charjax.config import load_config
 from charjax.data.datasets import target_counts
-from charjax.runs import load_run
-from charjax.training.replicas import Replicas
+from charjax.run.load import load_run
+from charjax.training.seeds import Replicas
 from charjax.training.session import first_state, open_session, score_split
 from charjax.training.state import effective, variables_of
 from tests.commands import run, tiny

@@ -13,15 +13,16 @@ import pytest
 from flax import linen as nn
 
 from charjax import models
-from charjax.config import IMPLIED, load_config, parse_config
+from charjax.config import load_config, parse_config
+from charjax.config.loading import IMPLIED
 from charjax.conversion.nanogpt import _tensors as tensors_of_nanogpt
 from charjax.errors import UserError
 from charjax.init import find_scheme, scheme_names
 from charjax.init.scheme import find_adam_factors
 from charjax.initlab.sweeps.axes import Axes
 from charjax.initlab.sweeps.grid import make_groups
-from charjax.runs import load_run
-from charjax.training.checkpoint import Checkpoints
+from charjax.run.checkpoint import Checkpoints
+from charjax.run.load import load_run
 from charjax.training.state import ADAM_SCALES, AdamScales, create_state
 from charjax.training.step import make_train_step
 from tests.commands import run, tiny
@@ -202,7 +203,8 @@ def make_older(place: Path) -> None:
 
 
 def _shapes(place: Path, step: int):
-    from charjax.runs import read_notes, state_shapes
+    from charjax.run.notes import read_notes
+    from charjax.training.state import state_shapes
 
     read = load_run(place, str(step))
     notes = read_notes(Checkpoints(place / "checkpoints").read_meta(step))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from charjax.initlab import theory
+from charjax import theory
 
 TANH = theory.find_activation("tanh")
 HEAD = ["scheme", "gain", "depth", "width", "learning_rate", "seed"]

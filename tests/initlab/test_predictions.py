@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from charjax import theory
 from charjax.config import InitConfig
 from charjax.init import find_scheme, initialise
-from charjax.initlab import theory
-from charjax.initlab.layers import find_layers, layer_values
+from charjax.initlab.activations.layers import find_layers, layer_values
 from charjax.initlab.predictions import predict_layers, predict_loss, weight_moments
 from charjax.training.step import cross_entropy
 from tests.models.families import V, make_model, make_variables

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from charjax.config import InitConfig
 from charjax.data.batches import Batch
 from charjax.init import find_scheme, initialise
-from charjax.initlab.layers import find_layers, layer_values
+from charjax.initlab.activations.layers import find_layers, layer_values
 from charjax.initlab.predictions import predict_layers, weight_moments
 from charjax.initlab.probes.attention import attention_entropy, attention_weights, predict_entropy
 from charjax.initlab.probes.depth import (

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from charjax import theory
 from charjax.errors import UserError
-from charjax.initlab import theory
 from charjax.initlab.report import at_init, drawing, histograms, losses, pairs, phase, verdicts
 from charjax.initlab.report.tables import read_sweep
 from charjax.initlab.statistics import compare

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from charjax.initlab import theory
+from charjax import theory
 from charjax.initlab.reproductions import (
     correlation,
     gradients,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from charjax import parallel
+from charjax import backend
 from charjax.config import load_config
 from charjax.data.batches import source_key
 from charjax.data.datasets import load_dataset
@@ -48,7 +48,7 @@ def text(tmp_path_factory):
 def program(overrides, axes, count=None):
     base = load_config(None, overrides, unread=why_no_run_reads(axes))
     (group,) = make_groups(base, axes)
-    devices = parallel.start_backend(base.runtime)
+    devices = backend.start_backend(base.runtime)
     session = open_group(group, load_dataset(base.data), devices)
     return GroupProgram(group, session, count or len(group.points))
 

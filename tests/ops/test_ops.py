@@ -12,8 +12,7 @@ import pytest
 from flax import linen as nn
 from jax import Array
 
-from charjax import parallel
-from charjax.initlab import theory
+from charjax import backend, parallel, theory
 from charjax.models.layers import Linear
 from charjax.models.recurrent import rnn_update
 from charjax.ops import activation, attention, choice, gates, linear, normalization, recurrence
@@ -313,7 +312,7 @@ def test_a_large_gradient_of_weights_in_a_training_loop_that_may_call_onednn() -
     mesh = parallel.make_mesh(jax.local_devices()[:1], 1)
     lowered = jax.jit(slopes(linear.matmul)).lower(x, kernel)
     called = choice.onednn_gradient(2048, 384, 384, jnp.float32)
-    compiled = parallel.compiled(lowered, mesh, onednn=called)
+    compiled = backend.compiled(lowered, mesh, onednn=called)
     assert ("__onednn" in compiled.as_text()) == called
     expected = jax.jit(slopes(linear.matmul_reference))(x, kernel)
     for fast, plain in zip(compiled(x, kernel), expected, strict=True):

@@ -63,7 +63,7 @@ def test_a_gpt_trained_elsewhere(tmp_path: Path):
 def test_makemores_transformer(tmp_path: Path):
     """Under the tanh GELU it is the same function to 1e-5, under the other GELU it is not."""
     from benchmarks.torch_models.mingpt import GPT
-    from charjax.runs import load_run
+    from charjax.run.load import load_run
 
     names = ["emma", "olivia", "ava", "isabella", "sophia", "mia", "amelia", "ella", "zoe", "ada"]
     (tmp_path / "names.txt").write_text("\n".join(names))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from charjax.generate import PastContext, stream, window_start
-from charjax.processors import Sampling
+from charjax.generation.generate import PastContext, stream, window_start
+from charjax.generation.sampling import Sampling
 from tests.parity.cases import LARGE, PAST_CONTEXT, SMALL, Ours, T, make_config
 
 GOLDEN = Path(__file__).parent / "golden" / "past-context.safetensors"

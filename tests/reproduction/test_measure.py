@@ -7,7 +7,7 @@ from scipy import stats
 from charjax.reproduction.measure import compare, judge, row_config, summary, wanted
 from charjax.reproduction.published import ORDERS, ROWS
 from charjax.reproduction.rows import Figure, Order
-from charjax.training.replicas import Outcome
+from charjax.training.seeds import Outcome
 
 
 def outcomes(*values):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from charjax import parallel
+from charjax import backend, hardware, parallel
 from charjax.config import RuntimeConfig
 from charjax.data.batches import make_source
 from charjax.data.datasets import Split
@@ -32,7 +32,7 @@ ALIKE = ["mlp", "gru", "transformer", *map(slowly, ("bigram", "bow", "transforme
 
 @pytest.fixture(scope="module")
 def mesh():
-    return parallel.make_mesh(parallel.start_backend(RuntimeConfig()), 1)
+    return parallel.make_mesh(backend.start_backend(RuntimeConfig()), 1)
 
 
 def text(*lengths: int) -> Split:
@@ -190,21 +190,21 @@ def test_a_table_larger_than_the_memory_is_refused_in_one_line(tmp_path, monkeyp
     path, workdir = tmp_path / "text.txt", tmp_path / "run"
     path.write_text(chinese(500, 3000), encoding="utf-8")
     monkeypatch.setattr(session, "_MANY_SYMBOLS", 400)
-    monkeypatch.setattr(parallel, "total_memory", lambda devices: 2_900_000)
+    monkeypatch.setattr(hardware, "total_memory", lambda devices: 2_900_000)
     arguments = (f"data.path={path}", "train.steps=1", "--workdir", workdir)
     refused = run("train", "model.kind=bigram", *arguments)
     assert refused.status == 2
     assert refused.err.count("\n") == 1
     assert "bigram of 500 symbols needs 0.0 GB" in refused.err
     assert not workdir.exists()
-    monkeypatch.setattr(parallel, "total_memory", lambda devices: 3_100_000)
+    monkeypatch.setattr(hardware, "total_memory", lambda devices: 3_100_000)
     assert run("train", "model.kind=bigram", *arguments).status == 0
 
 
 _PEAK = """
 import sys
 from charjax import cli, evaluate, train
-import charjax.training.recorder, charjax.training.evaluation
+import charjax.run.recorder, charjax.training.evaluation
 def peak():
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from charjax import models, parallel
+from charjax import backend, models, parallel
 from charjax.config import RuntimeConfig, parse_config
 from charjax.data.datasets import Split
 from charjax.errors import UserError
@@ -43,7 +43,7 @@ def _shaken(parameter):
 
 
 def mesh():
-    return parallel.make_mesh(parallel.start_backend(RuntimeConfig()), 1)
+    return parallel.make_mesh(backend.start_backend(RuntimeConfig()), 1)
 
 
 def score(model, variables, split, **options):

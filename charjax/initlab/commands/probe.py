@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     scheme_for(config)
     out = None
     if args.out is not None:
-        from charjax.runs import make_directory
+        from charjax.files import make_directory
 
         out = Path(args.out)
         make_directory(out, "--out")
@@ -109,8 +109,8 @@ def _probe(args: Namespace, argv: list[str], config: Config, out: Path | None) -
     tree: dict[str, Any] = {"command": command, **summarise(session, probes)}
     tree |= {"coordinates": coordinates, "hardware": hardware()}
     if out is not None:
+        from charjax.files import write_json
         from charjax.initlab.probes.pictures import draw
-        from charjax.runs import write_json
 
         draw(tree, probes[0], out)
         if coordinates is not None:

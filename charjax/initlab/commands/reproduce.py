@@ -66,15 +66,15 @@ def _arguments(argv: list[str]) -> Namespace:
 def _reproduce(
     args: Namespace, argv: list[str], chosen: tuple[Reproduction, ...], signals: "Signals"
 ) -> int:
-    from charjax import parallel
+    from charjax import backend
     from charjax.config import DataConfig, RuntimeConfig
     from charjax.data.corpora import load_corpus
     from charjax.initlab.reproductions import report
-    from charjax.runs import Lock
+    from charjax.run.lock import Lock
     from charjax.signals import Interrupted
 
-    parallel.make_device_of_every_core()
-    has_gpu = parallel.start_backend(RuntimeConfig())[0].platform == "gpu"
+    backend.make_device_of_every_core()
+    has_gpu = backend.start_backend(RuntimeConfig())[0].platform == "gpu"
     tier: Tier = args.tier or ("gpu" if has_gpu else "cpu")
     for name in sorted({name for each in chosen for name in each.corpora}):
         load_corpus(DataConfig.model_validate({"name": name}))

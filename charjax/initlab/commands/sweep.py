@@ -154,22 +154,23 @@ def _sweep(
     out: Path,
     poll: Callable[[], None],
 ) -> None:
-    from charjax import parallel
+    from charjax import backend
     from charjax.data.datasets import load_dataset
+    from charjax.files import make_directory
     from charjax.initlab.report import read_sweep, verdict_lines, write_page
     from charjax.initlab.sweeps.grid import make_groups
     from charjax.initlab.sweeps.plan import Plan, check_room, check_tables, resumed_plan
     from charjax.initlab.sweeps.runner import Sweep
-    from charjax.runs import Lock, make_directory
-    from charjax.training.cores import needs_one_heap
+    from charjax.run.lock import Lock
+    from charjax.training.cpu_plan import needs_one_heap
     from charjax.training.session import with_context
 
     check_tables(axes.runs, 1, base.train.steps)
     of_one_seed = make_groups(base, dataclasses.replace(axes, seeds=axes.seeds[:1]))
-    parallel.make_device_of_every_core()
+    backend.make_device_of_every_core()
     # A stack takes a few runs at a time, or one if it is large.
     are_large = any(needs_one_heap(group.config, 1) for group in of_one_seed)
-    devices = parallel.start_backend(base.runtime, large_calls=are_large)
+    devices = backend.start_backend(base.runtime, large_calls=are_large)
     dataset = load_dataset(base.data)
     base = with_context(base, dataset)
     if "val" not in dataset.splits:
@@ -202,10 +203,10 @@ def _sweep(
 
 def _write(out: Path, sweep: "Sweep", argv: list[str], base: "Config", axes: Axes) -> None:
     """The tables, and sweep.json when they are there; then the parts are not needed any more."""
+    from charjax.files import write_json
     from charjax.hardware import hardware
     from charjax.initlab.sweeps.record import recorded_steps
     from charjax.initlab.sweeps.tables import hidden_activation, unigram_entropy, write_tables
-    from charjax.runs import write_json
 
     finished = list(sweep.finished())
     write_tables(out, finished)

@@ -12,8 +12,8 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
-from charjax.initlab import theory
-from charjax.initlab.layers import counted_places, find_layers
+from charjax import theory
+from charjax.initlab.activations.layers import counted_places, find_layers
 from charjax.initlab.predictions import Prediction
 from charjax.models.transformer import Transformer
 from charjax.ops.rotary import rotary_angles, rotate

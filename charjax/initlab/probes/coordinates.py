@@ -26,10 +26,10 @@ from charjax import parallel
 from charjax.config import Config
 from charjax.data.batches import BatchSource, source_key
 from charjax.errors import UserError
-from charjax.initlab.families import Pass, find_taps
-from charjax.initlab.layers import find_layers
+from charjax.initlab.activations.families import Pass, find_taps
+from charjax.initlab.activations.intercept import see
+from charjax.initlab.activations.layers import find_layers
 from charjax.initlab.sizes import size_of, with_size
-from charjax.initlab.watching import see
 from charjax.models.contract import CharModel
 from charjax.training.program import make_advance
 from charjax.training.session import Session, open_session, purpose_key, seed_state

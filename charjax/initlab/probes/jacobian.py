@@ -13,9 +13,9 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
-from charjax.initlab.families import find_taps
-from charjax.initlab.taps import Pass
-from charjax.initlab.watching import Arrays, see, see_slopes
+from charjax.initlab.activations.families import find_taps
+from charjax.initlab.activations.intercept import Arrays, see, see_slopes
+from charjax.initlab.activations.taps import Pass
 from charjax.models.contract import CharModel
 
 

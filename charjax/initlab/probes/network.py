@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from charjax.data.batches import Batch
 from charjax.init import scheme_for
-from charjax.initlab.layers import (
+from charjax.initlab.activations.layers import (
     LayerStats,
     ParameterStats,
     counted_places,

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from charjax.initlab.layers import BINS
+from charjax.initlab.activations.layers import BINS
 from charjax.initlab.probes.network import SeedProbe
 
 

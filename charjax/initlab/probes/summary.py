@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from charjax.initlab.layers import Layer, find_layers
+from charjax.initlab.activations.layers import Layer, find_layers
 from charjax.initlab.probes.network import SeedProbe
 from charjax.training.session import Session
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from charjax.initlab import theory
+from charjax import theory
 from charjax.initlab.report import drawing
 from charjax.initlab.report.at_init import arm_name
 from charjax.initlab.report.drawing import Picture

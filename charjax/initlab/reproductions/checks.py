@@ -67,7 +67,7 @@ class Check:
       n: values that it is the mean of.
       standard_error: of the mean; None for one value.
       unit: of the value; "" for a pure number.
-      theory: what the theory of charjax.initlab.theory gives, unrounded; None where it is silent.
+      theory: what the theory of charjax.theory gives, unrounded; None where it is silent.
       holds: of a claim.
       note: what else is to be said.
     """

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from charjax.initlab import theory
+from charjax import theory
 from charjax.initlab.reproductions.checks import Check, Mean, Poll, Progress, Tier, near
 from charjax.initlab.reproductions.nets import measure_nets
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from charjax.initlab import theory
+from charjax import theory
 from charjax.initlab.reproductions.checks import (
     Check,
     Poll,

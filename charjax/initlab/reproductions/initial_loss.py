@@ -12,8 +12,8 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from charjax import theory
 from charjax.config import load_config
-from charjax.initlab import theory
 from charjax.initlab.reproductions.checks import Check, Poll, Progress, Tier, mean_of, near
 from charjax.initlab.reproductions.nets import measure_nets
 from charjax.training.session import open_session, seed_state

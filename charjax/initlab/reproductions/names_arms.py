@@ -22,7 +22,7 @@ from charjax.initlab.reproductions.checks import (
     stated,
 )
 from charjax.initlab.statistics import Comparison, compare, correct
-from charjax.training.replicas import Replicas
+from charjax.training.seeds import Replicas
 from charjax.training.session import open_session
 
 # By arm, the configuration and the dev loss of the one run that is published.

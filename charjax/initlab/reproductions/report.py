@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from charjax.files import write_json
 from charjax.hardware import hardware, in_words, versions_in_words
 from charjax.initlab.reproductions.checks import FAILURES, Check, Reproduction, Tier
 from charjax.reproduction import output
-from charjax.runs import write_json
 
 Result = dict[str, Any]
 
@@ -133,7 +133,7 @@ def document(results: Sequence[Result], command: str) -> str:
         "# Initialisation, reproduced\n\n"
         f"Made by `{made_by}`; every number stands in results.json. Behind a measured mean stands "
         'its standard error, and n is what it is the mean of. A number is "reproduced" if it lies '
-        'within the tolerance of what is published; "theory" is what `charjax.initlab.theory` '
+        'within the tolerance of what is published; "theory" is what `charjax.theory` '
         "gives, for infinite width.\n\n"
     ) + markdown(results)
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from charjax.initlab import theory
+from charjax import theory
 from charjax.initlab.reproductions.checks import Check, Poll, Progress, Tier, mean_of, near
 from charjax.initlab.reproductions.nets import measure_nets
 

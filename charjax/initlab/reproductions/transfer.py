@@ -22,7 +22,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from charjax import parallel
+from charjax import hardware
 from charjax.config import Config, load_config
 from charjax.data.batches import BatchSource, source_key
 from charjax.initlab.probes.coordinates import at_width
@@ -37,8 +37,7 @@ from charjax.initlab.reproductions.checks import (
     stated,
 )
 from charjax.initlab.statistics import argmin_interval
-from charjax.training.session import Session, open_session, purpose_key, seed_state
-from charjax.training.stack import (
+from charjax.training.ensemble import (
     MEMORY_SHARE,
     Numbers,
     Runs,
@@ -46,6 +45,7 @@ from charjax.training.stack import (
     as_many_as_fit,
     begin_runs,
 )
+from charjax.training.session import Session, open_session, purpose_key, seed_state
 
 _RESAMPLES = 2000
 _CHUNK = 20
@@ -161,7 +161,7 @@ def train_rates(
     """
     session = open_session(config)
     total = len(rates) * seeds
-    budget = MEMORY_SHARE * parallel.available_memory(session.devices)
+    budget = MEMORY_SHARE * hardware.available_memory(session.devices)
     program = as_many_as_fit(functools.partial(_Program, session), total, budget)
     count = program.count
     losses_R = np.empty(total)

@@ -21,6 +21,7 @@ import numpy as np
 from jax import Array
 
 from charjax.config import Config, load_config
+from charjax.initlab.activations.intercept import Door, see
 from charjax.initlab.probes.coordinates import (
     LIMIT,
     at_depth,
@@ -39,7 +40,6 @@ from charjax.initlab.reproductions.checks import (
     stated,
 )
 from charjax.initlab.reproductions.nets import measure_nets
-from charjax.initlab.watching import Door, see
 from charjax.training.session import open_session
 from charjax.training.state import create_state, variables_of
 

@@ -8,16 +8,18 @@ from typing import Any
 
 import jax
 
-from charjax import parallel
+from charjax import hardware
 from charjax.config import Config
 from charjax.data.datasets import Dataset
 from charjax.errors import UserError
-from charjax.initlab.layers import find_layers
+from charjax.files import write_json
+from charjax.initlab.activations.layers import find_layers
 from charjax.initlab.sweeps.axes import Axes
 from charjax.initlab.sweeps.grid import Group
 from charjax.initlab.sweeps.record import recorded_steps
-from charjax.runs import build_model, state_shapes, write_json
+from charjax.models import build_model
 from charjax.training.session import with_context
+from charjax.training.state import state_shapes
 
 _FILE = "plan.json"
 _FORMAT = 1
@@ -52,7 +54,7 @@ def check_room(groups: list[Group], dataset: Dataset, devices: list[jax.Device])
     """
     layers = 0
     # Fewer runs than devices have a device, and so all the memory of a CPU, to themselves.
-    free = parallel.available_memory(devices[:1])
+    free = hardware.available_memory(devices[:1])
     for group in groups:
         config = with_context(group.config, dataset)
         model = build_model(config, dataset.tokenizer)

@@ -16,7 +16,7 @@ from jax import Array
 from charjax import parallel
 from charjax.config import Config
 from charjax.data.batches import Batch, BatchSource, source_key
-from charjax.initlab.layers import (
+from charjax.initlab.activations.layers import (
     Layer,
     LayerStats,
     ParameterStats,
@@ -26,8 +26,8 @@ from charjax.initlab.layers import (
 from charjax.initlab.predictions import WeightMoments, weight_moments
 from charjax.initlab.sweeps.grid import Group, Point
 from charjax.models.contract import CharModel
+from charjax.training.ensemble import Numbers, Runs, Stack, begin_runs, with_rate
 from charjax.training.session import Session, purpose_key, seed_state
-from charjax.training.stack import Numbers, Runs, Stack, begin_runs, with_rate
 from charjax.training.state import TrainState, variables_of
 from charjax.training.step import cross_entropy, make_train_step
 

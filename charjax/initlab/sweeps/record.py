@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from charjax.initlab.sweeps.program import Measured
-from charjax.training.stack import Runs
+from charjax.training.ensemble import Runs
 
 Record = dict[str, np.ndarray]
 

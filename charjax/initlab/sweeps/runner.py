@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from charjax import parallel
+from charjax import hardware
 from charjax.data.datasets import Dataset
 from charjax.errors import UserError
 from charjax.initlab.sweeps.grid import Group, Point
@@ -31,12 +31,11 @@ from charjax.initlab.sweeps.record import (
     write_part,
 )
 from charjax.initlab.sweeps.tables import Finished, repeats
-from charjax.runs import state_shapes
+from charjax.run.checkpoint import Checkpoints
 from charjax.signals import Interrupted
-from charjax.training.checkpoint import Checkpoints
+from charjax.training.ensemble import MEMORY_SHARE, as_many_as_fit
 from charjax.training.session import Session, make_session
-from charjax.training.stack import MEMORY_SHARE, as_many_as_fit
-from charjax.training.state import ADAM_SCALES
+from charjax.training.state import ADAM_SCALES, state_shapes
 
 _DISPATCH_SECONDS = 0.5
 _SAVE_SECONDS = 30.0
@@ -136,7 +135,7 @@ class Sweep:
 
         if index in self.plan.at_once:
             return build(self.plan.at_once[index])
-        budget = MEMORY_SHARE * parallel.available_memory(self.devices)
+        budget = MEMORY_SHARE * hardware.available_memory(self.devices)
         count = min(limit or len(group.points), len(group.points))
         program = as_many_as_fit(build, count, budget)
         devices = program.stack.mesh.size

@@ -18,7 +18,7 @@ import numpy as np
 
 from charjax.data.datasets import Dataset, target_counts
 from charjax.init import find_scheme
-from charjax.initlab.layers import Layer, find_layers
+from charjax.initlab.activations.layers import Layer, find_layers
 from charjax.initlab.predictions import (
     Prediction,
     WeightMoments,

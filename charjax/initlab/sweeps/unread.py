@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from charjax.config import Config
-from charjax.config_errors import fields_of, shown
-from charjax.config_reads import Unread, why_unread
+from charjax.config.errors import fields_of, shown
+from charjax.config.reads import Unread, why_unread
 from charjax.errors import UserError
 from charjax.initlab.sizes import size_fields, size_of
 from charjax.initlab.sweeps.axes import Axes

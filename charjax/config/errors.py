@@ -1,0 +1,213 @@
+"""What is wrong with a configuration: the field, what was given, what is allowed, in one line."""
+
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from charjax.config.peers import SHORT_FLAGS, advise
+from charjax.config.sections import FAMILIES, SECTIONS, ordered_fields
+
+_LONGEST_SHOWN = 60
+
+
+def explain(error: ValidationError) -> str:
+    """The first mistake of a validation, in one line."""
+    first = error.errors(include_url=False)[0]
+    if first["type"] == "value_error":  # raised by a section, and already in words
+        return first["msg"].removeprefix("Value error, ")
+    section, *rest = first["loc"]
+    kind = str(rest.pop(0)) if section == "model" else None
+    key, *inside = rest
+    name = f"{section}.{key}{''.join(f'[{index}]' for index in inside)}"
+    fields = fields_of(str(section), kind)
+    if key not in fields:
+        return unknown_key(name, kind, first["input"])
+    given, field = first["input"], fields[str(key)]
+    allowed = _describe(field, bool(inside))
+    if first["type"] in ("finite_number", "float_type") and type(given) in (int, float):
+        allowed = allowed.replace("a number", "a finite number")
+    return f"{name}: {shown(given)} given; must be {allowed}{nearest(given, choices(field))}"
+
+
+def unknown_key(name: str, kind: str | None = None, value: Any = None) -> str:
+    """Return the error message for an unknown `section.key`, with the keys that exist.
+
+    Args:
+      name: as it was given; without a dot, a key at the top of a file.
+      kind: the model's family, where it is known.
+      value: what was given, for the example.
+    """
+    section, dot, key = name.partition(".")
+    text = None if value is None or isinstance(value, dict) else shown(value)
+    advice = advise(key if dot else name, text)
+    if section not in SECTIONS:
+        return _unknown_section(name, text, advice)
+    here = list(fields_of(section, kind))
+    owners = [owner for owner, family in FAMILIES.items() if key in family.model_fields]
+    if section == "model" and kind and owners:
+        hint = f"; {', '.join(owners)} has it: model.kind={owners[0]}"
+    elif short := [known for known in here if _initials(known) == key]:
+        hint = f"; did you mean {section}.{short[0]}?"
+    elif advice:
+        hint = f"; {advice}"
+    elif ours := own_name(key):
+        hint = f"; did you mean {ours}?"
+    else:
+        hint = nearest(name, [f"{section}.{key}" for key in here]) or nearest(name, _all_names())
+    where = f"model.kind = {kind}" if section == "model" and kind else f"[{section}]"
+    return f"{name}: unknown key; {where} has: {', '.join(here)}{hint}"
+
+
+def unknown_flag(flag: str, value: str | None) -> str | None:
+    """Return the error message for a setting, or a peer's, that was written as a flag.
+
+    Args:
+      flag: with its dashes; nanoGPT and minGPT write `--batch_size=32`, `--model.n_layer=10`,
+        makemore `--batch-size 32` or `-b 32`, char-rnn `-batch_size 32`.
+      value: the value that was given with it, as text.
+
+    Returns:
+      None for a flag that is neither.
+    """
+    name = flag.lstrip("-").replace("-", "_")
+    section, _, key = SHORT_FLAGS.get(name, name).rpartition(".")
+    ours = f"{section}.{key}" if section in SECTIONS and key in fields_of(section) else None
+    advice = None if ours else advise(key, value)
+    if advice is None and (ours := ours or own_name(key)):
+        written = f"{ours}={value or '...'}"
+        advice = f"settings have no dashes: section.key=value, as in {written}"
+    return f"{flag}: {value or 'nothing'} given; {advice}" if advice else None
+
+
+def _unknown_section(name: str, value: str | None, advice: str | None) -> str:
+    section, dot, key = name.partition(".")
+    ours = own_name(key if dot else name)
+    if not dot and (advice or ours):
+        return f"{name}: {value or 'nothing'} given; {advice or f'did you mean {ours}?'}"
+    hint = f"; {advice}" if advice else nearest(section, SECTIONS)
+    if not advice and ours and not any(key in fields_of(s) for s in SECTIONS if s in hint):
+        hint = f"; did you mean {ours}?"
+    return f"{name}: {shown(section)} is not a section; there are: {', '.join(SECTIONS)}{hint}"
+
+
+def own_name(key: str) -> str | None:
+    """Return `section.key` for a key that some section has; of several, the first."""
+    return next((f"{name}.{key}" for name in SECTIONS if key in fields_of(name)), None)
+
+
+def _initials(key: str) -> str:
+    return "".join(word[0] for word in key.split("_"))
+
+
+def _all_names() -> list[str]:
+    return [f"{section}.{key}" for section in SECTIONS for key in fields_of(section)]
+
+
+def fields_of(section: str, kind: Any = None) -> dict[str, FieldInfo]:
+    """The fields of a section; of [model], those of one family, or of all where `kind` is none."""
+    one = section == "model" and isinstance(kind, str) and kind in FAMILIES
+    group = (FAMILIES[kind],) if one else SECTIONS[section]
+    return {key: field for known in group for key, field in ordered_fields(known)}
+
+
+def nearest(given: Any, known: Iterable[str]) -> str:
+    """A suggestion, if one is close enough."""
+    if not isinstance(given, str):
+        return ""
+    matches = difflib.get_close_matches(given[:_LONGEST_SHOWN], list(known), n=1, cutoff=0.6)
+    return f"; did you mean {matches[0]}?" if matches else ""
+
+
+def shown(value: Any) -> str:
+    """What was given, as TOML would have it, cut where it is long."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except (ValueError, RecursionError):  # a number of thousands of digits, lists in lists
+        text = "something too long to show"
+    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "..."
+
+
+def choices(field: FieldInfo) -> tuple[str, ...]:
+    """The words a field may hold, or () if it is no choice of words."""
+    kind, _ = _type(field)
+    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+
+
+def type_name(field: FieldInfo) -> str:
+    """The type of a field in a word."""
+    kind, _ = _type(field)
+    if choices(field):
+        return "choice"
+    if typing.get_origin(kind) is tuple:
+        return "[int]"
+    return "text" if kind is str else kind.__name__
+
+
+def is_text(field: FieldInfo) -> bool:
+    """Whether a field holds text, so that overrides need no quotes."""
+    return bool(choices(field)) or _type(field)[0] is str
+
+
+def _describe(field: FieldInfo, element: bool) -> str:
+    """What a field (or an element of its list) may hold."""
+    kind, bounds = _type(field)
+    if options := choices(field):
+        return f"one of {', '.join(options)}"
+    if typing.get_origin(kind) is tuple:
+        inner, bounds = _unwrap(typing.get_args(kind)[0])
+        if element:
+            return _NOUNS[inner] + _bounds(bounds)
+        return f"a list such as [200], each {_NOUNS[inner]}{_bounds(bounds)}"
+    return _NOUNS[kind] + _bounds(bounds)
+
+
+_NOUNS: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+}
+
+
+def _bounds(metadata: list[Any]) -> str:
+    found = {
+        word: getattr(part, name)
+        for part in metadata
+        for name, word in _BOUNDS.items()
+        if getattr(part, name, None) is not None
+    }
+    if "of at least" in found and "at most" in found:
+        return f" from {found['of at least']} to {found['at most']}"
+    if "longer" in found:
+        return " that is not empty"
+    return " " + " and ".join(f"{word} {bound}" for word, bound in found.items()) if found else ""
+
+
+_BOUNDS = {
+    "ge": "of at least",
+    "gt": "greater than",
+    "le": "at most",
+    "lt": "less than",
+    "min_length": "longer",
+}
+
+
+def _type(field: FieldInfo) -> tuple[Any, list[Any]]:
+    kind, bounds = _unwrap(field.annotation)
+    return kind, [*bounds, *field.metadata]
+
+
+def _unwrap(annotation: Any) -> tuple[Any, list[Any]]:
+    """A type without its None, and the bounds written beside it."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+    if typing.get_origin(annotation) is Annotated:
+        annotation, *beside = typing.get_args(annotation)
+        return annotation, [part for info in beside for part in info.metadata]
+    return annotation, []

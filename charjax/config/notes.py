@@ -1,0 +1,102 @@
+"""Remarks on a valid configuration: a schedule that the run outlasts, or does not reach.
+
+Steps are counted as in the messages of a run: step n is the n-th, trained at the rate of n - 1
+steps taken.
+"""
+
+import math
+
+from charjax.config.sections import Config, OptimConfig
+
+
+def schedule_notes(config: Config) -> list[str]:
+    """Return a line for each part of the schedule that does not fit the number of steps."""
+    if config.model.kind == "ngram":
+        return []
+    optim, steps = config.optim, config.train.steps
+    notes = []
+    if optim.warmup_steps >= steps:
+        reached = learning_rate_at(optim, steps - 1)
+        notes.append(
+            f"the warm-up (optim.warmup_steps = {optim.warmup_steps}) is not over within "
+            f"train.steps = {steps}: the learning rate reaches {reached:.3g} of "
+            f"{optim.learning_rate:g}"
+        )
+    if optim.schedule == "cosine":
+        notes += _cosine_notes(optim, steps)
+    elif optim.schedule == "step":
+        late = [step for step in optim.boundaries if step >= steps]
+        if late:
+            listed = ", ".join(map(str, late))
+            notes.append(
+                f"optim.boundaries = {listed}: not within train.steps = {steps}, so the learning "
+                "rate is not multiplied there"
+            )
+    elif optim.schedule == "exponential":
+        notes += _exponential_notes(optim, steps)
+    return notes
+
+
+def _cosine_notes(optim: OptimConfig, steps: int) -> list[str]:
+    end = _cosine_end(optim)
+    given = f"the cosine schedule ends at step {end} (optim.decay_steps = {optim.decay_steps})"
+    if end < steps:
+        rest = f"step {steps}" if end + 1 == steps else f"steps {end + 1} to {steps}"
+        idle = ", at which no parameter moves" if optim.min_learning_rate == 0 else ""
+        return [
+            f"{given}: {rest} of train.steps = {steps} train at optim.min_learning_rate = "
+            f"{optim.min_learning_rate:g}{idle}"
+        ]
+    if end > steps > optim.warmup_steps:
+        last = learning_rate_at(optim, steps - 1)
+        return [f"{given}, beyond train.steps = {steps}: the last learning rate is {last:.3g}"]
+    return []
+
+
+def _cosine_end(optim: OptimConfig) -> int:
+    return optim.warmup_steps + max(1, (optim.decay_steps or 1) - optim.warmup_steps)
+
+
+def _exponential_notes(optim: OptimConfig, steps: int) -> list[str]:
+    begin = optim.boundaries[0] if optim.boundaries else 0
+    period = optim.decay_steps or 1
+    if begin >= steps:
+        return [
+            f"the exponential decay begins at step {begin} (optim.boundaries), not within "
+            f"train.steps = {steps}: the learning rate does not decay"
+        ]
+    if optim.staircase and begin + period >= steps:
+        return [
+            f"the exponential schedule first multiplies the learning rate after step "
+            f"{begin + period} (optim.decay_steps = {period}), not within train.steps = {steps}"
+        ]
+    low, high = optim.min_learning_rate, optim.learning_rate
+    if low > 0 and optim.factor < 1 and learning_rate_at(optim, steps - 1) == low:
+        periods = math.log(low / high) / math.log(optim.factor)
+        floor = begin + math.ceil((math.ceil(periods) if optim.staircase else periods) * period)
+        return [
+            f"the exponential schedule reaches optim.min_learning_rate = {low:g} at step {floor} "
+            f"of train.steps = {steps}, and stays there"
+        ]
+    return []
+
+
+def learning_rate_at(optim: OptimConfig, taken: int) -> float:
+    """Return the learning rate after `taken` steps.
+
+    The plain version of `charjax.training.optimizer.make_schedule`, without JAX, in float64.
+    """
+    low, high = optim.min_learning_rate, optim.learning_rate
+    if taken < optim.warmup_steps:
+        return high * (taken + 1) / (optim.warmup_steps + 1)
+    if optim.schedule == "cosine":
+        length = _cosine_end(optim) - optim.warmup_steps
+        done = min((taken - optim.warmup_steps) / length, 1.0)
+        return low + 0.5 * (1 + math.cos(math.pi * done)) * (high - low)
+    if optim.schedule == "step":
+        return float(high * optim.factor ** sum(taken >= step for step in optim.boundaries))
+    if optim.schedule == "exponential":
+        begin = optim.boundaries[0] if optim.boundaries else 0
+        power = max(taken - begin, 0) / (optim.decay_steps or 1)
+        return max(high * optim.factor ** (math.floor(power) if optim.staircase else power), low)
+    return high

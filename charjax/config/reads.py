@@ -1,0 +1,185 @@
+"""The choices under which each setting is read.
+
+Every setting is listed in `READ`, with the conditions that must all hold for a run to read it; no
+condition means that every run does. A setting that no condition lets through is "unread":
+`charjax.config.load_config` refuses a value other than its default there.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from charjax.config.sections import FAMILIES, Config
+
+
+class When(NamedTuple):
+    """A condition on the other settings.
+
+    Attributes:
+      choices: the settings (section.key) that decide, the most direct first.
+      holds: whether a resolved configuration satisfies it.
+      clause: the reader of the setting, as a part of an error message.
+    """
+
+    choices: tuple[str, ...]
+    holds: Callable[[Config], bool]
+    clause: str
+
+
+class Unread(NamedTuple):
+    """The reason why a run does not read a setting.
+
+    Attributes:
+      choices: the settings or flags that decide, as of `When`.
+      clause: the reader of the setting, as a part of an error message.
+    """
+
+    choices: tuple[str, ...]
+    clause: str
+
+
+def why_unread(config: Config, name: str) -> Unread | None:
+    """Return the reason why a run of a resolved configuration does not read `section.key`.
+
+    Returns:
+      The first condition that fails; None where the setting is read.
+    """
+    for when in READ.get(name, ()):
+        if not when.holds(config):
+            return Unread(when.choices, when.clause.format(_value(config, when.choices[0])))
+    return None
+
+
+def _value(config: Config, name: str) -> Any:
+    section, _, key = name.partition(".")
+    value = getattr(getattr(config, section), key, "absent")
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _one_of(choice: str, *values: str) -> When:
+    section, _, key = choice.partition(".")
+    named = " or ".join(values)
+    return When(
+        (choice,),
+        lambda config: getattr(getattr(config, section), key) in values,
+        f"only {choice}={named} reads it, and {choice} is {{}}",
+    )
+
+
+_TRAINED = When(
+    ("model.kind",),
+    lambda config: config.model.kind != "ngram",
+    "only families that are trained by gradients read it, and model.kind={} counts",
+)
+_HELD_OUT = When(
+    ("data.val_fraction",),
+    lambda config: config.data.val_fraction > 0,
+    "it is about the part of the text that is held out, and data.val_fraction is {}",
+)
+_NAMED = When(("data.path",), lambda config: config.data.path is None, "data.path is read instead")
+# A split follows from the corpus and the layout where it is not given.
+_INTERLEAVED = When(
+    ("data.split", "data.name", "data.path", "data.layout"),
+    lambda config: config.data.split == "interleaved",
+    "only data.split=interleaved reads it, and data.split is {}",
+)
+_CUT = When(
+    ("data.val_fraction",),
+    lambda config: config.data.val_fraction > 0 or config.data.documents == "lines",
+    "data.val_fraction={} holds nothing out, and the text is one document",
+)
+_HIDDEN = When(
+    ("model.hidden",),
+    lambda config: getattr(config.model, "hidden", (1,)) != (),
+    "only hidden layers have one, and model.hidden is empty",
+)
+# Embedding and readout have draws of their own.
+_KERNELS = When(
+    ("model.kind",),
+    lambda config: config.model.kind not in ("bigram", "bow"),
+    "only layers between embedding and readout read it, and model.kind={} has none",
+)
+_BIASES = When(
+    ("model.bias", "init.sigma_w"),
+    lambda config: config.init.sigma_w is None or getattr(config.model, "bias", True),
+    "only biases read it where init.sigma_w is given, and model.bias is {}",
+)
+_NOT_LSUV = When(
+    ("init.scheme",),
+    lambda config: config.init.scheme != "lsuv",
+    "init.scheme={} scales every kernel by its outputs, and would undo it",
+)
+_ON_GPU = When(
+    ("runtime.device",),
+    lambda config: config.runtime.device != "cpu",
+    "only a GPU reads it, and runtime.device is {}",
+)
+_ADAMW = _one_of("optim.kind", "adamw")
+_DECAYING = _one_of("optim.schedule", "cosine", "exponential")
+_MULTIPLIED = _one_of("optim.schedule", "step", "exponential")
+_RANDOM = _one_of("eval.protocol", "random")
+_SCALED_WIDTH = _one_of("init.scheme", "mup", "depth_mup", "completep", "spectral")
+_SCALED_DEPTH = _one_of("init.scheme", "depth_mup", "completep")
+
+READ: dict[str, tuple[When, ...]] = {
+    "data.name": (_NAMED,),
+    "data.path": (),
+    "data.tokenizer": (),
+    "data.split": (_CUT,),
+    "data.val_fraction": (),
+    "data.layout": (),
+    "data.sampling": (_TRAINED,),
+    "data.rows": (_INTERLEAVED, _HELD_OUT),
+    "data.chunk": (_INTERLEAVED, _HELD_OUT),
+    # Settings of [model] are those of the one family; all are read but for these.
+    **{f"model.{key}": () for family in FAMILIES.values() for key in family.model_fields},
+    "model.alpha": (_one_of("model.smoothing", "additive"),),
+    "model.norm": (_HIDDEN,),
+    "init.scheme": (_TRAINED,),
+    "init.std": (_TRAINED, _one_of("init.scheme", "normal")),
+    "init.scale": (_TRAINED, _one_of("init.scheme", "uniform")),
+    "init.gain": (_TRAINED, _KERNELS, _HIDDEN, _NOT_LSUV),
+    "init.sigma_w": (_TRAINED, _one_of("init.scheme", "critical"), _KERNELS, _HIDDEN),
+    "init.sigma_b": (_TRAINED, _one_of("init.scheme", "critical"), _KERNELS, _HIDDEN, _BIASES),
+    "init.epsilon": (_TRAINED, _one_of("init.scheme", "layerscale")),
+    "init.forget_bias": (_TRAINED, _one_of("init.scheme", "forget_bias")),
+    "init.longest_delay": (_TRAINED, _one_of("init.scheme", "chrono")),
+    "init.base_width": (_TRAINED, _SCALED_WIDTH),
+    "init.base_depth": (_TRAINED, _SCALED_DEPTH),
+    "optim.kind": (_TRAINED,),
+    "optim.learning_rate": (_TRAINED,),
+    "optim.schedule": (_TRAINED,),
+    "optim.warmup_steps": (_TRAINED,),
+    "optim.decay_steps": (_TRAINED, _DECAYING),
+    "optim.min_learning_rate": (_TRAINED, _DECAYING),
+    "optim.boundaries": (_TRAINED, _MULTIPLIED),
+    "optim.factor": (_TRAINED, _MULTIPLIED),
+    "optim.staircase": (_TRAINED, _one_of("optim.schedule", "exponential")),
+    "optim.weight_decay": (_TRAINED,),
+    "optim.beta1": (_TRAINED, _ADAMW),
+    "optim.beta2": (_TRAINED, _ADAMW),
+    "optim.eps": (_TRAINED, _one_of("optim.kind", "adamw", "rmsprop")),
+    "optim.rms_decay": (_TRAINED, _one_of("optim.kind", "rmsprop")),
+    "optim.momentum": (_TRAINED, _one_of("optim.kind", "sgd", "rmsprop")),
+    "optim.l2": (_TRAINED,),
+    "optim.grad_clip": (_TRAINED,),
+    "optim.accumulate_steps": (_TRAINED,),
+    "train.steps": (_TRAINED,),
+    "train.batch_size": (_TRAINED,),
+    # Of the samples, too.
+    "train.seed": (),
+    "train.log_every": (_TRAINED,),
+    "train.sample_every": (_TRAINED,),
+    "train.max_skipped": (_TRAINED,),
+    # The loop stops at these steps even where nothing is held out.
+    "eval.every": (_TRAINED,),
+    "eval.protocol": (_TRAINED, _HELD_OUT),
+    "eval.batches": (_TRAINED, _HELD_OUT, _RANDOM),
+    # Of `python -m charjax.evaluate`, too, which can score the training part.
+    "eval.batch_size": (),
+    "checkpoint.every": (_TRAINED,),
+    "checkpoint.keep": (_TRAINED,),
+    "runtime.device": (),
+    # A bigram computes in float32 either way; the setting is about the run as a whole.
+    "runtime.dtype": (_TRAINED,),
+    "runtime.deterministic": (_ON_GPU,),
+}

@@ -1,0 +1,1 @@
+"""Text generation: decoder with a cache, sampling by logits processors."""

@@ -1,0 +1,292 @@
+"""The compiled programs of generation: prefill a cache, and decode from it.
+
+Shapes: B samples, T tokens, K tokens of one call, V symbols; where a window slides, C its length,
+read in P pieces of R samples.
+"""
+
+import functools
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from charjax import backend, parallel
+from charjax.generation.sampling import Sampling, choose
+from charjax.models.contract import CharModel
+
+# Most tokens a call can make for each sample.
+CALL_LIMIT = 96
+# Long prompts are read in pieces of this many tokens, so that memory stays bounded.
+PIECE = 1024
+# Tokens that a sliding window reads at once: of more samples, some after the others, so that memory
+# stays bounded.
+_WINDOW_TOKENS = 8192
+# Samples for each core of a CPU, if the cores are to share them: with fewer, products are too
+# small (measured: benchmarks/NOTES.md).
+_ROWS_A_CORE = 8
+
+
+# Logits of one step, of all samples that are decoded side by side: 4 MB in float32, of which
+# top-p's sorting has several copies.
+_MOST_LOGITS = 1 << 20
+
+
+class State(NamedTuple):
+    """What the decode loop carries.
+
+    Attributes:
+      cache: the model's, with the tokens before `token_B` in it; where the window slides, those
+        tokens themselves (B, C - 1), C being the model's capacity.
+      token_B: int32, the newest tokens, not in the cache yet.
+      length: int32, of the text so far, `token_B` included.
+      done_B: bool, the samples that have ended.
+    """
+
+    cache: Any
+    token_B: Array
+    length: Array
+    done_B: Array
+
+
+class Groups:
+    """Decoders of so many samples as fit into memory, whose calls follow one another.
+
+    A sample does not depend on those beside it, so all of them together are as one decoder's.
+    """
+
+    def __init__(
+        self, model: CharModel, settings: Sampling, stop: int | None, variables: Any, keys_B: Array
+    ):
+        B = len(keys_B)
+        groups = -(-B // max(1, _MOST_LOGITS // model.vocab_size))
+        size = -(-B // groups)
+        self._parts = [slice(begin, begin + size) for begin in range(0, B, size)]
+        self._decoders = [
+            Decoder(model, settings, stop, variables, keys_B[part]) for part in self._parts
+        ]
+        self._stop = stop
+
+    @property
+    def compile_seconds(self) -> float:
+        """Spent compiling so far, and in each new program's first run."""
+        return sum(decoder.compile_seconds for decoder in self._decoders)
+
+    def begin(
+        self, tokens_BT: np.ndarray, length: int, done_B: np.ndarray, sliding: bool = False
+    ) -> list[State]:
+        """Return each group's state, of `Decoder.prefill` or of `Decoder.begin_sliding`."""
+        return [
+            (decoder.begin_sliding if sliding else decoder.prefill)(
+                tokens_BT[part], length, done_B[part]
+            )
+            for decoder, part in zip(self._decoders, self._parts, strict=True)
+        ]
+
+    def decode(
+        self, states: Sequence[State], steps: int, sliding: bool = False
+    ) -> tuple[list[State], np.ndarray, np.ndarray]:
+        """Decode up to `steps` more tokens; fewer where every sample has ended. Waits for them.
+
+        Returns:
+          the states, the tokens (B, K) int32, and which samples have ended, (B,) bool.
+        """
+        pairs = [
+            decoder.decode(state, steps, sliding)
+            for decoder, state in zip(self._decoders, states, strict=True)
+        ]
+        K = max(new_BK.shape[1] for _, new_BK in pairs)
+        # A group whose samples have all ended before the others is filled up, as a sample is.
+        filler = 0 if self._stop is None else self._stop
+        filled = [
+            np.pad(new_BK, ((0, 0), (0, K - new_BK.shape[1])), constant_values=filler)
+            for _, new_BK in pairs
+        ]
+        # A copy: the states are donated to the next call.
+        done_B = np.concatenate([np.asarray(state.done_B) for state, _ in pairs])
+        return [state for state, _ in pairs], np.concatenate(filled), done_B
+
+
+class Decoder:
+    """The compiled programs of one stream, with their constant arguments.
+
+    Attributes:
+      compile_seconds: spent compiling so far, and in each new program's first run.
+    """
+
+    def __init__(
+        self, model: CharModel, settings: Sampling, stop: int | None, variables: Any, keys_B: Array
+    ):
+        self.compile_seconds = 0.0
+        self._model, self._settings, self._stop = model, settings, stop
+        # A call ends when all samples have ended, which the cores would have to tell each other.
+        least = _ROWS_A_CORE if stop is None else len(keys_B)
+        self._mesh = parallel.core_mesh(len(keys_B), least)
+        self._variables = jax.device_put(variables, parallel.replicated(self._mesh))
+        self._keys_B = parallel.place_rows(keys_B, self._mesh)
+        # By the number of tokens that are read. Looking up a program by all its arguments takes
+        # as long as reading a short text.
+        self._readers: dict[int, Any] = {}
+        # By whether the window slides.
+        self._programs: dict[bool, Any] = {}
+
+    def prefill(self, tokens_BT: np.ndarray, length: int, done_B: np.ndarray) -> State:
+        """All tokens but the last in a new cache, that one waiting."""
+        context_BT, token_B = tokens_BT[:, :-1], tokens_BT[:, -1]
+        T = context_BT.shape[1]
+        if T not in self._readers:
+            placed = parallel.place_rows(context_BT, self._mesh)
+            static = (self._model, self._mesh)
+            self._readers[T], _ = self._compile(_prefill, static, self._variables, placed)
+        # The programs place what NumPy gives them, which is sooner done than by device_put.
+        cache = self._readers[T](self._variables, context_BT)
+        return State(cache, token_B, np.int32(length), done_B)  # type: ignore[arg-type]
+
+    def begin_sliding(self, tokens_BC: np.ndarray, length: int, done_B: np.ndarray) -> State:
+        """Return the state of a window that slides: the C newest tokens, the last one waiting."""
+        window: Any = tokens_BC[:, :-1], tokens_BC[:, -1], np.int32(length), done_B
+        return State(*parallel.place_rows(window, self._mesh))
+
+    def decode(self, state: State, steps: int, sliding: bool = False) -> tuple[State, np.ndarray]:
+        """Up to `steps` more tokens (B, K); fewer where every sample has ended. Waits for them.
+
+        Args:
+          state: of `prefill`, or where the window slides of `begin_sliding`; donated.
+          steps: at most CALL_LIMIT.
+          sliding: whether each token is drawn from the C newest ones, read anew.
+        """
+        if sliding not in self._programs:
+            none: Any = np.int32(0)
+            cache, *rest = state
+            state = State(cache, *parallel.place_rows(rest, self._mesh))
+            static = (self._model, self._mesh, self._settings, self._stop, sliding)
+            placed = parallel.place_rows(none, self._mesh)
+            self._programs[sliding], first = self._compile(
+                _decode, static, self._variables, self._keys_B, state, placed
+            )
+            # The state given was donated to the first run.
+            state = first[0] if first else state
+        state, buffer_BK, made = self._programs[sliding](
+            self._variables, self._keys_B, state, np.int32(steps)
+        )
+        return state, np.asarray(buffer_BK)[:, : int(made)]
+
+    def _compile(self, function: Any, static: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        """A program, and what its first run gave if it is new: that run still sets it up."""
+        leaves, tree = jax.tree.flatten(arguments)
+        shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves)
+        began, known = time.perf_counter(), _compiled.cache_info().misses
+        program = _compiled(function, static, self._mesh, tree, shapes)
+        is_new = _compiled.cache_info().misses > known
+        first = jax.block_until_ready(program(*arguments)) if is_new else None
+        self.compile_seconds += time.perf_counter() - began
+        return program, first
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(
+    function: Any, static: tuple[Any, ...], mesh: Mesh, tree: Any, shapes: tuple[Any, ...]
+) -> Any:
+    """A program compiled ahead of time, so that compilation can be told apart from running."""
+    lowered = function.lower(*static, *jax.tree.unflatten(tree, shapes))
+    return backend.compiled(lowered, mesh, onednn=False)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "mesh"))
+def _prefill(model: CharModel, mesh: Mesh, variables: Any, tokens_BT: Array) -> Any:
+    """A new cache with the tokens in it."""
+    read = parallel.each_its_rows(functools.partial(_read, model), mesh, (False, True))
+    return read(variables, tokens_BT)
+
+
+def _read(model: CharModel, variables: Any, tokens_BT: Array) -> Any:
+    """The same, of the rows of one device."""
+
+    def read(cache: Any, tokens_BT: Array) -> tuple[Any, None]:
+        _, cache = model.apply(variables, tokens_BT, cache, num_outputs=1)
+        return cache, None
+
+    B, T = tokens_BT.shape
+    cache, first = model.init_cache(B), T % PIECE
+    if first:
+        cache, _ = read(cache, tokens_BT[:, :first])
+    pieces = tokens_BT[:, first:].reshape(B, -1, PIECE).swapaxes(0, 1)
+    if len(pieces):
+        cache, _ = jax.lax.scan(read, cache, pieces)
+    return cache
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("model", "mesh", "settings", "stop", "sliding"),
+    donate_argnames="state",
+)
+def _decode(
+    model: CharModel,
+    mesh: Mesh,
+    settings: Sampling,
+    stop: int | None,
+    sliding: bool,
+    variables: Any,
+    keys_B: Array,
+    state: State,
+    steps: Array,
+) -> tuple[State, Array, Array]:
+    """Up to `steps` tokens a sample; (state, tokens in a (B, CALL_LIMIT) buffer, how many)."""
+
+    def write(
+        variables: Any, keys_B: Array, state: State, steps: Array
+    ) -> tuple[State, Array, Array]:
+        """The same, of the rows of one device."""
+
+        def goes_on(loop: tuple[Array, State, Array]) -> Array:
+            made, state, _ = loop
+            wanted = made < steps
+            return wanted if stop is None else wanted & ~state.done_B.all()
+
+        def step(loop: tuple[Array, State, Array]) -> tuple[Array, State, Array]:
+            made, state, buffer_KB = loop
+            if sliding:
+                window_BC = jnp.concatenate([state.cache, state.token_B[:, None]], axis=1)
+                logits_BV, cache = read_window(model, variables, window_BC), window_BC[:, 1:]
+            else:
+                logits_B1V, cache = model.apply(
+                    variables, state.token_B[:, None], state.cache, num_outputs=1
+                )
+                logits_BV = logits_B1V[:, 0]
+            token_B = choose(logits_BV, keys_B, state.length, settings)
+            done_B = state.done_B
+            if stop is not None:
+                token_B = jnp.where(done_B, stop, token_B)
+                done_B = done_B | (token_B == stop)
+            state = State(cache, token_B, state.length + 1, done_B)
+            return made + 1, state, buffer_KB.at[made].set(token_B)
+
+        buffer_KB = jnp.zeros((CALL_LIMIT, state.token_B.size), jnp.int32)
+        made, state, buffer_KB = jax.lax.while_loop(goes_on, step, (jnp.int32(0), state, buffer_KB))
+        return state, buffer_KB.T, made
+
+    spread = parallel.each_its_rows(write, mesh, (False, True, True, False))
+    return spread(variables, keys_B, state, steps)
+
+
+def read_window(model: CharModel, variables: Any, tokens_BC: Array) -> Array:
+    """Score what follows each row's tokens, read from the first position on: (B, V) float32."""
+
+    def read(tokens_RC: Array) -> Array:
+        logits_R1V, _ = model.apply(variables, tokens_RC, num_outputs=1)
+        return logits_R1V[:, 0]
+
+    B, C = tokens_BC.shape
+    pieces = -(-B // max(1, _WINDOW_TOKENS // C))
+    if pieces == 1:
+        return read(tokens_BC)
+    rows = -(-B // pieces)
+    padded = jnp.pad(tokens_BC, ((0, pieces * rows - B), (0, 0)))
+    logits_PRV = jax.lax.map(read, padded.reshape(pieces, rows, C))
+    logits_BV: Array = logits_PRV.reshape(pieces * rows, -1)[:B]
+    return logits_BV

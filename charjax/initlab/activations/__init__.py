@@ -1,0 +1,1 @@
+"""Recording of activations and gradients inside a model."""

@@ -1,0 +1,160 @@
+"""What flows through each layer of a network, forth and back, reduced on the device.
+
+Everything here is pure, and can be traced under jit and vmap.
+
+Letters: B batch, S inputs, T targets, N outputs, L layers.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from charjax.initlab.activations.families import find_taps
+from charjax.initlab.activations.intercept import Arrays, see, see_slopes
+from charjax.initlab.activations.statistics import (
+    BINS,
+    LayerStats,
+    LayerValues,
+    counted_places,
+    reduce_layers,
+)
+from charjax.initlab.activations.taps import Layer, Pass, Tap
+from charjax.models.contract import CharModel
+from charjax.training.step import cross_entropy
+
+__all__ = [
+    "BINS",
+    "Layer",
+    "LayerStats",
+    "LayerValues",
+    "ParameterStats",
+    "counted_places",
+    "find_layers",
+    "inspect_layers",
+    "layer_values",
+    "measure_layers",
+]
+
+
+class ParameterStats(NamedTuple):
+    """Of each layer's kernel, as the model sees it; (L,) float32, NaN for a layer without one.
+
+    Attributes:
+      weight_std: of its entries.
+      gradient_std: of the loss's derivatives with respect to them.
+      gradient_to_data: one over the other, as in Building makemore Part 3; infinite where all
+        entries are equal.
+      gradient_norm: the square root of the sum of the derivatives' squares.
+    """
+
+    weight_std: Array
+    gradient_std: Array
+    gradient_to_data: Array
+    gradient_norm: Array
+
+
+def find_layers(model: CharModel) -> tuple[Layer, ...]:
+    """The layers of a model of a trained family, in the order of computation.
+
+    Raises:
+      ValueError: a family that is not trained.
+    """
+    return tuple(tap.layer for tap in find_taps(model))
+
+
+def layer_values(
+    model: CharModel, variables: Any, inputs_BS: Array, num_outputs: int, *, train: bool
+) -> tuple[Array, tuple[LayerValues, ...]]:
+    """Logits (B, N, V) and every layer's values; arguments as of `measure_layers`.
+
+    The last places of each layer are those of the N outputs.
+    """
+    taps = find_taps(model)
+    doors = frozenset(door for tap in taps for door in tap.doors)
+    logits_BNV, arrays = see(model, variables, inputs_BS, num_outputs, doors, train=train)
+    seen = Pass(variables, inputs_BS, num_outputs, arrays)
+    return logits_BNV, tuple(_values(tap, seen) for tap in taps)
+
+
+def _values(tap: Tap, seen: Pass) -> LayerValues:
+    value, product = tap.value(seen), tap.preactivation(seen)
+    return LayerValues(value.astype(jnp.float32), product.astype(jnp.float32))
+
+
+def measure_layers(
+    model: CharModel,
+    variables: Any,
+    inputs_BS: Array,
+    targets_BT: Array,
+    weights_BT: Array,
+    *,
+    train: bool,
+) -> tuple[Array, LayerStats, ParameterStats]:
+    """Run a batch forth and back.
+
+    Dropout is left out: what is measured is the whole network.
+
+    Args:
+      model: of a trained family.
+      variables: the parameters as the model sees them (multipliers applied), and other
+        collections.
+      inputs_BS: tokens.
+      targets_BT: the characters after the last T of them.
+      weights_BT: 1 for a target, 0 for padding.
+      train: whether batch norm takes this batch's statistics, or its running ones.
+
+    Returns:
+      the loss in nats a target, and the layers' statistics in the order of `find_layers`.
+    """
+    loss, stats, kernels, _ = inspect_layers(
+        model, variables, inputs_BS, targets_BT, weights_BT, train=train
+    )
+    return loss, stats, kernels
+
+
+def inspect_layers(
+    model: CharModel,
+    variables: Any,
+    inputs_BS: Array,
+    targets_BT: Array,
+    weights_BT: Array,
+    *,
+    train: bool,
+) -> tuple[Array, LayerStats, ParameterStats, tuple[LayerValues, ...]]:
+    """`measure_layers`, and the values themselves: for one network, where there is room."""
+    taps = find_taps(model)
+    doors = frozenset(door for tap in taps for door in tap.doors)
+    total = jnp.maximum(jnp.sum(weights_BT), 1.0)
+
+    def loss_of(logits_BTV: Array, _: Arrays) -> Array:
+        return jnp.sum(cross_entropy(logits_BTV, targets_BT) * weights_BT) / total
+
+    num_outputs = targets_BT.shape[1]
+    watched = see_slopes(model, variables, inputs_BS, num_outputs, doors, loss_of, train=train)
+    seen = Pass(variables, inputs_BS, num_outputs, watched.arrays)
+    everything = tuple(_values(tap, seen) for tap in taps)
+    slopes = [tap.gradient(seen, watched.slopes).astype(jnp.float32) for tap in taps]
+    activations = [tap.layer.activation for tap in taps]
+    stats = reduce_layers(activations, everything, slopes, weights_BT)
+    weight_std = _of_kernels(jnp.std, taps, variables["params"])
+    gradient_std = _of_kernels(jnp.std, taps, watched.param_slopes)
+    gradient_norm = _of_kernels(optax.tree.norm, taps, watched.param_slopes)
+    ratio = gradient_std / weight_std
+    kernels = ParameterStats(weight_std, gradient_std, ratio, gradient_norm)
+    return watched.loss, stats, kernels, everything
+
+
+def _of_kernels(measure: Callable[[Array], Array], taps: tuple[Tap, ...], tree: Any) -> Array:
+    """A number for each layer's kernel in a tree of parameters, (L,)."""
+    paths = [tap.layer.kernel for tap in taps]
+    none = jnp.float32(jnp.nan)
+    return jnp.stack([none if path is None else measure(_find(tree, path)) for path in paths])
+
+
+def _find(tree: Any, path: str) -> Array:
+    for name in path.split("/"):
+        tree = tree[name]
+    return tree

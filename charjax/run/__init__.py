@@ -1,0 +1,1 @@
+"""A run on the host: loop, progress, recorder, checkpoint, lock, notes, metrics, display, load."""

@@ -1,0 +1,98 @@
+"""Fine-tuning: a run that starts from the parameters of another one."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from charjax.config import Config, differences, load_config, parse_config, read_settings
+from charjax.errors import UserError
+from charjax.run.display import shown_loss
+from charjax.run.load import Run, load_run, parameter_shapes, require_run
+from charjax.run.metrics import MetricsFile
+
+# What changes no parameter; a context length may, which the parameters' shapes show.
+_FREE = ("model.dropout", "model.context_length")
+
+
+def fine_tuning_config(
+    source: Path, file: str | None, overrides: Sequence[str], note: Callable[[str], None]
+) -> Config:
+    """Return the configuration as asked for, with the other run's model.
+
+    Args:
+      source: directory of the other run.
+      file: the configuration, if any.
+      overrides: `section.key=value` words; settings of [model] are of the other run's family
+        unless another one is named.
+      note: called with a line for the user.
+
+    Raises:
+      UserError: there is no such run, it is a counted one, or a setting of the model is given that
+        would make it another model.
+    """
+    require_run(source, "--init-from")
+    old = load_config(source / "config.toml", saved=True)
+    if old.model.kind == "ngram":
+        raise UserError(
+            f"--init-from: {str(source)!r} holds counts (model.kind=ngram), and there are no "
+            "parameters to train further; give the run of another family"
+        )
+    named = [word for word in overrides if word.startswith("model.kind=")]
+    kind = read_settings(file, named).get("model", {}).get("kind", old.model.kind)
+    asked = read_settings(file, [f"model.kind={kind}", *overrides])["model"]
+    others = [word for word in overrides if not word.startswith("model.")]
+    config = load_config(file, [f"model.kind={kind}", *others], note=note)
+    if kind == old.model.kind:
+        model = old.model.model_dump(exclude_none=True) | asked
+        config = parse_config(config.model_dump(exclude_none=True) | {"model": model})
+    _check_same_model(old, config)
+    return config
+
+
+def load_source(directory: Path, checkpoint: str, config: Config) -> Run:
+    """Read the run to start from.
+
+    Args:
+      directory: of the other run.
+      checkpoint: "best", "latest" or a step.
+      config: of the new run.
+
+    Raises:
+      UserError: no such checkpoint, or its parameters are not those of the new run's model.
+    """
+    source = load_run(directory, checkpoint)
+    _check_same_model(source.config, config)
+    if parameter_shapes(source.config, source) != parameter_shapes(config, source):
+        there, here = source.config.model.context_length, config.model.context_length
+        raise UserError(
+            f"model.context_length: {here} given with --init-from, but that run's parameters are "
+            f"of {there} positions (learned ones, or a window of its own); leave the setting out"
+        )
+    return source
+
+
+def _check_same_model(old: Config, new: Config) -> None:
+    changed = [
+        f"{name} is {there!r} there, {here!r} here"
+        for name, there, here in differences(old, old.model_copy(update={"model": new.model}))
+        if name not in _FREE
+    ]
+    if changed:
+        # Two families have hardly a setting in common: their names say enough.
+        kinds = [text for text in changed if text.startswith("model.kind ")]
+        raise UserError(
+            f"--init-from: another model: {', '.join(kinds or changed)}; give the same model, or "
+            f"none (only {' and '.join(_FREE)} may be changed)"
+        )
+
+
+def describe_source(source: Run) -> str:
+    """Return a line with the checkpoint that is taken over, and its validation loss."""
+    lines = MetricsFile(source.directory / "metrics.jsonl").read()
+    losses = [
+        line["loss"] for line in lines if line["split"] == "val" and line["step"] == source.step
+    ]
+    measured = "validation loss not measured there"
+    if losses:
+        loss = "not finite" if losses[-1] is None else shown_loss(losses[-1])
+        measured = f"validation loss {loss}"
+    return f"starting from {source.directory}: checkpoint of step {source.step}, {measured}"

@@ -1,0 +1,108 @@
+"""The notes saved with each checkpoint: everything needed to read it back."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from charjax.config import Config, describe_conflicts, parse_config, resume_conflicts
+from charjax.data.tokenizers import Tokenizer, tokenizer_from_json
+from charjax.errors import UserError
+from charjax.training.session import Session
+from charjax.training.state import Tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Notes:
+    """What is noted with a checkpoint of a run, read back.
+
+    Attributes:
+      config: the resolved configuration.
+      tokenizer: the alphabet.
+      dataset_digest: SHA-256 of the text.
+      environment: what the bits depend on.
+      progress: the host's side of the state, as plain values.
+      tables: shapes of a fitted family's parameters; none of the others.
+    """
+
+    config: Config
+    tokenizer: Tokenizer
+    dataset_digest: str
+    environment: dict[str, Any]
+    progress: dict[str, Any]
+    tables: Tables
+
+
+def read_notes(meta: dict[str, Any]) -> Notes:
+    """The inverse of `checkpoint_meta`.
+
+    Raises:
+      UserError: they are not what charjax writes: of another program, or crafted.
+    """
+    try:
+        tokenizer = tokenizer_from_json(meta["tokenizer"])
+        tokenizer.encode("")
+        # Checkpoints older than this digest have none.
+        if meta.get("tokenizer_digest", tokenizer.digest()) != tokenizer.digest():
+            raise ValueError("the alphabet is not the one of tokenizer_digest")
+        return Notes(
+            config=parse_config(
+                {name: dict(tree) for name, tree in meta["config"].items()}, saved=True
+            ),
+            tokenizer=tokenizer,
+            dataset_digest=str(meta["dataset_digest"]),
+            environment=dict(meta["environment"]),
+            progress=dict(meta["progress"]),
+            tables={
+                str(name): jax.ShapeDtypeStruct(tuple(map(int, shape)), jnp.dtype(dtype))
+                for name, (shape, dtype) in meta.get("tables", {}).items()
+            },
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"checkpoint: its notes are not as charjax writes them ({type(error).__name__}: "
+            f"{error}); use another checkpoint, or another run"
+        ) from None
+
+
+def checkpoint_meta(
+    config: Config,
+    tokenizer: Tokenizer,
+    dataset_digest: str,
+    environment: dict[str, Any],
+    progress: dict[str, Any],
+) -> dict[str, Any]:
+    """What is noted with every checkpoint: all that is needed to read it back."""
+    return {
+        "config": config.model_dump(mode="json"),
+        "config_digest": config.digest(),
+        "tokenizer": tokenizer.to_json(),
+        "tokenizer_digest": tokenizer.digest(),
+        "dataset_digest": dataset_digest,
+        "environment": environment,
+        "progress": progress,
+    }
+
+
+def check_resumed(notes: Notes, session: Session) -> None:
+    """Raise a UserError unless a checkpoint is of this very run: config, alphabet and text.
+
+    The config.toml beside it may have been edited, and is compared too.
+    """
+    if resume_conflicts(notes.config, session.config):
+        told = describe_conflicts(notes.config, session.config, "put config.toml back as it was")
+        raise UserError(
+            f"--resume: the checkpoint is of another configuration: {told}, or start a new run "
+            "(--init-from takes over the parameters)"
+        )
+    dataset = session.dataset
+    for what, then, now in (
+        ("text", notes.dataset_digest, dataset.digest),
+        ("alphabet", notes.tokenizer.digest(), dataset.tokenizer.digest()),
+    ):
+        if then != now:
+            raise UserError(
+                f"--resume: the checkpoint is of another {what} (SHA-256 {then[:12]}..., here "
+                f"{now[:12]}...); put the old text back, or start a new run with --init-from"
+            )

@@ -1,0 +1,129 @@
+"""Schedules that do not fit the run: noted before a step is computed."""
+
+from pathlib import Path
+
+import hypothesis
+import jax.numpy as jnp
+import pytest
+from hypothesis import strategies as st
+
+from charjax.config import load_config, parse_config
+from charjax.config.notes import learning_rate_at, schedule_notes
+from charjax.training.optimizer import make_schedule
+from tests.commands import run, tiny
+
+COSINE = "optim.schedule=cosine"
+STEP = "optim.schedule=step"
+EXPONENTIAL = "optim.schedule=exponential"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], None),
+        ([COSINE, "optim.warmup_steps=19"], None),
+        ([STEP, "optim.boundaries=[10, 19]"], None),
+        ([EXPONENTIAL], None),
+        ([EXPONENTIAL, "optim.boundaries=[10]", "optim.decay_steps=2"], None),
+        (["model.kind=ngram"], None),
+        (
+            ["optim.warmup_steps=20"],
+            "the warm-up (optim.warmup_steps = 20) is not over within train.steps = 20: the "
+            "learning rate reaches 0.000952 of 0.001",
+        ),
+        (["optim.warmup_steps=1999"], "the learning rate reaches 1e-05 of 0.001"),
+        (
+            [COSINE, "optim.decay_steps=12"],
+            "the cosine schedule ends at step 12 (optim.decay_steps = 12): steps 13 to 20 of "
+            "train.steps = 20 train at optim.min_learning_rate = 0, at which no parameter moves",
+        ),
+        (
+            [COSINE, "optim.decay_steps=19", "optim.min_learning_rate=1e-4"],
+            "the cosine schedule ends at step 19 (optim.decay_steps = 19): step 20 of train.steps "
+            "= 20 train at optim.min_learning_rate = 0.0001",
+        ),
+        ([COSINE, "optim.decay_steps=4", "optim.warmup_steps=6"], "ends at step 7"),
+        (
+            [COSINE, "optim.decay_steps=40"],
+            "the cosine schedule ends at step 40 (optim.decay_steps = 40), beyond train.steps = "
+            "20: the last learning rate is 0.000539",
+        ),
+        (
+            [STEP, "optim.boundaries=[10, 20, 30]"],
+            "optim.boundaries = 20, 30: not within train.steps = 20, so the learning rate is not "
+            "multiplied there",
+        ),
+        ([EXPONENTIAL, "optim.boundaries=[20]"], "begins at step 20 (optim.boundaries), not"),
+        ([EXPONENTIAL, "optim.staircase=true"], "first multiplies the learning rate after step 20"),
+        (
+            [EXPONENTIAL, "optim.decay_steps=5", "optim.min_learning_rate=1e-4"],
+            "reaches optim.min_learning_rate = 0.0001 at step 5 of train.steps = 20",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_said(words: list[str], told: str | None):
+    steps = [] if "model.kind=ngram" in words else ["train.steps=20"]
+    notes = schedule_notes(load_config(None, [*words, *steps]))
+    assert len(notes) == (told is not None)
+    if told is not None:
+        assert told in notes[0]
+
+
+@hypothesis.settings(max_examples=40)
+@hypothesis.given(
+    schedule=st.sampled_from(["constant", "cosine", "step", "exponential"]),
+    warmup=st.integers(0, 12),
+    decay=st.integers(1, 15),
+    boundary=st.integers(1, 15),
+    staircase=st.booleans(),
+    low=st.sampled_from([0.0, 0.01]),
+)
+def test_the_rate_is_that_of_the_run(schedule, warmup, decay, boundary, staircase, low):
+    config = parse_config(
+        {
+            "optim": {
+                "schedule": schedule,
+                "learning_rate": 0.5,
+                "warmup_steps": warmup,
+                "decay_steps": decay,
+                "boundaries": (boundary,),
+                "factor": 0.5,
+                "staircase": staircase,
+                "min_learning_rate": low,
+            }
+        }
+    )
+    rate = make_schedule(config.optim)
+    for taken in (0, warmup, decay, boundary, 11, 40):
+        want = float(rate(jnp.int32(taken)))
+        assert learning_rate_at(config.optim, taken) == pytest.approx(want, rel=1e-5, abs=1e-7)
+
+
+def test_more_steps_after_a_cosine(tmp_path: Path):
+    (tmp_path / "text.txt").write_text("to be or not to be\n" * 60)
+    words = [f"data.path={tmp_path / 'text.txt'}", *tiny("bigram"), COSINE]
+    workdir = tmp_path / "run"
+    assert run("train", *words, "train.steps=6", "--workdir", workdir).status == 0
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    for more in ([], words):
+        done = run("train", *more, "train.steps=9", "--workdir", workdir, "--resume")
+        assert done.status == 2
+        assert "decay_steps follows train.steps and is 9 where it was 6" in done.err
+        assert "add optim.decay_steps=6 to keep the schedule as it was" in done.err
+        assert done.err.count("\n") == 1
+    after = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    assert after == before
+    kept = ["train.steps=9", "optim.decay_steps=6", "--workdir", workdir, "--resume"]
+    printed = run("train", *kept, "--print-config")
+    assert printed.status == 0, printed.err
+    note = "note: the cosine schedule ends at step 6 (optim.decay_steps = 6): steps 7 to 9"
+    assert printed.err.startswith(note)
+    done = run("train", *kept)
+    assert done.status == 0, done.err
+    lines = done.out.splitlines()
+    said = next(i for i, line in enumerate(lines) if line.startswith(note))
+    assert said < next(i for i, line in enumerate(lines) if line.startswith("compiled"))
+    # Whoever goes on once more is not asked again, and hears it again.
+    again = run("train", "train.steps=11", "--workdir", workdir, "--resume")
+    assert again.status == 0, again.err
+    assert "note: the cosine schedule ends at step 6" in again.out

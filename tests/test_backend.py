@@ -1,0 +1,94 @@
+"""What XLA is told before it starts."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from charjax import backend
+from charjax.config import RuntimeConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+FUSED = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true"
+
+
+@pytest.fixture(autouse=True)
+def version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "__version_info__", (0, 12, 1))
+
+
+def flags_after(monkeypatch: pytest.MonkeyPatch, before: str, **options: bool) -> str:
+    monkeypatch.setenv("XLA_FLAGS", before)
+    backend.set_flags(**options)
+    return os.environ["XLA_FLAGS"]
+
+
+def test_flags_are_added_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    once = flags_after(monkeypatch, "--xla_a=1", deterministic=True)
+    assert once == f"--xla_a=1 {FUSED} --xla_gpu_deterministic_ops=true"
+    assert flags_after(monkeypatch, once, deterministic=True) == once
+
+
+def test_what_the_user_says_of_the_same_flag_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=false"
+    assert flags_after(monkeypatch, own) == own
+
+
+def test_a_flag_that_the_user_has_set_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, other = "--xla_cpu_collective_call_warn_stuck_timeout_seconds=5", backend._PATIENT[1]
+    monkeypatch.setenv("XLA_FLAGS", own)
+    backend._add_flags(*backend._PATIENT)
+    assert os.environ["XLA_FLAGS"] == f"{own} {other}"
+
+
+@pytest.mark.parametrize("version", [(0, 9, 2), (0, 13, 0)])
+def test_a_version_that_was_not_tried_is_told_nothing(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(jax, "__version_info__", version)
+    assert flags_after(monkeypatch, "") == ""
+
+
+# The loop's program of a small GPT, whose temporary arrays are 34 MB, called six times once it is
+# warm: the fewest pages that a call had to be given anew, of the 9,000 that they have.
+_FAULTS = """
+import resource
+from charjax import backend
+from charjax.config import RuntimeConfig
+backend.start_backend(RuntimeConfig(device="cpu"))
+from benchmarks import workloads
+words = "train.batch_size=12", "model.context_length=64"
+call = workloads.prepare(workloads.make_config(*workloads.STREAM, *words)).dispatches(2)
+call(2)
+counts = [resource.getrusage(resource.RUSAGE_SELF).ru_minflt]
+for _ in range(6):
+    call(1)
+    counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(min(after - before for before, after in zip(counts, counts[1:])))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
+@pytest.mark.slow
+def test_a_program_that_is_called_again_gets_the_memory_it_had() -> None:
+    command = [sys.executable, "-c", _FAULTS]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 6000
+
+
+@pytest.mark.parametrize("large_calls", [False, True])
+def test_threads_have_one_heap_only_where_calls_are_large(
+    monkeypatch: pytest.MonkeyPatch, large_calls: bool
+) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(backend, "_memory_is_kept", [])
+    monkeypatch.setattr(backend, "_keep_memory", lambda *, one_heap: told.append(one_heap))
+    backend.start_backend(RuntimeConfig(device="cpu"), large_calls=large_calls)
+    # What the first one has decided stays.
+    backend.start_backend(RuntimeConfig(device="cpu"), large_calls=not large_calls)
+    assert told == [large_calls]
