@@ -69,8 +69,12 @@ reproduce: $(VENV)/.run
 results: $(VENV)/.run
 	$(RUN) -m benchmarks.render
 
+# Warnings are errors. What a page loads must be in site/ too.
 docs: $(VENV)/.docs
-	$(RUN) -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@! grep -rlE '(src|<link[^>]*href)="https?:' --include=*.html site || \
+		{ echo "error: these pages load something from a network" >&2; exit 1; }
+	@echo "open site/index.html"
 
 # With whatever environment the machine has JAX for its GPU in: PYTHON=..., else the newest python.
 gpu-bench:

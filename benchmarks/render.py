@@ -68,7 +68,11 @@ def pages(measured: dict[str, report.Result]) -> dict[Path, str]:
         },
         DOCS / "guide.md": {"run": run_excerpt(results["default"])},
         DOCS / "results.md": {"results": tables(measured)},
-        DOCS / "speed.md": {"commands": speed_table(results), **render_speed.page_parts()},
+        DOCS / "speed.md": {
+            "commands": speed_table(results),
+            "time-to-quality": render_speed.goals(),
+            "benchmarks": render_speed.benchmarks(),
+        },
         DOCS / "durability.md": render_faults.page_parts(),
         DOCS / "initlab.md": render_initlab.page_parts() | render_verdicts.page_parts(),
     }

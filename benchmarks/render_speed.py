@@ -26,10 +26,9 @@ NAMES = (
 )
 
 
-def page_parts(results: Path = RESULTS) -> dict[str, str]:
-    """Return the parts `time-to-quality` and `benchmarks` of docs/speed.md."""
-    benchmarks = "\n".join(part(name, results) for name in NAMES).strip()
-    return {"time-to-quality": _goals(results), "benchmarks": benchmarks}
+def benchmarks(results: Path = RESULTS) -> str:
+    """Return the sections of all benchmarks."""
+    return "\n".join(part(name, results) for name in NAMES).strip()
 
 
 def summary(results: Path = RESULTS) -> str:
@@ -50,7 +49,7 @@ def summary(results: Path = RESULTS) -> str:
     return "\n".join(lines or ["Not run yet; `python -m benchmarks.peers`."])
 
 
-def _goals(results: Path) -> str:
+def goals(results: Path = RESULTS) -> str:
     """Return the commands that reached a published loss, and after how long."""
     lines = []
     for path in sorted(results.glob("time_to_quality-*.json")):

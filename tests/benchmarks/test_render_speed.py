@@ -9,7 +9,7 @@ from benchmarks import render_speed
 
 
 def test_a_page_without_results_says_so(tmp_path: Path):
-    page = render_speed.page_parts(tmp_path)["benchmarks"]
+    page = render_speed.benchmarks(tmp_path)
     for name in render_speed.NAMES:
         assert f"Not run yet; `python -m benchmarks.{name}`" in page
 
@@ -69,7 +69,7 @@ def test_a_table_of_the_terminal_becomes_one_of_markdown():
 
 
 def test_the_command_that_reached_a_published_loss_is_shown(tmp_path: Path):
-    assert "Not run yet" in render_speed.page_parts(tmp_path)["time-to-quality"]
+    assert "Not run yet" in render_speed.goals(tmp_path)
     row = {"config": "a-config", "overrides": ["train.steps=9"], "goal": 1.5, "median": 12.3}
     hardware = {"processor": "A Processor", "cores": 2, "accelerator": None, "date": "2026-01-01"}
     section = {
@@ -79,7 +79,7 @@ def test_the_command_that_reached_a_published_loss_is_shown(tmp_path: Path):
     }
     tree = {"command": "python -m benchmarks.x", "date": "2026-01-01", "devices": [section]}
     (tmp_path / "time_to_quality-cpu.json").write_text(json.dumps(tree))
-    part = render_speed.page_parts(tmp_path)["time-to-quality"]
+    part = render_speed.goals(tmp_path)
     line = "| `python -m charjax.train a-config train.steps=9` | 1.5 | 1.4900, 1.4812 | 12 s |"
     assert line in part.splitlines()
     assert "Measured by `python -m benchmarks.x` on 2 cores of A Processor" in part
