@@ -62,6 +62,7 @@ lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports
 
 reproduce: $(VENV)/.run
 	$(RUN) -m charjax.reproduce
