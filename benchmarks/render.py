@@ -122,8 +122,8 @@ def with_header(
     text = path.read_text(encoding="utf-8")
     body = [line for line in text.splitlines() if not line.startswith("# Measured")]
     at = next(index for index, line in enumerate(body) if not line.startswith("#"))
-    own = next((row for row in measured.values() if _is_of(row, path.stem)), None)
-    lines = header(path.stem, result) if own is None else row_header(own)
+    row = next((row for row in measured.values() if _is_of(row, path.stem)), None)
+    lines = header(path.stem, result) if row is None else row_header(row)
     return "\n".join(body[:at] + lines + body[at:]) + "\n"
 
 

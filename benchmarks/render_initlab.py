@@ -52,9 +52,9 @@ def _summary(found: Results) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for each in REPRODUCTIONS:
-        own = [found[each.name, tier] for tier in ("cpu", "gpu") if (each.name, tier) in found]
-        lines += [_line(each.name, result) for result in own]
-        if not own:
+        tiers = [found[each.name, tier] for tier in ("cpu", "gpu") if (each.name, tier) in found]
+        lines += [_line(each.name, result) for result in tiers]
+        if not tiers:
             lines.append(f"| {each.number} | {each.title} (`{each.name}`) | | | not run | | |")
     machines = sorted({in_words(result["hardware"]) for result in found.values()})
     where = "; ".join(machines) or "nothing yet"

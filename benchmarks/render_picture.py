@@ -10,8 +10,8 @@ from benchmarks import peers
 from benchmarks.configs import RESULTS
 
 
-class Numbers(NamedTuple):
-    """What the picture shows.
+class Shown(NamedTuple):
+    """Numbers that the picture shows.
 
     Attributes:
       train: (step, loss) of the default run, in nats per character.
@@ -28,13 +28,13 @@ class Numbers(NamedTuple):
         return hashlib.sha256(json.dumps(self).encode()).hexdigest()
 
 
-def numbers(results: Path = RESULTS) -> Numbers:
+def numbers(results: Path = RESULTS) -> Shown:
     """Read the numbers of the picture."""
     default = json.loads((results / "configs-cpu.json").read_text(encoding="utf-8"))["default"]
     tree = json.loads((results / "peers-cpu.json").read_text(encoding="utf-8"))
     works = peers.by_work([row for section in tree["devices"] for row in section["rows"]])
     pytorch = ("torch eager", "torch compile")
-    return Numbers(
+    return Shown(
         _losses("loss", default["output"]),
         _losses("val", default["output"]),
         [
