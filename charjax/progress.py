@@ -44,8 +44,8 @@ class ProgressBar:
             self._task = self._progress.add_task(
                 description,
                 total=total,
-                completed=completed,
-                **fields,  # type: ignore[arg-type]
+                completed=completed,  # type: ignore[arg-type]
+                **fields,
             )
 
     def start(self) -> None:
