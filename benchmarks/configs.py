@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from charjax.config import shipped_configs
-from charjax.hardware import hardware
+from charjax.hardware import machine_facts
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN = (
@@ -60,7 +60,7 @@ def run(name: str) -> dict[str, Any]:
         shown = f"python -m charjax.train {name}"
         output = _command("charjax.train", name, "--workdir", workdir)
         summary = json.loads((Path(workdir) / "summary.json").read_text(encoding="utf-8"))
-        result = {"command": shown, "hardware": hardware(), "summary": summary}
+        result = {"command": shown, "hardware": machine_facts(), "summary": summary}
         if summary["best_val_loss"] is None:
             lines = (Path(workdir) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
             result["last_line"] = json.loads(lines[-1])

@@ -152,11 +152,11 @@ class Matrix:
         return sorted(self._parts, key=_place)
 
     def _write(self, path: Path) -> None:
-        from charjax.hardware import hardware
+        from charjax.hardware import machine_facts
 
         tree = {
             "command": "make faults" if self._asked == "full" else f"--faults {self._asked}",
-            "hardware": hardware(),
+            "hardware": machine_facts(),
             "seconds": round(time.perf_counter() - self._began, 1),
             "parts": self._sorted(),
         }

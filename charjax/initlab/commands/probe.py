@@ -91,7 +91,7 @@ def arguments(argv: list[str]) -> Namespace:
 def _probe(args: Namespace, argv: list[str], config: Config, out: Path | None) -> None:
     from rich.console import Console
 
-    from charjax.hardware import hardware
+    from charjax.hardware import machine_facts
     from charjax.initlab.probes.network import probe_seeds
     from charjax.initlab.probes.summary import summarise
     from charjax.training.session import open_session
@@ -107,7 +107,7 @@ def _probe(args: Namespace, argv: list[str], config: Config, out: Path | None) -
         probes = probe_seeds(session, args.seeds, told)
     command = f"python -m charjax.initlab probe {shlex.join(argv)}".strip()
     tree: dict[str, Any] = {"command": command, **summarise(session, probes)}
-    tree |= {"coordinates": coordinates, "hardware": hardware()}
+    tree |= {"coordinates": coordinates, "hardware": machine_facts()}
     if out is not None:
         from charjax.files import write_json
         from charjax.initlab.probes.pictures import draw

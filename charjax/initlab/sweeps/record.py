@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from charjax.initlab.sweeps.program import Measured
-from charjax.training.ensemble import Runs
+from charjax.training.ensemble import EnsembleState
 
 Record = dict[str, np.ndarray]
 
@@ -39,7 +39,9 @@ def empty_record(measured: Any, recorded: int) -> Record:
     return record | {"train_loss": np.full((recorded, *runs), np.nan)}
 
 
-def note(record: Record, place: int, measured: Measured, runs: Runs, sums_2R: np.ndarray) -> None:
+def note(
+    record: Record, place: int, measured: Measured, runs: EnsembleState, sums_2R: np.ndarray
+) -> None:
     """Write down one recorded step.
 
     Args:
