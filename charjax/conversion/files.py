@@ -1,7 +1,6 @@
 """Safetensors files: named arrays and a few texts, and nothing that could run when it is read."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ import safetensors
 import safetensors.numpy
 
 from charjax.errors import UserError
-from charjax.files import named
+from charjax.files import named, replacing
 
 # The dtypes that hold weights; buffers of whole numbers and truth values are read too.
 _DTYPES = {
@@ -98,17 +97,11 @@ def write_file(path: Path, content: TensorFile) -> None:
     """Write a safetensors file in one move: whole, or not at all."""
     tensors = {name: np.ascontiguousarray(array) for name, array in content.tensors.items()}
     raw = safetensors.numpy.save(tensors, content.metadata)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with named(path), os.fdopen(descriptor, "wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp's files are their owner's alone; give this one the rights of any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with (
+        replacing(path, shared=True) as temporary,
+        named(path),
+        temporary.open("wb") as file,
+    ):
+        file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())
