@@ -7,7 +7,8 @@
 # make parity   an environment on Python 3.11 with PyTorch; compare with its numbers
 # make lint     style, formatting and types
 # make reproduce  measure every published figure this hardware can (a CPU: under 40 minutes)
-# make results  write the numbers in benchmarks/results/ into README.md, RESULTS.md and configs/
+# make results  write the numbers in benchmarks/results/ into README.md, docs/ and configs/
+# make docs     build the documentation into site/ (warnings are errors)
 # make gpu-bench  on a machine with a GPU: its tests, benchmarks and reproductions; results in $$OUT
 #               (ARGS="--devices gpu --minutes 10" where time is short)
 # make clean    remove the environments and what the tools left (never runs/)
@@ -28,7 +29,7 @@ FAILED = { echo "error: the installation failed; another Python may work: make P
 
 FAULTS_OUT =
 
-.PHONY: train test slow golden kills faults parity lint reproduce results gpu-bench clean
+.PHONY: train test slow golden kills faults parity lint reproduce results docs gpu-bench clean
 
 train: $(VENV)/.run
 	$(RUN) -m charjax.train
@@ -69,6 +70,13 @@ reproduce: $(VENV)/.run
 results: $(VENV)/.run
 	$(RUN) -m benchmarks.render
 
+# Warnings are errors. What a page loads must be in site/ too.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@! grep -rlE '(src|<link[^>]*href)="https?:' --include=*.html site || \
+		{ echo "error: these pages load something from a network" >&2; exit 1; }
+	@echo "open site/index.html"
+
 # With whatever environment the machine has JAX for its GPU in: PYTHON=..., else the newest python.
 gpu-bench:
 	@python="$(PYTHON)"; if [ -z "$$python" ]; then \
@@ -76,7 +84,7 @@ gpu-bench:
 		"$$python" -m benchmarks.gpu $(ARGS)
 
 clean:
-	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment that was not finished is made again.
@@ -93,6 +101,11 @@ $(VENV)/.run: pyproject.toml | $(VENV)/.made
 $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 	@echo "installing charjax and its test tools in $(VENV)"
 	@$(PIP) --editable ".[dev]" || $(FAILED)
+	@touch "$(VENV)/.run" "$@"
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/.made
+	@echo "installing charjax and the documentation tools in $(VENV)"
+	@$(PIP) --editable ".[docs]" || $(FAILED)
 	@touch "$(VENV)/.run" "$@"
 
 $(VENV)/.torch: $(VENV)/.dev

@@ -2,7 +2,7 @@
 
     python -m benchmarks.configs [NAME ...] [--out benchmarks/results/configs-cpu.json]
 
-Without names: those whose output or speed the README shows, and what no row of
+Without names: those whose output or speed README.md and docs/ show, and what no row of
 `python -m charjax.reproduce` measures.
 """
 
@@ -67,8 +67,6 @@ def run(name: str) -> dict[str, Any]:
         if name == "default":
             result["sampling"] = _sampling(workdir)
             result["output"] = output.replace(workdir, "runs/stdlib-transformer")
-            curves = (Path(workdir) / "curves.png").read_bytes()
-            (RESULTS / "default-curves.png").write_bytes(curves)
         return result
 
 

@@ -1,9 +1,9 @@
 """The fault matrix: what machines do to a run, row by row, and how many cases of each.
 
-`make test` runs a few cases of every row, `make faults` as many as the README states (`--faults
-full`); `--faults N` runs at most N. At the end a table says what was passed; `--out FILE` has it as
-JSON, written anew after every part, so that nothing is lost where the rest fails or is stopped;
-with `-k`, parts that are run again take their place in a FILE of the same hardware.
+`make test` runs a few cases of every row, `make faults` as many as docs/durability.md states
+(`--faults full`); `--faults N` runs at most N. At the end a table reports what passed. `--out FILE`
+has it as JSON, rewritten after every part, so that nothing is lost if the rest fails or is stopped;
+with `-k`, parts that are run again replace theirs in a FILE of the same hardware.
 """
 
 import contextlib
