@@ -125,8 +125,8 @@ def interop_arguments(argv: list[str]) -> argparse.Namespace:
     parser = cli.Parser(
         prog="python -m charjax.interop",
         usage="%(prog)s import|export ...",
-        description="Convert parameters to and from PyTorch's state dicts (safetensors): the GPT of "
-        "nanoGPT, minGPT and\nmakemore, torch.nn.RNN, GRU and LSTM (emb, rnn or gru, fc), "
+        description="Convert parameters to and from PyTorch's state dicts, as safetensors: the GPT "
+        "of nanoGPT, minGPT\nand makemore, torch.nn.RNN, GRU and LSTM (emb, rnn or gru, fc), "
         "makemore's MLP and Bigram.\nSee `import --help`, `export --help`.",
     )
     parser.add_argument("action", choices=("import", "export"), help="the direction")
@@ -140,8 +140,8 @@ def _import_arguments(argv: list[str]) -> argparse.Namespace:
     parser = cli.Parser(
         prog="python -m charjax.interop import",
         usage="%(prog)s FILE.safetensors [CONFIG.toml] [section.key=value ...] --workdir DIR",
-        description="Make a run of a state dict: sizes are inferred from the tensors, the rest comes "
-        "from the\nfile's header, if charjax wrote it, or from the configuration.",
+        description="Make a run of a state dict: sizes are inferred from the tensors, the rest "
+        "comes from\nthe file's header, if charjax wrote it, or from the configuration.",
     )
     parser.add_argument("file", metavar="FILE.safetensors", help="the state dict")
     parser.add_argument(

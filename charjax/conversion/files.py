@@ -80,7 +80,8 @@ def _explain_format(path: Path, raw: bytes, error: Exception) -> str:
         return (
             f"FILE: {str(path)!r} is a pickle, as torch.save writes it; loading a pickle can run "
             "any code, so charjax never does; if you trust the file, convert it in PyTorch: "
-            "safetensors.torch.save_model(model, 'model.safetensors'), or save_file({name: tensor.clone() for name, tensor in state_dict.items()}, 'model.safetensors')"
+            "safetensors.torch.save_model(model, 'model.safetensors'), or save_file({name: "
+            "tensor.clone() for name, tensor in state_dict.items()}, 'model.safetensors')"
         )
     return (
         f"FILE: {str(path)!r} is not a whole safetensors file ({error}); write it again with "
