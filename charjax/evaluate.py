@@ -19,7 +19,8 @@ from charjax import cli, evaluate
 from charjax.errors import UserError, printable
 
 if TYPE_CHECKING:
-    from charjax.data.datasets import OtherText, Split
+    from charjax.data.datasets import OtherText
+    from charjax.data.splits import Split
     from charjax.run.load import Run
     from charjax.training.evaluation import Score
 

@@ -148,8 +148,9 @@ def _import_arguments(argv: list[str]) -> argparse.Namespace:
         "words",
         nargs="*",
         metavar="CONFIG.toml | section.key=value",
-        help="settings that no tensor determines: the text (data.name=...); of a GPT model.n_head=... "
-        "and model.activation=gelu or gelu_tanh; of a torch.nn.RNN model.activation=tanh or relu",
+        help="settings that no tensor determines: the text (data.name=...); for a GPT model.n_head "
+        "and model.activation (gelu or gelu_tanh); for a torch.nn.RNN model.activation (tanh or "
+        "relu)",
     )
     parser.add_argument("--workdir", metavar="DIR", required=True, help="where the run goes")
     args = parser.parse_intermixed_args(argv)

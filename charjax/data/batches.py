@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from charjax.data.datasets import Split
 from charjax.data.indices import shuffled_indices, uniform_indices
+from charjax.data.splits import Split
 from charjax.data.windows import (
     EvalWindows,
     Grid,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from charjax.data.datasets import Split
+from charjax.data.splits import Split
 
 
 def find_origins(splits: Mapping[str, Split], samples: Sequence[np.ndarray]) -> list[str]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from charjax.data.datasets import Split
+from charjax.data.splits import Split
 from charjax.errors import UserError
 
 
