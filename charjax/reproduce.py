@@ -140,11 +140,10 @@ def _measure(row: Row, seeds: int, place: str, console: Any, signals: "Signals")
 
     with output.progress_bar(console, f"{place} {row.name}", "steps") as bar:
 
-        def told(done: int, total: int) -> None:
-            if bar is not None:
-                bar.update(bar.task_ids[0], completed=done, total=total)
+        def report_progress(done: int, total: int) -> None:
+            bar.update(completed=done, total=total)
 
-        result = run_row(row, seeds, told, signals.poll)
+        result = run_row(row, seeds, report_progress, signals.poll)
     figure = result["figures"][0]
     console.print(
         f"{place} {row.name}: {figure['measured']['mean']:.4f}, {figure['verdict']} "

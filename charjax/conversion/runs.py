@@ -1,8 +1,5 @@
 """Write the directory of a run whose parameters were trained elsewhere."""
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ from charjax.config import Config
 from charjax.conversion.state_dicts import flatten, unflatten
 from charjax.data.tokenizers import Tokenizer
 from charjax.errors import UserError
+from charjax.files import replacing
 from charjax.hardware import environment
 from charjax.models import build_model
 from charjax.run.checkpoint import Checkpoints
@@ -65,20 +63,12 @@ def write_run(
     facts = environment(devices, mesh)
     meta = checkpoint_meta(config, tokenizer, dataset_digest, facts, Progress().to_json())
     directory.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
-        mask = os.umask(0)
-        os.umask(mask)
-        staging.chmod(0o777 & ~mask)
+    with replacing(directory, shared=True) as staging:
+        staging.mkdir()
         (staging / "config.toml").write_text(config.to_toml(), encoding="utf-8")
         store = Checkpoints(staging / "checkpoints", config.checkpoint.keep)
         store.save(0, state, meta, best=True)
         store.close()
-        # rename replaces an empty directory.
-        staging.rename(directory)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 

@@ -89,7 +89,7 @@ class MetricsFile:
     def write_all(self, lines: list[dict[str, Any]]) -> None:
         """Append some lines at once."""
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-        files.append(self.path, text, begin=False)
+        files.append(self.path, text, create=False)
 
     def cut(self, step: int, events_done: int) -> None:
         """Drop what a resumed run will write again: later steps, and unfinished events."""

@@ -125,16 +125,15 @@ def _measure(
     began = time.perf_counter()
     with output.progress_bar(console, place, "pieces") as bar:
 
-        def told(done: int, total: int) -> None:
-            if bar is not None:
-                bar.update(bar.task_ids[0], completed=done, total=total)
+        def report_progress(done: int, total: int) -> None:
+            bar.update(completed=done, total=total)
 
         checks: list[Check]
         if tier == "gpu" and each.larger_on_gpu and not has_gpu:
             why = "the GPU tier's size needs a GPU, and JAX finds none here"
             checks = [not_run(each.title, why)]
         else:
-            checks = list(each.run(tier, told, signals.poll))
+            checks = list(each.run(tier, report_progress, signals.poll))
     result = report.result_of(each, tier, checks, time.perf_counter() - began)
     verdicts = [check.verdict for check in checks]
     counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}
