@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from charjax import cli, reproduce
 from charjax.errors import UserError
 from charjax.reproduction import output
-from charjax.reproduction.published import ORDERS, ROWS, select
+from charjax.reproduction.published import ORDERINGS, ROWS, select
 from charjax.reproduction.rows import Row
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _reproduce(
     command = f"python -m charjax.reproduce {shlex.join(argv)}".strip()
 
     def orders() -> list[dict[str, Any]]:
-        pairs = [o for o in ORDERS if o.worse in results and o.better in results]
+        pairs = [o for o in ORDERINGS if o.worse in results and o.better in results]
         return [compare(order, results) for order in pairs]
 
     if not runnable:

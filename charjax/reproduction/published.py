@@ -7,7 +7,7 @@ from charjax.reproduction import names, shakespeare, warpeace
 from charjax.reproduction.rows import Row
 
 ROWS: tuple[Row, ...] = (*names.ROWS, *shakespeare.ROWS, *warpeace.ROWS)
-ORDERS = names.ORDERS
+ORDERINGS = names.ORDERINGS
 
 
 def select(names: list[str]) -> tuple[Row, ...]:

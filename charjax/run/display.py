@@ -12,6 +12,7 @@ from rich.table import Table
 
 from charjax.errors import visible
 from charjax.progress import ProgressBar
+from charjax.units import bits_per_character
 
 # Above this a loss is written with an exponent: its digits mean nothing.
 _LARGEST_PLAIN = 1e6
@@ -129,7 +130,7 @@ def _nats(loss: float | None) -> str:
     """A loss in nats and in bits per character."""
     if loss is None or not math.isfinite(loss):
         return "not finite"
-    return f"{shown_loss(loss)} ({shown_loss(loss / math.log(2))} bpc)"
+    return f"{shown_loss(loss)} ({shown_loss(bits_per_character(loss))} bpc)"
 
 
 def _skipped(line: dict[str, Any]) -> str:

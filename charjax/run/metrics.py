@@ -12,6 +12,7 @@ import numpy as np
 
 from charjax import files
 from charjax.errors import visible
+from charjax.units import bits_per_character
 
 
 @dataclasses.dataclass
@@ -69,7 +70,7 @@ def _add_in_order(start: float, values: np.ndarray) -> float:
 def loss_fields(loss: float) -> dict[str, float | None]:
     """A loss in nats and in bits a character; None where it is not finite (JSON has no NaN)."""
     finite = math.isfinite(loss)
-    return {"loss": loss if finite else None, "bpc": loss / math.log(2) if finite else None}
+    return {"loss": loss if finite else None, "bpc": bits_per_character(loss) if finite else None}
 
 
 class MetricsFile:

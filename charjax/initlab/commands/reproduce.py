@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from charjax import cli
 from charjax.errors import UserError
 from charjax.initlab import reproductions
-from charjax.initlab.reproductions.checks import Check, Reproduction, Tier, not_run
 from charjax.reproduction import output
+from charjax.reproduction.checks import Check, Reproduction, Tier, not_run
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from charjax.initlab.reproductions.report import Result
+    from charjax.reproduction.check_report import Result
     from charjax.signals import Signals
 
 
@@ -69,7 +69,7 @@ def _reproduce(
     from charjax import backend
     from charjax.config import DataConfig, RuntimeConfig
     from charjax.data.corpora import load_corpus
-    from charjax.initlab.reproductions import report
+    from charjax.reproduction import check_report as report
     from charjax.run.lock import Lock
     from charjax.signals import Interrupted
 
@@ -120,7 +120,7 @@ def _measure(
     signals: "Signals",
 ) -> "Result":
     """Run a reproduction with a bar, and print its line."""
-    from charjax.initlab.reproductions import report
+    from charjax.reproduction import check_report as report
 
     began = time.perf_counter()
     with output.progress_bar(console, place, "pieces") as bar:

@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Sequence
 
 from charjax.errors import UserError, did_you_mean
-from charjax.initlab.reproductions.checks import Check, Poll, Progress, Reproduction, Run, Tier
+from charjax.reproduction.checks import Check, Poll, Progress, Reproduction, Run, Tier
 
 
 def _from_file(module: str) -> Run:
@@ -80,7 +80,7 @@ REPRODUCTIONS: tuple[Reproduction, ...] = (
         8,
         "the names MLP from five initialisations, 200k steps",
         _LECTURE,
-        _from_file("names_arms"),
+        _from_file("names_variants"),
         larger_on_gpu=True,
         corpora=("names",),
     ),
