@@ -116,7 +116,7 @@ def load_other_text(
     corpus = read_file(path, rules, field)
     notes = corpus.notes
     if rules.encoding == "latin-1":
-        notes = ("the file was read as latin-1, as the run's own text was", *notes)
+        notes = ("the file was read as latin-1, as the run's text was", *notes)
     count = 0
     if unseen == "skip" and isinstance(tokenizer, CharTokenizer):
         corpus, count, removed = remove_unseen(corpus, tokenizer)
