@@ -20,7 +20,8 @@ from charjax.errors import UserError, printable
 from charjax.units import bits_per_character
 
 if TYPE_CHECKING:
-    from charjax.data.datasets import OtherText, Split
+    from charjax.data.datasets import OtherText
+    from charjax.data.splits import Split
     from charjax.run.load import Run
     from charjax.training.evaluation import Score
 

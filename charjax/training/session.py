@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 from charjax import backend, hardware, parallel
 from charjax.config import Config
 from charjax.data.batches import BatchSource, make_source
-from charjax.data.datasets import Dataset, Split, load_dataset, target_counts
+from charjax.data.datasets import Dataset, load_dataset
+from charjax.data.splits import Split, target_counts
 from charjax.data.tokenizers import Tokenizer
 from charjax.errors import UserError
 from charjax.init import check_cover, scheme_for

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from charjax.config import load_config
-from charjax.data.datasets import target_counts
+from charjax.data.splits import target_counts
 from charjax.run.load import load_run
 from charjax.training.seeds import Replicas
 from charjax.training.session import first_state, open_session, score_split

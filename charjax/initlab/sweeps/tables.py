@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from charjax.data.datasets import Dataset, target_counts
+from charjax.data.datasets import Dataset
+from charjax.data.splits import target_counts
 from charjax.init import find_scheme
 from charjax.initlab.activations.layers import Layer, find_layers
 from charjax.initlab.predictions import (
