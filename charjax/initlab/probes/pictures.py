@@ -13,7 +13,7 @@ from charjax.initlab.probes.network import SeedProbe
 
 def draw(tree: dict[str, Any], probe: SeedProbe, directory: Path) -> None:
     """Write activations.png and gradients.png, of one seed, and depth.png, of all."""
-    stats = probe.look.stats
+    stats = probe.layers.stats
     names = [layer["name"] for layer in tree["layers"]]
     for kind in ("activation", "gradient"):
         counts_LK = getattr(stats, f"{kind}_counts")
