@@ -215,7 +215,7 @@ def _measure_here(benchmark: Benchmark, args: argparse.Namespace) -> int:
         return 0
     section.go_on()
     section.facts |= facts
-    from benchmarks.roofline import Roofline
+    from benchmarks.peak_rates import Roofline
 
     roofline = Roofline(section) if benchmark.has_roofline else None
     if roofline is not None:

@@ -28,7 +28,7 @@ from rich.table import Table
 from benchmarks.apart import Apart, find_torch
 from benchmarks.flops import FORMULAS, train_flops
 from benchmarks.harness import Benchmark, start
-from benchmarks.roofline import DTYPES
+from benchmarks.peak_rates import DTYPES
 from benchmarks.section import Section
 from benchmarks.show import Column, percent, spread
 from benchmarks.timing import Slice, paired_ratio, summary, take_turns

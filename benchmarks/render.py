@@ -16,7 +16,7 @@ from charjax.hardware import in_words
 from charjax.reproduction import report
 from charjax.reproduction.curves import draw_row
 from charjax.reproduction.measure import compare
-from charjax.reproduction.published import ORDERS, ROWS
+from charjax.reproduction.published import ORDERINGS, ROWS
 from charjax.reproduction.rows import Row
 
 # The rows whose curves RESULTS.md shows.
@@ -64,7 +64,7 @@ def pages(measured: dict[str, report.Result]) -> dict[Path, str]:
         made[page] = text
     orders = [
         compare(order, measured)
-        for order in ORDERS
+        for order in ORDERINGS
         if order.worse in measured and order.better in measured
     ]
     rows = report.document(ROWS, measured, orders, "make results")

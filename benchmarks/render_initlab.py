@@ -8,7 +8,7 @@ from charjax.config import InitConfig
 from charjax.hardware import in_words
 from charjax.init import find_scheme, scheme_names, scheme_numbers
 from charjax.initlab.reproductions import REPRODUCTIONS
-from charjax.initlab.reproductions.report import cells, markdown, read_results
+from charjax.reproduction.check_report import cells, markdown, read_results
 
 Results = dict[tuple[str, str], dict[str, Any]]
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from benchmarks.devices import nominal
 from benchmarks.flops import FORMULAS, train_flops
 from benchmarks.harness import Benchmark, start
-from benchmarks.roofline import DTYPES
+from benchmarks.peak_rates import DTYPES
 from benchmarks.section import Section
 from benchmarks.show import Column, percent, quantity, spread
 from benchmarks.timing import Slice, summary, take_turns

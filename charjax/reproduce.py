@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from charjax import cli, reproduce
 from charjax.errors import UserError
 from charjax.reproduction import output
-from charjax.reproduction.published import ORDERS, ROWS, select
+from charjax.reproduction.published import ORDERINGS, ROWS, select
 from charjax.reproduction.rows import Row
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _reproduce(
     command = f"python -m charjax.reproduce {shlex.join(argv)}".strip()
 
     def orders() -> list[dict[str, Any]]:
-        pairs = [o for o in ORDERS if o.worse in results and o.better in results]
+        pairs = [o for o in ORDERINGS if o.worse in results and o.better in results]
         return [compare(order, results) for order in pairs]
 
     if not runnable:
@@ -140,11 +140,10 @@ def _measure(row: Row, seeds: int, place: str, console: Any, signals: "Signals")
 
     with output.progress_bar(console, f"{place} {row.name}", "steps") as bar:
 
-        def told(done: int, total: int) -> None:
-            if bar is not None:
-                bar.update(bar.task_ids[0], completed=done, total=total)
+        def report_progress(done: int, total: int) -> None:
+            bar.update(completed=done, total=total)
 
-        result = run_row(row, seeds, told, signals.poll)
+        result = run_row(row, seeds, report_progress, signals.poll)
     figure = result["figures"][0]
     console.print(
         f"{place} {row.name}: {figure['measured']['mean']:.4f}, {figure['verdict']} "

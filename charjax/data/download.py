@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import DownloadColumn, TransferSpeedColumn
+
+from charjax.progress import ProgressBar
 
 _TIMEOUT_SECONDS = 30
 _CHUNK_BYTES = 1 << 16
@@ -87,23 +89,13 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
 
 
 def _copy(url: str, file: IO[bytes], size: int, opener: Opener, label: str) -> bytes:
-    console = Console(stderr=True)
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    columns = (DownloadColumn(), TransferSpeedColumn())
+    bar = ProgressBar(Console(stderr=True), f"downloading {label}", *columns, total=size)
     raw = bytearray()
-    with progress:
-        task = progress.add_task(f"downloading {label}", total=size)
-        with opener(url) as response:
-            # One byte more than there should be is enough to fail the digest.
-            while len(raw) <= size and (chunk := response.read(_CHUNK_BYTES)):
-                raw += chunk
-                file.write(chunk)
-                progress.update(task, completed=len(raw))
+    with bar, opener(url) as response:
+        # One byte more than there should be is enough to fail the digest.
+        while len(raw) <= size and (chunk := response.read(_CHUNK_BYTES)):
+            raw += chunk
+            file.write(chunk)
+            bar.update(completed=len(raw))
     return bytes(raw)

@@ -2,18 +2,16 @@
 
 import dataclasses
 import datetime
-import math
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
-from scipy import stats
 
 from charjax.config import Config, load_config
 from charjax.hardware import hardware
-from charjax.reproduction.rows import Figure, Order, Row
+from charjax.reproduction.rows import Figure, Ordering, Row
+from charjax.statistics import mean_interval
 from charjax.training.seeds import Outcome, Quantity, Replicas
 from charjax.training.session import Session, open_session, score_split
 from charjax.training.state import state_shapes
@@ -117,14 +115,9 @@ def _run(outcome: Outcome) -> dict[str, Any]:
 
 def summary(values: list[float]) -> dict[str, Any]:
     """Mean, standard deviation and Student's 95 % interval of the mean (null for one value)."""
-    data = np.asarray(values, np.float64)
-    n = len(data)
-    told: dict[str, Any] = {"n": n, "mean": float(data.mean()), "std": None, "ci95": None}
-    if n > 1:
-        std = float(data.std(ddof=1))
-        half = float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n)
-        told |= {"std": std, "ci95": [told["mean"] - half, told["mean"] + half]}
-    return told
+    found = mean_interval(values)
+    ends = None if found.low is None else [found.low, found.high]
+    return {"n": found.n, "mean": found.mean, "std": found.std, "ci95": ends}
 
 
 def judge(figure: Figure, outcomes: list[Outcome], diverged: bool) -> dict[str, Any]:
@@ -153,7 +146,7 @@ def _verdict(figure: Figure, mean: float) -> str:
     return "better" if figure.below is None and difference < 0 else "reproduced"
 
 
-def compare(order: Order, results: dict[str, Result]) -> dict[str, Any]:
+def compare(order: Ordering, results: dict[str, Result]) -> dict[str, Any]:
     """An order of two rows, by the differences of their first figures, seed by seed.
 
     Seed k has the same batches in both rows, so the differences are paired; the order holds if

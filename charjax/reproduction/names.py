@@ -2,7 +2,7 @@
 
 from charjax.reproduction.rows import (
     Figure,
-    Order,
+    Ordering,
     Row,
     counted,
     kneser_ney,
@@ -180,7 +180,7 @@ _BEYOND = (
 )
 
 ROWS = (*_COUNTS, *_BIGRAM, *_NETWORKS, _beside("transformer"), _beside("gru"), *_BEYOND)
-ORDERS = (
-    Order("names-mlp-naive", "names-mlp-readout", f"{_PART_3}: arm 1 worse than 2"),
-    Order("names-mlp-readout", "names-mlp-hidden", f"{_PART_3}: arm 2 worse than 3"),
+ORDERINGS = (
+    Ordering("names-mlp-naive", "names-mlp-readout", f"{_PART_3}: arm 1 worse than 2"),
+    Ordering("names-mlp-readout", "names-mlp-hidden", f"{_PART_3}: arm 2 worse than 3"),
 )

@@ -4,8 +4,7 @@ import datetime
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,8 @@ from charjax.errors import UserError, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
+    from charjax.progress import ProgressBar
     from charjax.signals import Interrupted
 
 # Where the output is no terminal, wide enough for a table whose cells are not folded.
@@ -81,23 +80,14 @@ def say(console: "Console", text: str) -> None:
     console.print(visible(text), emoji=False, highlight=False, soft_wrap=True, markup=False)
 
 
-@contextmanager
-def progress_bar(console: "Console", what: str, unit: str) -> "Iterator[Progress | None]":
-    """A bar with the time left, where there is a terminal."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+def progress_bar(console: "Console", description: str, unit: str) -> "ProgressBar":
+    """Return a bar with the time left; its total is set by the first update."""
+    from rich.progress import TimeRemainingColumn
 
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} " + unit),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        bar.add_task(what, total=None)
-        yield bar
+    from charjax.progress import ProgressBar
+
+    columns = ("{task.completed}/{task.total} " + unit, TimeRemainingColumn())
+    return ProgressBar(console, description, *columns, total=None)
 
 
 def say_how_to_go_on(

@@ -66,7 +66,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Order:
+class Ordering:
     """A published order of two rows: `worse` has the higher first figure, seed by seed."""
 
     worse: str

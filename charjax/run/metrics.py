@@ -12,6 +12,7 @@ import numpy as np
 
 from charjax import files
 from charjax.errors import visible
+from charjax.units import bits_per_character
 
 
 @dataclasses.dataclass
@@ -69,7 +70,7 @@ def _add_in_order(start: float, values: np.ndarray) -> float:
 def loss_fields(loss: float) -> dict[str, float | None]:
     """A loss in nats and in bits a character; None where it is not finite (JSON has no NaN)."""
     finite = math.isfinite(loss)
-    return {"loss": loss if finite else None, "bpc": loss / math.log(2) if finite else None}
+    return {"loss": loss if finite else None, "bpc": bits_per_character(loss) if finite else None}
 
 
 class MetricsFile:
@@ -89,7 +90,7 @@ class MetricsFile:
     def write_all(self, lines: list[dict[str, Any]]) -> None:
         """Append some lines at once."""
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-        files.append(self.path, text, begin=False)
+        files.append(self.path, text, create=False)
 
     def cut(self, step: int, events_done: int) -> None:
         """Drop what a resumed run will write again: later steps, and unfinished events."""

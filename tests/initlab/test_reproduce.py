@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from charjax.initlab import reproductions
-from charjax.initlab.reproductions.checks import (
+from charjax.reproduction.checks import (
     Mean,
     Reproduction,
     at_least,

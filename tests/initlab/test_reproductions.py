@@ -18,7 +18,7 @@ from charjax.initlab.reproductions import (
     gradients,
     initial_loss,
     jacobian,
-    names_arms,
+    names_variants,
     relu_stack,
     tanh_stack,
     zeros,
@@ -151,31 +151,31 @@ def test_from_zeros_only_the_last_bias_learns(data_dir):
 def test_the_arms_are_compared_seed_by_seed(monkeypatch):
     rng = np.random.default_rng(0)
     seeds = 0.01 * rng.normal(size=8)
-    own = dict(names_arms._ARMS.values())
+    own = dict(names_variants._ARMS.values())
 
     def losses(config, count, steps, progress, poll):
         progress(count * steps)
         return own[config] + seeds[:count] + 0.001 * rng.normal(size=count)
 
-    monkeypatch.setattr(names_arms, "_dev_losses", losses)
+    monkeypatch.setattr(names_variants, "_dev_losses", losses)
     told = []
-    checks = names_arms.measure(8, 10, lambda *pair: told.append(pair), ignore)
+    checks = names_variants.measure(8, 10, lambda *pair: told.append(pair), ignore)
     assert [check.verdict for check in checks] == ["reproduced"] * 7 + ["stated"] * 3
     assert told[-1] == (400, 400)
     assert checks[5].measured == pytest.approx(0.037, abs=0.002)
     assert "arm 3 is better" in checks[7].note
     # The same loss in all arms: no order is shown.
     own = dict.fromkeys(own, 2.168)
-    checks = names_arms.measure(8, 10, ignore, ignore)
+    checks = names_variants.measure(8, 10, ignore, ignore)
     assert [check.verdict for check in checks[:7]] == ["reproduced"] + 6 * ["out of tolerance"]
     assert "indistinguishable at n = 8" in checks[7].note
     # Two seeds cannot show anything.
-    assert "2 seeds cannot reach" in names_arms.measure(2, 10, ignore, ignore)[7].note
+    assert "2 seeds cannot reach" in names_variants.measure(2, 10, ignore, ignore)[7].note
 
 
 def test_an_arm_is_trained_as_its_configuration_says(data_dir):
     told = []
-    losses = names_arms._dev_losses("names-mlp-hidden", 2, 30, told.append, ignore)
+    losses = names_variants._dev_losses("names-mlp-hidden", 2, 30, told.append, ignore)
     assert losses.shape == (2,)
     assert told[-1] == 60
     assert np.all((losses > 2.4) & (losses < 3.2))

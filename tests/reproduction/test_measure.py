@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from charjax.reproduction.measure import compare, judge, row_config, summary, wanted
-from charjax.reproduction.published import ORDERS, ROWS
-from charjax.reproduction.rows import Figure, Order
+from charjax.reproduction.published import ORDERINGS, ROWS
+from charjax.reproduction.rows import Figure, Ordering
 from charjax.training.seeds import Outcome
 
 
@@ -64,7 +64,7 @@ def result(*values):
 )
 def test_orders_are_judged_seed_by_seed(worse, better, verdict):
     results = {"a": result(*worse), "b": result(*better)}
-    told = compare(Order("a", "b", "a worse than b"), results)
+    told = compare(Ordering("a", "b", "a worse than b"), results)
     assert told["verdict"] == verdict
     if len(worse) > 1:
         low, high = stats.ttest_rel(worse, better).confidence_interval(0.95)
@@ -74,7 +74,7 @@ def test_orders_are_judged_seed_by_seed(worse, better, verdict):
 def test_names_are_told_apart():
     names = [row.name for row in ROWS]
     assert len(set(names)) == len(names)
-    assert all({order.worse, order.better} <= set(names) for order in ORDERS)
+    assert all({order.worse, order.better} <= set(names) for order in ORDERINGS)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

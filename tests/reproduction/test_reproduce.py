@@ -9,7 +9,7 @@ import pytest
 
 from charjax import reproduce
 from charjax.reproduction import published
-from charjax.reproduction.rows import Figure, Order, Row
+from charjax.reproduction.rows import Figure, Ordering, Row
 from tests.commands import run
 
 FAST = ("train.steps=20", "eval.every=10", "train.batch_size=4", "model.context_length=4")
@@ -35,7 +35,7 @@ def rows(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(published, "ROWS", made)
     monkeypatch.setattr(reproduce, "ROWS", made)
-    monkeypatch.setattr(reproduce, "ORDERS", (Order("bad", "good", "a claim"),))
+    monkeypatch.setattr(reproduce, "ORDERINGS", (Ordering("bad", "good", "a claim"),))
     return made
 
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from charjax import cli
 from charjax.errors import UserError
 from charjax.initlab import reproductions
-from charjax.initlab.reproductions.checks import Check, Reproduction, Tier, not_run
 from charjax.reproduction import output
+from charjax.reproduction.checks import Check, Reproduction, Tier, not_run
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from charjax.initlab.reproductions.report import Result
+    from charjax.reproduction.check_report import Result
     from charjax.signals import Signals
 
 
@@ -69,7 +69,7 @@ def _reproduce(
     from charjax import backend
     from charjax.config import DataConfig, RuntimeConfig
     from charjax.data.corpora import load_corpus
-    from charjax.initlab.reproductions import report
+    from charjax.reproduction import check_report as report
     from charjax.run.lock import Lock
     from charjax.signals import Interrupted
 
@@ -120,21 +120,20 @@ def _measure(
     signals: "Signals",
 ) -> "Result":
     """Run a reproduction with a bar, and print its line."""
-    from charjax.initlab.reproductions import report
+    from charjax.reproduction import check_report as report
 
     began = time.perf_counter()
     with output.progress_bar(console, place, "pieces") as bar:
 
-        def told(done: int, total: int) -> None:
-            if bar is not None:
-                bar.update(bar.task_ids[0], completed=done, total=total)
+        def report_progress(done: int, total: int) -> None:
+            bar.update(completed=done, total=total)
 
         checks: list[Check]
         if tier == "gpu" and each.larger_on_gpu and not has_gpu:
             why = "the GPU tier's size needs a GPU, and JAX finds none here"
             checks = [not_run(each.title, why)]
         else:
-            checks = list(each.run(tier, told, signals.poll))
+            checks = list(each.run(tier, report_progress, signals.poll))
     result = report.result_of(each, tier, checks, time.perf_counter() - began)
     verdicts = [check.verdict for check in checks]
     counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}

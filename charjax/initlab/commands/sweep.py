@@ -240,8 +240,10 @@ def _write(out: Path, sweep: "Sweep", argv: list[str], base: "Config", axes: Axe
 @contextmanager
 def _bar(groups: list["Group"]) -> Iterator[Callable[[int, int], None]]:
     """A bar with the time left on a terminal, otherwise a line when a group is done."""
-    from rich import progress
     from rich.console import Console
+    from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+
+    from charjax.progress import ProgressBar
 
     totals = [len(g.points) * g.config.train.steps for g in groups]
     names = [f"{len(g.points)} runs of depth {g.depth}, width {g.width}" for g in groups]
@@ -258,19 +260,12 @@ def _bar(groups: list["Group"]) -> Iterator[Callable[[int, int], None]]:
         return
     # Larger networks take longer: a step counts as much as it computes, and something besides.
     weights = [5_000 + g.width**2 * max(1, g.depth) for g in groups]
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.TextColumn("{task.percentage:>3.0f}%"),
-        progress.TimeElapsedColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=console, transient=True) as bar:
-        whole = sum(w * t for w, t in zip(weights, totals, strict=True))
-        task = bar.add_task("compiling", total=whole)
+    columns = ("{task.percentage:>3.0f}%", TimeElapsedColumn(), TimeRemainingColumn())
+    whole = sum(w * t for w, t in zip(weights, totals, strict=True))
+    with ProgressBar(console, "compiling", *columns, total=whole) as bar:
 
         def moved(index: int, run_steps: int) -> None:
             text = f"{index + 1}/{len(groups)} {names[index]}"
-            bar.update(task, advance=run_steps * weights[index], description=text)
+            bar.update(advance=run_steps * weights[index], description=text)
 
         yield moved

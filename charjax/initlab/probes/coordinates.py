@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy import special
 
 from charjax import parallel
 from charjax.config import Config
@@ -31,6 +30,7 @@ from charjax.initlab.activations.intercept import see
 from charjax.initlab.activations.layers import find_layers
 from charjax.initlab.sizes import size_of, with_size
 from charjax.models.contract import CharModel
+from charjax.statistics import student_quantile
 from charjax.training.program import make_advance
 from charjax.training.session import Session, open_session, purpose_key, seed_state
 from charjax.training.state import Scales, TrainState, variables_of
@@ -100,7 +100,7 @@ class Slope:
 
 
 def _verdict(slope: float, error: float, seeds: int, layers: int) -> str:
-    half, sure = (special.stdtrit(seeds - 1, 1 - 0.025 / m) * error for m in (1, layers))
+    half, sure = (student_quantile(seeds, 0.05 / m) * error for m in (1, layers))
     if abs(slope) + half <= LIMIT:
         return "pass"
     return "fail" if abs(slope) - sure > LIMIT else "unclear"
@@ -180,7 +180,7 @@ def fit_slope(sizes_WR: Any, widths: tuple[int, ...]) -> Slope | None:
     n = len(slopes_R)
     mean = float(slopes_R.mean())
     error = float(slopes_R.std(ddof=1)) / math.sqrt(n)
-    half = float(special.stdtrit(n - 1, 0.975)) * error
+    half = student_quantile(n) * error
     return Slope(mean, mean - half, mean + half, error, n)
 
 

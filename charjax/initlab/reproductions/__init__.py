@@ -4,12 +4,11 @@ A file holds `run(tier, progress, poll) -> list[Check]` (checks.py), and is impo
 run: nothing here needs JAX.
 """
 
-import difflib
 import importlib
 from collections.abc import Sequence
 
-from charjax.errors import UserError
-from charjax.initlab.reproductions.checks import Check, Poll, Progress, Reproduction, Run, Tier
+from charjax.errors import UserError, did_you_mean
+from charjax.reproduction.checks import Check, Poll, Progress, Reproduction, Run, Tier
 
 
 def _from_file(module: str) -> Run:
@@ -81,7 +80,7 @@ REPRODUCTIONS: tuple[Reproduction, ...] = (
         8,
         "the names MLP from five initialisations, 200k steps",
         _LECTURE,
-        _from_file("names_arms"),
+        _from_file("names_variants"),
         larger_on_gpu=True,
         corpora=("names",),
     ),
@@ -118,10 +117,9 @@ def select(words: Sequence[str]) -> tuple[Reproduction, ...]:
     by_word = known | {str(each.number): each for each in REPRODUCTIONS}
     for word in words:
         if word not in by_word:
-            near = difflib.get_close_matches(word, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(
-                f"NAME: {word!r} given; allowed: all, {', '.join(known)}, or their numbers{hint}"
+                f"NAME: {word!r} given; allowed: all, {', '.join(known)}, or their numbers"
+                f"{did_you_mean(word, known)}"
             )
     chosen = {by_word[word].name for word in words}
     return tuple(each for each in REPRODUCTIONS if each.name in chosen)

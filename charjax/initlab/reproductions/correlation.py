@@ -18,8 +18,8 @@ from jax import Array
 from numpy.typing import NDArray
 
 from charjax import theory
-from charjax.initlab.reproductions.checks import Check, Mean, Poll, Progress, Tier, near
 from charjax.initlab.reproductions.nets import measure_nets
+from charjax.reproduction.checks import Check, Mean, Poll, Progress, Tier, near
 
 _BIAS_VARIANCE = 0.05
 # σ_w², the depth expected, and within how many percent.

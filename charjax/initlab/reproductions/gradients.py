@@ -16,7 +16,9 @@ import numpy as np
 from jax import Array
 
 from charjax import theory
-from charjax.initlab.reproductions.checks import (
+from charjax.initlab.reproductions.nets import measure_nets
+from charjax.models.layers import BatchNorm
+from charjax.reproduction.checks import (
     Check,
     Poll,
     Progress,
@@ -24,8 +26,6 @@ from charjax.initlab.reproductions.checks import (
     geometric_mean_of,
     near,
 )
-from charjax.initlab.reproductions.nets import measure_nets
-from charjax.models.layers import BatchNorm
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 

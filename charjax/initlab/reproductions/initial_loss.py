@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from charjax import theory
 from charjax.config import load_config
-from charjax.initlab.reproductions.checks import Check, Poll, Progress, Tier, mean_of, near
 from charjax.initlab.reproductions.nets import measure_nets
+from charjax.reproduction.checks import Check, Poll, Progress, Tier, mean_of, near
 from charjax.training.session import open_session, seed_state
 from charjax.training.state import variables_of
 from charjax.training.step import cross_entropy

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from charjax import theory
-from charjax.initlab.reproductions.checks import Check, Poll, Progress, Tier, mean_of, near
 from charjax.initlab.reproductions.nets import measure_nets
+from charjax.reproduction.checks import Check, Poll, Progress, Tier, mean_of, near
 
 Weights = Literal["orthogonal", "gaussian"]
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from charjax import parallel
-from charjax.initlab.reproductions.checks import Poll, Progress
+from charjax.reproduction.checks import Poll, Progress
 
 # Networks that a GPU measures at once; a CPU has one on each of its devices.
 _ON_GPU = 8

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from charjax.initlab.reproductions.checks import (
+from charjax.initlab.reproductions.nets import measure_nets
+from charjax.reproduction.checks import (
     Check,
     Poll,
     Progress,
@@ -17,7 +18,6 @@ from charjax.initlab.reproductions.checks import (
     geometric_mean_of,
     near,
 )
-from charjax.initlab.reproductions.nets import measure_nets
 
 _DEPTH = 30
 # Weights' variance times n, the expected ratio and how near it has to be.

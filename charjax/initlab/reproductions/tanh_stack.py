@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from charjax import theory
-from charjax.initlab.reproductions.checks import Check, Poll, Progress, Tier, mean_of, near
 from charjax.initlab.reproductions.nets import measure_nets
+from charjax.reproduction.checks import Check, Poll, Progress, Tier, mean_of, near
 
 _THRESHOLD = 0.97
 _GAINS = {"0.5": 0.5, "1": 1.0, "5/3": 5 / 3, "3": 3.0}

@@ -26,7 +26,8 @@ from charjax import hardware
 from charjax.config import Config, load_config
 from charjax.data.batches import BatchSource, source_key
 from charjax.initlab.probes.coordinates import at_width
-from charjax.initlab.reproductions.checks import (
+from charjax.initlab.statistics import argmin_interval
+from charjax.reproduction.checks import (
     Check,
     Mean,
     Poll,
@@ -36,7 +37,6 @@ from charjax.initlab.reproductions.checks import (
     at_most,
     stated,
 )
-from charjax.initlab.statistics import argmin_interval
 from charjax.training.ensemble import (
     MEMORY_SHARE,
     Numbers,

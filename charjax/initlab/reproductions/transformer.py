@@ -28,7 +28,8 @@ from charjax.initlab.probes.coordinates import (
     check_coordinates,
     fixed_inputs,
 )
-from charjax.initlab.reproductions.checks import (
+from charjax.initlab.reproductions.nets import measure_nets
+from charjax.reproduction.checks import (
     Check,
     Mean,
     Poll,
@@ -39,7 +40,6 @@ from charjax.initlab.reproductions.checks import (
     near,
     stated,
 )
-from charjax.initlab.reproductions.nets import measure_nets
 from charjax.training.session import open_session
 from charjax.training.state import create_state, variables_of
 

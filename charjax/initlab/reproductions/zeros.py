@@ -13,7 +13,7 @@ import numpy as np
 from charjax import parallel
 from charjax.config import load_config
 from charjax.data.datasets import Split, target_counts
-from charjax.initlab.reproductions.checks import Check, Mean, Poll, Progress, Tier, at_least, near
+from charjax.reproduction.checks import Check, Mean, Poll, Progress, Tier, at_least, near
 from charjax.training.program import compile_chunks
 from charjax.training.session import (
     Session,

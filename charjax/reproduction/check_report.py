@@ -11,8 +11,8 @@ from rich.table import Table
 
 from charjax.files import write_json
 from charjax.hardware import hardware, in_words, versions_in_words
-from charjax.initlab.reproductions.checks import FAILURES, Check, Reproduction, Tier
 from charjax.reproduction import output
+from charjax.reproduction.checks import FAILURES, Check, Reproduction, Tier
 
 Result = dict[str, Any]
 

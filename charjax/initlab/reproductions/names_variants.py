@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charjax.config import load_config
-from charjax.initlab.reproductions.checks import (
+from charjax.initlab.statistics import Comparison, compare, correct
+from charjax.reproduction.checks import (
     Check,
     Poll,
     Progress,
@@ -21,7 +22,6 @@ from charjax.initlab.reproductions.checks import (
     shown,
     stated,
 )
-from charjax.initlab.statistics import Comparison, compare, correct
 from charjax.training.seeds import Replicas
 from charjax.training.session import open_session
 
