@@ -43,7 +43,13 @@ def input_correlation(z_BPD: Array, weights_BT: Array) -> Array:
 def predict_correlation(
     model: CharModel, moments: WeightMoments, prediction: Prediction, measured_L: ArrayLike
 ) -> NDArray[np.float64]:
-    """Predict `input_correlation` (theory.correlation_map) from its measured value in the embedding.
+    """Predict `input_correlation` (theory.correlation_map) from its value in the embedding.
+
+    Args:
+      model: of a trained family.
+      moments: of its parameters.
+      prediction: of its layers.
+      measured_L: the measured correlations, of which the embedding's is used.
 
     Returns:
       (L,) float64; NaN where no theory applies: families that are not plain stacks, and batch
