@@ -244,7 +244,7 @@ def test_a_group_for_each_architecture_and_size(text):
     [
         (["--scheme", "pytorch,kaimin"], "did you mean"),
         (["--scheme", "forget_bias"], "it needs model.kind=gru or lstm"),
-        (["--seeds", "1"], "--seeds: 1 given; a sweep tells intervals over seeds, which need 2"),
+        (["--seeds", "1"], "--seeds: 1 given; a sweep reports intervals over seeds, which need 2"),
         (["--gain", "0:1:3"], "must be numbers greater than 0"),
         (["--gain", "1:2"], "'1:2' given; must be numbers"),
         (["--lr", "x"], "'x' given"),
@@ -260,7 +260,7 @@ def test_a_group_for_each_architecture_and_size(text):
         (["--resume"], "--resume: no --out given"),
         (["--at-once", "0"], "--at-once"),
         (["--arch", "ngram"], "--arch"),
-        (["model.kind=ngram"], "it counts, and has no initialisation"),
+        (["model.kind=ngram"], "counts have no initialisation"),
     ],
 )
 def test_mistakes_leave_nothing_behind(words, told, text, tmp_path, monkeypatch):
