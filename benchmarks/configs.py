@@ -2,7 +2,7 @@
 
     python -m benchmarks.configs [NAME ...] [--out benchmarks/results/configs-cpu.json]
 
-Without names: those whose output or speed a page shows, and those that no row of
+Without names: those whose output or speed README.md or docs/ show, and those that no row of
 `python -m charjax.reproduce` measures.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from charjax import files
 from charjax.config import shipped_configs
-from charjax.hardware import hardware
+from charjax.hardware import machine_facts
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN = (
@@ -63,7 +63,7 @@ def run(name: str) -> dict[str, Any]:
         summary = json.loads((Path(workdir) / "summary.json").read_text(encoding="utf-8"))
         result = {
             "command": f"python -m charjax.train {name}",
-            "hardware": hardware(),
+            "hardware": machine_facts(),
             "summary": summary,
         }
         if summary["best_val_loss"] is None:
@@ -72,8 +72,6 @@ def run(name: str) -> dict[str, Any]:
         if name == "default":
             result["sampling"] = _sampling(workdir)
             result["output"] = output.replace(workdir, "runs/stdlib-transformer")
-            curves = (Path(workdir) / "curves.png").read_bytes()
-            (RESULTS / "default-curves.png").write_bytes(curves)
         return result
 
 

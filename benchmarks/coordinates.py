@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks import results_file
 from benchmarks.configs import RESULTS
 from charjax.config import load_config
-from charjax.hardware import hardware
+from charjax.hardware import machine_facts
 from charjax.initlab.probes.coordinates import (
     LIMIT,
     at_width,
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
                     print(rows[-1], file=sys.stderr)
     section = {
         "device": "cpu",
-        "hardware": hardware(),
+        "hardware": machine_facts(),
         "seconds": round(time.monotonic() - start, 1),
         "seeds": args.seeds,
         "draws": args.draws,

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from benchmarks import results_file
 from benchmarks.configs import RESULTS
-from charjax.hardware import hardware
+from charjax.hardware import machine_facts
 from charjax.initlab.report.assumptions import cautions
 from charjax.initlab.report.pairs import compare_all, scaled
 from charjax.initlab.report.swaps import losses_without_own_seed, swap_statistics
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
             rows.append(row)
             print(f"{name}: {row}", file=sys.stderr)
         found[name] = {"cpu_seconds": round(time.process_time() - start, 1), "rows": rows}
-        facts = hardware()
+        facts = machine_facts()
         facts["versions"] |= results_file.optional_versions("numpy", "scipy")
         section = {
             "device": "cpu",

@@ -4,7 +4,6 @@ JAX is not imported here, so `--help` and a mistyped flag are answered at once.
 """
 
 import argparse
-import difflib
 import errno
 import math
 import os
@@ -13,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from charjax import signals
-from charjax.errors import UserError, printable
+from charjax.errors import UserError, did_you_mean, printable
 
 COLUMNS = 100
 
@@ -210,6 +209,5 @@ class Parser(argparse.ArgumentParser):
             text += "; settings have no dashes: section.key=value"
         elif text.startswith("unrecognized"):
             flags = [flag for action in self._actions for flag in action.option_strings]
-            close = difflib.get_close_matches(unknown.partition("=")[0], flags, n=1)
-            text += f"; did you mean {close[0]}?" if close else ""
+            text += did_you_mean(unknown.partition("=")[0], flags)
         raise UserError(f"{text}; see {self.prog} --help")

@@ -4,6 +4,8 @@ import contextlib
 import errno
 import json
 import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,39 +13,63 @@ from typing import Any
 from charjax.errors import UserError
 
 
-def append(path: Path, text: str, *, begin: bool = True) -> None:
-    """Add a text to the end of a file; one that is not there is begun only with `begin`.
+def append(path: Path, text: str, *, create: bool = True) -> None:
+    """Add a text to the end of a file.
+
+    Args:
+      path: the file.
+      text: what is added.
+      create: whether to create a missing file; otherwise that is an error.
 
     Raises:
       OSError: it cannot be written, and the file is named; nothing was added.
     """
-    # Unbuffered: a buffer would be written once more when the file is closed.
-    with named(path), path.open("ab" if begin else "r+b", buffering=0) as file:
+    # Unbuffered: closing a buffered file would try again to write what a full disk refused.
+    with named(path), path.open("ab" if create else "r+b", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
-        left = memoryview(text.encode())
+        rest = memoryview(text.encode())
         try:
-            while left:
-                left = left[file.write(left) :]
+            while rest:
+                rest = rest[file.write(rest) :]
         except OSError:
             file.truncate(size)
             raise
 
 
 def replace(path: Path, data: bytes | str) -> None:
-    """Put a file in its place, or in that of an older one, in one move.
+    """Write a file, in the place of an older one if there is one, in one move.
 
     Raises:
-      OSError: it cannot be written, and the file is named; the older one is as it was.
+      OSError: it cannot be written, and the file is named; the older one is untouched.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
-    with named(path):
-        try:
-            temporary.write_bytes(data.encode() if isinstance(data, str) else data)
-            temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+    with named(path), replacing(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, moved into place when the body ends.
+
+    The body writes a file there, or makes a directory. If it raises, whatever it wrote is removed,
+    and what stood at `path` is untouched.
+
+    Args:
+      path: a file; or a directory that does not exist yet, or is empty.
+      shared: whether other processes may write `path` at the same time. The temporary name is then
+        unique; otherwise it is fixed, so that a later write overwrites what a killed one left.
+
+    Raises:
+      OSError: it cannot be moved into place.
+    """
+    name = f".{path.name}.{secrets.token_hex(8)}.tmp" if shared else f"{path.name}.tmp"
+    temporary = path.with_name(name)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
+        raise
 
 
 @contextlib.contextmanager
@@ -98,9 +124,9 @@ def write_json(path: Path, tree: dict[str, Any]) -> None:
 
 
 def user_cache() -> Path | None:
-    """The user's cache directory, not made yet; None where there is no home directory."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
+    """Return the user's cache directory, not made yet; None where there is no home directory."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG specification: a relative path there is to be ignored.
-    if not os.path.isabs(given):
-        given = os.path.expanduser("~/.cache")
-    return Path(given) / "charjax" if os.path.isabs(given) else None
+    if not os.path.isabs(cache):
+        cache = os.path.expanduser("~/.cache")
+    return Path(cache) / "charjax" if os.path.isabs(cache) else None

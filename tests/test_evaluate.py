@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from charjax.data import corpora
-from charjax.data.reading import AS_IT_IS
+from charjax.data.reading import LATIN_1
 from tests.commands import Result, run, tiny
 
 TEXT = "the cat sat on a mat\nand then ran off\n" * 40
@@ -58,7 +58,7 @@ def test_a_part_of_a_latin1_corpus_is_read_as_the_corpus_is(
 ):
     raw = b"\xef\xbb\xbf" + "la fête\r\nand the château\r\nof a cat\r\n".encode() * 60
     digest = hashlib.sha256(raw).hexdigest()
-    published = corpora._Published("", digest, len(raw), AS_IT_IS, ("warpeace.txt",))
+    published = corpora._Published("", digest, len(raw), LATIN_1, ("warpeace.txt",))
     monkeypatch.setitem(corpora._PUBLISHED, "warpeace", published)
     monkeypatch.setenv("CHARJAX_DATA", str(tmp_path))
     (tmp_path / "warpeace.txt").write_bytes(raw)
@@ -68,11 +68,11 @@ def test_a_part_of_a_latin1_corpus_is_read_as_the_corpus_is(
     (tmp_path / "part.txt").write_bytes(raw[int(0.9 * len(raw)) :])
     own, part = evaluate(workdir), evaluate(workdir, "--text", tmp_path / "part.txt")
     assert (part["tokens"], part["loss"]) == (own["tokens"], own["loss"])
-    assert part["notes"] == ["the file was read as latin-1, as the run's own text was"]
+    assert part["notes"] == ["the file was read as latin-1, as the run's text was"]
     assert part["unseen"] == 0
     assert evaluate(workdir, "--text", tmp_path / "warpeace.txt")["tokens"] == len(raw) - 1
 
-    said = "the prompt was read as latin-1, as the run's own text was"
+    said = "the prompt was read as latin-1, as the run's text was"
     drawn = [workdir, "--max-new-tokens", 3, "--json"]
     told = json.loads(run("sample", *drawn, "--prompt", "fête\r\n").out)
     assert (told["prompt"], told["notes"]) == ("fÃªte\r\n", [said])
@@ -106,7 +106,7 @@ def test_a_prompt_is_read_as_a_file_is(stream: Path, names: Path, tmp_path: Path
     for prompt in prompts:
         told = json.loads(run("sample", *asked, *prompt).out)
         assert told["prompt"] == "the\ncat"
-        assert told["notes"] == ["1 line ends were CRLF and were made LF"]
+        assert told["notes"] == ["1 line ends were CRLF and were converted to LF"]
     done = run("sample", *asked[:-1], *prompts[0])
     assert done.err.startswith("note: 1 line ends were CRLF")
     # In a list a file's last line end is not the end of a document.

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from charjax.data.reading import PLAIN, read_prompt
+from charjax.data.reading import UTF_8, read_prompt
 from charjax.data.tokenizers import ByteTokenizer, CharTokenizer
 from charjax.errors import UserError
 from charjax.run import load
@@ -294,5 +294,5 @@ def test_a_stop_asked_for_while_the_run_is_read_is_not_kept_waiting(
 )
 def test_advice_about_a_prompt_file_is_that_about_a_text(content, said):
     with pytest.raises(UserError, match=said) as refused:
-        read_prompt(content, PLAIN, CharTokenizer("abc"), "--prompt-file: 'prompt'")
+        read_prompt(content, UTF_8, CharTokenizer("abc"), "--prompt-file: 'prompt'")
     assert str(refused.value).startswith("--prompt-file: 'prompt' is ")

@@ -1,10 +1,8 @@
 """What is wrong with a configuration: the field, what was given, what is allowed, in one line."""
 
-import difflib
 import json
 import types
 import typing
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import ValidationError
@@ -12,6 +10,7 @@ from pydantic.fields import FieldInfo
 
 from charjax.config.peers import SHORT_FLAGS, advise
 from charjax.config.sections import FAMILIES, SECTIONS, ordered_fields
+from charjax.errors import did_you_mean
 
 _LONGEST_SHOWN = 60
 
@@ -32,7 +31,7 @@ def explain(error: ValidationError) -> str:
     allowed = _describe(field, bool(inside))
     if first["type"] in ("finite_number", "float_type") and type(given) in (int, float):
         allowed = allowed.replace("a number", "a finite number")
-    return f"{name}: {shown(given)} given; must be {allowed}{nearest(given, choices(field))}"
+    return f"{name}: {shown(given)} given; must be {allowed}{did_you_mean(given, choices(field))}"
 
 
 def unknown_key(name: str, kind: str | None = None, value: Any = None) -> str:
@@ -59,7 +58,9 @@ def unknown_key(name: str, kind: str | None = None, value: Any = None) -> str:
     elif ours := own_name(key):
         hint = f"; did you mean {ours}?"
     else:
-        hint = nearest(name, [f"{section}.{key}" for key in here]) or nearest(name, _all_names())
+        hint = did_you_mean(name, [f"{section}.{key}" for key in here]) or did_you_mean(
+            name, _all_names()
+        )
     where = f"model.kind = {kind}" if section == "model" and kind else f"[{section}]"
     return f"{name}: unknown key; {where} has: {', '.join(here)}{hint}"
 
@@ -90,7 +91,7 @@ def _unknown_section(name: str, value: str | None, advice: str | None) -> str:
     ours = own_name(key if dot else name)
     if not dot and (advice or ours):
         return f"{name}: {value or 'nothing'} given; {advice or f'did you mean {ours}?'}"
-    hint = f"; {advice}" if advice else nearest(section, SECTIONS)
+    hint = f"; {advice}" if advice else did_you_mean(section, SECTIONS)
     if not advice and ours and not any(key in fields_of(s) for s in SECTIONS if s in hint):
         hint = f"; did you mean {ours}?"
     return f"{name}: {shown(section)} is not a section; there are: {', '.join(SECTIONS)}{hint}"
@@ -114,14 +115,6 @@ def fields_of(section: str, kind: Any = None) -> dict[str, FieldInfo]:
     one = section == "model" and isinstance(kind, str) and kind in FAMILIES
     group = (FAMILIES[kind],) if one else SECTIONS[section]
     return {key: field for known in group for key, field in ordered_fields(known)}
-
-
-def nearest(given: Any, known: Iterable[str]) -> str:
-    """A suggestion, if one is close enough."""
-    if not isinstance(given, str):
-        return ""
-    matches = difflib.get_close_matches(given[:_LONGEST_SHOWN], list(known), n=1, cutoff=0.6)
-    return f"; did you mean {matches[0]}?" if matches else ""
 
 
 def shown(value: Any) -> str:

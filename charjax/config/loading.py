@@ -20,7 +20,6 @@ from charjax.config.errors import (
     explain,
     fields_of,
     is_text,
-    nearest,
     own_name,
     shown,
     type_name,
@@ -33,7 +32,7 @@ from charjax.config.sections import (
     SECTIONS,
     Config,
 )
-from charjax.errors import UserError
+from charjax.errors import UserError, did_you_mean
 
 _DEFAULT_KIND = "transformer"
 Tree = dict[str, dict[str, Any]]
@@ -210,7 +209,7 @@ def parse_config(tree: dict[str, Any], *, saved: bool = False) -> Config:
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(
             f"model.kind: {shown(kind)} given; must be one of {', '.join(FAMILIES)}"
-            f"{nearest(kind, FAMILIES)}"
+            f"{did_you_mean(kind, FAMILIES)}"
         )
     try:
         return Config.model_validate(_tuples(tree | {"model": model | {"kind": kind}}))
@@ -264,7 +263,7 @@ def _read_toml(source: str | Path) -> dict[str, Any]:
         known = f" or one of {', '.join(shipped)}" if shipped else ""
         raise UserError(
             f"config: {path!r} {what}; give a TOML file{known}, and settings as section.key=value"
-            f"{nearest(name, shipped) or _of_nanogpt(path)}"
+            f"{did_you_mean(name, shipped) or _of_nanogpt(path)}"
         )
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))

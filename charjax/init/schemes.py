@@ -1,12 +1,11 @@
 """The registry: every scheme that `init.scheme` can name, and the numbers of [init] it reads."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from charjax.config import Config, InitConfig
-from charjax.errors import UserError
+from charjax.errors import UserError, did_you_mean
 from charjax.init import classic, memory, residual, widths
 from charjax.init.scheme import Scheme
 
@@ -100,8 +99,7 @@ def find_scheme(init: InitConfig) -> Scheme:
 
 def _entry(name: str) -> Entry:
     if name not in SCHEMES:
-        near = difflib.get_close_matches(name, SCHEMES, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, SCHEMES)
         raise UserError(f"init.scheme: {name!r} given; allowed: {', '.join(SCHEMES)}{hint}")
     return SCHEMES[name]
 

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
+from charjax.statistics import student_quantile
+
 Array = NDArray[np.float64]
 
 LEVEL = 0.05
@@ -231,11 +233,6 @@ def permutation_p(as_far: int, n: int) -> float:
     if is_enumerated(n):
         return float(as_far / 2 ** (n - 1))
     return float((1 + as_far) / (1 + RESAMPLES))
-
-
-def student_quantile(n: int) -> float:
-    """The 97.5 % point of Student's t for n values."""
-    return float(special.stdtrit(n - 1, 1 - LEVEL / 2))
 
 
 def interval(x_S: ArrayLike, *, seed: int = 0) -> Interval:

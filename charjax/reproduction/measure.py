@@ -2,19 +2,17 @@
 
 import dataclasses
 import datetime
-import math
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
-from scipy import stats
 
 from charjax.config import Config, load_config
-from charjax.hardware import hardware
+from charjax.hardware import machine_facts
 from charjax.reproduction.checks import FAILURES, is_within
 from charjax.reproduction.rows import Figure, Ordering, Row
+from charjax.statistics import mean_interval
 from charjax.training.seeds import Outcome, Quantity, Replicas
 from charjax.training.session import Session, open_session, score_split
 from charjax.training.state import state_shapes
@@ -101,7 +99,7 @@ def result_of(
         "at_once": at_once,
         "seconds": round(seconds, 1),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "hardware": hardware(),
+        "hardware": machine_facts(),
     }
 
 
@@ -118,14 +116,9 @@ def _run(outcome: Outcome) -> dict[str, Any]:
 
 def summary(values: list[float]) -> dict[str, Any]:
     """Return mean, standard deviation and Student's 95 % interval of the mean (None for one)."""
-    data = np.asarray(values, np.float64)
-    n = len(data)
-    found: dict[str, Any] = {"n": n, "mean": float(data.mean()), "std": None, "ci95": None}
-    if n > 1:
-        std = float(data.std(ddof=1))
-        half = float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n)
-        found |= {"std": std, "ci95": [found["mean"] - half, found["mean"] + half]}
-    return found
+    found = mean_interval(values)
+    ends = None if found.low is None else [found.low, found.high]
+    return {"n": found.n, "mean": found.mean, "std": found.std, "ci95": ends}
 
 
 def judge(figure: Figure, outcomes: list[Outcome], diverged: bool) -> dict[str, Any]:

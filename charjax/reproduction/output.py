@@ -5,8 +5,7 @@ import datetime
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,8 +101,7 @@ def run(
             if job.name in results and job.is_current(results[job.name]):
                 continue
             place = f"{number}/{len(jobs)} {job.name}"
-            with progress_bar(console, place, job.unit) as report_progress:
-                results[job.name] = job.measure(report_progress, signals.poll)
+            results[job.name] = _measure(job, place, console, signals.poll)
             say(console, f"{place}: {job.describe(results[job.name])}")
             command.save(out, results, results[job.name])
         failed = command.finish(out, results, console)
@@ -116,6 +114,17 @@ def run(
         cli.complain(f"out of tolerance: {', '.join(failed)}")
     say(console, f"results: {out}")
     return 1 if failed else 0
+
+
+def _measure(job: Job, place: str, console: "Console", poll: "Poll") -> Result:
+    """Measure a job under a bar with the time left, whose total is set by the first update."""
+    from rich.progress import TimeRemainingColumn
+
+    from charjax.progress import ProgressBar
+
+    columns = (f"{{task.completed}}/{{task.total}} {job.unit}", TimeRemainingColumn())
+    with ProgressBar(console, place, *columns, total=None) as bar:
+        return job.measure(lambda done, total: bar.update(completed=done, total=total), poll)
 
 
 def results_directory(out: str | None, resume: bool, kind: str) -> Path:
@@ -179,9 +188,9 @@ def read_results(path: Path, key: str) -> Results:
 
 def is_from_here(result: Result) -> bool:
     """Return whether a result was measured on this machine, with these versions."""
-    from charjax.hardware import hardware
+    from charjax.hardware import machine_facts
 
-    here = hardware() | {"date": result["hardware"]["date"]}
+    here = machine_facts() | {"date": result["hardware"]["date"]}
     return bool(result["hardware"] == here)
 
 
@@ -195,25 +204,6 @@ def make_console() -> "Console":
 def say(console: "Console", text: str) -> None:
     """Print a line as it stands, control characters made visible."""
     console.print(visible(text), emoji=False, highlight=False, soft_wrap=True, markup=False)
-
-
-@contextmanager
-def progress_bar(console: "Console", description: str, unit: str) -> "Iterator[Progress]":
-    """Show a bar with the time left, where there is a terminal; yield what updates it."""
-    from rich import progress
-
-    if not console.is_terminal:
-        yield lambda done, total: None
-        return
-    columns = (
-        progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(),
-        progress.TextColumn("{task.completed}/{task.total} " + unit),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _say_how_to_resume(

@@ -1,9 +1,8 @@
 """All rows, in the order of the table."""
 
-import difflib
 import fnmatch
 
-from charjax.errors import UserError
+from charjax.errors import UserError, did_you_mean
 from charjax.reproduction import names, shakespeare, warpeace
 from charjax.reproduction.rows import Row
 
@@ -22,10 +21,8 @@ def select(names: list[str]) -> tuple[Row, ...]:
     for name in names:
         found = fnmatch.filter(known, name)
         if not found:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(
-                f"--only: {name!r} given, and no row has that name{hint} "
+                f"--only: {name!r} given, and no row has that name{did_you_mean(name, known)} "
                 "(python -m charjax.reproduce --list names all of them)"
             )
         chosen.update(found)

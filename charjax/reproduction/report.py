@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from charjax.files import replacing
 from charjax.hardware import in_words, versions_in_words
 from charjax.reproduction.checks import FAILURES
 from charjax.reproduction.output import Result
@@ -205,6 +206,5 @@ def draw_row(result: Result, path: Path) -> None:
     )
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import TimeRemainingColumn
 from rich.table import Table
 
 from charjax.errors import visible
+from charjax.progress import ProgressBar
+from charjax.units import bits_per_character
 
 # Above this a loss is written with an exponent: its digits mean nothing.
 _LARGEST_PLAIN = 1e6
@@ -26,24 +28,22 @@ class Display:
 
     def __init__(self, console: Console):
         self.console = console
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
+        self._bar: ProgressBar | None = None
         self._total = 0
 
     def start(self, step: int, total: int) -> None:
         """Begin at a step, with the bar where there is a terminal."""
         self._total = total
-        if self.console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("step {task.completed}/{task.total}  {task.fields[told]}"),
-                TimeRemainingColumn(),
-                console=self.console,
-                transient=True,
-            )
-            self._task = self._bar.add_task("training", total=total, completed=step, told="")
-            self._bar.start()
+        self._bar = ProgressBar(
+            self.console,
+            "training",
+            "step {task.completed}/{task.total}  {task.fields[status]}",
+            TimeRemainingColumn(),
+            total=total,
+            completed=step,
+            status="",
+        )
+        self._bar.start()
 
     def stop(self) -> None:
         """Take the bar away."""
@@ -69,10 +69,10 @@ class Display:
             # At once: small models pass hundreds of intervals in a chunk.
             self.say("\n".join(shown))
         if self._bar is not None:
-            told = f"{rate:,.0f} tokens/s"
+            status = f"{rate:,.0f} tokens/s"
             if lines:
-                told = f"loss {_nats(lines[-1]['loss'])}  {told}"
-            self._bar.update(self._task, completed=step, told=told)
+                status = f"loss {_nats(lines[-1]['loss'])}  {status}"
+            self._bar.update(completed=step, status=status)
 
     def evaluated(self, step: int, loss: float, best: bool) -> None:
         """Print a validation loss."""
@@ -82,10 +82,10 @@ class Display:
     def doing(self, what: str) -> Iterator[None]:
         """Name on the bar what is being done meanwhile."""
         if self._bar is not None:
-            self._bar.update(self._task, description=what)
+            self._bar.update(description=what)
         yield
         if self._bar is not None:
-            self._bar.update(self._task, description="training")
+            self._bar.update(description="training")
 
     def table(self, table: Table) -> None:
         """Print a table whole, in plain text: one wider than the terminal runs over its edge."""
@@ -130,7 +130,7 @@ def _nats(loss: float | None) -> str:
     """A loss in nats and in bits per character."""
     if loss is None or not math.isfinite(loss):
         return "not finite"
-    return f"{shown_loss(loss)} ({shown_loss(loss / math.log(2))} bpc)"
+    return f"{shown_loss(loss)} ({shown_loss(bits_per_character(loss))} bpc)"
 
 
 def _skipped(line: dict[str, Any]) -> str:

@@ -8,8 +8,9 @@ import pytest
 
 from charjax.config import DataConfig
 from charjax.data import corpora
-from charjax.data.datasets import Dataset, Split, load_dataset
+from charjax.data.datasets import Dataset, load_dataset
 from charjax.data.download import DownloadError
+from charjax.data.splits import Split
 from charjax.errors import UserError
 
 

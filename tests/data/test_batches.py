@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from charjax.data.batches import Batch, BatchSource, make_source
-from charjax.data.datasets import Dataset, Split
+from charjax.data.datasets import Dataset
+from charjax.data.splits import Split
 from charjax.errors import UserError
 
 MakeStream = Callable[..., Split]

@@ -89,7 +89,9 @@ def test_lines_ended_by_cr_alone_are_noted(file: Path):
     assert corpus.text == "one\rtwo\rthree\r"
     (note,) = corpus.notes
     assert "no LF and 3 CR" in note
-    assert read(file, b"one\rtwo\rthree\r\n").notes == ("1 line ends were CRLF and were made LF",)
+    assert read(file, b"one\rtwo\rthree\r\n").notes == (
+        "1 line ends were CRLF and were converted to LF",
+    )
 
 
 def test_compressed_bytes_are_read_with_a_note(file: Path):

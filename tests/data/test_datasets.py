@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from charjax.config import DataConfig
-from charjax.data.datasets import Dataset, Split, load_dataset
+from charjax.data.datasets import Dataset, load_dataset
+from charjax.data.splits import Split
 from charjax.data.tokenizers import ByteTokenizer, CharTokenizer
 from charjax.errors import UserError
 

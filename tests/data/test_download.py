@@ -11,7 +11,7 @@ import pytest
 from charjax.config import DataConfig
 from charjax.data import corpora, download
 from charjax.data.download import DownloadError, open_https
-from charjax.data.reading import PLAIN
+from charjax.data.reading import UTF_8
 from charjax.errors import UserError
 
 URL = "https://example.org/text.txt"
@@ -131,7 +131,7 @@ def test_redirections_away_from_https_are_refused(monkeypatch: pytest.MonkeyPatc
             return "http://example.org/elsewhere"
 
     monkeypatch.setattr("urllib.request.urlopen", lambda url, timeout: Response(BODY))
-    with pytest.raises(DownloadError, match="leads to http://"), open_https(URL):
+    with pytest.raises(DownloadError, match="redirects to http://"), open_https(URL):
         pass
 
 
@@ -140,7 +140,7 @@ def small_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[An
     """Load `names`, a published file of three lines here, with an opener of the test's own."""
     body = b"emma\nolivia\nava"
     published = corpora._Published(
-        URL, hashlib.sha256(body).hexdigest(), len(body), PLAIN, ("names.txt",)
+        URL, hashlib.sha256(body).hexdigest(), len(body), UTF_8, ("names.txt",)
     )
     monkeypatch.setitem(corpora._PUBLISHED, "names", published)
     monkeypatch.delenv("CHARJAX_DATA", raising=False)

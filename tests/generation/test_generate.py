@@ -13,7 +13,7 @@ import pytest
 
 from charjax import hardware, models
 from charjax.config import FAMILIES, parse_config
-from charjax.data.datasets import Split
+from charjax.data.splits import Split
 from charjax.data.tokenizers import CharTokenizer
 from charjax.errors import UserError
 from charjax.generation import decoder

@@ -114,10 +114,10 @@ def _reproduce(
 
 
 def _write_results(path: Path, results: output.Results, command: str) -> None:
-    from charjax.hardware import hardware
+    from charjax.hardware import machine_facts
 
     ordered = sorted(results.values(), key=lambda result: result["number"])
-    content = {"hardware": hardware(), "reproductions": ordered}
+    content = {"hardware": machine_facts(), "reproductions": ordered}
     output.write_results(path, command, content)
 
 
@@ -125,7 +125,7 @@ def _measure(
     each: Reproduction, tier: Tier, has_gpu: bool, progress: Progress, poll: Poll
 ) -> output.Result:
     """Run a reproduction; return its entry of results.json."""
-    from charjax.hardware import hardware
+    from charjax.hardware import machine_facts
 
     began = time.perf_counter()
     checks: Sequence[Check]
@@ -143,6 +143,6 @@ def _measure(
         "command": f"python -m {_PROGRAM} {each.name} --tier {tier}",
         "seconds": round(time.perf_counter() - began, 1),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "hardware": hardware(),
+        "hardware": machine_facts(),
         "checks": [check.as_data() for check in checks],
     }

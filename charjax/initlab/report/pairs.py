@@ -18,8 +18,8 @@ from charjax.initlab.statistics import (
     compare,
     is_enumerated,
     sign_flips,
-    student_quantile,
 )
+from charjax.statistics import student_quantile
 
 # So many swaps at once: what is computed of them stays in a core's cache.
 _BLOCK = 512

@@ -5,12 +5,11 @@ is imported when it is run: nothing here needs JAX.
 """
 
 import dataclasses
-import difflib
 import importlib
 from collections.abc import Sequence
 from typing import Protocol
 
-from charjax.errors import UserError
+from charjax.errors import UserError, did_you_mean
 from charjax.reproduction.checks import Check, Poll, Progress, Tier
 
 
@@ -151,10 +150,9 @@ def select(words: Sequence[str]) -> tuple[Reproduction, ...]:
     by_word = known | {str(each.number): each for each in REPRODUCTIONS}
     for word in words:
         if word not in by_word:
-            near = difflib.get_close_matches(word, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(
-                f"NAME: {word!r} given; allowed: all, {', '.join(known)}, or their numbers{hint}"
+                f"NAME: {word!r} given; allowed: all, {', '.join(known)}, or their numbers"
+                f"{did_you_mean(word, known)}"
             )
     chosen = {by_word[word].name for word in words}
     return tuple(each for each in REPRODUCTIONS if each.name in chosen)

@@ -1,6 +1,7 @@
-"""The MLP of Building makemore Part 2 and Part 3, by their own names: C, W1, b1, W2, b2.
+"""The MLP of the makemore lectures, by the names in their notebooks: C, W1, b1, W2, b2.
 
-With batch norm there are bngain, bnbias, bnmean_running and bnstd_running, with or without b1.
+They are parts 2 and 3 of "Building makemore" in Karpathy's *Neural Networks: Zero to Hero*. With
+batch norm there are bngain, bnbias, bnmean_running and bnstd_running, with or without b1.
 
 Letters: V vocabulary, C context length, E width of an embedding, H width of the hidden layer.
 """
@@ -10,7 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from charjax.config import MLPConfig
-from charjax.conversion.layout import Arrays, Layout, Tensor, Told, size, vote
+from charjax.conversion.layout import Arrays, Inferred, Layout, Tensor, axis_length, most_common
 
 _NAMES = {"C", "W1", "W2", "b2"}
 _EPSILON = 1e-5
@@ -21,12 +22,16 @@ def _recognises(names: Iterable[str]) -> bool:
     return len(_NAMES & set(names)) >= 2
 
 
-def _infer(tensors: Arrays) -> Told:
-    E = size(tensors, "C", 1)
-    fan_in = size(tensors, "W1", 0)
+def _infer(tensors: Arrays) -> Inferred:
+    E = axis_length(tensors, "C", 1)
+    fan_in = axis_length(tensors, "W1", 0)
     batch = any(name.startswith("bn") for name in tensors)
-    widths = size(tensors, "W1", 1), size(tensors, "W2", 0), size(tensors, "b1", 0, ndim=1)
-    H = vote(*widths, size(tensors, "bngain", 1))
+    widths = (
+        axis_length(tensors, "W1", 1),
+        axis_length(tensors, "W2", 0),
+        axis_length(tensors, "b1", 0, ndim=1),
+    )
+    H = most_common(*widths, axis_length(tensors, "bngain", 1))
     settings = {
         "kind": "mlp",
         "context_length": fan_in // E if fan_in and E and fan_in % E == 0 else None,
@@ -35,8 +40,12 @@ def _infer(tensors: Arrays) -> Told:
         "norm": "batch" if batch else "none",
         "blank": False,
     }
-    V = vote(size(tensors, "C", 0), size(tensors, "W2", 1), size(tensors, "b2", 0, ndim=1))
-    return Told(settings, V, data={"layout": "pairs"} if batch else {})
+    V = most_common(
+        axis_length(tensors, "C", 0),
+        axis_length(tensors, "W2", 1),
+        axis_length(tensors, "b2", 0, ndim=1),
+    )
+    return Inferred(settings, V, data={"layout": "pairs"} if batch else {})
 
 
 def _tensors(config: MLPConfig, vocab_size: int, tensors: Arrays) -> list[Tensor]:
@@ -61,32 +70,32 @@ def _tensors(config: MLPConfig, vocab_size: int, tensors: Arrays) -> list[Tensor
 
 
 def _variance(std: np.ndarray) -> np.ndarray:
-    """The lecture divides by its running deviation as it is, we by sqrt(var + 1e-5)."""
+    """Return the variance whose sqrt(var + 1e-5) is the notebook's running standard deviation."""
     return np.maximum(np.ravel(std).astype(np.float64) ** 2 - _EPSILON, 0.0).astype(np.float32)
 
 
-def _assumed(config: MLPConfig) -> str:
+def _assumptions(config: MLPConfig) -> str:
     norm = ", after the batch norm" if config.norm == "batch" else ""
     return (
-        f"tanh{norm} (not ReLU); the context's embeddings oldest first (not newest first); before "
-        "a text stands symbol 0"
+        f"tanh{norm} (not ReLU); the context's embeddings oldest first (not newest first); symbol "
+        "0 before a text"
     )
 
 
 def _finish(variables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A bias before a batch norm moves its mean, and nothing else."""
+    """Fold the bias before the batch norm, which only shifts its mean, into the running mean."""
     if _MEAN not in variables or _BIAS not in variables:
         return variables
     mean = variables[_MEAN] - variables[_BIAS]
     return {name: v for name, v in variables.items() if name != _BIAS} | {_MEAN: mean}
 
 
-LECTURES = Layout(
-    title="the lectures' MLP",
+MAKEMORE_LECTURES = Layout(
+    title="the makemore lectures' MLP",
     recognises=_recognises,
     infer=_infer,
     tensors=_tensors,
-    original=lambda config: "the lectures' MLP",
-    assumed=_assumed,
+    original=lambda config: "the makemore lectures' MLP",
+    assumptions=_assumptions,
     finish=_finish,
 )
