@@ -4,7 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 def configure_adamw(
@@ -35,7 +35,7 @@ def mean_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     """Mean cross entropy in nats."""
     out = model(inputs)
     logits = out[0] if isinstance(out, tuple) else out
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
 def train_step(
