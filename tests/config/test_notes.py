@@ -28,7 +28,7 @@ EXPONENTIAL = "optim.schedule=exponential"
         (["model.kind=ngram"], None),
         (
             ["optim.warmup_steps=20"],
-            "the warm-up (optim.warmup_steps = 20) is not over within train.steps = 20: the "
+            "the warm-up (optim.warmup_steps = 20) does not end within train.steps = 20: the "
             "learning rate reaches 0.000952 of 0.001",
         ),
         (["optim.warmup_steps=1999"], "the learning rate reaches 1e-05 of 0.001"),

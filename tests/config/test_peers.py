@@ -9,7 +9,7 @@ import pytest
 
 from charjax import evaluate, sample, train
 from charjax.config import load_config, parse_config
-from charjax.config.errors import own_name
+from charjax.config.errors import full_name
 from charjax.config.peers import PEERS, SHORT_FLAGS
 from charjax.errors import UserError
 
@@ -94,14 +94,14 @@ def test_every_name_leads_to_ours(name: str):
             check_way(told)
         else:
             # "trainer" is nearly one of our sections.
-            assert own_name(name) in told or "did you mean train?" in told, words
+            assert full_name(name) in told or "did you mean train?" in told, words
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_in_a_file_leads_to_ours(name: str):
     value = tomllib.loads(f"v = '{example(name)}'")["v"]
     for tree in ({name: value}, {"train": {name: value}}):
-        if name == "model" or own_name(name) == f"train.{name}":
+        if name == "model" or full_name(name) == f"train.{name}":
             continue
         with pytest.raises(UserError) as error:
             parse_config(tree)
@@ -111,14 +111,14 @@ def test_every_name_in_a_file_leads_to_ours(name: str):
             assert "no counterpart" in told or " is " in told
             check_way(told)
         else:
-            assert f"did you mean {own_name(name)}?" in told
+            assert f"did you mean {full_name(name)}?" in told
 
 
 def test_the_programs_named_have_the_name():
     for name, peer in PEERS.items():
-        if peer.whose:
+        if peer.programs:
             has = {program for program, names in PROGRAMS.items() if name in names}
-            assert set(peer.whose.split(", ")) == has, name
+            assert set(peer.programs.split(", ")) == has, name
     assert set(SHORT_FLAGS.values()) < set(MAKEMORE)
 
 
