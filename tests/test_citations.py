@@ -34,7 +34,6 @@ READ = (
     Read("charjax/init/widths.py", "table 8", _TABLE_8),
     Read("docs/initlab.md", "table 1", "charjax/init/widths.py"),
     Read("docs/initlab.md", "table 8", "charjax/init/widths.py"),
-    Read("charjax/initlab/probes/coordinates.py", "fig. 7", f"{_COMPLETEP}: the depth check"),
     Read(
         "charjax/initlab/report/pairs.py",
         "algorithm 2.8",

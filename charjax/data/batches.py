@@ -6,7 +6,6 @@ S = lookback + T inputs per row, P = S + 1 characters read for both.
 
 import dataclasses
 import functools
-import zlib
 from typing import Literal, NamedTuple
 
 import jax
@@ -26,6 +25,7 @@ from charjax.data.windows import (
     shares_boundaries,
     streams,
 )
+from charjax.random_streams import purpose_key
 
 __all__ = [
     "Batch",
@@ -34,7 +34,6 @@ __all__ = [
     "evaluation_windows",
     "gather_windows",
     "make_source",
-    "source_key",
 ]
 
 Layout = Literal["stream", "lines", "pairs"]
@@ -200,7 +199,7 @@ def make_source(
         batches = -(-windows.count // batch_size)
     return BatchSource(
         tokens=jnp.asarray(split.tokens),
-        key=source_key(seed),
+        key=purpose_key(seed, "batches"),
         windows=windows,
         sampling=sampling,
         batch_size=batch_size,
@@ -209,11 +208,6 @@ def make_source(
         batches_per_epoch=batches,
         has_boundaries=has_boundaries,
     )
-
-
-def source_key(seed: int | Array) -> Array:
-    """Return the key of a source: the stream "batches" of a run's one seed."""
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"batches"))
 
 
 def gather_windows(

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from charjax.config import Config, load_config
-from charjax.hardware import hardware
+from charjax.hardware import machine_facts
 from charjax.reproduction.rows import Figure, Ordering, Row
 from charjax.statistics import mean_interval
 from charjax.training.seeds import Outcome, Quantity, Replicas
@@ -98,7 +98,7 @@ def result_of(
         "at_once": at_once,
         "seconds": round(seconds, 1),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "hardware": hardware(),
+        "hardware": machine_facts(),
     }
 
 

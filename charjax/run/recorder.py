@@ -16,6 +16,7 @@ from charjax.errors import UserError
 from charjax.files import check_directory, make_directory, write_json
 from charjax.generation.generate import Sampling, generate
 from charjax.hardware import environment
+from charjax.random_streams import purpose_key
 from charjax.run.checkpoint import Checkpoints, state_digest
 from charjax.run.display import Display, loss_warning, shown_loss
 from charjax.run.load import has_checkpoints, require_run
@@ -31,7 +32,6 @@ from charjax.training.session import (
     evaluator,
     first_state,
     place,
-    purpose_key,
     score_split,
     state_shardings,
 )

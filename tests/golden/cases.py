@@ -16,12 +16,12 @@ import numpy as np
 from charjax.config import load_config
 from charjax.data.batches import BatchSource
 from charjax.data.datasets import load_dataset
+from charjax.random_streams import purpose_key
 from charjax.training.program import compile_chunks
 from charjax.training.session import (
     Session,
     first_state,
     make_session,
-    purpose_key,
     score_split,
 )
 from charjax.training.state import fitted_state, variables_of

@@ -15,11 +15,10 @@ from charjax.initlab.probes.coordinates import (
     at_depth,
     at_width,
     check_coordinates,
-    check_depths,
     fit_slope,
     judge_slopes,
 )
-from charjax.initlab.probes.coordinates_shown import verdict_in_words
+from charjax.initlab.probes.tables import verdict_in_words
 from charjax.training.session import first_state, open_session
 from tests.commands import tiny
 
@@ -199,17 +198,6 @@ def test_mup_at_its_base_width_is_the_standard_parametrisation(text):
     assert all(factor == 1 for factor in jax.tree.leaves(states[0].scales))
     stds = [jax.tree.map(lambda p: float(p.std()), state.params) for state in states]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.2), *stds)
-
-
-@pytest.mark.slow
-def test_over_depths_only_what_has_a_place_in_each_is_told(text):
-    words = ["init.scheme=completep", "init.base_depth=1", "init.base_width=8"]
-    config = config_of(text, "transformer", *words, "model.tie_embeddings=false")
-    found = check_depths(config, (1, 2), (0, 1), steps=1)
-    names = [layer["layer"] for layer in found["layers"]]
-    assert names[-3:] == ["last_block", "final_norm", "readout"]
-    assert not [name for name in names[:-3] if "block" in name]
-    assert found["places"] == [1, 2]
 
 
 def test_where_no_number_of_seeds_decides_it_says_what_would_for_flat_slopes():

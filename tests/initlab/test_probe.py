@@ -59,8 +59,8 @@ def test_bigram_says_what_is_not_for_it(text):
     assert (done.status, done.err) == (0, "")
     # A name is text, not markup.
     assert "[bold]text.txt, bigram" in done.out
-    assert "attention: not for this family" in done.out
-    assert "Jacobian: not for this family" in done.out
+    assert "attention: not applicable to this family" in done.out
+    assert "Jacobian: not applicable to this family" in done.out
     assert "by theory" in done.out
 
 
@@ -98,7 +98,7 @@ def test_the_coordinate_check(text, tmp_path):
     words += ["init.base_width=8", "optim.learning_rate=0.01", "--coordinates", "8,16"]
     done = probe(*words, "--seeds", 2, "--out", tmp_path / "out")
     assert (done.status, done.err) == (0, "")
-    assert "Coordinate check of mup at rate 0.01" in done.out
+    assert "Coordinate check of mup at learning rate 0.01" in done.out
     # Two seeds of networks this narrow cannot tell, and it says what could.
     assert "cannot tell (" in done.out
     assert "unclear" in done.out

@@ -19,7 +19,7 @@ from charjax.conversion.state_dicts import (
 )
 from charjax.data.batches import Batch
 from charjax.models import CharModel, build
-from charjax.training.state import TrainState, begin_state
+from charjax.training.state import TrainState, initial_state
 from charjax.training.step import cross_entropy, make_train_step
 
 V, B, T, STEPS = 11, 3, 6, 10
@@ -144,7 +144,7 @@ class Ours:
 
     def after(self, tokens_SBT: np.ndarray) -> tuple[dict[str, np.ndarray], list[float]]:
         """The state dict after a step on each batch, and the losses before them."""
-        state = begin_state(self.model, self.config, self.params, self.model_state)
+        state = initial_state(self.model, self.config, self.params, self.model_state)
         state, losses = train(self.model, self.config, state, tokens_SBT)
         return self.state_dict(state), losses
 
