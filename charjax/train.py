@@ -167,7 +167,7 @@ def _open(
     args: Namespace, config: Config, workdir: Path | None, notes: list[str], display: "Display"
 ) -> tuple["Session", Any]:
     """The parts of the run, and the other run's parameters if it starts from any."""
-    from charjax.run.load import begun_with
+    from charjax.run.load import saved_dataset
     from charjax.training.session import open_session, start_for_training
 
     for note in notes:
@@ -181,7 +181,7 @@ def _open(
         display.say(describe_source(source))
         return open_session(config, source.tokenizer), source.variables["params"]
     # A run that was fine-tuned goes on in the alphabet it took over, not in its text's own.
-    begun = begun_with(workdir) if args.resume and workdir else (None, None)
+    begun = saved_dataset(workdir) if args.resume and workdir else (None, None)
     return open_session(config, *begun), None
 
 
