@@ -1,4 +1,4 @@
-"""`python -m charjax.reproduce`: measure what is published, and say whether it was reproduced.
+"""`python -m charjax.reproduce`: measure published results, and judge whether they reproduce.
 
 python -m charjax.reproduce [--tier cpu|gpu] [--only NAME] [--seeds N] [--out DIR] [--resume]
                             [--list]
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command; return its exit status."""
     args = reproduce.reproduce_arguments(argv)
     if args.list:
         _list()
@@ -80,7 +80,7 @@ def _reproduce(
             if row.name in results and _same(results[row.name], row, seeds):
                 continue
             results[row.name] = _measure(row, seeds, f"{number}/{len(runnable)}", console, signals)
-            # Row by row, so that a run that is stopped has kept what it finished.
+            # After each row, so that a command that is stopped keeps the finished ones.
             report.write_results(path, list(results.values()), orders(), command)
             _draw(out, results[row.name])
         page = report.document(rows, results, orders(), command)
@@ -101,7 +101,7 @@ def _reproduce(
 def _plan(
     args: Namespace, chosen: tuple[Row, ...], has_gpu: bool
 ) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
-    """The rows of the table, and those of them that are run here."""
+    """Return the rows of the table, and those of them to run here."""
     tier = args.tier or ("gpu" if has_gpu else "cpu")
     if chosen:
         rows = tuple(row for row in chosen if args.tier in (None, row.tier))
@@ -114,12 +114,12 @@ def _plan(
     else:
         rows = tuple(row for row in ROWS if tier == "cpu" or row.tier != "cpu")
         runnable = tuple(row for row in rows if row.tier == tier)
-    # A row of the GPU's is never given a number that was made without one.
+    # Rows of the GPU tier are measured on a GPU only.
     return rows, tuple(row for row in runnable if has_gpu or row.tier != "gpu")
 
 
 def _same(result: "Result", row: Row, seeds: int) -> bool:
-    """Whether a result is of this row as it stands, from this machine and these versions."""
+    """Return whether a result has this row's settings, from this machine and these versions."""
     from charjax.hardware import machine_facts
     from charjax.reproduction.measure import row_config
 
@@ -135,7 +135,7 @@ def _same(result: "Result", row: Row, seeds: int) -> bool:
 
 
 def _measure(row: Row, seeds: int, place: str, console: Any, signals: "Signals") -> "Result":
-    """Run a row with a bar, and print its line."""
+    """Measure a row, with a progress bar, and print its line."""
     from charjax.reproduction.measure import run_row
 
     with output.progress_bar(console, f"{place} {row.name}", "steps") as bar:
@@ -156,7 +156,7 @@ def _measure(row: Row, seeds: int, place: str, console: Any, signals: "Signals")
 
 
 def _draw(out: Path, result: "Result") -> None:
-    """The validation curves of a row's seeds."""
+    """Draw the validation curves of a row's seeds."""
     from charjax.reproduction.curves import draw_row
 
     if any(len(run["curve"]) > 1 for run in result["runs"]):
@@ -169,23 +169,27 @@ def reproduce_arguments(argv: list[str]) -> argparse.Namespace:
     parser = cli.Parser(
         prog="python -m charjax.reproduce",
         usage="%(prog)s [options]",
-        description="Measure what is published, and say whether it was reproduced. The exit "
+        description="Measure published results, and judge whether they reproduce. The exit "
         "status is 1 if a row is out of its tolerance.",
     )
     parser.add_argument(
         "--tier",
         choices=("cpu", "gpu"),
-        help="cpu: what two cores finish in 40 minutes; gpu: what needs one (what there is)",
+        help="cpu: rows that two cores finish in 40 minutes; gpu: rows that need a GPU (gpu if JAX "
+        "finds one)",
     )
     parser.add_argument(
         "--only",
         metavar="NAME",
         action="append",
         default=[],
-        help="this row, of any tier; several times for several; patterns as in 'names-mlp-*'",
+        help="this row, of any tier; may be repeated; patterns as in 'names-mlp-*'",
     )
     parser.add_argument(
-        "--seeds", metavar="N", type=cli.whole_number(1, 10_000), help="runs a row (each row's own)"
+        "--seeds",
+        metavar="N",
+        type=cli.whole_number(1, 10_000),
+        help="runs per row (set by each row)",
     )
     parser.add_argument(
         "--out", metavar="DIR", help="where results.json goes (a new directory in runs/)"
