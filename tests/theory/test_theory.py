@@ -89,7 +89,8 @@ def test_he_relu():
 def test_initial_loss():
     assert theory.initial_loss(1, 27) == pytest.approx(3.766, abs=5e-4)
     assert theory.initial_loss(0, 27) == pytest.approx(math.log(27), rel=1e-13)
-    # The names MLP of the makemore lectures with everything N(0, 1): 30 inputs, 200 tanh units, biases: 26.4.
+    # The names MLP of the makemore lectures with everything N(0, 1): 30 inputs, 200 tanh units,
+    # biases: 26.4.
     hidden = theory.second_moment(30 + 1, TANH)
     assert theory.initial_loss(math.sqrt(200 * hidden + 1), 27) == pytest.approx(26.4, rel=0.01)
 
