@@ -213,3 +213,8 @@ def fitted_state(params: dict[str, Any]) -> TrainState:
     """The state of a family that is fitted in one step."""
     counters = zero_counters()._replace(step=jnp.ones((), jnp.int32))
     return TrainState(params, (), {}, (), counters)
+
+
+def parameter_count(params: Any) -> int:
+    """Return the number of elements in a pytree of parameters, or of their shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
