@@ -1,4 +1,4 @@
-"""The GRU benchmark's variants are one function, its kernel too, and what XLA refuses is a line."""
+"""The GRU benchmark's variants and kernel compute one function; a refusal of XLA is reported."""
 
 import contextlib
 import re
@@ -32,11 +32,11 @@ def assert_one_function(layers, x_TBD, weights):
         loss = lambda x, w: jnp.sum(layer(x, w) * slope)  # noqa: E731
         return jax.jit(jax.value_and_grad(loss, (0, 1)))(x_TBD, weights)
 
-    value, slopes = both(plain)
+    value, gradients = both(plain)
     for layer in layers:
         other, others = both(layer)
         np.testing.assert_allclose(other, value, rtol=1e-5)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), others, slopes)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), others, gradients)
 
 
 def test_the_variants_are_one_function():
@@ -50,7 +50,7 @@ def kernel(x_TBD, weights, interpret=True):
 
 
 def test_the_kernel_is_the_same_function():
-    """Two programs along the batch, two along the state, and two sums."""
+    """Cover two programs along the batch, two along the state, and two sums."""
     assert_one_function([kernel], draw(3, 64, 3), weights_of(3, 128))
 
 
@@ -62,12 +62,12 @@ def test_the_kernel_can_be_lowered_for_a_gpu(batch, width):
     with _an_h200():
         traced = jax.jit(jax.grad(loss, (0, 1))).trace(*shapes)
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    # Forth and back.
+    # Forward and backward.
     assert len(re.findall(r"custom_call @__gpu\$xla.gpu.triton", text)) == 2
 
 
 def _an_h200():
-    """Since jax 0.12 Pallas asks which GPU it is."""
+    """Return a context with an abstract H200; Pallas requires one since jax 0.12."""
     if jax.__version_info__ < (0, 12):
         return contextlib.nullcontext()
     from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh

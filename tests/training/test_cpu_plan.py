@@ -214,7 +214,7 @@ def test_a_run_shared_by_the_cores_is_stopped_and_goes_on(tmp_path: Path, run_co
 
 
 def steps_done(workdir: Path) -> int:
-    """The last step in metrics.jsonl."""
+    """Return the last step in metrics.jsonl."""
     path = workdir / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
