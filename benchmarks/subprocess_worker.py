@@ -1,9 +1,9 @@
-"""A contestant in a process of its own, which takes its turns when it is asked to.
+"""Contestants in processes of their own, each of which works when it is asked to.
 
-It may be of another Python: PyTorch's wheels and the newest JAX are not always for the same one.
-The threads of two frameworks in one process get in each other's way: PyTorch's wait for the next
-loop by spinning (measured: a step of a small GPT takes both 1.2 to 1.4 times as long in one process
-as in two). And what else was compiled in a process leaves its heap in pieces, which makes steps
+It may be another Python's: PyTorch's wheels and the newest JAX are not always for the same one. The
+threads of two frameworks in one process slow each other down, as PyTorch's wait for the next loop
+by spinning (measured: a step of a small GPT takes both 1.2 to 1.4 times as long in one process as
+in two). And programs that were compiled before in a process fragment its heap, which makes steps
 slower (measured: up to a tenth, benchmarks/NOTES.md).
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.section import LeftOut, Section, first_line
 
 _PYTHON = "CHARJAX_TORCH_PYTHON"
-# What `make parity` makes.
+# Made by `make parity`.
 _ENVIRONMENT = Path(__file__).resolve().parent.parent / ".venv-torch" / "bin" / "python"
 _VERSIONS = (
     "import platform, torch; print(torch.__version__, 'on python', platform.python_version())"
@@ -30,22 +30,22 @@ _VERSIONS = (
 
 
 def find_torch(section: Section) -> str | None:
-    """The Python that has PyTorch: this one, or another; what it is is told in the section.
+    """Return the Python that has PyTorch, and add its version to the section's facts.
 
-    Another is that of the variable CHARJAX_TORCH_PYTHON, or else of `make parity`. None, where
-    there is none: said in a line of what is left out.
+    It is this Python, or that of the variable CHARJAX_TORCH_PYTHON, or that of `make parity`.
+    Without one, return None and add a line to what the section leaves out.
     """
-    given = os.environ.get(_PYTHON)
-    if given is None and importlib.util.find_spec("torch") is not None:
+    variable = os.environ.get(_PYTHON)
+    if variable is None and importlib.util.find_spec("torch") is not None:
         return sys.executable
-    if given is None and not _ENVIRONMENT.exists():
+    if variable is None and not _ENVIRONMENT.exists():
         why = f'not installed; pip install "charjax[torch]", make parity, or {_PYTHON}=PYTHON'
         section.leave_out("PyTorch", why)
         return None
-    python = given or str(_ENVIRONMENT)
+    python = variable or str(_ENVIRONMENT)
     try:
-        asked = [python, "-c", _VERSIONS]
-        found = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        command = [python, "-c", _VERSIONS]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
     except OSError as error:
         section.leave_out("PyTorch", f"{python!r}: {error.strerror}; name another by {_PYTHON}")
         return None
@@ -53,21 +53,21 @@ def find_torch(section: Section) -> str | None:
         last = (error.stderr.strip().splitlines() or ["no reason given"])[-1]
         section.leave_out("PyTorch", f"{python!r}: {last}; name another by {_PYTHON}")
         return None
-    section.facts["hardware"]["versions"]["torch"] = found
+    section.facts["hardware"]["versions"]["torch"] = done.stdout.strip()
     return python
 
 
-class Apart:
-    """What `MODULE.build_apart(**arguments)` makes, over there."""
+class Worker:
+    """A process that holds what `MODULE.build(**arguments)` returns, and runs it on request."""
 
     def __init__(self, python: str, module: str, **arguments: Any):
-        """Start a process of this Python, which begins to build it."""
+        """Start a process of this Python, which begins to build."""
         environment = dict(os.environ)
         if module.endswith("torch"):
-            # Its own JAX only draws the weights; a GPU is left to the contestants.
+            # JAX only draws the weights there; the GPU is for PyTorch.
             environment["JAX_PLATFORMS"] = "cpu"
         self._process = subprocess.Popen(
-            [python, "-m", "benchmarks.apart", module, json.dumps(arguments)],
+            [python, "-m", "benchmarks.subprocess_worker", module, json.dumps(arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -76,17 +76,17 @@ class Apart:
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
-        """What it tells of itself once it is built, which is waited for.
+        """Facts of the contestant, after waiting until it is built.
 
         Raises:
-          LeftOut: what it needs is not there.
-          RuntimeError: it could not be built; in the words of the error there.
+          LeftOut: something that it needs is not available.
+          RuntimeError: it could not be built; with the message of the error there.
         """
         return self._reply()
 
     def with_threads(self, threads: int) -> Callable[[int], None]:
-        """A function that does its work n times with so many threads, and waits for it."""
-        _ = self.facts  # Its first answer: it is built.
+        """Return a function that does the work n times with so many threads, and waits for it."""
+        _ = self.facts  # The first reply: it is built.
 
         def run(count: int) -> None:
             assert self._process.stdin is not None
@@ -106,40 +106,38 @@ class Apart:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         reply = json.loads(line) if line else {"error": "its process ended"}
-        if "ok" not in reply:
-            self.close()
-            raise (
-                LeftOut(reply["left out"]) if "left out" in reply else RuntimeError(reply["error"])
-            )
-        return reply["ok"]  # type: ignore[no-any-return]
+        if "ok" in reply:
+            return reply["ok"]  # type: ignore[no-any-return]
+        self.close()
+        raise LeftOut(reply["left out"]) if "left out" in reply else RuntimeError(reply["error"])
 
 
 def main() -> None:
-    """Build the contestant, tell its facts, and work whenever a line comes."""
-    # What libraries print is no answer.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    """Build the contestant, reply with its facts, and work whenever a line comes."""
+    # What libraries print goes to stderr: stdout is for the replies.
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
-    def answer(what: Callable[[], Any]) -> None:
+    def reply(work: Callable[[], Any]) -> None:
         try:
-            told = {"ok": what()}
+            result = {"ok": work()}
         except LeftOut as reason:
-            told = {"left out": str(reason)}
+            result = {"left out": str(reason)}
         except Exception as error:
-            told = {"error": first_line(error)}
-        answers.write(json.dumps(told) + "\n")
+            result = {"error": first_line(error)}
+        replies.write(json.dumps(result) + "\n")
 
     built: list[Any] = []
 
     def build() -> Any:
-        built.append(importlib.import_module(sys.argv[1]).build_apart(**json.loads(sys.argv[2])))
+        built.append(importlib.import_module(sys.argv[1]).build(**json.loads(sys.argv[2])))
         return built[0].facts
 
-    answer(build)
+    reply(build)
     with contextlib.suppress(KeyboardInterrupt):
         for line in sys.stdin:
             threads, count = map(int, line.split())
-            answer(lambda: built[0].with_threads(threads)(count))  # noqa: B023 - called at once
+            reply(lambda: built[0].with_threads(threads)(count))  # noqa: B023 - called at once
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 def configure_adamw(
@@ -22,7 +22,7 @@ def configure_adamw(
 def get_lr(
     it: int, learning_rate: float, warmup_iters: int, lr_decay_iters: int, min_lr: float
 ) -> float:
-    """The learning rate of step `it`."""
+    """Return the learning rate of step `it`."""
     if it < warmup_iters:
         return learning_rate * (it + 1) / (warmup_iters + 1)
     if it > lr_decay_iters:
@@ -35,7 +35,7 @@ def mean_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     """Mean cross entropy in nats."""
     out = model(inputs)
     logits = out[0] if isinstance(out, tuple) else out
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
 def train_step(
@@ -46,7 +46,7 @@ def train_step(
     learning_rate: float,
     grad_clip: float,
 ) -> float:
-    """One step; returns the loss before it."""
+    """Do one step; return the loss before it."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     loss = mean_loss(model, inputs, targets)

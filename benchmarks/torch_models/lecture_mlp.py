@@ -21,7 +21,7 @@ class LectureMLP(nn.Module):
 
     @staticmethod
     def holding(params: dict[str, Any]) -> "LectureMLP":
-        """The network with charjax's parameters."""
+        """Build the network with charjax's parameters."""
         table, w1, w2 = (
             params["token_embedding"]["embedding"],
             params["hidden_0"]["kernel"],
@@ -29,26 +29,26 @@ class LectureMLP(nn.Module):
         )
         context_length = w1.shape[0] // table.shape[1]
         model = LectureMLP(table.shape[0], context_length, table.shape[1], w1.shape[1])
-        held = {
+        tensors = {
             "C.weight": table,
             "hidden.weight": w1.T,
             "hidden.bias": params["hidden_0"]["bias"],
             "out.weight": w2.T,
             "out.bias": params["readout"]["bias"],
         }
-        model.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in held.items()})
+        model.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in tensors.items()})
         return model
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of the character after each context."""
+        """Compute the logits (B, V) of the character after each context."""
         return self.out(torch.tanh(self.hidden(self.C(x).flatten(1))))
 
 
 def contexts_of(tokens: np.ndarray, context_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """All (context, target) pairs of lines that token 0 parts: (N - 1, C) and (N - 1,) int64."""
+    """List all contexts (N - 1, C) and targets (N - 1,), int64, of lines separated by token 0."""
     contexts = np.zeros((len(tokens) - 1, context_length), np.int64)
-    seen = np.zeros(context_length, np.int64)
+    context = np.zeros(context_length, np.int64)
     for place, token in enumerate(tokens[:-1].tolist()):
-        seen = np.append(seen[1:], token) if token else np.zeros(context_length, np.int64)
-        contexts[place] = seen
+        context = np.append(context[1:], token) if token else np.zeros(context_length, np.int64)
+        contexts[place] = context
     return contexts, tokens[1:].astype(np.int64)
