@@ -20,6 +20,7 @@ from charjax.training.state import (
     TrainState,
     adam_scales_of,
     initial_state,
+    parameter_count,
     remove_multipliers,
     scales_of,
     state_shapes,
@@ -69,7 +70,7 @@ def write_run(
         store = Checkpoints(staging / "checkpoints", config.checkpoint.keep)
         store.save(0, state, meta, best=True)
         store.close()
-    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    return parameter_count(state.params)
 
 
 def _state(config: Config, tokenizer: Tokenizer, variables: dict[str, Any]) -> TrainState:

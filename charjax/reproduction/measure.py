@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
 from charjax.config import Config, load_config
 from charjax.hardware import machine_facts
 from charjax.reproduction.checks import FAILURES, is_within
@@ -15,7 +13,7 @@ from charjax.reproduction.rows import Figure, Ordering, Row
 from charjax.statistics import mean_interval
 from charjax.training.seeds import Outcome, Quantity, Replicas
 from charjax.training.session import Session, open_session, score_split
-from charjax.training.state import state_shapes
+from charjax.training.state import parameter_count, state_shapes
 
 Result = dict[str, Any]
 
@@ -104,8 +102,7 @@ def result_of(
 
 
 def _parameters(session: Session) -> int:
-    shapes = state_shapes(session.model, session.config).params
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    return parameter_count(state_shapes(session.model, session.config).params)
 
 
 def _run(outcome: Outcome) -> dict[str, Any]:

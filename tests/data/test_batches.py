@@ -195,7 +195,7 @@ def test_random_lines_are_drawn_equally(lines: MakeLines):
 
 
 def contexts(words: list[str], size: int) -> Counter[tuple[tuple[int, ...], int]]:
-    """The lectures' build_dataset."""
+    """Count the pairs of the makemore lectures' build_dataset."""
     pairs = []
     for word in words:
         context = [0] * size

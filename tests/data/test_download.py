@@ -20,7 +20,7 @@ DIGEST = hashlib.sha256(BODY).hexdigest()
 
 
 def serving(body: Any) -> download.Opener:
-    """An opener that gives a body, or the exception, out."""
+    """Return an opener that yields a body, or raises an exception."""
 
     @contextlib.contextmanager
     def opener(url: str) -> Iterator[Any]:
@@ -32,7 +32,7 @@ def serving(body: Any) -> download.Opener:
 
 
 class Broken(io.RawIOBase):
-    """A body that fails halfway."""
+    """A body whose reading fails halfway."""
 
     def __init__(self, error: BaseException):
         self.chunks = [BODY[:1000], error]
@@ -101,7 +101,7 @@ def test_an_old_file_stays_when_a_new_one_fails(tmp_path: Path):
 
 def test_no_more_is_read_than_the_file_has(tmp_path: Path):
     class Endless(io.RawIOBase):
-        given = 0
+        sent = 0
 
         def read(self, size: int = -1) -> bytes:
             self.given += size
@@ -137,7 +137,7 @@ def test_redirections_away_from_https_are_refused(monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def small_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], corpora.Corpus]:
-    """Load `names`, a published file of three lines here, with an opener of the test's own."""
+    """Load `names`, here a published file of three lines, with the given opener."""
     body = b"emma\nolivia\nava"
     published = corpora._Published(
         URL, hashlib.sha256(body).hexdigest(), len(body), UTF_8, ("names.txt",)

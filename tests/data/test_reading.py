@@ -1,4 +1,4 @@
-"""A run's own reading rules, applied to later texts and prompts."""
+"""A run's reading rules, applied to later texts and prompts."""
 
 from pathlib import Path
 from typing import Any
@@ -99,13 +99,13 @@ def test_bytes_come_through_as_they_are(tmp_path_factory: Any, raw: bytes):
 def test_a_runs_own_file_is_read_as_it_was_for_training(
     tmp_path_factory: Any, text: str, tokenizer: str, layout: str
 ):
-    path = tmp_path_factory.mktemp("own") / "text"
+    path = tmp_path_factory.mktemp("original") / "text"
     path.write_bytes(text.encode())
     values = {"path": str(path), "tokenizer": tokenizer, "layout": layout, "val_fraction": 0.0}
     config = DataConfig.model_validate(values | ({"split": "tail"} if layout == "lines" else {}))
-    own = load_dataset(config)
-    other = load_other_text(str(path), config, own.tokenizer, field="--text")
-    train = own.splits["train"]
+    original = load_dataset(config)
+    other = load_other_text(str(path), config, original.tokenizer, field="--text")
+    train = original.splits["train"]
     assert (other.split.tokens == train.tokens).all()
     assert (other.split.doc_starts == train.doc_starts).all()
     assert (other.split.doc_lengths == train.doc_lengths).all()

@@ -46,7 +46,7 @@ def test_the_loss_of_twenty_steps(name: str, optimizer: str):
 
 
 def _nested(state: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The parameters of a functional model, by the parts of their paths."""
+    """Return the parameters of a functional model, by the parts of their paths."""
     tree: dict[str, Any] = {}
     for key, array in state.items():
         module, leaf = key.removeprefix("of.").split("/")
