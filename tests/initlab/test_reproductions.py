@@ -74,7 +74,7 @@ def test_initial_losses_of_the_names_mlp(config, expected, data_dir):
 
 
 def test_a_tanh_stack_is_as_wide_as_theory_says():
-    checks = tanh_stack.measure(3, 200, 60, ignore, ignore)
+    checks = tanh_stack.run("cpu", ignore, ignore, nets=3, width=200, inputs=60)
     assert len(checks) == 40
     for check in checks:
         # The literals are the theory, rounded.
@@ -106,7 +106,7 @@ def test_the_published_growths_are_those_of_theory():
 
 
 def test_correlations_fall_as_theory_says():
-    checks = correlation.measure(8, 192, 8, ignore, ignore)
+    checks = correlation.run("cpu", ignore, ignore, nets=8, width=192, pairs=8)
     for check, near in zip(checks, (0.08, 0.15, 0.3), strict=True):
         assert check.theory == pytest.approx(check.expected, rel=2e-3)
         assert check.measured == pytest.approx(check.theory, rel=near)
@@ -134,14 +134,14 @@ def test_jacobians_spread_as_theory_says(weights, near):
 
 
 def test_relu_layers_keep_their_size_at_two_over_n():
-    checks = relu_stack.measure(8, 96, 4, ignore, ignore)
+    checks = relu_stack.run("cpu", ignore, ignore, nets=8, width=96, inputs=4)
     for check, expected in zip(checks, (1.0, 0.5), strict=True):
         # A logarithm's mean lies 2.5 / n below.
         assert check.measured / expected == pytest.approx(1 - 2.5 / 96, abs=0.03)
 
 
 def test_from_zeros_only_the_last_bias_learns(data_dir):
-    still, bias, loss = zeros.measure(1000, ignore, ignore)
+    still, bias, loss = zeros.run("cpu", ignore, ignore, steps=1000)
     assert (still.measured, still.verdict) == (0.0, "reproduced")
     assert (bias.measured, bias.verdict) == (27.0, "reproduced")
     assert loss.expected == pytest.approx(2.8226, abs=1e-4)

@@ -26,16 +26,18 @@ _BIAS_VARIANCE = 0.05
 _SETTINGS = ((1.0, 3.63, 5.0), (1.3, 7.83, 5.0), (1.5, 15.8, 15.0))
 # 1 - c of the inputs: small, for the law is that of small differences, and large against float32.
 _START = 0.01
-_DEPTH, _NETS, _WIDTH, _PAIRS = 40, 48, 1000, 16
+_DEPTH = 40
 
 
-def run(tier: Tier, progress: Progress, poll: Poll) -> list[Check]:
+def run(
+    tier: Tier,
+    progress: Progress,
+    poll: Poll,
+    nets: int = 48,
+    width: int = 1000,
+    pairs: int = 16,
+) -> list[Check]:
     """Measure ξ_c in three settings; both tiers alike."""
-    return measure(_NETS, _WIDTH, _PAIRS, progress, poll)
-
-
-def measure(nets: int, width: int, pairs: int, progress: Progress, poll: Poll) -> list[Check]:
-    """Return the checks, from so many networks of a width and so many pairs of inputs each."""
     tanh = theory.find_activation("tanh")
     variances_S = [theory.fixed_point(tanh, w, _BIAS_VARIANCE) for w, _, _ in _SETTINGS]
 

@@ -23,16 +23,17 @@ from charjax.reproduction.checks import (
 _DEPTH = 30
 # Weights' variance times n, the expected ratio and how near it has to be.
 _SCALES = ((2.0, 1.00, 0.02), (1.0, 0.50, 0.01))
-_NETS, _WIDTH, _INPUTS = 208, 512, 16
 
 
-def run(tier: Tier, progress: Progress, poll: Poll) -> list[Check]:
+def run(
+    tier: Tier,
+    progress: Progress,
+    poll: Poll,
+    nets: int = 208,
+    width: int = 512,
+    inputs: int = 16,
+) -> list[Check]:
     """Measure the growth of a layer's mean square; both tiers alike."""
-    return measure(_NETS, _WIDTH, _INPUTS, progress, poll)
-
-
-def measure(nets: int, width: int, inputs: int, progress: Progress, poll: Poll) -> list[Check]:
-    """Return the checks, from so many networks of a width and so many inputs each."""
     checks = []
     for place, (variance, expected, within) in enumerate(_SCALES):
 

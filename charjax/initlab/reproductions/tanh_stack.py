@@ -23,16 +23,17 @@ _EXPECTED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "5/3": ((0.759, 0.693, 0.669, 0.659, 0.654), (20.9, 9.8, 7.0, 6.0, 5.7)),
     "3": ((0.863, 0.842, 0.838, 0.837, 0.837), (48.6, 41.9, 40.7, 40.5, 40.5)),
 }
-_NETS, _WIDTH, _INPUTS = 32, 1000, 100
 
 
-def run(tier: Tier, progress: Progress, poll: Poll) -> list[Check]:
+def run(
+    tier: Tier,
+    progress: Progress,
+    poll: Poll,
+    nets: int = 32,
+    width: int = 1000,
+    inputs: int = 100,
+) -> list[Check]:
     """Measure standard deviations and saturation; both tiers alike."""
-    return measure(_NETS, _WIDTH, _INPUTS, progress, poll)
-
-
-def measure(nets: int, width: int, inputs: int, progress: Progress, poll: Poll) -> list[Check]:
-    """Return the checks, from so many networks of a width and so many inputs each."""
 
     def one(key: Array) -> tuple[Array, Array]:
         return _moments(key, width, inputs)
