@@ -3,6 +3,8 @@
 # make kills    kill runs twenty times at random moments; all must come to the same end
 # make slow     the tests that `make test` leaves out: more cases, and the longest
 # make golden   compute anew what tests/golden holds runs to, for a change that is meant
+# make recording OUT=FILE.json  record what the commands do, to compare by `python -m tests.recording
+#               --compare`: for changes that are meant to change nothing
 # make faults   the fault matrix in full: kill, damage and fill up runs, thousands of cases
 # make parity   an environment on Python 3.11 with PyTorch; compare with its numbers
 # make lint     style, formatting and types
@@ -29,7 +31,8 @@ FAILED = { echo "error: the installation failed; another Python may work: make P
 
 FAULTS_OUT =
 
-.PHONY: train test slow golden kills faults parity lint reproduce results docs gpu-bench clean
+.PHONY: train test slow golden recording kills faults parity lint reproduce results docs gpu-bench \
+	clean
 
 train: $(VENV)/.run
 	$(RUN) -m charjax.train
@@ -44,6 +47,9 @@ slow: $(VENV)/.dev
 # Not to make a test pass: see tests/golden/test_golden.py.
 golden: $(VENV)/.dev
 	$(RUN) -m tests.golden
+
+recording: $(VENV)/.dev
+	$(RUN) -m tests.recording "$(OUT)"
 
 # Four families, five runs, each killed four times.
 kills: $(VENV)/.dev

@@ -1,4 +1,4 @@
-"""Published numbers equal the results files: nothing is typed by hand."""
+"""Published numbers equal those of the results files."""
 
 import json
 

@@ -19,9 +19,9 @@ from charjax.run.progress import Progress
 from charjax.training.state import (
     TrainState,
     adam_scales_of,
-    begin_state,
-    kept,
+    initial_state,
     parameter_count,
+    remove_multipliers,
     scales_of,
     state_shapes,
 )
@@ -85,5 +85,5 @@ def _state(config: Config, tokenizer: Tokenizer, variables: dict[str, Any]) -> T
     # The tensors define the function; the config's scheme defines its parametrisation.
     scales = scales_of(model, config, shapes.params)
     adam_scales = adam_scales_of(model, config, shapes.params)
-    params = kept(params, scales)
-    return begin_state(model, config, params, jax.device_put(trees), scales, adam_scales)
+    params = remove_multipliers(params, scales)
+    return initial_state(model, config, params, jax.device_put(trees), scales, adam_scales)

@@ -1,4 +1,4 @@
-"""Fetching a published file: all of it, with the digest it is known by, or nothing."""
+"""Download a published file atomically and check its SHA-256."""
 
 import contextlib
 import hashlib
@@ -21,22 +21,22 @@ Opener = Callable[[str], contextlib.AbstractContextManager[BinaryIO]]
 
 
 class DownloadError(Exception):
-    """A file could not be fetched, or is not the one that was asked for; one line says why."""
+    """A file could not be downloaded or has the wrong digest; the message is one line."""
 
 
 @contextlib.contextmanager
 def open_https(url: str) -> Iterator[BinaryIO]:
-    """The body of a page; https only, redirections included.
+    """Open an https address; a redirection must lead to https too.
 
     Raises:
-      DownloadError: the address, or where it leads, is not https.
-      OSError: no network, no such page, or no answer within half a minute.
+      DownloadError: the address, or the target of its redirection, is not https.
+      OSError: no network, no such page, or no response within 30 seconds.
     """
     if not url.startswith("https://"):
         raise DownloadError(f"{url} is not an https address")
     with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response:
         if not response.geturl().startswith("https://"):
-            raise DownloadError(f"{url} leads to {response.geturl()}, which is not https")
+            raise DownloadError(f"{url} redirects to {response.geturl()}, which is not https")
         yield response
 
 

@@ -13,6 +13,7 @@ from charjax import files
 from charjax.errors import UserError
 from charjax.files import check_directory, make_directory, write_json
 from charjax.hardware import environment
+from charjax.random_streams import purpose_key
 from charjax.run import fitting
 from charjax.run.checkpoint import Checkpoints
 from charjax.run.display import Display
@@ -32,7 +33,6 @@ from charjax.training.session import (
     evaluator,
     first_state,
     place,
-    purpose_key,
     score_split,
     state_shardings,
 )

@@ -1,4 +1,4 @@
-"""What the probes of several seeds say together, as a tree for JSON."""
+"""The probes of several seeds combined into one tree for JSON."""
 
 import math
 from collections.abc import Iterable
@@ -11,14 +11,14 @@ from charjax.initlab.activations.layers import Layer, find_layers
 from charjax.initlab.probes.network import SeedProbe
 from charjax.training.session import Session
 
-# A number over seeds: {"mean", "std"}, the latter with n - 1; null where it is not finite.
+# Over seeds: {"mean", "std"}, the latter with n - 1; null where a value is not finite.
 Number = dict[str, float | None]
 
 
 def summarise(session: Session, probes: list[SeedProbe]) -> dict[str, Any]:
-    """The tree: the config, the initial loss, one entry a layer, and what is of the whole.
+    """Return the config, the initial loss, one entry per layer, and figures of the whole network.
 
-    What does not apply to a family is null.
+    Entries that do not apply to a family are null.
     """
     params = sum(math.prod(shape) for shape in _shapes(session))
     config = session.config
@@ -44,7 +44,7 @@ def summarise(session: Session, probes: list[SeedProbe]) -> dict[str, Any]:
 
 
 def number(values: Iterable[float]) -> Number:
-    """Mean and standard deviation over seeds."""
+    """Return the mean and standard deviation over seeds."""
     array = np.array([float(value) for value in values])
     if not np.isfinite(array).all():
         return {"mean": None, "std": None}
@@ -60,7 +60,7 @@ def _shapes(session: Session) -> list[tuple[int, ...]]:
 
 def _layer(layer: Layer, i: int, probes: list[SeedProbe]) -> dict[str, Any]:
     def over(*path: str) -> Number:
-        return number(_follow(probe.look, path)[i] for probe in probes)
+        return number(_follow(probe.layers, path)[i] for probe in probes)
 
     def theory(name: str) -> float | None:
         return number(getattr(probe.prediction, name)[i] for probe in probes)["mean"]
@@ -101,7 +101,7 @@ def _follow(tree: Any, path: tuple[str, ...]) -> Any:
 
 
 def _attention(probes: list[SeedProbe]) -> dict[str, Any] | None:
-    entropies = [probe.look.entropy_LH for probe in probes]
+    entropies = [probe.layers.entropy_LH for probe in probes]
     theories = [probe.entropy for probe in probes if probe.entropy is not None]
     if not theories:
         return None
@@ -120,7 +120,7 @@ def _attention(probes: list[SeedProbe]) -> dict[str, Any] | None:
 
 
 def _jacobian(probes: list[SeedProbe]) -> dict[str, Any] | None:
-    """Of a seed the mean over its contexts, then over seeds."""
+    """Average over each seed's contexts, then over seeds."""
     if not probes[0].spectra:
         return None
     names = list(vars(probes[0].spectra[0]))

@@ -1,4 +1,4 @@
-"""A probe's tree as tables on the terminal."""
+"""A probe's results as tables on the terminal."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from charjax.errors import printable
+from charjax.initlab.probes.coordinates import MOST_SEEDS
 from charjax.initlab.probes.network import LOSS_TARGETS, RANK_VECTORS
 
 _NONE = "-"
@@ -14,7 +15,7 @@ _NO_THEORY = "no theory"
 
 
 def show(console: Console, tree: dict[str, Any]) -> None:
-    """Print everything, the initial loss first."""
+    """Print everything, the initial loss first, the coordinate check last if there was one."""
     say = lambda text: console.print(text, highlight=False, soft_wrap=True)  # noqa: E731
     seeds = tree["seeds"]
     say(
@@ -29,9 +30,11 @@ def show(console: Console, tree: dict[str, Any]) -> None:
     if tree["attention"]:
         console.print(_attention(tree["attention"]))
     else:
-        say("attention: not for this family")
+        say("attention: not applicable to this family")
     say(_jacobian(tree["jacobian"]))
     say(_hessian(tree["hessian"]))
+    if tree["coordinates"] is not None:
+        console.print(coordinates_table(tree["coordinates"]))
 
 
 def _loss(loss: dict[str, Any], vocabulary: int) -> str:
@@ -44,7 +47,7 @@ def _loss(loss: dict[str, Any], vocabulary: int) -> str:
 
 def _outputs(tree: dict[str, Any]) -> Table:
     table = _table(
-        "What each layer gives out",
+        "Outputs by layer",
         ("layer", "after", "mean", "std", "theory", "before: rms", "theory", "saturated", "dead"),
     )
     for layer in tree["layers"]:
@@ -78,7 +81,7 @@ def _gradients(tree: dict[str, Any]) -> Table:
 
 def _depth(tree: dict[str, Any]) -> Table:
     table = _table(
-        "Two inputs, and the positions of one, by depth",
+        "Correlation between inputs and between positions, by layer",
         ("layer", "correlation", "theory", "token cosine", f"rank of {RANK_VECTORS} vectors"),
     )
     for layer in tree["layers"]:
@@ -103,17 +106,17 @@ def _attention(attention: dict[str, Any]) -> Table:
 
 def _jacobian(jacobian: dict[str, Any] | None) -> str:
     if jacobian is None:
-        return "Jacobian: not for this family (no layer between embedding and logits)"
+        return "Jacobian: not applicable to this family (no layer between embedding and logits)"
     condition = jacobian["condition"]
-    told = (
+    end = (
         f"rank {_short(jacobian['rank']['mean'])}"
         if condition["mean"] is None
         else f"condition {_text(condition)}"
     )
     return (
-        "Jacobian from the context's embeddings to what the readout reads\n"
+        "Jacobian of the readout's input with respect to the context's embeddings\n"
         f"  singular values {_text(jacobian['mean'])}, their std {_text(jacobian['std'])}, largest "
-        f"{_text(jacobian['largest'])}, {told}\n"
+        f"{_text(jacobian['largest'])}, {end}\n"
         f"  their squares: mean {_text(jacobian['squared_mean'])}, variance / mean² "
         f"{_text(jacobian['squared_relative_variance'])}"
     )
@@ -121,10 +124,53 @@ def _jacobian(jacobian: dict[str, Any] | None) -> str:
 
 def _hessian(hessian: dict[str, Any]) -> str:
     return (
-        "Hessian of the first batch's loss\n"
+        "Hessian of the loss on the first batch\n"
         f"  largest eigenvalue {_text(hessian['largest'])}, smallest {_text(hessian['smallest'])}\n"
-        f"  so plain SGD is stable up to a rate of 2 / largest = {_text(hessian['stable_rate'])}"
+        "  plain SGD is stable up to a learning rate of 2 / largest = "
+        f"{_text(hessian['stable_rate'])}"
     )
+
+
+def coordinates_table(check: dict[str, Any]) -> Table:
+    """Tabulate by layer the distance moved at each width, and its slope.
+
+    Args:
+      check: the result of `check_coordinates`.
+    """
+    limit, moving = check["limit"], check["moving_layers"]
+    table = Table(
+        title=f"Coordinate check of {escape(check['scheme'])} at learning rate "
+        f"{check['learning_rate']:g}: {verdict_in_words(check)}. Mean |change| after "
+        f"{check['steps']} steps, and its slope against {check['axis']} (log-log, "
+        f"{len(check['seeds'])} seeds); pass: the 95 % interval lies within {limit} of 0; fail: it "
+        f"lies beyond even when corrected for {moving} layers",
+        title_justify="left",
+    )
+    table.add_column("layer")
+    for column in (*map(str, check["places"]), "slope", "95 % interval", "verdict"):
+        table.add_column(column, justify="right")
+    for layer in check["layers"]:
+        change = layer["change"]
+        sizes = [f"{steps[-1]:.3g}" for steps in change["sizes"]]
+        slope = _NONE if change["slope"] is None else f"{change['slope']:+.3f}"
+        ends = "{:+.3f} to {:+.3f}".format(*change["interval"]) if change["interval"] else _NONE
+        colour = {"fail": "red", "unclear": "yellow"}.get(change["verdict"], "")
+        table.add_row(layer["layer"], *sizes, slope, ends, change["verdict"], style=colour)
+    return table
+
+
+def verdict_in_words(check: dict[str, Any]) -> str:
+    """Return `passed`, `failed`, or `cannot tell` with the seeds or widths that would decide."""
+    if check["verdict"] != "cannot tell":
+        return str(check["verdict"])
+    ways = []
+    if check["seeds_needed"] is not None:
+        ways.append(f"about {check['seeds_needed']} seeds")
+    if check["places_needed"] is not None:
+        ways.append(f"{check['axis']}s {', '.join(map(str, check['places_needed']))}")
+    if not ways:
+        ways.append(f"more than {MOST_SEEDS:,} seeds")
+    return f"cannot tell ({' or '.join(ways)} would decide, if {check['needed_if']})"
 
 
 def _table(title: str, columns: tuple[str, ...]) -> Table:
