@@ -196,7 +196,7 @@ def _compiled(
 
 @functools.partial(jax.jit, static_argnames=("model", "mesh"))
 def _prefill(model: CharModel, mesh: Mesh, variables: Any, tokens_BT: Array) -> Any:
-    """A new cache with the tokens in it."""
+    """Return a new cache with the tokens in it."""
     read = parallel.shard_rows(functools.partial(_read, model), mesh, parallel.WHOLE, parallel.ROWS)
     return read(variables, tokens_BT)
 
