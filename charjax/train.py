@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charjax import cli, signals, train
+from charjax import cli, signals
 from charjax.config import (
     Config,
     describe_conflicts,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Run the command; return its exit status."""
-    args = train.train_arguments(argv)
+    args = train_arguments(argv)
     notes: list[str] = []
     config, workdir = _resolve_config(args, notes.append)
     notes += schedule_notes(config)
@@ -216,7 +216,7 @@ def _train(args: Namespace, config: Config, workdir: Path, notes: list[str]) -> 
 
 
 def train_arguments(argv: list[str]) -> argparse.Namespace:
-    """Parse `charjax.train`'s: config, overrides, workdir, resume, init_from, print_config."""
+    """Parse the arguments; `config`, `workdir`, `init_from`, `checkpoint` are None unless given."""
     parser = cli.Parser(
         prog="python -m charjax.train",
         usage="%(prog)s [CONFIG.toml] [section.key=value ...] [options]",
