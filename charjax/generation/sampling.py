@@ -45,7 +45,7 @@ class Sampling:
         if self.top_k is not None and self.top_k < 1:
             raise UserError(f"top-k: {self.top_k} given; it must be a whole number of at least 1")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(f"top-p: {self.top_p} given; it must lie above 0 and be at most 1")
+            raise UserError(f"top-p: {self.top_p} given; it must be above 0 and at most 1")
 
 
 def choose(logits_BV: Array, keys_B: Array, index: Array, settings: Sampling) -> Array:
