@@ -217,7 +217,7 @@ class _Terminal:
 
 
 def _origins(run: "Run", prompt: str, generated: _Generated) -> list[str] | None:
-    """Find the split that holds each document; None, with a reason on stderr, without the text.
+    """Find the split that holds each document, or None if the text is missing (reported).
 
     Unfinished documents are not looked up.
     """
