@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import apart, gpu, harness, initlab, peers, section, show
+from benchmarks import gpu, harness, initlab, peers, section, show, subprocess_worker
 from benchmarks.render_speed import NAMES
 from benchmarks.section import LeftOut, Section
 from charjax.config import load_config
@@ -93,7 +93,7 @@ def test_without_pytorch_one_line_says_so_and_the_rest_is_compared(
 
 def without_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(apart, "_ENVIRONMENT", Path("/nowhere"))
+    monkeypatch.setattr(subprocess_worker, "_ENVIRONMENT", Path("/nowhere"))
     monkeypatch.delenv("CHARJAX_TORCH_PYTHON", raising=False)
 
 
@@ -118,7 +118,7 @@ def test_pytorch_of_another_python(
         python.chmod(0o755)
     monkeypatch.setenv("CHARJAX_TORCH_PYTHON", str(python))
     here = Section("cpu", facts={"hardware": {"versions": {}}})
-    found = apart.find_torch(here)
+    found = subprocess_worker.find_torch(here)
     if why is None:
         assert found == str(python)
         assert here.facts["hardware"]["versions"] == {"torch": "2.13.0 on python 3.11.7"}
@@ -140,8 +140,8 @@ def test_a_row_that_fails_leaves_no_process_behind(monkeypatch: pytest.MonkeyPat
     def fails(*arguments: object):
         raise MemoryError
 
-    monkeypatch.setattr(peers, "Apart", Process)
-    monkeypatch.setattr(peers, "_measure_beside", fails)
+    monkeypatch.setattr(peers, "Worker", Process)
+    monkeypatch.setattr(peers, "_take_turns", fails)
     with pytest.raises(MemoryError):
         peers._compare(Section("cpu"), "name", "bigram", peers._BIGRAM, "float32", "python")
     assert closed == started != []
@@ -228,7 +228,7 @@ def test_a_crash_leaves_the_rows_before_it(tmp_path: Path, monkeypatch: pytest.M
         "_run",
         lambda command, *arguments: run([sys.executable, str(script), *command[3:]], *arguments),
     )
-    found, left_out = harness._measure_elsewhere(BENCHMARK, "cpu", args)
+    found, left_out = harness._measure_in_processes(BENCHMARK, "cpu", args)
     assert found is not None
     assert len(found["rows"]) == 1
     assert left_out[0]["why"] == "the process ended with status 137"
@@ -241,7 +241,7 @@ def test_a_second_process_goes_on_where_the_first_has_ended(tmp_path: Path):
     first.add("small", median=1.0)
     first.leave_out("other", "too large")
     second = Section("cpu", path=part, heap="one")
-    second.go_on()
+    second.load()
     second.add("large", median=2.0)
     section = json.loads(part.read_text())
     assert [row["name"] for row in section["rows"]] == ["small", "large"]

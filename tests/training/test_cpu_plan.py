@@ -136,14 +136,14 @@ for name, words in json.loads(sys.argv[1]).items():
     differ = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b), initial=0)), one, four)
     told[name] = [max(jax.tree.leaves(part), default=0) for part in differ] + [reduces]
 
-def dropped(x, key):
-    kept = jax.random.bernoulli(parallel.device_key(key), 0.5, x.shape)
-    return x.sum(), kept
+def dropped(params, scales, model_state, carry, batch, key):
+    mask = jax.random.bernoulli(key, 0.5, batch.shape)
+    return batch.sum(), (model_state, mask)
 
 mesh = parallel.make_mesh(jax.local_devices(), 4)
-drop = jax.jit(parallel.summed_over_devices(dropped, mesh, (True, False)))
-total, kept = drop(jnp.ones((4, 64)), jax.random.key(0))
-told["dropout"] = [float(total), len({row.tobytes() for row in np.asarray(kept)})]
+drop = jax.jit(parallel.data_parallel(dropped, mesh))
+total, (_, mask) = drop((), (), {}, (), jnp.ones((4, 64)), jax.random.key(0))
+told["dropout"] = [float(total), len({row.tobytes() for row in np.asarray(mask)})]
 print(json.dumps(told))
 """
 
