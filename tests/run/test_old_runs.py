@@ -1,4 +1,4 @@
-"""Runs of commit 6b45f14 resume, sample and evaluate ever after.
+"""Runs of commit 6b45f14 still resume, sample and evaluate.
 
 tests/fixtures/runs_6b45f14 holds one of each family, and in expected.json what that commit itself
 made of them (make.py there says how). They are read where they lie, or from a copy.
@@ -25,7 +25,7 @@ QUICK = ("bigram", "mlp")
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the text and, once asked for, of runs; configurations name the text relatively."""
+    """Copy the text, and runs on request; their configurations name the text by a relative path."""
     shutil.copy(HERE / "text.txt", tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
