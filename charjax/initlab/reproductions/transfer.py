@@ -167,7 +167,7 @@ def train_rates(
     count = program.count
     losses_R = np.empty(total)
     for first in range(0, total, count):
-        # The last group begins anew where it would be too small for the program.
+        # The last group is padded with runs from the beginning.
         place = np.arange(first, first + count) % total
         losses = program.train(place % seeds, rates[place // seeds], progress, poll)
         fresh = min(count, total - first)
@@ -183,33 +183,33 @@ class _Program:
         self.count, self.steps = count, session.config.train.steps
         self._begin = jax.jit(functools.partial(_begin, session))
         nothing = jnp.zeros(count, jnp.uint32), jnp.zeros(count)
-        begun = jax.eval_shape(self._begin, session.source, *nothing)
-        self.stack = Ensemble(
-            session.model, session.config, session.source, session.devices, count, begun
+        initial = jax.eval_shape(self._begin, session.source, *nothing)
+        self.ensemble = Ensemble(
+            session.model, session.config, session.source, session.devices, count, initial
         )
 
     @property
     def memory(self) -> int:
-        """Bytes it takes of each device."""
-        return self.stack.memory
+        """Bytes per device."""
+        return self.ensemble.memory
 
     def train(
         self, seeds: Any, rates: Any, progress: Callable[[int], None], poll: Callable[[], None]
     ) -> NDArray[np.float64]:
-        """Losses (R,) of the last tenth of the steps; infinite where a run diverged."""
-        stack, step = self.stack, 0
+        """Return losses (R,) of the last tenth of the steps; infinite where a run diverged."""
+        ensemble, step = self.ensemble, 0
         numbers_of = jnp.asarray(seeds, jnp.uint32), jnp.asarray(rates, jnp.float32)
-        runs, numbers = stack.place(self._begin(stack.source, *numbers_of))
+        runs, numbers = ensemble.place(self._begin(ensemble.source, *numbers_of))
         measured_from = self.steps - max(1, self.steps // 10)
         while step < self.steps:
             if step == measured_from:
                 runs = runs.emptied()
             goal = measured_from if step < measured_from else self.steps
-            more = min(_CHUNK, goal - step)
-            runs = stack.run(runs, numbers, more)
-            step += more
+            chunk = min(_CHUNK, goal - step)
+            runs = ensemble.run(runs, numbers, chunk)
+            step += chunk
             jax.block_until_ready(runs)
-            progress(more * self.count)
+            progress(chunk * self.count)
             poll()
         host: Any = jax.device_get((runs.losses, runs.targets, runs.diverged))
         losses_R, targets_R, diverged_R = (np.asarray(x, np.float64) for x in host)
@@ -259,12 +259,12 @@ def drift_of(
 def _begin(
     session: Session, source: BatchSource, seeds_R: Array, rates_R: Array
 ) -> tuple[EnsembleState, RunHyperparameters]:
-    """Every run at step 0; for use in jit."""
+    """Return every run at step 0; for use in jit."""
 
     def one(seed: Array) -> Any:
         key = purpose_key(seed, "batches")
-        own = dataclasses.replace(source, key=key)
-        state = seed_state(session, purpose_key(seed, "init"), own)
+        seed_source = dataclasses.replace(source, key=key)
+        state = seed_state(session, purpose_key(seed, "init"), seed_source)
         return state, key, purpose_key(seed, "dropout")
 
     states, batch_keys, dropout_keys = jax.vmap(one)(seeds_R)
