@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.seeds < 2 or args.draws < 1:
         parser.error("--seeds takes 2 or more, --draws 1 or more")
-    from charjax.hardware import hardware
+    from charjax.hardware import machine_facts
 
     began = time.monotonic()
     rows = []
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
                     print(rows[-1], file=sys.stderr)
     section = {
         "device": "cpu",
-        "hardware": hardware(),
+        "hardware": machine_facts(),
         "seconds": round(time.monotonic() - began, 1),
         "seeds": args.seeds,
         "draws": args.draws,

@@ -208,7 +208,7 @@ def speedups(rows: list[Row]) -> list[Table]:
 
 COLUMNS: tuple[Column, ...] = (
     ("", lambda row: row["name"]),
-    ("a character", spread),
+    ("per character", spread),
     ("characters/s", lambda row: f"{row['characters_per_second']:,.0f}"),
 )
 

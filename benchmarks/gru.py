@@ -1,4 +1,4 @@
-"""A GRU written in several ways: microseconds of a time step of a layer, forth and back.
+"""A GRU written in several ways: microseconds of a time step of a layer, forward and backward.
 
     python -m benchmarks.gru [--devices cpu,gpu] [--quick] [--out FILE.json]
 
@@ -195,8 +195,8 @@ def agreed(label: str, ours: Exact, expected: Exact) -> dict[str, float]:
 
 COLUMNS: tuple[Column, ...] = (
     ("", lambda row: row["name"]),
-    ("forth and back", spread),
-    ("µs a time step", lambda row: f"{row['microseconds_a_time_step']:.1f}"),
+    ("forward and backward", spread),
+    ("µs per time step", lambda row: f"{row['microseconds_a_time_step']:.1f}"),
     ("times the plain scan's speed", lambda row: f"{row['times_plain']['median']:.2f}"),
     ("MFU (measured)", lambda row: percent(row["mfu_measured"])),
 )
@@ -204,12 +204,12 @@ COLUMNS: tuple[Column, ...] = (
 
 def draw(axes: Any, rows: list[Row]) -> None:
     """A bar a variant."""
-    bars(axes, rows, lambda row: row["microseconds_a_time_step"], "µs a time step of a layer")
+    bars(axes, rows, lambda row: row["microseconds_a_time_step"], "µs per time step of a layer")
 
 
 BENCHMARK = Benchmark(
     name="gru",
-    title="a GRU, forth and back",
+    title="a GRU, forward and backward",
     doc=__doc__,
     measure=measure,
     columns=COLUMNS,

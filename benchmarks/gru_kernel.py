@@ -1,4 +1,4 @@
-"""A GRU whose step, forth or back, is one Pallas kernel (Triton): the product, then the gates.
+"""A GRU whose step is one Pallas kernel (Triton), forward and backward: product, then gates.
 
 A program owns some rows of the batch and some units of the state: it sums their three gates' (on
 the way back their one) product over the whole state in registers, and goes on to the gates without

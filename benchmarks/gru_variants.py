@@ -74,7 +74,7 @@ def derived(x_TBD: Array, weights: Weights, unroll: int = 1) -> Array:
 
 
 def kernel(x_TBD: Array, weights: Weights) -> Array:
-    """Each step, forth or back, one kernel of our own."""
+    """Each step, forward or backward, one kernel of our own."""
     x_TBG, h0 = _project(x_TBD, weights), _zero(x_TBD, weights)
     return gru_kernel.scan(False, x_TBG, weights.hidden_kernel, weights.hidden_bias, h0)
 

@@ -237,14 +237,14 @@ def _start_device(device: str, packages: tuple[str, ...], *, one_heap: bool) -> 
 
     from charjax import backend
     from charjax.config import RuntimeConfig
-    from charjax.hardware import hardware
+    from charjax.hardware import machine_facts
 
     try:
         config = RuntimeConfig(device=device)  # type: ignore[arg-type]
         devices = backend.start_backend(config, core_devices=True, large_calls=one_heap)
     except UserError as error:
         raise LeftOut(str(error)) from None
-    facts = hardware()
+    facts = machine_facts()
     facts["device_kind"] = str(devices[0].device_kind)
     facts["versions"] |= results_file.optional_versions(*packages)
     return {"hardware": facts, "flags": results_file.flags(), "backend": jax.default_backend()}

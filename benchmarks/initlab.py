@@ -28,7 +28,7 @@ from charjax import backend, cli
 from charjax.config import load_config
 from charjax.data.datasets import load_dataset
 from charjax.errors import UserError
-from charjax.hardware import hardware, in_words
+from charjax.hardware import in_words, machine_facts
 from charjax.initlab.sweeps.axes import Axes
 from charjax.initlab.sweeps.grid import make_groups
 from charjax.initlab.sweeps.program import GroupProgram
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
     backend.make_device_of_every_core()
     programs = {count: sweep_program(count) for count in (16, 64, 256)}
     section = Section("cpu", args.quick)
-    section.facts["hardware"] = hardware()
+    section.facts["hardware"] = machine_facts()
     python = find_torch(section)
     if python is None:
         raise UserError(f"PyTorch: {section.left_out[-1]['why']}")

@@ -250,17 +250,21 @@ def best_threads(
 
 
 def ratios(rows: list[Row]) -> list[Table]:
-    """charjax against the best of PyTorch, flax and the lectures' loop, a line a work."""
+    """charjax against the best of PyTorch, flax and the makemore lectures' loop, a line a work."""
     table = Table(title="how many times faster charjax is (median of the turns' ratios)")
-    for title in ("", "device", "PyTorch, its best", "flax nn.RNN", "the lectures' loop"):
+    for title in ("", "device", "PyTorch, its best", "flax nn.RNN", "makemore's loop"):
         table.add_column(title, justify="right" if title else "left")
     for (device, work, dtype), found in by_work(rows).items():
         cells = [f"{work} {dtype}", device]
-        for labels in (("torch eager", "torch compile"), ("flax nn.RNN",), ("lectures",)):
-            times = [found[label]["times_charjax"]["median"] for label in labels if label in found]
-            cells.append(f"{min(times):.2f}" if times else "n/a")
-        table.add_row(*cells)
+        others = (("torch eager", "torch compile"), ("flax nn.RNN",), ("lectures",))
+        table.add_row(*cells, *(ratio_to(found, labels) for labels in others))
     return [table]
+
+
+def ratio_to(found: dict[str, Row], labels: tuple[str, ...]) -> str:
+    """Return how many times as long the fastest of these contestants takes; n/a without one."""
+    times = [found[label]["times_charjax"]["median"] for label in labels if label in found]
+    return f"{min(times):.2f}" if times else "n/a"
 
 
 def by_work(rows: list[Row]) -> dict[tuple[str, str, str], dict[str, Row]]:

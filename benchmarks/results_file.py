@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from charjax.files import replace
+
 # Environment variables that change what is measured; those that are set are written down.
 FLAGS = (
     "XLA_FLAGS",
@@ -67,6 +69,4 @@ def document(
 def write(path: Path, tree: dict[str, Any]) -> None:
     """Write JSON whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(tree, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    replace(path, json.dumps(tree, indent=1, allow_nan=False) + "\n")

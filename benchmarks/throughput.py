@@ -4,9 +4,9 @@
 
 A row is a family, a dtype of the products, a batch size and the number of steps that one call of
 the compiled program makes (1 or 100; the calls follow one another without waiting). Compilation
-is told apart. FLOPs a token are counted by the formulas of benchmarks/flops.py, which are printed;
-MFU is their rate as a fraction of the best matrix product measured in the same run, and of the
-device's nominal peak where it is known. Memory is what the compiled program says it needs.
+is timed separately. FLOPs per token are counted by the formulas of benchmarks/flops.py, which are
+printed; MFU is their rate as a fraction of the best matrix product measured in the same run, and
+of the device's nominal peak where it is known. Memory is what the compiled program reports.
 """
 
 from typing import Any
@@ -52,7 +52,7 @@ def measure(section: Section) -> None:
                         _measure(section, name, config, slow)
     if slow:
         why = f"a step alone takes over {quantity(_LONG_STEP, 's')}: starting it is lost in it"
-        section.leave_out(f"100 steps a dispatch of {'; '.join(slow)}", why)
+        section.leave_out(f"100 steps per dispatch of {'; '.join(slow)}", why)
 
 
 def _config(kind: str, dtype: str, batch: int) -> Config:
@@ -162,7 +162,7 @@ def overtakes(
 
 
 def _formulas(rows: list[Row]) -> Table:
-    table = Table(title="FLOPs a token, of a training step")
+    table = Table(title="FLOPs per token, of a training step")
     for title in ("", "formula", "here"):
         table.add_column(title)
     told = {row["family"]: row for row in rows}
@@ -173,7 +173,7 @@ def _formulas(rows: list[Row]) -> Table:
 
 COLUMNS: tuple[Column, ...] = (
     ("", lambda row: row["name"]),
-    ("steps a dispatch", lambda row: str(row["steps_a_dispatch"])),
+    ("steps per dispatch", lambda row: str(row["steps_a_dispatch"])),
     ("a step", spread),
     ("tokens/s", lambda row: f"{row['tokens_per_second']:,.0f}"),
     ("MFU (measured)", lambda row: percent(row["mfu_measured"])),

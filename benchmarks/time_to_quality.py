@@ -29,7 +29,7 @@ class Goal(NamedTuple):
 
     Attributes:
       config: what is trained.
-      loss: in nats a character.
+      loss: in nats per character.
       overrides: of the config's settings.
       seconds: that it may take.
     """

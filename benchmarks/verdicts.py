@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     unknown = [name for name in sections if name not in SECTIONS]
     if unknown or args.trials < 1:
         parser.error(f"--only takes {', '.join(SECTIONS)}; --trials a number above 0")
-    from charjax.hardware import hardware
+    from charjax.hardware import machine_facts
 
     path = args.out or RESULTS / "initlab-verdicts-cpu.json"
     kept = _kept(path, args.trials, sections) if args.only else {}
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         kept[name] = {"cpu_seconds": round(time.process_time() - began, 1), "rows": rows}
         section = {
             "device": "cpu",
-            "hardware": {**hardware(), "versions": _versions(hardware()["versions"])},
+            "hardware": {**machine_facts(), "versions": _versions(machine_facts()["versions"])},
             "trials": args.trials,
             "sections": {name: kept[name] for name in SECTIONS if name in kept},
         }

@@ -21,8 +21,9 @@ from benchmarks.section import check_memory
 from charjax import hardware
 from charjax.config import Config, load_config
 from charjax.data.datasets import Dataset, load_dataset
+from charjax.random_streams import purpose_key
 from charjax.training.program import CAPACITY, ChunkProgram, compile_chunks, lower_chunks
-from charjax.training.session import Session, first_state, make_session, purpose_key
+from charjax.training.session import Session, first_state, make_session
 from charjax.training.state import TrainState
 
 _CHARACTERS = 1_000_000

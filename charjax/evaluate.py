@@ -20,7 +20,8 @@ from charjax.errors import UserError, printable
 from charjax.units import bits_per_character
 
 if TYPE_CHECKING:
-    from charjax.data.datasets import OtherText, Split
+    from charjax.data.datasets import OtherText
+    from charjax.data.splits import Split
     from charjax.run.load import Run
     from charjax.training.evaluation import Score
 
@@ -121,8 +122,8 @@ def _print(args: Namespace, run: "Run", score: "Score", other: "OtherText | None
     left_out = f", {other.unseen:,} unseen characters left out" if other and other.unseen else ""
     sys.stdout.write(
         f"{_where(args)}: loss {shown_loss(score.loss)} nats per character, "
-        f"{shown_loss(bits_per_character(score.loss))} bpc, over {score.targets:,} targets{left_out} "
-        f"(checkpoint of step {run.step})\n"
+        f"{shown_loss(bits_per_character(score.loss))} bpc, over {score.targets:,} targets"
+        f"{left_out} (checkpoint of step {run.step})\n"
     )
 
 

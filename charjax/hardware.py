@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from charjax import __version__
 
 
-def hardware() -> dict[str, Any]:
+def machine_facts() -> dict[str, Any]:
     """Processor, accelerators, versions and the date, as every result file carries them."""
     devices = jax.local_devices()
     accelerator = None

@@ -125,8 +125,8 @@ def interop_arguments(argv: list[str]) -> argparse.Namespace:
     parser = cli.Parser(
         prog="python -m charjax.interop",
         usage="%(prog)s import|export ...",
-        description="Convert parameters to and from PyTorch's state dicts (safetensors): the GPT of "
-        "nanoGPT, minGPT and\nmakemore, torch.nn.RNN, GRU and LSTM (emb, rnn or gru, fc), "
+        description="Convert parameters to and from PyTorch's state dicts, as safetensors: the GPT "
+        "of nanoGPT, minGPT\nand makemore, torch.nn.RNN, GRU and LSTM (emb, rnn or gru, fc), "
         "makemore's MLP and Bigram.\nSee `import --help`, `export --help`.",
     )
     parser.add_argument("action", choices=("import", "export"), help="the direction")
@@ -140,16 +140,17 @@ def _import_arguments(argv: list[str]) -> argparse.Namespace:
     parser = cli.Parser(
         prog="python -m charjax.interop import",
         usage="%(prog)s FILE.safetensors [CONFIG.toml] [section.key=value ...] --workdir DIR",
-        description="Make a run of a state dict: sizes are inferred from the tensors, the rest comes "
-        "from the\nfile's header, if charjax wrote it, or from the configuration.",
+        description="Make a run of a state dict: sizes are inferred from the tensors, the rest "
+        "comes from\nthe file's header, if charjax wrote it, or from the configuration.",
     )
     parser.add_argument("file", metavar="FILE.safetensors", help="the state dict")
     parser.add_argument(
         "words",
         nargs="*",
         metavar="CONFIG.toml | section.key=value",
-        help="settings that no tensor determines: the text (data.name=...); of a GPT model.n_head=... "
-        "and model.activation=gelu or gelu_tanh; of a torch.nn.RNN model.activation=tanh or relu",
+        help="settings that no tensor determines: the text (data.name=...); for a GPT model.n_head "
+        "and model.activation (gelu or gelu_tanh); for a torch.nn.RNN model.activation (tanh or "
+        "relu)",
     )
     parser.add_argument("--workdir", metavar="DIR", required=True, help="where the run goes")
     args = parser.parse_intermixed_args(argv)

@@ -91,9 +91,7 @@ def summed_over_devices(
     return mapped
 
 
-def each_its_rows(
-    function: Callable[..., T], mesh: Mesh, split: tuple[bool, ...]
-) -> Callable[..., T]:
+def shard_rows(function: Callable[..., T], mesh: Mesh, split: tuple[bool, ...]) -> Callable[..., T]:
     """Inside jit: `function` run by every device on its own rows, which need nothing of others.
 
     Args:
@@ -145,7 +143,7 @@ def place_rows(tree: T, mesh: Mesh) -> T:
     )
 
 
-def own_key(key: Array) -> Array:
+def device_key(key: Array) -> Array:
     """Inside `summed_over_devices`: random numbers of this device's own."""
     return jax.random.fold_in(key, jax.lax.axis_index(_AXIS))
 

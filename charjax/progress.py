@@ -18,7 +18,7 @@ class ProgressBar:
         description: str,
         *columns: str | ProgressColumn,
         total: float | None,
-        completed: float = 0,
+        completed: int = 0,
         **fields: Any,
     ):
         """Prepare the bar.
@@ -42,7 +42,10 @@ class ProgressBar:
                 transient=True,
             )
             self._task = self._progress.add_task(
-                description, total=total, completed=completed, **fields
+                description,
+                total=total,
+                completed=completed,  # type: ignore[arg-type]
+                **fields,
             )
 
     def start(self) -> None:

@@ -120,12 +120,12 @@ def _plan(
 
 def _same(result: "Result", row: Row, seeds: int) -> bool:
     """Whether a result is of this row as it stands, from this machine and these versions."""
-    from charjax.hardware import hardware
+    from charjax.hardware import machine_facts
     from charjax.reproduction.measure import row_config
 
     config = row_config(row)
     fitted = config.model.kind == "ngram"
-    here = hardware() | {"date": result["hardware"]["date"]}
+    here = machine_facts() | {"date": result["hardware"]["date"]}
     return (
         result["config_digest"] == config.digest()
         and len(result["runs"]) == (1 if fitted else seeds)

@@ -149,13 +149,13 @@ def _print_config(args: Namespace, config: Config, workdir: Path | None, notes: 
     from rich.console import Console
 
     from charjax.run.display import Display
-    from charjax.run.recorder import check_begin
+    from charjax.run.recorder import check_can_start
 
     # The configuration alone is on stdout.
     display = Display(Console(stderr=True))
     session, _ = _open(args, config, workdir, [], display)
     if workdir is not None:
-        check_begin(workdir, session, resume=args.resume)
+        check_can_start(workdir, session, resume=args.resume)
     # Only now: an error is one line.
     for note in notes:
         display.say(f"note: {note}")

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files written atomically."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ from charjax.run.lock import Lock
 
 @pytest.fixture
 def quota() -> Iterator[None]:
-    """No file may grow beyond 1000 bytes, as on a disk that is full there."""
+    """Limit files to 1000 bytes, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     yield

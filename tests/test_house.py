@@ -1,4 +1,4 @@
-"""Rules of the house that `lint-imports` cannot see: private names, and the axes of the mesh."""
+"""Rules of the layers that `lint-imports` cannot check: private names and mesh axes."""
 
 import ast
 import shutil
@@ -19,7 +19,7 @@ COLLECTIVES |= {"axis_index", "axis_size", "psum_scatter", "PartitionSpec", "Mes
 
 
 def private_imports(tree: ast.AST) -> Iterator[str]:
-    """Yield names with an underscore that a module takes out of another one of the project."""
+    """Yield private names that a module imports from another one of the project."""
     modules = set()
     for node in ast.walk(tree):
         if not isinstance(node, ast.ImportFrom) or not node.module:
@@ -47,8 +47,8 @@ def axis_names(tree: ast.AST) -> Iterator[str]:
         called = node.func.attr if isinstance(node.func, ast.Attribute) else None
         called = node.func.id if isinstance(node.func, ast.Name) else called
         named = [word.value for word in node.keywords if word.arg in ("axis_name", "axis_names")]
-        for given in [*named, *(node.args if called in COLLECTIVES else [])]:
-            for part in ast.walk(given):
+        for argument in [*named, *(node.args if called in COLLECTIVES else [])]:
+            for part in ast.walk(argument):
                 if isinstance(part, ast.Constant) and isinstance(part.value, str):
                     yield f"line {part.lineno}: {part.value!r}"
 
@@ -68,8 +68,8 @@ def test_only_parallel_names_a_mesh_axis() -> None:
 
 
 def test_planted_cases_are_found() -> None:
-    taken = "from charjax import backend\nfrom charjax.files import _x\nbackend._flags\n"
-    assert len(list(private_imports(ast.parse(taken)))) == 2
+    planted = "from charjax import backend\nfrom charjax.files import _x\nbackend._flags\n"
+    assert len(list(private_imports(ast.parse(planted)))) == 2
     named = 'jax.lax.psum(x, "data")\nPartitionSpec(("data",))\njax.vmap(f, axis_name="data")\n'
     assert len(list(axis_names(ast.parse(named)))) == 3
 

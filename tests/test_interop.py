@@ -1,4 +1,4 @@
-"""`python -m charjax.interop`: there and back to the bit, and one line for what does not fit."""
+"""`python -m charjax.interop`: bitwise round trips, and one-line messages for mismatches."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ NAMES = "\n".join(["emma", "olivia", "ava", "isabella", "sophia", "mia", "amelia
 
 # Settings of the transformer below that no tensor determines.
 ANSWERS = ["model.n_head=2", "model.activation=gelu"]
-# These have no original.
+# Models without a PyTorch original.
 OTHERS = {
     "transformer-rotary": ["model.n_layer=1", "model.d_model=8", "model.positions=rotary"],
     "transformer-rezero": ["model.n_layer=1", "model.d_model=8", "model.residual=rezero"],
@@ -62,7 +62,7 @@ def settings(name: str, folder: Path) -> list[str]:
 
 
 def make(name: str, folder: Path, low: float = 0.1, high: float = 1.0) -> Path:
-    """A run with random parameters, as if it had been trained."""
+    """Write a run with random parameters."""
     config = load_config(None, [*settings(name, folder), "runtime.device=cpu"])
     dataset = load_dataset(config.data)
     config = with_context(config, dataset)
@@ -91,14 +91,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(folder: Path) -> Path:
-    """A transformer's state dict, exported."""
+    """Export a transformer's state dict."""
     path = folder / "transformer.safetensors"
     assert run("interop", "export", train("transformer", folder), path).status == 0
     return path
 
 
 def foreign(path: Path, target: Path, change=lambda tensors: tensors) -> Path:
-    """A state dict as another program writes it: without our header, changed."""
+    """Write a state dict as another program does, without the header and changed."""
     save_file(change(dict(load_file(path))), target)
     return target
 
@@ -183,7 +183,7 @@ def test_other_floats_are_converted_and_it_is_said(dtype, exported: Path, tmp_pa
 
 
 def refused(tmp_path: Path, *words: object) -> str:
-    """The one line of an import that fails, and leaves nothing behind."""
+    """Return the message of an import that fails and writes no file."""
     before = set(tmp_path.iterdir())
     done = run("interop", "import", *words, "--workdir", tmp_path / "none")
     assert done.status == 2, (done.out, done.err)
@@ -251,7 +251,7 @@ def test_numbers_that_are_not_finite(exported: Path, tmp_path: Path):
 
 
 def test_the_lectures_mlp(tmp_path: Path):
-    """C, W1, b1, W2, b2, and with batch norm a bias before it, as in Building makemore Part 3."""
+    """C, W1, b1, W2, b2, with and without batch norm after the bias (Building makemore, part 3)."""
     rng = np.random.default_rng(0)
     tensors = {
         "C": rng.normal(size=(27, 4)),
@@ -316,7 +316,7 @@ def test_what_cannot_be_exported(folder: Path, exported: Path, tmp_path: Path):
 
 
 def tensors_of(name: str, folder: Path, low: float = 0.1, high: float = 1.0) -> Path:
-    """The state dict of a run with random parameters, as another program writes it."""
+    """Write the state dict of a run with random parameters, as another program does."""
     whole, bare = folder / f"{name}-whole.safetensors", folder / f"{name}.safetensors"
     assert run("interop", "export", make(name, folder, low, high), whole).status == 0
     return foreign(whole, bare)
@@ -336,7 +336,7 @@ def tensors_of(name: str, folder: Path, low: float = 0.1, high: float = 1.0) -> 
     ],
 )
 def test_which_function_it_is_is_asked(name: str, said: list[str], tmp_path: Path):
-    """Not guessed: the same tensors under another activation are another function."""
+    """Require the activation: the same tensors with another activation are another function."""
     size = 0.5 if name == "rnn-relu" else 2.0
     path, text = tensors_of(name, tmp_path, -size, size), f"data.path={tmp_path / 'text.txt'}"
     message = refused(tmp_path, path, text)
@@ -376,7 +376,7 @@ def test_what_else_no_tensor_shows_is_stated(name: str, said: str, tmp_path: Pat
 
 
 def test_a_header_from_before_there_was_a_choice(exported: Path, tmp_path: Path):
-    """Such files were at today's default."""
+    """Older files without the setting had today's default."""
     with safe_open(exported, "numpy") as file:
         metadata = file.metadata()
     header = json.loads(metadata["charjax"])

@@ -1,4 +1,4 @@
-"""The package as it is built, and which room may import what."""
+"""The built package, and the imports allowed to each of its parts."""
 
 import ast
 import functools
@@ -24,7 +24,7 @@ def test_one_version():
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built without a network and unpacked."""
+    """Build the wheel without a network and unpack it."""
     pytest.importorskip("hatchling", reason="hatchling is not installed: make test installs it")
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder]
@@ -59,7 +59,7 @@ def test_the_configs_are_found_from_the_wheel(wheel: Path, tmp_path: Path):
 
 @functools.cache
 def imports(path: Path) -> set[str]:
-    """The modules that a file imports anywhere in it."""
+    """Return the modules imported anywhere in a file."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -1,17 +1,11 @@
 """Configuration: frozen, validated sections read from TOML and `section.key=value` overrides.
 
-Importing this package stays cheap (no JAX): `--help` and every config error go through it.
+Importing this package must stay cheap (no JAX): `--help` and every config error import it.
 """
 
 from charjax.config.changes import describe_conflicts, differences, resume_conflicts
-from charjax.config.loading import (
-    describe_fields,
-    load_config,
-    parse_config,
-    read_settings,
-    refuse_unread,
-    shipped_configs,
-)
+from charjax.config.describe import describe_fields
+from charjax.config.loading import load_config, parse_config, refuse_unread
 from charjax.config.sections import (
     FAMILIES,
     BigramConfig,
@@ -32,6 +26,7 @@ from charjax.config.sections import (
     TrainConfig,
     TransformerConfig,
 )
+from charjax.config.settings import read_settings, shipped_configs
 
 __all__ = [
     "FAMILIES",

@@ -5,7 +5,6 @@ PyTorch reads the tensors alone. The header is one JSON text under `charjax` in 
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ import safetensors.numpy
 
 from charjax.data.tokenizers import Tokenizer, tokenizer_from_json
 from charjax.errors import UserError
-from charjax.files import named
+from charjax.files import named, replacing
 
 _METADATA_KEY = "charjax"
 # Dtypes of weights, and the integers and booleans of buffers.
@@ -80,7 +79,8 @@ def _explain_format(path: Path, raw: bytes, error: Exception) -> str:
         return (
             f"FILE: {str(path)!r} is a pickle, as torch.save writes it; loading a pickle can run "
             "any code, so charjax never does; if you trust the file, convert it in PyTorch: "
-            "safetensors.torch.save_model(model, 'model.safetensors'), or save_file({name: tensor.clone() for name, tensor in state_dict.items()}, 'model.safetensors')"
+            "safetensors.torch.save_model(model, 'model.safetensors'), or save_file({name: "
+            "tensor.clone() for name, tensor in state_dict.items()}, 'model.safetensors')"
         )
     return (
         f"FILE: {str(path)!r} is not a whole safetensors file ({error}); write it again with "
@@ -103,20 +103,14 @@ def write_file(path: Path, content: TensorFile) -> None:
     """Write a safetensors file atomically."""
     tensors = {name: np.ascontiguousarray(array) for name, array in content.tensors.items()}
     raw = safetensors.numpy.save(tensors, content.metadata)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with named(path), os.fdopen(descriptor, "wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp's files are their owner's alone; give this one the rights of any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with (
+        replacing(path, shared=True) as temporary,
+        named(path),
+        temporary.open("wb") as file,
+    ):
+        file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 class Header(NamedTuple):

@@ -1,8 +1,5 @@
 """Write the directory of a run whose parameters were trained elsewhere."""
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ from charjax.config import Config
 from charjax.conversion.state_dicts import flatten, unflatten
 from charjax.data.tokenizers import Tokenizer
 from charjax.errors import UserError
+from charjax.files import replacing
 from charjax.hardware import environment
 from charjax.models import build_model
 from charjax.run.checkpoint import Checkpoints
@@ -21,8 +19,9 @@ from charjax.run.progress import Progress
 from charjax.training.state import (
     TrainState,
     adam_scales_of,
-    begin_state,
-    kept,
+    initial_state,
+    parameter_count,
+    remove_multipliers,
     scales_of,
     state_shapes,
 )
@@ -65,21 +64,13 @@ def write_run(
     facts = environment(devices, mesh)
     meta = checkpoint_meta(config, tokenizer, dataset_digest, facts, Progress().to_json())
     directory.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
-        mask = os.umask(0)
-        os.umask(mask)
-        staging.chmod(0o777 & ~mask)
+    with replacing(directory, shared=True) as staging:
+        staging.mkdir()
         (staging / "config.toml").write_text(config.to_toml(), encoding="utf-8")
         store = Checkpoints(staging / "checkpoints", config.checkpoint.keep)
         store.save(0, state, meta, best=True)
         store.close()
-        # rename replaces an empty directory.
-        staging.rename(directory)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    return parameter_count(state.params)
 
 
 def _state(config: Config, tokenizer: Tokenizer, variables: dict[str, Any]) -> TrainState:
@@ -94,5 +85,5 @@ def _state(config: Config, tokenizer: Tokenizer, variables: dict[str, Any]) -> T
     # The tensors define the function; the config's scheme defines its parametrisation.
     scales = scales_of(model, config, shapes.params)
     adam_scales = adam_scales_of(model, config, shapes.params)
-    params = kept(params, scales)
-    return begin_state(model, config, params, jax.device_put(trees), scales, adam_scales)
+    params = remove_multipliers(params, scales)
+    return initial_state(model, config, params, jax.device_put(trees), scales, adam_scales)

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from charjax.files import write_json
-from charjax.hardware import hardware, in_words, versions_in_words
+from charjax.hardware import in_words, machine_facts, versions_in_words
 from charjax.reproduction import output
 from charjax.reproduction.checks import FAILURES, Check, Reproduction, Tier
 
@@ -34,14 +34,14 @@ def result_of(
         "command": f"python -m {PROGRAM} {reproduction.name} --tier {tier}",
         "seconds": round(seconds, 1),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "hardware": hardware(),
+        "hardware": machine_facts(),
         "checks": [check.as_data() for check in checks],
     }
 
 
 def is_current(result: Result, tier: Tier) -> bool:
     """Whether a result is of this tier, this machine and these versions."""
-    here = hardware() | {"date": result["hardware"]["date"]}
+    here = machine_facts() | {"date": result["hardware"]["date"]}
     return bool(result["tier"] == tier and result["hardware"] == here)
 
 
@@ -61,7 +61,7 @@ def write_results(path: Path, results: Sequence[Result], command: str) -> None:
     tree = {
         "format": _FORMAT,
         "command": command,
-        "hardware": hardware(),
+        "hardware": machine_facts(),
         "reproductions": ordered,
     }
     write_json(path, tree)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from charjax.files import replacing
 from charjax.reproduction.measure import Result
 
 
@@ -18,7 +19,7 @@ def draw_row(result: Result, path: Path) -> None:
     published = result["figures"][0]
     if published["value"] is not None and published["quantity"] in ("val", "final"):
         axes.axhline(published["value"], color="black", linewidth=0.8, linestyle="--")
-    axes.set(xlabel="step", ylabel="loss (nats a character)")
+    axes.set(xlabel="step", ylabel="loss (nats per character)")
     axes.set_title(
         f"{result['title']}\nvalidation; dotted: training; dashed: published",
         parse_math=False,
@@ -26,6 +27,5 @@ def draw_row(result: Result, path: Path) -> None:
     )
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")

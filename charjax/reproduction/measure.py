@@ -6,15 +6,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
 from charjax.config import Config, load_config
-from charjax.hardware import hardware
+from charjax.hardware import machine_facts
 from charjax.reproduction.rows import Figure, Ordering, Row
 from charjax.statistics import mean_interval
 from charjax.training.seeds import Outcome, Quantity, Replicas
 from charjax.training.session import Session, open_session, score_split
-from charjax.training.state import state_shapes
+from charjax.training.state import parameter_count, state_shapes
 
 Result = dict[str, Any]
 
@@ -98,13 +96,12 @@ def result_of(
         "at_once": at_once,
         "seconds": round(seconds, 1),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "hardware": hardware(),
+        "hardware": machine_facts(),
     }
 
 
 def _parameters(session: Session) -> int:
-    shapes = state_shapes(session.model, session.config).params
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    return parameter_count(state_shapes(session.model, session.config).params)
 
 
 def _run(outcome: Outcome) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import concurrent.futures
 import errno
 import hashlib
 import json
-import logging
 import math
 import os
 import re
@@ -25,23 +24,7 @@ import numpy as np
 from charjax.errors import UserError, printable
 from charjax.run import checkpoint_files
 from charjax.run.checkpoint_files import DamagedError, Record
-
-# Orbax logs every failure with tracebacks of its own, and asyncio those of orbax's tasks that
-# nobody waited for; SaveError and DamagedError say it in one line.
-for _name in ("absl", "asyncio"):
-    logging.getLogger(_name).setLevel(logging.CRITICAL)
-
-
-def _keep_quiet(
-    unraisable: "sys.UnraisableHookArgs", before: Callable[..., Any] = sys.unraisablehook
-) -> None:
-    """Pass over the writes of a save that has failed already: each would print a traceback."""
-    error = unraisable.exc_value
-    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-        before(unraisable)
-
-
-sys.unraisablehook = _keep_quiet
+from charjax.run.checkpoint_silence import silenced
 
 
 class SaveError(OSError):
@@ -250,8 +233,9 @@ class Checkpoints:
         try:
             arrays = {name: np.asarray(leaf) for name, leaf in snapshot.items()}
             _check_room(self._directory, sum(array.nbytes for array in arrays.values()))
-            with checkpoint_files.commit(self._directory, step, arrays, meta, best) as place:
-                _write_arrays(place, arrays)
+            commit = checkpoint_files.commit_step(self._directory, step, arrays, meta, best)
+            with silenced(), commit as path:
+                _write_arrays(path, arrays)
             self._damaged.pop(step, None)
             checkpoint_files.prune(self._directory, step, self._keep)
         except Exception as error:  # tensorstore's own are ValueErrors
@@ -355,7 +339,7 @@ def _read_leaves(directory: Path, record: Record, wanted: dict[str, Any]) -> lis
     how = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in shapes}
     path = checkpoint_files.arrays_path(directory, record.step)
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
+        with silenced(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
             _check_sizes(orbax.metadata(path).item_metadata.tree, shapes)
             held = orbax.restore(path, args=ocp.args.PyTreeRestore(restore_args=how))
         arrays = checkpoint_files.unpack(held, record)

@@ -205,7 +205,7 @@ def _file_digest(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def commit(
+def commit_step(
     directory: Path, step: int, arrays: dict[str, np.ndarray], meta: dict[str, Any], best: bool
 ) -> Iterator[Path]:
     """Make a step: the body writes the arrays at the path it is given; then the step appears.

@@ -29,7 +29,7 @@ _CACHE = 2 * 2**20
 T = TypeVar("T")
 
 
-class Numbers(NamedTuple):
+class RunHyperparameters(NamedTuple):
     """What makes one run of a stack another than the next, beside its state; (R,) each.
 
     Attributes:
@@ -45,7 +45,7 @@ class Numbers(NamedTuple):
     max_loss: Array
 
 
-class Runs(NamedTuple):
+class EnsembleState(NamedTuple):
     """R runs on their way, stacked.
 
     Attributes:
@@ -60,22 +60,22 @@ class Runs(NamedTuple):
     losses: Array
     targets: Array
 
-    def emptied(self) -> "Runs":
+    def emptied(self) -> "EnsembleState":
         """The same with the sums at 0."""
         return self._replace(
             losses=jnp.zeros_like(self.losses), targets=jnp.zeros_like(self.targets)
         )
 
 
-def begin_runs(states: TrainState) -> Runs:
-    """Runs at step 0."""
+def initial_ensemble(states: TrainState) -> EnsembleState:
+    """EnsembleState at step 0."""
     count = states.counters.step.shape[0]
     # Arrays of their own, so that they can be donated.
     losses_R, targets_R = jnp.zeros(count, jnp.float32), jnp.zeros(count, jnp.float32)
-    return Runs(states, jnp.full(count, -1, jnp.int32), losses_R, targets_R)
+    return EnsembleState(states, jnp.full(count, -1, jnp.int32), losses_R, targets_R)
 
 
-class Stack:
+class Ensemble:
     """The compiled loop over a number of steps, for `count` runs of one model and text."""
 
     def __init__(
@@ -95,7 +95,7 @@ class Stack:
           source: what batches are drawn from; each run has a key of its own.
           devices: over which the runs are split, as far as `count` can be divided.
           count: R.
-          begun: (Runs, Numbers), or their shapes.
+          begun: (EnsembleState, RunHyperparameters), or their shapes.
         """
         self.count = count
         self.mesh = parallel.make_mesh(devices, count)
@@ -109,7 +109,7 @@ class Stack:
         sizes = self._compiled.memory_analysis()
         return int(sizes.temp_size_in_bytes + sizes.argument_size_in_bytes)
 
-    def run(self, runs: Runs, numbers: Numbers, steps: int) -> Runs:
+    def run(self, runs: EnsembleState, numbers: RunHyperparameters, steps: int) -> EnsembleState:
         """Start `steps` steps of every run, and return at once; the runs given are donated."""
         return self._compiled(runs, self.source, numbers, jnp.int32(steps))
 
@@ -129,11 +129,13 @@ class Stack:
         local = self.count // self.mesh.size
         block = _block(runs.states, self.count, local) if _is_cpu(self.mesh) else local
 
-        def run(runs: Runs, source: BatchSource, numbers: Numbers, steps: Array) -> Runs:
+        def run(
+            runs: EnsembleState, source: BatchSource, numbers: RunHyperparameters, steps: Array
+        ) -> EnsembleState:
             """The runs of one device, block after block."""
 
-            def one(run: Runs, numbers: Numbers) -> Runs:
-                def body(loop: tuple[Array, Runs]) -> tuple[Array, Runs]:
+            def one(run: EnsembleState, numbers: RunHyperparameters) -> EnsembleState:
+                def body(loop: tuple[Array, EnsembleState]) -> tuple[Array, EnsembleState]:
                     done, run = loop
                     return done + 1, advance(run, source, numbers)
 
@@ -173,12 +175,14 @@ def _bytes(tree: Any) -> int:
 
 def make_run_advance(
     model: CharModel, config: Config
-) -> Callable[[Runs, BatchSource, Numbers], Runs]:
+) -> Callable[[EnsembleState, BatchSource, RunHyperparameters], EnsembleState]:
     """One step of one run of a stack; what it takes and gives has no axis R."""
     # A run has its whole batch to itself.
     alone = parallel.make_mesh(jax.local_devices()[:1], 1)
 
-    def advance(run: Runs, source: BatchSource, numbers: Numbers) -> Runs:
+    def advance(
+        run: EnsembleState, source: BatchSource, numbers: RunHyperparameters
+    ) -> EnsembleState:
         own = dataclasses.replace(source, key=numbers.batch_key)
         step = run.states.counters.step
         # Nothing is below minus infinity: a run that has diverged takes no further step.
@@ -189,7 +193,7 @@ def make_run_advance(
         loss = jnp.where(metrics.skipped > 0, 0.0, metrics.loss)
         stopped = state.counters.skipped_in_a_row >= config.train.max_skipped
         diverged = jnp.where((run.diverged < 0) & stopped, step, run.diverged)
-        return Runs(state, diverged, run.losses + loss * counted, run.targets + counted)
+        return EnsembleState(state, diverged, run.losses + loss * counted, run.targets + counted)
 
     return advance
 

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from charjax import parallel
 from charjax.data.batches import Batch, BatchSource, gather_windows
-from charjax.data.datasets import Split
+from charjax.data.splits import Split
 from charjax.data.windows import EvalWindows, evaluation_windows
 from charjax.errors import UserError
 from charjax.models.contract import CharModel

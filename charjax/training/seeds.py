@@ -20,17 +20,18 @@ import numpy as np
 from jax import Array
 
 from charjax import hardware, parallel
-from charjax.data.batches import BatchSource, source_key
+from charjax.data.batches import BatchSource
+from charjax.random_streams import purpose_key
 from charjax.training.ensemble import (
     MEMORY_SHARE,
-    Numbers,
-    Runs,
-    Stack,
+    Ensemble,
+    EnsembleState,
+    RunHyperparameters,
     as_many_as_fit,
-    begin_runs,
+    initial_ensemble,
 )
 from charjax.training.evaluation import random_loss
-from charjax.training.session import Session, purpose_key, score_split, seed_state
+from charjax.training.session import Session, score_split, seed_state
 from charjax.training.state import TrainState, variables_of
 
 # What can be measured of a run, in nats a target. "initial" and "final": the exact validation
@@ -124,7 +125,7 @@ class _Program:
         assert session.source is not None
         begin = jax.jit(functools.partial(_begin, session))
         begun = jax.eval_shape(begin, session.source, jnp.zeros(count, jnp.uint32))
-        self.stack = Stack(
+        self.stack = Ensemble(
             session.model, session.config, session.source, session.devices, count, begun
         )
         self._begin = begin
@@ -139,7 +140,7 @@ class _Program:
         """Bytes it takes while it runs."""
         return self.stack.memory
 
-    def begin(self, seeds: tuple[int, ...]) -> tuple[Runs, Numbers]:
+    def begin(self, seeds: tuple[int, ...]) -> tuple[EnsembleState, RunHyperparameters]:
         """The runs at step 0, and what tells them apart."""
         return self.stack.place(self._begin(self.stack.source, jnp.asarray(seeds, jnp.uint32)))
 
@@ -201,7 +202,9 @@ class _Group:
             variables = self._variables(index)
             val, random = self._exact("val", variables), None
             if source is not None:
-                random = self._random(dataclasses.replace(source, key=source_key(seed)), variables)
+                random = self._random(
+                    dataclasses.replace(source, key=purpose_key(seed, "batches")), variables
+                )
             self.curves[index].append(Point(self.step, float(train_R[index]), val, random))
             figure, best = val if random is None else random, self.best[index]
             if best is None or _rank(figure) < _rank(best[0]):
@@ -253,16 +256,20 @@ def _rank(loss: float) -> tuple[bool, float]:
     return math.isnan(loss), loss
 
 
-def _begin(session: Session, source: BatchSource, seeds_R: Array) -> tuple[Runs, Numbers]:
+def _begin(
+    session: Session, source: BatchSource, seeds_R: Array
+) -> tuple[EnsembleState, RunHyperparameters]:
     """What the runs of these seeds start from; for use in jit."""
     rate = jnp.float32(session.config.optim.learning_rate)
 
-    def one(seed: Array) -> tuple[TrainState, Numbers]:
-        batch_key = source_key(seed)
+    def one(seed: Array) -> tuple[TrainState, RunHyperparameters]:
+        batch_key = purpose_key(seed, "batches")
         own = dataclasses.replace(source, key=batch_key)
         state = seed_state(session, purpose_key(seed, "init"), own)
-        numbers = Numbers(batch_key, purpose_key(seed, "dropout"), rate, jnp.float32(jnp.inf))
+        numbers = RunHyperparameters(
+            batch_key, purpose_key(seed, "dropout"), rate, jnp.float32(jnp.inf)
+        )
         return state, numbers
 
     states, numbers = jax.vmap(one)(seeds_R)
-    return begin_runs(states), numbers
+    return initial_ensemble(states), numbers

@@ -5,7 +5,7 @@ Nothing here writes into the run's directory; `charjax.train` does.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +15,22 @@ from jax.sharding import Mesh
 from charjax import backend, hardware, parallel
 from charjax.config import Config
 from charjax.data.batches import BatchSource, make_source
-from charjax.data.datasets import Dataset, Split, load_dataset, target_counts
+from charjax.data.datasets import Dataset, load_dataset
+from charjax.data.splits import Split, target_counts
 from charjax.data.tokenizers import Tokenizer
 from charjax.errors import UserError
 from charjax.init import check_cover, scheme_for
 from charjax.models import build_model
 from charjax.models.contract import CharModel
 from charjax.models.roles import Role
+from charjax.random_streams import purpose_key
 from charjax.training.cpu_plan import needs_one_heap, share_batch
 from charjax.training.evaluation import Score, exact_loss, random_loss
 from charjax.training.state import (
     InitData,
     TrainState,
     create_state,
-    kept,
+    remove_multipliers,
     state_shapes,
     variables_of,
 )
@@ -207,7 +209,7 @@ def first_state(session: Session, params: Any = None) -> TrainState:
     state = draw(key, parallel.first_copy(session.source))
     if params is not None:
         # Another run's function, in this run's parametrisation.
-        state = state._replace(params=kept(params, state.scales))
+        state = state._replace(params=remove_multipliers(params, state.scales))
     return place(session, state)
 
 
@@ -229,11 +231,6 @@ def seed_state(
         log_V = jnp.log(counts_V / jnp.sum(counts_V))
         data = InitData(log_V, batch.inputs, batch.targets.shape[1])
     return create_state(model, config, key, data, with_scales=with_scales)
-
-
-def purpose_key(seed: int | Array, purpose: Literal["init", "dropout"]) -> Array:
-    """A stream of random numbers, split from a run's one seed."""
-    return jax.random.fold_in(jax.random.key(seed), {"init": 1, "dropout": 2}[purpose])
 
 
 def place(session: Session, state: TrainState) -> TrainState:

@@ -79,18 +79,18 @@ class TrainState(NamedTuple):
 
 def variables_of(state: TrainState) -> dict[str, Any]:
     """What `model.apply` wants: the parameters times their multipliers, and other collections."""
-    return {"params": effective(state.params, state.scales), **state.model_state}
+    return {"params": apply_multipliers(state.params, state.scales), **state.model_state}
 
 
-def effective(params: Any, scales: Scales | tuple[()]) -> Any:
-    """The parameters as the model sees them; of several states stacked, too."""
+def apply_multipliers(params: Any, scales: Scales | tuple[()]) -> Any:
+    """Multiply parameters by their multipliers, as the model reads them; also of stacked states."""
     if not isinstance(scales, Scales):
         return params
     return jax.tree.map(lambda p, m: p * _aligned(m, p), params, scales.multipliers)
 
 
-def kept(params: Any, scales: Scales | tuple[()]) -> Any:
-    """The inverse of `effective`: what has to be kept for the model to see these parameters."""
+def remove_multipliers(params: Any, scales: Scales | tuple[()]) -> Any:
+    """Divide parameters by their multipliers: the inverse of `apply_multipliers`."""
     if not isinstance(scales, Scales):
         return params
     return jax.tree.map(lambda p, m: p / _aligned(m, p), params, scales.multipliers)
@@ -168,10 +168,10 @@ def create_state(
         scales = Scales(drawn.learning_rates, drawn.multipliers)
     if scheme.scales_adam or with_scales:
         adam_scales = AdamScales(*find_adam_factors(scheme, shapes, model.roles, depth))
-    return begin_state(model, config, params, model_state, scales, adam_scales)
+    return initial_state(model, config, params, model_state, scales, adam_scales)
 
 
-def begin_state(
+def initial_state(
     model: CharModel,
     config: Config,
     params: Any,
@@ -213,3 +213,8 @@ def fitted_state(params: dict[str, Any]) -> TrainState:
     """The state of a family that is fitted in one step."""
     counters = zero_counters()._replace(step=jnp.ones((), jnp.int32))
     return TrainState(params, (), {}, (), counters)
+
+
+def parameter_count(params: Any) -> int:
+    """Return the number of elements in a pytree of parameters, or of their shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -24,7 +24,7 @@ from charjax.training.optimizer import (
     make_optimizer,
     make_schedule,
 )
-from charjax.training.state import AdamScales, Counters, Scales, TrainState, effective
+from charjax.training.state import AdamScales, Counters, Scales, TrainState, apply_multipliers
 
 
 class Metrics(NamedTuple):
@@ -72,7 +72,7 @@ def make_train_step(
             fresh = model.init_cache(batch.inputs.shape[0])
             carry = jax.tree.map(lambda new, old: jnp.where(batch.restart, new, old), fresh, carry)
         (logits_BTV, new_carry), updated = model.apply(
-            {"params": effective(params, scales), **model_state},
+            {"params": apply_multipliers(params, scales), **model_state},
             batch.inputs,
             carry if carries else None,
             num_outputs=batch.targets.shape[1],
@@ -117,7 +117,7 @@ def make_train_step(
         params: Any, scales: Any, carry: Any, batch: Batch, key: Array
     ) -> tuple[tuple[Array, Array, Any], Any]:
         """The same by one device of several, on its rows."""
-        sums, (_, carry) = accumulate(params, scales, {}, carry, batch, parallel.own_key(key))
+        sums, (_, carry) = accumulate(params, scales, {}, carry, batch, parallel.device_key(key))
         return sums, carry
 
     def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:

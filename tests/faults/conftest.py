@@ -1,9 +1,9 @@
 """The fault matrix: what machines do to a run, row by row, and how many cases of each.
 
-`make test` runs a few cases of every row, `make faults` as many as the README states (`--faults
-full`); `--faults N` runs at most N. At the end a table says what was passed; `--out FILE` has it as
-JSON, written anew after every part, so that nothing is lost where the rest fails or is stopped;
-with `-k`, parts that are run again take their place in a FILE of the same hardware.
+`make test` runs a few cases of every row, `make faults` as many as docs/durability.md states
+(`--faults full`); `--faults N` runs at most N. At the end a table reports what passed. `--out FILE`
+has it as JSON, rewritten after every part, so that nothing is lost if the rest fails or is stopped;
+with `-k`, parts that are run again replace theirs in a FILE of the same hardware.
 """
 
 import contextlib
@@ -152,11 +152,11 @@ class Matrix:
         return sorted(self._parts, key=_place)
 
     def _write(self, path: Path) -> None:
-        from charjax.hardware import hardware
+        from charjax.hardware import machine_facts
 
         tree = {
             "command": "make faults" if self._asked == "full" else f"--faults {self._asked}",
-            "hardware": hardware(),
+            "hardware": machine_facts(),
             "seconds": round(time.perf_counter() - self._began, 1),
             "parts": self._sorted(),
         }

@@ -29,7 +29,7 @@ def publish_names(url: str, digest: str, size: int) -> None:
             yield response
 
     corpora.open_https = open_here
-    names = corpora._Published(url, digest, size, reading.PLAIN, ("names.txt",))
+    names = corpora._Published(url, digest, size, reading.UTF_8, ("names.txt",))
     corpora._PUBLISHED["names"] = names
 
 

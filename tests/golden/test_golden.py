@@ -1,4 +1,4 @@
-"""A seed draws, and a run computes, what it always did: against values that are frozen."""
+"""The draws of a seed and the results of runs equal frozen values."""
 
 import json
 import os

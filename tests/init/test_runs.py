@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from charjax.config import load_config
-from charjax.data.datasets import target_counts
+from charjax.data.splits import target_counts
 from charjax.run.load import load_run
 from charjax.training.seeds import Replicas
 from charjax.training.session import first_state, open_session, score_split
-from charjax.training.state import effective, variables_of
+from charjax.training.state import apply_multipliers, variables_of
 from tests.commands import run, tiny
 
 
@@ -50,7 +50,7 @@ def test_a_run_with_factors_resumes_to_the_bit_and_is_read_as_it_was_trained(tex
         state = first_state(session, read.variables["params"])
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, 1e-6),
-            effective(state.params, state.scales),
+            apply_multipliers(state.params, state.scales),
             read.variables["params"],
         )
 

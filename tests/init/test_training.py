@@ -11,7 +11,7 @@ import pytest
 from charjax import models
 from charjax.config import Config, parse_config
 from charjax.data.batches import Batch
-from charjax.data.datasets import Split, target_counts
+from charjax.data.splits import Split, target_counts
 from charjax.init import scheme_names
 from charjax.training.state import InitData, create_state, variables_of
 from charjax.training.step import make_train_step

@@ -12,7 +12,6 @@ import pytest
 
 from charjax import backend
 from charjax.config import load_config
-from charjax.data.batches import source_key
 from charjax.data.datasets import load_dataset
 from charjax.initlab.__main__ import main
 from charjax.initlab.sweeps import runner
@@ -23,9 +22,10 @@ from charjax.initlab.sweeps.record import recorded_steps
 from charjax.initlab.sweeps.runner import open_group
 from charjax.initlab.sweeps.tables import KEYS
 from charjax.initlab.sweeps.unread import why_no_run_reads
+from charjax.random_streams import purpose_key
 from charjax.signals import Interrupted
 from charjax.training.program import make_advance
-from charjax.training.session import first_state, make_session, purpose_key
+from charjax.training.session import first_state, make_session
 from tests.commands import start, tiny
 
 
@@ -107,7 +107,7 @@ def test_a_run_of_a_sweep_is_the_run_alone(kind, schemes, gains, more, text):
         for ours, theirs in zip(jax.tree.leaves(own), jax.tree.leaves(state.params), strict=True):
             scale = float(jnp.max(jnp.abs(theirs))) or 1.0
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * scale)
-    assert source_key(7) == who.batch_key[1]
+    assert purpose_key(7, "batches") == who.batch_key[1]
 
 
 def sweep(out, text, *words, kind="mlp"):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from charjax.config import parse_config
-from charjax.data.datasets import Split
+from charjax.data.splits import Split
 from charjax.models import CharModel, build
 
 V, CONTEXT = 29, 12

@@ -16,7 +16,7 @@ from charjax.config import Config, parse_config
 from charjax.models import CharModel, build, layers
 from charjax.ops import choice
 from charjax.ops.linear import matmul, matmul_reference
-from charjax.training.state import create_state, effective
+from charjax.training.state import apply_multipliers, create_state
 from charjax.training.step import cross_entropy
 from tests.models.rounding import equations, with_rounded_products
 
@@ -97,7 +97,7 @@ def distances(config: Config, outputs: int, seeds: int) -> dict[str, np.ndarray]
     for seed in range(seeds):
         state = create_state(model, config, jax.random.key(seed))
         tokens = draw_tokens(TARGETS // outputs, model.lookback + outputs + 1, seed)
-        params = effective(state.params, state.scales)
+        params = apply_multipliers(state.params, state.scales)
         exact, *others = (program(params, state.model_state, tokens) for program in programs)
         for path, leaf in jax.tree_util.tree_leaves_with_path(exact):
             name = "/".join(key.key for key in path)

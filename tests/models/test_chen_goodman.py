@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from charjax.config import parse_config
-from charjax.data.datasets import Split
+from charjax.data.splits import Split
 from charjax.models import build
 
 V = 40

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charjax.config import parse_config
-from charjax.data.datasets import Split
+from charjax.data.splits import Split
 from charjax.models import build, ngram
 from tests.models.families import random_split
 

@@ -1,4 +1,4 @@
-"""From PyTorch through the commands: the loss of an imported model is the one PyTorch computes."""
+"""Import by the commands: the loss of an imported model equals PyTorch's."""
 
 import json
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_a_gpt_trained_elsewhere(tmp_path: Path):
 
 
 def test_makemores_transformer(tmp_path: Path):
-    """Under the tanh GELU it is the same function to 1e-5, under the other GELU it is not."""
+    """Compare to 1e-5 with the tanh GELU; with the other GELU the function differs."""
     from benchmarks.torch_models.mingpt import GPT
     from charjax.run.load import load_run
 

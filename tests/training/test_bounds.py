@@ -14,7 +14,7 @@ import pytest
 from charjax import backend, hardware, parallel
 from charjax.config import RuntimeConfig
 from charjax.data.batches import make_source
-from charjax.data.datasets import Split
+from charjax.data.splits import Split
 from charjax.models.ngram import NgramModel
 from charjax.training import evaluation, session
 from charjax.training.evaluation import exact_loss, random_loss

@@ -116,7 +116,8 @@ import jax, jax.numpy as jnp, numpy as np
 from charjax import parallel
 from charjax.config import load_config
 from charjax.training.program import compile_chunks
-from charjax.training.session import first_state, open_session, purpose_key
+from charjax.training.session import first_state, open_session
+from charjax.random_streams import purpose_key
 
 def steps(count, words):
     session = open_session(load_config(None, words))
@@ -136,7 +137,7 @@ for name, words in json.loads(sys.argv[1]).items():
     told[name] = [max(jax.tree.leaves(part), default=0) for part in differ] + [reduces]
 
 def dropped(x, key):
-    kept = jax.random.bernoulli(parallel.own_key(key), 0.5, x.shape)
+    kept = jax.random.bernoulli(parallel.device_key(key), 0.5, x.shape)
     return x.sum(), kept
 
 mesh = parallel.make_mesh(jax.local_devices(), 4)

@@ -12,7 +12,7 @@ from charjax import parallel
 from charjax.config import parse_config
 from charjax.data.batches import Batch
 from charjax.training.program import make_advance
-from charjax.training.state import TrainState, begin_state
+from charjax.training.state import TrainState, initial_state
 
 PLACES = 2**16
 
@@ -44,7 +44,7 @@ def places_after(steps: int, pieces: int, seed: int = 0) -> set[int]:
         one = lambda _, state: advance(state, source, key)[0]  # type: ignore[arg-type]  # noqa: E731
         return jax.lax.fori_loop(0, steps, one, state)
 
-    state = begin_state(model, config, jnp.zeros(PLACES), {})
+    state = initial_state(model, config, jnp.zeros(PLACES), {})
     return set(np.flatnonzero(run(state, jax.random.key(seed)).params).tolist())
 
 

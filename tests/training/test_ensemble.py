@@ -13,15 +13,15 @@ import pytest
 from charjax.config import parse_config
 from charjax.data.batches import Batch
 from charjax.training.ensemble import (
-    Numbers,
-    Runs,
+    EnsembleState,
+    RunHyperparameters,
     _block,
     as_many_as_fit,
-    begin_runs,
+    initial_ensemble,
     make_run_advance,
 )
 from charjax.training.seeds import _Group
-from charjax.training.state import begin_state
+from charjax.training.state import initial_state
 
 
 @dataclasses.dataclass
@@ -113,9 +113,9 @@ def test_runs_have_rates_of_their_own_and_stop_where_they_diverge():
     keys = jax.random.split(jax.random.key(0), 4)
     # The loss of the third is above what it may be.
     bounds = jnp.array([jnp.inf, jnp.inf, 5.0, jnp.inf], jnp.float32)
-    numbers = Numbers(keys, keys, jnp.asarray(rates, jnp.float32), bounds)
-    begin = jax.vmap(lambda logit: begin_state(model, config, logit, {}))
-    runs = begin_runs(begin(jnp.asarray(logits, jnp.float32)))
+    numbers = RunHyperparameters(keys, keys, jnp.asarray(rates, jnp.float32), bounds)
+    begin = jax.vmap(lambda logit: initial_state(model, config, logit, {}))
+    runs = initial_ensemble(begin(jnp.asarray(logits, jnp.float32)))
     source: Any = Zeros(keys[0])
     step = jax.jit(jax.vmap(lambda run, numbers: advance(run, source, numbers)))
     losses = np.zeros(4)
@@ -136,7 +136,7 @@ def test_runs_have_rates_of_their_own_and_stop_where_they_diverge():
 
 
 class Group(_Group):
-    """Runs of which every loss is given: {step: loss} of each."""
+    """EnsembleState of which every loss is given: {step: loss} of each."""
 
     val: tuple[dict[int, float], ...]
     measured: list[tuple[str, int, int]]
@@ -161,7 +161,7 @@ class Steps:
         zeros = np.zeros(self.count)
         counters = types.SimpleNamespace(skipped=np.zeros(self.count, int))
         states: Any = types.SimpleNamespace(counters=counters, done=0)
-        return Runs(states, np.full(self.count, -1), zeros, zeros), None  # type: ignore[arg-type]
+        return EnsembleState(states, np.full(self.count, -1), zeros, zeros), None  # type: ignore[arg-type]
 
     def run(self, runs: Any, numbers: Any, steps: int) -> Any:
         first = sum(self.chunks)

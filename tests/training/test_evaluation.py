@@ -9,7 +9,7 @@ import pytest
 
 from charjax import backend, models, parallel
 from charjax.config import RuntimeConfig, parse_config
-from charjax.data.datasets import Split
+from charjax.data.splits import Split
 from charjax.errors import UserError
 from charjax.training.evaluation import exact_loss
 from charjax.training.state import create_state

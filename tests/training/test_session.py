@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charjax.config import parse_config
-from charjax.data.datasets import Dataset, Split
+from charjax.data.datasets import Dataset
+from charjax.data.splits import Split
 from charjax.data.tokenizers import CharTokenizer
 from charjax.training.session import with_context
 from tests.commands import run, tiny

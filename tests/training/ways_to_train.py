@@ -13,8 +13,9 @@ import jax
 
 from charjax import parallel
 from charjax.config import load_config
+from charjax.random_streams import purpose_key
 from charjax.training.program import compile_chunks
-from charjax.training.session import Session, first_state, open_session, purpose_key
+from charjax.training.session import Session, first_state, open_session
 
 STEPS, ROWS = 21, 8
 

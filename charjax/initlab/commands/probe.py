@@ -91,7 +91,7 @@ def _probe(args: Namespace, argv: list[str], config: Config) -> None:
     from rich.console import Console
 
     from charjax.files import write_json
-    from charjax.hardware import hardware
+    from charjax.hardware import machine_facts
     from charjax.initlab.probes.network import probe_seeds
     from charjax.initlab.probes.summary import summarise
     from charjax.training.session import open_session
@@ -106,7 +106,7 @@ def _probe(args: Namespace, argv: list[str], config: Config) -> None:
         probes = probe_seeds(session, args.seeds, show_stage)
     command = f"python -m charjax.initlab probe {shlex.join(argv)}".strip()
     tree: dict[str, Any] = {"command": command, **summarise(session, probes)}
-    tree |= {"coordinates": coordinates, "hardware": hardware()}
+    tree |= {"coordinates": coordinates, "hardware": machine_facts()}
     pictures = []
     if args.out is not None:
         from charjax.initlab.probes.pictures import draw

@@ -23,16 +23,17 @@ from jax import Array
 
 from charjax import parallel
 from charjax.config import Config
-from charjax.data.batches import BatchSource, source_key
+from charjax.data.batches import BatchSource
 from charjax.errors import UserError
 from charjax.initlab.activations.families import Pass, find_taps
 from charjax.initlab.activations.intercept import see
 from charjax.initlab.activations.layers import find_layers
 from charjax.initlab.sizes import size_of, with_size
 from charjax.models.contract import CharModel
+from charjax.random_streams import purpose_key
 from charjax.statistics import mean_interval, student_quantile
 from charjax.training.program import make_advance
-from charjax.training.session import Session, open_session, purpose_key, seed_state
+from charjax.training.session import Session, open_session, seed_state
 from charjax.training.state import Scales, TrainState, variables_of
 
 # Slopes up to this size count as 0.
@@ -286,7 +287,7 @@ def measure_sizes(
     @jax.jit
     def start(source: BatchSource) -> tuple[TrainState, dict[str, Array]]:
         def one(seed: Array) -> tuple[TrainState, dict[str, Array]]:
-            seeded = dataclasses.replace(source, key=source_key(seed))
+            seeded = dataclasses.replace(source, key=purpose_key(seed, "batches"))
             state = seed_state(session, purpose_key(seed, "init"), seeded)
             return state, products(state, fixed_inputs(source))
 
@@ -297,7 +298,7 @@ def measure_sizes(
         states: TrainState, first: dict[str, Array], source: BatchSource
     ) -> tuple[TrainState, dict[str, Array], dict[str, Array]]:
         def one(state: TrainState, first: dict[str, Array], seed: Array) -> Any:
-            seeded = dataclasses.replace(source, key=source_key(seed))
+            seeded = dataclasses.replace(source, key=purpose_key(seed, "batches"))
             state, _ = advance(state, seeded, purpose_key(seed, "dropout"))
             now = products(state, fixed_inputs(source))
             return state, jax.tree.map(lambda a, b: _size(a - b), now, first), _sizes(now)
@@ -318,7 +319,7 @@ def measure_sizes(
 
 def fixed_inputs(source: BatchSource) -> Array:
     """Return inputs (B, S) int32 that are equal for every width and seed."""
-    fixed = dataclasses.replace(source, key=source_key(0))
+    fixed = dataclasses.replace(source, key=purpose_key(0, "batches"))
     return fixed.draw(jnp.int32(_FIXED_STEP)).inputs
 
 

@@ -46,7 +46,8 @@ from charjax.initlab.probes.hessian import Extremes, hessian_extremes
 from charjax.initlab.probes.jacobian import Spectrum, embedding_jacobian, spectrum
 from charjax.models.contract import CharModel
 from charjax.models.transformer import Transformer
-from charjax.training.session import Session, purpose_key, seed_state
+from charjax.random_streams import purpose_key
+from charjax.training.session import Session, seed_state
 from charjax.training.state import TrainState, variables_of
 from charjax.training.step import cross_entropy
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from charjax import files
 from charjax.errors import UserError, printable
@@ -108,12 +107,13 @@ def _template() -> jinja2.Template:
 
 
 def _shown(value: Any) -> Any:
-    return value if isinstance(value, Markup) else printable(str(value))
+    """Make a value printable, unless it is markup of the template itself."""
+    return value if hasattr(value, "__html__") else printable(str(value))
 
 
-def _base64(data: bytes) -> Markup:
-    return Markup(base64.b64encode(data).decode())
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def _sha256(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return _base64(hashlib.sha256(text.encode()).digest())

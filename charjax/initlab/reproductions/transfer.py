@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 
 from charjax import hardware
 from charjax.config import Config, load_config
-from charjax.data.batches import BatchSource, source_key
+from charjax.data.batches import BatchSource
 from charjax.initlab.probes.coordinates import at_width
 from charjax.initlab.statistics import argmin_interval
+from charjax.random_streams import purpose_key
 from charjax.reproduction.checks import (
     Check,
     Mean,
@@ -39,13 +40,13 @@ from charjax.reproduction.checks import (
 )
 from charjax.training.ensemble import (
     MEMORY_SHARE,
-    Numbers,
-    Runs,
-    Stack,
+    Ensemble,
+    EnsembleState,
+    RunHyperparameters,
     as_many_as_fit,
-    begin_runs,
+    initial_ensemble,
 )
-from charjax.training.session import Session, open_session, purpose_key, seed_state
+from charjax.training.session import Session, open_session, seed_state
 
 _RESAMPLES = 2000
 _CHUNK = 20
@@ -183,7 +184,7 @@ class _Program:
         self._begin = jax.jit(functools.partial(_begin, session))
         nothing = jnp.zeros(count, jnp.uint32), jnp.zeros(count)
         begun = jax.eval_shape(self._begin, session.source, *nothing)
-        self.stack = Stack(
+        self.stack = Ensemble(
             session.model, session.config, session.source, session.devices, count, begun
         )
 
@@ -257,18 +258,18 @@ def drift_of(
 
 def _begin(
     session: Session, source: BatchSource, seeds_R: Array, rates_R: Array
-) -> tuple[Runs, Numbers]:
+) -> tuple[EnsembleState, RunHyperparameters]:
     """Every run at step 0; for use in jit."""
 
     def one(seed: Array) -> Any:
-        key = source_key(seed)
+        key = purpose_key(seed, "batches")
         own = dataclasses.replace(source, key=key)
         state = seed_state(session, purpose_key(seed, "init"), own)
         return state, key, purpose_key(seed, "dropout")
 
     states, batch_keys, dropout_keys = jax.vmap(one)(seeds_R)
     most_R = jnp.full(rates_R.shape, jnp.inf)
-    return begin_runs(states), Numbers(batch_keys, dropout_keys, rates_R, most_R)
+    return initial_ensemble(states), RunHyperparameters(batch_keys, dropout_keys, rates_R, most_R)
 
 
 def _rates(size: Size) -> NDArray[np.float64]:

@@ -12,14 +12,14 @@ import numpy as np
 
 from charjax import parallel
 from charjax.config import load_config
-from charjax.data.datasets import Split, target_counts
+from charjax.data.splits import Split, target_counts
+from charjax.random_streams import purpose_key
 from charjax.reproduction.checks import Check, Mean, Poll, Progress, Tier, at_least, near
 from charjax.training.program import compile_chunks
 from charjax.training.session import (
     Session,
     first_state,
     open_session,
-    purpose_key,
     score_split,
 )
 from charjax.training.state import TrainState, variables_of

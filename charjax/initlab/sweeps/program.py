@@ -15,7 +15,7 @@ from jax import Array
 
 from charjax import parallel
 from charjax.config import Config
-from charjax.data.batches import Batch, BatchSource, source_key
+from charjax.data.batches import Batch, BatchSource
 from charjax.initlab.activations.layers import (
     Layer,
     LayerStats,
@@ -26,8 +26,15 @@ from charjax.initlab.activations.layers import (
 from charjax.initlab.predictions import WeightMoments, weight_moments
 from charjax.initlab.sweeps.grid import Group, Point
 from charjax.models.contract import CharModel
-from charjax.training.ensemble import Numbers, Runs, Stack, begin_runs, with_rate
-from charjax.training.session import Session, purpose_key, seed_state
+from charjax.random_streams import purpose_key
+from charjax.training.ensemble import (
+    Ensemble,
+    EnsembleState,
+    RunHyperparameters,
+    initial_ensemble,
+    with_rate,
+)
+from charjax.training.session import Session, seed_state
 from charjax.training.state import TrainState, variables_of
 from charjax.training.step import cross_entropy, make_train_step
 
@@ -69,7 +76,7 @@ class GroupProgram:
         source, some = session.source, group.points[:1] * count
         begun = jax.eval_shape(lambda: self._begin(source, some))
         config = _stopping(group.config)
-        self.stack = Stack(session.model, config, session.source, session.devices, count, begun)
+        self.stack = Ensemble(session.model, config, session.source, session.devices, count, begun)
         self._measure = self._compile_measure(config, begun)
 
     @property
@@ -93,15 +100,17 @@ class GroupProgram:
         """Validation batches that hold about so many targets."""
         return -(-targets // (self._val_source.batch_size * self._val_source.window))
 
-    def begin(self, points: Sequence[Point]) -> tuple[Runs, Numbers]:
+    def begin(self, points: Sequence[Point]) -> tuple[EnsembleState, RunHyperparameters]:
         """The runs of R points at step 0, and what tells them apart."""
         return self.stack.place(self._begin(self.stack.source, tuple(points)))
 
-    def measure(self, runs: Runs, numbers: Numbers, batches: int) -> Measured:
+    def measure(self, runs: EnsembleState, numbers: RunHyperparameters, batches: int) -> Measured:
         """Record; the validation loss is the mean over so many batches, from the first one on."""
         return self._measure(runs, self.stack.source, self._val_source, numbers, jnp.int32(batches))
 
-    def _begin(self, source: BatchSource, points: tuple[Point, ...]) -> tuple[Runs, Numbers]:
+    def _begin(
+        self, source: BatchSource, points: tuple[Point, ...]
+    ) -> tuple[EnsembleState, RunHyperparameters]:
         parts = []
         for scheme, run in itertools.groupby(points, key=lambda point: point.scheme):
             own = list(run)
@@ -111,7 +120,9 @@ class GroupProgram:
         states, batch_keys, dropout_keys = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
         rates_R = jnp.asarray([point.rate for point in points], jnp.float32)
         no_limit_R = jnp.full(len(points), jnp.inf, jnp.float32)
-        return begin_runs(states), Numbers(batch_keys, dropout_keys, rates_R, no_limit_R)
+        return initial_ensemble(states), RunHyperparameters(
+            batch_keys, dropout_keys, rates_R, no_limit_R
+        )
 
     def _compile_measure(self, config: Config, begun: Any) -> Any:
         model, layers = self.session.model, self.layers
@@ -120,7 +131,11 @@ class GroupProgram:
         one = functools.partial(_measure_run, model, config, layers)
 
         def measure(
-            runs: Runs, source: BatchSource, val: BatchSource, numbers: Numbers, batches: Array
+            runs: EnsembleState,
+            source: BatchSource,
+            val: BatchSource,
+            numbers: RunHyperparameters,
+            batches: Array,
         ) -> Measured:
             return jax.vmap(one, in_axes=(0, None, None, 0, None))(
                 runs, source, val, numbers, batches
@@ -143,7 +158,7 @@ def _begin(
     """States of one scheme's runs and their keys of batches and dropout; for use in jit."""
 
     def one(seed: Array, gain: Array) -> tuple[TrainState, Array, Array]:
-        batch_key = source_key(seed)
+        batch_key = purpose_key(seed, "batches")
         own = dataclasses.replace(source, key=batch_key)
         here = dataclasses.replace(session, config=_with_gain(session.config, gain))
         state = seed_state(here, purpose_key(seed, "init"), own, with_scales=True)
@@ -163,10 +178,10 @@ def _measure_run(
     model: CharModel,
     config: Config,
     layers: tuple[Layer, ...],
-    run: Runs,
+    run: EnsembleState,
     source: BatchSource,
     val_source: BatchSource,
-    numbers: Numbers,
+    numbers: RunHyperparameters,
     batches: Array,
 ) -> Measured:
     """Measure one run; nothing of it is changed."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from charjax.files import replacing
 from charjax.initlab.sweeps.program import Measured
-from charjax.training.ensemble import Runs
+from charjax.training.ensemble import EnsembleState
 
 Record = dict[str, np.ndarray]
 
@@ -40,7 +40,9 @@ def empty_record(measured: Any, recorded: int) -> Record:
     return record | {"train_loss": np.full((recorded, *runs), np.nan)}
 
 
-def note(record: Record, place: int, measured: Measured, runs: Runs, sums_2R: np.ndarray) -> None:
+def note(
+    record: Record, place: int, measured: Measured, runs: EnsembleState, sums_2R: np.ndarray
+) -> None:
     """Store one recorded step.
 
     Args:

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from charjax.data.datasets import Dataset, target_counts
+from charjax.data.datasets import Dataset
+from charjax.data.splits import target_counts
 from charjax.files import replacing
 from charjax.init import find_scheme
 from charjax.initlab.activations.layers import Layer, find_layers
