@@ -94,7 +94,7 @@ class Comparison:
         )
 
 
-def compare(a_S: ArrayLike, b_S: ArrayLike, *, seed: int = 0) -> Comparison:
+def compare(a_S: ArrayLike, b_S: ArrayLike) -> Comparison:
     """Compare two variants, seed by seed, by an interval and by a permutation test.
 
     Values that are not finite are diverged runs, which `paired_differences` ranks below all others.
@@ -102,7 +102,6 @@ def compare(a_S: ArrayLike, b_S: ArrayLike, *, seed: int = 0) -> Comparison:
     Args:
       a_S: losses of the one, a value per seed.
       b_S: losses of the other, the same seeds in the same order.
-      seed: of the resampling.
 
     Raises:
       ValueError: fewer than 2 seeds, or not the same number.
@@ -113,8 +112,8 @@ def compare(a_S: ArrayLike, b_S: ArrayLike, *, seed: int = 0) -> Comparison:
     if a_S.size < 2:
         raise ValueError(f"{a_S.size} seeds given; a comparison needs at least 2")
     differences_S = paired_differences(a_S, b_S)
-    low, high = _bootstrap(differences_S, seed)
-    p = sign_flip_p(differences_S, seed=seed)
+    low, high = _bootstrap(differences_S)
+    p = sign_flip_p(differences_S)
     mean = float(np.sort(differences_S).mean())
     diverged = int(np.sum(~np.isfinite(a_S))), int(np.sum(~np.isfinite(b_S)))
     return Comparison(mean, low, high, p, p, a_S.size, 1, seeds_needed(), *diverged)
@@ -183,7 +182,7 @@ def seeds_needed(family: int = 1) -> int:
     return math.floor(math.log2(2 * family / LEVEL)) + 1
 
 
-def sign_flip_p(differences_S: ArrayLike, *, seed: int = 0) -> float:
+def sign_flip_p(differences_S: ArrayLike) -> float:
     """Test if differences are symmetric about 0, by flipping their signs (Fisher 1935).
 
     The two-sided p is the share of sign vectors whose sum is at least as far from 0 as the observed
@@ -192,7 +191,6 @@ def sign_flip_p(differences_S: ArrayLike, *, seed: int = 0) -> float:
 
     Args:
       differences_S: finite paired differences.
-      seed: of the draws.
 
     Raises:
       ValueError: no difference, or one that is not finite.
@@ -205,16 +203,13 @@ def sign_flip_p(differences_S: ArrayLike, *, seed: int = 0) -> float:
     observed = abs(float(np.sort(differences_S).sum()))
     # A sum that differs only by rounding is as far from 0.
     reach = observed - 1e-12 * float(size_S.sum())
-    as_far = sum(
-        int(np.sum(np.abs(signs_BS @ size_S) >= reach))
-        for signs_BS in sign_flips(size_S.size, seed)
-    )
+    as_far = sum(int(np.sum(np.abs(signs @ size_S) >= reach)) for signs in sign_flips(size_S.size))
     if is_enumerated(size_S.size):
         return float(as_far / 2 ** (size_S.size - 1))
     return float((1 + as_far) / (1 + RESAMPLES))
 
 
-def sign_flips(n: int, seed: int = 0) -> Iterator[Array]:
+def sign_flips(n: int) -> Iterator[Array]:
     """Yield sign vectors (B, n): up to 14 seeds one of each opposite pair, else 20,000 draws.
 
     The sums of a vector and of its opposite are equally far from 0.
@@ -223,7 +218,7 @@ def sign_flips(n: int, seed: int = 0) -> Iterator[Array]:
         bits = np.arange(2 ** (n - 1))[:, None] >> np.arange(n) & 1
         yield np.where(bits, -1.0, 1.0)
         return
-    rng = np.random.default_rng([seed, n, 1])
+    rng = np.random.default_rng([0, n, 1])
     for count in _chunks(RESAMPLES, n):
         yield np.where(rng.integers(0, 2, (count, n), dtype=np.int8), -1.0, 1.0)
 
@@ -233,12 +228,11 @@ def is_enumerated(n: int) -> bool:
     return n <= _LARGEST_EXACT
 
 
-def interval(x_S: ArrayLike, *, seed: int = 0) -> Interval:
+def interval(x_S: ArrayLike) -> Interval:
     """Return the mean of values, one per seed, and its 95 % bootstrap interval.
 
     Args:
       x_S: the values; a single one, or one that is not finite, has no interval.
-      seed: of the resampling.
 
     Raises:
       ValueError: no values.
@@ -248,7 +242,7 @@ def interval(x_S: ArrayLike, *, seed: int = 0) -> Interval:
         raise ValueError("no values given; a mean needs at least 1")
     diverged = int(np.sum(~np.isfinite(x_S)))
     mean = math.inf if diverged else float(np.sort(x_S).mean())
-    ends = (math.nan, math.nan) if diverged or x_S.size < 2 else _bootstrap(x_S, seed)
+    ends = (math.nan, math.nan) if diverged or x_S.size < 2 else _bootstrap(x_S)
     return Interval(mean, *ends, x_S.size, diverged)
 
 
@@ -272,7 +266,7 @@ class BestRate:
     at_edge: bool
 
 
-def argmin_interval(rates: ArrayLike, losses_RS: ArrayLike, *, seed: int = 0) -> BestRate:
+def argmin_interval(rates: ArrayLike, losses_RS: ArrayLike) -> BestRate:
     """Return the best learning rate, and its bootstrap interval over seeds.
 
     A resample draws seeds, the same for every rate. A rate at which any drawn seed diverged has
@@ -282,7 +276,6 @@ def argmin_interval(rates: ArrayLike, losses_RS: ArrayLike, *, seed: int = 0) ->
     Args:
       rates: increasing, (R,).
       losses_RS: losses, (R, S); the columns are the seeds.
-      seed: of the resampling.
 
     Raises:
       ValueError: rates are not increasing, or the shapes do not agree.
@@ -303,7 +296,7 @@ def argmin_interval(rates: ArrayLike, losses_RS: ArrayLike, *, seed: int = 0) ->
     if n < 2:
         only = np.eye(rates_R.size)[best]
         return BestRate(float(rates_R[best]), math.nan, math.nan, only, at_edge)
-    rng, chosen_R = np.random.default_rng([seed, n, 2]), np.zeros(rates_R.size)
+    rng, chosen_R = np.random.default_rng([0, n, 2]), np.zeros(rates_R.size)
     for count in _chunks(RESAMPLES, n * rates_R.size):
         means_RB = losses_RS[:, rng.integers(0, n, (count, n))].mean(-1)
         chosen_R += np.bincount(np.argmin(means_RB, axis=0), minlength=rates_R.size)
@@ -314,7 +307,7 @@ def argmin_interval(rates: ArrayLike, losses_RS: ArrayLike, *, seed: int = 0) ->
     return BestRate(float(rates_R[best]), float(low), float(high), share_R, at_edge)
 
 
-def _bootstrap(x_S: Array, seed: int) -> tuple[float, float]:
+def _bootstrap(x_S: Array) -> tuple[float, float]:
     """Return the 95 % interval of the mean of finite values, at least 2.
 
     It is the percentile bootstrap with its distances from the mean widened by √(n/(n-1)) t/z: the
@@ -327,7 +320,7 @@ def _bootstrap(x_S: Array, seed: int) -> tuple[float, float]:
     x_S = np.sort(x_S)
     n, mean = x_S.size, float(x_S.mean())
     deviation_S = x_S - mean
-    rng = np.random.default_rng([seed, n, 0])
+    rng = np.random.default_rng([0, n, 0])
     parts = []
     for count in _chunks(RESAMPLES // 2, n):
         index_BS = rng.integers(0, n, (count, n))

@@ -480,7 +480,7 @@ def _cut(name, rows):
         (_edit("sweep.json", '"depths": [3]', '"depths": []'), "depths is []"),
         (_edit("sweep.json", '"steps": 10', '"steps": "ten"'), "steps is 'ten'"),
         (_edit("sweep.json", '"vocabulary": 27, ', ""), "vocabulary is missing"),
-        (_edit("sweep.json", '{"kind": "mlp"}', "7"), "config is not made of sections"),
+        (_edit("sweep.json", '{"kind": "mlp"}', "7"), "config is {'model': 7}"),
         (_edit("sweep.json", "{", "<"), "not JSON"),
         (lambda d: (d / "histograms.npz").write_bytes(b"PK"), "histograms.npz"),
         (lambda d: np.savez(d / "histograms.npz", step=np.zeros(3)), "no array scheme"),

@@ -203,7 +203,7 @@ def _sweep(
 def _write(out: Path, sweep: "Sweep", argv: list[str], base: "Config", axes: Axes) -> None:
     """Write the tables, then sweep.json, and remove the parts."""
     from charjax.files import write_json
-    from charjax.hardware import hardware
+    from charjax.hardware import machine_facts
     from charjax.initlab.sweeps.record import recorded_steps
     from charjax.initlab.sweeps.tables import hidden_activation, unigram_entropy, write_tables
 
@@ -227,7 +227,7 @@ def _write(out: Path, sweep: "Sweep", argv: list[str], base: "Config", axes: Axe
         "recorded": list(recorded_steps(base.train.steps)),
         "vocabulary": sweep.dataset.tokenizer.vocab_size,
         "unigram_entropy": unigram_entropy(sweep.dataset),
-        "hardware": hardware(),
+        "hardware": machine_facts(),
         "seconds": round(sweep.seconds, 1),
         "run_steps_per_second": sweep.run_steps / max(sweep.seconds, 1e-9),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

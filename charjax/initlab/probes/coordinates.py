@@ -36,7 +36,7 @@ from charjax.training.program import make_advance
 from charjax.training.session import Session, open_session, seed_state
 from charjax.training.state import Scales, TrainState, variables_of
 
-# Slopes up to this size count as 0.
+# A slope up to this size counts as 0.
 LIMIT = 0.1
 # The most that `probe --seeds` accepts.
 MOST_SEEDS = 1024
@@ -330,12 +330,12 @@ def layer_products(model: CharModel, state: TrainState, inputs_BS: Array) -> dic
     parameters of its own), the norm's output is divided by it.
     """
     taps, variables = find_taps(model), variables_of(state)
-    points = frozenset(point for tap in taps for point in tap.doors)
+    doors = frozenset(door for tap in taps for door in tap.doors)
     outputs = inputs_BS.shape[1] - model.lookback
-    _, arrays = see(model, variables, inputs_BS, outputs, points, train=False)
-    recorded = Pass(variables, inputs_BS, outputs, arrays)
+    _, arrays = see(model, variables, inputs_BS, outputs, doors, train=False)
+    seen = Pass(variables, inputs_BS, outputs, arrays)
     return {
-        tap.layer.name: tap.preactivation(recorded).astype(jnp.float32)
+        tap.layer.name: tap.preactivation(seen).astype(jnp.float32)
         / _multiplier_before_readout(model, state, tap.layer.name)
         for tap in taps
     }

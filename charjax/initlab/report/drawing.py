@@ -181,12 +181,12 @@ def spread(axes: Any, x: Any, low: Any, high: Any, colour: Any) -> None:
     axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
-def log_axis(axis: Any, values: Sequence[float] | np.ndarray, *, base: int = 2) -> None:
+def log_axis(axis: Any, values: Sequence[float] | np.ndarray) -> None:
     """Make an axis logarithmic; its ticks are the values (a few of many), as plain numbers."""
     values = np.unique(np.asarray(values, np.float64))
     step = math.ceil(len(values) / 7)
     ticks = matplotlib.ticker.FixedLocator(values[::step].tolist())
-    _set_log(axis, ticks, lambda x, _: f"{x:.3g}", base=base)
+    _set_log(axis, ticks, lambda x, _: f"{x:.3g}", base=2)
 
 
 def plain_log(axis: Any, subs: tuple[float, ...] = (1.0, 2.0, 5.0)) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pydantic
 from numpy.typing import NDArray
 
 from charjax.errors import UserError, printable
@@ -41,23 +42,37 @@ _TEXT = ("scheme", "layer", "activation", "kind")
 _FILES = ("sweep.json", *_COLUMNS, "histograms.npz")
 _ROWS_AT_ONCE = 50_000
 
-# Keys of sweep.json and the types of their values; of lists, the types of the items.
-_NUMBER = (int, float)
-_FACTS: dict[str, tuple[type, ...]] = {
-    **{"format": (int,), "command": (str,), "config": (dict,), "config_toml": (str,)},
-    **{"arch": (str,), "activation": (str, type(None)), "steps": (int,), "vocabulary": (int,)},
-    **{"unigram_entropy": _NUMBER, "hardware": (dict,), "seconds": _NUMBER},
-    **{"run_steps_per_second": _NUMBER, "finished": (str,)},
-}
-_LISTS: dict[str, tuple[type, ...]] = {
-    **{"schemes": (str,), "gains": (int, float, type(None)), "depths": (int,), "widths": (int,)},
-    **{"learning_rates": _NUMBER, "seeds": (int,), "recorded": (int,)},
-}
+
+class _Facts(pydantic.BaseModel, strict=True):
+    """The keys of sweep.json that are read."""
+
+    command: str
+    config: dict[str, dict[str, Any]]
+    config_toml: str
+    arch: str
+    activation: str | None
+    schemes: list[str] = pydantic.Field(min_length=1)
+    gains: list[float | None] = pydantic.Field(min_length=1)
+    depths: list[int] = pydantic.Field(min_length=1)
+    widths: list[int] = pydantic.Field(min_length=1)
+    learning_rates: list[float] = pydantic.Field(min_length=1)
+    seeds: list[int] = pydantic.Field(min_length=1)
+    steps: int
+    recorded: list[int] = pydantic.Field(min_length=1)
+    vocabulary: int
+    unigram_entropy: float
+    hardware: dict[str, Any]
+    seconds: float
+    run_steps_per_second: float
+    finished: str
 
 
 def select(table: pd.DataFrame, **places: int) -> pd.DataFrame:
     """Return the rows at places of the grid, named by axis: `select(runs, scheme=0, seed=2)`."""
-    return table[np.logical_and.reduce([table[name] == place for name, place in places.items()])]
+    is_there = np.ones(len(table), bool)
+    for name, place in places.items():
+        is_there &= table[name] == place
+    return table[is_there]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +82,12 @@ class Sweep:
     Attributes:
       directory: where it was read from.
       facts: sweep.json; the axes of numbers ascend.
+      schemes: in the order of the sweep.
+      gains: NaN for a scheme's default.
+      depths: of the networks.
+      widths: of the networks.
+      rates: learning rates.
+      seeds: of the runs.
       runs: runs.csv, one row per run.
       curves: curves.csv.
       layers: layers.csv.
@@ -76,6 +97,12 @@ class Sweep:
 
     directory: Path
     facts: Mapping[str, Any]
+    schemes: list[str]
+    gains: Array
+    depths: list[int]
+    widths: list[int]
+    rates: Array
+    seeds: list[int]
     runs: pd.DataFrame
     curves: pd.DataFrame
     layers: pd.DataFrame
@@ -83,39 +110,9 @@ class Sweep:
     counts: NDArray[Any]
 
     @property
-    def schemes(self) -> list[str]:
-        """The schemes, in the order of the sweep."""
-        return list(self.facts["schemes"])
-
-    @functools.cached_property
-    def gains(self) -> Array:
-        """The gains; NaN for a scheme's default."""
-        return np.array([math.nan if g is None else g for g in self.facts["gains"]], np.float64)
-
-    @property
-    def depths(self) -> list[int]:
-        """The depths."""
-        return list(self.facts["depths"])
-
-    @property
-    def widths(self) -> list[int]:
-        """The widths."""
-        return list(self.facts["widths"])
-
-    @functools.cached_property
-    def rates(self) -> Array:
-        """The learning rates."""
-        return np.array(self.facts["learning_rates"], np.float64)
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds."""
-        return list(self.facts["seeds"])
-
-    @functools.cached_property
     def shape(self) -> tuple[int, ...]:
         """The number of schemes, gains, depths, widths, learning rates and seeds."""
-        return tuple(len(_axis(self.facts, name)) for name in AXES)
+        return tuple(map(len, _axes(self.facts)))
 
     @property
     def largest(self) -> str:
@@ -163,13 +160,27 @@ def read_sweep(directory: Path) -> Sweep:
     """
     _require_files(directory)
     facts = _read_facts(directory / "sweep.json")
-    tables = [
-        _placed(directory / name, _read_csv(directory / name, columns), facts)
-        for name, columns in _COLUMNS.items()
-    ]
-    path = directory / "histograms.npz"
-    histograms, counts = _read_histograms(path)
-    sweep = Sweep(directory, facts, *tables, _placed(path, histograms, facts), counts)
+    tables = {name: _read_csv(directory / name, columns) for name, columns in _COLUMNS.items()}
+    tables["histograms.npz"], counts = _read_histograms(directory / "histograms.npz")
+    runs, curves, layers, histograms = (
+        _placed(directory / name, table, facts) for name, table in tables.items()
+    )
+    schemes, gains, depths, widths, rates, seeds = _axes(facts)
+    sweep = Sweep(
+        directory,
+        facts,
+        schemes,
+        np.array(gains, np.float64),
+        depths,
+        widths,
+        np.array(rates, np.float64),
+        seeds,
+        runs,
+        curves,
+        layers,
+        histograms,
+        counts,
+    )
     _require_runs(sweep)
     return sweep
 
@@ -202,22 +213,15 @@ def _read_facts(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{str(path)!r} has format {facts['format']!r}; this version of charjax reads 1"
         )
-    for key, kinds in (_FACTS | dict.fromkeys(_LISTS, (list,))).items():
-        if not _is(facts.get(key, ...), kinds):
-            found = "missing" if key not in facts else repr(facts[key])[:60]
-            raise _broken(path, f"{key} is {found}")
-    for key, kinds in _LISTS.items():
-        if not facts[key] or not all(_is(item, kinds) for item in facts[key]):
-            raise _broken(path, f"{key} is {facts[key]!r}"[:80])
-    if not all(isinstance(section, dict) for section in facts["config"].values()):
-        raise _broken(path, "config is not made of sections")
+    try:
+        _Facts.model_validate(facts)
+    except pydantic.ValidationError as error:
+        key = error.errors()[0]["loc"][0]
+        found = repr(facts[key]) if key in facts else "missing"
+        raise _broken(path, f"{key} is {found}"[:80]) from None
     for key in ("gains", "depths", "widths", "learning_rates", "seeds", "recorded"):
         facts[key] = sorted(facts[key], key=lambda item: -math.inf if item is None else item)
     return facts
-
-
-def _is(value: Any, kinds: tuple[type, ...]) -> bool:
-    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 def _read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -274,14 +278,17 @@ def _read_histograms(path: Path) -> tuple[pd.DataFrame, NDArray[Any]]:
     return pd.DataFrame(columns), counts
 
 
-def _axis(facts: Mapping[str, Any], name: str) -> list[Any]:
-    values: list[Any] = facts["learning_rates" if name == "learning_rate" else f"{name}s"]
-    return values
+def _axes(facts: Mapping[str, Any]) -> list[list[Any]]:
+    """Return the values of AXES."""
+    return [facts[f"{name}s"] for name in AXES]
 
 
 def _placed(path: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> pd.DataFrame:
     """Put places on the axes in the stead of the values there."""
-    places = {name: _find(table[name].to_numpy(), _axis(facts, name)) for name in AXES}
+    places = {
+        name: _find(table[name].to_numpy(), axis)
+        for name, axis in zip(AXES, _axes(facts), strict=True)
+    }
     outside = np.flatnonzero((np.stack(list(places.values())) < 0).any(0))
     if outside.size:
         raise _broken(path, f"row {outside[0] + 2} is of no run of sweep.json's grid")
