@@ -72,7 +72,7 @@ class Comparison:
 
     @property
     def ranked(self) -> bool:
-        """If a run diverged, so that signed ranks replace the differences."""
+        """True where a run diverged, so that signed ranks replace the differences."""
         return self.diverged_a + self.diverged_b > 0
 
     @property
@@ -183,7 +183,7 @@ def seeds_needed(family: int = 1) -> int:
 
 
 def sign_flip_p(differences_S: ArrayLike) -> float:
-    """Test if differences are symmetric about 0, by flipping their signs (Fisher 1935).
+    """Test whether differences are symmetric about 0, by flipping their signs (Fisher 1935).
 
     The two-sided p is the share of sign vectors whose sum is at least as far from 0 as the observed
     one. Up to 14 seeds all 2^n are counted, so that no p is below 2/2^n; beyond, 20,000 are drawn
@@ -224,7 +224,7 @@ def sign_flips(n: int) -> Iterator[Array]:
 
 
 def is_enumerated(n: int) -> bool:
-    """Return if `sign_flips` yields all sign vectors of n seeds, the unflipped one first."""
+    """Return whether `sign_flips` yields all sign vectors of n seeds, the unflipped one first."""
     return n <= _LARGEST_EXACT
 
 
@@ -255,7 +255,7 @@ class BestRate:
       low: lower end of its 95 % bootstrap interval, a rate of the grid; NaN without an interval.
       high: upper end, likewise.
       share_R: for each rate the share of resamples in which it was best; the sum is 1.
-      at_edge: if the best is the first or last rate of the grid, so that a better one may lie
+      at_edge: whether the best is the first or last rate of the grid, so that a better one may lie
         outside it.
     """
 

@@ -219,10 +219,9 @@ def fit_slope(sizes_WR: Any, widths: tuple[int, ...]) -> Slope | None:
     if not np.all(np.isfinite(sizes_WR)) or np.any(sizes_WR <= 0):
         return None
     found = mean_interval(np.polyfit(np.log(widths), np.log(sizes_WR), 1)[0])
-    assert found.low is not None
-    assert found.high is not None
     assert found.standard_error is not None
-    return Slope(found.mean, found.low, found.high, found.standard_error, found.n)
+    half = student_quantile(found.n) * found.standard_error
+    return Slope(found.mean, found.mean - half, found.mean + half, found.standard_error, found.n)
 
 
 def judge_slopes(last: dict[str, np.ndarray], widths: tuple[int, ...]) -> dict[str, Any]:

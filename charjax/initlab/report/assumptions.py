@@ -27,7 +27,7 @@ def basis(seeds: int, sizes: int, comparisons: int, tuned: bool = False) -> list
       seeds: number of seeds.
       sizes: depths times widths.
       comparisons: their number over all sizes.
-      tuned: if each scheme's best setting was chosen among several.
+      tuned: whether each scheme's best setting was chosen among several.
     """
     lines = []
     if comparisons > 1:

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from charjax.initlab.report import drawing
 from charjax.initlab.report.drawing import MOST_PANELS, THEORY, Picture
@@ -58,14 +59,9 @@ def layer_points(sweep: Sweep, scheme: int, gain: int, column: str, theory: str)
 
 
 def mean_and_spread(values_SL: Array) -> tuple[Array, Array]:
-    """Return mean and standard deviation over seeds of the finite values; NaN without any."""
-    count_L = np.sum(np.isfinite(values_SL), axis=0)
-    safe_L = np.maximum(count_L, 1)
-    filled_SL = np.nan_to_num(values_SL)
-    mean_L = np.where(count_L > 0, filled_SL.sum(0) / safe_L, math.nan)
-    off_SL = np.where(np.isfinite(values_SL), values_SL - mean_L, 0.0)
-    spread_L = np.sqrt((off_SL**2).sum(0) / np.maximum(count_L - 1, 1))
-    return mean_L, spread_L
+    """Return the mean over seeds of the finite values, NaN without any, and their deviation."""
+    table = pd.DataFrame(np.where(np.isfinite(values_SL), values_SL, math.nan))
+    return table.mean().to_numpy(), table.std().fillna(0.0).to_numpy()
 
 
 def draw_layers(sweep: Sweep, cells: list[Cell]) -> Picture | None:
@@ -79,7 +75,7 @@ def draw_layers(sweep: Sweep, cells: list[Cell]) -> Picture | None:
     if not shown:
         return None
     has_theory = any(np.isfinite(one.theory_SL).any() for _, both in shown for one in both)
-    panels = (drawing.paired_panels if has_theory else drawing.panels)(len(shown))
+    panels = drawing.panels(len(shown), residuals=has_theory)
     for place, ((scheme, gain), both) in enumerate(shown):
         main, below = panels.main[place], panels.below[place] if has_theory else None
         for one, (*_, words, colour, marker) in zip(both, _MEASURED, strict=True):
@@ -156,7 +152,7 @@ def draw_initial_loss(sweep: Sweep, cells: list[Cell]) -> Picture | None:
     shown = ranked_schemes(sweep, cells, MOST_PANELS)
     names = [short_name(sweep, scheme) for scheme in shown]
     has_theory = bool(np.isfinite(theory_CGS).any())
-    panels = drawing.paired_panels(1) if has_theory else drawing.panels(1)
+    panels = drawing.panels(1, residuals=has_theory)
     main, below = panels.main[0], panels.below[0] if has_theory else None
     by_gain = np.sum(np.isfinite(sweep.gains)) >= 2
     for place, scheme in enumerate(shown):

@@ -99,41 +99,38 @@ class Panels:
 
 
 def panels(
-    count: int, *, columns: int | None = None, size: tuple[float, float] = (3.4, 2.8)
+    count: int,
+    *,
+    columns: int | None = None,
+    size: tuple[float, float] | None = None,
+    residuals: bool = False,
 ) -> Panels:
-    """Make panels; `size` is that of one panel, in inches."""
-    figure, columns, rows = _figure(count, columns, size)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for unused in axes[count:]:
-        unused.set_axis_off()
-    return Panels(figure, axes[:count], [], columns)
+    """Make panels, with `residuals` a low one under each, on the same x axis.
 
-
-def paired_panels(count: int) -> Panels:
-    """Make panels with a low one for residuals under each, on the same x axis."""
-    figure, columns, rows = _figure(count, None, (3.4, 3.6))
-    ratios = [3, 1] * rows
-    grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=ratios)
-    main, below = grid[::2].ravel().tolist(), grid[1::2].ravel().tolist()
-    for upper, lower in zip(main[:count], below[:count], strict=True):
-        lower.sharex(upper)
-        upper.tick_params(axis="x", labelbottom=False)
-    for unused in main[count:] + below[count:]:
-        unused.set_axis_off()
-    return Panels(figure, main[:count], below[:count], columns)
-
-
-def _figure(
-    count: int, columns: int | None, size: tuple[float, float]
-) -> tuple[matplotlib.figure.Figure, int, int]:
-    """Return a figure with room for the panels, and the numbers of columns and rows."""
+    Args:
+      count: number of panels.
+      columns: number of panels in a row; by default as fits a page.
+      size: of one panel, in inches; by default 3.4 wide.
+      residuals: make the low panels.
+    """
     if columns is None:
         columns = count if count < 4 else 2 if count == 4 else 3 if count <= 9 else 4
     rows = math.ceil(count / columns)
-    width, height = size
+    width, height = size or (3.4, 3.6 if residuals else 2.8)
     # A single panel is larger, with room for its legend.
     inches = (7.2, height + 0.8) if count == 1 else (max(width * columns, 7.2), height * rows)
-    return matplotlib.figure.Figure(figsize=inches, dpi=110, layout="constrained"), columns, rows
+    figure = matplotlib.figure.Figure(figsize=inches, dpi=110, layout="constrained")
+    ratios = [3, 1] * rows if residuals else [1] * rows
+    grid = figure.subplots(len(ratios), columns, squeeze=False, height_ratios=ratios)
+    main, below = grid[:: 1 + residuals].ravel().tolist(), []
+    if residuals:
+        below = grid[1::2].ravel().tolist()
+        for upper, lower in zip(main[:count], below[:count], strict=True):
+            lower.sharex(upper)
+            upper.tick_params(axis="x", labelbottom=False)
+    for unused in main[count:] + below[count:]:
+        unused.set_axis_off()
+    return Panels(figure, main[:count], below[:count], columns)
 
 
 def legend_beside(axes: Any, labels: Any = None, **options: Any) -> None:

@@ -119,7 +119,7 @@ class Transfer:
       drift: octaves from the narrowest width's best rate to the widest's.
       low: the least drift between the two intervals.
       high: the most drift between them.
-      beyond: if a best rate is at the end of the grid, so that the drift may be larger.
+      beyond: whether a best rate is at the end of the grid, so that the drift may be larger.
     """
 
     scheme: int

@@ -152,7 +152,7 @@ def _draw_contours(axes: Any, sweep: Sweep, scheme: int, weight_X: Array) -> str
 
 
 def _is_plain_stack(sweep: Sweep) -> bool:
-    """Return if layers follow each other as in the theory, without residuals or normalisation."""
+    """Return whether layers follow each other as in theory: no residuals, no normalisation."""
     model = sweep.facts["config"].get("model", {})
     return sweep.facts["arch"] in ("mlp", "wavenet") and model.get("norm", "none") == "none"
 

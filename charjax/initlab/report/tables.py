@@ -135,7 +135,7 @@ class Sweep:
         return ~np.isnan(self.cube("diverged_step")) | ~np.isfinite(self.cube("train_loss"))
 
     def has_diverged(self, table: pd.DataFrame) -> NDArray[np.bool_]:
-        """Return for each row of a table if its run diverged."""
+        """Return for each row of a table whether its run diverged."""
         has: NDArray[np.bool_] = self.diverged[tuple(table[name] for name in AXES)]
         return has
 

@@ -29,7 +29,7 @@ class Variant:
       rate: index of the learning rate that is best over all seeds.
       loss_S: validation losses; seed s at the setting that is best over the other seeds.
       loss: their mean and interval.
-      is_stable: if leaving a seed out never changed the setting.
+      is_stable: whether leaving a seed out never changed the setting.
       diverged: number of diverged runs at this depth and width.
       runs: number of all runs there.
     """
