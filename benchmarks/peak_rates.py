@@ -20,7 +20,7 @@ COPY_BYTES = {"cpu": 2**28, "gpu": 2**30}
 
 
 def product(edge: int, dtype: str) -> Callable[[int], Any]:
-    """n products of two square matrices; they are queued, and the last one is waited for."""
+    """Return a function that computes n products of square matrices, and waits for the last."""
     keys = jax.random.split(jax.random.key(0))
     a, b = (jax.random.normal(key, (edge, edge), jnp.float32).astype(dtype) for key in keys)
     multiply = jax.jit(jnp.matmul).lower(a, b).compile()
@@ -34,9 +34,9 @@ def product(edge: int, dtype: str) -> Callable[[int], Any]:
 
 
 def copying(size: int) -> Callable[[int], Any]:
-    """n copies of so many bytes into memory that is there already."""
+    """Return a function that copies so many bytes n times into memory allocated before."""
     source, target = jnp.ones(size // 4, jnp.float32), jnp.zeros(size // 4, jnp.float32)
-    # Without an operation XLA would hand out the source itself.
+    # Without an operation XLA would return the source itself.
     copy = jax.jit(lambda a, b: -a, donate_argnums=1, keep_unused=True)
     compiled = copy.lower(source, target).compile()
 
@@ -50,7 +50,7 @@ def copying(size: int) -> Callable[[int], Any]:
 
 
 def dispatch(waits: bool) -> Callable[[int], Any]:
-    """n runs of a program that adds one to a number."""
+    """Return a function that runs a program n times which adds one to a number."""
     number = jnp.int32(0)
     add = jax.jit(lambda x: x + 1).lower(number).compile()
 
@@ -66,17 +66,17 @@ def dispatch(waits: bool) -> Callable[[int], Any]:
 
 
 class Roofline:
-    """The same in a second or two, before and after the rows of another benchmark.
+    """Peak rates within a second or two, before and after the rows of a benchmark.
 
     Attributes:
       start: quantity to best rate: FLOP/s by dtype, "copy" in B/s, "dispatch" in seconds.
     """
 
-    # A run whose roofline has moved by more is not to be trusted to this much.
+    # A drift above this is reported: the figures are not more exact than that.
     TOLERANCE = 0.05
 
     def __init__(self, section: Section):
-        """Measure for the first time, unless a process before this one has."""
+        """Measure for the first time, unless an earlier process has."""
         self._seconds = 0.02 if section.quick else 0.15
         edge = 512 if section.quick else EDGES[section.device][1]
         size = 2**24 if section.quick else COPY_BYTES[section.device]
@@ -85,20 +85,20 @@ class Roofline:
             self._works[dtype] = (Slice(product(edge, dtype), self._seconds), 2.0 * edge**3)
         self._works["copy"] = (Slice(copying(size), self._seconds), 2.0 * size)
         self._works["dispatch"] = (Slice(dispatch(False), self._seconds), 1.0)
-        begun = section.facts.get("roofline")
-        self.start: dict[str, float] = begun["start"] if begun else self._look()
+        earlier = section.facts.get("roofline")
+        self.start: dict[str, float] = earlier["start"] if earlier else self._measure()
 
-    def _look(self) -> dict[str, float]:
-        taken = take_turns({name: work for name, (work, _) in self._works.items()}, 5)
-        return {name: self._works[name][1] / min(values) for name, values in taken.items()}
+    def _measure(self) -> dict[str, float]:
+        found = take_turns({name: work for name, (work, _) in self._works.items()}, 5)
+        return {name: self._works[name][1] / min(values) for name, values in found.items()}
 
     def finish(self) -> dict[str, Any]:
-        """Measure again; both, the drift, and whether it is too large."""
-        return compare(self.start, self._look())
+        """Measure again; return both measurements, the drift, and whether it is too large."""
+        return compare(self.start, self._measure())
 
 
 def compare(start: dict[str, float], end: dict[str, float]) -> dict[str, Any]:
-    """Two looks at the roofline: by how much each quantity has moved, and what to think of it."""
+    """Return the drift of each quantity between two measurements, and a note if it is large."""
     drift = {name: end[name] / start[name] - 1 for name in start}
     moved = [
         f"{name} {change:+.1%}"

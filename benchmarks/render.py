@@ -20,9 +20,10 @@ from benchmarks import (
 from benchmarks.configs import RESULTS
 from charjax.hardware import in_words
 from charjax.reproduction import report
-from charjax.reproduction.curves import draw_row
 from charjax.reproduction.measure import compare
+from charjax.reproduction.output import read_results
 from charjax.reproduction.published import ORDERINGS, ROWS
+from charjax.reproduction.report import draw_row
 from charjax.reproduction.rows import Row
 
 # The rows whose curves docs/results.md shows.
@@ -109,7 +110,7 @@ def reproduced() -> dict[str, report.Result]:
     """Return the newest result of every row, from all files that `charjax.reproduce` wrote."""
     found: dict[str, report.Result] = {}
     for path in sorted(RESULTS.glob("reproduce-*.json")):
-        for name, result in report.read_results(path).items():
+        for name, result in read_results(path, "rows").items():
             if name not in found or found[name]["finished"] < result["finished"]:
                 found[name] = result
     return {row.name: found[row.name] for row in ROWS if row.name in found}

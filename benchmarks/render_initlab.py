@@ -9,7 +9,8 @@ from charjax.config import InitConfig
 from charjax.hardware import in_words
 from charjax.init import find_scheme, scheme_names, scheme_numbers
 from charjax.initlab.reproductions import REPRODUCTIONS
-from charjax.reproduction.check_report import cells, markdown, read_results
+from charjax.reproduction.check_report import cells, markdown
+from charjax.reproduction.output import read_results
 
 Results = dict[tuple[str, str], dict[str, Any]]
 
@@ -18,7 +19,7 @@ def results() -> Results:
     """Return the newest result of every reproduction and tier."""
     found: Results = {}
     for path in sorted(RESULTS.glob("initlab-reproduce-*.json")):
-        for name, result in read_results(path).items():
+        for name, result in read_results(path, "reproductions").items():
             key = (name, result["tier"])
             if key not in found or found[key]["finished"] < result["finished"]:
                 found[key] = result

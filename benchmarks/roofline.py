@@ -1,11 +1,11 @@
-"""What the machine gives at best: matrix products, copying, and starting an empty program.
+"""Peak rates of the machine: matrix products, memory copies, launches of an empty program.
 
     python -m benchmarks.roofline [--devices cpu,gpu] [--quick] [--out FILE.json]
 
 Products: the best of several sizes, in float32 (at JAX's default precision, which on a GPU with
-tensor cores is TF32) and bfloat16. Copying: reading and writing, both counted. An empty program:
-one after the other without looking, and waiting for each. Every other benchmark measures the same
-before and after its rows and gives its own figures as fractions of it.
+tensor cores is TF32) and bfloat16. Copies: reads and writes are both counted. An empty program:
+launched without waiting, and waiting for each. Every other benchmark measures the same before and
+after its rows, and reports its figures as fractions of it.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from benchmarks.timing import Slice, summary, take_turns
 
 
 def measure(section: Section) -> None:
-    """All rows of this benchmark."""
+    """Measure all rows."""
     edges = (512,) if section.quick else EDGES[section.device]
     for dtype in DTYPES:
         for edge in edges:
@@ -44,17 +44,17 @@ def _add(
     seconds = take_turns({name: work}, section.repeats, section.late)[name]
     rates = [units / s for s in seconds]
     nominal = None
-    if found := peaks(section.facts["hardware"]["device_kind"]):
-        nominal = found.of(dtype) if dtype else found.bandwidth if name == "copy" else None
-    told = summary(rates)
+    if listed := peaks(section.facts["hardware"]["device_kind"]):
+        nominal = listed.of(dtype) if dtype else listed.bandwidth if name == "copy" else None
+    found = summary(rates)
     section.add(
         name,
         unit=unit,
         steps=work.count,
         seconds_each=[units / rate for rate in rates],
         nominal=nominal,
-        fraction_of_nominal=told["median"] / nominal if nominal else None,
-        **told,
+        fraction_of_nominal=found["median"] / nominal if nominal else None,
+        **found,
     )
 
 
@@ -80,7 +80,7 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def draw(axes: Any, rows: list[dict[str, Any]]) -> None:
-    """FLOP/s by the size of the matrices."""
+    """Draw FLOP/s by the size of the matrices."""
     for device in dict.fromkeys(row["device"] for row in rows):
         for dtype in DTYPES:
             found = [
@@ -95,12 +95,12 @@ def draw(axes: Any, rows: list[dict[str, Any]]) -> None:
 
 BENCHMARK = Benchmark(
     name="roofline",
-    title="what the machine gives at best",
+    title="peak rates of the machine",
     doc=__doc__,
     measure=measure,
     columns=COLUMNS,
     draw=draw,
-    # The best is asked for: the largest products need more than a thread's own heap holds.
+    # The largest products need more than a heap per thread holds.
     heaps=("one",),
 )
 

@@ -9,7 +9,7 @@ _LONGEST_COMPARED = 60
 
 
 class UserError(Exception):
-    """A mistake in a config, a path, a prompt or a data file.
+    """A mistake of the user's: in a config, a path, a prompt or a data file.
 
     The message is one line: what was given, what is allowed and what to do.
     The commands print it on stderr, without a traceback, and exit with 2.
@@ -28,9 +28,9 @@ def did_you_mean(name: Any, known: Iterable[str]) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Escape what a terminal would act on: line breaks and control characters become `\n`, `\x1b`.
+    r"""Escape line breaks and control characters, as in `\n`, `\x1b`.
 
-    Messages quote prompts, paths and files, which may hold anything.
+    Messages quote prompts, paths and files, which may hold any character.
     """
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text

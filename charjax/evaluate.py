@@ -4,7 +4,7 @@ python -m charjax.evaluate WORKDIR [data.path=FILE] [--split train|val|test] [--
                            [--context N] [--stride N] [--unseen error|skip]
                            [--checkpoint best|latest|STEP] [--json]
 
-A FILE is read as the run's own text was. The status is 1 where the loss is not finite.
+A FILE is read as the run's text was. The exit status is 1 if the loss is not finite.
 """
 
 import argparse
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command; return its exit status."""
     args = evaluate.evaluate_arguments(argv)
     from charjax.signals import Interrupted, Signals
 
@@ -58,7 +58,7 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     workdir = Path(args.workdir)
     require_run(workdir)
     run = load_run(workdir, args.checkpoint)
-    # JAX has been imported meanwhile, which takes seconds.
+    # Importing JAX has taken seconds.
     poll()
     devices = jax.local_devices()
     other = _other_text(run, args) if args.text is not None else None
@@ -89,7 +89,7 @@ def _evaluate(args: Namespace, poll: Any) -> int:
 
 
 def _json(args: Namespace, run: "Run", score: "Score", other: "OtherText | None") -> dict[str, Any]:
-    """The object printed; a loss that is not finite is null."""
+    """Return the object to print; a loss that is not finite is null."""
     from charjax.run.metrics import loss_fields
 
     length = run.config.model.context_length
@@ -109,7 +109,7 @@ def _json(args: Namespace, run: "Run", score: "Score", other: "OtherText | None"
 
 
 def _print(args: Namespace, run: "Run", score: "Score", other: "OtherText | None") -> None:
-    """One line on stdout; notes of how another text was read on stderr."""
+    """Print one line on stdout; on stderr, notes on how another text was read."""
     for note in other.notes if other else ():
         sys.stderr.write(f"note: {printable(note)}\n")
     from charjax.run.display import shown_loss
@@ -136,12 +136,12 @@ def _explain_loss(args: Namespace, run: "Run", score: "Score") -> str:
 
 
 def _where(args: Namespace) -> str:
-    """The text, as a terminal may show it."""
+    """Name the text that was evaluated, escaped for a terminal."""
     return printable(args.text) if args.text is not None else f"the {args.split} split"
 
 
 def _split(run: "Run", name: str, path: str | None) -> "Split":
-    """A split of the text that the run was trained on; `path` is its place now, if it was moved."""
+    """Load a split of the run's text; `path` is its current path, if it was moved."""
     from charjax.data.datasets import load_dataset
 
     data = run.config.data
@@ -161,7 +161,7 @@ def _split(run: "Run", name: str, path: str | None) -> "Split":
 
 
 def _other_text(run: "Run", args: Namespace) -> "OtherText":
-    """Another text, whole, read by the run's rules, in its alphabet."""
+    """Load another text whole, by the run's rules and in its alphabet."""
     from charjax.data.datasets import load_other_text
 
     return load_other_text(
@@ -181,7 +181,7 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
     text.add_argument(
         "--split", choices=("train", "val", "test"), default="val", help="of the run's text (val)"
     )
-    text.add_argument("--text", metavar="FILE", help="another text, read as the run's own was")
+    text.add_argument("--text", metavar="FILE", help="another text, read as the run's text was")
     parser.add_argument(
         "--unseen",
         choices=("error", "skip"),
@@ -190,7 +190,10 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
         "counted and reported (skip)",
     )
     parser.add_argument(
-        "--context", metavar="N", type=cli.whole_number(1), help="characters a window (the model's)"
+        "--context",
+        metavar="N",
+        type=cli.whole_number(1),
+        help="characters per window (the model's)",
     )
     parser.add_argument(
         "--stride", metavar="N", type=cli.whole_number(1), help="between windows (their length)"
@@ -199,7 +202,7 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
         "words",
         nargs="*",
         metavar="data.path=FILE",
-        help="where the run's own text is now, if it was moved (known by its SHA-256)",
+        help="current path of the run's text, if it was moved (known by its SHA-256)",
     )
     args = parser.parse_intermixed_args(argv)
     args.data_path = _moved_text(args.words)
@@ -208,7 +211,7 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def _moved_text(words: list[str]) -> str | None:
-    """The file that a `data.path=FILE` word names; None where there is none."""
+    """Return the file of a `data.path=FILE` word, or None."""
     path = None
     for word in words:
         name, _, path = word.partition("=")

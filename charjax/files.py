@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: a disk may be full in the middle of a line."""
+"""Writing files whole or not at all, even if the disk is full; directories that flags name."""
 
 import contextlib
 import errno
@@ -74,7 +74,7 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Name the file in an error of writing, which knows none, unlike one of opening."""
+    """Add the file's name to an OSError without one: writing raises such, opening does not."""
     try:
         yield
     except OSError as error:
@@ -84,7 +84,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def make_directory(directory: Path, flag: str) -> None:
-    """Make a directory that a flag names, or raise a UserError."""
+    """Make the directory that a flag names, or raise a UserError."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -92,17 +92,18 @@ def make_directory(directory: Path, flag: str) -> None:
 
 
 def check_directory(directory: Path, flag: str) -> None:
-    """Raise the UserError of `make_directory`, or of one that cannot be written; make nothing."""
+    """Raise a UserError unless a directory can be made or, if it exists, written."""
     try:
-        there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-        is_directory = there.is_dir()
+        parents = (directory, *directory.absolute().parents)
+        existing = next(path for path in parents if path.exists())
+        is_directory = existing.is_dir()
     except OSError as error:
         raise _cannot_make(directory, flag, error.strerror) from None
     if not is_directory:
-        reason = errno.EEXIST if there == directory else errno.ENOTDIR
+        reason = errno.EEXIST if existing == directory else errno.ENOTDIR
         raise _cannot_make(directory, flag, os.strerror(reason))
-    if not os.access(there, os.W_OK | os.X_OK):
-        if there == directory:
+    if not os.access(existing, os.W_OK | os.X_OK):
+        if existing == directory:
             raise cannot_write(directory, os.strerror(errno.EACCES))
         raise _cannot_make(directory, flag, os.strerror(errno.EACCES))
 

@@ -1,4 +1,4 @@
-"""The Bigram and the MLP of makemore.py, and the MLP with batch norm of the lectures.
+"""The Bigram and the MLP of makemore.py, and the MLP with batch norm of Building makemore.
 
 Letters: B batch, T time, V vocabulary, C context length.
 """
@@ -15,7 +15,7 @@ class Bigram(nn.Module):
         self.logits = nn.Parameter(torch.zeros((vocab_size, vocab_size)))
 
     def forward(self, idx: Tensor) -> Tensor:
-        """Tokens (B, T) to logits (B, T, V)."""
+        """Compute logits (B, T, V) of tokens (B, T)."""
         return self.logits[idx]
 
 
@@ -57,7 +57,7 @@ class MLP(nn.Module):
         self.mlp = nn.Sequential(*layers, nn.Linear(fan_in, vocab_size))
 
     def forward(self, idx: Tensor) -> Tensor:
-        """Tokens (B, T) to logits (B, T, V)."""
+        """Compute logits (B, T, V) of tokens (B, T)."""
         embs = []
         for _ in range(self.block_size):
             embs.append(self.wte(idx))

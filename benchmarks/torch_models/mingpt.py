@@ -16,7 +16,7 @@ class NewGELU(nn.Module):
     """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape."""
+        """Apply it to a tensor of any shape."""
         inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)
         return x * (1.0 + inner.tanh()) / 2.0
 
@@ -33,7 +33,7 @@ class CausalSelfAttention(nn.Module):
         self.n_head = n_head
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D)."""
+        """Map (B, T, D) to (B, T, D)."""
         B, T, D = x.shape
         q, k, v = (
             part.view(B, T, self.n_head, D // self.n_head).transpose(1, 2)
@@ -61,7 +61,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D)."""
+        """Map (B, T, D) to (B, T, D)."""
         x = x + self.attn(self.ln_1(x))
         h = self.mlp["act"](self.mlp["c_fc"](self.ln_2(x)))
         return x + self.mlp["c_proj"](h)
@@ -84,7 +84,7 @@ class GPT(nn.Module):
         self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
 
     def forward(self, idx: Tensor) -> Tensor:
-        """Logits of the character after each token."""
+        """Compute the logits of the character after each token."""
         positions = torch.arange(idx.shape[1], device=idx.device)
         x = self.transformer["wte"](idx) + self.transformer["wpe"](positions)
         for block in self.transformer["h"]:

@@ -1,4 +1,4 @@
-"""Which of the models here is a configuration's."""
+"""The PyTorch original of a configuration's model."""
 
 from torch import nn
 
@@ -10,7 +10,7 @@ from charjax.config import ModelConfig
 
 
 def build(config: ModelConfig, vocab_size: int) -> nn.Module:
-    """The original of a model."""
+    """Build the original of a model."""
     if config.kind == "transformer" and config.activation == "gelu_tanh":
         assert config.bias
         assert not config.tie_embeddings

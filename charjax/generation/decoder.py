@@ -199,7 +199,7 @@ def _compiled(
 @functools.partial(jax.jit, static_argnames=("model", "mesh"))
 def _prefill(model: CharModel, mesh: Mesh, variables: Any, tokens_BT: Array) -> Any:
     """A new cache with the tokens in it."""
-    read = parallel.shard_rows(functools.partial(_read, model), mesh, (False, True))
+    read = parallel.shard_rows(functools.partial(_read, model), mesh, parallel.WHOLE, parallel.ROWS)
     return read(variables, tokens_BT)
 
 
@@ -270,8 +270,8 @@ def _decode(
         made, state, buffer_KB = jax.lax.while_loop(goes_on, step, (jnp.int32(0), state, buffer_KB))
         return state, buffer_KB.T, made
 
-    spread = parallel.shard_rows(write, mesh, (False, True, True, False))
-    return spread(variables, keys_B, state, steps)
+    layouts = (parallel.WHOLE, parallel.ROWS, parallel.ROWS, parallel.WHOLE)
+    return parallel.shard_rows(write, mesh, *layouts)(variables, keys_B, state, steps)
 
 
 def read_window(model: CharModel, variables: Any, tokens_BC: Array) -> Array:

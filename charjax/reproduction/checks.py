@@ -1,9 +1,9 @@
-"""What a reproduction is, and the checks it is made of: a number, how near is near, a verdict."""
+"""Checks: a measured number, how near it has to be to a published one, and the verdict."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,12 +12,26 @@ Tier = Literal["cpu", "gpu"]
 Relation = Literal["near", "at most", "at least", "shown", "stated"]
 Verdict = Literal["reproduced", "out of tolerance", "not finite", "stated", "not run"]
 
-FAILURES: tuple[Verdict, ...] = ("out of tolerance", "not finite")
+# Verdicts that make the exit status 1; the last three are those of a row or an ordering (rows.py).
+FAILURES = ("out of tolerance", "not finite", "missed", "diverged", "does not hold")
 
-# Told the pieces done and the pieces in all.
+# Called with the units of work done and the units in all.
 Progress = Callable[[int, int], None]
-# Called between pieces; may raise to stop.
+# Called often during the work; may raise to stop it.
 Poll = Callable[[], None]
+# A check in results.json.
+CheckData = dict[str, Any]
+
+
+def part_of(progress: Progress, before: int, total: int) -> Progress:
+    """Return the progress of a part of the work, which begins after `before` of `total` units."""
+    return lambda done, _: progress(before + done, total)
+
+
+def is_within(measured: float, expected: float, above: float | None, below: float | None) -> bool:
+    """Return whether a number lies at most so far above or below another; None: any distance."""
+    difference = measured - expected
+    return (above is None or difference <= above) and (below is None or difference >= -below)
 
 
 class Mean(NamedTuple):
@@ -35,7 +49,7 @@ class Mean(NamedTuple):
 
 
 def mean_of(values_N: ArrayLike) -> Mean:
-    """Mean and standard error of independent values (N,)."""
+    """Return mean and standard error of independent values (N,)."""
     data_N = np.asarray(values_N, np.float64)
     n = data_N.size
     error = float(data_N.std(ddof=1)) / math.sqrt(n) if n > 1 else None
@@ -43,7 +57,7 @@ def mean_of(values_N: ArrayLike) -> Mean:
 
 
 def geometric_mean_of(logs_N: ArrayLike) -> Mean:
-    """exp of the mean of logarithms (N,), and its standard error."""
+    """Return exp of the mean of logarithms (N,), and its standard error."""
     logs = mean_of(logs_N)
     value = math.exp(logs.value) if math.isfinite(logs.value) else math.nan
     error = None if logs.standard_error is None else value * logs.standard_error
@@ -52,24 +66,24 @@ def geometric_mean_of(logs_N: ArrayLike) -> Mean:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One number of a reproduction. Make it by `near`, `at_most`, ... below.
+    """A number to be reproduced, made by `near`, `at_most`, ... below.
 
     Attributes:
       what: the quantity.
       relation: how the measured value has to lie to the expected one. "near": within the
-        tolerance; "at most" and "at least"; "shown": a claim that holds or not; "stated": said,
-        not judged.
+        tolerance; "at most" and "at least"; "shown": a claim that holds or not; "stated": reported
+        without a verdict.
       expected: as published; None where nothing is.
       tolerance: on either side, in the unit of the value; 0 for a bound.
-      relative: whether the tolerance was set as a share of what is expected.
-      of: what the measured value is, and so what the tolerance is of: "mean of the nets".
+      of: what the measured value is, such as "mean of the networks"; the tolerance applies to it.
       measured: None if it was not run.
-      n: values that it is the mean of.
+      n: number of values that it is the mean of.
       standard_error: of the mean; None for one value.
+      relative: whether the tolerance was set as a share of the expected value.
       unit: of the value; "" for a pure number.
-      theory: what the theory of charjax.theory gives, unrounded; None where it is silent.
-      holds: of a claim.
-      note: what else is to be said.
+      theory: the prediction of charjax.theory, unrounded; None where there is no theory.
+      holds: whether a claim holds.
+      note: a remark on the verdict.
     """
 
     what: str
@@ -88,7 +102,7 @@ class Check:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the number was reproduced."""
+        """Verdict on the measured value."""
         if self.measured is None:
             return "not run"
         if not math.isfinite(self.measured):
@@ -101,14 +115,12 @@ class Check:
         if self.relation == "shown":
             return self.holds
         assert self.expected is not None
-        if self.relation == "near":
-            return abs(measured - self.expected) <= self.tolerance
-        if self.relation == "at most":
-            return measured <= self.expected
-        return measured >= self.expected
+        above = None if self.relation == "at least" else self.tolerance
+        below = None if self.relation == "at most" else self.tolerance
+        return is_within(measured, self.expected, above, below)
 
-    def as_data(self) -> dict[str, Any]:
-        """For results.json; a measured value that is not finite is null there."""
+    def as_data(self) -> CheckData:
+        """Return the check for results.json; a measured value that is not finite is null there."""
         tree = dataclasses.asdict(self)
         for name in ("measured", "standard_error"):
             if tree[name] is not None and not math.isfinite(tree[name]):
@@ -128,9 +140,10 @@ def near(
     theory: float | None = None,
     note: str = "",
 ) -> Check:
-    """A value to be met `within` a distance, or within a `percent`age of what is expected."""
+    """Expect a value `within` a distance, or within a `percent`age, of the published one."""
     assert (within is None) != (percent is None)
     tolerance = within if within is not None else abs(expected) * (percent or 0.0) / 100
+    relative = percent is not None
     return Check(
         what,
         "near",
@@ -138,70 +151,46 @@ def near(
         tolerance,
         of,
         *measured,
-        relative=percent is not None,
+        relative=relative,
         unit=unit,
         theory=theory,
         note=note,
     )
 
 
-def at_most(
-    what: str, measured: Mean, bound: float, *, of: str, unit: str = "", note: str = ""
+def at_most(what: str, measured: Mean, bound: float, **details: str) -> Check:
+    """Expect a value not above a bound; `details` is `of`, and `unit` or `note`."""
+    return _check(what, "at most", bound, measured, **details)
+
+
+def at_least(what: str, measured: Mean, bound: float, **details: str) -> Check:
+    """Expect a value not below a bound; `details` is `of`, and `unit` or `note`."""
+    return _check(what, "at least", bound, measured, **details)
+
+
+def shown(what: str, holds: bool, measured: Mean, **details: str) -> Check:
+    """Expect a claim to hold, which rests on a number; `details` is `of`, and `unit` or `note`."""
+    return dataclasses.replace(_check(what, "shown", None, measured, **details), holds=holds)
+
+
+def stated(what: str, measured: Mean, note: str, **details: str) -> Check:
+    """Report a number without a verdict; `details` is `of`, and `unit`."""
+    return _check(what, "stated", None, measured, note=note, **details)
+
+
+def _check(
+    what: str,
+    relation: Relation,
+    expected: float | None,
+    measured: Mean,
+    *,
+    of: str,
+    unit: str = "",
+    note: str = "",
 ) -> Check:
-    """A value that must not lie above a bound."""
-    return Check(what, "at most", bound, 0.0, of, *measured, unit=unit, note=note)
-
-
-def at_least(
-    what: str, measured: Mean, bound: float, *, of: str, unit: str = "", note: str = ""
-) -> Check:
-    """A value that must not lie below a bound."""
-    return Check(what, "at least", bound, 0.0, of, *measured, unit=unit, note=note)
-
-
-def shown(
-    what: str, holds: bool, measured: Mean, *, of: str, unit: str = "", note: str = ""
-) -> Check:
-    """A claim, and the number it rests on."""
-    return Check(what, "shown", None, 0.0, of, *measured, unit=unit, holds=holds, note=note)
-
-
-def stated(what: str, measured: Mean, note: str, *, of: str, unit: str = "") -> Check:
-    """A number with no verdict on it; the note says what it says."""
-    return Check(what, "stated", None, 0.0, of, *measured, unit=unit, note=note)
+    return Check(what, relation, expected, 0.0, of, *measured, unit=unit, note=note)
 
 
 def not_run(what: str, why: str, expected: float | None = None) -> Check:
-    """A number that was not measured, and why not."""
+    """Report that a number was not measured, and why not."""
     return Check(what, "stated", expected, 0.0, "", None, n=0, note=why)
-
-
-class Run(Protocol):
-    """Measures a reproduction."""
-
-    def __call__(self, tier: Tier, progress: Progress, poll: Poll) -> Sequence[Check]:
-        """Measure at a tier's size."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Reproduction:
-    """Published numbers that belong together.
-
-    Attributes:
-      name: what the command takes.
-      number: its place in the list, from 1; the command takes that, too.
-      title: what it is.
-      source: where the numbers are published.
-      run: measures it.
-      larger_on_gpu: whether the GPU tier measures something larger, which no CPU is asked to do.
-      corpora: the texts it needs; they are sought before anything is measured.
-    """
-
-    name: str
-    number: int
-    title: str
-    source: str
-    run: Run
-    larger_on_gpu: bool = False
-    corpora: tuple[str, ...] = ()

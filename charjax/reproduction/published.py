@@ -1,4 +1,4 @@
-"""Every row there is, in the order of the table."""
+"""All rows, in the order of the table."""
 
 import fnmatch
 
@@ -11,10 +11,10 @@ ORDERINGS = names.ORDERINGS
 
 
 def select(names: list[str]) -> tuple[Row, ...]:
-    """The rows that --only names, in the table's order; a name may be a pattern (`names-mlp-*`).
+    """Return the rows that --only names, in the table's order; a name may be a pattern.
 
     Raises:
-      UserError: a name that no row has.
+      UserError: no row has such a name.
     """
     known = [row.name for row in ROWS]
     chosen: set[str] = set()

@@ -6,7 +6,7 @@ from charjax.config import Config
 
 
 class Due(NamedTuple):
-    """What is due after a step."""
+    """The events due after a step."""
 
     evaluation: bool
     samples: bool

@@ -1,4 +1,4 @@
-"""A run's directory: who may write in it, and how it is read back."""
+"""Reading a run back from its directory."""
 
 import dataclasses
 from pathlib import Path
@@ -16,11 +16,7 @@ from charjax.models.contract import CharModel
 from charjax.run.checkpoint import Checkpoints
 from charjax.run.notes import read_notes
 from charjax.training.cpu_plan import needs_one_heap
-from charjax.training.state import (
-    ADAM_SCALES,
-    state_shapes,
-    variables_of,
-)
+from charjax.training.state import ADAM_SCALES, state_shapes, variables_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +24,12 @@ class Run:
     """A trained model, read back from its directory.
 
     Attributes:
-      directory: where it was read from.
+      directory: of the run.
       config: the resolved configuration.
-      tokenizer: of its text.
+      tokenizer: the alphabet of the text.
       model: the module.
       variables: its parameters and other collections.
-      step: of the checkpoint.
+      step: the step of the checkpoint.
       dataset_digest: SHA-256 of the text it was trained on.
     """
 
@@ -52,7 +48,7 @@ def load_run(directory: Path, checkpoint: str = "best", *, core_devices: bool = 
     Args:
       directory: the run's.
       checkpoint: "best", "latest" or a step.
-      core_devices: as of `backend.start_backend`.
+      core_devices: passed to `backend.start_backend`.
 
     Raises:
       UserError: no run there, no such checkpoint, or none that can be read.
@@ -68,7 +64,7 @@ def load_run(directory: Path, checkpoint: str = "best", *, core_devices: bool = 
     store = Checkpoints(directory / "checkpoints")
     notes = read_notes(store.read_meta(which))
     config, tokenizer = notes.config, notes.tokenizer
-    # A model trained on a GPU is read on whatever there is.
+    # A model trained on a GPU is read on any device.
     if config.runtime.device == "gpu":
         config = config.model_copy(
             update={"runtime": config.runtime.model_copy(update={"device": "auto"})}
@@ -82,13 +78,13 @@ def load_run(directory: Path, checkpoint: str = "best", *, core_devices: bool = 
     return Run(directory, config, tokenizer, model, variables_of(state), step, notes.dataset_digest)
 
 
-def begun_with(directory: Path) -> tuple[Tokenizer, str] | tuple[None, None]:
-    """The alphabet of a run and the SHA-256 of its text; None before its first checkpoint.
+def saved_dataset(directory: Path) -> tuple[Tokenizer, str] | tuple[None, None]:
+    """Return a run's tokenizer and the SHA-256 of its text, or None before its first checkpoint.
 
     Raises:
       UserError: no checkpoint can be read.
     """
-    # Whoever restores the checkpoint tells of damaged ones.
+    # Damaged checkpoints are reported by the restore that follows.
     store = Checkpoints(directory / "checkpoints", warn=lambda text: None)
     if not store.steps():
         return None, None
@@ -101,19 +97,19 @@ def require_run(directory: Path, flag: str = "workdir") -> None:
     if (directory / "config.toml").is_file():
         return
     remedy = "give the directory that `python -m charjax.train` printed"
-    what = "holds no run" if directory.is_dir() else "is not a directory"
+    problem = "holds no run" if directory.is_dir() else "is not a directory"
     if has_checkpoints(directory):
-        what, remedy = "holds checkpoints, but no config.toml", "put a copy of that file back"
-    raise UserError(f"{flag}: {str(directory)!r} {what}; {remedy}")
+        problem, remedy = "holds checkpoints, but no config.toml", "put a copy of that file back"
+    raise UserError(f"{flag}: {str(directory)!r} {problem}; {remedy}")
 
 
 def has_checkpoints(directory: Path) -> bool:
-    """Whether a run has saved anything in a directory."""
+    """Return whether a directory holds a checkpoint."""
     return bool(Checkpoints(directory / "checkpoints").steps())
 
 
 def parameter_shapes(config: Config, source: Run) -> Any:
-    """Shapes and dtypes of the parameters that a config's model has in a run's alphabet."""
+    """Return the shapes and dtypes of a config's parameters, with another run's alphabet."""
     model = build_model(config, source.tokenizer)
     tokens_BT = jnp.zeros((1, model.lookback + 1), jnp.int32)
     return jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]

@@ -19,6 +19,7 @@ from charjax import parallel
 from charjax.config import Config
 from charjax.data.batches import BatchSource
 from charjax.models.contract import CharModel
+from charjax.parallel import ROWS, WHOLE
 from charjax.training.program import make_advance
 from charjax.training.state import TrainState
 
@@ -146,7 +147,7 @@ class Ensemble:
                 return jax.vmap(one)(runs, numbers)
             return jax.lax.map(lambda each: one(*each), (runs, numbers), batch_size=block)
 
-        spread = parallel.on_each_device(run, self.mesh, (True, False, True, False))
+        spread = parallel.on_each_device(run, self.mesh, ROWS, WHOLE, ROWS, WHOLE)
         program = jax.jit(spread, donate_argnums=0, out_shardings=self.split)
         return program.lower(runs, self.source, numbers, jnp.int32(1)).compile()
 

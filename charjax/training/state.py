@@ -14,11 +14,23 @@ from charjax.training.optimizer import make_optimizer
 
 
 class Counters(NamedTuple):
-    """Steps taken, steps skipped because they were not finite, and how many of those in a row."""
+    """Numbers of steps; int32 scalars.
+
+    Attributes:
+      step: steps done, the skipped ones included.
+      skipped: steps that were not finite and so changed nothing.
+      skipped_in_a_row: how many of those came last.
+    """
 
     step: Array
     skipped: Array
     skipped_in_a_row: Array
+
+    def after(self, finite: Array) -> "Counters":
+        """Return the counters after one more step, skipped if it was not finite."""
+        skipped = 1 - finite.astype(jnp.int32)
+        in_a_row = (self.skipped_in_a_row + 1) * skipped
+        return Counters(self.step + 1, self.skipped + skipped, in_a_row)
 
 
 class Scales(NamedTuple):
@@ -94,6 +106,16 @@ def remove_multipliers(params: Any, scales: Scales | tuple[()]) -> Any:
     if not isinstance(scales, Scales):
         return params
     return jax.tree.map(lambda p, m: p / _aligned(m, p), params, scales.multipliers)
+
+
+def optimizer_factors(state: TrainState) -> dict[str, Any]:
+    """Return the scheme's factors as keyword arguments of the optimizer's update."""
+    factors = {}
+    if isinstance(state.scales, Scales):
+        factors["rate_factors"] = state.scales.learning_rates
+    if isinstance(state.adam_scales, AdamScales):
+        factors["epsilon_factors"], factors["decay_factors"] = state.adam_scales
+    return factors
 
 
 def scales_of(model: CharModel, config: Config, shapes: Any) -> Scales | tuple[()]:

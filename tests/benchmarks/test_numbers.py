@@ -1,4 +1,4 @@
-"""What is computed from times: operations by hand counts, peaks, drift, who overtakes whom."""
+"""Figures computed from times: hand-counted operations, peaks, drift, crossovers."""
 
 import jax
 import jax.numpy as jnp

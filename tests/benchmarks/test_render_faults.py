@@ -1,4 +1,4 @@
-"""The fault matrix of docs/durability.md shows what its file holds, and no more."""
+"""The fault matrix of docs/durability.md equals its results file."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,8 @@ HARDWARE = {"accelerator": None, "cores": 2, "processor": "X", "versions": {"jax
 
 
 def part(row: int, passed: int, cases: int, whole: bool = True) -> dict:
-    told = {"row": row, "fault": "a fault", "cases": cases, "passed": passed}
-    return {**told, "seconds": 1.6, "whole": whole}
+    fields = {"row": row, "fault": "a fault", "cases": cases, "passed": passed}
+    return {**fields, "seconds": 1.6, "whole": whole}
 
 
 def test_what_was_not_run_is_said(tmp_path: Path):

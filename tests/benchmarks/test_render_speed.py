@@ -1,4 +1,4 @@
-"""The tables of speed are made from the benchmarks' files alone."""
+"""The tables of speed come from the benchmarks' files only."""
 
 import json
 from pathlib import Path

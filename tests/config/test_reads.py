@@ -10,6 +10,7 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tomli_w
 from hypothesis import strategies as st
@@ -32,7 +33,7 @@ from charjax.init import scheme_for, scheme_numbers
 from charjax.init.scheme import initialise
 from charjax.init.schemes import scheme_names
 from charjax.reproduction.published import ROWS
-from charjax.training.optimizer import Taken, make_optimizer, make_schedule
+from charjax.training.optimizer import make_optimizer, make_schedule
 from tests.commands import run, tiny
 from tests.config.test_loading import trees
 
@@ -324,8 +325,15 @@ def use(config: Config) -> np.ndarray:
     state = optimizer.init(params)
     for i in range(3):
         grads = {"w": jnp.array([[1.0, -2.0], [0.5, i]])}
-        taken = Taken(jnp.float32(0.1), jnp.float32(1.0), jnp.bool_(True))
-        params, state = optimizer.apply(params, grads, state, taken)
+        updates, state = optimizer.update(
+            grads,
+            state,
+            params,
+            learning_rate=jnp.float32(0.1),
+            scale=jnp.float32(1.0),
+            finite=jnp.bool_(True),
+        )
+        params = optax.apply_updates(params, updates)
     return np.concatenate([np.asarray(rates), np.asarray(params["w"]).ravel()])
 
 

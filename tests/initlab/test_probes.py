@@ -1,4 +1,4 @@
-"""Each probe against a plain computation of the same thing, or a case that is known."""
+"""Each probe against a plain computation, or a known case."""
 
 import math
 
@@ -89,7 +89,7 @@ def test_correlation_of_a_wide_stack_follows_the_map():
 
 
 def test_attention_weights_are_those_the_model_uses():
-    """Put together with the values and the last product they give what the block gives."""
+    """Combine them with the values and the last product to the block's output."""
     model = make_model("transformer", n_layer=1, positions="rotary")
     variables = make_variables(model)
     inputs_BS = tokens(2, 9)
@@ -142,7 +142,7 @@ def test_jacobian_of_an_mlp_by_hand():
 
 @pytest.mark.parametrize("name", ["gru", "transformer-other"])
 def test_jacobian_along_a_direction_is_a_finite_difference(name):
-    """Of untied embeddings: all symbols of the context are different, so a table is moved."""
+    """Move a table of untied embeddings; all symbols of the context are different."""
     model = make_model(name)
     variables = make_variables(model)
     inputs_BS = np.arange(1, 7, dtype=np.int32)[None]
@@ -210,7 +210,7 @@ def test_zeros_and_nan_have_an_answer():
 
 
 def test_largest_eigenvalue_is_that_of_the_dense_hessian():
-    """Of the function that gradient descent sees: of m sqrt(f) times its parameters."""
+    """Use the function of gradient descent's parameters, multiplied by m sqrt(f)."""
     model = make_model("mlp", hidden=(4,), d_embed=2, context_length=2)
     params = make_variables(model)["params"]
     inputs_BS, targets_BT = tokens(16, 2), tokens(16, 1, seed=1)
@@ -218,8 +218,8 @@ def test_largest_eigenvalue_is_that_of_the_dense_hessian():
     factors["readout"]["kernel"] = jnp.float32(4.0)
     multipliers = jax.tree.map(lambda p: jnp.float32(3.0), params)
     sizes = jax.tree.map(lambda f, m: m * jnp.sqrt(f), factors, multipliers)
-    kept = jax.tree.map(lambda p: p / 3.0, params)
-    state = TrainState(kept, (), {}, (), zero_counters(), Scales(factors, multipliers))
+    divided = jax.tree.map(lambda p: p / 3.0, params)
+    state = TrainState(divided, (), {}, (), zero_counters(), Scales(factors, multipliers))
     flat, unravel = ravel_pytree(jax.tree.map(lambda p, s: p / s, params, sizes))
 
     @jax.jit

@@ -61,7 +61,7 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
-    """A sweep with every axis, and its report."""
+    """Run a sweep with every axis, and write its report."""
     directory = write_sweep(
         tmp_path_factory.mktemp("sweeps") / "full",
         gains=(0.6, 1.3, 3.0),

@@ -92,7 +92,7 @@ def test_a_tanh_stack_is_as_wide_as_theory_says():
     ],
 )
 def test_gradients_grow_as_theory_says(activation, norm, gain, near):
-    stack = gradients.Stack(activation, norm, gain, 8, 96, 128)
+    stack = gradients.LayerStack(activation, norm, gain, 8, 96, 128)
     check = gradients.measure("a stack", stack, stack.growth, 100 * near, 6, ignore, ignore)
     assert check.verdict == "reproduced", (check.measured, check.expected)
     assert check.theory == check.expected
@@ -148,10 +148,10 @@ def test_from_zeros_only_the_last_bias_learns(data_dir):
     assert loss.expected < loss.measured < loss.expected + 0.1
 
 
-def test_the_arms_are_compared_seed_by_seed(monkeypatch):
+def test_the_variants_are_compared_seed_by_seed(monkeypatch):
     rng = np.random.default_rng(0)
     seeds = 0.01 * rng.normal(size=8)
-    own = dict(names_variants._ARMS.values())
+    own = dict(names_variants._VARIANTS.values())
 
     def losses(config, count, steps, progress, poll):
         progress(count * steps)
@@ -163,8 +163,8 @@ def test_the_arms_are_compared_seed_by_seed(monkeypatch):
     assert [check.verdict for check in checks] == ["reproduced"] * 7 + ["stated"] * 3
     assert told[-1] == (400, 400)
     assert checks[5].measured == pytest.approx(0.037, abs=0.002)
-    assert "arm 3 is better" in checks[7].note
-    # The same loss in all arms: no order is shown.
+    assert "variant 3 is better" in checks[7].note
+    # The same loss in all variants: no ordering is shown.
     own = dict.fromkeys(own, 2.168)
     checks = names_variants.measure(8, 10, ignore, ignore)
     assert [check.verdict for check in checks[:7]] == ["reproduced"] + 6 * ["out of tolerance"]
@@ -173,7 +173,7 @@ def test_the_arms_are_compared_seed_by_seed(monkeypatch):
     assert "2 seeds cannot reach" in names_variants.measure(2, 10, ignore, ignore)[7].note
 
 
-def test_an_arm_is_trained_as_its_configuration_says(data_dir):
+def test_a_variant_is_trained_as_its_configuration_says(data_dir):
     told = []
     losses = names_variants._dev_losses("names-mlp-hidden", 2, 30, told.append, ignore)
     assert losses.shape == (2,)

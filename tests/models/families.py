@@ -1,4 +1,4 @@
-"""Every family, small, with random parameters: the specification in these tests is for all."""
+"""Every family, small, with random parameters, for tests of properties common to all."""
 
 import dataclasses
 import functools
@@ -50,7 +50,7 @@ TRAINED = [name for name in FAMILIES if name != "ngram"]
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A model, and random variables: no bias is zero and no gain one."""
+    """A model with random variables: no bias is zero and no gain one."""
 
     name: str
     model: CharModel
@@ -62,7 +62,7 @@ class Family:
 
 @functools.partial(jax.jit, static_argnames=("model", "num_outputs"))
 def evaluate(model, variables, tokens_BT, cache, num_outputs):
-    """Compiled once for a family and shapes, whichever test asks."""
+    """Compile once per family and shapes, for all tests."""
     return model.apply(variables, tokens_BT, cache, num_outputs=num_outputs)
 
 
@@ -87,7 +87,7 @@ def make_variables(model: CharModel) -> Any:
 
 
 def random_split(vocab_size: int, length: int, seed: int) -> Split:
-    """One document in which characters depend on the two before them."""
+    """Return one document in which characters depend on the two before them."""
     rng = np.random.default_rng(seed)
     tokens = list(rng.integers(0, vocab_size, 3))
     while len(tokens) < length:

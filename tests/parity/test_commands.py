@@ -15,7 +15,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 
 def test_a_gpt_trained_elsewhere(tmp_path: Path):
     from benchmarks.torch_models.gpt import GPT
-    from benchmarks.torch_models.training import configure_adamw, mean_loss, train_step
+    from tests.parity.nanogpt_training import configure_adamw, mean_loss, train_step
 
     text = "".join(f"{n} bottles of beer on the wall, {n - 1} left.\n" for n in range(999, 0, -1))
     (tmp_path / "text.txt").write_text(text)

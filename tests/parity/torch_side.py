@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from benchmarks.torch_models.original import build
-from benchmarks.torch_models.training import configure_adamw, get_lr, mean_loss, train_step
 from charjax.config import OptimConfig
 from tests.parity.cases import (
     FUNCTIONAL,
@@ -17,6 +16,7 @@ from tests.parity.cases import (
     make_config,
 )
 from tests.parity.functional import Functional
+from tests.parity.nanogpt_training import configure_adamw, get_lr, mean_loss, train_step
 
 Arrays = dict[str, np.ndarray]
 

@@ -21,7 +21,7 @@ class Case(NamedTuple):
 
     @property
     def cost(self) -> int:
-        """About how long the case takes, beside others."""
+        """Estimate the relative duration of the case."""
         return len(self.commands) + self.long
 
 
@@ -152,12 +152,12 @@ SLIDE = ["sample", "run", "--json", "--past-context", "slide", "--max-new-tokens
 
 
 def train(*words: str) -> list[str]:
-    """A short run in the directory `run`; of a setting given twice the last counts."""
+    """Train a short run in the directory `run`; of a setting given twice the last counts."""
     return ["train", *SHORT, *words, *RUN]
 
 
 def samples(*prompts: str) -> list[list[str]]:
-    """Samples in every way; the longest go past the context."""
+    """Sample in every way; the longest samples go past the context."""
     few = ["sample", "run", "--json", "--max-new-tokens", "40"]
     return [
         [*few, "--greedy"],
@@ -167,7 +167,7 @@ def samples(*prompts: str) -> list[list[str]]:
 
 
 def evaluations() -> list[list[str]]:
-    """The losses of a run, in every way."""
+    """Evaluate a run in every way."""
     score = ["evaluate", "run", "--json"]
     return [
         score,
@@ -178,7 +178,7 @@ def evaluations() -> list[list[str]]:
 
 
 def exchange(*words: str) -> list[list[str]]:
-    """A state dict of a run, and runs made of it with and without charjax's header."""
+    """Export a run's state dict, and import it with and without charjax's header."""
     return [
         ["interop", "export", "run", "1.safetensors"],
         ["interop", "import", "1.safetensors", "--workdir", "again"],
@@ -188,7 +188,7 @@ def exchange(*words: str) -> list[list[str]]:
 
 
 def resumed(*words: str, layout: tuple[str, ...] = ()) -> list[list[str]]:
-    """A run that is gone on with past its end, and one that begins with its parameters."""
+    """Resume a run past its end, and start another one from its parameters."""
     few = ["train.steps=5", "checkpoint.every=2", "eval.every=2"]
     return [
         train(*words, *few),
@@ -198,7 +198,7 @@ def resumed(*words: str, layout: tuple[str, ...] = ()) -> list[list[str]]:
 
 
 def sweep(*words: str) -> Case:
-    """A sweep with its report."""
+    """Run a sweep with its report."""
     out = ["--out", "sweep"]
     return Case(
         [["initlab", "sweep", TEXT, "train.batch_size=8", "--steps", "8", *words, *out]], long=12
@@ -206,7 +206,7 @@ def sweep(*words: str) -> Case:
 
 
 def probe(*words: str) -> Case:
-    """A probe of a network at its first step."""
+    """Probe a network at its first step."""
     few = ["--seeds", "2", "--json", "--out", "probe"]
     return Case([["initlab", "probe", TEXT, "train.batch_size=4", *words, *few]], long=3)
 

@@ -9,7 +9,7 @@ _OF_BITS = ("state_digest", "sha256", "sample", "samples")
 
 
 def differences(before: Any, after: Any, tolerance: float = 0.0, path: str = "") -> Iterator[str]:
-    """One line for each place where two trees differ.
+    """Yield one line for each place where two trees differ.
 
     Args:
       before: one tree of dicts, lists, numbers, texts and None.
@@ -41,7 +41,7 @@ def _same(before: Any, after: Any, tolerance: float) -> bool:
 
 
 def _ends(before: list[Any], after: list[Any]) -> str:
-    """The first entries that only one of two lists has."""
+    """Return the first entries that only one of two lists has."""
     lost = [entry for entry in before if entry not in after][:3]
     new = [entry for entry in after if entry not in before][:3]
     return f"lost {str(lost)[:200]}, new {str(new)[:200]}"

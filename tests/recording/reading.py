@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"(?<![\w.])[-−+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 def read_folder(folder: Path) -> dict[str, Any]:
-    """The paths of all files, and the contents of those that are not the text, by path."""
+    """Return the paths of all files, and by path the contents of those to compare."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [str(path.relative_to(folder)) for path in paths]
     contents = {name: read_file(path) for name, path in zip(names, paths, strict=True)}
@@ -27,7 +27,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
 
 
 def read_file(path: Path) -> Any:
-    """The contents of one file as JSON holds them; None of a file that only has to be there."""
+    """Return the contents of a file as JSON values; None for one that only has to exist."""
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             return {name: _array(arrays[name]) for name in arrays.files}
@@ -53,7 +53,7 @@ def read_file(path: Path) -> Any:
 
 
 def read_printed(words: list[str], text: str) -> Any:
-    """JSON and configurations as trees, lists as lines, and of verdicts the numbers."""
+    """Parse JSON and configurations as trees, text as lines, and the numbers of verdicts."""
     if "--json" in words:
         return stripped(json.loads(text))
     if "--print-config" in words:
@@ -64,7 +64,7 @@ def read_printed(words: list[str], text: str) -> Any:
 
 
 def stripped(tree: Any) -> Any:
-    """A tree without what differs from run to run, and with shorter digests."""
+    """Return a tree without entries that differ from run to run, with shortened digests."""
     if isinstance(tree, dict):
         return {
             key: stripped(value)
@@ -82,7 +82,7 @@ def stripped(tree: Any) -> Any:
 
 
 def numbers(text: str) -> list[float]:
-    """The numbers in a text, in their order."""
+    """Return the numbers in a text, in order."""
     found = (number.replace(",", "").replace("−", "-") for number in _NUMBER.findall(text))
     return [float(number) for number in found]
 

@@ -1,4 +1,4 @@
-"""Silence during saves and restores, and none outside of them."""
+"""Loggers are silenced during saves and restores only."""
 
 import logging
 import subprocess
@@ -24,7 +24,7 @@ def settings() -> list[Any]:
 
 
 def complain(text: str = "Event loop is closed") -> None:
-    """Log an error as orbax and asyncio do, and raise one where nothing can catch it."""
+    """Log errors as orbax and asyncio do, and raise an unraisable one."""
     for name in LOGGERS:
         logging.getLogger(name).error("a failed write")
     sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(text)))
@@ -32,7 +32,7 @@ def complain(text: str = "Event loop is closed") -> None:
 
 @pytest.fixture
 def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What reaches the hook and the loggers of the process."""
+    """Collect what reaches the hook and the loggers of the process."""
     texts: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: texts.append(record.name)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""When things are due."""
+"""Steps at which events are due."""
 
 import pytest
 from hypothesis import given

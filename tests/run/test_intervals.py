@@ -1,4 +1,4 @@
-"""Lines of metrics: their means do not depend on how steps were cut into chunks; their file."""
+"""Metrics: means do not depend on the chunks of steps; and their file."""
 
 from pathlib import Path
 

@@ -136,14 +136,14 @@ for name, words in json.loads(sys.argv[1]).items():
     differ = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b), initial=0)), one, four)
     told[name] = [max(jax.tree.leaves(part), default=0) for part in differ] + [reduces]
 
-def dropped(x, key):
-    kept = jax.random.bernoulli(parallel.device_key(key), 0.5, x.shape)
-    return x.sum(), kept
+def dropped(params, scales, model_state, carry, batch, key):
+    mask = jax.random.bernoulli(key, 0.5, batch.shape)
+    return batch.sum(), (model_state, mask)
 
 mesh = parallel.make_mesh(jax.local_devices(), 4)
-drop = jax.jit(parallel.summed_over_devices(dropped, mesh, (True, False)))
-total, kept = drop(jnp.ones((4, 64)), jax.random.key(0))
-told["dropout"] = [float(total), len({row.tobytes() for row in np.asarray(kept)})]
+drop = jax.jit(parallel.data_parallel(dropped, mesh))
+total, (_, mask) = drop((), (), {}, (), jnp.ones((4, 64)), jax.random.key(0))
+told["dropout"] = [float(total), len({row.tobytes() for row in np.asarray(mask)})]
 print(json.dumps(told))
 """
 
@@ -214,7 +214,7 @@ def test_a_run_shared_by_the_cores_is_stopped_and_goes_on(tmp_path: Path, run_co
 
 
 def steps_done(workdir: Path) -> int:
-    """The last step in metrics.jsonl."""
+    """Return the last step in metrics.jsonl."""
     path = workdir / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)

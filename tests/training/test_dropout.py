@@ -1,4 +1,4 @@
-"""Every micro-batch of every step has dropout of its own."""
+"""Every micro-batch of every step has a separate dropout mask."""
 
 import types
 from typing import Any
@@ -18,7 +18,7 @@ PLACES = 2**16
 
 
 class KeyReader:
-    """A model whose gradient shows its dropout keys: each sets another one of many places."""
+    """A model whose gradient shows its dropout keys: each sets one of many positions."""
 
     memory = "windowed"
 
@@ -29,7 +29,7 @@ class KeyReader:
 
 
 def places_after(steps: int, pieces: int, seed: int = 0) -> set[int]:
-    """The places that so many steps have set, on micro-batches that are all the same."""
+    """Return the positions set by a number of steps on identical micro-batches."""
     optim = {"kind": "sgd", "learning_rate": 1.0, "grad_clip": 0.0, "accumulate_steps": pieces}
     config = parse_config({"optim": optim})
     zeros = jnp.zeros((2 * pieces, 3), jnp.int32)

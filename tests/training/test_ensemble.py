@@ -1,4 +1,4 @@
-"""Several runs as one program: how many fit, and what becomes of those that diverge."""
+"""Several runs as one program: how many fit, and how diverged runs are treated."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ from charjax.training.state import initial_state
 
 @dataclasses.dataclass
 class Sized:
-    """A program that takes ten bytes a run, and five in any case."""
+    """Fake program that takes ten bytes per run, plus five."""
 
     count: int
 
@@ -76,13 +76,13 @@ def test_as_many_runs_side_by_side_as_a_cache_holds():
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=[])
 @dataclasses.dataclass
 class Held:
-    """A state that is parameters alone."""
+    """State of parameters alone."""
 
     params: Any
 
 
 class Coin:
-    """A model of one parameter: the logit of symbol 0 against symbol 1."""
+    """Model of one parameter: the logit of symbol 0 against symbol 1."""
 
     memory = "windowed"
 
@@ -95,7 +95,7 @@ class Coin:
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["key"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Zeros:
-    """Batches of 2 x 3 targets that are all symbol 0."""
+    """Source of batches of 2 x 3 targets, all symbol 0."""
 
     key: Any
 
@@ -136,7 +136,7 @@ def test_runs_have_rates_of_their_own_and_stop_where_they_diverge():
 
 
 class Group(_Group):
-    """EnsembleState of which every loss is given: {step: loss} of each."""
+    """EnsembleState with given losses: {step: loss} of each run."""
 
     val: tuple[dict[int, float], ...]
     measured: list[tuple[str, int, int]]
@@ -151,7 +151,7 @@ class Group(_Group):
 
 
 class Steps:
-    """Stands in for the program: each step has 10 targets, and as its loss its number."""
+    """Fake of the program: each step has 10 targets, and its number as the loss."""
 
     def __init__(self, count: int):
         self.count, self.chunks = count, []  # type: ignore[var-annotated]

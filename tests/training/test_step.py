@@ -11,6 +11,7 @@ import pytest
 from charjax import models
 from charjax.config import Config, parse_config
 from charjax.data.batches import Batch
+from charjax.training.optimizer import from_optax, is_matrix
 from charjax.training.state import TrainState, create_state
 from charjax.training.step import cross_entropy, l2_penalty, make_train_step
 
@@ -80,6 +81,65 @@ def test_a_step_that_is_not_finite_changes_the_counters_alone():
     healed, told = step(config, model, after._replace(params=state.params), batch)
     assert told.skipped == 0
     assert [int(c) for c in healed.counters] == [3, 1, 0]
+
+
+OPTAX = {
+    "lion": optax.lion(1.0, weight_decay=0.1, mask=is_matrix),
+    "adamw": optax.adamw(1.0, b2=0.99, weight_decay=0.1, mask=is_matrix),
+    "sgd": optax.sgd(1.0, momentum=0.9),
+}
+CLIPPED = {"learning_rate": 0.02, "warmup_steps": 2, "weight_decay": 0.1, "beta2": 0.99}
+CLIPPED |= {"grad_clip": 0.3}
+
+
+@pytest.mark.parametrize("name", OPTAX)
+def test_any_optimizer_of_optax_can_stand_in_the_step(name, monkeypatch):
+    """Five steps, one of them not finite, against optax's own loop."""
+    for module in ("step", "state"):
+        monkeypatch.setattr(
+            f"charjax.training.{module}.make_optimizer", lambda config: from_optax(OPTAX[name])
+        )
+    config, model, state = setup("mlp", optim=CLIPPED)
+    params, plain = state.params, optax.chain(optax.clip_by_global_norm(0.3), OPTAX[name])
+    plain_state, train_step = plain.init(params), jax.jit(make_train_step(model, config))
+    for number in range(5):
+        batch = make_batch(model, 4, seed=number)
+        if number == 2:
+            batch = batch._replace(weights=jnp.full_like(batch.weights, jnp.inf))
+        state, _ = train_step(state, batch, jax.random.key(0))
+        if number != 2:
+            grads = jax.grad(mean_loss)(params, model, batch)
+            with jax.numpy_dtype_promotion("standard"):
+                updates, plain_state = plain.update(grads, plain_state, params)
+            learning_rate = 0.02 * min(1, (number + 1) / 3)
+            params = jax.tree.map(lambda p, u, r=learning_rate: p + r * u, params, updates)
+    assert int(state.counters.skipped) == 1
+    for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def mean_loss(params, model, batch):
+    logits, _ = model.apply({"params": params}, batch.inputs, num_outputs=batch.targets.shape[1])
+    losses = cross_entropy(logits, batch.targets)
+    return jnp.sum(losses * batch.weights) / jnp.sum(batch.weights)
+
+
+def test_the_fused_adamw_is_optaxs_in_the_step(monkeypatch):
+    config, model, state = setup("mlp", optim=CLIPPED)
+    fused, plain = state, state._replace(opt_state=OPTAX["adamw"].init(state.params))
+    fused_step = jax.jit(make_train_step(model, config))
+    monkeypatch.setattr(
+        "charjax.training.step.make_optimizer", lambda config: from_optax(OPTAX["adamw"])
+    )
+    plain_step = jax.jit(make_train_step(model, config))
+    for number in range(5):
+        batch = make_batch(model, 4, seed=number)
+        fused, _ = fused_step(fused, batch, jax.random.key(0))
+        plain, _ = plain_step(plain, batch, jax.random.key(0))
+    for ours, theirs in zip(
+        jax.tree.leaves(fused.params), jax.tree.leaves(plain.params), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_the_loss_is_the_weighted_mean_over_targets():

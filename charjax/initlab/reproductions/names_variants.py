@@ -1,7 +1,7 @@
-"""Number 8: five ways to begin the names MLP, trained in full (Building makemore Part 3).
+"""Number 8: five initialisations of the names MLP, trained in full (Building makemore Part 3).
 
-Seed k has the same batches in every arm, so the arms are compared by their differences, seed by
-seed. Letters: S seeds.
+Seed k has the same batches in every variant, so variants are compared by their differences, seed
+by seed. Letters: S seeds.
 """
 
 import itertools
@@ -25,48 +25,48 @@ from charjax.reproduction.checks import (
 from charjax.training.seeds import Replicas
 from charjax.training.session import open_session
 
-# By arm, the configuration and the dev loss of the one run that is published.
-_ARMS = {
+# By variant, the configuration and the dev loss of the one run that is published.
+_VARIANTS = {
     1: ("names-mlp-naive", 2.168),
     2: ("names-mlp-readout", 2.131),
     3: ("names-mlp-hidden", 2.103),
     4: ("names-mlp-kaiming", 2.107),
     5: ("names-mlp-batchnorm", 2.105),
 }
-_ORDER = ((1, 2), (2, 3))
+_ORDERINGS = ((1, 2), (2, 3))
 _SIMILAR = (3, 4, 5)
 _SEEDS: dict[Tier, int] = {"cpu": 8, "gpu": 64}
 _STEPS = 200_000
 
 
 def run(tier: Tier, progress: Progress, poll: Poll) -> list[Check]:
-    """Train every arm; the tiers differ in the number of seeds."""
+    """Train every variant; the tiers differ in the number of seeds."""
     return measure(_SEEDS[tier], _STEPS, progress, poll)
 
 
 def measure(seeds: int, steps: int, progress: Progress, poll: Poll) -> list[Check]:
-    """The checks, from so many seeds of each arm."""
+    """Return the checks, from so many seeds of each variant."""
     of = f"the mean of {seeds} seeds after {steps:,} steps"
     losses: dict[int, NDArray[np.float64]] = {}
     checks = []
-    total = len(_ARMS) * seeds * steps
-    for arm, (config, published) in _ARMS.items():
+    total = len(_VARIANTS) * seeds * steps
+    for variant, (config, published) in _VARIANTS.items():
 
         def told(done: int, before: int = len(losses) * seeds * steps) -> None:
             progress(min(before + done, total), total)
 
-        losses[arm] = _dev_losses(config, seeds, steps, told, poll)
+        losses[variant] = _dev_losses(config, seeds, steps, told, poll)
         told(seeds * steps)
-        mean = mean_of(losses[arm])
-        what = f"arm {arm}, {config}: dev loss"
+        mean = mean_of(losses[variant])
+        what = f"variant {variant}, {config}: dev loss"
         checks.append(near(what, mean, published, within=0.02, of=of, unit="nats"))
-    return checks + _orders(losses) + _differences(losses)
+    return checks + _orderings(losses) + _differences(losses)
 
 
 def _dev_losses(
     config: str, seeds: int, steps: int, progress: Callable[[int], None], poll: Poll
 ) -> NDArray[np.float64]:
-    """Exact dev losses (S,) after the last step."""
+    """Return exact dev losses (S,) after the last step."""
     words = [f"train.steps={steps}", f"eval.every={steps}"]
     plan = Replicas.plan(open_session(load_config(config, words)), tuple(range(seeds)))
     done = 0
@@ -80,34 +80,34 @@ def _dev_losses(
     return np.array([outcome.losses["final"] for group in groups for outcome in group])
 
 
-def _orders(losses: dict[int, NDArray[np.float64]]) -> list[Check]:
-    """Arm 1 is worse than arm 2, and arm 2 worse than arm 3."""
-    found = correct([compare(losses[worse], losses[better]) for worse, better in _ORDER])
+def _orderings(losses: dict[int, NDArray[np.float64]]) -> list[Check]:
+    """Check that variant 1 is worse than 2, and 2 worse than 3."""
+    found = correct([compare(losses[worse], losses[better]) for worse, better in _ORDERINGS])
     return [
         shown(
-            f"arm {worse} > arm {better}: difference, seed by seed",
+            f"variant {worse} > variant {better}: difference, seed by seed",
             comparison.verdict == "worse",
             mean_of(losses[worse] - losses[better]),
             of="shown: interval and p agree, corrected for the number of comparisons",
             unit="nats",
             note=_in_words(comparison),
         )
-        for (worse, better), comparison in zip(_ORDER, found, strict=True)
+        for (worse, better), comparison in zip(_ORDERINGS, found, strict=True)
     ]
 
 
 def _differences(losses: dict[int, NDArray[np.float64]]) -> list[Check]:
-    """Whether the three arms that are published within 0.004 of each other differ."""
+    """Compare the three variants that are published within 0.004 of each other."""
     pairs = list(itertools.combinations(_SIMILAR, 2))
     found = correct([compare(losses[a], losses[b]) for a, b in pairs])
     checks = []
     for (a, b), comparison in zip(pairs, found, strict=True):
         verdict = comparison.verdict
         if verdict in ("better", "worse"):
-            verdict = f"arm {a} is {verdict}"
+            verdict = f"variant {a} is {verdict}"
         checks.append(
             stated(
-                f"arm {a} - arm {b}: difference, seed by seed",
+                f"variant {a} - variant {b}: difference, seed by seed",
                 mean_of(losses[a] - losses[b]),
                 f"{verdict} ({_in_words(comparison)})",
                 of="",

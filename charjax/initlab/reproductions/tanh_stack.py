@@ -1,6 +1,6 @@
 """Number 2: five layers of tanh at four gains, from inputs of unit variance.
 
-The same weights serve all gains, which differ in their scale alone. Letters: G gains, B inputs,
+All gains scale the same weights. Letters: G gains, B inputs,
 D layers, N width, R networks.
 """
 
@@ -32,7 +32,7 @@ def run(tier: Tier, progress: Progress, poll: Poll) -> list[Check]:
 
 
 def measure(nets: int, width: int, inputs: int, progress: Progress, poll: Poll) -> list[Check]:
-    """The checks, from so many networks of a width, each given so many inputs."""
+    """Return the checks, from so many networks of a width and so many inputs each."""
 
     def one(key: Array) -> tuple[Array, Array]:
         return _moments(key, width, inputs)
@@ -73,7 +73,7 @@ def _saturated(variance: float) -> float:
 
 
 def _moments(key: Array, width: int, inputs: int) -> tuple[Array, Array]:
-    """Of one network: standard deviations (D, G) over inputs and units, and shares saturated."""
+    """Return a network's standard deviations (D, G) over inputs and units, and shares saturated."""
     inputs_key, weights_key = jax.random.split(key)
     gains_G11 = jnp.asarray(list(_GAINS.values()))[:, None, None]
     x_BN = jax.random.normal(inputs_key, (inputs, width))

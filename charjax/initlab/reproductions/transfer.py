@@ -1,4 +1,4 @@
-"""Number 10: where the best learning rate goes when a transformer is made wider.
+"""Number 10: the best learning rate of a transformer as a function of its width.
 
 Yang et al. 2022 (arXiv:2203.03466): in the standard parametrisation it falls as the width grows;
 in muP it stays, so that a rate found on a small model serves a large one. "Standard" is the scheme
@@ -54,7 +54,7 @@ _CHUNK = 20
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How much is trained.
+    """Sizes of an experiment.
 
     Attributes:
       widths: from the base on.
@@ -63,7 +63,7 @@ class Size:
       seeds: how many.
       steps: of a run.
       words: the rest of the configuration.
-      drift: octaves that the standard parametrisation has to drift at least.
+      drift: least number of octaves that the standard parametrisation has to drift.
     """
 
     widths: tuple[int, ...]
@@ -104,7 +104,7 @@ def run(tier: Tier, progress: Progress, poll: Poll) -> list[Check]:
 
 
 def measure(size: Size, progress: Progress, poll: Poll) -> list[Check]:
-    """The checks, from runs of a size."""
+    """Return the checks, from runs of a size."""
     checks: list[Check] = []
     # A step's time grows at least as the width does.
     runs = len(size.rates) * size.seeds
@@ -113,19 +113,19 @@ def measure(size: Size, progress: Progress, poll: Poll) -> list[Check]:
         losses = []
         for width in size.widths:
 
-            def told(steps: int, width: int = width) -> None:
+            def add_steps(steps: int, width: int = width) -> None:
                 nonlocal done
                 done += steps * width
                 progress(min(done, total), total)
 
             config = config_of(size, scheme, width)
-            losses.append(train_rates(config, _rates(size), size.seeds, told, poll))
+            losses.append(train_rates(config, _rates(size), size.seeds, add_steps, poll))
         checks += _checks(name, size, np.stack(losses))
     return checks
 
 
 def config_of(size: Size, scheme: str, width: int) -> Config:
-    """A run at a width, its learning rate left open."""
+    """Return the configuration at a width; its learning rate is set by `train_rates`."""
     words = [
         "data.name=shakespeare",
         "model.kind=transformer",
@@ -154,7 +154,7 @@ def train_rates(
       config: of all runs but for the rate and the seed.
       rates: (L,) learning rates.
       seeds: S; they are 0, 1, ...
-      progress: told the steps done since it was last called, of all runs together.
+      progress: called with the steps done since its last call, of all runs together.
       poll: called between chunks; may raise to stop.
 
     Returns:
@@ -218,9 +218,9 @@ class _Program:
 
 
 def best_rate(log_rates_L: NDArray[np.float64], losses_L: NDArray[np.float64]) -> float:
-    """The exponent of the best rate: through the lowest loss and its neighbours a parabola.
+    """Return the exponent of the best rate: of the parabola through the lowest loss.
 
-    At the edge of the grid, or beside a run that diverged, the lowest one itself.
+    At the edge of the grid, or beside a run that diverged, it is that of the lowest loss itself.
     """
     best = int(np.argmin(losses_L))
     near = slice(best - 1, best + 2)
@@ -236,10 +236,10 @@ def best_rate(log_rates_L: NDArray[np.float64], losses_L: NDArray[np.float64]) -
 def drift_of(
     log_rates_L: NDArray[np.float64], losses_WLS: NDArray[np.float64]
 ) -> tuple[Mean, NDArray[np.float64]]:
-    """Octaves from the narrowest to the widest model's best rate, and the best rates (W,).
+    """Return the octaves from the narrowest to the widest model's best rate, and all (W,).
 
-    Of the mean loss over seeds; the standard error is that of bootstrap samples of the seeds,
-    the same ones at every width.
+    The best rate is that of the mean loss over seeds; the standard error is that of bootstrap
+    samples of the seeds, the same ones at every width.
     """
 
     def best(seeds: Any) -> NDArray[np.float64]:
@@ -251,7 +251,7 @@ def drift_of(
     rng = np.random.default_rng(0)
     samples = [best(rng.integers(0, count, count)) for _ in range(_RESAMPLES)]
     drifts = np.array([sample[-1] - sample[0] for sample in samples])
-    # n - 1 of n: what resampling few seeds makes too small.
+    # The bootstrap's variance of few seeds is too small by the factor (n - 1) / n.
     error = float(drifts.std() * np.sqrt(count / max(1, count - 1)))
     return Mean(float(everyone[-1] - everyone[0]), count, error), everyone
 

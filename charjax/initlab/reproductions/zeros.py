@@ -29,12 +29,12 @@ _BIAS = "readout/bias"
 
 
 def run(tier: Tier, progress: Progress, poll: Poll) -> list[Check]:
-    """Train, and see what moved; both tiers alike."""
+    """Train, and count what moved; both tiers alike."""
     return measure(_STEPS, progress, poll)
 
 
 def measure(steps: int, progress: Progress, poll: Poll) -> list[Check]:
-    """The checks after so many steps, the learning rate falling tenfold after half of them."""
+    """Return the checks after so many steps; the learning rate falls tenfold after half of them."""
     words = ["init.scheme=zeros", f"train.steps={steps}", f"optim.boundaries=[{steps // 2}]"]
     session = open_session(load_config("names-mlp-naive", words))
     # The steps are too small to be worth splitting.
@@ -67,7 +67,7 @@ def measure(steps: int, progress: Progress, poll: Poll) -> list[Check]:
 
 
 def entropy(split: Split, vocab_size: int) -> float:
-    """Of the targets' frequencies in a split, in nats."""
+    """Return the entropy of the targets' frequencies in a split, in nats."""
     counts_V = target_counts(split, vocab_size)
     share_V = counts_V[counts_V > 0] / counts_V.sum()
     return float(-np.sum(share_V * np.log(share_V)))
@@ -90,7 +90,7 @@ def _trained(session: Session, steps: int, progress: Progress, poll: Poll) -> Tr
 
 
 def _moved(params: Any) -> dict[str, int]:
-    """By parameter, the entries whose bits are not those of 0."""
+    """Return by parameter the number of entries whose bits are not those of 0."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     return {
         "/".join(part.key for part in path): int(np.count_nonzero(np.asarray(leaf).view(np.uint32)))
