@@ -51,9 +51,8 @@ def _arguments(argv: list[str]) -> Namespace:
         prog="python -m charjax.initlab sweep",
         usage="%(prog)s [CONFIG.toml] [section.key=value ...] [options]",
         description="Train a grid of networks and compare their schemes. Numbers are given as\n"
-        "a,b,c, or as lo:hi:n for n of them. All runs of one size are trained in one program; seed "
-        "k\n"
-        "uses the same batches under every scheme.",
+        "a,b,c, or as lo:hi:n for n of them. All runs of one size are trained in one program;\n"
+        "seed k uses the same batches under every scheme.",
     )
     parser.add_argument(
         "words",

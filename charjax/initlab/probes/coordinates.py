@@ -36,7 +36,7 @@ from charjax.training.program import make_advance
 from charjax.training.session import Session, open_session, seed_state
 from charjax.training.state import Scales, TrainState, variables_of
 
-# Slopes up to this size count as 0.
+# A slope up to this size counts as 0.
 LIMIT = 0.1
 # The most that `probe --seeds` accepts.
 MOST_SEEDS = 1024
@@ -219,10 +219,9 @@ def fit_slope(sizes_WR: Any, widths: tuple[int, ...]) -> Slope | None:
     if not np.all(np.isfinite(sizes_WR)) or np.any(sizes_WR <= 0):
         return None
     found = mean_interval(np.polyfit(np.log(widths), np.log(sizes_WR), 1)[0])
-    assert found.low is not None
-    assert found.high is not None
     assert found.standard_error is not None
-    return Slope(found.mean, found.low, found.high, found.standard_error, found.n)
+    half = student_quantile(found.n) * found.standard_error
+    return Slope(found.mean, found.mean - half, found.mean + half, found.standard_error, found.n)
 
 
 def judge_slopes(last: dict[str, np.ndarray], widths: tuple[int, ...]) -> dict[str, Any]:
@@ -330,12 +329,12 @@ def layer_products(model: CharModel, state: TrainState, inputs_BS: Array) -> dic
     parameters of its own), the norm's output is divided by it.
     """
     taps, variables = find_taps(model), variables_of(state)
-    points = frozenset(point for tap in taps for point in tap.doors)
+    doors = frozenset(door for tap in taps for door in tap.doors)
     outputs = inputs_BS.shape[1] - model.lookback
-    _, arrays = see(model, variables, inputs_BS, outputs, points, train=False)
-    recorded = Pass(variables, inputs_BS, outputs, arrays)
+    _, arrays = see(model, variables, inputs_BS, outputs, doors, train=False)
+    seen = Pass(variables, inputs_BS, outputs, arrays)
     return {
-        tap.layer.name: tap.preactivation(recorded).astype(jnp.float32)
+        tap.layer.name: tap.preactivation(seen).astype(jnp.float32)
         / _multiplier_before_readout(model, state, tap.layer.name)
         for tap in taps
     }
