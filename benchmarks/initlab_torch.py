@@ -37,7 +37,7 @@ class Peer:
             seen = np.array([0, 0, 0]) if token == 0 else np.append(seen[1:], token)
             contexts[place] = seen
         self.contexts, self.targets = torch.tensor(contexts), torch.tensor(tokens[1:])
-        runs, numbers = program.begin(program.group.points)
+        runs, numbers = program.start(program.group.points)
         own = jax.tree.map(lambda leaf: np.array(leaf[-1]), variables_of(runs.states)["params"])
         names = ("token_embedding/embedding", "hidden_0/kernel", "hidden_0/bias")
         names += ("readout/kernel", "readout/bias")
