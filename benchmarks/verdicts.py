@@ -26,8 +26,12 @@ from benchmarks import results_file
 from benchmarks.configs import RESULTS
 from charjax.hardware import machine_facts
 from charjax.initlab.report.assumptions import cautions
-from charjax.initlab.report.pairs import compare_all, scaled
-from charjax.initlab.report.swaps import losses_without_own_seed, swap_statistics
+from charjax.initlab.report.swaps import (
+    compare_all,
+    losses_without_own_seed,
+    scaled,
+    swap_statistics,
+)
 from charjax.initlab.statistics import LEVEL, Array, compare, sign_flips
 
 TRIALS = 10_000

@@ -35,7 +35,7 @@ READ = (
     Read("docs/initlab.md", "table 1", "charjax/init/widths.py"),
     Read("docs/initlab.md", "table 8", "charjax/init/widths.py"),
     Read(
-        "charjax/initlab/report/pairs.py",
+        "charjax/initlab/report/swaps.py",
         "algorithm 2.8",
         "R/MTP.R of the R package coin: the free step-down resampling method, page 66",
     ),

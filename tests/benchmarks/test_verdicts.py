@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import verdicts
-from charjax.initlab.report.pairs import compare_all
+from charjax.initlab.report.swaps import compare_all
 
 
 def test_it_judges_as_the_laboratory_does():

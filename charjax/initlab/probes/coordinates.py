@@ -25,18 +25,18 @@ from charjax import parallel
 from charjax.config import Config
 from charjax.data.batches import BatchSource
 from charjax.errors import UserError
-from charjax.initlab.activations.families import Pass, find_taps
-from charjax.initlab.activations.intercept import see
+from charjax.initlab.activations.intercept import record
 from charjax.initlab.activations.layers import find_layers
 from charjax.initlab.sizes import size_of, with_size
 from charjax.models.contract import CharModel
+from charjax.models.taps import Recording
 from charjax.random_streams import purpose_key
 from charjax.statistics import mean_interval, student_quantile
 from charjax.training.program import make_advance
 from charjax.training.session import Session, open_session, seed_state
 from charjax.training.state import Scales, TrainState, variables_of
 
-# Slopes up to this size count as 0.
+# A slope up to this size counts as 0.
 LIMIT = 0.1
 # The most that `probe --seeds` accepts.
 MOST_SEEDS = 1024
@@ -219,10 +219,9 @@ def fit_slope(sizes_WR: Any, widths: tuple[int, ...]) -> Slope | None:
     if not np.all(np.isfinite(sizes_WR)) or np.any(sizes_WR <= 0):
         return None
     found = mean_interval(np.polyfit(np.log(widths), np.log(sizes_WR), 1)[0])
-    assert found.low is not None
-    assert found.high is not None
     assert found.standard_error is not None
-    return Slope(found.mean, found.low, found.high, found.standard_error, found.n)
+    half = student_quantile(found.n) * found.standard_error
+    return Slope(found.mean, found.mean - half, found.mean + half, found.standard_error, found.n)
 
 
 def judge_slopes(last: dict[str, np.ndarray], widths: tuple[int, ...]) -> dict[str, Any]:
@@ -329,13 +328,13 @@ def layer_products(model: CharModel, state: TrainState, inputs_BS: Array) -> dic
     Where a scheme applies the readout's multiplier to the norm before it (a tied readout has no
     parameters of its own), the norm's output is divided by it.
     """
-    taps, variables = find_taps(model), variables_of(state)
-    points = frozenset(point for tap in taps for point in tap.doors)
+    taps, variables = model.taps(), variables_of(state)
+    points = frozenset(point for tap in taps for point in tap.points)
     outputs = inputs_BS.shape[1] - model.lookback
-    _, arrays = see(model, variables, inputs_BS, outputs, points, train=False)
-    recorded = Pass(variables, inputs_BS, outputs, arrays)
+    _, arrays = record(model, variables, inputs_BS, outputs, points, train=False)
+    recording = Recording(variables, inputs_BS, outputs, arrays)
     return {
-        tap.layer.name: tap.preactivation(recorded).astype(jnp.float32)
+        tap.layer.name: tap.preactivation(recording).astype(jnp.float32)
         / _multiplier_before_readout(model, state, tap.layer.name)
         for tap in taps
     }

@@ -120,8 +120,11 @@ def _dominant(
     if not math.isfinite(length) or length <= rounding * (1 + abs(float(moved_N @ unit_N))):
         # ARPACK takes neither NaN nor a product of 0.
         return length if math.isnan(length) else 0.0, unit_N
-    operator = linalg.LinearOperator((start_N.size, start_N.size), apply, dtype=np.float64)
-    values, vectors = linalg.eigsh(operator, k=1, which="LM", v0=unit_N, tol=tolerance)
+    N = start_N.size
+    operator = linalg.LinearOperator((N, N), apply, dtype=np.float64)
+    # 12 vectors instead of ARPACK's 20: 29 products instead of 45 at a tolerance of 1e-2.
+    style = {"ncv": min(12, N), "v0": unit_N, "tol": tolerance}
+    values, vectors = linalg.eigsh(operator, k=1, which="LM", **style)
     return float(values[0]), vectors[:, 0]
 
 

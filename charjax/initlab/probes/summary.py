@@ -1,15 +1,16 @@
 """The probes of several seeds combined into one tree for JSON."""
 
 import math
+import operator
 from collections.abc import Iterable
 from typing import Any
 
-import jax
 import numpy as np
 
 from charjax.initlab.activations.layers import Layer, find_layers
 from charjax.initlab.probes.network import SeedProbe
 from charjax.training.session import Session
+from charjax.training.state import parameter_count, state_shapes
 
 # Over seeds: {"mean", "std"}, the latter with n - 1; null where a value is not finite.
 Number = dict[str, float | None]
@@ -20,7 +21,6 @@ def summarise(session: Session, probes: list[SeedProbe]) -> dict[str, Any]:
 
     Entries that do not apply to a family are null.
     """
-    params = sum(math.prod(shape) for shape in _shapes(session))
     config = session.config
     return {
         "config": config.model_dump(mode="json"),
@@ -28,7 +28,7 @@ def summarise(session: Session, probes: list[SeedProbe]) -> dict[str, Any]:
         "family": config.model.kind,
         "scheme": config.init.scheme,
         "vocabulary": session.model.vocab_size,
-        "parameters": params,
+        "parameters": parameter_count(state_shapes(session.model, config).params),
         "seeds": [probe.seed for probe in probes],
         "initial_loss": {
             **number(probe.loss for probe in probes),
@@ -51,53 +51,40 @@ def number(values: Iterable[float]) -> Number:
     return {"mean": float(array.mean()), "std": float(array.std(ddof=1))}
 
 
-def _shapes(session: Session) -> list[tuple[int, ...]]:
-    model = session.model
-    tokens_BT = jax.ShapeDtypeStruct((1, model.lookback + 1), np.int32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
-    return [leaf.shape for leaf in jax.tree.leaves(shapes)]
-
-
 def _layer(layer: Layer, i: int, probes: list[SeedProbe]) -> dict[str, Any]:
-    def over(*path: str) -> Number:
-        return number(_follow(probe.layers, path)[i] for probe in probes)
+    def over(path: str) -> Number:
+        return number(operator.attrgetter(path)(probe)[i] for probe in probes)
 
     def theory(name: str) -> float | None:
-        return number(getattr(probe.prediction, name)[i] for probe in probes)["mean"]
+        return over(f"prediction.{name}")["mean"]
 
-    bounded = layer.activation in ("tanh", "gates")
+    is_bounded = layer.activation in ("tanh", "gates")
     return {
         "name": layer.name,
         "kernel": layer.kernel,
         "role": layer.role and str(layer.role),
         "activation": layer.activation,
-        "mean": over("stats", "mean"),
-        "std": over("stats", "std"),
-        "preactivation_std": over("stats", "preactivation_std"),
-        "saturated": over("stats", "saturated") if bounded else None,
-        "dead": over("stats", "dead") if layer.activation != "linear" else None,
+        "mean": over("layers.stats.mean"),
+        "std": over("layers.stats.std"),
+        "preactivation_std": over("layers.stats.preactivation_std"),
+        "saturated": over("layers.stats.saturated") if is_bounded else None,
+        "dead": over("layers.stats.dead") if layer.activation != "linear" else None,
         "theory": {
             "std": theory("std"),
             "preactivation_std": theory("preactivation_std"),
             "saturated": theory("saturated") if layer.activation == "tanh" else None,
-            "correlation": number(probe.predicted_correlation_L[i] for probe in probes)["mean"],
+            "correlation": over("predicted_correlation_L")["mean"],
         },
-        "gradient_mean": over("stats", "gradient_mean"),
-        "gradient_std": over("stats", "gradient_std"),
-        "weight_std": over("kernels", "weight_std"),
-        "kernel_gradient_norm": over("kernels", "gradient_norm"),
-        "kernel_gradient_std": over("kernels", "gradient_std"),
-        "gradient_to_data": over("kernels", "gradient_to_data"),
-        "correlation": over("correlation_L"),
-        "token_cosine": over("cosine_L"),
-        "effective_rank": number(probe.rank_L[i] for probe in probes),
+        "gradient_mean": over("layers.stats.gradient_mean"),
+        "gradient_std": over("layers.stats.gradient_std"),
+        "weight_std": over("layers.kernels.weight_std"),
+        "kernel_gradient_norm": over("layers.kernels.gradient_norm"),
+        "kernel_gradient_std": over("layers.kernels.gradient_std"),
+        "gradient_to_data": over("layers.kernels.gradient_to_data"),
+        "correlation": over("layers.correlation_L"),
+        "token_cosine": over("layers.cosine_L"),
+        "effective_rank": over("rank_L"),
     }
-
-
-def _follow(tree: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        tree = getattr(tree, name)
-    return tree
 
 
 def _attention(probes: list[SeedProbe]) -> dict[str, Any] | None:
@@ -131,11 +118,5 @@ def _jacobian(probes: list[SeedProbe]) -> dict[str, Any] | None:
 
 
 def _hessian(probes: list[SeedProbe]) -> dict[str, Any]:
-    found = [probe.hessian for probe in probes]
-    return {
-        "largest": number(h.largest for h in found),
-        "smallest": number(h.smallest for h in found),
-        "residual": number(h.residual for h in found),
-        "steps": number(h.steps for h in found),
-        "stable_rate": number(h.stable_rate for h in found),
-    }
+    names = ("largest", "smallest", "residual", "steps", "stable_rate")
+    return {name: number(getattr(probe.hessian, name) for probe in probes) for name in names}

@@ -189,15 +189,12 @@ def _write_histograms(path: Path, groups: list[Finished]) -> None:
         names = [layer.name for layer in group.layers]
         for points, record in group.chunks:
             rows.append(_product(points, kind=kinds, step=group.recorded, layer=names))
-            flows.append(
-                [
-                    # (S, R, kinds, L, ...) to rows in the order of the keys: R, kinds, S, L.
-                    np.stack([record[f"layers.{kind}_{name}"] for kind in kinds], axis=2)
-                    .transpose(1, 2, 0, *range(3, record[f"layers.{kinds[0]}_{name}"].ndim + 1))
-                    .reshape(len(rows[-1]), -1)
-                    for name in ("low", "high", "counts")
-                ]
+            # Arrays (kinds, S, R, L, ...) in the order of the rows: R, kinds, S, L.
+            stacks = (
+                np.stack([record[f"layers.{kind}_{name}"] for kind in kinds])
+                for name in ("low", "high", "counts")
             )
+            flows.append([np.moveaxis(x, 2, 0).reshape(len(rows[-1]), -1) for x in stacks])
     keys = pd.concat(rows, ignore_index=True).astype({"gain": np.float64})
     low, high, counts = (np.concatenate(parts) for parts in zip(*flows, strict=True))
     arrays = {name: keys[name].to_numpy() for name in (*KEYS, "step", "layer", "kind")}
