@@ -304,11 +304,9 @@ def power(trials: int) -> Rows:
             p_MN, now_MN, holm_MN = adjusted(tables)
             old_p_MN, old_MN, _ = adjusted(tables, judged=False)
             counts += [(x[0] < LEVEL).sum() for x in (p_MN, now_MN, holm_MN, old_p_MN, old_MN)]
-        values = (100 * counts / trials).round(1).tolist()
         keys = ("two", "three", "three_holm", "two_before", "three_before")
-        yield {"case": name, "seeds": seeds, "d": d, "trials": trials} | dict(
-            zip(keys, values, strict=True)
-        )
+        found = dict(zip(keys, (100 * counts / trials).round(1).tolist(), strict=True))
+        yield {"case": name, "seeds": seeds, "d": d, "trials": trials, **found}
 
 
 def partial_nulls(trials: int) -> Rows:
