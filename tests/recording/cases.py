@@ -190,10 +190,11 @@ def exchange(*words: str) -> list[list[str]]:
 def resumed(*words: str, layout: tuple[str, ...] = ()) -> list[list[str]]:
     """A run that is gone on with past its end, and one that begins with its parameters."""
     few = ["train.steps=5", "checkpoint.every=2", "eval.every=2"]
+    source = ["--init-from", "run", "--checkpoint", "10"]
     return [
         train(*words, *few),
         ["train", "train.steps=12", "--resume", *RUN],
-        ["train", *SHORT, *layout, "--init-from", "run", "--checkpoint", "10", "--workdir", "tuned"],
+        ["train", *SHORT, *layout, *source, "--workdir", "tuned"],
     ]
 
 
