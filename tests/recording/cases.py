@@ -21,7 +21,7 @@ class Case(NamedTuple):
 
     @property
     def cost(self) -> int:
-        """Estimate the relative duration of the case."""
+        """About how long the case takes, beside others."""
         return len(self.commands) + self.long
 
 
@@ -152,12 +152,12 @@ SLIDE = ["sample", "run", "--json", "--past-context", "slide", "--max-new-tokens
 
 
 def train(*words: str) -> list[str]:
-    """Train a short run in the directory `run`; of a setting given twice the last counts."""
+    """A short run in the directory `run`; of a setting given twice the last counts."""
     return ["train", *SHORT, *words, *RUN]
 
 
 def samples(*prompts: str) -> list[list[str]]:
-    """Sample in every way; the longest samples go past the context."""
+    """Samples in every way; the longest go past the context."""
     few = ["sample", "run", "--json", "--max-new-tokens", "40"]
     return [
         [*few, "--greedy"],
@@ -167,7 +167,7 @@ def samples(*prompts: str) -> list[list[str]]:
 
 
 def evaluations() -> list[list[str]]:
-    """Evaluate a run in every way."""
+    """The losses of a run, in every way."""
     score = ["evaluate", "run", "--json"]
     return [
         score,
@@ -178,7 +178,7 @@ def evaluations() -> list[list[str]]:
 
 
 def exchange(*words: str) -> list[list[str]]:
-    """Export a run's state dict, and import it with and without charjax's header."""
+    """A state dict of a run, and runs made of it with and without charjax's header."""
     return [
         ["interop", "export", "run", "1.safetensors"],
         ["interop", "import", "1.safetensors", "--workdir", "again"],
@@ -188,27 +188,18 @@ def exchange(*words: str) -> list[list[str]]:
 
 
 def resumed(*words: str, layout: tuple[str, ...] = ()) -> list[list[str]]:
-    """Resume a run past its end, and start another one from its parameters."""
+    """A run that is gone on with past its end, and one that begins with its parameters."""
     few = ["train.steps=5", "checkpoint.every=2", "eval.every=2"]
+    source = ["--init-from", "run", "--checkpoint", "10"]
     return [
         train(*words, *few),
         ["train", "train.steps=12", "--resume", *RUN],
-        [
-            "train",
-            *SHORT,
-            *layout,
-            "--init-from",
-            "run",
-            "--checkpoint",
-            "10",
-            "--workdir",
-            "tuned",
-        ],
+        ["train", *SHORT, *layout, *source, "--workdir", "tuned"],
     ]
 
 
 def sweep(*words: str) -> Case:
-    """Run a sweep with its report."""
+    """A sweep with its report."""
     out = ["--out", "sweep"]
     return Case(
         [["initlab", "sweep", TEXT, "train.batch_size=8", "--steps", "8", *words, *out]], long=12
@@ -216,7 +207,7 @@ def sweep(*words: str) -> Case:
 
 
 def probe(*words: str) -> Case:
-    """Probe a network at its first step."""
+    """A probe of a network at its first step."""
     few = ["--seeds", "2", "--json", "--out", "probe"]
     return Case([["initlab", "probe", TEXT, "train.batch_size=4", *words, *few]], long=3)
 
