@@ -102,11 +102,11 @@ def sweep_program(count: int) -> GroupProgram:
 
 def sweeping(program: GroupProgram) -> Callable[[int], None]:
     """Return a function that does n steps of all runs."""
-    runs, numbers = program.begin(program.group.points)
+    runs, numbers = program.start(program.group.points)
 
     def run(count: int) -> None:
         nonlocal runs
-        runs = program.stack.run(runs, numbers, count)
+        runs = program.ensemble.run(runs, numbers, count)
         jax.block_until_ready(runs)
 
     return run
@@ -114,10 +114,10 @@ def sweeping(program: GroupProgram) -> Callable[[int], None]:
 
 def first_losses(program: GroupProgram) -> list[float]:
     """Return the last run's loss in each of the first steps."""
-    runs, numbers = program.begin(program.group.points)
+    runs, numbers = program.start(program.group.points)
     losses = []
     for _ in range(COMPARED):
-        runs = program.stack.run(runs.emptied(), numbers, 1)
+        runs = program.ensemble.run(runs.emptied(), numbers, 1)
         losses.append(float(runs.losses[-1] / runs.targets[-1]))
     return losses
 

@@ -33,7 +33,7 @@ class Peer:
         assert session.source is not None
         tokens = np.asarray(session.dataset.splits["train"].tokens).astype(np.int64)
         self.contexts, self.targets = map(torch.from_numpy, contexts_of(tokens, 3))
-        runs, numbers = program.begin(program.group.points)
+        runs, numbers = program.start(program.group.points)
         params = jax.tree.map(lambda leaf: np.array(leaf[-1]), variables_of(runs.states)["params"])
         names = ("token_embedding/embedding", "hidden_0/kernel", "hidden_0/bias")
         names += ("readout/kernel", "readout/bias")

@@ -35,45 +35,31 @@ from charjax.config import Config
 TOLERANCE = 1e-5
 FLAX, LECTURE_LOOP = "flax nn.RNN", "lectures"
 CELLS = ("gru", "lstm")
-_GPT = (
-    "model.kind=transformer",
-    "init.scheme=gpt2",
-    "optim.weight_decay=0.1",
-    "optim.beta2=0.99",
-)
-_PLAIN = ("optim.grad_clip=0",)
 
 
 def _gpt(layers: int, heads: int, width: int, batch: int, context: int) -> tuple[str, ...]:
-    return (
-        *_GPT,
-        f"model.n_layer={layers}",
-        f"model.n_head={heads}",
-        f"model.d_model={width}",
-        f"model.context_length={context}",
-        f"train.batch_size={batch}",
+    return _words(
+        "model.kind=transformer init.scheme=gpt2 optim.weight_decay=0.1 optim.beta2=0.99 "
+        f"model.n_layer={layers} model.n_head={heads} model.d_model={width} "
+        f"model.context_length={context} train.batch_size={batch}"
     )
 
 
 def _recurrent(kind: str, batch: int, context: int, width: int, layers: int) -> tuple[str, ...]:
-    return (
-        f"model.kind={kind}",
-        f"model.n_layer={layers}",
-        f"model.d_embed={width}",
-        f"model.d_hidden={width}",
-        f"model.context_length={context}",
-        f"train.batch_size={batch}",
+    return _words(
+        f"model.kind={kind} model.n_layer={layers} model.d_embed={width} model.d_hidden={width} "
+        f"model.context_length={context} train.batch_size={batch}"
     )
 
 
-_BIGRAM = (*_PLAIN, "model.kind=bigram", "model.context_length=8", "train.batch_size=32")
-_MLP = (
-    *_PLAIN,
-    "model.kind=mlp",
-    "model.context_length=3",
-    "model.d_embed=10",
-    "model.hidden=[200]",
-    "train.batch_size=32",
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_BIGRAM = _words("optim.grad_clip=0 model.kind=bigram model.context_length=8 train.batch_size=32")
+_MLP = _words(
+    "optim.grad_clip=0 model.kind=mlp model.context_length=3 model.d_embed=10 model.hidden=[200] "
+    "train.batch_size=32"
 )
 _SHARED = {
     "bigram B32 T8": _BIGRAM,

@@ -15,7 +15,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charjax import cli, evaluate
+from charjax import cli
 from charjax.errors import UserError, printable
 from charjax.units import bits_per_character
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Run the command; return its exit status."""
-    args = evaluate.evaluate_arguments(argv)
+    args = evaluate_arguments(argv)
     from charjax.signals import Interrupted, Signals
 
     with Signals() as signals:
@@ -170,7 +170,7 @@ def _other_text(run: "Run", args: Namespace) -> "OtherText":
 
 
 def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
-    """Parse `charjax.evaluate`'s; `text`, `context` and `stride` are None unless given."""
+    """Parse the arguments; `text`, `context` and `stride` are None unless given."""
     parser = cli.Parser(
         prog="python -m charjax.evaluate",
         usage="%(prog)s WORKDIR [data.path=FILE] [options]",

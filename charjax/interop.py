@@ -12,7 +12,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charjax import cli, interop
+from charjax import cli
 from charjax.errors import UserError, visible
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Run the command and return its exit status."""
-    args = interop.interop_arguments(argv)
+    args = interop_arguments(argv)
     report = _import(args) if args.action == "import" else _export(args)
     sys.stdout.write(f"{visible(report)}\n")
     return 0

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from charjax import cli, sample
+from charjax import cli
 from charjax.errors import UserError, visible
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _MOST_BYTES = 4
 
 def main(argv: list[str]) -> int:
     """Run the command; return its exit status."""
-    args = sample.sample_arguments(argv)
+    args = sample_arguments(argv)
     from charjax.signals import Interrupted, Signals
 
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -217,7 +217,7 @@ class _Terminal:
 
 
 def _origins(run: "Run", prompt: str, generated: _Generated) -> list[str] | None:
-    """Find the split that holds each document; None, with a reason on stderr, without the text.
+    """Find the split that holds each document, or None if the text is missing (reported).
 
     Unfinished documents are not looked up.
     """
@@ -291,7 +291,7 @@ def _summary(generated: _Generated, origins: list[str] | None) -> str:
 
 
 def sample_arguments(argv: list[str]) -> argparse.Namespace:
-    """Parse `charjax.sample`'s; `checkpoint` is "best", "latest" or a step's digits."""
+    """Parse the arguments; `checkpoint` is "best", "latest" or a step's digits."""
     parser = cli.Parser(
         prog="python -m charjax.sample",
         usage="%(prog)s WORKDIR [options]",

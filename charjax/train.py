@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charjax import cli, signals, train
+from charjax import cli, signals
 from charjax.config import (
     Config,
     describe_conflicts,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Run the command; return its exit status."""
-    args = train.train_arguments(argv)
+    args = train_arguments(argv)
     notes: list[str] = []
     config, workdir = _resolve_config(args, notes.append)
     notes += schedule_notes(config)
@@ -60,7 +60,7 @@ def _resolve_config(args: Namespace, note: Callable[[str], None]) -> tuple[Confi
     if args.checkpoint is not None and args.init_from is None:
         raise UserError(
             "--checkpoint: given without --init-from; it names the saved step of that run to start "
-            "from (--resume always goes on from the latest)"
+            "from (--resume always continues from the latest)"
         )
     if not args.resume:
         workdir = Path(args.workdir) if args.workdir else None
@@ -71,7 +71,7 @@ def _resolve_config(args: Namespace, note: Callable[[str], None]) -> tuple[Confi
             return fine_tuning_config(source, args.config, args.overrides, note), workdir
         return load_config(args.config, args.overrides, note=note), workdir
     if args.workdir is None:
-        raise UserError("--resume: no --workdir given; name the directory of the run to go on with")
+        raise UserError("--resume: no --workdir given; name the directory of the run to resume")
     if args.init_from is not None:
         raise UserError("--init-from: given with --resume; a run begins only once: leave one out")
     workdir = Path(args.workdir)
@@ -216,7 +216,7 @@ def _train(args: Namespace, config: Config, workdir: Path, notes: list[str]) -> 
 
 
 def train_arguments(argv: list[str]) -> argparse.Namespace:
-    """Parse `charjax.train`'s: config, overrides, workdir, resume, init_from, print_config."""
+    """Parse the arguments; `config`, `workdir`, `init_from`, `checkpoint` are None unless given."""
     parser = cli.Parser(
         prog="python -m charjax.train",
         usage="%(prog)s [CONFIG.toml] [section.key=value ...] [options]",
@@ -232,7 +232,7 @@ def train_arguments(argv: list[str]) -> argparse.Namespace:
         help="a configuration (a file, or the name of one that is shipped), and settings of it",
     )
     parser.add_argument("--workdir", metavar="DIR", help="where the run goes (a new one in runs/)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --workdir")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --workdir")
     parser.add_argument(
         "--init-from", metavar="RUN", help="start from the parameters of another run (fine-tuning)"
     )

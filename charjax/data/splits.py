@@ -151,7 +151,7 @@ def _repeated_lines(lines: list[Any], cuts: list[int]) -> tuple[str, ...]:
         number = sum(line in repeated for line in lines[begin:end])
         if number:
             counts.append(f"{number:,} of {end - begin:,} {name} lines")
-    return (f"{' and '.join(counts)} also stand in the train part",) if counts else ()
+    return (f"{' and '.join(counts)} also occur in the train part",) if counts else ()
 
 
 def _join_lines(lines: list[Any], newline: Any) -> Any:

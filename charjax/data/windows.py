@@ -144,14 +144,14 @@ def streams(split: Split, batch_size: int) -> Table:
             raise UserError(
                 f"train.batch_size: {batch_size} rows given (with optim.accumulate_steps), but the "
                 f"{split.name} part has {documents} streams and contiguous sampling reads each in "
-                f"a row of its own; make them {documents}, or set data.rows"
+                f"a separate row; use {documents} rows, or set data.rows"
             )
         return _table(split.doc_starts, split.doc_starts, split.doc_lengths)
     targets = int(split.doc_lengths[0])
     if batch_size > targets:
         raise UserError(
             f"train.batch_size: {batch_size} rows given (with optim.accumulate_steps), but the "
-            f"{split.name} part has only {targets} characters to predict; make them fewer, or "
+            f"{split.name} part has only {targets} characters to predict; use fewer rows, or "
             "give a longer text"
         )
     bounds = np.arange(batch_size + 1) * targets // batch_size

@@ -139,7 +139,7 @@ class Recorder:
             self.checkpoints.close()
             self.display.stop()
             self.display.say(
-                f"stopped by {stop} at step {loop.step}; the state is saved: go on with "
+                f"stopped by {stop} at step {loop.step}; the state is saved: resume with "
                 f"--workdir {self.directory} --resume"
             )
             return stop.status
@@ -305,6 +305,6 @@ def _refuse_existing_run(directory: Path) -> None:
     # Checkpoints are those of a run, even if its config.toml was lost.
     if (directory / "config.toml").exists() or has_checkpoints(directory):
         raise UserError(
-            f"--workdir: {str(directory)!r} already holds a run; go on with it by --resume, or "
+            f"--workdir: {str(directory)!r} already holds a run; continue it with --resume, or "
             "give another directory"
         )

@@ -185,16 +185,16 @@ def test_lines_that_are_held_out_and_trained_on_are_counted(load: Load):
         sum(item in parts["train"] for item in parts["test"]),
     ]
     assert min(repeated) > 0
-    note = f"{repeated[0]} of 10 val lines and {repeated[1]} of 10 test lines also stand in"
+    note = f"{repeated[0]} of 10 val lines and {repeated[1]} of 10 test lines also occur in"
     assert dataset.notes == (f"{note} the train part",)
     assert load("\n".join(lines), tokenizer="byte", layout="lines").notes == dataset.notes
     assert load("\n".join(dict.fromkeys(lines)), layout="lines").notes == ()
     tail = load("a\nb\nc\na\n", layout="lines", split="tail", val_fraction=0.4)
-    assert tail.notes == ("1 of 2 val lines also stand in the train part",)
+    assert tail.notes == ("1 of 2 val lines also occur in the train part",)
 
 
 def test_names_repeat_themselves(names: Dataset):
-    note = "424 of 3,203 val lines and 377 of 3,204 test lines also stand in the train part"
+    note = "424 of 3,203 val lines and 377 of 3,204 test lines also occur in the train part"
     assert names.notes == (note,)
 
 

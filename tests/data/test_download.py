@@ -104,13 +104,13 @@ def test_no_more_is_read_than_the_file_has(tmp_path: Path):
         sent = 0
 
         def read(self, size: int = -1) -> bytes:
-            self.given += size
+            self.sent += size
             return b"x" * size
 
     body = Endless()
     with pytest.raises(DownloadError, match="SHA-256"):
         fetch(tmp_path, serving(body))
-    assert body.given <= len(BODY) + 2**16
+    assert body.sent <= len(BODY) + 2**16
 
 
 def test_a_directory_that_cannot_be_made(tmp_path: Path):

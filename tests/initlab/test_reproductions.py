@@ -1,4 +1,4 @@
-"""Each reproduction at a small size, against theory: what is narrow is further off than published.
+"""Each reproduction at a small size, against theory; narrow networks deviate more.
 
 The full sizes are run by the command; here it is shown that the same functions measure what they
 say, and that they would not give the published number for another network.
@@ -33,13 +33,13 @@ def ignore(*_):
 
 
 def test_every_network_is_measured_once_in_order_and_told_of():
-    told = []
+    progress_reports = []
 
     def one(key):
         return {"draw": jax.random.normal(key, (2,)), "data": jax.random.key_data(key)[1]}
 
     def note(done, total):
-        told.append((done, total))
+        progress_reports.append((done, total))
 
     few = measure_nets(one, 3, 5, note, ignore)
     many = measure_nets(one, 3, 9, ignore, ignore)
@@ -47,7 +47,7 @@ def test_every_network_is_measured_once_in_order_and_told_of():
     assert few["draw"].dtype == np.float64
     np.testing.assert_array_equal(many["draw"][:5], few["draw"])
     assert len(np.unique(many["draw"])) == 18
-    assert told[-1] == (5, 5)
+    assert progress_reports[-1] == (5, 5)
 
     def stop():
         raise KeyboardInterrupt
@@ -151,21 +151,21 @@ def test_from_zeros_only_the_last_bias_learns(data_dir):
 def test_the_variants_are_compared_seed_by_seed(monkeypatch):
     rng = np.random.default_rng(0)
     seeds = 0.01 * rng.normal(size=8)
-    own = dict(names_variants._VARIANTS.values())
+    expected_losses = dict(names_variants._VARIANTS.values())
 
     def losses(config, count, steps, progress, poll):
         progress(count * steps)
-        return own[config] + seeds[:count] + 0.001 * rng.normal(size=count)
+        return expected_losses[config] + seeds[:count] + 0.001 * rng.normal(size=count)
 
     monkeypatch.setattr(names_variants, "_dev_losses", losses)
-    told = []
-    checks = names_variants.measure(8, 10, lambda *pair: told.append(pair), ignore)
+    progress_reports = []
+    checks = names_variants.measure(8, 10, lambda *pair: progress_reports.append(pair), ignore)
     assert [check.verdict for check in checks] == ["reproduced"] * 7 + ["stated"] * 3
-    assert told[-1] == (400, 400)
+    assert progress_reports[-1] == (400, 400)
     assert checks[5].measured == pytest.approx(0.037, abs=0.002)
     assert "variant 3 is better" in checks[7].note
     # The same loss in all variants: no ordering is shown.
-    own = dict.fromkeys(own, 2.168)
+    expected_losses = dict.fromkeys(expected_losses, 2.168)
     checks = names_variants.measure(8, 10, ignore, ignore)
     assert [check.verdict for check in checks[:7]] == ["reproduced"] + 6 * ["out of tolerance"]
     assert "indistinguishable at n = 8" in checks[7].note
@@ -174,8 +174,8 @@ def test_the_variants_are_compared_seed_by_seed(monkeypatch):
 
 
 def test_a_variant_is_trained_as_its_configuration_says(data_dir):
-    told = []
-    losses = names_variants._dev_losses("names-mlp-hidden", 2, 30, told.append, ignore)
+    progress_reports = []
+    losses = names_variants._dev_losses("names-mlp-hidden", 2, 30, progress_reports.append, ignore)
     assert losses.shape == (2,)
-    assert told[-1] == 60
+    assert progress_reports[-1] == 60
     assert np.all((losses > 2.4) & (losses < 3.2))

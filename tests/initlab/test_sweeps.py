@@ -14,7 +14,6 @@ from charjax import backend
 from charjax.config import load_config
 from charjax.data.datasets import load_dataset
 from charjax.initlab.__main__ import main
-from charjax.initlab.sweeps import runner
 from charjax.initlab.sweeps.axes import Axes, numbers
 from charjax.initlab.sweeps.grid import Point, make_groups
 from charjax.initlab.sweeps.program import GroupProgram
@@ -96,8 +95,8 @@ def test_a_run_of_a_sweep_is_the_run_alone(kind, schemes, gains, settings, text)
     axes = Axes(schemes, gains, (), (), (1e-3, 3e-3), (0, 7))
     together = program(overrides, axes)
     points = together.group.points
-    runs, who = together.begin(points)
-    runs = together.stack.run(runs, who, 100)
+    runs, who = together.start(points)
+    runs = together.ensemble.run(runs, who, 100)
     for index in (1, len(points) - 1):
         point = points[index]
         is_mup = point.scheme == "mup"
@@ -198,7 +197,7 @@ def test_rows_of_the_tables_belong_together(whole):
 
 
 def test_stopped_and_resumed_it_is_the_same(text, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_DISPATCH_SECONDS", 1e-9)
+    monkeypatch.setattr("charjax.training.ensemble._DISPATCH_SECONDS", 1e-9)
     out, calls = tmp_path / "cut", 0
 
     class Stop:

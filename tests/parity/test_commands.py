@@ -62,8 +62,8 @@ def test_a_gpt_trained_elsewhere(tmp_path: Path):
 
 def test_makemores_transformer(tmp_path: Path):
     """Compare to 1e-5 with the tanh GELU; with the other GELU the function differs."""
-    from benchmarks.torch_models.mingpt import GPT
     from charjax.run.load import load_run
+    from tests.parity.mingpt import GPT
 
     names = ["emma", "olivia", "ava", "isabella", "sophia", "mia", "amelia", "ella", "zoe", "ada"]
     (tmp_path / "names.txt").write_text("\n".join(names))
@@ -104,8 +104,9 @@ def test_makemores_transformer(tmp_path: Path):
 
 @pytest.mark.parametrize("kind", ["gru", "lstm", "mlp", "bigram"])
 def test_a_model_of_names(kind: str, tmp_path: Path):
-    from benchmarks.torch_models.makemore import MLP, Bigram
+    from benchmarks.torch_models.original import Bigram
     from benchmarks.torch_models.recurrent import RecurrentModel
+    from tests.parity.makemore import MLP
 
     names = ["emma", "olivia", "ava", "isabella", "sophia", "mia", "amelia", "ella", "zoe", "ada"]
     (tmp_path / "names.txt").write_text("\n".join(names))

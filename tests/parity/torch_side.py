@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.torch_models.original import build
 from charjax.config import OptimConfig
 from tests.parity.cases import (
     FUNCTIONAL,
@@ -17,6 +16,7 @@ from tests.parity.cases import (
 )
 from tests.parity.functional import Functional
 from tests.parity.nanogpt_training import configure_adamw, get_lr, mean_loss, train_step
+from tests.parity.originals import build
 
 Arrays = dict[str, np.ndarray]
 

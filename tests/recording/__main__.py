@@ -13,7 +13,8 @@ number of cores that made it, and there alone; two recordings of one commit are 
 Left out, as they differ from run to run or may be reworded: times, speeds and dates; facts of the
 machine and versions; the digests of orbax's own files, which hold times; pictures (only that they
 are there); comments of a printed configuration, notes, messages and the page of a report, of which
-the numbers stay. A command's exit status is recorded, and not what it says on stderr.
+the numbers stay. Of a command that fails the exit status is recorded, and it is printed; a recording
+with such a command is not one to compare with, and ends with status 1.
 
 `--tolerance` is relative, for numbers; digests of arrays (`state_digest`, `sha256`) and of samples
 are compared only where it is 0, and a norm stands beside a tensor's. Every difference is a line;
@@ -69,7 +70,8 @@ def main() -> int:
         recording = record(chosen, args.repo.resolve(), args.keep or Path(folder), args.jobs)
     text = json.dumps(recording, indent=0, ensure_ascii=False)
     args.out.write_text(text + "\n", encoding="utf-8")
-    return 0
+    printed = [command for case in recording.values() for command in case["printed"].values()]
+    return int(any(command["status"] for command in printed))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -193,7 +193,17 @@ def resumed(*words: str, layout: tuple[str, ...] = ()) -> list[list[str]]:
     return [
         train(*words, *few),
         ["train", "train.steps=12", "--resume", *RUN],
-        ["train", *SHORT, *layout, "--init-from", "run", "--checkpoint", "4", "--workdir", "tuned"],
+        [
+            "train",
+            *SHORT,
+            *layout,
+            "--init-from",
+            "run",
+            "--checkpoint",
+            "10",
+            "--workdir",
+            "tuned",
+        ],
     ]
 
 

@@ -25,7 +25,7 @@ QUICK = ("bigram", "mlp")
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the text and, once asked for, of runs; configurations name the text relatively."""
+    """Copy the text, which configurations name relatively; tests copy runs beside it."""
     shutil.copy(HERE / "text.txt", tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path

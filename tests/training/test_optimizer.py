@@ -91,7 +91,7 @@ def apply(
 
 
 def test_adamw_step_by_step():
-    """Against the algorithm written out (Loshchilov and Hutter 2019)."""
+    """Compare with the algorithm written out (Loshchilov and Hutter 2019)."""
     # So large an epsilon shows where it is added.
     config = OptimConfig(beta1=0.8, beta2=0.9, eps=0.05, weight_decay=0.1, grad_clip=1.0)
     optimizer = make_optimizer(config)
@@ -114,7 +114,7 @@ def test_adamw_step_by_step():
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("factored", [False, True])
 def test_adamw_is_optaxs(decay: float, factored: bool):
-    """With clipping, decay on matrices alone and factors of the rate; ten steps, one skipped."""
+    """Include clipping, decay on matrices only, and rate factors; ten steps, one skipped."""
     config = OptimConfig(beta2=0.99, weight_decay=decay, grad_clip=0.7)
     rng = np.random.default_rng(0)
     shapes = {"kernel": (4, 5), "bias": (5,), "gain": ()}
@@ -145,7 +145,7 @@ def test_adamw_is_optaxs(decay: float, factored: bool):
 
 
 def test_rmsprop_and_sgd_step_by_step():
-    """Tieleman and Hinton 2012, and Polyak's momentum; both with decoupled decay."""
+    """Compare with Tieleman and Hinton 2012 and Polyak's momentum; both with decoupled decay."""
     common = {"momentum": 0.9, "weight_decay": 0.1}
     rmsprop = OptimConfig(kind="rmsprop", rms_decay=0.8, eps=0.05, **common)
     sgd = OptimConfig(kind="sgd", **common)

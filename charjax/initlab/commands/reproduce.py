@@ -28,7 +28,7 @@ _PROGRAM = "charjax.initlab reproduce"
 
 
 def main(argv: list[str]) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command; return its exit status."""
     args = _arguments(argv)
     if args.list:
         for each in reproductions.REPRODUCTIONS:

@@ -52,11 +52,11 @@ def measure(seeds: int, steps: int, progress: Progress, poll: Poll) -> list[Chec
     total = len(_VARIANTS) * seeds * steps
     for variant, (config, published) in _VARIANTS.items():
 
-        def told(done: int, before: int = len(losses) * seeds * steps) -> None:
+        def part_done(done: int, before: int = len(losses) * seeds * steps) -> None:
             progress(min(before + done, total), total)
 
-        losses[variant] = _dev_losses(config, seeds, steps, told, poll)
-        told(seeds * steps)
+        losses[variant] = _dev_losses(config, seeds, steps, part_done, poll)
+        part_done(seeds * steps)
         mean = mean_of(losses[variant])
         what = f"variant {variant}, {config}: dev loss"
         checks.append(near(what, mean, published, within=0.02, of=of, unit="nats"))
@@ -71,12 +71,12 @@ def _dev_losses(
     plan = Replicas.plan(open_session(load_config(config, words)), tuple(range(seeds)))
     done = 0
 
-    def told(more: int) -> None:
+    def add_steps(steps_per_seed: int) -> None:
         nonlocal done
-        done += more * min(plan.at_once, seeds)
+        done += steps_per_seed * min(plan.at_once, seeds)
         progress(min(done, seeds * steps))
 
-    groups = plan.train(frozenset({"final"}), told, poll)
+    groups = plan.train(frozenset({"final"}), add_steps, poll)
     return np.array([outcome.losses["final"] for group in groups for outcome in group])
 
 

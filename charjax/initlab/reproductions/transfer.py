@@ -16,18 +16,13 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 
 from charjax import hardware
 from charjax.config import Config, load_config
-from charjax.data.batches import BatchSource
 from charjax.initlab.probes.coordinates import at_width
 from charjax.initlab.statistics import argmin_interval
-from charjax.random_streams import purpose_key
 from charjax.reproduction.checks import (
     Check,
     Mean,
@@ -41,15 +36,12 @@ from charjax.reproduction.checks import (
 from charjax.training.ensemble import (
     MEMORY_SHARE,
     Ensemble,
-    EnsembleState,
-    RunHyperparameters,
+    EnsembleTraining,
     as_many_as_fit,
-    initial_ensemble,
 )
-from charjax.training.session import Session, open_session, seed_state
+from charjax.training.session import open_session
 
 _RESAMPLES = 2000
-_CHUNK = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,58 +155,40 @@ def train_rates(
     session = open_session(config)
     total = len(rates) * seeds
     budget = MEMORY_SHARE * hardware.available_memory(session.devices)
-    program = as_many_as_fit(functools.partial(_Program, session), total, budget)
-    count = program.count
+    ensemble = as_many_as_fit(functools.partial(Ensemble, session), total, budget)
+    count, steps = ensemble.count, config.train.steps
     losses_R = np.empty(total)
     for first in range(0, total, count):
-        # The last group begins anew where it would be too small for the program.
+        # The last group is padded with runs from the beginning.
         place = np.arange(first, first + count) % total
-        losses = program.train(place % seeds, rates[place // seeds], progress, poll)
+        losses = _train(ensemble, steps, place % seeds, rates[place // seeds], progress, poll)
         fresh = min(count, total - first)
         losses_R[first : first + fresh] = losses[:fresh]
     return losses_R.reshape(len(rates), seeds)
 
 
-class _Program:
-    """The compiled loop for `count` runs of a session, any rates and seeds."""
+def _train(
+    ensemble: Ensemble,
+    steps: int,
+    seeds: Any,
+    rates: Any,
+    report_progress: Callable[[int], None],
+    poll: Callable[[], None],
+) -> NDArray[np.float64]:
+    """Return losses (R,) of the last tenth of the steps; infinite where a run diverged."""
 
-    def __init__(self, session: Session, count: int):
-        assert session.source is not None
-        self.count, self.steps = count, session.config.train.steps
-        self._begin = jax.jit(functools.partial(_begin, session))
-        nothing = jnp.zeros(count, jnp.uint32), jnp.zeros(count)
-        begun = jax.eval_shape(self._begin, session.source, *nothing)
-        self.stack = Ensemble(
-            session.model, session.config, session.source, session.devices, count, begun
-        )
+    def report_steps(steps: int, seconds: float) -> None:
+        report_progress(steps * ensemble.count)
 
-    @property
-    def memory(self) -> int:
-        """Bytes it takes of each device."""
-        return self.stack.memory
-
-    def train(
-        self, seeds: Any, rates: Any, progress: Callable[[int], None], poll: Callable[[], None]
-    ) -> NDArray[np.float64]:
-        """Losses (R,) of the last tenth of the steps; infinite where a run diverged."""
-        stack, step = self.stack, 0
-        numbers_of = jnp.asarray(seeds, jnp.uint32), jnp.asarray(rates, jnp.float32)
-        runs, numbers = stack.place(self._begin(stack.source, *numbers_of))
-        measured_from = self.steps - max(1, self.steps // 10)
-        while step < self.steps:
-            if step == measured_from:
-                runs = runs.emptied()
-            goal = measured_from if step < measured_from else self.steps
-            more = min(_CHUNK, goal - step)
-            runs = stack.run(runs, numbers, more)
-            step += more
-            jax.block_until_ready(runs)
-            progress(more * self.count)
-            poll()
-        host: Any = jax.device_get((runs.losses, runs.targets, runs.diverged))
-        losses_R, targets_R, diverged_R = (np.asarray(x, np.float64) for x in host)
-        finite_R = (diverged_R < 0) & (targets_R > 0) & np.isfinite(losses_R)
-        return np.where(finite_R, losses_R / np.maximum(targets_R, 1.0), np.inf)
+    training = EnsembleTraining(ensemble, *ensemble.start(seeds, rates), report_steps, poll)
+    for goal in (steps - max(1, steps // 10), steps):
+        training.pop_sums()
+        training.advance(goal)
+        poll()
+    losses_R, targets_R = training.pop_sums()
+    diverged_R = np.asarray(training.state.diverged)
+    finite_R = (diverged_R < 0) & (targets_R > 0) & np.isfinite(losses_R)
+    return np.where(finite_R, losses_R / np.maximum(targets_R, 1.0), np.inf)
 
 
 def best_rate(log_rates_L: NDArray[np.float64], losses_L: NDArray[np.float64]) -> float:
@@ -254,22 +228,6 @@ def drift_of(
     # The bootstrap's variance of few seeds is too small by the factor (n - 1) / n.
     error = float(drifts.std() * np.sqrt(count / max(1, count - 1)))
     return Mean(float(everyone[-1] - everyone[0]), count, error), everyone
-
-
-def _begin(
-    session: Session, source: BatchSource, seeds_R: Array, rates_R: Array
-) -> tuple[EnsembleState, RunHyperparameters]:
-    """Every run at step 0; for use in jit."""
-
-    def one(seed: Array) -> Any:
-        key = purpose_key(seed, "batches")
-        own = dataclasses.replace(source, key=key)
-        state = seed_state(session, purpose_key(seed, "init"), own)
-        return state, key, purpose_key(seed, "dropout")
-
-    states, batch_keys, dropout_keys = jax.vmap(one)(seeds_R)
-    most_R = jnp.full(rates_R.shape, jnp.inf)
-    return initial_ensemble(states), RunHyperparameters(batch_keys, dropout_keys, rates_R, most_R)
 
 
 def _rates(size: Size) -> NDArray[np.float64]:

@@ -1,22 +1,10 @@
-"""The Bigram and the MLP of makemore.py, and the MLP with batch norm of Building makemore.
+"""The MLP of makemore.py, and the MLP with batch norm of Building makemore.
 
 Letters: B batch, T time, V vocabulary, C context length.
 """
 
 import torch
 from torch import Tensor, nn
-
-
-class Bigram(nn.Module):
-    """A table of logits."""
-
-    def __init__(self, vocab_size: int):
-        super().__init__()
-        self.logits = nn.Parameter(torch.zeros((vocab_size, vocab_size)))
-
-    def forward(self, idx: Tensor) -> Tensor:
-        """Compute logits (B, T, V) of tokens (B, T)."""
-        return self.logits[idx]
 
 
 class MLP(nn.Module):
