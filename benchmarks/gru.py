@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from benchmarks.flops import FORMULAS, train_flops
+from benchmarks.flops import flops_formula, train_flops
 from benchmarks.harness import Benchmark, start
 from benchmarks.section import Section
 from benchmarks.show import Column, Row, bars, percent, spread
@@ -86,7 +86,7 @@ def derived(x_TBD: Array, weights: Weights) -> Array:
     """Apply charjax's op, which computes the weights' gradient by one product."""
     x_TBG, h0 = _project(x_TBD, weights), _zero(x_TBD, weights)
     kernel, bias = weights.hidden_kernel, weights.hidden_bias
-    return recurrence(gru_gates, x_TBD.dtype, 1, (h0,), x_TBG, None, kernel, bias)[1]
+    return recurrence(gru_gates, x_TBD.dtype, (h0,), x_TBG, None, kernel, bias)[1]
 
 
 def _zero(x_TBD: Array, weights: Weights) -> Array:
@@ -165,7 +165,7 @@ def _compare(section: Section, name: str, batch: int, time: int, width: int, lay
             unit="s",
             microseconds_a_time_step=1e6 * times["median"] / (time * layers),
             tokens_per_second=batch * time / times["median"],
-            flops_formula=FORMULAS["gru"],
+            flops_formula=flops_formula("gru"),
             flops_a_token=flops,
             mfu_measured=(flops or 0.0) * batch * time / times["median"] / best,
             times_plain=paired_ratio(values, found["plain scan"]),

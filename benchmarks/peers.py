@@ -23,7 +23,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks import workloads
-from benchmarks.flops import FORMULAS, train_flops
+from benchmarks.flops import flops_formula, train_flops
 from benchmarks.harness import Benchmark, start
 from benchmarks.peak_rates import DTYPES
 from benchmarks.section import Section
@@ -174,7 +174,7 @@ def _take_turns(
             unit="s",
             steps_a_slice=works[label].count,
             tokens_per_second=rate,
-            flops_formula=FORMULAS[model.kind],
+            flops_formula=flops_formula(model.kind),
             flops_a_token=flops,
             mfu_measured=flops * rate / best if flops else None,
             times_charjax=paired_ratio(found["charjax"], values),

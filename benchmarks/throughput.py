@@ -14,7 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.devices import nominal
-from benchmarks.flops import FORMULAS, train_flops
+from benchmarks.flops import flops_formula, train_flops
 from benchmarks.harness import Benchmark, start
 from benchmarks.peak_rates import DTYPES
 from benchmarks.section import Section
@@ -22,16 +22,12 @@ from benchmarks.show import Column, Row, percent, quantity, spread
 from benchmarks.timing import Slice, summary, take_turns
 from benchmarks.workloads import STREAM, make_config, prepare
 from charjax.config import Config
+from charjax.config.families import families_where
 
+_CONTEXT = dict.fromkeys(("bigram", "bow", "mlp", "wavenet"), 8)
 MODELS = {
-    "bigram": ("model.context_length=8",),
-    "bow": ("model.context_length=8",),
-    "mlp": ("model.context_length=8",),
-    "wavenet": ("model.context_length=8",),
-    "rnn": ("model.context_length=64",),
-    "gru": ("model.context_length=64",),
-    "lstm": ("model.context_length=64",),
-    "transformer": ("model.context_length=64",),
+    kind: (f"model.context_length={_CONTEXT.get(kind, 64)}",)
+    for kind in families_where(fitted=False)
 }
 BATCHES = {"cpu": (1, 16, 256), "gpu": (256, 4096, 1, 16)}
 DISPATCHES = (1, 100)
@@ -86,7 +82,7 @@ def _measure(section: Section, name: str, config: Config, slow: list[str]) -> No
             batch=batch,
             steps_a_dispatch=steps,
             tokens_a_step=training.tokens_a_step,
-            flops_formula=FORMULAS[kind],
+            flops_formula=flops_formula(kind),
             flops_a_token=flops,
             compile_seconds=training.program.compile_seconds,
             bytes_needed=training.bytes_needed,

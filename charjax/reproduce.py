@@ -110,7 +110,7 @@ def _job(row: Row, seeds: int) -> output.Job:
 
     def is_current(result: output.Result) -> bool:
         config = measure.row_config(row)
-        is_fitted = config.model.kind == "ngram"
+        is_fitted = config.model.fitted
         return (
             result["config_digest"] == config.digest()
             and len(result["runs"]) == (1 if is_fitted else seeds)

@@ -5,26 +5,28 @@ Importing this package must stay cheap (no JAX): `--help` and every config error
 
 from charjax.config.changes import describe_conflicts, differences, resume_conflicts
 from charjax.config.describe import describe_fields
-from charjax.config.loading import load_config, parse_config, refuse_unread
-from charjax.config.sections import (
+from charjax.config.families import (
     FAMILIES,
     BigramConfig,
     BowConfig,
-    CheckpointConfig,
-    Config,
-    DataConfig,
-    EvalConfig,
     GRUConfig,
-    InitConfig,
     LSTMConfig,
     MLPConfig,
     ModelConfig,
     NgramConfig,
-    OptimConfig,
     RNNConfig,
+    TransformerConfig,
+)
+from charjax.config.loading import load_config, parse_config, refuse_unread
+from charjax.config.sections import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    EvalConfig,
+    InitConfig,
+    OptimConfig,
     RuntimeConfig,
     TrainConfig,
-    TransformerConfig,
 )
 from charjax.config.settings import read_settings, shipped_configs
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from charjax.config.families import FAMILIES
 from charjax.config.peers import SHORT_FLAGS, advise
-from charjax.config.sections import FAMILIES, SECTIONS, ordered_fields
+from charjax.config.sections import SECTIONS, ordered_fields
 from charjax.errors import did_you_mean
 
 _LONGEST_VALUE = 60

@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from charjax.config.errors import explain, format_value
+from charjax.config.families import FAMILIES
 from charjax.config.reads import Unread, why_unread
 from charjax.config.sections import (
-    FAMILIES,
     Config,
 )
 from charjax.config.settings import (
@@ -136,13 +136,15 @@ def parse_config(tree: dict[str, Any], *, saved: bool = False) -> Config:
     check_sections(tree)
     model = tree.get("model", {})
     kind = model_kind(tree)
-    if not saved and kind == "transformer":
-        model = IMPLIED.get(str(get_setting(tree, "init", "scheme")), {}) | model
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(
             f"model.kind: {format_value(kind)} given; must be one of {', '.join(FAMILIES)}"
             f"{did_you_mean(kind, FAMILIES)}"
         )
+    if not saved:
+        implied = IMPLIED.get(str(get_setting(tree, "init", "scheme")), {})
+        fields = FAMILIES[kind].model_fields
+        model = {key: value for key, value in implied.items() if key in fields} | model
     try:
         return Config.model_validate(_lists_to_tuples(tree | {"model": model | {"kind": kind}}))
     except ValidationError as error:

@@ -11,7 +11,7 @@ from charjax.config.sections import Config, OptimConfig
 
 def schedule_notes(config: Config) -> list[str]:
     """Return a line for each part of the schedule that does not fit the number of steps."""
-    if config.model.kind == "ngram":
+    if config.model.fitted:
         return []
     optim, steps = config.optim, config.train.steps
     notes = []

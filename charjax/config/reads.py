@@ -8,7 +8,8 @@ conditions every run reads it. If one fails the setting is "unread", and
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from charjax.config.sections import FAMILIES, Config
+from charjax.config.families import FAMILIES
+from charjax.config.sections import Config
 
 
 class When(NamedTuple):
@@ -67,7 +68,7 @@ def _one_of(choice: str, *values: str) -> When:
 
 _TRAINED = When(
     ("model.kind",),
-    lambda config: config.model.kind != "ngram",
+    lambda config: not config.model.fitted,
     "only families that are trained by gradients read it, and model.kind={} counts",
 )
 _HELD_OUT = When(
@@ -95,7 +96,7 @@ _HIDDEN = When(
 # Embedding and readout are drawn by rules of their role.
 _KERNELS = When(
     ("model.kind",),
-    lambda config: config.model.kind not in ("bigram", "bow"),
+    lambda config: config.model.has_hidden_kernels,
     "only layers between embedding and readout read it, and model.kind={} has none",
 )
 _BIASES = When(

@@ -6,34 +6,22 @@
 import hashlib
 import json
 import typing
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 from pydantic.fields import FieldInfo
 
-
-class Section(BaseModel):
-    """A frozen group of settings; unknown keys and silent type conversions are refused."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
-    )
-
+from charjax.config.families import FAMILIES, ModelConfig, TransformerConfig
+from charjax.config.fields import Count, Period, Rate, Section, Width
 
 Corpus = Literal["stdlib", "shakespeare", "names", "warpeace"]
 Split = Literal["tail", "shuffled_lines", "interleaved"]
 Layout = Literal["stream", "lines", "pairs"]
 
-# Whole numbers stay below 2**31, which is how they are counted on the device.
-_Count = Annotated[int, Field(ge=1, le=2**31 - 2)]
-_Period = Annotated[int, Field(ge=0, le=2**31 - 2)]
-_Width = Annotated[int, Field(ge=1, le=1_000_000)]
-_Rate = Annotated[float, Field(ge=0, lt=1)]
-
 
 class DataConfig(Section):
-    """Which text, how it is split, and how it is laid out in batches."""
+    """The text, its split, and its layout in batches."""
 
     name: Corpus = Field("stdlib", description="a named corpus: found, cached or downloaded")
     path: str | None = Field(
@@ -52,8 +40,8 @@ class DataConfig(Section):
     sampling: Literal["random", "epoch", "contiguous"] = Field(
         "random", description="with replacement; each window once per epoch; rows read in order"
     )
-    rows: _Count = Field(100, description="interleaved: rows the text is folded into")
-    chunk: _Count = Field(100, description="interleaved: characters a chunk of a row")
+    rows: Count = Field(100, description="interleaved: rows the text is folded into")
+    chunk: Count = Field(100, description="interleaved: characters per chunk of a row")
 
     @model_validator(mode="after")
     def _resolve(self) -> "DataConfig":
@@ -87,7 +75,7 @@ class DataConfig(Section):
 
     @property
     def documents(self) -> Literal["lines", "one"]:
-        """Whether each line is a document of its own, or the text is one."""
+        """The documents of the text: its lines, or the text as one."""
         is_list = self.path is None and self.name == "names" and self.layout != "stream"
         lines = self.layout == "lines" or self.split == "shuffled_lines" or is_list
         return "lines" if lines else "one"
@@ -102,165 +90,8 @@ _CORPUS_DEFAULTS: dict[str | None, tuple[Split, Layout]] = {
 }
 
 
-class _Family(Section):
-    """What every model family shares."""
-
-    context_length: _Count | None = Field(
-        None,
-        description="characters seen at once; unset: 64 (bigram, mlp, wavenet 8), and with "
-        "layout lines the longest line, or the 99th percentile where that is not a quarter of it "
-        "(not mlp, wavenet)",
-    )
-
-
-class NgramConfig(_Family):
-    """Counts of n-grams, smoothed (Kneser and Ney 1995; Chen and Goodman 1999)."""
-
-    kind: Literal["ngram"] = Field("ngram", description="the model family")
-    order: int = Field(5, ge=1, le=32, description="n: a character given the n - 1 before it")
-    smoothing: Literal["additive", "kneser_ney", "modified_kneser_ney"] = Field(
-        "kneser_ney", description="add alpha; one discount an order; three discounts an order"
-    )
-    alpha: float = Field(1.0, gt=0, description="additive: the count added to every n-gram")
-
-
-class BigramConfig(_Family):
-    """A table of V x V logits."""
-
-    kind: Literal["bigram"] = Field("bigram", description="the model family")
-
-
-class BowConfig(_Family):
-    """A causal average of embeddings."""
-
-    kind: Literal["bow"] = Field("bow", description="the model family")
-    d_embed: _Width = Field(64, description="width of an embedding")
-
-
-class MLPConfig(_Family):
-    """The feed-forward model of Bengio et al. 2003; context_length is its window."""
-
-    kind: Literal["mlp"] = Field("mlp", description="the model family")
-    d_embed: _Width = Field(10, description="width of an embedding")
-    hidden: tuple[_Width, ...] = Field((200,), description="widths of the hidden layers")
-    norm: Literal["none", "batch"] = Field("none", description="normalisation before each tanh")
-    blank: bool = Field(
-        False, description="a symbol of its own stands before a line's start, as in makemore.py"
-    )
-
-
-class WaveNetConfig(_Family):
-    """A tree of pairs (van den Oord et al. 2016, plain); context_length is its window."""
-
-    kind: Literal["wavenet"] = Field("wavenet", description="the model family")
-    d_embed: _Width = Field(24, description="width of an embedding")
-    d_hidden: _Width = Field(128, description="width of every level")
-    norm: Literal["none", "batch"] = Field("none", description="normalisation before each tanh")
-
-    @model_validator(mode="after")
-    def _check_context(self) -> "WaveNetConfig":
-        length = self.context_length
-        if length is not None and (length < 2 or length & (length - 1)):
-            raise ValueError(
-                f"model.context_length: {length} given; a tree of pairs needs a power of two "
-                "from 2 on, as in model.context_length = 8"
-            )
-        return self
-
-
-class _RecurrentConfig(_Family):
-    n_layer: int = Field(1, ge=1, le=64, description="layers, one upon the other")
-    d_embed: _Width = Field(128, description="width of an embedding")
-    d_hidden: _Width = Field(256, description="width of the hidden state")
-    dropout: _Rate = Field(0.0, description="rate of dropout on every layer's output")
-
-
-class RNNConfig(_RecurrentConfig):
-    """The simple recurrent network of Elman 1990."""
-
-    kind: Literal["rnn"] = Field("rnn", description="the model family")
-    activation: Literal["tanh", "relu"] = Field("tanh", description="of the hidden state")
-
-
-class GRUConfig(_RecurrentConfig):
-    """The gated recurrent unit of Cho et al. 2014, as PyTorch and cuDNN write it."""
-
-    kind: Literal["gru"] = Field("gru", description="the model family")
-
-
-class LSTMConfig(_RecurrentConfig):
-    """The long short-term memory of Hochreiter and Schmidhuber 1997, with a forget gate."""
-
-    kind: Literal["lstm"] = Field("lstm", description="the model family")
-
-
-class TransformerConfig(_Family):
-    """The decoder of GPT-2 (Radford et al. 2019): pre-norm, causal attention, GELU."""
-
-    kind: Literal["transformer"] = Field("transformer", description="the model family")
-    n_layer: int = Field(4, ge=1, le=512, description="blocks")
-    n_head: int = Field(4, ge=1, le=1024, description="attention heads a block")
-    d_model: _Width = Field(128, description="width of the residual stream")
-    dropout: _Rate = Field(0.0, description="rate of dropout")
-    bias: bool = Field(
-        False, description="biases in the linear layers (not the readout) and the norms"
-    )
-    tie_embeddings: bool = Field(True, description="the readout is the token embedding")
-    positions: Literal["learned", "rotary"] = Field(
-        "learned", description="a learned vector a position, or rotated queries and keys"
-    )
-    residual: Literal["pre_norm", "deepnorm", "rezero", "layerscale", "plain"] = Field(
-        "pre_norm", description="how sublayers join the stream; plain: no norms at all"
-    )
-    activation: Literal["gelu", "gelu_tanh"] = Field(
-        "gelu", description="by erf, as nanoGPT; by tanh, as GPT-2, minGPT and makemore"
-    )
-    scale_embeddings: bool = Field(
-        False,
-        description="the symbols' vectors times sqrt(d_model), the readout's not; true with "
-        "init.scheme=tfixup unless it is given",
-    )
-
-    @model_validator(mode="after")
-    def _check_heads(self) -> "TransformerConfig":
-        if self.d_model % self.n_head:
-            raise ValueError(
-                f"model.d_model: {self.d_model} given; it must be a multiple of model.n_head "
-                f"({self.n_head})"
-            )
-        if self.positions == "rotary" and (self.d_model // self.n_head) % 2:
-            raise ValueError(
-                f"model.d_model: {self.d_model} given; rotary positions need an even width a "
-                f"head, and {self.d_model} / {self.n_head} is odd"
-            )
-        return self
-
-
-ModelConfig = Annotated[
-    NgramConfig
-    | BigramConfig
-    | BowConfig
-    | MLPConfig
-    | WaveNetConfig
-    | RNNConfig
-    | GRUConfig
-    | LSTMConfig
-    | TransformerConfig,
-    Field(discriminator="kind"),
-]
-FAMILIES: dict[str, type[_Family]] = {
-    family.model_fields["kind"].default: family
-    for family in typing.get_args(typing.get_args(ModelConfig)[0])
-}
-# Training windows where model.context_length is not given and the layout is not lines.
-_DEFAULT_CONTEXT = {"bigram": 8, "mlp": 8, "wavenet": 8}
-# Families whose window is part of their shape, whatever the lines' lengths.
-_OWN_WINDOW = ("mlp", "wavenet")
-_DEFAULT_CONTEXT_OTHERS = 64
-
-
 class InitConfig(Section):
-    """How parameters are drawn."""
+    """The initialisation of the parameters."""
 
     scheme: str = Field("default", description="the initialisation scheme")
     std: float | None = Field(None, gt=0, description="normal: standard deviation")
@@ -288,7 +119,7 @@ class InitConfig(Section):
     longest_delay: int | None = Field(
         None, ge=3, le=2**31 - 2, description="chrono: steps to remember; unset: the context"
     )
-    base_width: _Width | None = Field(
+    base_width: Width | None = Field(
         None,
         description="mup, depth_mup, completep, spectral: the width to which the learning rate "
         "refers; unset: 128",
@@ -309,65 +140,65 @@ class OptimConfig(Section):
     schedule: Literal["constant", "cosine", "step", "exponential"] = Field(
         "constant", description="the learning rate after the warm-up"
     )
-    warmup_steps: _Period = Field(0, description="steps of linear warm-up")
-    decay_steps: _Count | None = Field(
+    warmup_steps: Period = Field(0, description="steps of linear warm-up")
+    decay_steps: Count | None = Field(
         None,
         description="cosine: the last step; exponential: steps per factor; unset: train.steps",
     )
     min_learning_rate: float = Field(0.0, ge=0, description="cosine, exponential: the floor")
-    boundaries: tuple[_Count, ...] = Field(
+    boundaries: tuple[Count, ...] = Field(
         (), description="step: where the rate is multiplied; exponential: where the decay begins"
     )
     factor: float = Field(0.1, gt=0, le=1, description="step, exponential: the multiplier")
     staircase: bool = Field(False, description="exponential: whole powers of the factor only")
     weight_decay: float = Field(0.0, ge=0, description="decoupled decay, on matrices only")
-    beta1: _Rate = Field(0.9, description="adamw: decay of the first moment")
-    beta2: _Rate = Field(0.999, description="adamw: decay of the second moment")
+    beta1: Rate = Field(0.9, description="adamw: decay of the first moment")
+    beta2: Rate = Field(0.999, description="adamw: decay of the second moment")
     eps: float = Field(1e-8, gt=0, description="adamw, rmsprop: added to the denominator")
-    rms_decay: _Rate = Field(0.95, description="rmsprop: decay of the mean square")
-    momentum: _Rate = Field(0.0, description="sgd, rmsprop: momentum")
+    rms_decay: Rate = Field(0.95, description="rmsprop: decay of the mean square")
+    momentum: Rate = Field(0.0, description="sgd, rmsprop: momentum")
     l2: float = Field(0.0, ge=0, description="penalty l2 * mean(W**2), summed over the matrices")
     grad_clip: float = Field(1.0, ge=0, description="largest global norm of a gradient; 0 is off")
-    accumulate_steps: _Count = Field(
+    accumulate_steps: Count = Field(
         1, description="micro-batches of train.batch_size that make one step"
     )
 
 
 class TrainConfig(Section):
-    """How long, on how much at once, and what is told on the way."""
+    """Length of the run, size of a batch, and reports meanwhile."""
 
-    steps: _Count = Field(2000, description="optimiser steps")
-    batch_size: _Count = Field(16, description="windows in a batch")
+    steps: Count = Field(2000, description="optimiser steps")
+    batch_size: Count = Field(16, description="windows in a batch")
     seed: int = Field(0, ge=0, lt=2**32, description="the one seed of the run")
-    log_every: _Count = Field(100, description="steps between lines of metrics.jsonl")
-    sample_every: _Period = Field(0, description="steps between samples; 0: only at the end")
-    max_skipped: _Count = Field(
+    log_every: Count = Field(100, description="steps between lines of metrics.jsonl")
+    sample_every: Period = Field(0, description="steps between samples; 0: only at the end")
+    max_skipped: Count = Field(
         100, description="non-finite steps in a row after which the run stops"
     )
 
 
 class EvalConfig(Section):
-    """How the validation loss is measured."""
+    """The measurement of the validation loss."""
 
-    every: _Period = Field(1000, description="steps between evaluations; 0: only at the end")
+    every: Period = Field(1000, description="steps between evaluations; 0: only at the end")
     protocol: Literal["exact", "random"] = Field(
         "exact", description="the whole split, each target once; or nanoGPT's random batches"
     )
-    batches: _Count = Field(200, description="random: batches averaged")
-    batch_size: _Count = Field(
+    batches: Count = Field(200, description="random: batches averaged")
+    batch_size: Count = Field(
         64, description="windows in an evaluation batch; fewer where there are many symbols"
     )
 
 
 class CheckpointConfig(Section):
-    """What is saved, and when."""
+    """The checkpoints that are saved."""
 
-    every: _Period = Field(500, description="steps between checkpoints; 0: only at the end")
-    keep: _Count = Field(2, description="newest checkpoints kept, beside the best one")
+    every: Period = Field(500, description="steps between checkpoints; 0: only at the end")
+    keep: Count = Field(2, description="newest checkpoints kept, beside the best one")
 
 
 class RuntimeConfig(Section):
-    """Where and in what precision it runs."""
+    """The device and the precision."""
 
     device: Literal["auto", "cpu", "gpu"] = Field("auto", description="the kind of device")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="dtype of the compute")
@@ -393,14 +224,14 @@ class Config(Section):
             object.__setattr__(
                 self, "optim", self.optim.model_copy(update={"decay_steps": self.train.steps})
             )
-        from_lines = self.data.layout == "lines" and self.model.kind not in _OWN_WINDOW
+        from_lines = self.data.layout == "lines" and not self.model.window_is_shape
         if self.model.context_length is None and not from_lines:
-            length = _DEFAULT_CONTEXT.get(self.model.kind, _DEFAULT_CONTEXT_OTHERS)
+            length = self.model.default_context
             object.__setattr__(
                 self, "model", self.model.model_copy(update={"context_length": length})
             )
         self._check_schedule()
-        if self.model.kind == "mlp" and self.model.blank and self.data.documents != "lines":
+        if getattr(self.model, "blank", False) and self.data.documents != "lines":
             raise ValueError(
                 "model.blank: true given, but the text is not a list of lines; what stands before "
                 'a line is known by its boundary: use data.layout = "lines", or model.blank = false'
@@ -434,7 +265,7 @@ class Config(Section):
             )
 
     def to_toml(self, comments: bool = False) -> str:
-        """The resolved configuration as TOML; with comments, one a field."""
+        """Return the resolved configuration as TOML; with comments, one per field."""
         lines: list[str] = []
         for name in Config.model_fields:
             section = getattr(self, name)
@@ -475,7 +306,7 @@ _YOUNGER: tuple[tuple[str, str], ...] = (
 
 
 def ordered_fields(section: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
-    """The fields of a section: `kind` first, then as declared."""
+    """Return the fields of a section: `kind` first, then as declared."""
     return sorted(section.model_fields.items(), key=lambda item: item[0] != "kind")
 
 

@@ -1,4 +1,4 @@
-"""Initialisation schemes: what a parameter is, and so how it is drawn and scaled."""
+"""Initialisation schemes: the draw and the scale of each parameter, by its role."""
 
 from charjax.init.scheme import (
     Drawn,

@@ -5,6 +5,7 @@ import math
 from typing import Literal
 
 from charjax.config import InitConfig
+from charjax.config.families import families_where
 from charjax.init.draws import (
     ZERO,
     Draw,
@@ -25,7 +26,7 @@ from charjax.init.lsuv import unit_variance
 from charjax.init.scheme import Rule, Scheme, rules_for
 from charjax.models.roles import Role
 
-# Of the biases, where nothing else is said: as in Schoenholz et al. 2017.
+# Default variance of the biases, as in Schoenholz et al. 2017.
 _CRITICAL_B = math.sqrt(0.05)
 _SMALL = Normal(0.01)
 _DEFAULT = (
@@ -42,12 +43,12 @@ _HE = "He et al. 2015 (arXiv:1502.01852)"
 
 
 def default(_: InitConfig) -> Scheme:
-    """Flax's own."""
+    """Flax's defaults."""
     return _like_default(_DEFAULT)
 
 
 def pytorch(_: InitConfig) -> Scheme:
-    """PyTorch's own."""
+    """PyTorch's defaults."""
     uniform = TorchUniform()
     return Scheme(
         "torch.nn (github.com/pytorch/pytorch): Linear U(1/sqrt(n)) with its bias, Embedding "
@@ -66,12 +67,11 @@ def normal(init: InitConfig) -> Scheme:
 
 
 def zeros(_: InitConfig) -> Scheme:
-    """All weights and biases 0: nothing but the readout's bias is ever moved."""
+    """Set all weights and biases to 0: only the readout's bias ever changes."""
     return Scheme(
         f"{_PART_3}: all weights 0, so that only the readout's bias learns",
         rules_for(ZERO),
-        # A transformer's readout has no bias: nothing at all would learn.
-        needs={"model.kind": ("bigram", "bow", "mlp", "wavenet", "rnn", "gru", "lstm")},
+        needs={"model.kind": families_where(learns_from_zeros=True)},
     )
 
 
@@ -124,7 +124,7 @@ def he_uniform(init: InitConfig) -> Scheme:
 
 
 def orthogonal(_: InitConfig) -> Scheme:
-    """Orthogonal matrices, every gate's its own."""
+    """Orthogonal matrices, one per gate."""
     return Scheme(
         "Saxe et al. 2014 (arXiv:1312.6120): orthogonal kernels, embeddings N(0, 1/d)",
         rules_for(Orthogonal(), embedding=EmbeddingNormal()),
@@ -138,7 +138,7 @@ def lsuv(_: InitConfig) -> Scheme:
         rules_for(
             Orthogonal(), embedding=EmbeddingNormal(), without=(Role.RECURRENT, Role.GATE_BIAS)
         ),
-        needs={"model.kind": ("bow", "mlp", "wavenet", "transformer")},
+        needs={"model.kind": families_where(is_linear_layers=True)},
         adjust=unit_variance,
     )
 
@@ -159,8 +159,8 @@ def critical(init: InitConfig) -> Scheme:
 
 @functools.cache
 def _critical_sigma_w(sigma_b: float) -> float:
-    """Where chi_1 = 1 for tanh with these biases (Schoenholz et al. 2017)."""
-    # The theory is numpy's and scipy's, and only this scheme asks for it.
+    """Return the sigma_w at which chi_1 = 1 for tanh (Schoenholz et al. 2017)."""
+    # The theory imports scipy, which only this scheme needs.
     from charjax import theory
 
     point = theory.critical_point(theory.find_activation("tanh"), sigma_b**2)
@@ -168,7 +168,7 @@ def _critical_sigma_w(sigma_b: float) -> float:
 
 
 def small_readout(_: InitConfig) -> Scheme:
-    """The default with a readout a hundredth as large."""
+    """Draw the default with a readout a hundredth as large."""
     return _like_default(
         f"{_DEFAULT}; readout x 0.01, as in {_PART_3}",
         readout=Scaled(LecunNormal(), 0.01),
@@ -177,7 +177,7 @@ def small_readout(_: InitConfig) -> Scheme:
 
 
 def zero_readout(_: InitConfig) -> Scheme:
-    """The default with a readout of zeros: the loss at first is ln V exactly."""
+    """Draw the default with a readout of zeros: the first loss is ln V exactly."""
     return _like_default(
         f"{_DEFAULT}; readout 0, as recommended in github.com/microsoft/mup/issues/7",
         readout=ZERO,
@@ -186,7 +186,7 @@ def zero_readout(_: InitConfig) -> Scheme:
 
 
 def unigram_readout(_: InitConfig) -> Scheme:
-    """The default with a readout of zeros whose bias is the text's log frequencies."""
+    """Draw the default with a readout of zeros, its bias the text's log frequencies."""
     return _like_default(
         f"{_DEFAULT}; readout 0, its bias the log frequencies (Karpathy 2019, "
         "'init well', karpathy.github.io/2019/04/25/recipe)",
@@ -197,39 +197,39 @@ def unigram_readout(_: InitConfig) -> Scheme:
 
 
 def naive(_: InitConfig) -> Scheme:
-    """The first variant of the makemore lectures' part 3."""
-    return Scheme(f"{_PART_3}, arm 1: everything N(0, 1)", rules_for(Normal(1.0), Normal(1.0)))
+    """Draw the first variant of the makemore lectures' part 3."""
+    return Scheme(f"{_PART_3}, variant 1: everything N(0, 1)", rules_for(Normal(1.0), Normal(1.0)))
 
 
 def naive_readout(_: InitConfig) -> Scheme:
-    """The second."""
+    """Draw the second variant of part 3."""
     return Scheme(
-        f"{_PART_3}, arm 2: readout x 0.01, its bias 0",
+        f"{_PART_3}, variant 2: readout x 0.01, its bias 0",
         rules_for(Normal(1.0), Normal(1.0), readout=_SMALL),
         readout_bias=Rule(ZERO),
     )
 
 
 def naive_hidden(_: InitConfig) -> Scheme:
-    """The third."""
+    """Draw the third variant of part 3."""
     return Scheme(
-        f"{_PART_3}, arm 3: and hidden x 0.2, its bias x 0.01",
+        f"{_PART_3}, variant 3: and hidden x 0.2, its bias x 0.01",
         rules_for(Normal(1.0), _SMALL, hidden=Normal(0.2), readout=_SMALL),
         readout_bias=Rule(ZERO),
     )
 
 
 def kaiming_tanh(_: InitConfig) -> Scheme:
-    """The fourth and the fifth."""
+    """Draw the fourth and the fifth variants of part 3."""
     return Scheme(
-        f"{_PART_3}, arms 4 and 5: hidden N(0, (5/3)**2 / n) ({_HE})",
+        f"{_PART_3}, variants 4 and 5: hidden N(0, (5/3)**2 / n) ({_HE})",
         rules_for(Normal(1.0), _SMALL, hidden=FanInNormal(5 / 3), readout=_SMALL),
         readout_bias=Rule(ZERO),
     )
 
 
 def lecun_readout(_: InitConfig) -> Scheme:
-    """The one of the makemore lectures' part 5."""
+    """Draw the initialisation of the makemore lectures' part 5."""
     return Scheme(
         f"{_PART_5}: N(0, 1/n), readout x 0.1, embedding N(0, 1)",
         rules_for(FanInNormal(), embedding=Normal(1.0), readout=FanInNormal(0.1)),
@@ -270,7 +270,7 @@ def _like_default(
 
 
 def _of_activation(init: InitConfig) -> float | None:
-    """The gain is the activation's (None), unless one is given in its place."""
+    """Return None for the activation's gain, or 1 where init.gain takes its place."""
     return None if init.gain is None else 1.0
 
 

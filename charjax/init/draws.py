@@ -18,7 +18,7 @@ from jax import Array
 from charjax.init.site import Site
 from charjax.models.roles import Activation
 
-# Gains that are to make up for an activation: sqrt(2) for ReLU, whose E[f(z)^2] and E[f'(z)^2] are
+# Gains that compensate for an activation: sqrt(2) for ReLU, whose E[f(z)^2] and E[f'(z)^2] are
 # 1/2 (He et al. 2015), so that gain^2 E[f'(z)^2] = 1; 5/3 for tanh, as PyTorch's `calculate_gain`
 # and the makemore lectures have it, which is more than that.
 # GELU, in both forms, is taken as ReLU; gates, with their sigmoids, as linear.
@@ -33,7 +33,7 @@ GAINS: dict[Activation, float] = {
 
 
 class Draw(Protocol):
-    """Something a parameter can be drawn from."""
+    """A distribution of a parameter."""
 
     def __call__(self, key: Array, site: Site) -> Array:
         """Draw a float32 array of the site's shape."""
@@ -143,7 +143,7 @@ class VarianceScaling:
     Attributes:
       mode: which.
       distribution: normal (whole) or uniform.
-      gain: unset: that of the site's activation.
+      gain: None: that of the site's activation.
     """
 
     mode: Literal["fan_in", "fan_avg"]
@@ -171,7 +171,7 @@ class Orthogonal:
     gain: float = 1.0
 
     def __call__(self, key: Array, site: Site) -> Array:
-        """Draw every gate's matrix on its own; of an oblong one, the longer side's are."""
+        """Draw every gate's matrix separately; the vectors along its longer side are orthogonal."""
         return _by_gate(nn.initializers.orthogonal(self.gain), key, site, in_turn=True)
 
 
@@ -180,7 +180,7 @@ class Identity:
     """The identity, in every gate (Le et al. 2015)."""
 
     def __call__(self, key: Array, site: Site) -> Array:
-        """The key is not used."""
+        """Build the identities; the key is not used."""
         rows, columns = site.shape[0], site.shape[1] // site.parameter.gates
         return jnp.tile(jnp.eye(rows, columns, dtype=jnp.float32), (1, site.parameter.gates))
 
@@ -254,16 +254,16 @@ class LogUnigram:
     """The logarithms of the symbols' frequencies in the training text."""
 
     def __call__(self, key: Array, site: Site) -> Array:
-        """The key is not used."""
+        """Return the logarithms; the key is not used."""
         if site.log_unigram_V is None:
-            raise ValueError("a scheme that reads the text's frequencies was given none")
+            raise ValueError("a scheme that reads the text's frequencies got none")
         return jnp.asarray(site.log_unigram_V, jnp.float32)
 
 
 def _by_gate(
     draw: nn.initializers.Initializer, key: Array, site: Site, *, in_turn: bool = False
 ) -> Array:
-    """Each gate's matrix from a key of its own, side by side."""
+    """Draw each gate's matrix from a separate key, side by side."""
     gates = site.parameter.gates
     rows, columns = site.shape[0], site.shape[1] // gates
     parts: list[Array] = []
@@ -274,18 +274,18 @@ def _by_gate(
 
 
 def factorises(draw: Any) -> bool:
-    """Whether a draw has a matrix factorised."""
+    """Return true for a draw that factorises a matrix."""
     return isinstance(draw, Orthogonal) or (hasattr(draw, "draw") and factorises(draw.draw))
 
 
 def after(key: Array, earlier: Array) -> Array:
-    """The same key, but not to be had before `earlier` is.
+    """Return the key, made to depend on `earlier`.
 
     A factorisation of several matrices at once hands them to XLA's threads on a CPU, and one of
-    these waits for it. As many at a time as there are threads wait for ever (seen with jaxlib
-    0.10.2 and two cores: a GRU of two layers of 256 hung in most starts); so they go in turn.
+    these waits for it. As many at a time as there are threads wait for ever (jaxlib 0.10.2 hung so
+    when runs started on two cores); so they go in turn.
     """
-    # It cannot be known to be 0 beforehand, and is: what is drawn is finite.
+    # The compiler cannot know that this is 0: every draw is finite.
     nothing = jnp.isnan(earlier.reshape(-1)[0]).astype(jnp.uint32)
     data = jax.random.key_data(key) + nothing
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))

@@ -1,4 +1,4 @@
-"""Layer-sequential unit variance: kernels scaled until what they give out has variance 1.
+"""Layer-sequential unit variance: kernels scaled until their outputs have variance 1.
 
 Letters: B batch, S inputs, K kernels.
 """
@@ -13,7 +13,7 @@ from jax import Array
 
 
 def unit_variance(model: Any, variables: Any, inputs_BS: Array, num_outputs: int) -> Any:
-    """Mishkin and Matas 2016 (arXiv:1511.06422), with biases that are 0.
+    """Scale the kernels (Mishkin and Matas 2016, arXiv:1511.06422), for biases that are 0.
 
     Layer after layer, in the order in which they are computed, W <- W / std(output). As an output
     is linear in its kernel, one pass gives variance 1, and the paper's loop would end after it.
@@ -37,7 +37,7 @@ def unit_variance(model: Any, variables: Any, inputs_BS: Array, num_outputs: int
         return has_kernel
 
     def deviations(params: Any) -> Array:
-        """The standard deviation of every layer's output, (K,)."""
+        """Return the standard deviation of every layer's output, (K,)."""
         _, caught = model.apply(
             {"params": params, **others},
             inputs_BS,
@@ -64,5 +64,5 @@ def unit_variance(model: Any, variables: Any, inputs_BS: Array, num_outputs: int
 
 
 def _std(output: Array) -> Array:
-    # Never zero: what a batch leaves constant is not scaled to infinity.
+    # Never zero: an output that is constant over a batch is not scaled to infinity.
     return jnp.maximum(jnp.std(output.astype(jnp.float32)), 1e-8)

@@ -1,4 +1,4 @@
-"""Schemes for recurrent networks: how long a state is kept at first."""
+"""Schemes for recurrent networks: the time that a state persists at first."""
 
 import dataclasses
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from charjax.config import InitConfig
+from charjax.config.families import families_where
 from charjax.init.draws import (
     EmbeddingNormal,
     Identity,
@@ -18,23 +19,26 @@ from charjax.init.scheme import Scheme, rules_for
 from charjax.init.site import Site
 from charjax.models.roles import Role
 
-_GATED = {"model.kind": ("gru", "lstm")}
+_GATED = {"model.kind": families_where(has_forget_gate=True)}
 # The gate that keeps the state, of an LSTM or a GRU (whose z keeps), and the one that writes.
 _KEEPS, _WRITES = ("forget", "update"), ("input",)
 
 
 def irnn(_: InitConfig) -> Scheme:
-    """The identity as recurrent kernel, with ReLU."""
+    """Set the recurrent kernel to the identity, with ReLU."""
     return Scheme(
         "Le, Jaitly and Hinton 2015 (arXiv:1504.00941), IRNN: recurrent kernel the identity, other "
         "weights N(0, 0.001^2), biases 0",
         rules_for(Normal(0.001), recurrent=Identity()),
-        needs={"model.kind": ("rnn",), "model.activation": ("relu",)},
+        needs={
+            "model.kind": families_where(is_plain_recurrence=True),
+            "model.activation": ("relu",),
+        },
     )
 
 
 def forget_bias(init: InitConfig) -> Scheme:
-    """The default with a forget gate that is open at first."""
+    """Draw the default with a forget gate that is open at first."""
     bias = 1.0 if init.forget_bias is None else init.forget_bias
     return Scheme(
         "Gers et al. 2000 (doi.org/10.1162/089976600300015015); Jozefowicz et al. 2015 "
@@ -46,7 +50,7 @@ def forget_bias(init: InitConfig) -> Scheme:
 
 
 def chrono(init: InitConfig) -> Scheme:
-    """The default with forget gates that keep for 1 to longest_delay steps."""
+    """Draw the default with forget gates that keep a state for 1 to longest_delay steps."""
     longest = init.longest_delay or 64
     return Scheme(
         "Tallec and Ollivier 2018 (arXiv:1804.11188): b_f = log U(1, T - 1), b_i = -b_f (a GRU's "
@@ -64,9 +68,9 @@ class KeepBias:
     bias: float
 
     def __call__(self, key: Array, site: Site) -> Array:
-        """The key is not used."""
-        kept = jnp.full(_width(site), self.bias, jnp.float32)
-        return _assemble(site, dict.fromkeys(_KEEPS, kept))
+        """Fill the gates; the key is not used."""
+        bias_H = jnp.full(_width(site), self.bias, jnp.float32)
+        return _assemble(site, dict.fromkeys(_KEEPS, bias_H))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +84,10 @@ class ChronoBias:
     longest: int
 
     def __call__(self, key: Array, site: Site) -> Array:
-        """One draw for the two gates."""
+        """Draw once for the two gates."""
         delays = jax.random.uniform(key, (_width(site),), jnp.float32, 1.0, self.longest - 1.0)
-        keep = jnp.log(delays)
-        return _assemble(site, dict.fromkeys(_KEEPS, keep) | dict.fromkeys(_WRITES, -keep))
+        bias_H = jnp.log(delays)
+        return _assemble(site, dict.fromkeys(_KEEPS, bias_H) | dict.fromkeys(_WRITES, -bias_H))
 
 
 def _rules(gate_bias: KeepBias | ChronoBias) -> dict:
@@ -97,7 +101,7 @@ def _width(site: Site) -> int:
 
 
 def _assemble(site: Site, named: dict[str, Array]) -> Array:
-    """The gates' biases side by side, 0 where none is named."""
+    """Join the gates' biases, 0 where none is named."""
     zero = jnp.zeros(_width(site), jnp.float32)
     parts = [named.get(name, zero) for name in site.parameter.gate_names]
     return jnp.concatenate([zero] * len(parts) if site.parameter.second else parts)

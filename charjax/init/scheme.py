@@ -1,10 +1,10 @@
-"""What a scheme is: for each role, how it is drawn, its learning rate and its multiplier.
+"""A scheme: for each role of a parameter its draw, its learning rate and its multiplier.
 
-With theta the parameter that is kept and trained, m its multiplier, f its learning-rate factor, d
+With theta the parameter that is trained and saved, m its multiplier, f its learning-rate factor, d
 its decay factor and u the optimiser's direction (of AdamW with e times its epsilon), the model is
 applied to m * theta, and a step is theta - rate * (f * u + d * weight_decay * theta). The decay is
 not scaled by f: in the package `mup` of Yang et al. 2022 (arXiv:2203.03466) it grows as the rate
-shrinks with the width. What follows the rate says so by d.
+shrinks with the width. A scheme in which the decay follows the rate sets d.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ from jax import Array
 
 from charjax.errors import UserError
 from charjax.init.draws import ONE, ZERO, Draw, after, factorises
-from charjax.init.site import Roles, Site, find_sites
-from charjax.models.roles import Role
+from charjax.init.site import Site, find_sites
+from charjax.models.roles import Role, Roles
 
 # The kernels that a gain multiplies.
 _WITH_GAIN = (Role.HIDDEN, Role.RECURRENT, Role.RESIDUAL_OUTPUT)
@@ -30,25 +30,25 @@ class Factor(Protocol):
     """A number for a parameter, by where it stands."""
 
     def __call__(self, site: Site) -> float:
-        """The factor."""
+        """Return the factor."""
         ...
 
 
 def unit(site: Site) -> float:
-    """The factor 1."""
+    """Return 1."""
     return 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What a scheme does with the parameters of a role.
+    """The treatment of the parameters of a role.
 
     Attributes:
-      draw: where they are drawn from.
-      learning_rate: what the direction of their step is multiplied by.
-      multiplier: what they are multiplied by before the model is applied.
-      epsilon: what AdamW's epsilon is multiplied by.
-      decay: what their weight decay is multiplied by; with AdamW only.
+      draw: their distribution.
+      learning_rate: factor of the direction of their step.
+      multiplier: factor of the parameters before the model is applied.
+      epsilon: factor of AdamW's epsilon.
+      decay: factor of their weight decay; with AdamW only.
     """
 
     draw: Draw
@@ -68,21 +68,21 @@ class Drawn(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Scheme:
-    """How each kind of parameter is drawn and scaled.
+    """The draws and factors of all kinds of parameters.
 
     Attributes:
       source: the paper or program it is taken from.
       rules: the rule of each role; a model with a role that is not here cannot use the scheme.
       readout_bias: the rule of the readout's bias, where it differs from other biases.
-      needs: what the configuration must say, by "section.key": the values that are allowed.
+      needs: settings that the scheme works with, by "section.key": the values that are allowed.
       sets: settings that go with the scheme where the configuration does not give them, by
         "section.key"; they are in `charjax.config.IMPLIED`, too.
       about: roles without which the scheme would do nothing.
       reads_text: whether it draws by the frequencies of the training text's symbols.
-      gain: what every kernel but the readout is multiplied by once it is drawn; it may be traced,
-        so that one program draws many gains.
-      adjust: (model, variables, inputs (B, S), outputs) -> parameters: what is done to them with
-        a batch at hand, after they have been drawn; None: nothing.
+      gain: factor of every kernel but the readout once it is drawn; it may be traced, so that one
+        program draws many gains.
+      adjust: (model, variables, inputs (B, S), outputs) -> parameters: a change of the drawn
+        parameters by a batch; None: no change.
     """
 
     source: str
@@ -97,12 +97,12 @@ class Scheme:
 
     @property
     def scaled(self) -> bool:
-        """Whether it has any learning-rate factor or multiplier."""
+        """True if there is a learning-rate factor or a multiplier."""
         return any((rule.learning_rate, rule.multiplier) != (unit, unit) for rule in self._all)
 
     @property
     def scales_adam(self) -> bool:
-        """Whether it has any factor of AdamW's epsilon or of the weight decay."""
+        """True if there is a factor of AdamW's epsilon or of the weight decay."""
         return any((rule.epsilon, rule.decay) != (unit, unit) for rule in self._all)
 
     @property
@@ -111,11 +111,11 @@ class Scheme:
 
     @property
     def reads_data(self) -> bool:
-        """Whether it cannot draw without the training text."""
+        """True if the scheme needs the training text to draw."""
         return self.reads_text or self.adjust is not None
 
     def rule_of(self, site: Site) -> Rule:
-        """The one rule that covers a parameter.
+        """Return the one rule that covers a parameter.
 
         Raises:
           UserError: none does.
@@ -130,7 +130,7 @@ class Scheme:
 def rules_for(
     kernels: Draw, biases: Draw = ZERO, *, without: tuple[Role, ...] = (), **special: Draw
 ) -> dict[Role, Rule]:
-    """One draw for every weight, one for every bias; gains are one; `special` by role's name."""
+    """Build rules: a draw for every weight, one for every bias, gains 1, `special` by role."""
     draws: dict[Role, Draw] = dict.fromkeys(Role, kernels)
     draws |= {Role.BIAS: biases, Role.GATE_BIAS: biases, Role.GAIN: ONE, Role.RESIDUAL_GAIN: ONE}
     draws |= {Role[name.upper()]: draw for name, draw in special.items()}
@@ -150,8 +150,8 @@ def initialise(
     Args:
       scheme: the scheme.
       shapes: the parameters as a nested dictionary of anything with a `.shape`.
-      roles: (regular expression over a path, what that parameter is), as a model declares them.
-      key: a typed key; each path has a stream of its own, so that a parameter's draw depends on
+      roles: (regular expression over a path, its role), as a model declares them.
+      key: a typed key; each path has its own stream, so that a parameter's draw depends on
         neither the order nor the number of the others.
       depth: residual blocks of the model.
       log_unigram_V: (V,) log frequencies, for a scheme that reads the text.
@@ -173,9 +173,9 @@ def initialise(
 
 
 def _draw(draws: list[Draw], sites: list[Site], key: Array) -> list[Array]:
-    """Every parameter; those that differ by their paths alone, as the same of each block, at once.
+    """Draw all parameters; those that differ in their paths alone, as from block to block, at once.
 
-    The bits are those of each one drawn by itself. A program that draws them one by one has
+    The bits are those of separate draws. A program that draws them one by one has
     thousands of operations for a deep model, and takes longer to load than the step's.
     """
     alike: dict[Any, list[int]] = {}
@@ -184,35 +184,36 @@ def _draw(draws: list[Draw], sites: list[Site], key: Array) -> list[Array]:
         place = dataclasses.replace(site, path="", log_unigram_V=None)
         alike.setdefault((draw, place), []).append(index)
     drawn: dict[int, Array] = {}
-    turn = key
+    key_in_turn = key
     for (draw, _), indices in alike.items():
-        site, at = sites[indices[0]], turn if factorises(draw) else key
+        site = sites[indices[0]]
+        from_key = key_in_turn if factorises(draw) else key
         names = [zlib.crc32(sites[index].path.encode()) for index in indices]
         if len(indices) == 1:
-            drawn[indices[0]] = draw(jax.random.fold_in(at, names[0]), site)
+            drawn[indices[0]] = draw(jax.random.fold_in(from_key, names[0]), site)
         else:
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(at, jnp.asarray(names, jnp.uint32))
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(from_key, jnp.asarray(names, jnp.uint32))
             stacked = jax.vmap(functools.partial(draw, site=site))(keys)
             drawn |= {index: stacked[i] for i, index in enumerate(indices)}
         if factorises(draw):
-            turn = after(turn, drawn[indices[0]])
+            key_in_turn = after(key_in_turn, drawn[indices[0]])
     return [drawn[index] for index in range(len(sites))]
 
 
 def find_factors(scheme: Scheme, shapes: Any, roles: Roles, depth: int) -> tuple[Any, Any]:
-    """Learning-rate factors and multipliers; arguments and errors as of `initialise`."""
+    """Return learning-rate factors and multipliers; arguments and errors as of `initialise`."""
     return _factors(scheme, shapes, roles, depth, "learning_rate", "multiplier")
 
 
 def find_adam_factors(scheme: Scheme, shapes: Any, roles: Roles, depth: int) -> tuple[Any, Any]:
-    """Factors of AdamW's epsilon and of the decay; arguments and errors as of `initialise`."""
+    """Return factors of AdamW's epsilon and of the decay; arguments as of `initialise`."""
     return _factors(scheme, shapes, roles, depth, "epsilon", "decay")
 
 
 def _factors(
     scheme: Scheme, shapes: Any, roles: Roles, depth: int, first: str, second: str
 ) -> tuple[Any, Any]:
-    """The values of two factors of the rules, each a pytree of float32 scalars."""
+    """Evaluate two factors of the rules, each to a pytree of float32 scalars."""
     sites = find_sites(shapes, roles, depth)
     rules = [scheme.rule_of(site) for site in sites]
     tree = jax.tree.structure(shapes)
@@ -242,8 +243,8 @@ def check_cover(scheme: Scheme, name: str, shapes: Any, roles: Roles) -> None:
 
 
 def _not_covered(path: str, role: Role, name: str | None = None) -> UserError:
-    given = f"{name!r} given; " if name else ""
+    prefix = f"{name!r} given; " if name else ""
     return UserError(
-        f"init.scheme: {given}it has no rule for {path!r} (role: {role}); choose another scheme, "
+        f"init.scheme: {prefix}it has no rule for {path!r} (role: {role}); choose another scheme, "
         "or a model without this parameter"
     )

@@ -1,4 +1,10 @@
-"""The registry: every scheme that `init.scheme` can name, and the numbers of [init] it reads."""
+"""The registry: every scheme that `init.scheme` can name, and the numbers of [init] it reads.
+
+To add a scheme, write a function from the section [init] to a Scheme in one of the modules
+imported here (`classic` for any family, `residual`, `memory` for recurrent networks, `widths` for
+learning rates that do not move with the size), and enter it in SCHEMES. A new number of [init] is
+a field of InitConfig in `charjax.config.sections`.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,7 +17,7 @@ from charjax.init.scheme import Scheme
 
 
 class Entry(NamedTuple):
-    """How a scheme is built from [init], and which of its numbers it reads."""
+    """A function that builds a scheme from [init], and the numbers of [init] that it reads."""
 
     build: Callable[[InitConfig], Scheme]
     numbers: tuple[str, ...] = ()
@@ -57,12 +63,12 @@ SCHEMES: dict[str, Entry] = {
 
 
 def scheme_names() -> list[str]:
-    """The schemes that `init.scheme` can name."""
+    """Return the schemes that `init.scheme` can name."""
     return list(SCHEMES)
 
 
 def scheme_numbers(name: str) -> tuple[str, ...]:
-    """The numbers of [init] that a scheme reads.
+    """Return the numbers of [init] that a scheme reads.
 
     Raises:
       UserError: no such scheme.
@@ -71,7 +77,7 @@ def scheme_numbers(name: str) -> tuple[str, ...]:
 
 
 def find_scheme(init: InitConfig) -> Scheme:
-    """The scheme that the section [init] names.
+    """Build the scheme that the section [init] names.
 
     Raises:
       UserError: no such scheme, or a number that it does not read.
@@ -92,7 +98,7 @@ def find_scheme(init: InitConfig) -> Scheme:
     if scheme.adjust is not None:
         raise UserError(
             f"init.gain: {init.gain} given; init.scheme = {init.scheme!r} scales every kernel by "
-            "what it gives out, and would undo it: leave it out"
+            "its outputs, and would undo it: leave it out"
         )
     return dataclasses.replace(scheme, gain=init.gain)
 
@@ -105,7 +111,7 @@ def _entry(name: str) -> Entry:
 
 
 def scheme_for(config: Config) -> Scheme:
-    """The scheme of a whole config, which must have what the scheme needs.
+    """Build the scheme of a whole config, whose settings must be those that the scheme needs.
 
     Raises:
       UserError: as find_scheme, and for a setting that the scheme does not work with.

@@ -1,21 +1,18 @@
-"""Where a parameter stands: what a draw and a factor may depend on."""
+"""The site of a parameter: everything that its draw and its factors may depend on."""
 
 import dataclasses
 import math
-import re
 from typing import Any
 
 import jax
 from jax import Array
 
-from charjax.models.roles import Parameter, Role
-
-Roles = tuple[tuple[str, Parameter], ...]
+from charjax.models.roles import Parameter, Role, Roles, parameter_of
 
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """Where a parameter stands.
+    """A parameter's shape and surroundings in the model.
 
     Attributes:
       path: its name in the tree, joined by "/".
@@ -26,11 +23,11 @@ class Site:
       recurrent_width: width of the recurrent kernel in the same cell, else None.
       beside: of a bias, the role of the kernel it is added to; None in a norm.
       depth: residual blocks in the model.
-      width: what the readout reads: of a transformer, the residual stream's.
-      tied: whether the embedding is the readout too.
-      own_width: whether embeddings have a width of their own, which a kernel reads.
+      width: of the readout's input: in a transformer, the residual stream's.
+      tied: the embedding is the readout too.
+      own_width: embeddings have a width of their own, which a kernel reads.
       log_unigram_V: logarithms of the symbols' frequencies in the training text, where a scheme
-        asks for them.
+        reads them.
     """
 
     path: str
@@ -50,7 +47,7 @@ class Site:
 def find_sites(
     shapes: Any, roles: Roles, depth: int, log_unigram_V: Array | None = None
 ) -> list[Site]:
-    """The site of every leaf, in the tree's order; arguments as of `initialise`."""
+    """Return the site of every leaf, in the tree's order; arguments as of `initialise`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(shapes)
     named = {_path_name(path): leaf.shape for path, leaf in leaves}
     found = {name: parameter_of(roles, name) for name in named}
@@ -62,8 +59,8 @@ def find_sites(
         parameter = found[name]
         kernels = [o for o in found if found[o].fan_in and _module(o) == _module(name)]
         recurrent = [o for o in kernels if found[o].role is Role.RECURRENT]
-        own = name if parameter.fan_in else kernels[0] if kernels else None
-        fan_in = math.prod(named[own][axis] for axis in found[own].fan_in) if own else 1
+        kernel = name if parameter.fan_in else kernels[0] if kernels else None
+        fan_in = math.prod(named[kernel][axis] for axis in found[kernel].fan_in) if kernel else 1
         fan_out = math.prod(shape[axis] for axis in parameter.fan_out) // parameter.gates
         sites.append(
             Site(
@@ -73,7 +70,7 @@ def find_sites(
                 fan_in=fan_in,
                 fan_out=fan_out,
                 recurrent_width=named[recurrent[0]][0] if recurrent else None,
-                beside=found[own].role if own and own != name else None,
+                beside=found[kernel].role if kernel and kernel != name else None,
                 depth=depth,
                 width=width or fan_in,
                 tied=not readouts,
@@ -82,14 +79,6 @@ def find_sites(
             )
         )
     return sites
-
-
-def parameter_of(roles: Roles, path: str) -> Parameter:
-    """What the parameter at a path is; exactly one entry must cover it."""
-    matches = [parameter for pattern, parameter in roles if re.fullmatch(pattern, path)]
-    if len(matches) != 1:
-        raise ValueError(f"parameter {path!r} is covered by {len(matches)} roles, not by one")
-    return matches[0]
 
 
 def _path_name(path: tuple[Any, ...]) -> str:

@@ -1,13 +1,13 @@
-"""Schemes that are to keep the best learning rate where it is as a network grows.
+"""Schemes under which the best learning rate stays the same as a network grows.
 
-With the width: all four. With the depth: CompleteP, of a transformer. Depth-muP does so where each
+With the width: all four. With the depth: CompleteP, for a transformer. Depth-muP does so where each
 residual block is one layer, as its abstract says (Yang et al. 2023, arXiv:2310.02244); a block of
 several layers, as a transformer's, has no such parametrisation there, and its best rate may move.
 
 r is the width over init.base_width, l the depth over init.base_depth. At r = l = 1 all factors
-are 1, and learning rates are meant as at that size. The width is what the
-readout reads (of a transformer the stream, grown by heads of one width); a kernel that reads
-embeddings of a width of their own does not count as wide.
+are 1, and learning rates are meant for that size. The width is that of the readout's input (in a
+transformer the stream, grown by heads of one width); a kernel that reads embeddings of a fixed
+width does not count as wide.
 """
 
 import dataclasses
@@ -16,20 +16,18 @@ import math
 from jax import Array
 
 from charjax.config import InitConfig
+from charjax.config.families import families_where
 from charjax.init.draws import ONE, ZERO, EmbeddingNormal, FanInNormal, Normal
 from charjax.init.scheme import Factor, Rule, Scheme, unit
 from charjax.init.site import Site
 from charjax.models.roles import Role
 
-_ADAM = {
-    "model.kind": ("bow", "mlp", "wavenet", "rnn", "gru", "lstm", "transformer"),
-    "optim.kind": ("adamw",),
-}
-_BLOCKS = {"model.kind": ("transformer",), "optim.kind": ("adamw",)}
+_ADAM = {"model.kind": families_where(has_readout=True), "optim.kind": ("adamw",)}
+_BLOCKS = {"model.kind": families_where(has_residual_blocks=True), "optim.kind": ("adamw",)}
 
 
 def mup(init: InitConfig) -> Scheme:
-    """Width alone."""
+    """Scale with the width alone."""
     source = (
         "Yang et al. 2022 (arXiv:2203.03466), table 8, for Adam: muP; readout x 1/r, hidden "
         "learning rates x 1/r"
@@ -38,7 +36,7 @@ def mup(init: InitConfig) -> Scheme:
 
 
 def depth_mup(init: InitConfig) -> Scheme:
-    """Width, and depth with residual branches x l^(-1/2).
+    """Scale with the width, and with the depth by residual branches x l^(-1/2).
 
     The decay of a block follows its rate with the depth, as in AdamW whose groups of parameters
     differ in their rates alone: in EleutherAI/nanoGPT-mup (branch completep) at alpha = 1/2 a
@@ -54,7 +52,7 @@ def depth_mup(init: InitConfig) -> Scheme:
 
 
 def completep(init: InitConfig) -> Scheme:
-    """Width, and depth with residual branches x 1/l.
+    """Scale with the width, and with the depth by residual branches x 1/l.
 
     AdamW's epsilon as in EleutherAI/nanoGPT-mup (branch completep), by equation 40 of the paper.
     """
@@ -67,7 +65,7 @@ def completep(init: InitConfig) -> Scheme:
 
 
 def spectral(init: InitConfig) -> Scheme:
-    """Initial values and steps with a spectral norm of order sqrt(m / n)."""
+    """Give initial values and steps a spectral norm of order sqrt(m / n)."""
     scales = Scales.of(init, alpha=None)
     # A step of Adam of size eta has spectral norm eta sqrt(n m): eta ~ 1/n.
     wide = Rule(SpectralNormal(), scales.learning_rate)
@@ -108,7 +106,7 @@ class Scales:
 
     @staticmethod
     def of(init: InitConfig, alpha: float | None) -> "Scales":
-        """By the config's base."""
+        """Read the base sizes from a config."""
         return Scales(init.base_width or 128, init.base_depth or 4, alpha)
 
     def learning_rate(self, site: Site) -> float:
@@ -145,12 +143,12 @@ class Scales:
 
 @dataclasses.dataclass(frozen=True)
 class InputNormal:
-    """N(0, s^2), s whatever the width grows to: a table's entries are as large in a wide model.
+    """N(0, s^2), where s does not depend on the width.
 
-    A table of a width of its own: s^2 = 1/d, that width. A stream's: 1/base_width, which is
+    A table of a fixed width: s^2 = 1/d, that width. A stream's: 1/base_width, which is
     1/d at the base. If it is the readout too, s = 0.02 (GPT-2's): the readout should begin at 0
     (one of the authors, github.com/microsoft/mup/issues/7), which this one cannot, for then
-    nothing would be told from anything. With s^2 = 1/base_width its logits at first would have the
+    all symbols would be alike. With s^2 = 1/base_width its logits at first would have the
     size sqrt(base_width / d): as large as what the first steps learn, meaning nothing, and falling
     with the width.
     """
@@ -158,7 +156,7 @@ class InputNormal:
     base_width: int
 
     def __call__(self, key: Array, site: Site) -> Array:
-        """Draw; the width that grows has no part in it."""
+        """Draw, whatever the width that grows."""
         if site.own_width:
             return EmbeddingNormal()(key, site)
         return Normal(0.02 if site.tied else 1 / math.sqrt(self.base_width))(key, site)

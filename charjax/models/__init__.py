@@ -1,4 +1,8 @@
-"""The families of models, behind one contract; `build` makes any of them from its config."""
+"""The families of models, behind one contract; `build` makes any of them from its config.
+
+A new family is a module here with a subclass of `contract.CharModel`, an entry in `REGISTRY`, and
+its settings in `charjax.config.families`.
+"""
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -14,9 +18,9 @@ from charjax.models.recurrent import GRU, LSTM, RNN
 from charjax.models.transformer import Transformer
 from charjax.models.wavenet import WaveNet
 
-__all__ = ["CharModel", "build", "build_model"]
+__all__ = ["REGISTRY", "CharModel", "build", "build_model"]
 
-_REGISTRY: dict[str, type[CharModel]] = {
+REGISTRY: dict[str, type[CharModel]] = {
     "ngram": NgramModel,
     "bigram": Bigram,
     "bow": BagOfCharacters,
@@ -30,14 +34,14 @@ _REGISTRY: dict[str, type[CharModel]] = {
 
 
 def build(config: ModelConfig, vocab_size: int, dtype: DTypeLike) -> CharModel:
-    """The model that a config describes: its settings are the module's attributes.
+    """Make the model that a config describes: its settings are the module's attributes.
 
     Args:
       config: the section `model`, with context_length resolved.
       vocab_size: symbols of the tokenizer.
-      dtype: of the compute.
+      dtype: of the matrix products.
     """
-    family = _REGISTRY[config.kind]
+    family = REGISTRY[config.kind]
     settings = {
         name: value
         for name, value in config.model_dump().items()
@@ -47,5 +51,5 @@ def build(config: ModelConfig, vocab_size: int, dtype: DTypeLike) -> CharModel:
 
 
 def build_model(config: Config, tokenizer: Tokenizer) -> CharModel:
-    """The module that a config and an alphabet describe."""
+    """Make the model of a whole config and its tokenizer."""
     return build(config.model, tokenizer.vocab_size, jnp.dtype(config.runtime.dtype))

@@ -11,7 +11,8 @@ from jax import Array
 
 from charjax.models.contract import FiniteModel
 from charjax.models.layers import EMBEDDING
-from charjax.models.roles import Parameter
+from charjax.models.roles import Roles
+from charjax.models.taps import LOGITS, Tap, layer_of, tap_at
 
 
 class Bigram(FiniteModel):
@@ -27,7 +28,17 @@ class Bigram(FiniteModel):
 
     # It is both first layer and readout. It counts as an embedding: it is looked up, and PyTorch's
     # bigram (nn.Embedding(V, V) in the lecture on GPT) is drawn as one.
-    roles: ClassVar[tuple[tuple[str, Parameter], ...]] = (("logits", EMBEDDING),)
+    roles: ClassVar[Roles] = (("logits", EMBEDDING),)
+    flops_formula: ClassVar[str] = "0 (a lookup, no products)"
+
+    @property
+    def forward_flops(self) -> float:
+        """0: there are no products."""
+        return 0.0
+
+    def taps(self) -> tuple[Tap, ...]:
+        """Describe the table."""
+        return (tap_at(layer_of(self.roles, "logits", "logits", reads="table"), LOGITS),)
 
     @nn.compact
     def __call__(

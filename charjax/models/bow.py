@@ -1,4 +1,4 @@
-"""The bag of characters: the average of what has been read, order forgotten.
+"""The bag of characters: the average of the embeddings so far, whatever their order.
 
 Letters: B batch, T time, N outputs, E width of an embedding, V vocabulary.
 """
@@ -11,12 +11,13 @@ from jax import Array
 
 from charjax.models.contract import CharModel, Memory, check_window
 from charjax.models.layers import ENDS, Embedding, Readout
-from charjax.models.roles import Parameter
+from charjax.models.roles import Roles
+from charjax.models.taps import LOGITS, Tap, bare_layer, input_of, layer_of, output_of, tap_at
 from charjax.ops.precision import wide_dtype
 
 
 class BagCache(NamedTuple):
-    """What has been read: the sum of its embeddings (B, E) float32 and its length, int32."""
+    """The sum of the embeddings so far, (B, E) float32, and their number, int32."""
 
     sum_BE: Array
     length: Array
@@ -38,15 +39,31 @@ class BagOfCharacters(CharModel):
     context_length: int
     d_embed: int
     memory: ClassVar[Memory] = "windowed"
-    roles: ClassVar[tuple[tuple[str, Parameter], ...]] = ENDS
+    roles: ClassVar[Roles] = ENDS
+    flops_formula: ClassVar[str] = "3 x 2 E V"
 
     @property
     def capacity(self) -> int:
         """The context length."""
         return self.context_length
 
+    @property
+    def forward_flops(self) -> float:
+        """The readout's."""
+        return 2.0 * self.d_embed * self.vocab_size
+
+    def taps(self) -> tuple[Tap, ...]:
+        """Describe the embedding, the average and the readout."""
+        embedding = layer_of(self.roles, "token_embedding/embedding")
+        readout = layer_of(self.roles, "readout/kernel", reads="previous")
+        return (
+            tap_at(embedding, output_of("token_embedding")),
+            tap_at(bare_layer("average"), input_of("readout")),
+            tap_at(readout, LOGITS),
+        )
+
     def init_cache(self, batch_size: int) -> BagCache:
-        """Nothing read."""
+        """Return the cache of an empty text."""
         return BagCache(jnp.zeros((batch_size, self.d_embed)), jnp.zeros((), jnp.int32))
 
     @nn.compact

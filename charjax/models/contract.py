@@ -1,6 +1,6 @@
-"""What every family of models promises, so that nothing else knows a model by its name.
+"""The contract of every family of models, so that nothing else knows a model by its name.
 
-Letters: B batch, T tokens given, N outputs asked for (the last N of the T), V vocabulary,
+Letters: B batch, T input tokens, N computed outputs (the last N of the T), V vocabulary,
 S history and outputs together.
 """
 
@@ -11,7 +11,8 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
-from charjax.models.roles import Parameter
+from charjax.models.roles import Roles
+from charjax.models.taps import Tap
 
 Memory = Literal["finite", "carried", "windowed"]
 
@@ -23,12 +24,14 @@ class CharModel(nn.Module):
       vocab_size: V.
       dtype: of the matrix products; parameters, norms' statistics, logits and all sums over batch
         and time, those of the gradients too, are float32.
-      memory: what the output depends on. "finite": the last lookback + 1 tokens; "carried": every
-        token before, through a state; "windowed": at most context_length tokens.
-      fitted: whether the family counts (`fit`) and is not trained by gradients.
-      looks_up_targets: whether it has `target_log_probs`.
-      roles: (regular expression over a parameter's "/"-joined path, what that parameter is);
-        exactly one covers each parameter.
+      memory: the tokens that an output depends on. "finite": the last lookback + 1; "carried":
+        all before, through a state; "windowed": at most context_length tokens.
+      fitted: the family counts (`fit`) and is not trained by gradients.
+      looks_up_targets: it has `target_log_probs`.
+      flops_formula: `forward_flops` as a formula of a training step (three times the forward
+        pass), for tables; its letters are those of benchmarks/flops.py.
+      roles: (regular expression over a parameter's "/"-joined path, its role); exactly one covers
+        each parameter.
     """
 
     vocab_size: int
@@ -36,7 +39,8 @@ class CharModel(nn.Module):
     memory: ClassVar[Memory]
     fitted: ClassVar[bool] = False
     looks_up_targets: ClassVar[bool] = False
-    roles: ClassVar[tuple[tuple[str, Parameter], ...]]
+    flops_formula: ClassVar[str] = ""
+    roles: ClassVar[Roles]
 
     @property
     def lookback(self) -> int:
@@ -48,8 +52,51 @@ class CharModel(nn.Module):
         """The most tokens that a cache holds, where memory is windowed; else None."""
         return None
 
+    @property
+    def forward_flops(self) -> float | None:
+        """Operations of the forward pass per token; None for a family that counts.
+
+        Counted are matrix products as the model is written, two operations for a multiplication
+        and an addition.
+        """
+        return None
+
+    @property
+    def matrix_weights(self) -> int:
+        """Weights between embedding and readout that every position of a window is multiplied by.
+
+        0 keeps a CPU's cores from sharing a batch, which was measured for recurrent networks and
+        transformers only.
+        """
+        return 0
+
+    @property
+    def widest_product(self) -> tuple[int, int] | None:
+        """Input and output width of the widest linear layer by `ops.linear.matmul`, if any.
+
+        oneDNN computes the gradient of its weights where that is large enough.
+        """
+        return None
+
+    @property
+    def embedding_scale(self) -> float:
+        """Factor of the embeddings in the forward pass, which a tied readout does not have."""
+        return 1.0
+
+    def saved_values(self, length: int) -> int:
+        """Estimate the numbers that one window of so many tokens saves for the backward pass."""
+        return 0
+
+    def taps(self) -> tuple[Tap, ...]:
+        """Describe the layers, in the order of computation.
+
+        Raises:
+          ValueError: a family without layers, such as one that counts.
+        """
+        raise ValueError(f"{type(self).__name__} has no layers to look into")
+
     def init_cache(self, batch_size: int) -> Any:
-        """The cache before the first token: a pytree of arrays that needs no parameters."""
+        """Return the cache before the first token: arrays that need no parameters."""
         raise NotImplementedError
 
     def __call__(
@@ -65,13 +112,13 @@ class CharModel(nn.Module):
         Args:
           tokens_BT: integers below V.
           cache: the text so far, which the tokens continue; None at the start of a text. With
-            windowed memory the caller sees to it that no more than `capacity` tokens come in.
+            windowed memory the caller must not pass more than `capacity` tokens altogether.
           num_outputs: N, from 1 to T; only the last N positions are computed. None: all T.
           train: dropout (rng "dropout") and batch statistics (collection "batch_stats", mutable).
 
         Returns:
           logits (B, N, V) float32, and the cache with the tokens in it: of the same structure,
-          shapes and dtypes as the one given, so that it can be a loop's carry. Given None, a
+          shapes and dtypes as the argument, so that it can be a loop's carry. Without a cache a
           carried model returns its state and the others return None.
         """
         raise NotImplementedError
@@ -95,17 +142,17 @@ class FiniteModel(CharModel):
     memory: ClassVar[Memory] = "finite"
 
     def init_cache(self, batch_size: int) -> Array:
-        """The last tokens (B, lookback): token 0."""
+        """Return the tokens before a text, (B, lookback): token 0."""
         return jnp.zeros((batch_size, self.lookback), jnp.int32)
 
     def read(
         self, tokens_BT: Array, cache: Array | None, num_outputs: int | None
     ) -> tuple[Array, Array | None]:
-        """What the outputs depend on, and the new cache.
+        """Return the tokens that the outputs depend on, and the new cache.
 
         Returns:
           history (B, S) int32 with S = lookback + N: output i is computed from the tokens
-          i ... i + lookback of it; and the last `lookback` tokens, or None if none were given.
+          i ... i + lookback of it; and the last `lookback` tokens, or None without a cache.
         """
         B, T = tokens_BT.shape
         before = self.init_cache(B) if cache is None else cache
@@ -115,6 +162,6 @@ class FiniteModel(CharModel):
 
 
 def check_window(length: int, context_length: int) -> None:
-    """Refuse more tokens at once than a windowed model can see: a mistake of the caller's."""
+    """Raise a ValueError for more tokens at once than a windowed model's context."""
     if length > context_length:
         raise ValueError(f"{length} tokens given; the model's context_length is {context_length}")

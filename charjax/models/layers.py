@@ -1,4 +1,4 @@
-"""What the families share: characters to vectors, vectors to logits, and norms between.
+"""Modules that the families share: characters to vectors, vectors to logits, and norms.
 
 Letters: B batch, T time, V vocabulary, D width.
 """
@@ -55,7 +55,7 @@ class Linear(nn.Module):
 
     Attributes:
       features: E, width of the output.
-      bias: whether there is b.
+      bias: there is a b.
       dtype: of the product and the output.
       product: of x (..., D) and W (D, E).
     """
@@ -96,7 +96,7 @@ class Readout(nn.Module):
 
 
 def float32_logits(h_BTD: Array, kernel_DV: Array) -> Array:
-    """The product (B, T, V), summed and returned in float32."""
+    """Return the product (B, T, V), summed in float32."""
     return matmul(h_BTD, kernel_DV, preferred_element_type=wide_dtype(h_BTD.dtype))
 
 
@@ -124,9 +124,9 @@ class BatchNorm(nn.Module):
     variance of the batch divides by n, and what it adds to the running variance by n - 1.
 
     Attributes:
-      momentum: what the running statistics keep of themselves (1 - PyTorch's `momentum`). The
-        lecture's 0.999 needs thousands of steps to forget where it began, and PyTorch's 0.9 is
-        noisy with batches of 32.
+      momentum: weight of the old running statistics (1 - PyTorch's `momentum`). The 0.999 of the
+        makemore lectures needs thousands of steps to forget the initial values, and PyTorch's 0.9
+        is noisy with batches of 32.
     """
 
     momentum: float = 0.99
@@ -158,7 +158,7 @@ def tanh_layer(
 ) -> Array:
     """tanh(h W + b), or with norm = "batch" tanh(BN(h W)), which brings a bias of its own.
 
-    tanh is in float32: its derivative is 1 - tanh^2, of which rounding leaves little near 1.
+    tanh is in float32: its derivative is 1 - tanh^2, which loses its digits near 1.
 
     To be called in a module's compact method; `names` are those of its linear layer and its norm.
     """

@@ -4,6 +4,7 @@ Letters: B batch, T time, N outputs, S history, C context length, E width of an 
 H width of a hidden layer, V vocabulary.
 """
 
+import itertools
 from typing import ClassVar, Literal
 
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from jax import Array
 
 from charjax.models.contract import FiniteModel
 from charjax.models.layers import ENDS, Embedding, Readout, tanh_layer
-from charjax.models.roles import Parameter, Role, dense
+from charjax.models.roles import Parameter, Role, Roles, dense
+from charjax.models.taps import LOGITS, Tap, input_of, layer_of, output_of, tap_at
 
 
 class MLP(FiniteModel):
@@ -26,9 +28,9 @@ class MLP(FiniteModel):
     brings each unit to mean 0 and variance 1 over batch and positions, then scales it and adds
     a bias, for which the layer gives up its own.
 
-    With `blank` what stands before a text is a symbol of its own, as in makemore.py, the last
-    row of the table of embeddings. The tokens hold 0 there, which is also the boundary that every
-    line begins with; so all that comes before the last boundary in a window is the blank.
+    With `blank` a symbol of its own stands before a text, as in makemore.py: the last row of the
+    table of embeddings. The tokens hold 0 there, which is also the boundary that every line begins
+    with; so all that comes before the last boundary in a window is the blank.
 
     Attributes:
       context_length: C; before the start of a text stands token 0, or the blank.
@@ -43,18 +45,44 @@ class MLP(FiniteModel):
     hidden: tuple[int, ...]
     norm: Literal["none", "batch"]
     blank: bool
-    roles: ClassVar[tuple[tuple[str, Parameter], ...]] = (
+    roles: ClassVar[Roles] = (
         *ENDS,
         ("hidden_0/kernel", dense(activation="tanh", reads_embedding=True)),
         (r"hidden_[1-9]\d*/kernel", dense(activation="tanh")),
         (r"(hidden|norm)_\d+/bias", Parameter(Role.BIAS)),
         (r"norm_\d+/scale", Parameter(Role.GAIN)),
     )
+    flops_formula: ClassVar[str] = "3 x 2 (C E H + H H' + ... + H V)"
 
     @property
     def lookback(self) -> int:
         """C - 1."""
         return self.context_length - 1
+
+    @property
+    def forward_flops(self) -> float:
+        """2 (C E H + H H' + ... + H V)."""
+        widths = [self.context_length * self.d_embed, *self.hidden, self.vocab_size]
+        return 2.0 * sum(a * b for a, b in itertools.pairwise(widths))
+
+    def saved_values(self, length: int) -> int:
+        """Estimate 6 numbers per hidden unit, for one target per window."""
+        return 6 * sum(self.hidden)
+
+    def taps(self) -> tuple[Tap, ...]:
+        """Describe embedding, hidden layers and readout.
+
+        The embedding's output is the vectors side by side, as the first hidden layer reads them.
+        """
+        names = [f"hidden_{i}" for i in range(len(self.hidden))]
+        readers = [*names, "readout"]
+        taps = [tap_at(layer_of(self.roles, "token_embedding/embedding"), input_of(readers[0]))]
+        for i, name in enumerate(names):
+            norm = f"norm_{i}" if self.norm == "batch" else None
+            layer = layer_of(self.roles, f"{name}/kernel", reads="previous", norm=norm)
+            taps.append(tap_at(layer, input_of(readers[i + 1]), output_of(norm or name)))
+        readout = layer_of(self.roles, "readout/kernel", reads="previous")
+        return (*taps, tap_at(readout, LOGITS))
 
     @nn.compact
     def __call__(
@@ -84,10 +112,10 @@ class MLP(FiniteModel):
         return readout(h_BNH), cache
 
     def _blanked(self, history_BS: Array, N: int) -> list[Array]:
-        """The C tokens (B, N) of each output's window, the oldest first, with their blanks."""
-        tokens, begun_BN = [], jnp.zeros((history_BS.shape[0], N), bool)
+        """Return the C tokens (B, N) of each output's window, the oldest first, with blanks."""
+        tokens, is_before_BN = [], jnp.zeros((history_BS.shape[0], N), bool)
         for i in reversed(range(self.context_length)):
             token_BN = history_BS[:, i : i + N]
-            tokens.append(jnp.where(begun_BN, self.vocab_size, token_BN))
-            begun_BN |= token_BN == 0
+            tokens.append(jnp.where(is_before_BN, self.vocab_size, token_BN))
+            is_before_BN |= token_BN == 0
         return tokens[::-1]

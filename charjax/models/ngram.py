@@ -14,7 +14,7 @@ from jax import Array, lax
 from charjax.data.splits import Split
 from charjax.models.contract import FiniteModel
 from charjax.models.ngram_counts import fit_tables
-from charjax.models.roles import Parameter
+from charjax.models.roles import Roles
 
 # Entries of a node that are added to a distribution at once: most nodes have far fewer than V.
 _ENTRIES = 512
@@ -50,7 +50,7 @@ class NgramModel(FiniteModel):
     alpha: float
     fitted: ClassVar[bool] = True
     looks_up_targets: ClassVar[bool] = True
-    roles: ClassVar[tuple[tuple[str, Parameter], ...]] = ()
+    roles: ClassVar[Roles] = ()
 
     @property
     def lookback(self) -> int:
@@ -98,7 +98,7 @@ class NgramModel(FiniteModel):
         return jnp.log(probability_M).reshape(targets_BN.shape)
 
     def _walk(self, history_BS: Array, shape: tuple[int, ...], mix: "_Mix") -> Array:
-        """The M contexts' probabilities, each of a shape, mixed from the empty context on."""
+        """Mix the M contexts' probabilities, each of a shape, from the empty context on."""
         B, N = history_BS.shape[0], history_BS.shape[1] - self.lookback
         tables = {name: jnp.asarray(table) for name, table in self.variables["params"].items()}
 
@@ -117,7 +117,7 @@ class NgramModel(FiniteModel):
 
 
 class _Walk(NamedTuple):
-    """Where each of M contexts stands in the tree, and its probabilities so far.
+    """The place of each of M contexts in the tree, and its probabilities so far.
 
     `probability`: (M, V), or (M,) of the targets alone.
     `seen`: the context was seen at this length; `tail`: on the text behind a node, not at it.
@@ -184,23 +184,23 @@ def _mix_all(tables: _Tables, depth: Array, walk: _Walk) -> _Walk:
         )
         return sums_MV.at[rows_M1, follower_ME].add(value_ME, mode="drop")
 
-    kept_MV = _backoff(tables, depth, walk)[:, None] * walk.probability
+    weighted_MV = _backoff(tables, depth, walk)[:, None] * walk.probability
     if width == V:
-        return walk._replace(probability=add(jnp.int32(0), kept_MV))
+        return walk._replace(probability=add(jnp.int32(0), weighted_MV))
     blocks = (jnp.max(end_M - first_M) + width - 1) // width
-    return walk._replace(probability=lax.fori_loop(0, blocks, add, kept_MV))
+    return walk._replace(probability=lax.fori_loop(0, blocks, add, weighted_MV))
 
 
 def _mix_target(target_M: Array, tables: _Tables, depth: Array, walk: _Walk) -> _Walk:
-    """The same for the targets alone."""
+    """Weigh the targets' probabilities so far and add the entries of the nodes reached."""
     entry_M, found_M = _find(tables["follower"], tables["first_entry"], walk.node_M, target_M)
     value_M = jnp.where(walk.tail_M, tables["tail_value"][depth], tables["value"][entry_M])
-    kept_M = _backoff(tables, depth, walk) * walk.probability
-    return walk._replace(probability=kept_M + jnp.where(walk.seen_M & found_M, value_M, 0.0))
+    weighted_M = _backoff(tables, depth, walk) * walk.probability
+    return walk._replace(probability=weighted_M + jnp.where(walk.seen_M & found_M, value_M, 0.0))
 
 
 def _backoff(tables: _Tables, depth: Array, walk: _Walk) -> Array:
-    """The weight (M,) of the shorter context's probabilities: 1 where a context is not known."""
+    """Return the weight (M,) of the shorter context: 1 where a context is not known."""
     backoff_M = tables["backoff"][walk.node_M]
     backoff_M = jnp.where(walk.tail_M, tables["tail_backoff"][depth], backoff_M)
     return jnp.where(walk.seen_M, backoff_M, 1.0)

@@ -2,7 +2,7 @@
 
 The contexts seen in a text form a tree: the root is the empty context, and the child c of a node
 is its context with c in front, that is, one character further back. A context that was seen only
-once needs no children, since the text itself tells what stood before it (its "tail"): so the tree
+once needs no children, since the text itself has the characters before it (its "tail"): so the tree
 stays smaller than a few times the text, whatever the order.
 
 Letters: N targets, K nodes, E entries (an entry is a character seen after a node's context).
@@ -104,7 +104,7 @@ def fit_tables(
 
 
 def _padded_text(split: Split, order: int) -> tuple[np.ndarray, np.ndarray]:
-    """The documents with zeros before each, and where the targets stand."""
+    """Return the documents with zeros before each, and the places of the targets."""
     pad = max(order - 2, 0)
     lengths_D = split.doc_lengths.astype(np.int64) + 1
     starts_D = np.cumsum(lengths_D + pad) - lengths_D
@@ -154,7 +154,7 @@ def _levels(text: np.ndarray, at_N: np.ndarray, vocab_size: int, order: int) -> 
 
 
 def _number(key_N: np.ndarray, bound: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The different keys, ascending; which of them each key is; and how often each is there."""
+    """Return the distinct keys, ascending; the index of each key among them; and their counts."""
     if bound > 8 * key_N.size:
         unique = np.unique(key_N, return_inverse=True, return_counts=True)
         return unique[0], unique[1], unique[2]
@@ -180,10 +180,10 @@ def _kneser_ney(level: Level, order: int, modified: bool) -> tuple[Any, Any, flo
 
 
 def _discounts(counts_of_counts: np.ndarray, tails: int, modified: bool) -> np.ndarray:
-    """What is taken from a count of 0, 1, 2, and 3 or more (Chen and Goodman 1998).
+    """Compute the discounts of counts of 0, 1, 2, and 3 or more (Chen and Goodman 1998).
 
-    Each count of counts is taken to be at least one, and no discount to be less than that of a
-    count of one: otherwise a small text could leave nothing for characters not yet seen.
+    Each count of counts is at least one, and no discount is less than that of a count of one:
+    otherwise a small text could leave nothing for characters not yet seen.
     """
     _, n1, n2, n3, n4, _ = np.maximum(counts_of_counts + np.array([0, tails, 0, 0, 0, 0]), 1)
     y = n1 / (n1 + 2 * n2)
@@ -195,7 +195,7 @@ def _discounts(counts_of_counts: np.ndarray, tails: int, modified: bool) -> np.n
 def _additive(
     level: Level, order: int, vocab_size: int, alpha: float
 ) -> tuple[Any, Any, float, float]:
-    """The same for (c + alpha) / (total + alpha V): the longest contexts alone count."""
+    """Compute the level for (c + alpha) / (total + alpha V): only the longest contexts matter."""
     K = level.parent_K.size
     if level.depth < order - 1:
         return np.zeros(level.count_E.size), np.ones(K), 0.0, 1.0

@@ -1,7 +1,7 @@
-"""Recurrent networks: a cell, and the scan that carries its state along the text.
+"""Recurrent networks: the equations of their cells, and the scan of a cell along the text.
 
-In a cell, x is the input's part in the gates, x_t W_i + b_i, and a the state's, h W_h + b_h. The
-gates stand side by side in the columns of W_i and W_h, in PyTorch's order.
+A cell reads x, the input's part in the gates, x_t W_i + b_i, and a, the state's part,
+h_{t-1} W_h + b_h. The gates are side by side in the columns of W_i and W_h, in PyTorch's order.
 
 Letters: B batch, T time, N outputs, D width of a cell's input, H width of its state,
 G gates * H, V vocabulary.
@@ -17,29 +17,63 @@ from jax.typing import DTypeLike
 
 from charjax.models.contract import CharModel, Memory
 from charjax.models.layers import ENDS, Embedding, Readout
-from charjax.models.roles import Activation, Parameter, Role, dense
+from charjax.models.recurrent_taps import recurrent_taps
+from charjax.models.roles import Activation, Parameter, Role, Roles, dense
+from charjax.models.taps import Tap
 from charjax.ops.choice import owns_scan
 from charjax.ops.gates import State, gru_gates, lstm_gates
 from charjax.ops.precision import wide_dtype
 from charjax.ops.recurrence import Update, recurrence
 
-Roles = tuple[tuple[str, Parameter], ...]
+
+def gru_update(x_BG: Array, a_BG: Array, state: State) -> State:
+    """Update a gated recurrent unit (Cho et al. 2014), as PyTorch and cuDNN write it.
+
+    The reset gate is applied after the product with the state, and z keeps the old state:
+
+        r_t = sigma(W_ir x_t + b_ir + W_hr h_{t-1} + b_hr)
+        z_t = sigma(W_iz x_t + b_iz + W_hz h_{t-1} + b_hz)
+        n_t = tanh(W_in x_t + b_in + r_t * (W_hn h_{t-1} + b_hn))
+        h_t = (1 - z_t) * n_t + z_t * h_{t-1}
+    """
+    (h_BH,) = state
+    (x_r, x_z, x_n), (a_r, a_z, a_n) = (jnp.split(g_BG, 3, axis=-1) for g_BG in (x_BG, a_BG))
+    r_BH = jax.nn.sigmoid(x_r + a_r)
+    z_BH = jax.nn.sigmoid(x_z + a_z)
+    n_BH = jnp.tanh(x_n + r_BH * a_n)
+    return ((1 - z_BH) * n_BH + z_BH * h_BH,)
+
+
+def lstm_update(x_BG: Array, a_BG: Array, state: State) -> State:
+    """Update a long short-term memory (Hochreiter and Schmidhuber 1997).
+
+    With the forget gate of Gers et al. 2000, without peepholes; the gates are i, f, g, o:
+
+        i_t = sigma(W_ii x_t + b_ii + W_hi h_{t-1} + b_hi)      f_t, o_t likewise
+        g_t = tanh(W_ig x_t + b_ig + W_hg h_{t-1} + b_hg)
+        c_t = f_t * c_{t-1} + i_t * g_t
+        h_t = o_t * tanh(c_t)
+    """
+    _, c_BH = state
+    i_BH, f_BH, g_BH, o_BH = jnp.split(x_BG + a_BG, 4, axis=-1)
+    c_BH = jax.nn.sigmoid(f_BH) * c_BH + jax.nn.sigmoid(i_BH) * jnp.tanh(g_BH)
+    return jax.nn.sigmoid(o_BH) * jnp.tanh(c_BH), c_BH
 
 
 def rnn_update(x_BG: Array, a_BG: Array, state: State) -> State:
-    """h' = tanh(x + a); the state is (h,)."""
+    """h' = tanh(x + a), for a state (h,) (Elman 1990)."""
     return (jnp.tanh(x_BG + a_BG),)
 
 
 def relu_update(x_BG: Array, a_BG: Array, state: State) -> State:
-    """h' = max(0, x + a); the state is (h,)."""
+    """h' = max(0, x + a), for a state (h,) (Le et al. 2015)."""
     return (jax.nn.relu(x_BG + a_BG),)
 
 
 class Cell(nn.Module):
     """One layer at one time: (state, input) -> (state, output).
 
-    The products are in `dtype`; what is done to them, and the state, in float32.
+    The products are in `dtype`; the gates and the state are in float32.
 
     Attributes:
       update: from the two parts of the gates and the state to the new state.
@@ -56,7 +90,7 @@ class Cell(nn.Module):
     dtype: DTypeLike
 
     def setup(self) -> None:
-        """Two kernels and, as PyTorch and cuDNN have them, two biases."""
+        """Declare two kernels and, as PyTorch and cuDNN have them, two biases."""
         G = self.gates * self.d_hidden
         kernel, bias = nn.initializers.lecun_normal(), nn.initializers.zeros
         self.input_kernel = self.param("input_kernel", kernel, (self.d_input, G), jnp.float32)
@@ -65,20 +99,20 @@ class Cell(nn.Module):
         self.hidden_bias = self.param("hidden_bias", bias, (G,), jnp.float32)
 
     def __call__(self, state: State, x: Array, table_VG: Array | None) -> tuple[State, Array]:
-        """One step. x is (B, D), or tokens (B,) whose parts in the gates are in the table."""
+        """Take one step. x is (B, D), or tokens (B,) whose parts in the gates are in the table."""
         x_BG = self.project(x) if table_VG is None else table_VG[x]
         a_BG = self._product(state[0], self.hidden_kernel) + self.hidden_bias
         state = self.update(x_BG, a_BG, state)
         return state, state[0].astype(self.dtype)
 
     def along(self, state: State, x_TB: Array, table_VG: Array | None) -> tuple[State, Array]:
-        """All steps, by the op that owns the scan. x_TB is (T, B, D), or tokens (T, B)."""
+        """Take all steps, by the op that owns the scan. x_TB is (T, B, D), or tokens (T, B)."""
         x_TB = self.project(x_TB) if table_VG is None else x_TB
         kernel_HG, bias_G = self.hidden_kernel, self.hidden_bias
-        return recurrence(self.update, self.dtype, 1, state, x_TB, table_VG, kernel_HG, bias_G)
+        return recurrence(self.update, self.dtype, state, x_TB, table_VG, kernel_HG, bias_G)
 
     def project(self, x_BD: Array) -> Array:
-        """The input's part in the gates: (B, G) float32; (T, B, G) of all times."""
+        """Return the input's part in the gates: (B, G) float32; (T, B, G) for all times."""
         return self._product(x_BD, self.input_kernel) + self.input_bias
 
     def _product(self, x_BD: Array, kernel_DG: Array) -> Array:
@@ -104,6 +138,8 @@ class Recurrent(CharModel):
       d_embed: width of an embedding.
       d_hidden: H.
       dropout: rate.
+      gates: matrices side by side in a cell's kernel.
+      num_states: arrays in a cell's state; the first one is its output.
     """
 
     n_layer: int
@@ -111,18 +147,17 @@ class Recurrent(CharModel):
     d_hidden: int
     dropout: float
     memory: ClassVar[Memory] = "carried"
-    update: ClassVar[Update]
     gates: ClassVar[int]
     num_states: ClassVar[int] = 1
 
     @property
-    def cell_update(self) -> Update:
-        """What a cell does with its gates and its state."""
-        return type(self).update
+    def update(self) -> Update:
+        """The cell's equations, from (x, a, state) to the new state."""
+        raise NotImplementedError
 
     def init_cache(self, batch_size: int) -> tuple[State, ...]:
-        """The zero state of every layer: arrays (B, H) float32."""
-        # Arrays of their own, so that a caller can donate them.
+        """Return the zero state of every layer: arrays (B, H) float32."""
+        # Separate arrays, so that a caller can donate them.
         shape = (batch_size, self.d_hidden)
         return tuple(
             tuple(jnp.zeros(shape, wide_dtype(self.dtype)) for _ in range(self.num_states))
@@ -146,14 +181,14 @@ class Recurrent(CharModel):
         for i, state in enumerate(states):
             width = self.d_hidden if i else self.d_embed
             cell = ScannedCell(
-                self.cell_update, self.gates, width, self.d_hidden, self.dtype, name=f"cell_{i}"
+                self.update, self.gates, width, self.d_hidden, self.dtype, name=f"cell_{i}"
             )
             table_VG = None
             if i == 0 and tokens_BT.size > self.vocab_size:
                 # Fewer symbols than tokens: project each symbol once, and look that up, in the
                 # scan (outside of it, or for the layers above, storing all projections is slower
-                # on a CPU than doing the product a step at a time; on a GPU what is looked up
-                # outside is a write and a read of all projections, for nothing).
+                # on a CPU than one product per step; on a GPU a lookup outside writes and reads
+                # all projections needlessly).
                 table_VG = cell.project(embedding.embedding)
             elif i == 0:
                 h_TBH = embedding(h_TBH).astype(self.dtype)
@@ -164,6 +199,29 @@ class Recurrent(CharModel):
         h_NBH = h_TBH[T - (num_outputs or T) :]
         logits_NBV = Readout(self.vocab_size, bias=True, dtype=self.dtype, name="readout")(h_NBH)
         return jnp.swapaxes(logits_NBV, 0, 1), tuple(new_states)
+
+    @property
+    def forward_flops(self) -> float:
+        """2 (sum over layers of G (D + H) + H V)."""
+        return 2.0 * (self.matrix_weights + self.d_hidden * self.vocab_size)
+
+    @property
+    def matrix_weights(self) -> int:
+        """The kernels of all cells."""
+        widths = [self.d_embed] + [self.d_hidden] * (self.n_layer - 1)
+        return self.gates * sum((D + self.d_hidden) * self.d_hidden for D in widths)
+
+    def saved_values(self, length: int) -> int:
+        """Estimate 8 numbers per unit, as XLA's figures were."""
+        return 8 * self.n_layer * self.d_hidden * length
+
+    def taps(self) -> tuple[Tap, ...]:
+        """Describe the embedding, each cell's state, and the readout."""
+        return recurrent_taps(self, has_theory=False)
+
+    def make_cell(self, d_input: int) -> Cell:
+        """Return a cell outside of the model, to be applied to the parameters of one within."""
+        return Cell(self.update, self.gates, d_input, self.d_hidden, self.dtype, parent=None)
 
 
 def _roles(*gate_names: str, activation: Activation = "gates") -> Roles:
@@ -179,59 +237,58 @@ def _roles(*gate_names: str, activation: Activation = "gates") -> Roles:
     )
 
 
-class RNN(Recurrent):
-    """The simple recurrent network (Elman 1990), with tanh, or with ReLU as in Le et al. 2015.
+def _flops_formula(gates: int) -> str:
+    return f"3 x 2 (sum over L of G (D_in H + H H) + H V), G = {gates}"
 
-    h_t = tanh(W_i x_t + b_i + W_h h_{t-1} + b_h)
+
+class GRU(Recurrent):
+    """The gated recurrent unit: `gru_update`."""
+
+    gates: ClassVar[int] = 3
+    roles: ClassVar[Roles] = _roles("reset", "update", "new")
+    flops_formula: ClassVar[str] = _flops_formula(3)
+
+    @property
+    def update(self) -> Update:
+        """`gru_update`, with a gradient written by hand."""
+        return gru_gates
+
+
+class LSTM(Recurrent):
+    """The long short-term memory: `lstm_update`."""
+
+    gates: ClassVar[int] = 4
+    num_states: ClassVar[int] = 2
+    roles: ClassVar[Roles] = _roles("input", "forget", "cell", "output")
+    flops_formula: ClassVar[str] = _flops_formula(4)
+
+    @property
+    def update(self) -> Update:
+        """`lstm_update`, with a gradient written by hand."""
+        return lstm_gates
+
+
+class RNN(Recurrent):
+    """The simple recurrent network: `rnn_update`, or `relu_update`.
 
     Attributes:
       activation: "tanh" or "relu".
     """
 
     activation: Literal["tanh", "relu"] = "tanh"
-    update: ClassVar[Update] = staticmethod(rnn_update)
     gates: ClassVar[int] = 1
+    flops_formula: ClassVar[str] = _flops_formula(1)
 
     @property
     def roles(self) -> Roles:  # type: ignore[override]
-        """Of the parameters; a scheme may draw by the activation."""
+        """The parameters' roles; a scheme may draw by the activation."""
         return _roles("state", activation=self.activation)
 
     @property
-    def cell_update(self) -> Update:
-        """By the activation."""
+    def update(self) -> Update:
+        """The activation's."""
         return rnn_update if self.activation == "tanh" else relu_update
 
-
-class GRU(Recurrent):
-    """The gated recurrent unit (Cho et al. 2014), in the form of PyTorch and cuDNN.
-
-    The reset gate is applied after the product with the state, and z keeps the old state:
-
-        r_t = sigma(W_ir x_t + b_ir + W_hr h_{t-1} + b_hr)
-        z_t = sigma(W_iz x_t + b_iz + W_hz h_{t-1} + b_hz)
-        n_t = tanh(W_in x_t + b_in + r_t * (W_hn h_{t-1} + b_hn))
-        h_t = (1 - z_t) * n_t + z_t * h_{t-1}
-    """
-
-    update: ClassVar[Update] = staticmethod(gru_gates)
-    gates: ClassVar[int] = 3
-    roles: ClassVar[Roles] = _roles("reset", "update", "new")
-
-
-class LSTM(Recurrent):
-    """The long short-term memory (Hochreiter and Schmidhuber 1997) with the forget gate of Gers
-    et al. 2000, without peepholes.
-
-        i_t = sigma(W_ii x_t + b_ii + W_hi h_{t-1} + b_hi)      f_t, o_t likewise
-        g_t = tanh(W_ig x_t + b_ig + W_hg h_{t-1} + b_hg)
-        c_t = f_t * c_{t-1} + i_t * g_t
-        h_t = o_t * tanh(c_t)
-
-    The gates stand in the order i, f, g, o.
-    """
-
-    update: ClassVar[Update] = staticmethod(lstm_gates)
-    gates: ClassVar[int] = 4
-    num_states: ClassVar[int] = 2
-    roles: ClassVar[Roles] = _roles("input", "forget", "cell", "output")
+    def taps(self) -> tuple[Tap, ...]:
+        """Describe the layers; mean-field theory knows a state without gates."""
+        return recurrent_taps(self, has_theory=True)

@@ -1,10 +1,11 @@
-"""What a parameter is: the role by which an initialisation scheme draws and scales it."""
+"""Roles of parameters: by them an initialisation scheme draws and scales each one."""
 
 import dataclasses
 import enum
+import re
 from typing import Any, Literal
 
-# What is done to a product; "gates": sigmoids and tanh side by side.
+# The function of a product; "gates": sigmoids and tanh side by side.
 Activation = Literal["linear", "tanh", "relu", "gelu", "gelu_tanh", "gates"]
 
 
@@ -29,10 +30,10 @@ class Parameter:
     Attributes:
       role: the part it plays.
       fan_in: axes summed over by the product it takes part in.
-      fan_out: axes the product gives out.
+      fan_out: axes of the product's output.
       gates: number of equal parts of the last axis that are separate matrices (a GRU's 3).
-      gate_names: what those parts are called, where a scheme tells them apart.
-      activation: what is done to the product.
+      gate_names: the names of those parts, where a scheme draws them differently.
+      activation: the function of the product.
       in_block: whether it stands in one of the model's residual blocks.
       reads_embedding: a kernel whose inputs are embeddings of a width of their own, which does
         not grow with the hidden width.
@@ -52,6 +53,22 @@ class Parameter:
     before_readout: bool = False
 
 
+# A regular expression over a parameter's "/"-joined path, and that parameter's role.
+Roles = tuple[tuple[str, Parameter], ...]
+
+
 def dense(role: Role = Role.HIDDEN, gates: int = 1, **labels: Any) -> Parameter:
-    """A kernel of shape (fan_in, fan_out); the labels are those of Parameter."""
+    """Return the role of a kernel (fan_in, fan_out); the labels are those of Parameter."""
     return Parameter(role, fan_in=(0,), fan_out=(1,), gates=gates, **labels)
+
+
+def parameter_of(roles: Roles, path: str) -> Parameter:
+    """Find the parameter at a path.
+
+    Raises:
+      ValueError: it is not covered by exactly one entry.
+    """
+    matches = [parameter for pattern, parameter in roles if re.fullmatch(pattern, path)]
+    if len(matches) != 1:
+        raise ValueError(f"parameter {path!r} is covered by {len(matches)} roles, not by one")
+    return matches[0]

@@ -24,7 +24,7 @@ def gelu(x: Array) -> Array:
 
 
 def gelu_reference(x: Array) -> Array:
-    """The same, left to the compiler."""
+    """Compute `gelu` by jax.nn, and leave its derivative to the compiler."""
     return jax.nn.gelu(x, approximate=False)
 
 
@@ -44,11 +44,11 @@ def gelu_tanh(x: Array) -> Array:
 
 
 def gelu_tanh_reference(x: Array) -> Array:
-    """The plain version of `gelu_tanh`, left to the compiler."""
+    """Compute `gelu_tanh` by jax.nn, and leave its derivative to the compiler."""
     return jax.nn.gelu(x, approximate=True)
 
 
-def _gelu_and_slope(x: Array) -> tuple[Array, Array]:
+def _gelu_and_derivative(x: Array) -> tuple[Array, Array]:
     cumulative = _cumulative(x)
     density = jnp.exp(-0.5 * x * x) * math.sqrt(0.5 / math.pi)
     return x * cumulative, cumulative + x * density
@@ -59,7 +59,7 @@ def _cumulative(x: Array) -> Array:
     return 0.5 + 0.5 * lax.erf(x * math.sqrt(0.5))
 
 
-def _gelu_tanh_and_slope(x: Array) -> tuple[Array, Array]:
+def _gelu_tanh_and_derivative(x: Array) -> tuple[Array, Array]:
     # tanh(u) is exactly 1 or -1 from there on, and the powers of x stay finite.
     near = jnp.clip(x, -_FLAT, _FLAT)
     square = near * near
@@ -72,26 +72,27 @@ def _gelu_tanh_and_slope(x: Array) -> tuple[Array, Array]:
 _SCALE, _CUBIC, _FLAT = math.sqrt(2.0 / math.pi), 0.044715, 10.0
 
 
-def _saving_the_slope(
-    value_and_slope: Callable[[Array], tuple[Array, Array]],
+def _saving_derivative(
+    value_and_derivative: Callable[[Array], tuple[Array, Array]],
 ) -> Callable[[Array], Array]:
-    """Return the function whose slope, under differentiation, is computed along and saved."""
+    """Make a function that, under differentiation, saves its derivative with its value."""
 
     @jax.custom_jvp
     def function(x: Array) -> Array:
-        return value_and_slope(x.astype(wide_dtype(x.dtype)))[0].astype(x.dtype)
+        return value_and_derivative(x.astype(wide_dtype(x.dtype)))[0].astype(x.dtype)
 
     @function.defjvp
     def _jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
         (x,), (t,) = primals, tangents
-        value, slope = value_and_slope(x.astype(wide_dtype(x.dtype)))
-        # XLA's CPU backend would fuse both into what reads them, and so compute them once a
-        # reader.
-        value, slope = lax.optimization_barrier((value.astype(x.dtype), slope.astype(x.dtype)))
-        return value, slope * t
+        value, derivative = value_and_derivative(x.astype(wide_dtype(x.dtype)))
+        # XLA's CPU backend would fuse both into their consumers, and so compute them once per
+        # consumer.
+        value, derivative = value.astype(x.dtype), derivative.astype(x.dtype)
+        value, derivative = lax.optimization_barrier((value, derivative))
+        return value, derivative * t
 
     return function
 
 
-_gelu_saved = _saving_the_slope(_gelu_and_slope)
-_gelu_tanh_saved = _saving_the_slope(_gelu_tanh_and_slope)
+_gelu_saved = _saving_derivative(_gelu_and_derivative)
+_gelu_tanh_saved = _saving_derivative(_gelu_tanh_and_derivative)

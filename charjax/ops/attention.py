@@ -63,7 +63,7 @@ def causal_attention_reference(
     dropout_rate: float = 0.0,
     dropout_key: Array | None = None,
 ) -> Array:
-    """The plain version of `causal_attention`; the same key drops the same weights."""
+    """Compute `causal_attention` plainly; the same key drops the same weights."""
     scores_BHTS = jnp.einsum(
         "bthk,bshk->bhts", q_BTHK, k_BTHK, preferred_element_type=wide_dtype(q_BTHK.dtype)
     )
@@ -77,7 +77,7 @@ def causal_attention_reference(
 def _in_blocks(
     q_BHTK: Array, k_BHTK: Array, v_BHTK: Array, keep_BHTS: Array | None, dropout_rate: float
 ) -> Array:
-    """Block of queries by block; the scores of keys that come after a whole block are left out.
+    """Compute one block of queries after another, without the scores of keys after a whole block.
 
     Only reverse-mode derivatives (and forward ones of those) are defined.
     """
@@ -87,7 +87,7 @@ def _in_blocks(
 def _blocks_forward(
     q_BHTK: Array, k_BHTK: Array, v_BHTK: Array, keep_BHTS: Array | None, dropout_rate: float
 ) -> tuple[Array, tuple[Any, ...]]:
-    """Keys are summed before their weights are divided by the sum, K numbers a query, not S."""
+    """Divide by the sum of the weights after the sum over keys: K numbers per query, not S."""
     dtype, wide = q_BHTK.dtype, wide_dtype(q_BHTK.dtype)
     outputs, weights, sums = [], [], []
     for start, end in _blocks(q_BHTK.shape[2]):
@@ -102,8 +102,8 @@ def _blocks_forward(
         weights_BHTS = jnp.exp(scores_BHTS - largest)
         sums.append(jnp.sum(weights_BHTS, axis=-1, keepdims=True))
         weights_BHTS = weights_BHTS.astype(dtype)
-        kept_BHTS = _drop(weights_BHTS, _of_block(keep_BHTS, start, end), dropout_rate)
-        outputs.append(jnp.einsum("bhts,bhsk->bhtk", kept_BHTS, v_BHTK[:, :, :end]))
+        dropped_BHTS = _drop(weights_BHTS, _of_block(keep_BHTS, start, end), dropout_rate)
+        outputs.append(jnp.einsum("bhts,bhsk->bhtk", dropped_BHTS, v_BHTK[:, :, :end]))
         weights.append(weights_BHTS)
     rate_BHT1 = 1 / jnp.concatenate(sums, axis=2)
     o_BHTK = (jnp.concatenate(outputs, axis=2).astype(wide) * rate_BHT1).astype(dtype)
@@ -111,7 +111,7 @@ def _blocks_forward(
 
 
 def _blocks_backward(dropout_rate: float, saved: tuple[Any, ...], g_BHTK: Array) -> Any:
-    """Of softmax p over scores s: ds = p (dp - sum(p dp)), and sum(p dp) is g o of the query."""
+    """Differentiate softmax: ds = p (dp - sum(p dp)), and sum(p dp) is g o of the query."""
     q_BHTK, k_BHTK, v_BHTK, keep_BHTS, o_BHTK, rate_BHT1, weights = saved
     dtype, wide = q_BHTK.dtype, wide_dtype(q_BHTK.dtype)
     scale = 1 / math.sqrt(q_BHTK.shape[-1])
@@ -122,16 +122,14 @@ def _blocks_backward(dropout_rate: float, saved: tuple[Any, ...], g_BHTK: Array)
     for (start, end), weights_BHTS in zip(_blocks(q_BHTK.shape[2]), weights, strict=True):
         g = g_BHTK[:, :, start:end]
         keep = _of_block(keep_BHTS, start, end)
-        slopes_BHTS = jnp.einsum(
-            "bhtk,bhsk->bhts", g, v_BHTK[:, :, :end], preferred_element_type=wide
-        )
-        slopes_BHTS = _drop(slopes_BHTS, keep, dropout_rate) - mean_BHT1[:, :, start:end]
-        ds_BHTS = (weights_BHTS.astype(wide) * slopes_BHTS * scale).astype(dtype)
-        kept_BHTS = _drop(weights_BHTS, keep, dropout_rate)
+        dp_BHTS = jnp.einsum("bhtk,bhsk->bhts", g, v_BHTK[:, :, :end], preferred_element_type=wide)
+        dp_BHTS = _drop(dp_BHTS, keep, dropout_rate) - mean_BHT1[:, :, start:end]
+        ds_BHTS = (weights_BHTS.astype(wide) * dp_BHTS * scale).astype(dtype)
+        dropped_BHTS = _drop(weights_BHTS, keep, dropout_rate)
         dq.append(jnp.einsum("bhts,bhsk->bhtk", ds_BHTS, k_BHTK[:, :, :end]))
-        # Products with a left operand that is read transposed are slow: it is laid out so before.
-        dk.append(jnp.einsum("bhst,bhtk->bhsk", _turned(ds_BHTS), q_BHTK[:, :, start:end]))
-        dv.append(jnp.einsum("bhst,bhtk->bhsk", _turned(kept_BHTS), g))
+        # Products with a transposed left operand are slow, so it is copied into that order first.
+        dk.append(jnp.einsum("bhst,bhtk->bhsk", _transposed(ds_BHTS), q_BHTK[:, :, start:end]))
+        dv.append(jnp.einsum("bhst,bhtk->bhsk", _transposed(dropped_BHTS), g))
     return jnp.concatenate(dq, axis=2), _summed(dk), _summed(dv), None
 
 
@@ -139,7 +137,7 @@ _in_blocks.defvjp(_blocks_forward, _blocks_backward)
 
 
 def _blocks(T: int) -> list[tuple[int, int]]:
-    """Where each block of queries begins and ends."""
+    """Return the start and the end of each block of queries."""
     return [(start, min(start + QUERY_BLOCK, T)) for start in range(0, T, QUERY_BLOCK)]
 
 
@@ -147,26 +145,26 @@ def _of_block(keep_BHTS: Array | None, start: int, end: int) -> Array | None:
     return None if keep_BHTS is None else keep_BHTS[:, :, start:end, :end]
 
 
-def _turned(x_BHTS: Array) -> Array:
-    """(B, H, S, T), really in that order in memory."""
+def _transposed(x_BHTS: Array) -> Array:
+    """Return (B, H, S, T), in that order in memory."""
     return row_major(x_BHTS.swapaxes(2, 3))
 
 
 def _summed(parts_BHSK: list[Array]) -> Array:
-    """The sum, in float32, of parts that each end where their block of queries does."""
+    """Sum, in float32, parts that each end where their block of queries does."""
     dtype = parts_BHSK[0].dtype
     wide = wide_dtype(dtype)
-    whole, begun = [], 0
+    whole, start = [], 0
     for number, first in enumerate(parts_BHSK):
         end = first.shape[2]
-        parts = [part[:, :, begun:end].astype(wide) for part in parts_BHSK[number:]]
+        parts = [part[:, :, start:end].astype(wide) for part in parts_BHSK[number:]]
         whole.append(functools.reduce(jnp.add, parts).astype(dtype))
-        begun = end
+        start = end
     return jnp.concatenate(whole, axis=2)
 
 
 def _keep(q_BTHK: Array, dropout_rate: float, dropout_key: Array | None) -> Array | None:
-    """Which weights (B, H, T, S) are not dropped; None: all are kept."""
+    """Draw a mask of the weights (B, H, T, S) that are not dropped; None without dropout."""
     if not dropout_rate:
         return None
     if dropout_key is None:
@@ -176,7 +174,7 @@ def _keep(q_BTHK: Array, dropout_rate: float, dropout_key: Array | None) -> Arra
 
 
 def _masked(scores_BHTS: Array, K: int, start: int) -> Array:
-    """Over sqrt(K), and -inf for keys after each query's own, the first query being at `start`."""
+    """Divide by sqrt(K), and set keys after each query to -inf; the first query is at `start`."""
     T, S = scores_BHTS.shape[-2:]
     return jnp.where(jnp.tri(T, S, start, dtype=bool), scores_BHTS / math.sqrt(K), -jnp.inf)
 

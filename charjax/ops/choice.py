@@ -1,4 +1,4 @@
-"""Which version of a primitive is run: the one place that asks for the device and the shape."""
+"""The choice of a primitive's version: the one place that depends on device and shape."""
 
 import platform
 import sys
@@ -16,21 +16,21 @@ _ONEDNN_LEAST = 2**28
 
 
 def on_cpu() -> bool:
-    """Whether XLA's CPU backend compiles what is being traced."""
+    """Return true if XLA's CPU backend compiles the current trace."""
     return jax.default_backend() == "cpu"
 
 
 def attention_version(q_BTHK: Array, dropout_rate: float) -> Literal["blocks", "cudnn", "plain"]:
-    """Blocks of queries on a CPU; cuDNN's kernel on a CUDA GPU where it takes the operands."""
+    """Choose blocks of queries on a CPU, cuDNN on a CUDA GPU where it takes the operands."""
     K = q_BTHK.shape[-1]
     if on_cpu():
         return "blocks"
-    taken = q_BTHK.dtype == jnp.bfloat16 and K % 8 == 0 and K <= 128 and not dropout_rate
-    return "cudnn" if taken and _has_flash_attention() else "plain"
+    is_supported = q_BTHK.dtype == jnp.bfloat16 and K % 8 == 0 and K <= 128 and not dropout_rate
+    return "cudnn" if is_supported and _has_flash_attention() else "plain"
 
 
 def owns_scan(T: int) -> bool:
-    """Whether a recurrent layer goes along T steps by `ops.recurrence`, or by a scan of its cell.
+    """Return true if `ops.recurrence` scans T steps of a recurrent layer, false for a plain scan.
 
     A CPU's products gain nothing from being gathered (measured: benchmarks/NOTES.md); a GPU's
     steps are too short for what the scan of a cell does in each. One step is the cell itself.
@@ -39,30 +39,30 @@ def owns_scan(T: int) -> bool:
 
 
 def one_hot_gradient(V: int, G: int) -> bool:
-    """Whether a table's gradient is a product with its symbols' one-hot vectors, or a scatter.
+    """Return true for a table's gradient as a product with one-hot vectors, false for a scatter.
 
-    The product has no order of additions to leave open, and reads no more than twice what the
-    scatter does while the vectors are no wider than the slopes.
+    The product's order of additions is fixed, and it reads no more than twice as much as the
+    scatter while the vectors are no wider than the gradients.
     """
     return V <= G
 
 
 def scatters_stand_apart() -> bool:
-    """Whether a scatter must be onto zeros alone.
+    """Return true if a scatter must be onto zeros alone.
 
     With loops of several outputs (backend.set_flags) XLA's CPU backend fuses two scatters with
-    the same indices, and before jaxlib 0.12 it then ends the process, if neither is onto zeros:
-    "Check failed: GetNumDims() == other.GetNumResults() (3 vs. 2)".
+    the same indices, and before jaxlib 0.12 a failed check then ends the process ("GetNumDims()
+    == other.GetNumResults()"). A barrier before the scatter prevents the fusion.
     """
     return on_cpu() and jax.__version_info__[:2] < (0, 12)
 
 
 def onednn_gradient(N: int, D: int, E: int, dtype: Any) -> bool:
-    """Whether x' g of x (N, D) and g (N, E) is left to oneDNN in a CPU's training loop.
+    """Return true if oneDNN computes x' g of x (N, D) and g (N, E) in a CPU's training loop.
 
     XLA's own products (YNNPACK) take no transposed left operand; with jaxlib 0.12 oneDNN
     multiplies those as fast as others, with 0.10 it is not called; it is there on x86 alone. A
-    program with oneDNN in it cannot be kept for the next start (backend.compiled), so it has to
+    program with oneDNN in it cannot be cached for the next start (backend.compiled), so it has to
     be worth it: products of a millisecond or more. In bfloat16 it is slower (measured:
     benchmarks/NOTES.md).
     """
@@ -74,10 +74,10 @@ def onednn_gradient(N: int, D: int, E: int, dtype: Any) -> bool:
 def weights_gradient_version(
     x_ND: Array, g_NE: Array
 ) -> Literal["laid out", "laid out, turned", "onednn"]:
-    """How x' g is computed on a CPU.
+    """Choose the computation of x' g on a CPU.
 
-    "laid out": the transpose of x is laid out first; "turned": (g' x)', because the operand to
-    be transposed should be the narrower one; "onednn": x is read transposed, by oneDNN.
+    "laid out": the transpose of x is copied first; "turned": (g' x)', because the operand to be
+    transposed should be the narrower one; "onednn": oneDNN reads x transposed.
     """
     (N, D), E = x_ND.shape, g_NE.shape[1]
     if onednn_gradient(N, D, E, x_ND.dtype):

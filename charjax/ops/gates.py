@@ -1,8 +1,9 @@
-"""What the cells of recurrent networks do with their gates, with derivatives of their own.
+"""The updates of gated recurrent cells, with gradients written by hand.
 
-Left to itself, a scan keeps every intermediate of every step for the way back, in as many writes
-and reads, all of one thread on a CPU. Here a step keeps its gates, side by side as they stand in
-the product, and what little is left is computed anew.
+Without them a scan saves every intermediate of every step for the backward pass, in as many writes
+and reads, all by one thread on a CPU. Here a step saves its gates, side by side as they are in the
+product, and the little that is missing is computed again. The plain versions, which these must
+equal, are the equations in `charjax.models.recurrent`.
 
 Letters: B batch, H width of the state, G gates * H.
 """
@@ -17,7 +18,7 @@ State = tuple[Array, ...]
 
 @jax.custom_vjp
 def gru_gates(x_BG: Array, a_BG: Array, state: State) -> State:
-    """h' = (1 - z) n + z h, n = tanh(x_n + r a_n) (Cho et al. 2014; the form of PyTorch, cuDNN).
+    """Update a GRU: h' = (1 - z) n + z h, n = tanh(x_n + r a_n); `gru_update`.
 
     Only reverse-mode derivatives (and forward ones of those) are defined.
 
@@ -32,19 +33,9 @@ def gru_gates(x_BG: Array, a_BG: Array, state: State) -> State:
     return _gru_forward(x_BG, a_BG, state)[0]
 
 
-def gru_gates_reference(x_BG: Array, a_BG: Array, state: State) -> State:
-    """The plain version of `gru_gates`."""
-    (h_BH,) = state
-    (x_r, x_z, x_n), (a_r, a_z, a_n) = (jnp.split(g_BG, 3, axis=-1) for g_BG in (x_BG, a_BG))
-    r_BH = jax.nn.sigmoid(x_r + a_r)
-    z_BH = jax.nn.sigmoid(x_z + a_z)
-    n_BH = jnp.tanh(x_n + r_BH * a_n)
-    return ((1 - z_BH) * n_BH + z_BH * h_BH,)
-
-
 @jax.custom_vjp
 def lstm_gates(x_BG: Array, a_BG: Array, state: State) -> State:
-    """c' = f c + i g and h' = o tanh(c') (Hochreiter and Schmidhuber 1997; Gers et al. 2000).
+    """Update an LSTM: c' = f c + i g and h' = o tanh(c'); `lstm_update`.
 
     Only reverse-mode derivatives (and forward ones of those) are defined.
 
@@ -59,16 +50,8 @@ def lstm_gates(x_BG: Array, a_BG: Array, state: State) -> State:
     return _lstm_forward(x_BG, a_BG, state)[0]
 
 
-def lstm_gates_reference(x_BG: Array, a_BG: Array, state: State) -> State:
-    """The plain version of `lstm_gates`."""
-    _, c_BH = state
-    i_BH, f_BH, g_BH, o_BH = jnp.split(x_BG + a_BG, 4, axis=-1)
-    c_BH = jax.nn.sigmoid(f_BH) * c_BH + jax.nn.sigmoid(i_BH) * jnp.tanh(g_BH)
-    return jax.nn.sigmoid(o_BH) * jnp.tanh(c_BH), c_BH
-
-
 def _sigmoid(x: Array) -> Array:
-    # tanh is a rational function in XLA, which vectors do faster than exp and a division.
+    # XLA's tanh is a rational function, faster in vectors than exp and a division.
     return 0.5 * jnp.tanh(0.5 * x) + 0.5
 
 
@@ -82,9 +65,9 @@ def _gru_forward(x_BG: Array, a_BG: Array, state: State) -> tuple[State, tuple[A
     return (n_BH + z_BH * (h_BH - n_BH),), (rz_BG, n_BH, a_n, h_BH)
 
 
-def _gru_backward(kept: tuple[Array, ...], slopes: State) -> tuple[Array, Array, State]:
-    rz_BG, n_BH, a_n, h_BH = kept
-    (dh_BH,) = slopes
+def _gru_backward(saved: tuple[Array, ...], gradients: State) -> tuple[Array, Array, State]:
+    rz_BG, n_BH, a_n, h_BH = saved
+    (dh_BH,) = gradients
     H = n_BH.shape[-1]
     r_BH, z_BH = rz_BG[..., :H], rz_BG[..., H:]
     dn_BH = dh_BH * (1 - z_BH) * (1 - n_BH * n_BH)
@@ -105,13 +88,13 @@ def _lstm_forward(x_BG: Array, a_BG: Array, state: State) -> tuple[State, tuple[
     return (o_BH * jnp.tanh(new_BH), new_BH), (gates_BG, c_BH)
 
 
-def _lstm_backward(kept: tuple[Array, ...], slopes: State) -> tuple[Array, Array, State]:
-    gates_BG, c_BH = kept
-    dh_BH, dc_BH = slopes
+def _lstm_backward(saved: tuple[Array, ...], gradients: State) -> tuple[Array, Array, State]:
+    gates_BG, c_BH = saved
+    dh_BH, dc_BH = gradients
     i_BH, f_BH, g_BH, o_BH = jnp.split(gates_BG, 4, axis=-1)
     tanh_BH = jnp.tanh(f_BH * c_BH + i_BH * g_BH)
     dc_BH += dh_BH * o_BH * (1 - tanh_BH * tanh_BH)
-    slopes_BG = jnp.concatenate(
+    gradients_BG = jnp.concatenate(
         [
             dc_BH * g_BH * (i_BH * (1 - i_BH)),
             dc_BH * c_BH * (f_BH * (1 - f_BH)),
@@ -120,7 +103,7 @@ def _lstm_backward(kept: tuple[Array, ...], slopes: State) -> tuple[Array, Array
         ],
         axis=-1,
     )
-    return slopes_BG, slopes_BG, (jnp.zeros_like(dh_BH), dc_BH * f_BH)
+    return gradients_BG, gradients_BG, (jnp.zeros_like(dh_BH), dc_BH * f_BH)
 
 
 gru_gates.defvjp(_gru_forward, _gru_backward)

@@ -1,7 +1,7 @@
-"""Products with a matrix of weights, in the form that XLA's CPU backend does fast.
+"""Products with a matrix of weights, in the form that is fast in XLA's CPU backend.
 
 XLA prepares a product over two axes, such as the weights' gradient of x_BTD W_DE over B and T,
-by copying operands transposed, and fuses into that copy all that led to them: derivatives of
+by copying operands transposed, and fuses their whole computation into that copy: derivatives of
 activations and norms, computed again at a stride. With one row for each token it is a plain
 product of matrices, and nothing is copied. On a GPU the reshape costs nothing.
 
@@ -44,7 +44,7 @@ def matmul(x: Array, kernel_DE: Array, preferred_element_type: DTypeLike | None 
 def matmul_reference(
     x: Array, kernel_DE: Array, preferred_element_type: DTypeLike | None = None
 ) -> Array:
-    """The plain version of `matmul`."""
+    """Compute `matmul` plainly."""
     return _product(x, kernel_DE, x.ndim - 1, 0, preferred_element_type)
 
 
@@ -77,14 +77,14 @@ def _weights_gradient(x_ND: Array, g_NE: Array) -> Array:
         return _product(x_ND, g_NE, 0, 0)
     if version == "laid out":
         return _transposed_product(x_ND, g_NE)
-    # Without the barrier XLA would fold this transpose into the product, and turn it round.
-    slope_ED = lax.optimization_barrier(_transposed_product(g_NE, x_ND))
+    # Without the barrier XLA would fold this transpose into the product.
+    gradient_ED = lax.optimization_barrier(_transposed_product(g_NE, x_ND))
     # Laid out once: the optimiser reads it five times.
-    return row_major(slope_ED.T)
+    return row_major(gradient_ED.T)
 
 
 def _transposed_product(a_NX: Array, b_NY: Array) -> Array:
-    """a' b, the transpose laid out first: XLA's fast products take no transposed left operand.
+    """Return a' b, with the transpose copied first: XLA's fast products take none on the left.
 
     In bfloat16 they would fall to float32's speed, in float32 to a slower library's.
     """
@@ -92,7 +92,7 @@ def _transposed_product(a_NX: Array, b_NY: Array) -> Array:
 
 
 def row_major(x: Array) -> Array:
-    """The same, really in that order in memory: a transpose that nothing can put off."""
+    """Copy x into the order of its axes in memory: a transpose is not left to its consumer."""
     # jax 0.10 takes the layout of a program's output from a constraint just before it, and will
     # then not have arguments donated; the barrier stands between.
     return lax.optimization_barrier(

@@ -6,9 +6,9 @@ from charjax.ops.choice import scatters_stand_apart
 
 
 def lookup(table_VD: Array, tokens: Array) -> Array:
-    """The row of each token: (..., D) for tokens of shape (...).
+    """Return the row of each token: (..., D) for tokens of shape (...).
 
-    The gradient is a scatter-add. XLA adds what else there is of the table's gradient (a tied
-    readout's, a penalty's) into the scatter itself, unless a barrier keeps them apart.
+    The gradient is a scatter-add. XLA fuses the other parts of the table's gradient (a tied
+    readout's, a penalty's) into the scatter, unless a barrier separates them.
     """
     return (lax.optimization_barrier(table_VD) if scatters_stand_apart() else table_VD)[tokens]

@@ -30,7 +30,7 @@ def layer_norm(x: Array, scale_D: Array) -> Array:
 
 
 def layer_norm_reference(x: Array, scale_D: Array) -> Array:
-    """The plain version of `layer_norm`."""
+    """Compute `layer_norm` plainly."""
     x = x.astype(wide_dtype(x.dtype))
     x -= _mean(x)
     return x * lax.rsqrt(_mean(jnp.square(x)) + _EPSILON) * scale_D

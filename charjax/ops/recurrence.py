@@ -1,9 +1,9 @@
-"""A recurrent layer's way along the text, with a derivative of its own.
+"""The scan of a recurrent layer along the text, with a gradient written by hand.
 
-Left to itself, the way back through a scan adds to the gradients of the hidden kernel, its bias
-and the table at every step: a product, and a read and a write of each of them whole. Here a step
-back is the gates' derivative and one product, as in cuDNN (Appleyard et al. 2016); what all times
-add to a gradient is one product behind the scan, and what the steps keep are the gates.
+The backward pass that JAX derives adds to the gradients of the hidden kernel, its bias and the
+table at every step: a product, and a read and a write of each of them whole. Here a backward step
+is the gates' derivative and one product, as in cuDNN (Appleyard et al. 2016); the gradient of the
+kernel is one product over all times after the scan, and the steps save the gates alone.
 
 Letters: T time, B batch, H width of the state, G gates * H, V vocabulary.
 """
@@ -27,14 +27,13 @@ Update = Callable[[Array, Array, State], State]
 def recurrence_reference(
     update: Update,
     dtype: DTypeLike,
-    unroll: int,
     state: State,
     x_TB: Array,
     table_VG: Array | None,
     kernel_HG: Array,
     bias_G: Array,
 ) -> tuple[State, Array]:
-    """The plain version of `recurrence`."""
+    """Compute `recurrence` by a plain scan."""
     kernel_HG = kernel_HG.astype(dtype)
 
     def step(state: State, x_B: Array) -> tuple[State, Array]:
@@ -42,29 +41,27 @@ def recurrence_reference(
         state = update(_looked_up(table_VG, x_B), a_BG, state)
         return state, state[0].astype(dtype)
 
-    return lax.scan(step, state, x_TB, unroll=unroll)
+    return lax.scan(step, state, x_TB)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def recurrence(
     update: Update,
     dtype: DTypeLike,
-    unroll: int,
     state: State,
     x_TB: Array,
     table_VG: Array | None,
     kernel_HG: Array,
     bias_G: Array,
 ) -> tuple[State, Array]:
-    """state_t = update(x_t, h_{t-1} W_h + b_h, state_{t-1}), for all t.
+    """Compute state_t = update(x_t, h_{t-1} W_h + b_h, state_{t-1}) for all t.
 
     Only reverse-mode derivatives (and forward ones of those) are defined.
 
     Args:
       update: from the two parts of the gates, (B, G) each, and the state to the new state.
       dtype: of the products, and of the outputs.
-      unroll: steps in one turn of the loop.
-      state: the first one, (h, ...), each (B, H) float32.
+      state: before the first step, (h, ...), each (B, H) float32.
       x_TB: the input's part in the gates, (T, B, G) float32; or tokens (T, B).
       table_VG: the tokens' parts in the gates, (V, G) float32; None where x_TB holds the parts.
       kernel_HG: (H, G) float32.
@@ -73,13 +70,12 @@ def recurrence(
     Returns:
       The last state, and the outputs h, (T, B, H).
     """
-    return recurrence_reference(update, dtype, unroll, state, x_TB, table_VG, kernel_HG, bias_G)
+    return recurrence_reference(update, dtype, state, x_TB, table_VG, kernel_HG, bias_G)
 
 
 def _forward(
     update: Update,
     dtype: DTypeLike,
-    unroll: int,
     state: State,
     x_TB: Array,
     table_VG: Array | None,
@@ -90,20 +86,20 @@ def _forward(
 
     def step(state: State, x_B: Array) -> Any:
         a_BG = _product(state[0], kernel_HG) + bias_G
-        # The way back is a tree of what the update keeps, and so can be stacked like it.
+        # The backward function is a pytree of the saved arrays, so the scan can stack it.
         state, back = jax.vjp(update, _looked_up(table_VG, x_B), a_BG, state)
         return state, (state[0].astype(dtype), back)
 
-    state, (h_TBH, backs) = lax.scan(step, state, x_TB, unroll=unroll)
+    state, (h_TBH, backs) = lax.scan(step, state, x_TB)
     symbols = None if table_VG is None else (x_TB, table_VG)
     return (state, h_TBH), (backs, first, h_TBH, symbols, kernel_HG)
 
 
 def _backward(
-    update: Update, dtype: DTypeLike, unroll: int, kept: Any, slopes: tuple[State, Array]
+    update: Update, dtype: DTypeLike, saved: Any, gradients: tuple[State, Array]
 ) -> tuple[State, Array | None, Array | None, Array, Array]:
-    backs, first_BH, h_TBH, symbols, kernel_HG = kept
-    dstate, dh_TBH = slopes
+    backs, first_BH, h_TBH, symbols, kernel_HG = saved
+    dstate, dh_TBH = gradients
     wide = wide_dtype(dtype)
 
     def step(dstate: State, now: Any) -> Any:
@@ -112,7 +108,7 @@ def _backward(
         before_BH += _product(da_BG, kernel_HG.T)
         return (before_BH, *others), (dx_BG, da_BG.astype(dtype))
 
-    dstate, (dx, da_TBG) = lax.scan(step, dstate, (dh_TBH, backs), reverse=True, unroll=unroll)
+    dstate, (dx, da_TBG) = lax.scan(step, dstate, (dh_TBH, backs), reverse=True)
     before_TBH = jnp.concatenate([first_BH[None], h_TBH[:-1]])
     dkernel_HG = jnp.einsum("tbh,tbg->hg", before_TBH, da_TBG, preferred_element_type=wide)
     dbias_G = jnp.sum(da_TBG, axis=(0, 1), dtype=wide)
@@ -127,7 +123,7 @@ recurrence.defvjp(_forward, _backward)
 
 
 def _table_gradient(tokens_TB: Array, V: int, dx_TBG: Array, dtype: DTypeLike) -> Array:
-    """The sum of the slopes of each token, (V, G)."""
+    """Sum the gradients of each token, (V, G)."""
     G = dx_TBG.shape[-1]
     if not one_hot_gradient(V, G):
         return jnp.zeros((V, G), dx_TBG.dtype).at[tokens_TB].add(dx_TBG)
@@ -142,6 +138,6 @@ def _looked_up(table_VG: Array | None, x_B: Array) -> Array:
 
 
 def _product(x_BD: Array, kernel_DE: Array) -> Array:
-    """In the kernel's dtype; its result in float32."""
+    """Multiply in the kernel's dtype; the result is float32."""
     product_BE = x_BD.astype(kernel_DE.dtype) @ kernel_DE
     return product_BE.astype(wide_dtype(kernel_DE.dtype))

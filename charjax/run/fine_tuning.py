@@ -32,7 +32,7 @@ def fine_tuning_config(
     """
     require_run(source, "--init-from")
     old = load_config(source / "config.toml", saved=True)
-    if old.model.kind == "ngram":
+    if old.model.fitted:
         raise UserError(
             f"--init-from: {str(source)!r} holds counts (model.kind=ngram), and there are no "
             "parameters to train further; give the run of another family"

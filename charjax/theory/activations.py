@@ -31,7 +31,7 @@ class Activation:
 
 
 def find_activation(name: str) -> Activation:
-    """The activation of that name.
+    """Return the activation of that name.
 
     Raises:
       ValueError: there is none.

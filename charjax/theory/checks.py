@@ -1,13 +1,13 @@
-"""What the theory's functions refuse: they are called by programs, so each raises ValueError."""
+"""Checks of the arguments of the theory's functions, each of which raises ValueError."""
 
 import math
 import numbers
 
-# Variances and scales beyond are of no network, and squares of them leave float64; quadrature that
-# is graded down to their inverse takes ever longer, too.
+# No network has variances and scales beyond, their squares leave float64, and quadrature graded
+# down to their inverse takes ever longer.
 LARGEST = 1e30
 SMALLEST = 1e-30
-# Whole numbers beyond are not all told apart in float64; a result longer than this is refused.
+# Not all whole numbers beyond are distinct in float64; a result longer than this is refused.
 _LARGEST_COUNT, _LONGEST = 2**53, 10**6
 
 

@@ -1,4 +1,4 @@
-"""Where deep networks settle: fixed points, depth scales and the critical line.
+"""Fixed points, depth scales and the critical line of deep networks.
 
 Notation as in signal.py: σ_w² and σ_b² are the variances of weights (times fan_in) and biases, q
 the variance of pre-activations and c their correlation between two inputs. Poole et al. 2016
@@ -99,7 +99,7 @@ def chi_1(activation: Activation, weight_variance: float, bias_variance: float =
 def fixed_correlation(
     activation: Activation, weight_variance: float, bias_variance: float = 0.0
 ) -> float:
-    """c*, in [0, 1]: what the correlation of two inputs settles at, at q*.
+    """c*, in [0, 1]: the limit of the correlation of two inputs, at q*.
 
     C is a power series with no negative coefficient, so it is convex on [0, 1]: where its slope
     at 1 is at most 1, c* = 1 (the ordered phase), and else there is one more fixed point below.
@@ -148,7 +148,7 @@ class MeanField:
 def mean_field(
     activation: Activation, weight_variance: float, bias_variance: float = 0.0
 ) -> MeanField:
-    """Fixed points and depth scales (Schoenholz 2017): ξ = 1/|log slope|.
+    """Compute fixed points and depth scales (Schoenholz 2017): ξ = 1/|log slope|.
 
     Args:
       activation: φ.
@@ -190,7 +190,7 @@ def depth_scale(slope: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class CriticalPoint:
-    """Where χ₁ = 1.
+    """A point with χ₁ = 1.
 
     Attributes:
       weight_variance: σ_w².
@@ -202,7 +202,7 @@ class CriticalPoint:
 
 
 def critical_point(activation: Activation, bias_variance: float) -> CriticalPoint:
-    """The σ_w² that makes χ₁ = 1 at a given σ_b² (Schoenholz 2017).
+    """Find the σ_w² that makes χ₁ = 1 at a given σ_b² (Schoenholz 2017).
 
     By q: σ_w²(q) = 1/E[φ'(√q z)²] makes χ₁ = 1, and σ_b²(q) = q - σ_w²(q) E[φ(√q z)²] makes q a
     fixed point. Of several with the given σ_b², the least q that a stack settles at.
@@ -241,7 +241,7 @@ def critical_point(activation: Activation, bias_variance: float) -> CriticalPoin
 
 
 def _critical(variance: float, activation: Activation) -> float:
-    """The σ_w² that makes χ = 1 at a variance."""
+    """Return the σ_w² that makes χ = 1 at a variance."""
     moment = derivative_moment(variance, activation, 1)
     if moment < 1 / LARGEST:
         raise NoFixedPointError(f"no weight variance is critical for {activation.name}: it is flat")

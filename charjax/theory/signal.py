@@ -1,4 +1,4 @@
-"""How lengths, correlations and gradients go from layer to layer in a wide network.
+"""Maps of lengths, correlations and gradients from layer to layer in a wide network.
 
 A layer is h = φ(z), z' = W h + b, with W drawn from variance σ_w²/fan_in and b from variance
 σ_b²; q is the variance of a pre-activation z, and c the correlation of those of two inputs.

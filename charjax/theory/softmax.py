@@ -81,10 +81,10 @@ def _shifted_logsumexp(std: float, size: int, shift: float) -> float:
     """
     if size == 1:
         return shift
-    apart = 2 * REACH * std + 40
-    if shift > apart + math.log(size):
+    margin = 2 * REACH * std + 40
+    if shift > margin + math.log(size):
         return shift
-    if shift < -apart:
+    if shift < -margin:
         return expected_logsumexp(std, size - 1)
     width = max(1.0, std)
     step = 0.05 * width

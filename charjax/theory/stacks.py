@@ -29,8 +29,8 @@ class Layers:
     """Moments in each layer of a wide stack, float64 arrays of shape (depth,).
 
     Attributes:
-      preactivation_D: q, the variance of what enters the activation.
-      mean_D: mean of what leaves it.
+      preactivation_D: q, the variance before the activation.
+      mean_D: mean after it.
       second_moment_D: its mean square.
       std_D: its standard deviation.
       gradient_factor_D: σ_w² E[φ'(√q z)²]: the variance of the gradient with respect to a
@@ -51,12 +51,12 @@ def propagate(
     bias_variance: float = 0.0,
     input_second_moment: float = 1.0,
 ) -> Layers:
-    """A stack h = φ(W h + b) from inputs of a given mean square (Poole et al. 2016).
+    """Propagate through h = φ(W h + b), from inputs of a mean square (Poole et al. 2016).
 
     Args:
       depth: layers.
       activation: φ.
-      weight_variance: σ_w², fan_in times a weight's variance; gain² in PyTorch's terms.
+      weight_variance: σ_w², fan_in times the variance of a weight; gain² in PyTorch's terms.
       bias_variance: σ_b².
       input_second_moment: mean square of the inputs' entries (1 for unit variance).
 
@@ -164,7 +164,7 @@ def residual_variances(
 ) -> Array:
     """Variance of a pre-norm residual stream: every branch adds its own, whatever the stream's.
 
-    A branch reads the stream through a norm, so what it adds does not depend on the stream's
+    A branch reads the stream through a norm, so its output does not depend on the stream's
     size, and at init it is uncorrelated with it. A transformer of L blocks has 2L branches.
 
     Args:
@@ -230,7 +230,7 @@ def residual_stack_variances(
 def mlp_branch_variance(
     width: int, hidden: int, activation: Activation, input_std: float, output_std: float
 ) -> float:
-    """What a normalised MLP branch adds: hidden·output_std² E[φ(√q z)²], q = width·input_std².
+    """Return the variance of an MLP branch: hidden·output_std² E[φ(√q z)²], q = width·input_std².
 
     Args:
       width: of the stream, normalised to unit mean square.
@@ -250,7 +250,7 @@ def mlp_branch_variance(
 def attention_branch_variance(
     width: int, value_std: float, output_std: float, squared_weights: float
 ) -> float:
-    """What a normalised attention branch adds: (width·value_std²)(width·output_std²) E[Σ p²].
+    """Return the variance of an attention branch: (width·value_std²)(width·output_std²) E[Σ p²].
 
     For tokens whose values are uncorrelated; values that positions share are not averaged away
     and add more.

@@ -1,7 +1,7 @@
-"""What is decided by the size of a step on a CPU: how the cores share it, oneDNN, one heap or more.
+"""Decisions by the size of a step on a CPU: sharing the batch among cores, oneDNN, heaps.
 
-Left to itself, XLA splits an operation over the cores, and they wait for each other after each.
-Where every core is a device with rows of its own, they meet once a step, to add up gradients;
+By default XLA splits an operation over the cores, and they wait for each other after each.
+Where every core is a device with rows of its own, they meet once per step, to add up gradients;
 but then each core takes the whole of the optimiser's step, too. So sharing the batch is worth it
 for steps of many operations that are small beside the parameters (measured on two cores:
 benchmarks/NOTES.md).
@@ -10,82 +10,63 @@ benchmarks/NOTES.md).
 import jax.numpy as jnp
 
 from charjax.config import Config
-from charjax.config.sections import (
-    GRUConfig,
-    LSTMConfig,
-    MLPConfig,
-    RNNConfig,
-    TransformerConfig,
-    WaveNetConfig,
-)
+from charjax.models import CharModel, build
 from charjax.ops.choice import onednn_gradient
 
 # Of each core in each pass; less work is over sooner than the cores have met.
 _LEAST_MULTIPLICATIONS = 2 * 10**7
-# Each core reads and writes all parameters; with more of them to a target that costs more.
-_MOST_PARAMETERS_A_TARGET = 8192
+# Each core reads and writes all parameters; with more of them per target that costs more.
+_MOST_PARAMETERS_PER_TARGET = 8192
 # Temporary arrays, by the estimate below, for which there should be one heap.
 _MANY_BYTES = 48 * 2**20
-# A context length that is left to the text, before the text is read.
+# A context length that the text decides, before the text is read.
 _SHORT = 64
-_GATES = {RNNConfig: 1, GRUConfig: 3, LSTMConfig: 4}
 
 
 def share_batch(config: Config, cores: int) -> bool:
-    """Whether each of so many cores should take its part of every batch."""
-    context = config.model.context_length or _SHORT
-    targets = config.train.batch_size * context
+    """Return true if each of so many cores should compute its part of every batch."""
+    targets = config.train.batch_size * _context(config)
     weights = matrix_weights(config)
     return (
         cores > 1
         and config.train.batch_size % cores == 0
         and weights * targets >= _LEAST_MULTIPLICATIONS * cores
-        and weights * cores <= _MOST_PARAMETERS_A_TARGET * targets
+        and weights * cores <= _MOST_PARAMETERS_PER_TARGET * targets
     )
 
 
 def needs_one_heap(config: Config, cores: int) -> bool:
-    """Whether a call of the loop may need more temporary arrays than a thread's heap holds.
+    """Return true if a call of the loop may need more temporary arrays than a thread's heap holds.
 
-    Counted are the numbers that a row keeps for the way back, as XLA's own figures had them: 24 D
-    a layer of a transformer, 8 H of a recurrent network; 6 for each hidden unit otherwise.
+    Counted are the numbers that a window saves for the backward pass.
     """
-    model = config.model
-    rows = config.train.batch_size * (model.context_length or _SHORT)
+    windows = config.train.batch_size
     if share_batch(config, cores):
-        rows //= cores
-    if isinstance(model, TransformerConfig):
-        numbers = 24 * model.n_layer * model.d_model
-    elif isinstance(model, RNNConfig | GRUConfig | LSTMConfig):
-        numbers = 8 * model.n_layer * model.d_hidden
-    elif isinstance(model, MLPConfig):
-        # One target a window.
-        rows, numbers = config.train.batch_size, 6 * sum(model.hidden)
-    elif isinstance(model, WaveNetConfig):
-        numbers = 6 * model.d_hidden
-    else:
-        numbers = 0
-    return 4 * rows * numbers > _MANY_BYTES
+        windows //= cores
+    return 4 * windows * _model(config).saved_values(_context(config)) > _MANY_BYTES
 
 
 def has_onednn_products(config: Config, devices: int) -> bool:
-    """Whether the widest gradient of a transformer's weights is large enough for oneDNN.
+    """Return true if the widest gradient of the model's weights is large enough for oneDNN.
 
     Only where one device has all threads: oneDNN's wait for each other.
     """
-    model = config.model
-    if devices > 1 or not isinstance(model, TransformerConfig):
+    product = _model(config).widest_product
+    if devices > 1 or product is None:
         return False
-    rows, width = config.train.batch_size * (model.context_length or _SHORT), model.d_model
-    return onednn_gradient(rows, width, 4 * width, jnp.dtype(config.runtime.dtype))
+    rows = config.train.batch_size * _context(config)
+    return onednn_gradient(rows, *product, jnp.dtype(config.runtime.dtype))
 
 
 def matrix_weights(config: Config) -> int:
-    """Weights in the matrices of a transformer or a recurrent network; 0 for other families."""
-    model = config.model
-    if isinstance(model, TransformerConfig):
-        return 12 * model.n_layer * model.d_model**2
-    if isinstance(model, RNNConfig | GRUConfig | LSTMConfig):
-        widths = [model.d_embed] + [model.d_hidden] * (model.n_layer - 1)
-        return _GATES[type(model)] * sum((D + model.d_hidden) * model.d_hidden for D in widths)
-    return 0
+    """Count the weights that every position is multiplied by, where that was measured; else 0."""
+    return _model(config).matrix_weights
+
+
+def _model(config: Config) -> CharModel:
+    """Build the model; the number of symbols has no part in the figures used here."""
+    return build(config.model, 1, jnp.dtype(config.runtime.dtype))
+
+
+def _context(config: Config) -> int:
+    return config.model.context_length or _SHORT

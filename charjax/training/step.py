@@ -166,8 +166,9 @@ def accumulated(gradients: Gradients, steps: int) -> Gradients:
             return (jax.tree.map(jnp.add, sums, new), model_state), carry
 
         rows = (carry, batch.inputs, batch.targets, batch.weights)
-        carry, *arrays = jax.tree.map(lambda x: x.reshape(steps, -1, *x.shape[1:]), rows)
-        batches = Batch(*arrays, jnp.broadcast_to(batch.restart, (steps,)))
+        rows = jax.tree.map(lambda x: x.reshape(steps, -1, *x.shape[1:]), rows)
+        carry, inputs, targets, weights = rows
+        batches = Batch(inputs, targets, weights, jnp.broadcast_to(batch.restart, (steps,)))
         zeros = Sums(jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
         (sums, model_state), carry = jax.lax.scan(
             body, (zeros, model_state), (carry, batches, jax.random.split(key, steps))

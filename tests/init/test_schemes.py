@@ -12,8 +12,8 @@ from charjax import models
 from charjax.config import FAMILIES, InitConfig, parse_config
 from charjax.errors import UserError
 from charjax.init import check_cover, find_scheme, initialise, scheme_for, scheme_names
-from charjax.init.site import find_sites, parameter_of
-from charjax.models.roles import dense
+from charjax.init.site import find_sites
+from charjax.models.roles import dense, parameter_of
 
 TRAINED = [kind for kind in FAMILIES if kind != "ngram"]
 SETTINGS = {

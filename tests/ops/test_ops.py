@@ -14,7 +14,7 @@ from jax import Array
 
 from charjax import backend, parallel, theory
 from charjax.models.layers import Linear
-from charjax.models.recurrent import rnn_update
+from charjax.models.recurrent import gru_update, lstm_update, rnn_update
 from charjax.ops import activation, attention, choice, gates, linear, normalization, recurrence
 
 
@@ -65,7 +65,6 @@ def recurrence_case(
     T: int,
     B: int,
     *,
-    unroll: int = 1,
     V: int = 0,
 ) -> Case:
     """Return the case of a scan: its outputs and last states, flattened."""
@@ -80,7 +79,6 @@ def recurrence_case(
             last, h = function(
                 update,
                 kernel.dtype,
-                unroll,
                 tuple(state),
                 x,
                 table,
@@ -98,8 +96,8 @@ def recurrence_case(
 
 
 CASES = {
-    "gates of a GRU": gates_case(gates.gru_gates, gates.gru_gates_reference, 1, 3),
-    "gates of an LSTM": gates_case(gates.lstm_gates, gates.lstm_gates_reference, 2, 4),
+    "gates of a GRU": gates_case(gates.gru_gates, gru_update, 1, 3),
+    "gates of an LSTM": gates_case(gates.lstm_gates, lstm_update, 2, 4),
     "recurrence of a GRU": recurrence_case(gates.gru_gates, 1, 3, T=5, B=3),
     "recurrence of an LSTM over symbols": recurrence_case(gates.lstm_gates, 2, 4, T=6, B=1, V=3),
     "gelu": Case(activation.gelu, activation.gelu_reference, ((3, 5, 7),)),
@@ -171,11 +169,10 @@ def test_equals_the_plain_version(case: Case) -> None:
     "case",
     [
         recurrence_case(gates.gru_gates, 1, 3, T=1, B=2),
-        recurrence_case(gates.gru_gates, 1, 3, T=3, B=1, unroll=2),
         # More symbols than gates: their gradient is a scatter.
         recurrence_case(rnn_update, 1, 1, T=4, B=2, V=7),
     ],
-    ids=["one step", "unrolled", "scattered"],
+    ids=["one step", "scattered"],
 )
 def test_recurrence_equals_the_plain_version(case: Case) -> None:
     test_equals_the_plain_version(case)

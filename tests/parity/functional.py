@@ -6,7 +6,7 @@ Letters: B batch, T time, E width of an embedding, H width of a hidden layer, V 
 import torch
 from torch import Tensor, nn
 
-from charjax.config.sections import BowConfig, WaveNetConfig
+from charjax.config.families import BowConfig, WaveNetConfig
 
 
 class Functional(nn.Module):

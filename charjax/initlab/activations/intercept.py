@@ -1,13 +1,13 @@
-"""Seeing inside a model without changing it: arrays at the doors of its modules, and their slopes.
+"""Recording of a model's activations and their gradients, without changing the model.
 
-`flax.linen.intercept_methods` shows every call of a module. At a door that is watched the array
-is noted, and a push of zeros is added to it: the loss's derivative with respect to the push is the
-one with respect to the array.
+`flax.linen.intercept_methods` intercepts every call of a module. At a tap point the array is
+recorded, and a perturbation of zeros is added to it: the loss's gradient with respect to the
+perturbation is the one with respect to the array.
 """
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,131 +15,117 @@ from flax import linen as nn
 from jax import Array
 
 from charjax.models.contract import CharModel
+from charjax.models.taps import Arrays, TapPoint
 
 
-class Door(NamedTuple):
-    """A module's first argument or first result.
-
-    Attributes:
-      path: the module's, joined by "/"; "" is the model itself.
-      side: "input" or "output".
-    """
-
-    path: str
-    side: Literal["input", "output"]
-
-
-Arrays = Mapping[Door, Array]
-
-
-class Watched(NamedTuple):
-    """What was seen in one pass back and forth.
+class RecordedGradients(NamedTuple):
+    """The arrays and gradients of one forward and backward pass.
 
     Attributes:
       loss: float32 scalar.
-      arrays: what went through each door.
-      slopes: the loss's derivatives with respect to them.
-      param_slopes: the loss's derivatives with respect to the parameters, as pytree of these.
+      arrays: by tap point.
+      gradients: the loss's gradients with respect to them.
+      param_gradients: the loss's gradients with respect to the parameters, a pytree like these.
     """
 
     loss: Array
-    arrays: dict[Door, Array]
-    slopes: dict[Door, Array]
-    param_slopes: Any
+    arrays: dict[TapPoint, Array]
+    gradients: dict[TapPoint, Array]
+    param_gradients: Any
 
 
-def see(
+def record(
     model: CharModel,
     variables: Any,
     inputs_BS: Array,
     num_outputs: int,
-    doors: frozenset[Door],
-    pushes: Arrays | None = None,
+    points: frozenset[TapPoint],
+    perturbations: Arrays | None = None,
     *,
     train: bool,
-) -> tuple[Array, dict[Door, Array]]:
-    """Run a model and note what goes through some doors.
+) -> tuple[Array, dict[TapPoint, Array]]:
+    """Run a model and record the arrays at some tap points.
 
-    Dropout is left out, in training too: what is looked at is the whole network.
+    Dropout is left out, in training too: the whole network is recorded.
 
     Args:
       model: any trained family.
-      variables: the parameters as the model sees them, and other collections.
+      variables: the parameters as the model reads them, and other collections.
       inputs_BS: tokens.
-      num_outputs: N, the last positions that are asked for.
-      doors: where to look; each is passed exactly once.
-      pushes: what is added there, by door.
-      train: whether batch norm takes this batch's statistics.
+      num_outputs: N, the number of last positions to compute.
+      points: the tap points; each is passed exactly once.
+      perturbations: arrays to add there, by tap point.
+      train: batch norm takes this batch's statistics.
 
     Returns:
-      logits (B, N, V), and the arrays, the pushes in them.
+      logits (B, N, V), and the arrays, the perturbations in them.
 
     Raises:
-      ValueError: a door that is not passed, or more than once.
+      ValueError: a tap point that is not passed, or more than once.
     """
-    arrays: dict[Door, Array] = {}
+    arrays: dict[TapPoint, Array] = {}
 
-    def pass_door(door: Door, array: Array) -> Array:
-        if door not in doors:
+    def record_at(point: TapPoint, array: Array) -> Array:
+        if point not in points:
             return array
-        if door in arrays:
-            raise ValueError(f"the {door.side} of {door.path!r} is passed more than once")
-        if pushes is not None:
-            array += pushes[door].astype(array.dtype)
-        arrays[door] = array
+        if point in arrays:
+            raise ValueError(f"the {point.side} of {point.path!r} is passed more than once")
+        if perturbations is not None:
+            array += perturbations[point].astype(array.dtype)
+        arrays[point] = array
         return array
 
-    def watch(
+    def intercept(
         call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: Any
     ) -> Any:
         if context.method_name != "__call__":
             return call(*args, **kwargs)
         path = "/".join(context.module.path)
-        out = call(pass_door(Door(path, "input"), args[0]), *args[1:], **kwargs)
+        out = call(record_at(TapPoint(path, "input"), args[0]), *args[1:], **kwargs)
         if isinstance(out, tuple):
-            return pass_door(Door(path, "output"), out[0]), *out[1:]
-        return pass_door(Door(path, "output"), out)
+            return record_at(TapPoint(path, "output"), out[0]), *out[1:]
+        return record_at(TapPoint(path, "output"), out)
 
     if getattr(model, "dropout", 0.0):
         model = model.clone(dropout=0.0)
     others = [name for name in variables if name != "params"]
-    # Without dropout only batch norm asks; and in training a transformer traces its blocks once,
-    # all together, where nobody can stand at the doors of each.
+    # Without dropout only batch norm differs in training; and there a transformer traces its
+    # blocks once for all, which leaves no tap points in the single blocks.
     train = train and "batch_stats" in variables
-    with nn.intercept_methods(watch):
+    with nn.intercept_methods(intercept):
         (logits_BNV, _), _ = model.apply(
             variables, inputs_BS, num_outputs=num_outputs, train=train, mutable=others
         )
-    missing = doors - arrays.keys()
+    missing = points - arrays.keys()
     if missing:
         raise ValueError(f"never passed: {sorted(missing)}")
     return logits_BNV, arrays
 
 
-def see_slopes(
+def record_gradients(
     model: CharModel,
     variables: Any,
     inputs_BS: Array,
     num_outputs: int,
-    doors: frozenset[Door],
+    points: frozenset[TapPoint],
     loss_of: Callable[[Array, Arrays], Array],
     *,
     train: bool,
-) -> Watched:
-    """Run a model forth and back; `loss_of` takes the logits (B, N, V) and what was seen.
+) -> RecordedGradients:
+    """Run a model forward and backward; `loss_of` reads the logits (B, N, V) and the arrays.
 
-    The other arguments, and errors, are as of `see`.
+    The other arguments, and errors, are those of `record`.
     """
-    look = functools.partial(see, model, train=train)
+    forward = functools.partial(record, model, train=train)
     others = {name: tree for name, tree in variables.items() if name != "params"}
 
-    def loss(params: Any, pushes: Arrays) -> tuple[Array, dict[Door, Array]]:
+    def loss(params: Any, perturbations: Arrays) -> tuple[Array, dict[TapPoint, Array]]:
         everything = {"params": params, **others}
-        logits_BNV, arrays = look(everything, inputs_BS, num_outputs, doors, pushes)
+        logits_BNV, arrays = forward(everything, inputs_BS, num_outputs, points, perturbations)
         return loss_of(logits_BNV, arrays), arrays
 
-    shapes = jax.eval_shape(lambda v: look(v, inputs_BS, num_outputs, doors)[1], variables)
-    pushes = {door: jnp.zeros(leaf.shape, jnp.float32) for door, leaf in shapes.items()}
+    shapes = jax.eval_shape(lambda v: forward(v, inputs_BS, num_outputs, points)[1], variables)
+    zeros = {point: jnp.zeros(leaf.shape, jnp.float32) for point, leaf in shapes.items()}
     gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-    (value, arrays), (param_slopes, slopes) = gradient(variables["params"], pushes)
-    return Watched(value, arrays, slopes, param_slopes)
+    (value, arrays), (param_gradients, gradients) = gradient(variables["params"], zeros)
+    return RecordedGradients(value, arrays, gradients, param_gradients)

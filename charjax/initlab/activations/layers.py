@@ -1,4 +1,4 @@
-"""What flows through each layer of a network, forth and back, reduced on the device.
+"""Activations and gradients of each layer of a network, reduced on the device.
 
 Everything here is pure, and can be traced under jit and vmap.
 
@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from charjax.initlab.activations.families import find_taps
-from charjax.initlab.activations.intercept import Arrays, see, see_slopes
+from charjax.initlab.activations.intercept import record, record_gradients
 from charjax.initlab.activations.statistics import (
     BINS,
     LayerStats,
@@ -21,8 +20,8 @@ from charjax.initlab.activations.statistics import (
     counted_places,
     reduce_layers,
 )
-from charjax.initlab.activations.taps import Layer, Pass, Tap
 from charjax.models.contract import CharModel
+from charjax.models.taps import Arrays, Layer, Recording, Tap
 from charjax.training.step import cross_entropy
 
 __all__ = [
@@ -40,7 +39,7 @@ __all__ = [
 
 
 class ParameterStats(NamedTuple):
-    """Of each layer's kernel, as the model sees it; (L,) float32, NaN for a layer without one.
+    """Statistics of each layer's kernel, multipliers applied: (L,) float32, NaN without a kernel.
 
     Attributes:
       weight_std: of its entries.
@@ -57,12 +56,12 @@ class ParameterStats(NamedTuple):
 
 
 def find_layers(model: CharModel) -> tuple[Layer, ...]:
-    """The layers of a model of a trained family, in the order of computation.
+    """Return the layers of a model of a trained family, in the order of computation.
 
     Raises:
       ValueError: a family that is not trained.
     """
-    return tuple(tap.layer for tap in find_taps(model))
+    return tuple(tap.layer for tap in model.taps())
 
 
 def layer_values(
@@ -72,15 +71,15 @@ def layer_values(
 
     The last places of each layer are those of the N outputs.
     """
-    taps = find_taps(model)
-    doors = frozenset(door for tap in taps for door in tap.doors)
-    logits_BNV, arrays = see(model, variables, inputs_BS, num_outputs, doors, train=train)
-    seen = Pass(variables, inputs_BS, num_outputs, arrays)
-    return logits_BNV, tuple(_values(tap, seen) for tap in taps)
+    taps = model.taps()
+    points = frozenset(point for tap in taps for point in tap.points)
+    logits_BNV, arrays = record(model, variables, inputs_BS, num_outputs, points, train=train)
+    recording = Recording(variables, inputs_BS, num_outputs, arrays)
+    return logits_BNV, tuple(_values(tap, recording) for tap in taps)
 
 
-def _values(tap: Tap, seen: Pass) -> LayerValues:
-    value, product = tap.value(seen), tap.preactivation(seen)
+def _values(tap: Tap, recording: Recording) -> LayerValues:
+    value, product = tap.value(recording), tap.preactivation(recording)
     return LayerValues(value.astype(jnp.float32), product.astype(jnp.float32))
 
 
@@ -93,21 +92,21 @@ def measure_layers(
     *,
     train: bool,
 ) -> tuple[Array, LayerStats, ParameterStats]:
-    """Run a batch forth and back.
+    """Run a batch forward and backward.
 
-    Dropout is left out: what is measured is the whole network.
+    Dropout is left out: the whole network is measured.
 
     Args:
       model: of a trained family.
-      variables: the parameters as the model sees them (multipliers applied), and other
+      variables: the parameters as the model reads them (multipliers applied), and other
         collections.
       inputs_BS: tokens.
       targets_BT: the characters after the last T of them.
       weights_BT: 1 for a target, 0 for padding.
-      train: whether batch norm takes this batch's statistics, or its running ones.
+      train: batch norm takes this batch's statistics, not its running ones.
 
     Returns:
-      the loss in nats a target, and the layers' statistics in the order of `find_layers`.
+      the loss in nats per target, and the layers' statistics in the order of `find_layers`.
     """
     loss, stats, kernels, _ = inspect_layers(
         model, variables, inputs_BS, targets_BT, weights_BT, train=train
@@ -124,31 +123,33 @@ def inspect_layers(
     *,
     train: bool,
 ) -> tuple[Array, LayerStats, ParameterStats, tuple[LayerValues, ...]]:
-    """`measure_layers`, and the values themselves: for one network, where there is room."""
-    taps = find_taps(model)
-    doors = frozenset(door for tap in taps for door in tap.doors)
+    """Measure the layers, and return their values too: for one network, where there is memory."""
+    taps = model.taps()
+    points = frozenset(point for tap in taps for point in tap.points)
     total = jnp.maximum(jnp.sum(weights_BT), 1.0)
 
     def loss_of(logits_BTV: Array, _: Arrays) -> Array:
         return jnp.sum(cross_entropy(logits_BTV, targets_BT) * weights_BT) / total
 
     num_outputs = targets_BT.shape[1]
-    watched = see_slopes(model, variables, inputs_BS, num_outputs, doors, loss_of, train=train)
-    seen = Pass(variables, inputs_BS, num_outputs, watched.arrays)
-    everything = tuple(_values(tap, seen) for tap in taps)
-    slopes = [tap.gradient(seen, watched.slopes).astype(jnp.float32) for tap in taps]
+    recorded = record_gradients(
+        model, variables, inputs_BS, num_outputs, points, loss_of, train=train
+    )
+    recording = Recording(variables, inputs_BS, num_outputs, recorded.arrays)
+    everything = tuple(_values(tap, recording) for tap in taps)
+    gradients = [tap.gradient(recording, recorded.gradients).astype(jnp.float32) for tap in taps]
     activations = [tap.layer.activation for tap in taps]
-    stats = reduce_layers(activations, everything, slopes, weights_BT)
+    stats = reduce_layers(activations, everything, gradients, weights_BT)
     weight_std = _of_kernels(jnp.std, taps, variables["params"])
-    gradient_std = _of_kernels(jnp.std, taps, watched.param_slopes)
-    gradient_norm = _of_kernels(optax.tree.norm, taps, watched.param_slopes)
+    gradient_std = _of_kernels(jnp.std, taps, recorded.param_gradients)
+    gradient_norm = _of_kernels(optax.tree.norm, taps, recorded.param_gradients)
     ratio = gradient_std / weight_std
     kernels = ParameterStats(weight_std, gradient_std, ratio, gradient_norm)
-    return watched.loss, stats, kernels, everything
+    return recorded.loss, stats, kernels, everything
 
 
 def _of_kernels(measure: Callable[[Array], Array], taps: tuple[Tap, ...], tree: Any) -> Array:
-    """A number for each layer's kernel in a tree of parameters, (L,)."""
+    """Compute a number for each layer's kernel in a tree of parameters, (L,)."""
     paths = [tap.layer.kernel for tap in taps]
     none = jnp.float32(jnp.nan)
     return jnp.stack([none if path is None else measure(_find(tree, path)) for path in paths])

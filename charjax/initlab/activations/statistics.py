@@ -1,4 +1,4 @@
-"""Statistics of what flows through layers: moments, saturation, dead units, histograms.
+"""Statistics of activations and gradients: moments, saturation, dead units, histograms.
 
 Letters: A arrays, B batch, T targets, P places, D width, L layers, K bins, N values.
 """
@@ -20,9 +20,9 @@ _BOUNDED = ("tanh", "gates")
 
 
 class LayerValues(NamedTuple):
-    """What a layer gives out, and its product before the activation: (B, P, D) float32 each.
+    """A layer's output, and its product before the activation: (B, P, D) float32 each.
 
-    What all rows of a batch share has one row.
+    An array that all rows of a batch share has one row.
     """
 
     value: Array
@@ -30,7 +30,7 @@ class LayerValues(NamedTuple):
 
 
 class LayerStats(NamedTuple):
-    """Of what each layer gives out, (L,) float32 each unless said otherwise.
+    """Statistics of each layer's output, (L,) float32 each unless said otherwise.
 
     Positions that are padding (whose targets have weight 0) do not count.
 
@@ -38,18 +38,18 @@ class LayerStats(NamedTuple):
       mean: after the activation.
       std: likewise, about that mean.
       saturated: part of the values with |h| > 0.97, of tanh and gated layers; 0 for others.
-      dead: part of the units that no position of the batch makes alive: of ReLU and GELU, h <= 0
-        everywhere; of tanh and gated layers, |h| > 0.97 everywhere (the lectures' white columns);
-        0 for others.
+      dead: part of the units that are inactive at every position of the batch: of ReLU and GELU,
+        h <= 0 everywhere; of tanh and gated layers, |h| > 0.97 everywhere (the white columns in
+        the makemore lectures); 0 for others.
       preactivation_std: root mean square of the product before the activation, with its bias or
         batch norm: the theory's sqrt(q). Of a recurrent cell, of all gates' x W_i + b_i + h W_h +
         b_h (of a GRU before the reset gate is applied).
       gradient_mean: of the derivative of the loss (mean over the batch's targets) with respect to
-        each value, after the activation; of a recurrent cell's state with all that later times do
-        with it.
+        each value, after the activation; of a recurrent cell's state with its effect on all later
+        times.
       gradient_std: likewise, about that mean.
       activation_low: lower edge of a histogram of the values: mean - 4 std, or their minimum.
-      activation_high: upper edge: mean + 4 std, or their maximum. What lies beyond an edge is
+      activation_high: upper edge: mean + 4 std, or their maximum. Values beyond an edge are
         counted in the last bin there.
       activation_counts: (L, 64) int32.
       gradient_low: of the gradients' histogram.
@@ -75,13 +75,13 @@ class LayerStats(NamedTuple):
 def reduce_layers(
     activations: list[Activation],
     values: tuple[LayerValues, ...],
-    slopes: list[Array],
+    gradients: list[Array],
     weights_BT: Array,
 ) -> LayerStats:
-    """Statistics of layers, given what is done to their products, and gradients as their values.
+    """Compute the statistics of layers from their activation functions, values and gradients.
 
-    Layers that are alike are measured at once: a deep network is as quickly compiled as a shallow
-    one.
+    Layers of one activation and shape are measured at once: a deep network compiles as fast as a
+    shallow one.
     """
     alike: dict[Any, list[int]] = {}
     for i, (h_BPD, z_BPD) in enumerate(values):
@@ -90,55 +90,54 @@ def reduce_layers(
     for (activation, (rows, places, _), _), indices in alike.items():
         counted_BP = counted_places(weights_BT, rows, places)
         measure = functools.partial(_layer_stats, activation, counted_BP)
-        stacked = [
-            jnp.stack([array[i] for i in indices]) for array in (*zip(*values, strict=True), slopes)
-        ]
+        columns = (*zip(*values, strict=True), gradients)
+        stacked = [jnp.stack([array[i] for i in indices]) for array in columns]
         groups.append(jax.vmap(measure)(*stacked))
     order = np.argsort([i for indices in alike.values() for i in indices])
     return jax.tree.map(lambda *columns: jnp.concatenate(columns)[order], *groups)
 
 
 def counted_places(weights_BT: Array, rows: int, places: int) -> Array:
-    """Which of a layer's places (rows, places) are not padding.
+    """Return a mask of a layer's places (rows, places) that are not padding.
 
     Those of targets with a weight count, and those before them if their row has any.
     """
     is_target_BT = weights_BT > 0
     B, T = is_target_BT.shape
-    begun_B1 = jnp.any(is_target_BT, axis=1, keepdims=True)
-    before = jnp.broadcast_to(begun_B1, (B, max(0, places - T)))
+    has_target_B1 = jnp.any(is_target_BT, axis=1, keepdims=True)
+    before = jnp.broadcast_to(has_target_B1, (B, max(0, places - T)))
     counted_BP = jnp.concatenate([before, is_target_BT], axis=1)[:, -places:]
     return counted_BP if rows == B else jnp.any(counted_BP, axis=0, keepdims=True)
 
 
 def _layer_stats(
-    activation: Activation, counted_BP: Array, h_BPD: Array, z_BPD: Array, slope_BPD: Array
+    activation: Activation, counted_BP: Array, h_BPD: Array, z_BPD: Array, gradient_BPD: Array
 ) -> LayerStats:
-    # Both at once: half as much for the compiler to do.
-    both = _describe(jnp.stack([h_BPD, slope_BPD]), counted_BP)
-    forth, back = (_Distribution(*(column[i] for column in both)) for i in range(2))
+    # Both at once: half of the operations to compile.
+    both = _describe(jnp.stack([h_BPD, gradient_BPD]), counted_BP)
+    forward, backward = (_Distribution(*(column[i] for column in both)) for i in range(2))
     saturated_BPD = jnp.abs(h_BPD) > SATURATED
-    asleep_BPD = jnp.zeros_like(saturated_BPD)
+    inactive_BPD = jnp.zeros_like(saturated_BPD)
     if activation in _BOUNDED:
-        asleep_BPD = saturated_BPD
+        inactive_BPD = saturated_BPD
     elif activation in ("relu", "gelu", "gelu_tanh"):
-        asleep_BPD = h_BPD <= 0
-    dead_D = jnp.all(asleep_BPD | ~counted_BP[..., None], axis=(0, 1))
+        inactive_BPD = h_BPD <= 0
+    dead_D = jnp.all(inactive_BPD | ~counted_BP[..., None], axis=(0, 1))
     is_bounded = jnp.float32(activation in _BOUNDED)
     return LayerStats(
-        mean=forth.mean,
-        std=forth.std,
+        mean=forward.mean,
+        std=forward.std,
         saturated=is_bounded * _mean(saturated_BPD.astype(jnp.float32), counted_BP),
         dead=jnp.mean(dead_D.astype(jnp.float32)),
         preactivation_std=jnp.sqrt(_mean(jnp.square(z_BPD), counted_BP)),
-        gradient_mean=back.mean,
-        gradient_std=back.std,
-        activation_low=forth.low,
-        activation_high=forth.high,
-        activation_counts=forth.counts,
-        gradient_low=back.low,
-        gradient_high=back.high,
-        gradient_counts=back.counts,
+        gradient_mean=backward.mean,
+        gradient_std=backward.std,
+        activation_low=forward.low,
+        activation_high=forward.high,
+        activation_counts=forward.counts,
+        gradient_low=backward.low,
+        gradient_high=backward.high,
+        gradient_counts=backward.counts,
     )
 
 
@@ -153,7 +152,7 @@ class _Distribution(NamedTuple):
 
 
 def _describe(x_ABPD: Array, counted_BP: Array) -> _Distribution:
-    """Of each of several arrays; outliers are in the bins at the ends."""
+    """Describe each of several arrays; outliers are in the bins at the ends."""
     counted_BP1 = counted_BP[..., None]
     wide = lambda number_A: number_A[:, None, None, None]  # noqa: E731
     mean_A = _mean(x_ABPD, counted_BP)
@@ -172,6 +171,6 @@ def _describe(x_ABPD: Array, counted_BP: Array) -> _Distribution:
 
 
 def _mean(x: Array, counted_BP: Array) -> Array:
-    """Over the last three axes, where they count."""
+    """Average over the last three axes, where they count."""
     share = jnp.maximum(jnp.mean(counted_BP.astype(jnp.float32)), 1e-30)
     return jnp.mean(jnp.where(counted_BP[..., None], x, 0.0), axis=(-3, -2, -1)) / share

@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
     args = arguments(argv)
     config = load_config(args.config, args.overrides, note=cli.remark)
-    if config.model.kind == "ngram":
+    if config.model.fitted:
         raise UserError(
             "model.kind: 'ngram' given; counts have no initialisation: choose a family that is "
             "trained by gradients"

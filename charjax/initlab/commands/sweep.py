@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charjax import cli
+from charjax.config.families import FAMILIES, families_where
 from charjax.errors import UserError, printable
 from charjax.initlab.sweeps.axes import Axes, numbers
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from charjax.initlab.sweeps.grid import Group
     from charjax.initlab.sweeps.runner import Sweep
 
-FAMILIES = ("bigram", "bow", "mlp", "wavenet", "rnn", "gru", "lstm", "transformer")
+TRAINED = families_where(fitted=False)
 _SCHEMES = "pytorch,lecun_normal,glorot_normal,he_normal"
 _FORMAT = 1
 _STEPS = 1000
@@ -60,7 +61,7 @@ def _arguments(argv: list[str]) -> Namespace:
         metavar="CONFIG.toml | section.key=value",
         help="settings that all runs share, as for charjax.train",
     )
-    parser.add_argument("--arch", choices=FAMILIES, help="the family (mlp, or the CONFIG's)")
+    parser.add_argument("--arch", choices=TRAINED, help="the family (mlp, or the CONFIG's)")
     parser.add_argument(
         "--scheme", metavar="A,B,...", default=_SCHEMES, help=f"values of init.scheme ({_SCHEMES})"
     )
@@ -120,11 +121,12 @@ def _grid(args: Namespace) -> tuple["Config", Axes]:
     arch = args.arch or (None if args.config else "mlp")
     if arch is not None and not any(word.startswith("model.kind=") for word in overrides):
         overrides.insert(0, f"model.kind={arch}")
-    # Checked first, or the message would be about another setting that an n-gram does not read.
-    if read_settings(args.config, overrides).get("model", {}).get("kind") == "ngram":
+    # Before anything else that an n-gram does not read.
+    kind = read_settings(args.config, overrides).get("model", {}).get("kind")
+    if isinstance(kind, str) and kind in FAMILIES and kind not in TRAINED:
         raise UserError(
-            "model.kind: ngram given; counts have no initialisation: choose --arch "
-            f"{', '.join(FAMILIES)}"
+            f"model.kind: {kind} given; it counts, and has no initialisation: choose --arch "
+            f"{', '.join(TRAINED)}"
         )
     has_steps = args.config or any(word.startswith("train.steps=") for word in overrides)
     if args.steps or not has_steps:

@@ -25,11 +25,11 @@ from charjax import parallel
 from charjax.config import Config
 from charjax.data.batches import BatchSource
 from charjax.errors import UserError
-from charjax.initlab.activations.families import Pass, find_taps
-from charjax.initlab.activations.intercept import see
+from charjax.initlab.activations.intercept import record
 from charjax.initlab.activations.layers import find_layers
 from charjax.initlab.sizes import size_of, with_size
 from charjax.models.contract import CharModel
+from charjax.models.taps import Recording
 from charjax.random_streams import purpose_key
 from charjax.statistics import mean_interval, student_quantile
 from charjax.training.program import make_advance
@@ -328,13 +328,13 @@ def layer_products(model: CharModel, state: TrainState, inputs_BS: Array) -> dic
     Where a scheme applies the readout's multiplier to the norm before it (a tied readout has no
     parameters of its own), the norm's output is divided by it.
     """
-    taps, variables = find_taps(model), variables_of(state)
-    doors = frozenset(door for tap in taps for door in tap.doors)
+    taps, variables = model.taps(), variables_of(state)
+    points = frozenset(point for tap in taps for point in tap.points)
     outputs = inputs_BS.shape[1] - model.lookback
-    _, arrays = see(model, variables, inputs_BS, outputs, doors, train=False)
-    seen = Pass(variables, inputs_BS, outputs, arrays)
+    _, arrays = record(model, variables, inputs_BS, outputs, points, train=False)
+    recording = Recording(variables, inputs_BS, outputs, arrays)
     return {
-        tap.layer.name: tap.preactivation(seen).astype(jnp.float32)
+        tap.layer.name: tap.preactivation(recording).astype(jnp.float32)
         / _multiplier_before_readout(model, state, tap.layer.name)
         for tap in taps
     }

@@ -15,8 +15,6 @@ from charjax import theory
 from charjax.initlab.activations.layers import counted_places, find_layers
 from charjax.initlab.predictions import Prediction, WeightMoments
 from charjax.models.contract import CharModel
-from charjax.models.mlp import MLP
-from charjax.models.wavenet import WaveNet
 
 
 def input_correlation(z_BPD: Array, weights_BT: Array) -> Array:
@@ -57,7 +55,7 @@ def predict_correlation(
     """
     layers = find_layers(model)
     c_L = np.full(len(layers), math.nan)
-    if not isinstance(model, MLP | WaveNet) or model.norm == "batch":
+    if any(layer.reads != "previous" or layer.norm is not None for layer in layers[1:]):
         return c_L
     c = float(np.asarray(measured_L)[0])
     for i in range(1, len(layers)):

@@ -13,10 +13,9 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
-from charjax.initlab.activations.families import find_taps
-from charjax.initlab.activations.intercept import Arrays, see, see_slopes
-from charjax.initlab.activations.taps import Pass
+from charjax.initlab.activations.intercept import record, record_gradients
 from charjax.models.contract import CharModel
+from charjax.models.taps import Arrays, Recording
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,34 +62,34 @@ def embedding_jacobian(model: CharModel, variables: Any, inputs_BS: Array) -> Ar
     Raises:
       ValueError: the embedding is the readout (a bigram), with nothing between the two.
     """
-    taps = find_taps(model)
+    taps = model.taps()
     if len(taps) < 3:
         raise ValueError("there is nothing between the embedding and the logits")
     embedding, hidden = taps[0], taps[-2]
-    doors = embedding.doors | hidden.doors
+    points = embedding.points | hidden.points
     if "batch_stats" not in variables:
         inputs_BS = inputs_BS[:1]
 
     def output(arrays: Arrays) -> Array:
-        h_BPD = hidden.value(Pass(variables, inputs_BS, 1, arrays))
+        h_BPD = hidden.value(Recording(variables, inputs_BS, 1, arrays))
         return h_BPD[0, -1].astype(jnp.float32)
 
     def gradient(direction_H: Array) -> Array:
-        watched = see_slopes(
+        recorded = record_gradients(
             model,
             variables,
             inputs_BS,
             1,
-            doors,
+            points,
             lambda _, arrays: jnp.dot(output(arrays), direction_H),
             train=True,
         )
-        seen = Pass(variables, inputs_BS, 1, watched.arrays)
-        slope_BPD = embedding.gradient(seen, watched.slopes)
-        return slope_BPD[0].astype(jnp.float32).ravel()
+        recording = Recording(variables, inputs_BS, 1, recorded.arrays)
+        gradient_BPD = embedding.gradient(recording, recorded.gradients)
+        return gradient_BPD[0].astype(jnp.float32).ravel()
 
     shape = jax.eval_shape(
-        lambda v: output(see(model, v, inputs_BS, 1, doors, train=True)[1]), variables
+        lambda v: output(record(model, v, inputs_BS, 1, points, train=True)[1]), variables
     )
     return jax.vmap(gradient)(jnp.eye(shape.shape[0]))
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from charjax import theory
+from charjax.config import FAMILIES
 from charjax.initlab.report import drawing
 from charjax.initlab.report.at_init import short_name
 from charjax.initlab.report.drawing import Picture
@@ -154,7 +155,7 @@ def _draw_contours(axes: Any, sweep: Sweep, scheme: int, weight_X: Array) -> str
 def _is_plain_stack(sweep: Sweep) -> bool:
     """Return whether layers follow each other as in theory: no residuals, no normalisation."""
     model = sweep.facts["config"].get("model", {})
-    return sweep.facts["arch"] in ("mlp", "wavenet") and model.get("norm", "none") == "none"
+    return FAMILIES[sweep.facts["arch"]].is_plain_stack and model.get("norm", "none") == "none"
 
 
 def _theory_grid(weights: list[Array]) -> Array:

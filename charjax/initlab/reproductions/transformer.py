@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 
 from charjax.config import Config, load_config
-from charjax.initlab.activations.intercept import Door, see
+from charjax.initlab.activations.intercept import record
 from charjax.initlab.probes.coordinates import (
     LIMIT,
     at_depth,
@@ -29,6 +29,7 @@ from charjax.initlab.probes.coordinates import (
     fixed_inputs,
 )
 from charjax.initlab.reproductions.nets import measure_nets
+from charjax.models.taps import input_of, output_of
 from charjax.reproduction.checks import (
     Check,
     Mean,
@@ -159,12 +160,12 @@ def added_variance(config: Config, depth: int, nets: int, poll: Poll) -> np.ndar
     session = open_session(config)
     assert session.source is not None
     model, source = session.model, session.source
-    first, last = Door("block_0", "input"), Door(f"block_{depth - 1}", "output")
+    first, last = input_of("block_0"), output_of(f"block_{depth - 1}")
 
     def one(key: Array) -> Array:
         inputs_BT = fixed_inputs(source)
         variables = variables_of(create_state(model, config, key))
-        look = functools.partial(see, model, variables, inputs_BT, inputs_BT.shape[1])
+        look = functools.partial(record, model, variables, inputs_BT, inputs_BT.shape[1])
         _, arrays = look(frozenset({first, last}), train=False)
         added_BTD = arrays[last] - arrays[first]
         return jnp.mean(jnp.square(added_BTD)) - jnp.square(jnp.mean(added_BTD))

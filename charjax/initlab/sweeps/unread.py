@@ -7,7 +7,7 @@ from charjax.config import Config
 from charjax.config.errors import fields_of, format_value
 from charjax.config.reads import Unread, why_unread
 from charjax.errors import UserError
-from charjax.initlab.sizes import size_fields, size_of
+from charjax.initlab.sizes import size_of
 from charjax.initlab.sweeps.axes import Axes
 
 # A sweep measures at steps and on windows of its own, and keeps no checkpoints of its runs.
@@ -48,7 +48,7 @@ def check_axes(
     Raises:
       UserError: the command line gives a value that is not one of its axis.
     """
-    given = [word.partition("=")[0].strip() for word in overrides]
+    named = [word.partition("=")[0].strip() for word in overrides]
     for name, flag, values in _varied(base, axes):
         section, _, key = name.partition(".")
         value = getattr(getattr(base, section), key)
@@ -56,20 +56,20 @@ def check_axes(
         if value in values or value == default:
             continue
         listed = ",".join(str(value) for value in values)
-        if name in given:
+        if name in named:
             raise UserError(
                 f"{name}: {format_value(value)} given; no run reads it, as {flag} {listed} is "
                 f"varied: add it to {flag}, or leave {name} out"
             )
         note(f"no run reads {name} = {format_value(value)}, as {flag} {listed} is varied")
-    own = [n for n in given if n in _OWN or n.partition(".")[0] in _OWN_SECTIONS]
-    own += _sizes(base, axes, given)
-    if own:
-        note(f"no run of a sweep reads {', '.join(dict.fromkeys(own))}")
+    unused = [n for n in named if n in _OWN or n.partition(".")[0] in _OWN_SECTIONS]
+    unused += _sizes(base, axes, named)
+    if unused:
+        note(f"no run of a sweep reads {', '.join(dict.fromkeys(unused))}")
 
 
 def _varied(base: Config, axes: Axes) -> list[tuple[str, str, tuple[Any, ...]]]:
-    """The settings that axes replace, other than sizes: (section.key, flag, values)."""
+    """Return the settings that axes replace, other than sizes: (section.key, flag, values)."""
     varied: list[tuple[str, str, tuple[Any, ...]]] = [("init.scheme", "--scheme", axes.schemes)]
     if axes.gains != (None,):
         varied.append(("init.gain", "--gain", axes.gains))
@@ -78,17 +78,18 @@ def _varied(base: Config, axes: Axes) -> list[tuple[str, str, tuple[Any, ...]]]:
     return varied
 
 
-def _sizes(base: Config, axes: Axes, given: list[str]) -> list[str]:
-    """The sizes that were given and that --depth and --width replace in every run."""
+def _sizes(base: Config, axes: Axes, named: list[str]) -> list[str]:
+    """Return the named sizes that --depth and --width replace in every run."""
     depth, width = size_of(base)
     depths, widths = axes.depths or (depth,), axes.widths or (width,)
-    if base.model.kind == "mlp":
-        # One list holds both; with one axis alone the other size is still its.
-        replaced = {"hidden"} if depth not in depths and width not in widths else set()
-    else:
-        deep, wide = (str(field) for field in size_fields(base.model.kind))
-        # Heads keep their width, which d_model gives.
-        is_read = width in widths or base.model.kind == "transformer"
-        replaced = {deep} if depth not in depths else set()
-        replaced |= set() if is_read else {wide}
-    return [f"model.{key}" for key in replaced if f"model.{key}" in given]
+    deep, wide = base.model.depth_field, base.model.width_field
+    is_depth_read, is_width_read = depth in depths, width in widths
+    if deep == wide:
+        # One list holds both: with one axis alone, the other size is still read from it.
+        is_depth_read = is_width_read = is_depth_read or is_width_read
+    if base.model.head_width is not None:
+        # Heads keep their width, which the model's width determines.
+        is_width_read = True
+    replaced = {deep} if not is_depth_read else set()
+    replaced |= {wide} if not is_width_read else set()
+    return [f"model.{key}" for key in replaced if f"model.{key}" in named]

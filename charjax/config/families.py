@@ -1,0 +1,303 @@
+"""The model families: each family's settings, and what must be known of it before JAX starts.
+
+A new family is a class here, in `ModelConfig`, and a module of its own in `charjax.models`.
+"""
+
+import typing
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from charjax.config.fields import Count, Rate, Section, Width
+
+
+class FamilyConfig(Section):
+    """Settings that every model family shares.
+
+    Attributes:
+      fitted: counts, and is not trained by gradients.
+      default_context: training windows where model.context_length is not given and the layout is
+        not lines.
+      window_is_shape: the window is part of the model's shape, whatever the lines' lengths.
+      depth_field: the setting that is the depth (hidden layers or blocks), if there is one.
+      width_field: the setting that is their width, if there is one.
+      fixed_size: where a depth or a width without a setting comes from, for messages.
+      has_hidden_kernels: there are kernels between embedding and readout.
+      has_readout: the readout is a layer of its own, not a table that is looked up.
+      learns_from_zeros: some parameter has a gradient where all are zero.
+      is_linear_layers: every kernel belongs to a linear layer whose output is its product, so that
+        it can be scaled by that output's size.
+      is_plain_stack: layers without gates or skips, one after the other, upon the embeddings.
+      is_plain_recurrence: one activation of a product with the state, without gates.
+      has_forget_gate: a gate with a bias of its own multiplies the old state.
+      has_residual_blocks: blocks that are added to a stream.
+    """
+
+    fitted: ClassVar[bool] = False
+    default_context: ClassVar[int] = 64
+    window_is_shape: ClassVar[bool] = False
+    depth_field: ClassVar[str | None] = None
+    width_field: ClassVar[str | None] = None
+    fixed_size: ClassVar[str] = "model.context_length's"
+    has_hidden_kernels: ClassVar[bool] = True
+    has_readout: ClassVar[bool] = True
+    learns_from_zeros: ClassVar[bool] = True
+    is_linear_layers: ClassVar[bool] = True
+    is_plain_stack: ClassVar[bool] = False
+    is_plain_recurrence: ClassVar[bool] = False
+    has_forget_gate: ClassVar[bool] = False
+    has_residual_blocks: ClassVar[bool] = False
+
+    context_length: Count | None = Field(
+        None,
+        description="characters seen at once; unset: 64 (bigram, mlp, wavenet 8), and with "
+        "layout lines the longest line, or the 99th percentile where that is not a quarter of it "
+        "(not mlp, wavenet)",
+    )
+
+    @property
+    def depth(self) -> int:
+        """Hidden layers or blocks; 0 where the family has none."""
+        return getattr(self, self.depth_field) if self.depth_field else 0
+
+    @property
+    def width(self) -> int:
+        """Units of each hidden layer or block; 0 where the family has none."""
+        return getattr(self, self.width_field) if self.width_field else 0
+
+    @property
+    def head_width(self) -> int | None:
+        """Units of one head, which `resized` keeps; None without heads."""
+        return None
+
+    def resized(self, depth: int, width: int) -> dict[str, Any]:
+        """Return the settings of a model of another depth and width.
+
+        What has a width of its own (embeddings of an MLP or a recurrent network) keeps it.
+
+        Args:
+          depth: hidden layers or blocks; not used by a family without `depth_field`.
+          width: units of each; not used without `width_field`; with heads a multiple of theirs.
+        """
+        sizes = {self.depth_field: depth, self.width_field: width}
+        return {field: size for field, size in sizes.items() if field is not None}
+
+
+class NgramConfig(FamilyConfig):
+    """Counts of n-grams, smoothed (Kneser and Ney 1995; Chen and Goodman 1999)."""
+
+    fitted: ClassVar[bool] = True
+    has_readout: ClassVar[bool] = False
+    learns_from_zeros: ClassVar[bool] = False
+    is_linear_layers: ClassVar[bool] = False
+
+    kind: Literal["ngram"] = Field("ngram", description="the model family")
+    order: int = Field(5, ge=1, le=32, description="n: a character given the n - 1 before it")
+    smoothing: Literal["additive", "kneser_ney", "modified_kneser_ney"] = Field(
+        "kneser_ney", description="add alpha; one discount an order; three discounts an order"
+    )
+    alpha: float = Field(1.0, gt=0, description="additive: the count added to every n-gram")
+
+
+class BigramConfig(FamilyConfig):
+    """A table of V x V logits."""
+
+    default_context: ClassVar[int] = 8
+    fixed_size: ClassVar[str] = "that of its text's table"
+    has_hidden_kernels: ClassVar[bool] = False
+    has_readout: ClassVar[bool] = False
+    is_linear_layers: ClassVar[bool] = False
+
+    kind: Literal["bigram"] = Field("bigram", description="the model family")
+
+
+class BowConfig(FamilyConfig):
+    """A causal average of embeddings."""
+
+    width_field: ClassVar[str | None] = "d_embed"
+    has_hidden_kernels: ClassVar[bool] = False
+
+    kind: Literal["bow"] = Field("bow", description="the model family")
+    d_embed: Width = Field(64, description="width of an embedding")
+
+
+class MLPConfig(FamilyConfig):
+    """The feed-forward model of Bengio et al. 2003; context_length is its window."""
+
+    default_context: ClassVar[int] = 8
+    window_is_shape: ClassVar[bool] = True
+    # One list holds both.
+    depth_field: ClassVar[str | None] = "hidden"
+    width_field: ClassVar[str | None] = "hidden"
+    is_plain_stack: ClassVar[bool] = True
+
+    kind: Literal["mlp"] = Field("mlp", description="the model family")
+    d_embed: Width = Field(10, description="width of an embedding")
+    hidden: tuple[Width, ...] = Field((200,), description="widths of the hidden layers")
+    norm: Literal["none", "batch"] = Field("none", description="normalisation before each tanh")
+    blank: bool = Field(
+        False, description="a symbol of its own stands before a line's start, as in makemore.py"
+    )
+
+    @property
+    def depth(self) -> int:
+        """Hidden layers."""
+        return len(self.hidden)
+
+    @property
+    def width(self) -> int:
+        """Units of the first hidden layer; 0 without any."""
+        return self.hidden[0] if self.hidden else 0
+
+    def resized(self, depth: int, width: int) -> dict[str, Any]:
+        """Return hidden layers of one width."""
+        return {"hidden": (width,) * depth}
+
+
+class WaveNetConfig(FamilyConfig):
+    """A tree of pairs (van den Oord et al. 2016, plain); context_length is its window."""
+
+    default_context: ClassVar[int] = 8
+    window_is_shape: ClassVar[bool] = True
+    width_field: ClassVar[str | None] = "d_hidden"
+    is_plain_stack: ClassVar[bool] = True
+
+    kind: Literal["wavenet"] = Field("wavenet", description="the model family")
+    d_embed: Width = Field(24, description="width of an embedding")
+    d_hidden: Width = Field(128, description="width of every level")
+    norm: Literal["none", "batch"] = Field("none", description="normalisation before each tanh")
+
+    @property
+    def depth(self) -> int:
+        """Levels: the context is fused two by two."""
+        return ((self.context_length or self.default_context) - 1).bit_length()
+
+    @model_validator(mode="after")
+    def _check_context(self) -> "WaveNetConfig":
+        length = self.context_length
+        if length is not None and (length < 2 or length & (length - 1)):
+            raise ValueError(
+                f"model.context_length: {length} given; a tree of pairs needs a power of two "
+                "from 2 on, as in model.context_length = 8"
+            )
+        return self
+
+
+class _RecurrentConfig(FamilyConfig):
+    depth_field: ClassVar[str | None] = "n_layer"
+    width_field: ClassVar[str | None] = "d_hidden"
+    is_linear_layers: ClassVar[bool] = False
+
+    n_layer: int = Field(1, ge=1, le=64, description="layers, one upon the other")
+    d_embed: Width = Field(128, description="width of an embedding")
+    d_hidden: Width = Field(256, description="width of the hidden state")
+    dropout: Rate = Field(0.0, description="rate of dropout on every layer's output")
+
+
+class RNNConfig(_RecurrentConfig):
+    """The simple recurrent network of Elman 1990."""
+
+    is_plain_recurrence: ClassVar[bool] = True
+
+    kind: Literal["rnn"] = Field("rnn", description="the model family")
+    activation: Literal["tanh", "relu"] = Field("tanh", description="of the hidden state")
+
+
+class GRUConfig(_RecurrentConfig):
+    """The gated recurrent unit of Cho et al. 2014, as PyTorch and cuDNN write it."""
+
+    has_forget_gate: ClassVar[bool] = True
+
+    kind: Literal["gru"] = Field("gru", description="the model family")
+
+
+class LSTMConfig(_RecurrentConfig):
+    """The long short-term memory of Hochreiter and Schmidhuber 1997, with a forget gate."""
+
+    has_forget_gate: ClassVar[bool] = True
+
+    kind: Literal["lstm"] = Field("lstm", description="the model family")
+
+
+class TransformerConfig(FamilyConfig):
+    """The decoder of GPT-2 (Radford et al. 2019): pre-norm, causal attention, GELU."""
+
+    depth_field: ClassVar[str | None] = "n_layer"
+    width_field: ClassVar[str | None] = "d_model"
+    # The readout has no bias: the only gradient would be 0.
+    learns_from_zeros: ClassVar[bool] = False
+    has_residual_blocks: ClassVar[bool] = True
+
+    kind: Literal["transformer"] = Field("transformer", description="the model family")
+    n_layer: int = Field(4, ge=1, le=512, description="blocks")
+    n_head: int = Field(4, ge=1, le=1024, description="attention heads a block")
+    d_model: Width = Field(128, description="width of the residual stream")
+    dropout: Rate = Field(0.0, description="rate of dropout")
+    bias: bool = Field(
+        False, description="biases in the linear layers (not the readout) and the norms"
+    )
+    tie_embeddings: bool = Field(True, description="the readout is the token embedding")
+    positions: Literal["learned", "rotary"] = Field(
+        "learned", description="a learned vector a position, or rotated queries and keys"
+    )
+    residual: Literal["pre_norm", "deepnorm", "rezero", "layerscale", "plain"] = Field(
+        "pre_norm", description="how sublayers join the stream; plain: no norms at all"
+    )
+    activation: Literal["gelu", "gelu_tanh"] = Field(
+        "gelu", description="by erf, as nanoGPT; by tanh, as GPT-2, minGPT and makemore"
+    )
+    scale_embeddings: bool = Field(
+        False,
+        description="the symbols' vectors times sqrt(d_model), the readout's not; true with "
+        "init.scheme=tfixup unless it is given",
+    )
+
+    @property
+    def head_width(self) -> int:
+        """d_model / n_head."""
+        return self.d_model // self.n_head
+
+    def resized(self, depth: int, width: int) -> dict[str, Any]:
+        """Return the settings of another size; heads keep their width and grow in number."""
+        return super().resized(depth, width) | {"n_head": width // self.head_width}
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> "TransformerConfig":
+        if self.d_model % self.n_head:
+            raise ValueError(
+                f"model.d_model: {self.d_model} given; it must be a multiple of model.n_head "
+                f"({self.n_head})"
+            )
+        if self.positions == "rotary" and (self.d_model // self.n_head) % 2:
+            raise ValueError(
+                f"model.d_model: {self.d_model} given; rotary positions need an even width a "
+                f"head, and {self.d_model} / {self.n_head} is odd"
+            )
+        return self
+
+
+ModelConfig = Annotated[
+    NgramConfig
+    | BigramConfig
+    | BowConfig
+    | MLPConfig
+    | WaveNetConfig
+    | RNNConfig
+    | GRUConfig
+    | LSTMConfig
+    | TransformerConfig,
+    Field(discriminator="kind"),
+]
+FAMILIES: dict[str, type[FamilyConfig]] = {
+    family.model_fields["kind"].default: family
+    for family in typing.get_args(typing.get_args(ModelConfig)[0])
+}
+
+
+def families_where(**traits: bool) -> tuple[str, ...]:
+    """Return the kinds of the trained families whose class attributes have these values."""
+    return tuple(
+        kind
+        for kind, family in FAMILIES.items()
+        if not family.fitted and all(getattr(family, name) == traits[name] for name in traits)
+    )
