@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import hashlib
 import html.parser
 import json
 import os
@@ -141,6 +142,8 @@ def test_nothing_is_fetched(full):
     assert "url(" not in text
     policy = next(a["content"] for _, a in page.tags if "http-equiv" in a)
     assert "default-src 'none'" in policy
+    digest = hashlib.sha256("".join(page.all("style")).encode()).digest()
+    assert f"style-src 'sha256-{base64.b64encode(digest).decode()}'" in policy
     assert not any(name.startswith("on") or name == "style" for _, a in page.tags for name in a)
 
 

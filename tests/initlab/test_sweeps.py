@@ -158,6 +158,44 @@ def test_the_tables(whole):
     assert not (whole / "parts").exists()
 
 
+def test_rows_of_the_tables_belong_together(whole):
+    """A run's first and last losses are its curve's, and its histograms have its layers' means."""
+    runs, curves, layers = (rows(whole / name) for name in TABLES)
+    for place, run in enumerate(runs):
+        curve = curves[8 * place : 8 * place + 8]
+        assert all(row[key] == run[key] for row in curve for key in KEYS)
+        assert [row["step"] for row in curve] == [str(step) for step in recorded_steps(60)]
+        assert curve[0]["val_loss"] == run["initial_loss"]
+        assert (curve[-1]["train_loss"], curve[-1]["val_loss"]) == (
+            run["train_loss"],
+            run["val_loss"],
+        )
+    with np.load(whole / "histograms.npz") as file:
+        arrays = dict(file)
+    keys = [*KEYS[:1], *KEYS[2:], "step", "layer"]
+    by_key = {}
+    for place in range(len(arrays["step"])):
+        key = tuple(str(arrays[name][place]) for name in keys)
+        width = float(arrays["high"][place] - arrays["low"][place]) / 64
+        centres = arrays["low"][place] + width * (np.arange(64) + 0.5)
+        weights = arrays["counts"][place] / arrays["counts"][place].sum()
+        mean = weights @ centres
+        std = np.sqrt(weights @ (centres - mean) ** 2)
+        by_key[(arrays["kind"][place], *key)] = mean, std, width
+    assert len(by_key) == 2 * len(layers)
+    for row in layers:
+        numbers = (str(float(row["learning_rate"])), str(int(row["seed"])))
+        key = (row["scheme"], row["depth"], row["width"], *numbers, row["step"], row["layer"])
+        mean, _, width = by_key[("activation", *key)]
+        assert float(row["mean"]) == pytest.approx(mean, abs=width)
+        _, std, width = by_key[("gradient", *key)]
+        # Ranges end at 4 standard deviations, or before; what lies beyond is in the last bin.
+        assert std - width < float(row["gradient_std"])
+        assert 64 * width < 8.001 * float(row["gradient_std"])
+        has_theory = row["step"] == "0" and row["layer"] != "token_embedding"
+        assert (row["theory_std"] != "") == has_theory
+
+
 def test_stopped_and_resumed_it_is_the_same(text, whole, tmp_path, monkeypatch):
     monkeypatch.setattr("charjax.training.ensemble._DISPATCH_SECONDS", 1e-9)
     out, calls = tmp_path / "cut", 0

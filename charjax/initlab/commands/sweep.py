@@ -125,7 +125,7 @@ def _grid(args: Namespace) -> tuple["Config", Axes]:
     kind = read_settings(args.config, overrides).get("model", {}).get("kind")
     if isinstance(kind, str) and kind in FAMILIES and kind not in TRAINED:
         raise UserError(
-            f"model.kind: {kind} given; it counts, and has no initialisation: choose --arch "
+            f"model.kind: {kind} given; counts have no initialisation: choose --arch "
             f"{', '.join(TRAINED)}"
         )
     has_steps = args.config or any(word.startswith("train.steps=") for word in overrides)

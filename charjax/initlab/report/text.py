@@ -116,10 +116,10 @@ def _pair_in_words(sweep: Sweep, cell: Cell, pair: Pair) -> str:
 def _difference_in_words(found: Comparison) -> str:
     """Return the mean difference and its interval; of ranks where runs diverged."""
     if not found.ranked:
-        return f"{found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f}) nats"
+        return f"{_with_ends(found.mean, found.low, found.high, '+.4f')} nats"
     return (
         f"diverged in {found.diverged_a} and {found.diverged_b} of {found.n} seeds, "
-        f"mean signed rank {found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
+        f"mean signed rank {_with_ends(found.mean, found.low, found.high, '+.2f')}"
     )
 
 
@@ -127,9 +127,13 @@ def _loss_in_words(loss: Interval) -> str:
     """Return `2.107 (2.104 to 2.110)`, or the number of seeds in which it diverged."""
     if loss.diverged:
         return f"diverged in {loss.diverged} of {loss.n}"
-    if loss.n < 2:
-        return f"{loss.mean:.4f}"
-    return f"{loss.mean:.4f} ({loss.low:.4f} to {loss.high:.4f})"
+    return _with_ends(loss.mean, loss.low, loss.high, ".4f")
+
+
+def _with_ends(value: float, low: float, high: float, form: str) -> str:
+    """Return `2.107 (2.104 to 2.110)`; the value alone where there is no interval."""
+    ends = "" if math.isnan(low) else f" ({low:{form}} to {high:{form}})"
+    return f"{value:{form}}{ends}"
 
 
 def _divergences(sweep: Sweep) -> Iterator[str]:
@@ -275,17 +279,15 @@ def transfer_table(sweep: Sweep, found: Sequence[Transfer]) -> Rows:
 def _rate(best: BestRate) -> str:
     if math.isnan(best.rate):
         return "all diverged"
-    ends = "" if math.isnan(best.low) else f" ({best.low:.3g} to {best.high:.3g})"
-    return f"{best.rate:.3g}{ends}{', end of the grid' if best.at_edge else ''}"
+    edge = ", end of the grid" if best.at_edge else ""
+    return _with_ends(best.rate, best.low, best.high, ".3g") + edge
 
 
 def _drift(one: Transfer) -> str:
     if math.isnan(one.drift):
         return "unknown"
-    ends = "" if math.isnan(one.low) else f" ({one.low:+.3g} to {one.high:+.3g})"
-    return (
-        f"{one.drift:+.3g}{ends}{', a best rate is at the end of the grid' if one.beyond else ''}"
-    )
+    edge = ", a best rate is at the end of the grid" if one.beyond else ""
+    return _with_ends(one.drift, one.low, one.high, "+.3g") + edge
 
 
 def machine(sweep: Sweep) -> str:
