@@ -56,8 +56,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.seeds < 2 or args.draws < 1:
         parser.error("--seeds takes 2 or more, --draws 1 or more")
+    from charjax import backend
+    from charjax.config import RuntimeConfig
     from charjax.hardware import machine_facts
 
+    backend.start_backend(RuntimeConfig())
     began = time.monotonic()
     rows = []
     for name, words in _SCHEMES.items():

@@ -54,9 +54,11 @@ def main(argv: list[str]) -> int:
 
 def _sample(args: Namespace, signals: "Signals") -> int:
     settings, given = _settings(args), _given_prompt(args)
-    from charjax.run.load import load_run
+    from charjax.run.load import find_run, load_run
 
-    run = load_run(Path(args.workdir), args.checkpoint, core_devices=True)
+    saved = find_run(Path(args.workdir), args.checkpoint)
+    saved.start_backend(core_devices=True)
+    run = load_run(saved)
     # JAX has been imported meanwhile, which takes seconds.
     signals.poll()
     prompt, notes = _prompt(args, given, run)

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from charjax import backend, parallel
+from charjax import parallel
 from charjax.config import Config
 from charjax.conversion.state_dicts import flatten, unflatten
 from charjax.data.tokenizers import Tokenizer
@@ -42,6 +42,7 @@ def write_run(
     tokenizer: Tokenizer,
     dataset_digest: str,
     variables: dict[str, Any],
+    devices: list[jax.Device],
 ) -> int:
     """Write a run that stands at step 0 with these parameters, whole or not at all.
 
@@ -51,15 +52,11 @@ def write_run(
       tokenizer: of the model's text.
       dataset_digest: SHA-256 of that text.
       variables: arrays by path, as in `params/readout/kernel`.
+      devices: on which the parameters are placed.
 
     Returns:
       The number of parameters.
     """
-    runtime = config.runtime
-    if runtime.device == "gpu":
-        # A model of a GPU's is imported on whatever there is.
-        runtime = runtime.model_copy(update={"device": "auto"})
-    devices = backend.start_backend(runtime)
     state = _state(config, tokenizer, variables)
     mesh = parallel.make_mesh(devices, config.train.batch_size)
     noted = environment(devices, mesh)

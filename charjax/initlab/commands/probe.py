@@ -91,6 +91,7 @@ def arguments(argv: list[str]) -> Namespace:
 def _probe(args: Namespace, argv: list[str], config: Config, out: Path | None) -> None:
     from rich.console import Console
 
+    from charjax import backend
     from charjax.hardware import machine_facts
     from charjax.initlab.probes.network import probe_seeds
     from charjax.initlab.probes.summary import summarise
@@ -99,6 +100,7 @@ def _probe(args: Namespace, argv: list[str], config: Config, out: Path | None) -
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_COLUMNS)
     with _status() as told:
         told("reading the text")
+        backend.start_backend(config.runtime)
         session = open_session(config)
         coordinates = None
         if args.coordinates:
