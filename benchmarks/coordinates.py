@@ -57,6 +57,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.seeds < 2 or args.draws < 1:
         parser.error("--seeds must be 2 or more, --draws 1 or more")
+    from charjax import backend
+    from charjax.config import RuntimeConfig
+
+    backend.start_backend(RuntimeConfig())
     start = time.monotonic()
     rows = []
     for name, words in _SCHEMES.items():

@@ -84,6 +84,13 @@ def start_backend(
     return devices
 
 
+def on_any_device(config: RuntimeConfig) -> RuntimeConfig:
+    """Return the settings without a demand for a GPU, for a model trained on one."""
+    if config.device != "gpu":
+        return config
+    return config.model_copy(update={"device": "auto"})
+
+
 def set_flags(*, deterministic: bool = False) -> None:
     """Tell XLA what it has to know before it starts; what the user has told it goes first.
 

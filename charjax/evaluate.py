@@ -39,10 +39,8 @@ def main(argv: list[str]) -> int:
 
 
 def _evaluate(args: Namespace, poll: Any) -> int:
-    import jax
-
     from charjax import parallel
-    from charjax.run.load import load_run, require_run
+    from charjax.run.load import find_run, load_run, require_run
     from charjax.training.evaluation import exact_loss
 
     if args.unseen == "skip" and args.text is None:
@@ -57,10 +55,11 @@ def _evaluate(args: Namespace, poll: Any) -> int:
         )
     workdir = Path(args.workdir)
     require_run(workdir)
-    run = load_run(workdir, args.checkpoint)
+    saved = find_run(workdir, args.checkpoint)
+    devices = saved.start_backend()
+    run = load_run(saved)
     # Importing JAX has taken seconds.
     poll()
-    devices = jax.local_devices()
     other = _other_text(run, args) if args.text is not None else None
     split = other.split if other else _split(run, args.split, args.data_path)
     length = run.config.model.context_length

@@ -38,12 +38,14 @@ def _export(args: Namespace) -> str:
         write_header,
     )
     from charjax.conversion.state_dicts import original_of, to_state_dict
-    from charjax.run.load import load_run, require_run
+    from charjax.run.load import find_run, load_run, require_run
 
     path, directory = Path(args.file), Path(args.workdir)
     require_run(directory)
     check_target(path, args.overwrite)
-    run = load_run(directory, args.checkpoint)
+    saved = find_run(directory, args.checkpoint)
+    saved.start_backend()
+    run = load_run(saved)
     vocab_size = run.tokenizer.vocab_size
     tensors = to_state_dict(run.config.model, vocab_size, run.variables, args.module)
     config = run.config.model_dump(mode="json")
@@ -54,6 +56,7 @@ def _export(args: Namespace) -> str:
 
 
 def _import(args: Namespace) -> str:
+    from charjax import backend
     from charjax.conversion.files import read_file, read_header
     from charjax.conversion.resolve_config import resolve_config
     from charjax.conversion.runs import check_workdir, write_run
@@ -80,7 +83,8 @@ def _import(args: Namespace) -> str:
             )
         )
     config, tokenizer, digest = _text(config, header, text_given, vocab_size)
-    count = write_run(workdir, config, tokenizer, digest, variables)
+    devices = backend.start_backend(backend.on_any_device(config.runtime))
+    count = write_run(workdir, config, tokenizer, digest, variables, devices)
     notes = f"; {' and '.join(converted)} converted to float32" if converted else ""
     read = f"{layout.original(config.model)}: {config.model.kind}, {count:,} parameters{notes}"
     if header is None:

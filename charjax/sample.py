@@ -54,9 +54,11 @@ def main(argv: list[str]) -> int:
 
 def _sample(args: Namespace, signals: "Signals") -> int:
     settings, raw_prompt = _settings(args), _raw_prompt(args)
-    from charjax.run.load import load_run
+    from charjax.run.load import find_run, load_run
 
-    run = load_run(Path(args.workdir), args.checkpoint, core_devices=True)
+    saved = find_run(Path(args.workdir), args.checkpoint)
+    saved.start_backend(core_devices=True)
+    run = load_run(saved)
     # Importing JAX has taken seconds.
     signals.poll()
     prompt, notes = _prompt(args, raw_prompt, run)

@@ -5,12 +5,14 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
 
 from charjax import backend
 from charjax.config import RuntimeConfig
+from tests.commands import run, tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 FUSED = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true"
@@ -59,6 +61,7 @@ _FAULTS = """
 import resource
 from charjax import backend
 from charjax.config import RuntimeConfig
+from tests.commands import run, tiny
 backend.start_backend(RuntimeConfig(device="cpu"))
 from benchmarks import workloads
 words = "train.batch_size=12", "model.context_length=64"
@@ -92,3 +95,34 @@ def test_threads_have_one_heap_only_where_calls_are_large(
     # The first call decides.
     backend.start_backend(RuntimeConfig(device="cpu"), large_calls=not large_calls)
     assert heaps == [large_calls]
+
+
+def test_every_command_starts_the_backend_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = 0
+    start_backend = backend.start_backend
+
+    def count(*arguments: Any, **options: Any) -> list[jax.Device]:
+        nonlocal starts
+        starts += 1
+        return start_backend(*arguments, **options)
+
+    monkeypatch.setattr(backend, "start_backend", count)
+    text, whole, tensors = tmp_path / "text.txt", tmp_path / "run", tmp_path / "run.safetensors"
+    text.write_text("the cat sat on the mat.\n" * 40)
+    words = [*tiny("bigram"), f"data.path={text}", "train.steps=4"]
+    commands: list[tuple[object, ...]] = [
+        ("train", *words, "--workdir", whole),
+        ("train", *words, "--workdir", whole, "--resume"),
+        ("train", *words, "--init-from", whole, "--workdir", tmp_path / "tuned"),
+        ("sample", whole, "--max-new-tokens", "3"),
+        ("evaluate", whole),
+        ("interop", "export", whole, tensors),
+        ("interop", "import", tensors, "--workdir", tmp_path / "imported"),
+        ("initlab.__main__", "probe", *words, "--seeds", "2"),
+    ]
+    for command in commands:
+        starts = 0
+        done = run(*command)  # type: ignore[arg-type]
+        assert (done.status, starts) == (0, 1), (command, done.err)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from charjax.conversion.state_dicts import flatten
 from charjax.data.datasets import load_dataset
 from charjax.models import build_model
 from charjax.run.checkpoint import state_digest
-from charjax.run.load import load_run
+from charjax.run.load import find_run, load_run
 from charjax.training.session import with_context
 from charjax.training.state import state_shapes
 from tests.commands import run
@@ -72,7 +73,9 @@ def make(name: str, folder: Path, low: float = 0.1, high: float = 1.0) -> Path:
         path: rng.uniform(low, high, leaf.shape).astype(np.float32)
         for path, leaf in flatten({"params": shapes.params, **shapes.model_state}).items()
     }
-    write_run(folder / name, config, dataset.tokenizer, dataset.digest, variables)
+    write_run(
+        folder / name, config, dataset.tokenizer, dataset.digest, variables, jax.local_devices()
+    )
     return folder / name
 
 
@@ -117,7 +120,7 @@ def test_there_and_back_is_bitwise(name: str, tmp_path: Path):
     (tmp_path / ("names.txt" if name == "mlp-blank" else "text.txt")).rename(tmp_path / "moved")
     done = run("interop", "import", tmp_path / "1.safetensors", "--workdir", second)
     assert (done.status, done.err) == (0, "")
-    here, there = load_run(first).variables, load_run(second).variables
+    here, there = load_run(find_run(first)).variables, load_run(find_run(second)).variables
     assert state_digest(here) == state_digest(there)
     assert run("interop", "export", second, tmp_path / "2.safetensors").status == 0
     one, two = (load_file(tmp_path / f"{n}.safetensors") for n in (1, 2))
@@ -177,7 +180,7 @@ def test_other_floats_are_converted_and_it_is_said(dtype, exported: Path, tmp_pa
     done = run("interop", "import", *words)
     assert done.status == 0, done.err
     assert f"{np.dtype(dtype).name} converted to float32" in done.out
-    table = load_run(tmp_path / "run").variables["params"]["token_embedding"]["embedding"]
+    table = load_run(find_run(tmp_path / "run")).variables["params"]["token_embedding"]["embedding"]
     expected = short["transformer.wte.weight"].astype(np.float32)
     np.testing.assert_array_equal(np.asarray(table), expected)
 
@@ -272,7 +275,7 @@ def test_the_lectures_mlp(tmp_path: Path):
         split = ["data.split=shuffled_lines"]
         done = run("interop", "import", path, *words, *split, "--workdir", directory)
         assert done.status == 0, done.err
-        model = load_run(directory)
+        model = load_run(find_run(directory))
         tokens = rng.integers(0, 27, (5, 3)).astype(np.int32)
         logits, _ = model.model.apply(model.variables, tokens, num_outputs=1)
         h = tensors["C"][tokens].reshape(5, -1) @ tensors["W1"] + tensors["b1"]
@@ -385,7 +388,7 @@ def test_a_header_from_before_there_was_a_choice(exported: Path, tmp_path: Path)
     save_file(load_file(exported), path, metadata | {"charjax": json.dumps(header)})
     done = run("interop", "import", path, "--workdir", tmp_path / "run")
     assert done.status == 0, done.err
-    assert load_run(tmp_path / "run").config.model.activation == "gelu"
+    assert load_run(find_run(tmp_path / "run")).config.model.activation == "gelu"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from charjax import backend, parallel
+from charjax import parallel
 from charjax.config import Config
 from charjax.conversion.state_dicts import flatten, unflatten
 from charjax.data.tokenizers import Tokenizer
@@ -41,6 +41,7 @@ def write_run(
     tokenizer: Tokenizer,
     dataset_digest: str,
     variables: dict[str, Any],
+    devices: list[jax.Device],
 ) -> int:
     """Write a run at step 0 with these parameters, atomically.
 
@@ -50,15 +51,11 @@ def write_run(
       tokenizer: the alphabet of the model's text.
       dataset_digest: SHA-256 of that text.
       variables: arrays by path, as in `params/readout/kernel`.
+      devices: on which the parameters are placed.
 
     Returns:
       The number of parameters.
     """
-    runtime = config.runtime
-    if runtime.device == "gpu":
-        # A model trained on a GPU may be imported on a machine without one.
-        runtime = runtime.model_copy(update={"device": "auto"})
-    devices = backend.start_backend(runtime)
     state = _state(config, tokenizer, variables)
     mesh = parallel.make_mesh(devices, config.train.batch_size)
     facts = environment(devices, mesh)

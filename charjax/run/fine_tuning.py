@@ -6,7 +6,7 @@ from pathlib import Path
 from charjax.config import Config, differences, load_config, parse_config, read_settings
 from charjax.errors import UserError
 from charjax.run.display import shown_loss
-from charjax.run.load import Run, load_run, parameter_shapes, require_run
+from charjax.run.load import Run, find_run, load_run, parameter_shapes, require_run
 from charjax.run.metrics import MetricsFile
 
 # Settings of the model that may differ. A context length may change parameters, which
@@ -60,7 +60,7 @@ def load_source(directory: Path, checkpoint: str, config: Config) -> Run:
     Raises:
       UserError: there is no such checkpoint, or its parameters do not fit the new run's model.
     """
-    source = load_run(directory, checkpoint)
+    source = load_run(find_run(directory, checkpoint))
     _check_same_model(source.config, config)
     if parameter_shapes(source.config, source) != parameter_shapes(config, source):
         theirs, ours = source.config.model.context_length, config.model.context_length

@@ -14,7 +14,7 @@ from charjax.errors import UserError
 from charjax.models import build_model
 from charjax.models.contract import CharModel
 from charjax.run.checkpoint import Checkpoints
-from charjax.run.notes import read_notes
+from charjax.run.notes import Notes, read_notes
 from charjax.training.cpu_plan import needs_one_heap
 from charjax.training.state import ADAM_SCALES, state_shapes, variables_of
 
@@ -42,13 +42,43 @@ class Run:
     dataset_digest: str
 
 
-def load_run(directory: Path, checkpoint: str = "best", *, core_devices: bool = False) -> Run:
-    """Read a run's model.
+@dataclasses.dataclass(frozen=True)
+class SavedRun:
+    """A checkpoint of a run, of which only the notes have been read.
+
+    Attributes:
+      directory: of the run.
+      checkpoint: "best", "latest" or a step.
+      notes: saved with the checkpoint.
+      store: the run's checkpoints.
+    """
+
+    directory: Path
+    checkpoint: str | int
+    notes: Notes
+    store: Checkpoints
+
+    @property
+    def config(self) -> Config:
+        """The run's configuration, for any device: a GPU's model can be read on a CPU."""
+        config = self.notes.config
+        return config.model_copy(update={"runtime": backend.on_any_device(config.runtime)})
+
+    def start_backend(self, *, core_devices: bool = False) -> list[jax.Device]:
+        """Start JAX for this run's model; see `charjax.backend.start_backend`."""
+        return backend.start_backend(
+            self.config.runtime,
+            core_devices=core_devices,
+            large_calls=needs_one_heap(self.config, 1),
+        )
+
+
+def find_run(directory: Path, checkpoint: str = "best") -> SavedRun:
+    """Find a checkpoint of a run, and read its notes; JAX is not started.
 
     Args:
-      directory: the run's.
+      directory: of the run.
       checkpoint: "best", "latest" or a step.
-      core_devices: passed to `backend.start_backend`.
 
     Raises:
       UserError: no run there, no such checkpoint, or none that can be read.
@@ -62,20 +92,21 @@ def load_run(directory: Path, checkpoint: str = "best", *, core_devices: bool = 
             )
         which = int(checkpoint)
     store = Checkpoints(directory / "checkpoints")
-    notes = read_notes(store.read_meta(which))
-    config, tokenizer = notes.config, notes.tokenizer
-    # A model trained on a GPU is read on any device.
-    if config.runtime.device == "gpu":
-        config = config.model_copy(
-            update={"runtime": config.runtime.model_copy(update={"device": "auto"})}
-        )
-    backend.start_backend(
-        config.runtime, core_devices=core_devices, large_calls=needs_one_heap(config, 1)
-    )
-    model = build_model(config, tokenizer)
+    return SavedRun(directory, which, read_notes(store.read_meta(which)), store)
+
+
+def load_run(saved: SavedRun) -> Run:
+    """Read a run's model onto the devices of the backend as it was started.
+
+    Raises:
+      UserError: the checkpoint cannot be read.
+    """
+    config, notes = saved.config, saved.notes
+    model = build_model(config, notes.tokenizer)
     shapes = state_shapes(model, config, notes.tables)
-    state, _, step = store.restore(which, shapes, ones=ADAM_SCALES)
-    return Run(directory, config, tokenizer, model, variables_of(state), step, notes.dataset_digest)
+    state, _, step = saved.store.restore(saved.checkpoint, shapes, ones=ADAM_SCALES)
+    variables, digest = variables_of(state), notes.dataset_digest
+    return Run(saved.directory, config, notes.tokenizer, model, variables, step, digest)
 
 
 def saved_dataset(directory: Path) -> tuple[Tokenizer, str] | tuple[None, None]:

@@ -67,7 +67,7 @@ class Session:
 def open_session(
     config: Config, tokenizer: Tokenizer | None = None, digest: str | None = None
 ) -> Session:
-    """Load the text, build the model and find the devices.
+    """Load the text and build the model, for this process's devices as they were started.
 
     Args:
       config: the configuration.
@@ -75,10 +75,9 @@ def open_session(
       digest: SHA-256 of the text, if it must be a certain one.
 
     Raises:
-      UserError: whatever is wrong with the data or the devices.
+      UserError: a mistake in the data, or the model does not fit the devices.
     """
-    devices = backend.start_backend(config.runtime)
-    return make_session(config, load_dataset(config.data, tokenizer, digest), devices)
+    return make_session(config, load_dataset(config.data, tokenizer, digest), jax.local_devices())
 
 
 def start_for_training(config: Config) -> list[jax.Device]:

@@ -47,13 +47,13 @@ def serve_series(requests: str, answers: str, out: str, err: str) -> None:
 
 def _leave_out_what_is_heavy() -> None:
     """Make training, counting, generating and scoring do nothing, and read a model once."""
-    loaded: dict[tuple[Path, str], Any] = {}
+    loaded: dict[tuple[Path, str | int], Any] = {}
     load_run = load.load_run
 
-    def load_once(directory: Path, checkpoint: str = "best", **options: bool) -> Any:
-        key = (directory, checkpoint)
+    def load_once(saved: load.SavedRun) -> Any:
+        key = (saved.directory, saved.checkpoint)
         if key not in loaded:
-            loaded[key] = load_run(directory, checkpoint, **options)
+            loaded[key] = load_run(saved)
         return loaded[key]
 
     class Idle:

@@ -8,7 +8,7 @@ import pytest
 
 from charjax.config import load_config
 from charjax.data.splits import target_counts
-from charjax.run.load import load_run
+from charjax.run.load import find_run, load_run
 from charjax.training.seeds import Replicas
 from charjax.training.session import first_state, open_session, score_split
 from charjax.training.state import apply_multipliers, variables_of
@@ -44,7 +44,7 @@ def test_a_run_with_factors_resumes_to_the_bit_and_is_read_as_it_was_trained(tex
     told_loss = json.loads(run("evaluate", whole, "--json", "--checkpoint", "latest").out)["loss"]
     assert told_loss == pytest.approx(summaries[0]["val_loss"], rel=1e-6)
     # Fine-tuning begins with the function, in the parametrisation of the new run.
-    read = load_run(whole, "latest")
+    read = load_run(find_run(whole, "latest"))
     for scheme in (SCALED, ["init.scheme=gpt2"]):
         session = open_session(load_config(None, [*overrides[:-4], *scheme]), read.tokenizer)
         state = first_state(session, read.variables["params"])

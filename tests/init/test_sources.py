@@ -22,7 +22,7 @@ from charjax.init.scheme import find_adam_factors
 from charjax.initlab.sweeps.axes import Axes
 from charjax.initlab.sweeps.grid import make_groups
 from charjax.run.checkpoint import Checkpoints
-from charjax.run.load import load_run
+from charjax.run.load import find_run, load_run
 from charjax.training.state import ADAM_SCALES, AdamScales, create_state
 from charjax.training.step import make_train_step
 from tests.commands import run, tiny
@@ -206,7 +206,7 @@ def _shapes(place: Path, step: int):
     from charjax.run.notes import read_notes
     from charjax.training.state import state_shapes
 
-    read = load_run(place, str(step))
+    read = load_run(find_run(place, str(step)))
     notes = read_notes(Checkpoints(place / "checkpoints").read_meta(step))
     return state_shapes(read.model, read.config, notes.tables)
 
@@ -246,4 +246,4 @@ def test_an_older_run_goes_on_as_it_began(scheme, tmp_path):
     summaries = [json.loads((p / "summary.json").read_text()) for p in (place, whole)]
     assert summaries[0]["state_digest"] == summaries[1]["state_digest"]
     assert summaries[0]["config_digest"] == summaries[1]["config_digest"]
-    assert load_run(place).config.model.scale_embeddings is False
+    assert load_run(find_run(place)).config.model.scale_embeddings is False

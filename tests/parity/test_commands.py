@@ -62,7 +62,7 @@ def test_a_gpt_trained_elsewhere(tmp_path: Path):
 
 def test_makemores_transformer(tmp_path: Path):
     """Compare to 1e-5 with the tanh GELU; with the other GELU the function differs."""
-    from charjax.run.load import load_run
+    from charjax.run.load import find_run, load_run
     from tests.parity.mingpt import GPT
 
     names = ["emma", "olivia", "ava", "isabella", "sophia", "mia", "amelia", "ella", "zoe", "ada"]
@@ -85,7 +85,7 @@ def test_makemores_transformer(tmp_path: Path):
             *[f"model.activation={activation}", "--workdir", tmp_path / activation],
         )
         assert done.status == 0, done.err
-        ours = load_run(tmp_path / activation)
+        ours = load_run(find_run(tmp_path / activation))
         logits, _ = ours.model.apply(ours.variables, tokens.numpy().astype(np.int32))
         distances[activation] = np.abs(logits - expected).max() / np.abs(expected).max()
     assert distances["gelu_tanh"] < 1e-5

@@ -112,6 +112,10 @@ def test_a_user_may_say_how_many_devices_there_are(
 # devices drop, each of its own rows.
 _STEPS = """
 import dataclasses, json, sys
+from charjax import backend
+from charjax.config import RuntimeConfig
+
+backend.start_backend(RuntimeConfig())
 import jax, jax.numpy as jnp, numpy as np
 from charjax import parallel
 from charjax.config import load_config

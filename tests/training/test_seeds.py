@@ -120,6 +120,10 @@ def test_sharded_text_is_untouched(text):
 
 TOGETHER = """
 import sys
+from charjax import backend
+from charjax.config import RuntimeConfig
+
+backend.start_backend(RuntimeConfig())
 from charjax.config import load_config
 from charjax.training.seeds import Replicas
 from charjax.training.session import open_session

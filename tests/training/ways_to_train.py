@@ -11,8 +11,8 @@ import sys
 
 import jax
 
-from charjax import parallel
-from charjax.config import load_config
+from charjax import backend, parallel
+from charjax.config import RuntimeConfig, load_config
 from charjax.random_streams import purpose_key
 from charjax.training.program import compile_chunks
 from charjax.training.session import Session, first_state, open_session
@@ -48,4 +48,5 @@ def _open(words: tuple[str, ...]) -> Session:
 
 
 if __name__ == "__main__":
+    backend.start_backend(RuntimeConfig())
     json.dump([losses(*case) for case in json.load(sys.stdin)], sys.stdout)

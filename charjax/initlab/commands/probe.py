@@ -90,6 +90,7 @@ def arguments(argv: list[str]) -> Namespace:
 def _probe(args: Namespace, argv: list[str], config: Config) -> None:
     from rich.console import Console
 
+    from charjax import backend
     from charjax.files import write_json
     from charjax.hardware import machine_facts
     from charjax.initlab.probes.network import probe_seeds
@@ -98,6 +99,7 @@ def _probe(args: Namespace, argv: list[str], config: Config) -> None:
 
     with _status() as show_stage:
         show_stage("reading the text")
+        backend.start_backend(config.runtime)
         session = open_session(config)
         coordinates = None
         if args.coordinates:
