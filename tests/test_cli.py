@@ -160,7 +160,7 @@ def test_help_of_train_shows_every_setting(capsys: pytest.CaptureFixture[str]):
     out = capsys.readouterr().out
     assert "  optim.learning_rate      float   0.001        the highest learning rate\n" in out
     assert "  model.hidden             [int]   [200]        widths of the hidden layers\n" in out
-    assert "  data.path                text    unset        a text file of your own" in out
+    assert "  data.path                text    unset        your own text file" in out
 
 
 # How commands end.
