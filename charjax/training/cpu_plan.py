@@ -1,8 +1,8 @@
-"""What is decided by the size of a step on a CPU: how the cores share it, oneDNN, one heap or more.
+"""Decisions by the size of a step on a CPU: how the cores share it, oneDNN, the number of heaps.
 
 Left to itself, XLA splits an operation over the cores, and they wait for each other after each.
 Where every core is a device with rows of its own, they meet once a step, to add up gradients;
-but then each core takes the whole of the optimiser's step, too. So sharing the batch is worth it
+but then each core also does the whole update of the optimizer. So sharing the batch is worth it
 for steps of many operations that are small beside the parameters (measured on two cores:
 benchmarks/NOTES.md).
 """
@@ -32,7 +32,7 @@ _GATES = {RNNConfig: 1, GRUConfig: 3, LSTMConfig: 4}
 
 
 def share_batch(config: Config, cores: int) -> bool:
-    """Whether each of so many cores should take its part of every batch."""
+    """Return whether each of so many cores should have a part of every batch."""
     context = config.model.context_length or _SHORT
     targets = config.train.batch_size * context
     weights = matrix_weights(config)
@@ -45,10 +45,10 @@ def share_batch(config: Config, cores: int) -> bool:
 
 
 def needs_one_heap(config: Config, cores: int) -> bool:
-    """Whether a call of the loop may need more temporary arrays than a thread's heap holds.
+    """Return whether a call of the loop may need more temporary arrays than a thread's heap holds.
 
-    Counted are the numbers that a row keeps for the way back, as XLA's own figures had them: 24 D
-    a layer of a transformer, 8 H of a recurrent network; 6 for each hidden unit otherwise.
+    The estimate counts the numbers per row that the backward pass needs, as XLA reports them: 24 D
+    per layer of a transformer, 8 H of a recurrent network; 6 for each hidden unit otherwise.
     """
     model = config.model
     rows = config.train.batch_size * (model.context_length or _SHORT)
@@ -69,7 +69,7 @@ def needs_one_heap(config: Config, cores: int) -> bool:
 
 
 def has_onednn_products(config: Config, devices: int) -> bool:
-    """Whether the widest gradient of a transformer's weights is large enough for oneDNN.
+    """Return whether the widest gradient of a transformer's weights is large enough for oneDNN.
 
     Only where one device has all threads: oneDNN's wait for each other.
     """

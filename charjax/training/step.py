@@ -167,7 +167,9 @@ def accumulated(gradients: Gradients, steps: int) -> Gradients:
 
         rows = (carry, batch.inputs, batch.targets, batch.weights)
         carry, *arrays = jax.tree.map(lambda x: x.reshape(steps, -1, *x.shape[1:]), rows)
-        batches = Batch(*arrays, jnp.broadcast_to(batch.restart, (steps,)))
+        inputs, targets, weights = arrays
+        restart = jnp.broadcast_to(batch.restart, (steps,))
+        batches = Batch(inputs, targets, weights, restart)
         zeros = Sums(jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
         (sums, model_state), carry = jax.lax.scan(
             body, (zeros, model_state), (carry, batches, jax.random.split(key, steps))

@@ -28,7 +28,7 @@ def measure_nets(
       one: typed key -> a pytree of arrays, the same shapes for every key; it is compiled.
       seed: of the keys.
       nets: R.
-      progress: told networks done and in all.
+      progress: called with the networks done and their total.
       poll: called between groups of networks.
 
     Returns:

@@ -46,7 +46,7 @@ _RESAMPLES = 2000
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How much is trained.
+    """Size of the experiment.
 
     Attributes:
       widths: from the base on.
@@ -96,7 +96,7 @@ def run(tier: Tier, progress: Progress, poll: Poll) -> list[Check]:
 
 
 def measure(size: Size, progress: Progress, poll: Poll) -> list[Check]:
-    """The checks, from runs of a size."""
+    """Return the checks, from runs of a size."""
     checks: list[Check] = []
     # A step's time grows at least as the width does.
     runs = len(size.rates) * size.seeds
@@ -105,19 +105,19 @@ def measure(size: Size, progress: Progress, poll: Poll) -> list[Check]:
         losses = []
         for width in size.widths:
 
-            def told(steps: int, width: int = width) -> None:
+            def report(steps: int, width: int = width) -> None:
                 nonlocal done
                 done += steps * width
                 progress(min(done, total), total)
 
             config = config_of(size, scheme, width)
-            losses.append(train_rates(config, _rates(size), size.seeds, told, poll))
+            losses.append(train_rates(config, _rates(size), size.seeds, report, poll))
         checks += _checks(name, size, np.stack(losses))
     return checks
 
 
 def config_of(size: Size, scheme: str, width: int) -> Config:
-    """A run at a width, its learning rate left open."""
+    """Return the config of a run at a width, for any learning rate."""
     words = [
         "data.name=shakespeare",
         "model.kind=transformer",
@@ -146,7 +146,7 @@ def train_rates(
       config: of all runs but for the rate and the seed.
       rates: (L,) learning rates.
       seeds: S; they are 0, 1, ...
-      progress: told the steps done since it was last called, of all runs together.
+      progress: called with the steps done since the call before, of all runs together.
       poll: called between chunks; may raise to stop.
 
     Returns:
@@ -159,7 +159,7 @@ def train_rates(
     count, steps = ensemble.count, config.train.steps
     losses_R = np.empty(total)
     for first in range(0, total, count):
-        # The last group begins anew where it would be too small for the program.
+        # The last group is filled up with the first runs.
         place = np.arange(first, first + count) % total
         losses = _train(ensemble, steps, place % seeds, rates[place // seeds], progress, poll)
         fresh = min(count, total - first)
@@ -192,9 +192,9 @@ def _train(
 
 
 def best_rate(log_rates_L: NDArray[np.float64], losses_L: NDArray[np.float64]) -> float:
-    """The exponent of the best rate: through the lowest loss and its neighbours a parabola.
+    """Return the exponent of the best rate, by a parabola through the lowest loss's neighbours.
 
-    At the edge of the grid, or beside a run that diverged, the lowest one itself.
+    At the edge of the grid, or beside a run that diverged, return the rate of the lowest loss.
     """
     best = int(np.argmin(losses_L))
     near = slice(best - 1, best + 2)
