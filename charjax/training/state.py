@@ -1,4 +1,4 @@
-"""Everything that a step reads and writes, and so everything that a checkpoint holds."""
+"""The state of a training run: all that a step reads and writes, and a checkpoint holds."""
 
 import re
 from typing import Any, NamedTuple
@@ -34,30 +34,30 @@ class Counters(NamedTuple):
 
 
 class Scales(NamedTuple):
-    """What a scheme multiplies parameters and steps by: two pytrees of float32 scalars."""
+    """A scheme's factors of parameters and of learning rates; two pytrees of float32 scalars."""
 
     learning_rates: Any
     multipliers: Any
 
 
 class AdamScales(NamedTuple):
-    """What a scheme multiplies AdamW's epsilon and the decay by: pytrees of float32 scalars."""
+    """A scheme's factors of AdamW's epsilon and of the decay; pytrees of float32 scalars."""
 
     epsilons: Any
     decays: Any
 
 
-# The leaves of a saved state that are 1 where they are missing: the run is older than they are.
+# Leaves that are 1 where a saved state lacks them: the run was saved by an earlier version.
 ADAM_SCALES = re.compile(r"(.*/)?adam_scales/.*")
 
 
 class InitData(NamedTuple):
-    """What a scheme may want to know of the training text.
+    """Data of the training text that a scheme may use.
 
     Attributes:
       log_unigram_V: log frequencies of the targets.
-      inputs_BS: of the run's first batch.
-      num_outputs: targets of a row of it.
+      inputs_BS: inputs of the run's first batch.
+      num_outputs: targets per row of that batch.
     """
 
     log_unigram_V: Array
@@ -70,14 +70,14 @@ class TrainState(NamedTuple):
 
     Attributes:
       params: the parameters, float32.
-      opt_state: the optimiser's moments and count.
+      opt_state: the optimizer's moments and count.
       model_state: other collections of the model, such as batch norm's running statistics.
       carry: the recurrent state carried from batch to batch, or ().
       counters: int32 scalars.
-      scales: the scheme's factors, or () where all are 1. They are part of the state, not of the
-        program: one program trains several schemes, and a checkpoint holds its whole function,
-        whatever becomes of the scheme that made it.
-      adam_scales: likewise, of AdamW's epsilon and the decay.
+      scales: the scheme's factors, or () if all are 1. They are part of the state, not of the
+        program: one program trains several schemes, and a checkpoint does not depend on later
+        changes of a scheme.
+      adam_scales: likewise the factors of AdamW's epsilon and of the decay.
     """
 
     params: Any
@@ -90,7 +90,7 @@ class TrainState(NamedTuple):
 
 
 def variables_of(state: TrainState) -> dict[str, Any]:
-    """What `model.apply` wants: the parameters times their multipliers, and other collections."""
+    """Return the variables of `model.apply`: multiplied parameters, and other collections."""
     return {"params": apply_multipliers(state.params, state.scales), **state.model_state}
 
 
@@ -119,7 +119,7 @@ def optimizer_factors(state: TrainState) -> dict[str, Any]:
 
 
 def scales_of(model: CharModel, config: Config, shapes: Any) -> Scales | tuple[()]:
-    """The factors of the config's scheme for parameters of these shapes; () where all are 1."""
+    """Return the config's scheme's factors for parameters of these shapes; () if all are 1."""
     scheme = scheme_for(config)
     if not scheme.scaled:
         return ()
@@ -127,7 +127,7 @@ def scales_of(model: CharModel, config: Config, shapes: Any) -> Scales | tuple[(
 
 
 def adam_scales_of(model: CharModel, config: Config, shapes: Any) -> AdamScales | tuple[()]:
-    """The scheme's factors of AdamW's epsilon and the decay; () where all are 1."""
+    """Return the scheme's factors of AdamW's epsilon and the decay; () if all are 1."""
     scheme = scheme_for(config)
     if not scheme.scales_adam:
         return ()
@@ -136,12 +136,12 @@ def adam_scales_of(model: CharModel, config: Config, shapes: Any) -> AdamScales 
 
 
 def _aligned(factor: Array, parameter: Array) -> Array:
-    """A scalar, or one a stacked state, against the leading axes of the parameter."""
+    """Reshape a factor, a scalar or one per stacked state, to broadcast over the parameter."""
     return factor.reshape(factor.shape + (1,) * (parameter.ndim - factor.ndim))
 
 
 def zero_counters() -> Counters:
-    """The counters of a run that has not begun."""
+    """Return the counters at step 0."""
     return Counters(*(jnp.zeros((), jnp.int32) for _ in Counters._fields))
 
 
@@ -153,16 +153,16 @@ def create_state(
     *,
     with_scales: bool = False,
 ) -> TrainState:
-    """The state at step 0: parameters by the config's scheme, everything else at zero.
+    """Return the state at step 0: parameters by the config's scheme, everything else at zero.
 
     Also used under `jax.eval_shape`, for the shapes alone.
 
     Args:
       model: the model.
       config: the configuration.
-      key: typed; of this run's draw.
-      data: what the scheme wants of the text, if it wants anything.
-      with_scales: hold the factors even where all are 1, so that the states of all schemes have
+      key: typed key of this run's draw.
+      data: of the text; needed by schemes that read it.
+      with_scales: include the factors even if all are 1, so that the states of all schemes have
         one structure and can be stacked.
 
     Raises:
@@ -181,7 +181,7 @@ def create_state(
     params = drawn.params
     if scheme.adjust is not None:
         if data is None:
-            raise ValueError(f"{config.init.scheme} needs a batch, and was given none")
+            raise ValueError(f"{config.init.scheme} needs a batch; none given")
         variables = {"params": params, **model_state}
         params = scheme.adjust(model, variables, data.inputs_BS, data.num_outputs)
     scales: Scales | tuple[()] = ()
@@ -201,7 +201,7 @@ def initial_state(
     scales: Scales | tuple[()] = (),
     adam_scales: AdamScales | tuple[()] = (),
 ) -> TrainState:
-    """The state at step 0 from parameters, the model's other collections and a scheme's factors."""
+    """Return the state at step 0 with these parameters, other collections and factors."""
     carry: Any = ()
     if config.data.sampling == "contiguous" and model.memory == "carried":
         carry = model.init_cache(config.train.batch_size * config.optim.accumulate_steps)
@@ -218,21 +218,23 @@ Tables = dict[str, jax.ShapeDtypeStruct]
 
 
 def state_shapes(model: CharModel, config: Config, tables: Tables | None = None) -> Any:
-    """The shapes and dtypes of a run's state.
+    """Return the shapes and dtypes of a run's state.
 
-    A fitted family's tables are as long as its text has contexts, so theirs are given, from the
-    notes of the checkpoint.
+    The tables of a fitted family depend on its text, so their shapes come from the notes of the
+    checkpoint.
     """
     if model.fitted:
         return fitted_state(tables or {})
-    nothing = InitData(
+    placeholder = InitData(
         jnp.zeros(model.vocab_size), jnp.zeros((1, model.lookback + 1), jnp.int32), 1
     )
-    return jax.eval_shape(lambda key: create_state(model, config, key, nothing), jax.random.key(0))
+    return jax.eval_shape(
+        lambda key: create_state(model, config, key, placeholder), jax.random.key(0)
+    )
 
 
 def fitted_state(params: dict[str, Any]) -> TrainState:
-    """The state of a family that is fitted in one step."""
+    """Return the state of a family that is fitted in one step."""
     counters = zero_counters()._replace(step=jnp.ones((), jnp.int32))
     return TrainState(params, (), {}, (), counters)
 

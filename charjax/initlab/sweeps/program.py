@@ -226,7 +226,7 @@ def _val_loss(model: CharModel, variables: Any, source: BatchSource, batches: Ar
             variables, batch.inputs, num_outputs=batch.targets.shape[1], train=False
         )
         losses_BT = cross_entropy(logits_BTV, batch.targets)
-        # NaN times a weight of 0 is NaN; but a model with one NaN has NaN everywhere.
+        # A NaN with weight 0 gives NaN; but then every loss is NaN.
         return sums[0] + jnp.sum(losses_BT * batch.weights), sums[1] + jnp.sum(batch.weights)
 
     loss, targets = jax.lax.fori_loop(0, batches, add, (jnp.float32(0.0), jnp.float32(0.0)))

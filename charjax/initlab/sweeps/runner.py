@@ -138,9 +138,9 @@ class Sweep:
         needed, total = program.memory * devices / 1e9, budget * devices / 1e9
         if program.memory > budget or (limit is not None and program.count < count):
             fit = 0 if program.memory > budget else program.count
-            given = f"--at-once: {limit}" if limit else f"--width: {group.width}"
+            setting = f"--at-once: {limit}" if limit else f"--width: {group.width}"
             raise UserError(
-                f"{given} given; {program.count} run(s) of depth {group.depth} and width "
+                f"{setting} given; {program.count} run(s) of depth {group.depth} and width "
                 f"{group.width} need {needed:.1f} GB and {total:.1f} GB may be taken: {fit} would "
                 "fit at once; give that many, or a smaller network or batch"
             )
