@@ -7,7 +7,7 @@
 #               --compare`: for changes that are meant to change nothing
 # make faults   the fault matrix in full: kill, damage and fill up runs, thousands of cases
 # make parity   an environment on Python 3.11 with PyTorch; compare with its numbers
-# make lint     style, formatting and types
+# make lint     style, formatting, types, layers of the house and language
 # make reproduce  measure every published figure this hardware can (a CPU: under 40 minutes)
 # make results  write the numbers in benchmarks/results/ into README.md, docs/ and configs/
 # make docs     build the documentation into site/ (warnings are errors)
@@ -69,6 +69,7 @@ lint: $(VENV)/.dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
+	$(RUN) -m pytest tests/test_house.py tests/test_language.py
 
 reproduce: $(VENV)/.run
 	$(RUN) -m charjax.reproduce

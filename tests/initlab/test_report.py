@@ -118,10 +118,10 @@ def test_everything_is_there(full):
         "update-to-data",
     ]
     assert (directory / "report.html").stat().st_size < 5_000_000
-    told = " ".join(page.all("figcaption"))
-    assert "n = 3 seeds" in told
-    assert "6 ξc" in told
-    assert "a run diverged" in told
+    text = " ".join(page.all("figcaption"))
+    assert "n = 3 seeds" in text
+    assert "6 ξc" in text
+    assert "a run diverged" in text
 
 
 def test_pictures_are_inline_and_told(full):
@@ -255,17 +255,17 @@ def test_divergence_comes_with_the_verdicts(full):
 def test_a_seed_is_judged_by_a_setting_chosen_without_it():
     """Pure noise: the best of 40 settings looks better than it is, and leaving one out does not."""
     rng = np.random.default_rng(0)
-    chosen, kept = [], []
+    chosen, judged = [], []
     for _ in range(200):
         losses_GRS = rng.normal(size=(1, 40, 6))
-        kept.append(verdicts.judged(losses_GRS).mean())
+        judged.append(verdicts.judged(losses_GRS).mean())
         chosen.append(losses_GRS[verdicts.best_setting(losses_GRS)].mean())
     assert np.mean(chosen) < -0.7
-    assert abs(np.mean(kept)) < 0.1
+    assert abs(np.mean(judged)) < 0.1
 
 
 def test_many_schemes_can_be_told_apart():
-    """Ten pairs of five arms at 8 seeds, each at the smallest p there is; Holm's would be 0.078."""
+    """Ten pairs of five variants at 8 seeds, each at the smallest p; Holm's would be 0.078."""
     rng = np.random.default_rng(0)
     losses_CS = 0.3 * np.arange(5)[:, None] + rng.normal(0, 0.1, (5, 8)) + rng.normal(0, 5, 8)
     (found,) = compare_all([losses_CS[:, None]])
@@ -274,7 +274,7 @@ def test_many_schemes_can_be_told_apart():
 
 
 def test_all_pairs_keep_the_level():
-    """Equal arms: a finding among any of the pairs in at most about 5 % of experiments."""
+    """Equal variants: a finding among any of the pairs in at most about 5 % of experiments."""
     rng = np.random.default_rng(4)
     false = 0
     for _ in range(120):
@@ -447,8 +447,8 @@ def broken(tmp_path, change):
 
 @pytest.mark.parametrize("name", ["sweep.json", "runs.csv", "layers.csv", "histograms.npz"])
 def test_a_missing_file_is_named(tmp_path, name):
-    told = broken(tmp_path, lambda directory: (directory / name).unlink())
-    assert f"{name} missing; the sweep did not finish" in told
+    text = broken(tmp_path, lambda directory: (directory / name).unlink())
+    assert f"{name} missing; the sweep did not finish" in text
 
 
 def _edit(name, old, new, count=1):
@@ -470,7 +470,7 @@ def _cut(name, rows):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "text"),
     [
         (_cut("runs.csv", 2), "holds 4 of 6 runs; the sweep did not finish"),
         (_edit("runs.csv", "val_loss", "loss"), "no column val_loss"),
@@ -489,8 +489,8 @@ def _cut(name, rows):
         (lambda d: np.savez(d / "histograms.npz", step=np.zeros(3)), "no array scheme"),
     ],
 )
-def test_what_is_broken_is_said(tmp_path, change, told):
-    assert told in broken(tmp_path, change)
+def test_what_is_broken_is_said(tmp_path, change, text):
+    assert text in broken(tmp_path, change)
 
 
 def test_an_array_of_objects_is_refused(tmp_path):
@@ -505,7 +505,7 @@ def test_an_array_of_objects_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "text"),
     [
         (["nowhere"], "'nowhere' is no directory"),
         ([], "the following arguments are required: DIR"),
@@ -513,22 +513,22 @@ def test_an_array_of_objects_is_refused(tmp_path):
         (["x", "--ouut", "y"], "did you mean --out?"),
     ],
 )
-def test_mistakes(tmp_path, monkeypatch, words, told):
+def test_mistakes(tmp_path, monkeypatch, words, text):
     monkeypatch.chdir(tmp_path)
     done = report(*words)
     assert done.status == 2
     assert done.err.count("\n") == 1
-    assert told in done.err
+    assert text in done.err
 
 
 def test_a_place_that_is_no_file(small, tmp_path):
-    for out, told in (
+    for out, text in (
         (tmp_path, "is a directory"),
         (tmp_path / "no" / "x", "there is no directory"),
     ):
         done = report(small[0], "--out", out)
         assert done.status == 2
-        assert told in done.err
+        assert text in done.err
 
 
 def test_axes_ascend(tmp_path):

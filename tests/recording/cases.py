@@ -153,12 +153,12 @@ SLIDE = ["sample", "run", "--json", "--past-context", "slide", "--max-new-tokens
 
 
 def train(*words: str) -> list[str]:
-    """A short run in the directory `run`; of a setting given twice the last counts."""
+    """Return a short run in the directory `run`; of a setting given twice the last counts."""
     return ["train", *SHORT, *words, *RUN]
 
 
 def samples(*prompts: str) -> list[list[str]]:
-    """Samples in every way; the longest go past the context."""
+    """Return commands that sample in every way; the longest samples go past the context."""
     few = ["sample", "run", "--json", "--max-new-tokens", "40"]
     return [
         [*few, "--greedy"],
@@ -168,7 +168,7 @@ def samples(*prompts: str) -> list[list[str]]:
 
 
 def evaluations() -> list[list[str]]:
-    """The losses of a run, in every way."""
+    """Return commands that evaluate a run in every way."""
     score = ["evaluate", "run", "--json"]
     return [
         score,
@@ -179,7 +179,7 @@ def evaluations() -> list[list[str]]:
 
 
 def exchange(*words: str) -> list[list[str]]:
-    """A state dict of a run, and runs made of it with and without charjax's header."""
+    """Export a run's state dict, and import it with and without charjax's header."""
     return [
         ["interop", "export", "run", "1.safetensors"],
         ["interop", "import", "1.safetensors", "--workdir", "again"],
@@ -189,7 +189,7 @@ def exchange(*words: str) -> list[list[str]]:
 
 
 def resumed(*words: str, layout: tuple[str, ...] = ()) -> list[list[str]]:
-    """A run that is gone on with past its end, and one that begins with its parameters."""
+    """Resume a run past its end, and start another one from its parameters."""
     few = ["train.steps=5", "checkpoint.every=2", "eval.every=2"]
     source = ["--init-from", "run", "--checkpoint", "10"]
     return [
@@ -200,7 +200,7 @@ def resumed(*words: str, layout: tuple[str, ...] = ()) -> list[list[str]]:
 
 
 def sweep(*words: str) -> Case:
-    """A sweep with its report."""
+    """Run a sweep and its report."""
     out = ["--out", "sweep"]
     return Case(
         [["initlab", "sweep", TEXT, "train.batch_size=8", "--steps", "8", *words, *out]], long=12
@@ -208,7 +208,7 @@ def sweep(*words: str) -> Case:
 
 
 def probe(*words: str) -> Case:
-    """A probe of a network at its first step."""
+    """Probe a network at its first step."""
     few = ["--seeds", "2", "--json", "--out", "probe"]
     return Case([["initlab", "probe", TEXT, "train.batch_size=4", *words, *few]], long=3)
 
