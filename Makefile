@@ -3,11 +3,14 @@
 # make kills    kill runs twenty times at random moments; all must come to the same end
 # make slow     the tests that `make test` leaves out: more cases, and the longest
 # make golden   compute anew what tests/golden holds runs to, for a change that is meant
+# make recording OUT=FILE.json  record what the commands do, to compare by `python -m tests.recording
+#               --compare`: for changes that are meant to change nothing
 # make faults   the fault matrix in full: kill, damage and fill up runs, thousands of cases
 # make parity   an environment on Python 3.11 with PyTorch; compare with its numbers
-# make lint     style, formatting and types
+# make lint     style, formatting, types, layers of the house and language
 # make reproduce  measure every published figure this hardware can (a CPU: under 40 minutes)
-# make results  write the numbers in benchmarks/results/ into README.md, RESULTS.md and configs/
+# make results  write the numbers in benchmarks/results/ into README.md, docs/ and configs/
+# make docs     build the documentation into site/ (warnings are errors)
 # make gpu-bench  on a machine with a GPU: its tests, benchmarks and reproductions; results in $$OUT
 #               (ARGS="--devices gpu --minutes 10" where time is short)
 # make clean    remove the environments and what the tools left (never runs/)
@@ -28,7 +31,8 @@ FAILED = { echo "error: the installation failed; another Python may work: make P
 
 FAULTS_OUT =
 
-.PHONY: train test slow golden kills faults parity lint reproduce results gpu-bench clean
+.PHONY: train test slow golden recording kills faults parity lint reproduce results docs gpu-bench \
+	clean
 
 train: $(VENV)/.run
 	$(RUN) -m charjax.train
@@ -43,6 +47,9 @@ slow: $(VENV)/.dev
 # Not to make a test pass: see tests/golden/test_golden.py.
 golden: $(VENV)/.dev
 	$(RUN) -m tests.golden
+
+recording: $(VENV)/.dev
+	$(RUN) -m tests.recording "$(OUT)"
 
 # Four families, five runs, each killed four times.
 kills: $(VENV)/.dev
@@ -62,12 +69,20 @@ lint: $(VENV)/.dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
+	$(RUN) -m pytest tests/test_house.py tests/test_language.py
 
 reproduce: $(VENV)/.run
 	$(RUN) -m charjax.reproduce
 
 results: $(VENV)/.run
 	$(RUN) -m benchmarks.render
+
+# Warnings are errors. What a page loads must be in site/ too.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@! grep -rlE '(src|<link[^>]*href)="https?:' --include=*.html site || \
+		{ echo "error: these pages load something from a network" >&2; exit 1; }
+	@echo "open site/index.html"
 
 # With whatever environment the machine has JAX for its GPU in: PYTHON=..., else the newest python.
 gpu-bench:
@@ -76,7 +91,7 @@ gpu-bench:
 		"$$python" -m benchmarks.gpu $(ARGS)
 
 clean:
-	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment that was not finished is made again.
@@ -93,6 +108,11 @@ $(VENV)/.run: pyproject.toml | $(VENV)/.made
 $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 	@echo "installing charjax and its test tools in $(VENV)"
 	@$(PIP) --editable ".[dev]" || $(FAILED)
+	@touch "$(VENV)/.run" "$@"
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/.made
+	@echo "installing charjax and the documentation tools in $(VENV)"
+	@$(PIP) --editable ".[docs]" || $(FAILED)
 	@touch "$(VENV)/.run" "$@"
 
 $(VENV)/.torch: $(VENV)/.dev

@@ -1,1 +1,1 @@
-"""What is timed and measured, and the JSON files that the README's numbers are made from."""
+"""Benchmarks, and the JSON files that the pages' numbers are made from."""

@@ -1,13 +1,13 @@
-"""What the loop, its log and its checkpoints cost over the bare steps.
+"""Cost of the training loop, its log and its checkpoints over the bare steps.
 
     python -m benchmarks.checkpoint_overhead [--devices cpu,gpu] [--quick] [--out FILE.json]
 
-"bare": the compiled program in calls as long as the loop's, and nothing else; "bare, 100 a call":
-in calls of 100 steps. "loop": the real training loop with its log. "loop, saved every 500" (as by
-default) and "every 100": with checkpoints, timed from the middle of one interval to the middle of
-another, so that what a save still writes after the last step is not missed. They take turns.
-"save": how long a save holds up the loop; "written": until it is on the disk; "restore": reading
-and verifying it.
+"bare": the compiled program alone, in calls as long as the loop's; "bare, 100 a call": in calls of
+100 steps. "loop": the real training loop with its log. "loop, saved every 500" (the default) and
+"every 100": with checkpoints, timed from the middle of one interval to the middle of another, so
+that a save that is still being written after the last step is included. They take turns. "save":
+how long a save blocks the loop; "written": until it is on the disk; "restore": reading and
+verifying it.
 """
 
 import io
@@ -18,13 +18,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
+from rich.console import Console
+
 from benchmarks.harness import Benchmark, start
 from benchmarks.section import Section
-from benchmarks.show import Column, quantity, spread
+from benchmarks.show import Column, Row, bars, quantity, spread
 from benchmarks.timing import Slice, paired_ratio, summary, take_turns
+from benchmarks.workloads import STREAM, make_config, open_quietly, prepare
 from charjax.config.sections import CheckpointConfig
+from charjax.run.checkpoint import Checkpoints
+from charjax.run.display import Display
+from charjax.run.loop import Loop
+from charjax.run.metrics import MetricsFile
+from charjax.run.progress import Progress
+from charjax.signals import Signals
+from charjax.training.session import first_state
 
-Row = dict[str, Any]
 _SMALL: dict[str, tuple[str, ...]] = {
     "bigram B32": ("model.kind=bigram", "train.batch_size=32"),
     "mlp B32": ("model.kind=mlp", "train.batch_size=32"),
@@ -46,7 +56,7 @@ _LONGEST_INTERVAL, _MOST_INTERVALS = 4.0, 10
 
 
 def measure(section: Section) -> None:
-    """The loop's cost of each model, then the costs of a checkpoint."""
+    """Measure each model's loop, then its checkpoints."""
     for model, overrides in _SMALL.items():
         if section.wants(model) and not (section.quick and model.startswith("gpt")):
             with section.attempt(model):
@@ -61,9 +71,7 @@ def measure(section: Section) -> None:
 
 
 def _loops(section: Section, model: str, overrides: tuple[str, ...]) -> None:
-    from benchmarks.workloads import STREAM, make_config, prepare
-
-    # A slice holds several calls, so that the loop's growing first ones do not count for much.
+    # Several calls per slice: the loop's first ones are shorter.
     seconds = 3 * section.slice_seconds
     training = prepare(make_config(*STREAM, *overrides))
     calls = Slice(training.dispatches(_STEPS_A_CALL), seconds)
@@ -93,38 +101,29 @@ def _loops(section: Section, model: str, overrides: tuple[str, ...]) -> None:
 
 
 def _fits(seconds: float) -> bool:
-    """Whether an interval is short enough for a few of them to be timed."""
+    """Return whether an interval is short enough for a few of them to be timed."""
     return seconds < _LONGEST_INTERVAL
 
 
 def _saving(training: Any, folder: Path, every: int, intervals: int) -> Callable[[], float]:
-    """Seconds a step of so many intervals, each with one checkpoint in its middle."""
+    """Return what times so many intervals, each with a checkpoint in its middle, per step."""
     run = looping(training, folder, every)
 
     def work() -> float:
         step = int(training.state.counters.step)
         if to_the_middle := (every // 2 - step) % every:
             training.steps(to_the_middle)
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         run(intervals * every)
-        return (time.perf_counter() - began) / (intervals * every)
+        return (time.perf_counter() - start_time) / (intervals * every)
 
-    # The first save still sets things up.
+    # The first save includes setting up.
     work()
     return work
 
 
 def looping(training: Any, folder: Path, every: int) -> Callable[[int], None]:
-    """n steps by the real loop, with its log, and a checkpoint every so many steps (0: none)."""
-    from rich.console import Console
-
-    from charjax.run.checkpoint import Checkpoints
-    from charjax.run.display import Display
-    from charjax.run.loop import Loop
-    from charjax.run.metrics import MetricsFile
-    from charjax.run.progress import Progress
-    from charjax.signals import Signals
-
+    """Return the real loop with its log, and a checkpoint every so many steps (0: none)."""
     folder.mkdir()
     metrics = MetricsFile(folder / "metrics.jsonl")
     metrics.cut(0, 0)
@@ -132,10 +131,10 @@ def looping(training: Any, folder: Path, every: int) -> Callable[[int], None]:
 
     def run(count: int) -> None:
         config = training.session.config
-        begun = int(training.state.counters.step)
+        first = int(training.state.counters.step)
         config = config.model_copy(
             update={
-                "train": config.train.model_copy(update={"steps": begun + count}),
+                "train": config.train.model_copy(update={"steps": first + count}),
                 "checkpoint": config.checkpoint.model_copy(update={"every": every}),
             }
         )
@@ -166,12 +165,6 @@ def looping(training: Any, folder: Path, every: int) -> Callable[[int], None]:
 
 
 def _checkpoints(section: Section, model: str, overrides: tuple[str, ...]) -> None:
-    import jax
-
-    from benchmarks.workloads import STREAM, make_config, open_quietly
-    from charjax.run.checkpoint import Checkpoints
-    from charjax.training.session import first_state
-
     state = first_state(open_quietly(make_config(*STREAM, *overrides)))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     found: dict[str, list[float]] = {"save": [], "written": [], "restore": []}
@@ -180,16 +173,17 @@ def _checkpoints(section: Section, model: str, overrides: tuple[str, ...]) -> No
         for step in range(section.repeats + 1):
             with _clock() as seconds:
                 store.save(step, state, {})
-                held_up = seconds()
+                blocked = seconds()
                 store.wait()
                 written = seconds()
             with _clock() as seconds:
                 jax.block_until_ready(store.restore(step, state)[0])
                 restored = seconds()
-            # The first one still sets things up.
+            # The first one includes setting up.
             if step:
-                for label, taken in zip(found, (held_up, written, restored), strict=True):
-                    found[label].append(taken)
+                found["save"].append(blocked)
+                found["written"].append(written)
+                found["restore"].append(restored)
         store.close()
     for label, values in found.items():
         name = f"{model}, {label}"
@@ -198,8 +192,8 @@ def _checkpoints(section: Section, model: str, overrides: tuple[str, ...]) -> No
 
 @contextmanager
 def _clock() -> Iterator[Callable[[], float]]:
-    began = time.perf_counter()
-    yield lambda: time.perf_counter() - began
+    start_time = time.perf_counter()
+    yield lambda: time.perf_counter() - start_time
 
 
 def _over_bare(row: Row) -> str:
@@ -207,7 +201,7 @@ def _over_bare(row: Row) -> str:
 
 
 def _over_loop(row: Row) -> str:
-    """What checkpoints alone add."""
+    """Return the cost of the checkpoints alone."""
     return _over(row, "over_loop") if row.get("checkpoint_every") else ""
 
 
@@ -225,12 +219,9 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def draw(axes: Any, rows: list[Row]) -> None:
-    """The loop's cost in percent of the bare step, a bar a row."""
-    kept = [row for row in rows if "over_bare" in row and row["contestant"] != "bare"]
-    axes.barh(range(len(kept)), [100 * (row["over_bare"]["median"] - 1) for row in kept])
-    axes.set_yticks(range(len(kept)), [f"{row['device']} {row['name']}" for row in kept])
-    axes.invert_yaxis()
-    axes.set_xlabel("% over the bare step")
+    """Draw a bar for each row: its cost in percent of the bare step."""
+    shown = [row for row in rows if "over_bare" in row and row["contestant"] != "bare"]
+    bars(axes, shown, lambda row: 100 * (row["over_bare"]["median"] - 1), "% over the bare step")
 
 
 BENCHMARK = Benchmark(

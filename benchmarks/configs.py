@@ -1,8 +1,8 @@
-"""Runs shipped configurations through the real command and writes down what came out.
+"""Results of shipped configurations, run through the training command.
 
     python -m benchmarks.configs [NAME ...] [--out benchmarks/results/configs-cpu.json]
 
-Without names: those whose output or speed the README shows, and what no row of
+Without names: those whose output or speed README.md or docs/ show, and those that no row of
 `python -m charjax.reproduce` measures.
 """
 
@@ -15,8 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from charjax import files
 from charjax.config import shipped_configs
-from charjax.hardware import hardware
+from charjax.hardware import machine_facts
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN = (
@@ -30,7 +31,7 @@ SAMPLE_REPEATS = 5
 
 
 def main() -> None:
-    """Run the configurations, one after the other, and merge them into the file."""
+    """Run the configurations one by one, and merge the results into the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_RAW)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--out", type=Path, default=RESULTS / "configs-cpu.json")
@@ -44,8 +45,9 @@ def main() -> None:
         result = run(name)
         results = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
         results[name] = result
+        text = json.dumps(results, indent=1, sort_keys=True) + "\n"
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        files.replace(args.out, text)
         summary = result["summary"]
         print(f"val {summary['best_val_loss']}, {summary['seconds']:.0f} s")
 
@@ -54,26 +56,27 @@ _RAW = argparse.RawDescriptionHelpFormatter
 
 
 def run(name: str) -> dict[str, Any]:
-    """Train one configuration in a temporary directory; its summary, samples and output."""
+    """Train a configuration in a temporary directory; return summary, samples and output."""
     with tempfile.TemporaryDirectory() as folder:
         workdir = str(Path(folder) / name)
-        shown = f"python -m charjax.train {name}"
         output = _command("charjax.train", name, "--workdir", workdir)
         summary = json.loads((Path(workdir) / "summary.json").read_text(encoding="utf-8"))
-        result = {"command": shown, "hardware": hardware(), "summary": summary}
+        result = {
+            "command": f"python -m charjax.train {name}",
+            "hardware": machine_facts(),
+            "summary": summary,
+        }
         if summary["best_val_loss"] is None:
             lines = (Path(workdir) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
             result["last_line"] = json.loads(lines[-1])
         if name == "default":
             result["sampling"] = _sampling(workdir)
             result["output"] = output.replace(workdir, "runs/stdlib-transformer")
-            curves = (Path(workdir) / "curves.png").read_bytes()
-            (RESULTS / "default-curves.png").write_bytes(curves)
         return result
 
 
 def _sampling(workdir: str) -> dict[str, Any]:
-    """Characters a second for one text, through the real command, compilation apart."""
+    """Return characters per second of one text by the sampling command, without compilation."""
     flags = ("--max-new-tokens", "2000", "--json")
     rates = [
         json.loads(_command("charjax.sample", workdir, *flags, "--seed", str(seed)))[

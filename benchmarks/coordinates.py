@@ -1,10 +1,10 @@
-"""`python -m benchmarks.coordinates`: how often the coordinate check passes what is right.
+"""`python -m benchmarks.coordinates`: error rates of the coordinate check of muP.
 
 python -m benchmarks.coordinates [--seeds N] [--draws N] [--out FILE.json]
 
 A transformer in muP and one in the standard parametrisation are trained ten steps with many seeds
 at three widths. Checks with fewer seeds are then drawn from those without replacement, and judged
-as `initlab probe --coordinates` judges them. Rows of a table in docs/initlab.md (`make results`).
+as by `initlab probe --coordinates`. The rows are a table in docs/initlab.md (`make results`).
 
 Letters: L layers, W widths, R seeds.
 """
@@ -20,6 +20,7 @@ import numpy as np
 from benchmarks import results_file
 from benchmarks.configs import RESULTS
 from charjax.config import load_config
+from charjax.hardware import machine_facts
 from charjax.initlab.probes.coordinates import (
     LIMIT,
     at_width,
@@ -55,10 +56,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", metavar="FILE", type=Path, help="(benchmarks/results/...)")
     args = parser.parse_args(argv)
     if args.seeds < 2 or args.draws < 1:
-        parser.error("--seeds takes 2 or more, --draws 1 or more")
-    from charjax.hardware import hardware
+        parser.error("--seeds must be 2 or more, --draws 1 or more")
+    from charjax import backend
+    from charjax.config import RuntimeConfig
 
-    began = time.monotonic()
+    backend.start_backend(RuntimeConfig())
+    start = time.monotonic()
     rows = []
     for name, words in _SCHEMES.items():
         last = moved(words, args.seeds)
@@ -70,8 +73,8 @@ def main(argv: list[str] | None = None) -> int:
                     print(rows[-1], file=sys.stderr)
     section = {
         "device": "cpu",
-        "hardware": hardware(),
-        "seconds": round(time.monotonic() - began, 1),
+        "hardware": machine_facts(),
+        "seconds": round(time.monotonic() - start, 1),
         "seeds": args.seeds,
         "draws": args.draws,
         "steps": STEPS,
@@ -86,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def moved(words: tuple[str, ...], seeds: int) -> dict[str, np.ndarray]:
-    """How far each layer that moves has come after the last step, (W, R)."""
+    """Return the change (W, R) after the last step, of each layer that changes."""
     config = load_config(None, [*_WORDS, *words])
     found: dict[str, list[np.ndarray]] = {}
     for width in WIDTHS:
@@ -100,7 +103,7 @@ def moved(words: tuple[str, ...], seeds: int) -> dict[str, np.ndarray]:
 def shares(
     last: dict[str, np.ndarray], widths: tuple[int, ...], seeds: int, draws: int
 ) -> dict[str, Any]:
-    """Percent of checks that pass, fail or cannot tell, and that the point estimate passed."""
+    """Return the percentages of checks that pass, fail, cannot tell, or pass by point estimate."""
     rng = np.random.default_rng([seeds, len(widths)])
     counts = dict.fromkeys(("passed", "failed", "cannot tell", "point"), 0)
     most = next(iter(last.values())).shape[1]
@@ -108,8 +111,8 @@ def shares(
         drawn_R = rng.choice(most, seeds, replace=False)
         some = {layer: x_WR[:, drawn_R] for layer, x_WR in last.items()}
         counts[judge_slopes(some, widths)["verdict"]] += 1
-        slopes = [fit_slope(x_WR, widths) for x_WR in some.values()]
-        counts["point"] += all(slope and abs(slope.slope) <= LIMIT for slope in slopes)
+        fits = [fit_slope(x_WR, widths) for x_WR in some.values()]
+        counts["point"] += all(fit and abs(fit.slope) <= LIMIT for fit in fits)
     return {
         "widths": list(widths),
         "seeds": seeds,

@@ -1,4 +1,4 @@
-"""Nominal peaks of accelerators, from their data sheets; of what is not listed nothing is said.
+"""Nominal peaks of accelerators, from their data sheets.
 
 Dense figures, no sparsity, in FLOP/s and bytes/s. `float32` is that of the ordinary units, `tf32`
 that of the tensor cores on float32 operands, which is what JAX's default precision runs on.
@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 
 class Peaks(NamedTuple):
-    """What a data sheet promises.
+    """Peaks of a data sheet.
 
     Attributes:
-      float32: FLOP/s, or None where it is not said.
-      tf32: FLOP/s, or None where there is none.
-      bfloat16: FLOP/s, or None where there is none.
+      float32: FLOP/s, or None where it is not given.
+      tf32: FLOP/s, or None if it is not supported.
+      bfloat16: FLOP/s, or None if it is not supported.
       bandwidth: bytes/s of the device's memory.
       source: the data sheet.
     """
@@ -25,7 +25,7 @@ class Peaks(NamedTuple):
     source: str
 
     def of(self, dtype: str) -> float | None:
-        """The peak of matrix products as JAX does them by default in a dtype."""
+        """Return the peak of matrix products as JAX computes them by default in a dtype."""
         if dtype == "bfloat16":
             return self.bfloat16
         return self.tf32 or self.float32
@@ -57,11 +57,11 @@ _PEAKS = {
 
 
 def peaks(device_kind: str) -> Peaks | None:
-    """The nominal peaks of a device, or None: a processor's depend on its clock, others on luck."""
+    """Return the nominal peaks of a device; None if it is not listed, as processors are not."""
     return _PEAKS.get(device_kind)
 
 
 def nominal(device_kind: str, dtype: str) -> float | None:
-    """The nominal FLOP/s of a device's matrix products in a dtype; None where it is not known."""
+    """Return the nominal FLOP/s of a device's matrix products in a dtype; None if unknown."""
     found = peaks(device_kind)
     return found.of(dtype) if found else None

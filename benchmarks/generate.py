@@ -1,44 +1,49 @@
-"""Characters a second of generation: one text and many, with a cache and without.
+"""Speed of generation in characters per second: one text and many, with a cache and without.
 
     python -m benchmarks.generate [--devices cpu,gpu] [--quick] [--out FILE.json]
 
 The model is a small GPT (4 layers, 4 heads, 128 wide, context 64), and a GRU. "cached" is what
-`python -m charjax.sample` runs; "uncached" reads the window anew for every character, which gives
-the same text (compared before the clock); "nanoGPT" is its sampler in PyTorch, likewise uncached,
-on the same weights (the losses agree to 1e-5), with the better of 1 and all threads, of the Python
-that has PyTorch (see benchmarks.peers). All go on from a prompt that fills the context. Compilation
-is left out.
+`python -m charjax.sample` runs; "uncached" computes the whole window for every character, which
+gives the same text (compared before the clock starts); "nanoGPT" is its sampler in PyTorch, also
+uncached, on the same weights (the losses agree to 1e-5), with the better of 1 and all threads, of
+the Python that has PyTorch (see benchmarks.peers). All continue a prompt that fills the context.
+Compilation is not included.
 """
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
-from benchmarks.apart import Apart, find_torch
 from benchmarks.harness import Benchmark, start
 from benchmarks.peers import best_threads, thread_counts
 from benchmarks.section import Section
-from benchmarks.show import Column, spread
+from benchmarks.show import Column, Row, spread
+from benchmarks.subprocess_worker import Worker, find_torch
 from benchmarks.timing import Slice, paired_ratio, summary, take_turns
+from benchmarks.workloads import STREAM, filled, make_config, open_quietly
+from charjax.generation.generate import generate_uncached, stream
+from charjax.generation.sampling import Sampling
+from charjax.parallel import first_copy
+from charjax.training.session import first_state
+from charjax.training.state import variables_of
 
-Row = dict[str, Any]
 MODELS = {
     "gpt 4L 4H 128 T64": ("model.kind=transformer", "model.context_length=64"),
     "gru H256 L1": ("model.kind=gru", "model.context_length=64"),
 }
 BATCHES = (1, 4, 16, 64, 256, 1024)
-# Characters of each text with a cache, for so many texts at most. Of many texts two stretches
-# between the window's leaps are enough, of very many the first character and one stretch: five
-# repeats must end in the time there is (and a stretch more would only flatter the cache, whose
-# first character costs a whole prompt).
+# Characters of each text with a cache, by the greatest number of texts. For many texts two refills
+# of the cache are enough, for very many one: five repeats must end in time, and more characters
+# would only favour the cache, whose first character costs a whole prompt.
 _CACHED_TOKENS = {64: 256, 256: 67, 1024: 34}
-# Without a cache so many characters of one text at most, and of all texts together.
+# Greatest number of characters without a cache: of one text, and of all texts together.
 _MOST_UNCACHED, _ROWS_UNCACHED = 32, 256
 
 
 def measure(section: Section) -> None:
-    """Every model at every number of texts."""
+    """Measure every model at every number of texts."""
     torch = find_torch(section)
     for model, overrides in MODELS.items():
         for batch in (1, 4) if section.quick else BATCHES:
@@ -62,12 +67,12 @@ def _compare(
         "uncached": Slice(sampler.uncached(few), seconds),
     }
     facts: dict[str, dict[str, Any]] = {}
-    apart: list[Apart] = []
+    workers: list[Worker] = []
     if torch and sampler.config.model.kind == "transformer":
         lengths["nanoGPT"] = few
         with section.attempt(f"{name}, nanoGPT"):
-            apart.append(
-                Apart(
+            workers.append(
+                Worker(
                     torch,
                     "benchmarks.peers_torch",
                     label="nanoGPT",
@@ -78,18 +83,18 @@ def _compare(
                     length=few,
                 )
             )
-            works["nanoGPT"], facts["nanoGPT"] = _nanogpt(apart[0], section)
+            works["nanoGPT"], facts["nanoGPT"] = _nanogpt(workers[0], section)
     try:
         found = take_turns(works, section.repeats, section.late)
     finally:
-        for peer in apart:
-            peer.close()
-    a_character = {
-        label: [taken / (batch * lengths[label]) for taken in values]
+        for worker in workers:
+            worker.close()
+    per_character = {
+        label: [seconds / (batch * lengths[label]) for seconds in values]
         for label, values in found.items()
     }
-    for label, values in a_character.items():
-        told = summary(values)
+    for label, values in per_character.items():
+        times = summary(values)
         section.add(
             f"{name}, {label}",
             model=name.rpartition(" ")[0],
@@ -97,9 +102,9 @@ def _compare(
             batch=batch,
             unit="s",
             characters_a_call=lengths[label],
-            characters_per_second=1 / told["median"],
-            times_cached=paired_ratio(a_character["cached"], values),
-            **told,
+            characters_per_second=1 / times["median"],
+            times_cached=paired_ratio(per_character["cached"], values),
+            **times,
             **facts.get(label, {}),
         )
 
@@ -109,38 +114,31 @@ def _cached_tokens(batch: int) -> int:
 
 
 class Sampler:
-    """One model that continues a prompt, so many times at once."""
+    """A model that continues a prompt by a batch of texts."""
 
     def __init__(self, overrides: tuple[str, ...], batch: int):
-        """Draw the parameters, and take the prompt from the text."""
-        from benchmarks.workloads import STREAM, filled, make_config, open_quietly
-        from charjax.parallel import first_copy
-        from charjax.training.session import first_state
-        from charjax.training.state import variables_of
-
+        """Draw the parameters; the prompt is the beginning of the text."""
         self.words = filled([*STREAM, *overrides])
         self.config = make_config(*self.words)
         self.session, self.batch = open_quietly(self.config), batch
-        # On one device, as a run is sampled from.
+        # On one device, as when a run is sampled.
         self.state = first_copy(first_state(self.session))
         self.variables = variables_of(self.state)
         context = self.config.model.context_length
         self.prompt_T = self.session.dataset.splits["train"].tokens[:context].astype("int32")
 
     def check(self) -> None:
-        """The text with a cache is the text without.
+        """Compare the texts with and without a cache.
 
         Raises:
-          ValueError: it is not.
+          ValueError: they differ.
         """
-        import numpy as np
-
         with_cache = np.concatenate([c.tokens_BK for c in self._stream(8, 2)], axis=1)
         if not np.array_equal(with_cache, self._plain(8, 2)):
             raise ValueError("the text with a cache differs from the text without")
 
     def cached(self, length: int) -> Callable[[int], None]:
-        """n calls of the real sampler."""
+        """Return a function that calls the real sampler n times."""
 
         def run(count: int) -> None:
             for _ in range(count):
@@ -150,7 +148,7 @@ class Sampler:
         return run
 
     def uncached(self, length: int) -> Callable[[int], None]:
-        """n calls of the plain one."""
+        """Return a function that calls the uncached sampler n times."""
 
         def run(count: int) -> None:
             for _ in range(count):
@@ -159,42 +157,36 @@ class Sampler:
         return run
 
     def _stream(self, length: int, batch: int) -> Any:
-        from charjax.generation.generate import stream
-
-        return stream(self.session.model, self.variables, self.prompt_T, **self._how(length, batch))
+        return stream(
+            self.session.model, self.variables, self.prompt_T, **self._options(length, batch)
+        )
 
     def _plain(self, length: int, batch: int) -> Any:
-        from charjax.generation.generate import generate_uncached
+        options = self._options(length, batch)
+        return generate_uncached(self.session.model, self.variables, self.prompt_T, **options)
 
-        how = self._how(length, batch)
-        return generate_uncached(self.session.model, self.variables, self.prompt_T, **how)
-
-    def _how(self, length: int, batch: int) -> dict[str, Any]:
-        from charjax.generation.sampling import Sampling
-
-        settings = Sampling()
+    def _options(self, length: int, batch: int) -> dict[str, Any]:
         return {
             "num_samples": batch,
             "max_new_tokens": length,
-            "settings": settings,
+            "settings": Sampling(),
             "seed": 0,
         }
 
 
-def _nanogpt(apart: Apart, section: Section) -> tuple[Slice, dict[str, Any]]:
-    """nanoGPT's sampler on the same weights, at its better number of threads."""
+def _nanogpt(worker: Worker, section: Section) -> tuple[Slice, dict[str, Any]]:
+    """Return nanoGPT's sampler on the same weights, at its better number of threads."""
     counts = thread_counts(section.device)
-    work, used = best_threads(apart.with_threads, counts, section.slice_seconds / 2)
-    return work, {"threads": used, **apart.facts}
+    work, used = best_threads(worker.with_threads, counts, section.slice_seconds / 2)
+    return work, {"threads": used, **worker.facts}
 
 
 def speedups(rows: list[Row]) -> list[Table]:
-    """How many times faster the cached sampler is, a line a model and number of texts."""
+    """Return how many times faster the cached sampler is, by model and number of texts."""
     table = Table(title="how many times faster the cached sampler is")
     for title in ("", "device", "texts", "characters/s", "than uncached", "than nanoGPT"):
         table.add_column(title, justify="right" if title else "left")
-    own = [row for row in rows if row["sampler"] == "cached"]
-    for row in own:
+    for row in (row for row in rows if row["sampler"] == "cached"):
         times = {
             other["sampler"]: f"{other['times_cached']['median']:.1f}"
             for other in rows
@@ -208,13 +200,13 @@ def speedups(rows: list[Row]) -> list[Table]:
 
 COLUMNS: tuple[Column, ...] = (
     ("", lambda row: row["name"]),
-    ("a character", spread),
+    ("per character", spread),
     ("characters/s", lambda row: f"{row['characters_per_second']:,.0f}"),
 )
 
 
 def draw(axes: Any, rows: list[Row]) -> None:
-    """Characters a second by the number of texts."""
+    """Draw characters per second by the number of texts."""
     keys = dict.fromkeys((row["device"], row["model"], row["sampler"]) for row in rows)
     for device, model, sampler in keys:
         points = sorted(

@@ -1,13 +1,13 @@
-"""Everything that waits for a GPU, in one call: `make gpu-bench`.
+"""All tests, benchmarks and reproductions that need a GPU, by one command: `make gpu-bench`.
 
     python -m benchmarks.gpu [--out DIR] [--devices gpu,cpu] [--minutes N] [--only NAME]
 
-In this order, each with a limit of its own, and going on after a failure: the tests of the
-primitives and the models on the GPU; every benchmark, on the GPU first and then on the CPU beside
-it; what `python -m charjax.initlab reproduce` and `python -m charjax.reproduce` measure on a GPU.
-What fails or is stopped is said at the end. By default results go where $OUT says, else to
-benchmarks/results/, with a log of each step. What is most wanted comes first: a machine that is
-lent for ten minutes is asked for `--devices gpu --minutes 10`.
+In this order, each with a time limit, and continuing after a failure: the tests of the primitives
+and the models on the GPU; every benchmark, on the GPU first and then on the CPU; the GPU tiers of
+`python -m charjax.initlab reproduce` and `python -m charjax.reproduce`. Steps that fail or are
+stopped are listed at the end. Results go to $OUT, or else to benchmarks/results/, with a log of
+each step. The most important steps come first: with ten minutes of a GPU, use
+`--devices gpu --minutes 10`.
 """
 
 import contextlib
@@ -25,31 +25,31 @@ from charjax import cli
 from charjax.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-# Beside the time of its devices, a benchmark starts, draws and writes.
+# For starting, drawing and writing, in addition to the time of the devices.
 _GRACE = 15.0
 _LEAST_SECONDS = 30.0
 
 
 class Step(NamedTuple):
-    """One command.
+    """A command of the list.
 
     Attributes:
       name: of its log.
       words: after `python`; `{out}`, `{devices}` and `{seconds}` are filled in.
-      seconds: that one device may take.
-      environment: variables it is given.
-      keep: a file it leaves, and under which name it is copied to the results; or none.
+      seconds: limit for one device.
+      environment: additional variables.
+      result: a file it writes, and its name among the results; or None.
     """
 
     name: str
     words: tuple[str, ...]
     seconds: float
     environment: tuple[tuple[str, str], ...] = ()
-    keep: tuple[str, str] | None = None
+    result: tuple[str, str] | None = None
 
 
-# tests/conftest.py sets what is not set: the CPU, strict promotion and no optimisation. TF32 is
-# not what the tests' tolerances are about.
+# tests/conftest.py sets the CPU, strict promotion and no optimization where they are not set. The
+# tests' tolerances are not those of TF32.
 _ON_GPU = (
     ("JAX_PLATFORMS", "cuda,cpu"),
     ("JAX_DEFAULT_MATMUL_PRECISION", "highest"),
@@ -66,7 +66,7 @@ def _benchmark(name: str, seconds: float) -> Step:
 def _reproduction(name: str, words: tuple[str, ...], seconds: float) -> Step:
     folder = f"runs/gpu-bench-{name}"
     words = ("-m", *words, "--tier", "gpu", "--resume", "--out", folder)
-    return Step(name, words, seconds, keep=(f"{folder}/results.json", f"{name}-gpu.json"))
+    return Step(name, words, seconds, result=(f"{folder}/results.json", f"{name}-gpu.json"))
 
 
 STEPS = (
@@ -85,25 +85,25 @@ STEPS = (
 
 
 def main(argv: list[str]) -> int:
-    """Run the command; 0 if every step went well."""
+    """Run the command; return 0 if every step succeeded."""
     parser = cli.Parser(
         prog="python -m benchmarks.gpu",
         usage="%(prog)s [--out DIR] [--devices gpu,cpu] [--minutes N] [--only NAME]",
         description=__doc__ or "",
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, help="of the results ($OUT)")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="directory of the results ($OUT)")
     parser.add_argument(
         "--devices",
         choices=("gpu", "cpu", "gpu,cpu", "cpu,gpu"),
         default="gpu,cpu",
-        help="what the benchmarks measure (gpu,cpu)",
+        help="devices of the benchmarks (gpu,cpu)",
     )
     parser.add_argument(
         "--minutes",
         metavar="N",
         type=cli.number_above_zero(100_000),
         default=120.0,
-        help="of all steps together (120)",
+        help="limit of all steps together (120)",
     )
     parser.add_argument("--only", metavar="NAME", action="append", help="this step; repeatable")
     args = parser.parse_args(argv)
@@ -118,17 +118,17 @@ def main(argv: list[str]) -> int:
 
 
 def run(steps: list[Step], out: Path, devices: str, seconds: float) -> int:
-    """Run the steps within so many seconds, and say what was left out."""
-    began, lost = time.monotonic(), []
+    """Run the steps within so many seconds, and print what was left out."""
+    start, lost = time.monotonic(), []
     for number, step in enumerate(steps, start=1):
-        left = seconds - (time.monotonic() - began)
+        left = seconds - (time.monotonic() - start)
         if left < _LEAST_SECONDS:
             lost.append(f"{step.name}: no time left")
             continue
         print(f"{number}/{len(steps)} {step.name}", flush=True)
         if why := run_step(step, out, devices, left):
             lost.append(f"{step.name}: {why}; see {out / 'logs' / step.name}.txt")
-        print(f"    {time.monotonic() - began:.0f} s in all", flush=True)
+        print(f"    {time.monotonic() - start:.0f} s in all", flush=True)
     print(f"results: {out}")
     for line in lost:
         print(f"left out: {line}")
@@ -136,10 +136,10 @@ def run(steps: list[Step], out: Path, devices: str, seconds: float) -> int:
 
 
 def run_step(step: Step, out: Path, devices: str, left: float) -> str | None:
-    """Run one step in the time that is left; what went wrong, in words, or None."""
+    """Run a step in the time that is left; return what failed, or None."""
     count = len(devices.split(",")) if "{devices}" in step.words else 1
     each = min(step.seconds, (left - _GRACE) / count)
-    # A benchmark keeps to its time by itself, and then has written what it has.
+    # A benchmark stops in time, with everything measured so far on the disk.
     seconds = min(left, each * count + _GRACE)
     filled = {"out": str(out), "devices": devices, "seconds": f"{each:.0f}"}
     words = [word.format(**filled) for word in step.words]
@@ -151,7 +151,7 @@ def run_step(step: Step, out: Path, devices: str, left: float) -> str | None:
             stderr=subprocess.STDOUT,
             cwd=ROOT,
             env=environment,
-            # A group of its own, so that a step's processes end with it.
+            # A new process group, so that a step's processes end with it.
             start_new_session=True,
         )
         status = None
@@ -162,20 +162,20 @@ def run_step(step: Step, out: Path, devices: str, left: float) -> str | None:
         except KeyboardInterrupt:
             _end(process)
             raise
-    if step.keep and (ROOT / step.keep[0]).exists():
-        shutil.copyfile(ROOT / step.keep[0], out / step.keep[1])
+    if step.result and (ROOT / step.result[0]).exists():
+        shutil.copyfile(ROOT / step.result[0], out / step.result[1])
     if status is None:
         return f"stopped after {seconds:.0f} s"
     return f"status {status}" if status else None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the step's processes to stop, which saves what can be saved; then make them."""
-    for number, patience in ((signal.SIGTERM, 20.0), (signal.SIGKILL, 20.0)):
+    """Ask the step's processes to stop, so that they save their results; then kill them."""
+    for number, seconds in ((signal.SIGTERM, 20.0), (signal.SIGKILL, 20.0)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
+            process.wait(seconds)
             return
 
 

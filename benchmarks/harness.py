@@ -1,8 +1,8 @@
-"""A benchmark as a command: a process for each device, one JSON, a table and a picture.
+"""A benchmark as a command: a process per device, one JSON, a table and a picture.
 
-Each device is measured in a process of its own, which sees that device alone: what charjax
-compiles depends on the device that JAX starts on, and a device that is not there, or that runs
-out of memory, takes nothing else with it.
+Each device is measured in a separate process, which sees that device alone: what charjax compiles
+depends on the device that JAX starts on, and a device that is missing or runs out of memory does
+not affect the others.
 """
 
 import argparse
@@ -21,20 +21,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results_file, show
-from benchmarks.section import LIMIT_SECONDS, Heap, LeftOut, Section
+from benchmarks.section import LIMIT_SECONDS, Heap, LeftOut, Row, Section
 from charjax import cli
 from charjax.errors import UserError
 
 RESULTS = Path(__file__).parent / "results"
 DEVICES = ("cpu", "gpu")
-# A process that is only to tell what it has no time for is not stopped before.
+# A process needs this to report what it has no time for.
 _LEAST_SECONDS = 30.0
-Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """What a benchmark is.
+    """A benchmark's measurement, table and picture.
 
     Attributes:
       name: of the module.
@@ -42,14 +41,13 @@ class Benchmark:
       doc: the module's docstring, for --help.
       measure: fills a section.
       columns: of the table.
-      draw: into matplotlib's axes, the rows of all devices.
-      extra: further tables from the rows of all devices.
-      has_roofline: whether the machine's best is measured before and after.
-      packages: whose versions are written down if they are installed.
-      environment: variables that each device's process is given, unless they are set.
-      heaps: of a CPU's processes, one after the other: "own", if each thread has a heap of its
-        own, or "one" for all, as training runs have it whose steps are large (see
-        `Section.has_heap_for`).
+      draw: draws the rows of all devices into matplotlib's axes.
+      extra: returns further tables from the rows of all devices.
+      has_roofline: whether the machine's peak rates are measured before and after.
+      packages: whose versions are recorded if they are installed.
+      environment: variables of each device's process, unless they are set already.
+      heaps: malloc arenas of a CPU's processes, one process after the other: "own", one per
+        thread; "one" for all, as in training runs with large steps (see `Section.has_heap_for`).
     """
 
     name: str
@@ -77,16 +75,16 @@ def main(benchmark: Benchmark, argv: list[str]) -> int:
         return _measure_here(benchmark, args)
     sections, left_out = [], []
     for device in args.devices:
-        section, missing = _measure_elsewhere(benchmark, device, args)
+        section, missing = _measure_in_processes(benchmark, device, args)
         sections += [section] if section else []
         left_out += missing
     command = f"python -m benchmarks.{benchmark.name} {shlex.join(argv)}".strip()
-    _tell(benchmark, sections, left_out)
-    for path, kept in _targets(benchmark, args, sections):
-        lost = [each for each in left_out if args.out or each["device"] == kept[0]["device"]]
-        tree = results_file.document(benchmark.name, command, args.quick, kept, lost)
+    _print_tables(benchmark, sections, left_out)
+    for path, chosen in _targets(benchmark, args, sections):
+        lost = [each for each in left_out if args.out or each["device"] == chosen[0]["device"]]
+        tree = results_file.document(benchmark.name, command, args.quick, chosen, lost)
         results_file.write(path, tree)
-        rows = [row for section in kept for row in section["rows"]]
+        rows = [row for section in chosen for row in section["rows"]]
         if rows:
             title = f"{benchmark.title}{' (--quick)' if args.quick else ''}"
             show.picture(path.with_suffix(".png"), title, benchmark.draw, rows)
@@ -110,16 +108,16 @@ def _arguments(benchmark: Benchmark, argv: list[str]) -> argparse.Namespace:
         "--out",
         metavar="FILE.json",
         type=Path,
-        help="the result; its picture is put beside it (benchmarks/results/NAME-DEVICE.json, a "
-        "file a device; of a trial, nowhere)",
+        help="the result, and its picture beside it (benchmarks/results/NAME-DEVICE.json for each "
+        "device; a trial is not saved)",
     )
-    parser.add_argument("--only", metavar="PATTERN", help="only rows of such names, as in 'gpt*'")
+    parser.add_argument("--only", metavar="PATTERN", help="only rows of such names: 'gpt*'")
     parser.add_argument(
         "--seconds",
         metavar="N",
         type=cli.number_above_zero(100_000),
         default=LIMIT_SECONDS,
-        help=f"of one device; what is not done by then is left out ({LIMIT_SECONDS:.0f})",
+        help=f"for one device; what is not done by then is left out ({LIMIT_SECONDS:.0f})",
     )
     parser.add_argument("--part", metavar="FILE", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--heap", choices=("own", "one"), help=argparse.SUPPRESS)
@@ -130,14 +128,14 @@ def _arguments(benchmark: Benchmark, argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def _devices(given: str | None) -> list[str]:
-    if given is None:
+def _devices(text: str | None) -> list[str]:
+    if text is None:
         return [device for device in DEVICES if device == "cpu" or _has_gpu()]
-    asked = [word.strip() for word in given.split(",")]
-    unknown = [word for word in asked if word not in DEVICES]
+    names = [word.strip() for word in text.split(",")]
+    unknown = [word for word in names if word not in DEVICES]
     if unknown:
         raise UserError(f"--devices: {unknown[0]!r} given; must be cpu, gpu or cpu,gpu")
-    return list(dict.fromkeys(asked))
+    return list(dict.fromkeys(names))
 
 
 def _has_gpu() -> bool:
@@ -147,9 +145,9 @@ def _has_gpu() -> bool:
     ).returncode
 
 
-def _environment(device: str, given: dict[str, str]) -> dict[str, str]:
-    """A process's: it sees this device alone."""
-    environment = {**given, **os.environ}
+def _environment(device: str, defaults: dict[str, str]) -> dict[str, str]:
+    """Return the environment of a process that sees this device alone."""
+    environment = {**defaults, **os.environ}
     environment.pop("JAX_PLATFORMS", None)
     if device == "cpu":
         environment["JAX_PLATFORMS"] = "cpu"
@@ -159,16 +157,16 @@ def _environment(device: str, given: dict[str, str]) -> dict[str, str]:
     return environment
 
 
-def _measure_elsewhere(
+def _measure_in_processes(
     benchmark: Benchmark, device: str, args: argparse.Namespace
 ) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """A device's section from its processes, if they came so far, and all that is missing in it."""
-    began, stopped = time.monotonic(), []
+    """Run a device's processes; return its section, if there is one, and what was left out."""
+    start, stopped = time.monotonic(), []
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / "part.json"
         for heap in benchmark.heaps if device == "cpu" else (None,):
-            # One that has no time left still tells what it leaves out.
-            seconds = max(1.0, args.seconds - (time.monotonic() - began))
+            # Without time left it still reports what it leaves out.
+            seconds = max(1.0, args.seconds - (time.monotonic() - start))
             command = [sys.executable, "-m", f"benchmarks.{benchmark.name}"]
             command += ["--devices", device, "--part", str(part), "--seconds", str(seconds)]
             command += ["--quick"] if args.quick else []
@@ -180,7 +178,7 @@ def _measure_elsewhere(
         section = json.loads(part.read_text(encoding="utf-8")) if part.exists() else None
     left_out = section.pop("left_out") if section else []
     if section and "hardware" not in section:
-        # The device was not there.
+        # The device was not available.
         section = None
     else:
         rest = {"device": device, "what": "the rest", "failed": True}
@@ -189,9 +187,9 @@ def _measure_elsewhere(
 
 
 def _run(command: list[str], environment: dict[str, str], seconds: float) -> str | None:
-    """Run a process, and end it and all that it has started; what went wrong, or None."""
+    """Run a process, and end it and all that it has started; return what failed, or None."""
     process = subprocess.Popen(command, env=environment, start_new_session=True)
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    earlier = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         status = process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -200,12 +198,12 @@ def _run(command: list[str], environment: dict[str, str], seconds: float) -> str
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, earlier)
     return f"the process ended with status {status}" if status else None
 
 
 def _measure_here(benchmark: Benchmark, args: argparse.Namespace) -> int:
-    """In the process of one device."""
+    """Measure in the process of one device."""
     (device,) = args.devices
     section = Section(device, args.quick, args.only, args.part, args.seconds, args.heap)
     try:
@@ -213,9 +211,9 @@ def _measure_here(benchmark: Benchmark, args: argparse.Namespace) -> int:
     except LeftOut as reason:
         section.leave_out("everything", str(reason))
         return 0
-    section.go_on()
+    section.load()
     section.facts |= facts
-    from benchmarks.roofline import Roofline
+    from benchmarks.peak_rates import Roofline
 
     roofline = Roofline(section) if benchmark.has_roofline else None
     if roofline is not None:
@@ -228,23 +226,23 @@ def _measure_here(benchmark: Benchmark, args: argparse.Namespace) -> int:
 
 
 def _start_device(device: str, packages: tuple[str, ...], *, one_heap: bool) -> dict[str, Any]:
-    """Start JAX as `charjax.train` does; what there is to say of the device.
+    """Start JAX as `charjax.train` does; return facts of the device.
 
     Raises:
-      LeftOut: it is not there.
+      LeftOut: it is not available.
     """
     import jax
 
     from charjax import backend
     from charjax.config import RuntimeConfig
-    from charjax.hardware import hardware
+    from charjax.hardware import machine_facts
 
     try:
         config = RuntimeConfig(device=device)  # type: ignore[arg-type]
         devices = backend.start_backend(config, core_devices=True, large_calls=one_heap)
     except UserError as error:
         raise LeftOut(str(error)) from None
-    facts = hardware()
+    facts = machine_facts()
     facts["device_kind"] = str(devices[0].device_kind)
     facts["versions"] |= results_file.optional_versions(*packages)
     return {"hardware": facts, "flags": results_file.flags(), "backend": jax.default_backend()}
@@ -253,7 +251,7 @@ def _start_device(device: str, packages: tuple[str, ...], *, one_heap: bool) -> 
 def _targets(
     benchmark: Benchmark, args: argparse.Namespace, sections: list[dict[str, Any]]
 ) -> list[tuple[Path, list[dict[str, Any]]]]:
-    """Files to write and the sections in them."""
+    """Return the files to write and the sections in them."""
     if args.out is not None:
         return [(args.out, sections)]
     if args.quick or args.only:
@@ -261,26 +259,26 @@ def _targets(
     return [(RESULTS / f"{benchmark.name}-{each['device']}.json", [each]) for each in sections]
 
 
-def _tell(
+def _print_tables(
     benchmark: Benchmark, sections: list[dict[str, Any]], left_out: list[dict[str, Any]]
 ) -> None:
-    """The tables."""
+    """Print the tables, the peak rates and what was left out."""
     from charjax.hardware import in_words
 
     console = show.make_console()
     for section in sections:
         title = f"{benchmark.title} ({section['device']}: {in_words(section['hardware'])})"
         console.print(show.make_table(title, benchmark.columns, section["rows"]))
-        looked = section.get("roofline", {})
-        if looked.get("start"):
+        rates = section.get("roofline", {})
+        if rates.get("start"):
             best = ", ".join(
                 f"{name} {show.quantity(rate, unit)}"
                 for name, unit in (("float32", "FLOP/s"), ("bfloat16", "FLOP/s"), ("copy", "B/s"))
-                for rate in [looked["start"][name]]
+                for rate in [rates["start"][name]]
             )
             console.print(f"best in this run: {best}", highlight=False)
-        if looked.get("note"):
-            console.print(f"note: {looked['note']}", highlight=False, style="bold")
+        if rates.get("note"):
+            console.print(f"note: {rates['note']}", highlight=False, style="bold")
     for table in benchmark.extra([row for section in sections for row in section["rows"]]):
         console.print(table)
     for each in left_out:

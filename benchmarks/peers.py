@@ -1,21 +1,18 @@
-"""The same training step in charjax, PyTorch and plain flax, taking turns.
+"""Training steps of charjax, PyTorch and plain flax on the same work, taking turns.
 
     python -m benchmarks.peers [--devices cpu,gpu] [--quick] [--out FILE.json]
 
 Each row is one contestant at one work: charjax through the program that its real loop runs;
 PyTorch eager and torch.compile, on a CPU with the better of 1 and all threads, with a vectorised
-gather, a fused AdamW and no look at the loss; flax's nn.RNN for the recurrent networks; and for
-the bigram and the MLP also the loop that the lectures write. All begin with the same weights, and
-their loss on one batch has to agree to 1e-5 of itself, in full float32, before the clock starts.
-"bfloat16" is of the matrix products: torch.autocast there, runtime.dtype here.
+gather, a fused AdamW and no read of the loss; flax's nn.RNN for the recurrent networks; and for
+the bigram and the MLP also the loop of the makemore lectures. All start from the same weights, and
+their losses on one batch must agree to a relative 1e-5, in full float32, before the clock starts.
+"bfloat16" is the dtype of the matrix products: torch.autocast there, runtime.dtype here.
 
-charjax's steps are in one call of about 0.4 s (its loop's are of 0.8 s); on a GPU the short ones
-also in loops that are CUDA graphs (benchmarks/graphs.py), which the real loop's are not. Each
-contestant is timed 5 times, in turns, in a process of its own, as a run is (in one process their
-threads get in each other's way, and what was compiled before leaves the heap in pieces); PyTorch,
-if it is not installed here, of the Python that CHARJAX_TORCH_PYTHON names, or of the environment
-that `make parity` makes.
-Without PyTorch only flax is compared with.
+A call of charjax's program takes about 0.4 s (in its loop 0.8 s). Each contestant is timed 5 times,
+in turns, in a separate process (see benchmarks/subprocess_worker.py). Where PyTorch is not
+installed, it is that of the Python named by CHARJAX_TORCH_PYTHON, or of the environment made by
+`make parity`; without PyTorch only flax is compared.
 """
 
 import shutil
@@ -25,60 +22,44 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.apart import Apart, find_torch
+from benchmarks import workloads
 from benchmarks.flops import flops_formula, train_flops
 from benchmarks.harness import Benchmark, start
-from benchmarks.roofline import DTYPES
+from benchmarks.peak_rates import DTYPES
 from benchmarks.section import Section
-from benchmarks.show import Column, percent, spread
+from benchmarks.show import Column, Row, percent, spread
+from benchmarks.subprocess_worker import Worker, find_torch
 from benchmarks.timing import Slice, paired_ratio, summary, take_turns
 from charjax.config import Config
 
-Row = dict[str, Any]
 TOLERANCE = 1e-5
-FLAX, GRAPH = "flax nn.RNN", "charjax, CUDA graph"
+FLAX, LECTURE_LOOP = "flax nn.RNN", "lectures"
 CELLS = ("gru", "lstm")
-_GPT = (
-    "model.kind=transformer",
-    "init.scheme=gpt2",
-    "optim.weight_decay=0.1",
-    "optim.beta2=0.99",
-)
-_PLAIN = ("optim.grad_clip=0",)
-# On a GPU starting their kernels takes about as long as running them.
-_SHORT_STEPS = ("bigram", "mlp", "gru", "lstm")
 
 
 def _gpt(layers: int, heads: int, width: int, batch: int, context: int) -> tuple[str, ...]:
-    return (
-        *_GPT,
-        f"model.n_layer={layers}",
-        f"model.n_head={heads}",
-        f"model.d_model={width}",
-        f"model.context_length={context}",
-        f"train.batch_size={batch}",
+    return _words(
+        "model.kind=transformer init.scheme=gpt2 optim.weight_decay=0.1 optim.beta2=0.99 "
+        f"model.n_layer={layers} model.n_head={heads} model.d_model={width} "
+        f"model.context_length={context} train.batch_size={batch}"
     )
 
 
 def _recurrent(kind: str, batch: int, context: int, width: int, layers: int) -> tuple[str, ...]:
-    return (
-        f"model.kind={kind}",
-        f"model.n_layer={layers}",
-        f"model.d_embed={width}",
-        f"model.d_hidden={width}",
-        f"model.context_length={context}",
-        f"train.batch_size={batch}",
+    return _words(
+        f"model.kind={kind} model.n_layer={layers} model.d_embed={width} model.d_hidden={width} "
+        f"model.context_length={context} train.batch_size={batch}"
     )
 
 
-_BIGRAM = (*_PLAIN, "model.kind=bigram", "model.context_length=8", "train.batch_size=32")
-_MLP = (
-    *_PLAIN,
-    "model.kind=mlp",
-    "model.context_length=3",
-    "model.d_embed=10",
-    "model.hidden=[200]",
-    "train.batch_size=32",
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_BIGRAM = _words("optim.grad_clip=0 model.kind=bigram model.context_length=8 train.batch_size=32")
+_MLP = _words(
+    "optim.grad_clip=0 model.kind=mlp model.context_length=3 model.d_embed=10 model.hidden=[200] "
+    "train.batch_size=32"
 )
 _SHARED = {
     "bigram B32 T8": _BIGRAM,
@@ -90,7 +71,7 @@ _SHARED = {
 }
 WORKS = {
     "cpu": _SHARED,
-    # What a GPU is for comes first, should the time be too short.
+    # The large works first, in case the time is too short.
     "gpu": {
         "gru B256 T256 E512 H512 L1": _recurrent("gru", 256, 256, 512, 1),
         "gpt 6L 6H 384 B64 T256": _gpt(6, 6, 384, 64, 256),
@@ -107,7 +88,7 @@ _QUICK = {
 
 
 def measure(section: Section) -> None:
-    """All works in both dtypes; PyTorch's side only where it is installed."""
+    """Compare all works in both dtypes; with PyTorch only where it is installed."""
     torch = find_torch(section)
     works = _QUICK if section.quick else WORKS[section.device]
     for work, overrides in works.items():
@@ -119,7 +100,7 @@ def measure(section: Section) -> None:
 
 
 def _has_bfloat16(work: str, device: str) -> bool:
-    """On a CPU for the GPTs alone: more does not fit into five minutes."""
+    """Return whether a work is measured in bfloat16: on a CPU the GPTs alone, to save time."""
     return work.startswith("gpt") or (device == "gpu" and not work.startswith("bigram"))
 
 
@@ -131,64 +112,60 @@ def _compare(
     dtype: str,
     torch: str | None,
 ) -> None:
-    """One work in one dtype: build, agree, take turns."""
-    from benchmarks import workloads
-
+    """Build the contestants of one work in one dtype, compare their losses, and time them."""
     layout = workloads.PAIRS if work.startswith("mlp") else workloads.STREAM
     words = workloads.filled([*layout, *overrides, f"runtime.dtype={dtype}"])
     config = workloads.make_config(*words)
-    apart: dict[str, Apart] = {}
+    workers: dict[str, Worker] = {}
 
-    def begin(label: str, python: str, module: str, **options: Any) -> None:
-        apart[label] = Apart(
-            python, module, label=label, words=words, dtype=dtype, device=section.device, **options
+    def launch(label: str, python: str, module: str) -> None:
+        workers[label] = Worker(
+            python, module, label=label, words=words, dtype=dtype, device=section.device
         )
 
-    # All are built at once.
-    begin("charjax", sys.executable, "benchmarks.peers_jax")
-    if section.device == "gpu" and config.model.kind in _SHORT_STEPS:
-        begin(GRAPH, sys.executable, "benchmarks.peers_jax")
+    # All are built at the same time.
+    launch("charjax", sys.executable, "benchmarks.peers_jax")
     if config.model.kind in CELLS:
-        begin(FLAX, sys.executable, "benchmarks.peers_jax")
+        launch(FLAX, sys.executable, "benchmarks.peers_jax")
     for label, why in _torch_labels(config.model.kind, dtype).items() if torch else ():
         if why:
             section.leave_out(f"{name}, {label}", why)
         else:
             assert torch is not None
-            begin(label, torch, "benchmarks.peers_torch")
+            launch(label, torch, "benchmarks.peers_torch")
     try:
-        _measure_beside(section, name, work, config, dtype, apart)
+        _take_turns(section, name, work, config, dtype, workers)
     finally:
-        # Not even a row that failed leaves them in the next one's way.
-        for peer in apart.values():
-            peer.close()
+        # A row that failed must not slow down the next one.
+        for worker in workers.values():
+            worker.close()
 
 
-def _measure_beside(
-    section: Section, name: str, work: str, config: Config, dtype: str, apart: dict[str, Apart]
+def _take_turns(
+    section: Section, name: str, work: str, config: Config, dtype: str, workers: dict[str, Worker]
 ) -> None:
-    """All of them in turns; without charjax there is nothing to compare with."""
-    own = apart.pop("charjax")
-    told = own.facts
-    facts: dict[str, dict[str, Any]] = {"charjax": {"loss": told["first loss"]}}
-    works = {"charjax": Slice(own.with_threads(1), section.slice_seconds)}
-    for label, peer in apart.items():
+    """Time the contestants in turns; a failure of charjax's is raised, the others are left out."""
+    ours = workers.pop("charjax")
+    facts: dict[str, dict[str, Any]] = {"charjax": {"loss": ours.facts["first loss"]}}
+    works = {"charjax": Slice(ours.with_threads(1), section.slice_seconds)}
+    for label, worker in workers.items():
         with section.attempt(f"{name}, {label}"):
-            found = agreed(label, peer.facts["loss"], told["loss"])
-            if label in (FLAX, GRAPH):
-                works[label] = Slice(peer.with_threads(1), section.slice_seconds)
+            losses = agreed(label, worker.facts["loss"], ours.facts["loss"])
+            if label == FLAX:
+                works[label] = Slice(worker.with_threads(1), section.slice_seconds)
             else:
-                threads = thread_counts(section.device)
-                works[label], used = best_threads(peer.with_threads, threads, section.slice_seconds)
-                found["threads"] = used
-            facts[label] = found
+                counts = thread_counts(section.device)
+                works[label], losses["threads"] = best_threads(
+                    worker.with_threads, counts, section.slice_seconds
+                )
+            facts[label] = losses
     found = take_turns(works, section.repeats, section.late)
     model = config.model
-    flops = train_flops(model, told["vocab_size"])
+    flops = train_flops(model, ours.facts["vocab_size"])
     best = section.facts["roofline"]["start"][dtype]
     for label, values in found.items():
-        sums = summary(values)
-        rate = told["tokens_a_step"] / sums["median"]
+        times = summary(values)
+        rate = ours.facts["tokens_a_step"] / times["median"]
         section.add(
             f"{name}, {label}",
             work=work,
@@ -201,16 +178,16 @@ def _measure_beside(
             flops_a_token=flops,
             mfu_measured=flops * rate / best if flops else None,
             times_charjax=paired_ratio(found["charjax"], values),
-            **sums,
+            **times,
             **facts[label],
         )
 
 
 def agreed(label: str, exact: float, reference: float) -> dict[str, Any]:
-    """A loss on the first batch with our weights, beside ours.
+    """Return a contestant's loss on the first batch with our weights, and ours.
 
     Raises:
-      ValueError: it differs by more than 1e-5 of itself, in float32.
+      ValueError: they differ by more than a relative 1e-5, in float32.
     """
     difference = abs(exact - reference) / abs(reference)
     if not difference <= TOLERANCE:
@@ -222,18 +199,18 @@ def agreed(label: str, exact: float, reference: float) -> dict[str, Any]:
 
 
 def _torch_labels(kind: str, dtype: str) -> dict[str, str]:
-    """PyTorch's contestants, and why one of them has to be left out."""
+    """Return PyTorch's contestants, each with the reason to leave it out, or none."""
     compiled = ""
     if kind in ("gru", "lstm"):
         compiled = "torch.compile leaves nn.GRU and nn.LSTM as they are"
     elif not any(shutil.which(name) for name in ("g++", "c++", "clang++")):
         compiled = "no C++ compiler found"
     labels = {"torch eager": "", "torch compile": compiled}
-    return labels | ({"lectures": ""} if kind in ("bigram", "mlp") and dtype == "float32" else {})
+    return labels | ({LECTURE_LOOP: ""} if kind in ("bigram", "mlp") and dtype == "float32" else {})
 
 
 def thread_counts(device: str) -> tuple[int, ...]:
-    """The numbers of threads to try."""
+    """Return the numbers of threads to try."""
     from charjax import hardware
 
     return tuple(dict.fromkeys((1, hardware.cores()))) if device == "cpu" else (1,)
@@ -242,29 +219,33 @@ def thread_counts(device: str) -> tuple[int, ...]:
 def best_threads(
     make: Callable[[int], Callable[[int], Any]], counts: tuple[int, ...], seconds: float
 ) -> tuple[Slice, dict[str, float]]:
-    """The slice at the better number of threads, and the first look at each."""
+    """Return the slice at the better number of threads, and the seconds at each."""
     slices = {count: Slice(make(count), seconds) for count in counts}
-    looks = {count: min(work(), work()) for count, work in slices.items()}
-    best = min(looks, key=lambda count: looks[count])
-    return slices[best], {"used": best, **{f"look at {n}": took for n, took in looks.items()}}
+    seconds_at = {count: min(work(), work()) for count, work in slices.items()}
+    best = min(seconds_at, key=lambda count: seconds_at[count])
+    return slices[best], {"used": best, **{f"look at {n}": s for n, s in seconds_at.items()}}
 
 
 def ratios(rows: list[Row]) -> list[Table]:
-    """charjax against the best of PyTorch, flax and the lectures' loop, a line a work."""
+    """Compare charjax with the best of PyTorch, flax and the makemore lectures' loop, by work."""
     table = Table(title="how many times faster charjax is (median of the turns' ratios)")
-    for title in ("", "device", "PyTorch, its best", "flax nn.RNN", "the lectures' loop"):
+    for title in ("", "device", "PyTorch, its best", "flax nn.RNN", "makemore's loop"):
         table.add_column(title, justify="right" if title else "left")
     for (device, work, dtype), found in by_work(rows).items():
         cells = [f"{work} {dtype}", device]
-        for labels in (("torch eager", "torch compile"), ("flax nn.RNN",), ("lectures",)):
-            times = [found[label]["times_charjax"]["median"] for label in labels if label in found]
-            cells.append(f"{min(times):.2f}" if times else "n/a")
-        table.add_row(*cells)
+        others = (("torch eager", "torch compile"), (FLAX,), (LECTURE_LOOP,))
+        table.add_row(*cells, *(ratio_to(found, labels) for labels in others))
     return [table]
 
 
+def ratio_to(found: dict[str, Row], labels: tuple[str, ...]) -> str:
+    """Return how many times as long the fastest of these contestants takes; n/a without one."""
+    times = [found[label]["times_charjax"]["median"] for label in labels if label in found]
+    return f"{min(times):.2f}" if times else "n/a"
+
+
 def by_work(rows: list[Row]) -> dict[tuple[str, str, str], dict[str, Row]]:
-    """(device, work, dtype) to contestant to row."""
+    """Return rows by contestant, by (device, work, dtype)."""
     found: dict[tuple[str, str, str], dict[str, Row]] = {}
     for row in rows:
         key = (row["device"], row["work"], row["dtype"])
@@ -277,8 +258,8 @@ def _threads(row: Row) -> str:
 
 
 def _times(row: Row) -> str:
-    own = row["contestant"] == "charjax"
-    return "" if own else f"{row['times_charjax']['median']:.2f} x"
+    is_charjax = row["contestant"] == "charjax"
+    return "" if is_charjax else f"{row['times_charjax']['median']:.2f} x"
 
 
 def _difference(row: Row) -> str:
@@ -300,14 +281,14 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def draw(axes: Any, rows: list[Row]) -> None:
-    """Times charjax's step, a bar a peer."""
+    """Draw a bar for each peer: its step as a multiple of charjax's."""
     peers = [row for row in rows if row["contestant"] != "charjax"]
     times = [row["times_charjax"]["median"] for row in peers]
     axes.barh(range(len(peers)), times)
     axes.set_yticks(range(len(peers)), [row["name"] for row in peers], fontsize="xx-small")
     axes.axvline(1.0, color="black", linewidth=1)
     axes.invert_yaxis()
-    axes.set(xscale="log", xlabel="seconds a step, as a multiple of charjax's")
+    axes.set(xscale="log", xlabel="seconds per step, as a multiple of charjax's")
 
 
 BENCHMARK = Benchmark(

@@ -1,4 +1,4 @@
-"""The recurrent networks as a user of flax writes them: nn.RNN over nn.GRUCell and the like.
+"""Recurrent networks as a user of flax writes them: nn.RNN over nn.GRUCell or an LSTM cell.
 
 Letters: B batch, T time, E width of an embedding, H width of the state.
 """
@@ -20,7 +20,7 @@ from charjax.training.step import cross_entropy
 
 
 def exact_loss(training: Training) -> float:
-    """charjax's mean loss on the first batch, every product in full float32."""
+    """Return charjax's mean loss on the first batch, with all products in full float32."""
     session = training.session
     model = session.model.clone(dtype=jnp.float32)
     assert session.source is not None
@@ -36,7 +36,7 @@ def exact_loss(training: Training) -> float:
 
 
 class Network(nn.Module):
-    """Embedding, nn.RNN upon nn.RNN, readout."""
+    """Embedding, layers of nn.RNN, readout."""
 
     config: Any
     vocab_size: int
@@ -44,7 +44,7 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, tokens_BT: Array) -> Array:
-        """Tokens to logits (B, T, V)."""
+        """Compute logits (B, T, V)."""
         config = self.config
         h = nn.Embed(self.vocab_size, config.d_embed, dtype=self.dtype, name="embed")(tokens_BT)
         cell = nn.GRUCell if config.kind == "gru" else nn.OptimizedLSTMCell
@@ -54,20 +54,20 @@ class Network(nn.Module):
 
 
 class Peer:
-    """The same weights, batches and optimiser, many steps in one program."""
+    """The network with charjax's weights, batches and optimizer; many steps in one program."""
 
     def __init__(self, training: Training, dtype: str):
-        """Take over the weights; compiled at the first step."""
+        """Convert the weights; the program is compiled at the first step."""
         session = training.session
         assert session.source is not None
         self._config: Config = session.config
-        # On one device: of two each would do the whole work.
+        # On one device: two would each do all of the work.
         self._source = first_copy(session.source)
         size = session.dataset.tokenizer.vocab_size
         self._exact = Network(self._config.model, size, jnp.float32)
         self._network = Network(self._config.model, size, jnp.dtype(dtype))
         variables = jax.tree.map(np.array, variables_of(training.state))
-        self._params = jax.device_put(take_over(self._config.model, variables["params"]))
+        self._params = jax.device_put(convert(self._config.model, variables["params"]))
         optim = self._config.optim
         self._optimizer = optax.chain(
             optax.clip_by_global_norm(optim.grad_clip),
@@ -85,14 +85,14 @@ class Peer:
         self._step = 0
 
     def exact_loss(self) -> float:
-        """The loss on the first batch in full float32."""
+        """Return the loss on the first batch in full float32."""
         batch = jax.jit(self._source.draw)(jnp.int32(0))
         with jax.default_matmul_precision("highest"):
             logits = jax.jit(self._exact.apply)({"params": self._params}, batch.inputs)
         return float(jnp.mean(cross_entropy(logits, batch.targets)))
 
     def steps(self, count: int) -> None:
-        """So many steps in one program, and wait."""
+        """Do so many steps in one program, and wait."""
         self._state = self._run(self._state, self._source, jnp.int32(self._step), jnp.int32(count))
         jax.block_until_ready(self._state)
         self._step += count
@@ -105,43 +105,43 @@ class Peer:
 
         def body(index: Array, state: Any) -> Any:
             params, optim = state
-            slopes = jax.grad(loss)(params, source.draw(first + index))
-            updates, optim = self._optimizer.update(slopes, optim, params)
+            gradients = jax.grad(loss)(params, source.draw(first + index))
+            updates, optim = self._optimizer.update(gradients, optim, params)
             return optax.apply_updates(params, updates), optim
 
         return jax.lax.fori_loop(0, count, body, state)
 
 
-def take_over(config: Any, params: dict[str, Any]) -> dict[str, Any]:
-    """charjax's parameters under flax's names; of two biases that are only added, the sum."""
-    own: dict[str, Any] = {
+def convert(config: Any, params: dict[str, Any]) -> dict[str, Any]:
+    """Return charjax's parameters under flax's names; biases that are only added become one."""
+    converted: dict[str, Any] = {
         "embed": {"embedding": params["token_embedding"]["embedding"]},
         "readout": dict(params["readout"]),
     }
     split = _gru if config.kind == "gru" else _lstm
     for i in range(config.n_layer):
-        own[f"cell_{i}"] = split(params[f"cell_{i}"])
-    return own
+        converted[f"cell_{i}"] = split(params[f"cell_{i}"])
+    return converted
 
 
 def _gru(cell: dict[str, np.ndarray]) -> dict[str, Any]:
     wi, wh, bi, bh = (np.split(cell[name], 3, axis=-1) for name in _PARTS)
-    own: dict[str, Any] = {}
+    gates: dict[str, Any] = {}
     for k, gate in enumerate("rzn"):
-        # Only the new state's product has a bias of its own, inside the reset gate.
-        apart = gate == "n"
-        own[f"i{gate}"] = {"kernel": wi[k], "bias": bi[k] if apart else bi[k] + bh[k]}
-        own[f"h{gate}"] = {"kernel": wh[k]} | ({"bias": bh[k]} if apart else {})
-    return own
+        # The new state's product has a separate bias, inside the reset gate.
+        has_two = gate == "n"
+        gates[f"i{gate}"] = {"kernel": wi[k], "bias": bi[k] if has_two else bi[k] + bh[k]}
+        gates[f"h{gate}"] = {"kernel": wh[k]} | ({"bias": bh[k]} if has_two else {})
+    return gates
 
 
 def _lstm(cell: dict[str, np.ndarray]) -> dict[str, Any]:
     wi, wh, bi, bh = (np.split(cell[name], 4, axis=-1) for name in _PARTS)
-    own: dict[str, Any] = {}
+    gates: dict[str, Any] = {}
     for k, gate in enumerate("ifgo"):
-        own[f"i{gate}"] = {"kernel": wi[k]}
-        own[f"h{gate}"] = {"kernel": wh[k], "bias": bi[k] + bh[k]}
-    return own
+        gates[f"i{gate}"] = {"kernel": wi[k]}
+        gates[f"h{gate}"] = {"kernel": wh[k], "bias": bi[k] + bh[k]}
+    return gates
 
 
 _PARTS = ("input_kernel", "hidden_kernel", "input_bias", "hidden_bias")

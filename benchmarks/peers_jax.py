@@ -1,10 +1,9 @@
-"""The works of benchmarks.peers in JAX: charjax's own loop, and plain flax."""
+"""The works of benchmarks.peers in JAX: the program of charjax's loop, and plain flax."""
 
 from collections.abc import Callable
 
 from benchmarks import peers_flax, workloads
-from benchmarks.graphs import GRAPHS
-from benchmarks.peers import FLAX, GRAPH, TOLERANCE
+from benchmarks.peers import FLAX, TOLERANCE
 from charjax.config import load_config
 from charjax.training.session import start_for_training
 
@@ -16,7 +15,7 @@ class Charjax:
         """Do the first step.
 
         Raises:
-          ValueError: the program computes in full float32, and its first loss is not the model's.
+          ValueError: its first loss is not the model's, though both are in full float32.
         """
         self._training = training
         exact = peers_flax.exact_loss(training)
@@ -33,33 +32,33 @@ class Charjax:
         }
 
     def with_threads(self, threads: int) -> Callable[[int], None]:
-        """So many steps; XLA has all threads."""
+        """Return a function that does n steps; XLA uses all threads."""
         return self._training.steps
 
 
 class Flax:
-    """benchmarks.peers_flax."""
+    """The networks of benchmarks.peers_flax."""
 
     def __init__(self, training: workloads.Training, dtype: str):
-        """Take over the weights."""
+        """Convert the weights."""
         self._peer = peers_flax.Peer(training, dtype)
         self.facts = {"loss": self._peer.exact_loss()}
 
     def with_threads(self, threads: int) -> Callable[[int], None]:
-        """So many steps; XLA has all threads."""
+        """Return a function that does n steps; XLA uses all threads."""
         return self._peer.steps
 
 
-def build_apart(label: str, words: list[str], dtype: str, device: str) -> Charjax | Flax:
-    """A contestant, by its label, in a process started as that of a run is.
+def build(label: str, words: list[str], dtype: str, device: str) -> Charjax | Flax:
+    """Build a contestant by its label, in a process started like that of a run.
 
     Raises:
-      LeftOut: it needs more memory than there is, or XLA does not know an option.
-      ValueError: it is not the same model.
+      LeftOut: it needs more memory than is available.
+      ValueError: it does not compute charjax's model.
     """
     config = load_config(None, words)
     start_for_training(config)
-    training = workloads.prepare(config, GRAPHS if label == GRAPH else None)
+    training = workloads.prepare(config)
     if label == FLAX:
         return Flax(training, dtype)
     return Charjax(training, dtype, device)

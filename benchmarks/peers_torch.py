@@ -1,4 +1,4 @@
-"""The works of benchmarks.peers in PyTorch: eager, torch.compile, and the lectures' own loops.
+"""The works of benchmarks.peers in PyTorch: eager, torch.compile, the makemore lectures' loops.
 
 Imported only where PyTorch is installed. Letters: B batch, T time, N characters, V vocabulary.
 """
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.peers import LECTURE_LOOP, TOLERANCE
 from benchmarks.section import LeftOut
 from benchmarks.torch_models import original
-from benchmarks.torch_models.lectures import LectureMLP, contexts_of
+from benchmarks.torch_models.lecture_mlp import LectureMLP, contexts_of
 from benchmarks.workloads import first_batch, open_quietly
 from charjax.config import load_config
 from charjax.conversion.state_dicts import to_state_dict
@@ -27,7 +28,7 @@ from charjax.training.step import cross_entropy
 _DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 
 
-def build_apart(
+def build(
     label: str,
     words: list[str],
     dtype: str,
@@ -35,11 +36,11 @@ def build_apart(
     batch: int = 1,
     length: int = 0,
 ) -> "Peer | SamplerPeer":
-    """A contestant, by its label, with the weights that charjax draws for a configuration.
+    """Build a contestant by its label, with the weights that charjax draws for a configuration.
 
     Raises:
       LeftOut: PyTorch has no such device.
-      ValueError: it is not the same model.
+      ValueError: it does not compute charjax's model.
     """
     if device == "gpu" and not torch.cuda.is_available():
         raise LeftOut("PyTorch is installed without CUDA, or finds no GPU")
@@ -47,7 +48,7 @@ def build_apart(
     state = first_state(session)
     if label == "nanoGPT":
         return SamplerPeer(session, state, device, batch, length)
-    if label == "lectures":
+    if label == LECTURE_LOOP:
         return LecturePeer(session, state, "float32", device, compiled=False)
     return Peer(session, state, dtype, device, compiled=label == "torch compile")
 
@@ -60,21 +61,21 @@ class WithLoss(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """The mean loss in nats."""
+        """Return the mean loss in nats."""
         out = self.model(x)
         logits = out[0] if isinstance(out, tuple) else out
         return functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), y.reshape(-1))
 
 
 class Peer:
-    """charjax's weights in a PyTorch model, trained as one who knows PyTorch would."""
+    """A PyTorch model with charjax's weights, trained by idiomatic, fast PyTorch."""
 
     def __init__(
         self, session: Session, state: TrainState, dtype: str, device: str, compiled: bool
     ):
         """Build the model and put the text on the device."""
         self.config, self.device = session.config, _DEVICES[device]
-        self.model = build(session, state).to(self.device)
+        self.model = build_model(session, state).to(self.device)
         self.first = first_batch(session)
         self.net = WithLoss(self.model)
         self.loss: Any = torch.compile(self.net) if compiled else self.net
@@ -92,7 +93,7 @@ class Peer:
         self.facts = {"loss": self.exact_loss()}
 
     def make_optimizer(self) -> torch.optim.Optimizer:
-        """AdamW with all of its updates in one kernel, decaying matrices alone."""
+        """Return a fused AdamW that decays matrices alone."""
         optim, parameters = self.config.optim, list(self.model.parameters())
         groups = [
             {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": optim.weight_decay},
@@ -107,13 +108,13 @@ class Peer:
         )
 
     def exact_loss(self) -> float:
-        """The loss on charjax's first batch, every product in full float32."""
+        """Return the loss on charjax's first batch, with all products in full float32."""
         with _full_precision(), torch.no_grad():
             x, y = (torch.from_numpy(a.astype(np.int64)).to(self.device) for a in self.first)
             return float(self.net(x, y))
 
     def with_threads(self, threads: int) -> Callable[[int], None]:
-        """A function that does n steps with so many threads, and waits for the last."""
+        """Return a function that does n steps with so many threads, and waits for the last."""
 
         def run(count: int) -> None:
             torch.set_num_threads(threads)
@@ -125,7 +126,7 @@ class Peer:
         return run
 
     def step(self) -> None:
-        """One step; nothing in it waits for the device."""
+        """Do one step without waiting for the device."""
         with self._autocast():
             loss = self.loss(*self.batch())
         loss.backward()
@@ -135,7 +136,7 @@ class Peer:
         self.optimizer.zero_grad(set_to_none=True)
 
     def batch(self) -> tuple[Tensor, Tensor]:
-        """Random windows, gathered at once."""
+        """Draw random windows by one gather."""
         rows = self.config.train.batch_size
         if self._is_pairs:
             picked = torch.randint(len(self.targets), (rows,), device=self.device)
@@ -150,26 +151,25 @@ class Peer:
 
 
 class LecturePeer(Peer):
-    """The loop of Karpathy's GPT lecture (and of nanoGPT's batches): every window sliced for
-    itself, AdamW as it is called there.
+    """The loop of Karpathy's GPT lecture, with nanoGPT's batches: windows are sliced one by one.
 
-    The MLP of Building makemore Part 2 takes plain steps along the gradient, which is less work
-    than AdamW; here it is trained by the same loop as the bigram.
+    The MLP of Building makemore Part 2 takes plain gradient steps, which are less work than AdamW;
+    here it is trained by the loop of the bigram.
     """
 
     def make_optimizer(self) -> torch.optim.Optimizer:
-        """AdamW as the lecture calls it."""
+        """Return AdamW as the lecture calls it."""
         return torch.optim.AdamW(self.model.parameters(), lr=self.config.optim.learning_rate)
 
     def step(self) -> None:
-        """The lecture's step; the loss is not looked at."""
+        """Do the lecture's step; the loss is not read."""
         loss = self.net(*self.lecture_batch())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
 
     def lecture_batch(self) -> tuple[Tensor, Tensor]:
-        """Windows, or contexts and the character after each, taken one by one."""
+        """Slice random windows, or contexts and the character after each, one by one."""
         if self._is_pairs:
             picked = torch.randint(len(self.contexts), (self.config.train.batch_size,))
             x = torch.stack([self.contexts[i] for i in picked])
@@ -182,13 +182,13 @@ class LecturePeer(Peer):
 
 
 class SamplerPeer:
-    """nanoGPT's sampler: all of the window anew for each character."""
+    """nanoGPT's sampler, which computes the whole window for each character."""
 
     def __init__(self, session: Session, state: TrainState, device: str, batch: int, length: int):
-        """Build the model with the weights of a state, and take the prompt from the text."""
+        """Build the model with the weights of a state; the prompt is the beginning of the text."""
         self._device = _DEVICES[device]
         self._session = session
-        self._model: Any = build(session, state).to(self._device).eval()
+        self._model: Any = build_model(session, state).to(self._device).eval()
         self._length = length
         context = session.config.model.context_length or 1
         prompt_T = session.dataset.splits["train"].tokens[:context].astype(np.int64)
@@ -196,7 +196,7 @@ class SamplerPeer:
         self.facts = {"loss_difference": self.check(variables_of(state))}
 
     def check(self, variables: Any) -> float:
-        """By how much the mean loss on some windows differs from charjax's, of itself.
+        """Return the relative difference of the mean loss on some windows from charjax's.
 
         Raises:
           ValueError: by more than 1e-5.
@@ -211,12 +211,12 @@ class SamplerPeer:
             x = torch.from_numpy(rows.astype(np.int64)).to(self._device)
             theirs = float(WithLoss(self._model)(x[:, :-1], x[:, 1:]))
         difference = abs(ours - theirs) / ours
-        if not difference <= 1e-5:
+        if not difference <= TOLERANCE:
             raise ValueError(f"the losses on the same weights differ: {ours:.7f}, {theirs:.7f}")
         return difference
 
     def with_threads(self, threads: int) -> Callable[[int], None]:
-        """A function that samples n times with so many threads."""
+        """Return a function that samples n times with so many threads."""
 
         def run(count: int) -> None:
             torch.set_num_threads(threads)
@@ -229,7 +229,7 @@ class SamplerPeer:
 
     @torch.no_grad()
     def sample(self, text: Tensor, length: int) -> Tensor:
-        """As in nanoGPT's model.py; the readout is applied to the newest place alone."""
+        """Sample as in nanoGPT's model.py; the readout is applied to the last position alone."""
         context = self._session.config.model.context_length or 1
         parts = self._model.transformer
         for _ in range(length):
@@ -244,8 +244,8 @@ class SamplerPeer:
         return text
 
 
-def build(session: Session, state: TrainState) -> nn.Module:
-    """The original of the model, with the weights of a state of charjax's."""
+def build_model(session: Session, state: TrainState) -> nn.Module:
+    """Build the original of a model, with the weights of a state of charjax."""
     config, size = session.config.model, session.dataset.tokenizer.vocab_size
     variables = _plain(variables_of(state))
     if config.kind == "mlp":
@@ -264,7 +264,7 @@ def _plain(tree: Any) -> Any:
 
 @contextlib.contextmanager
 def _full_precision() -> Any:
-    """No TF32 while the losses are compared; afterwards as JAX has it by default."""
+    """Turn TF32 off while losses are compared; afterwards on, as it is by default in JAX."""
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     try:

@@ -1,8 +1,8 @@
-"""Writes the measured numbers into README.md, RESULTS.md, docs/ and the headers of configs/.
+"""Write the measured numbers into README.md, docs/ and the headers of configs/.
 
-`make results`. RESULTS.md, everything between `<!-- begin NAME -->` and `<!-- end NAME -->` in the
-README and in docs/initlab.md, and every line of a config that begins with `# Measured`, is made
-here from benchmarks/results/*.json.
+`make results`. Everything between `<!-- begin NAME -->` and `<!-- end NAME -->` in README.md and
+docs/, every line of a config that begins with `# Measured`, and the pictures in docs/figures are
+made here from benchmarks/results/*.json.
 """
 
 import json
@@ -10,25 +10,36 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks import render_faults, render_initlab, render_speed, render_verdicts
+from benchmarks import (
+    render_faults,
+    render_initlab,
+    render_picture,
+    render_speed,
+    render_verdicts,
+)
 from benchmarks.configs import RESULTS
 from charjax.hardware import in_words
 from charjax.reproduction import report
-from charjax.reproduction.curves import draw_row
 from charjax.reproduction.measure import compare
-from charjax.reproduction.published import ORDERS, ROWS
+from charjax.reproduction.output import read_results
+from charjax.reproduction.published import ORDERINGS, ROWS
+from charjax.reproduction.report import draw_row
 from charjax.reproduction.rows import Row
 
-# The rows whose curves RESULTS.md shows.
+# The rows whose curves docs/results.md shows.
 PICTURED = ("shakespeare-gru",)
 ROOT = Path(__file__).resolve().parent.parent
-# The rows that the README shows, by the pattern of their names; RESULTS.md has all.
+DOCS = ROOT / "docs"
+# The rows that the README shows; docs/results.md has all.
 HEADLINES = (
-    r"names-(bigram|mlp-.*|wavenet-.*|beyond-.*)",
-    r"(names|shakespeare)-modified-.*",
-    r"shakespeare-(kneser-ney-6|beyond)",
-    r"nanogpt-.*",
-    r"warpeace-(kneser-ney-7|gru-1x128|gru-beyond)",
+    "names-bigram",
+    "names-mlp-kaiming",
+    "names-wavenet-76k",
+    "names-beyond-200k",
+    "shakespeare-modified-kneser-ney-7",
+    "nanogpt-cpu",
+    "nanogpt-char",
+    "warpeace-gru-beyond",
 )
 
 
@@ -40,41 +51,55 @@ def main() -> None:
     for name in PICTURED:
         if name in measured:
             draw_row(measured[name], _picture(name))
-    print(f"README.md, RESULTS.md and configs/ written; {len(measured)} reproduced rows")
+    render_picture.draw(DOCS / "figures" / "overview.svg")
+    print(f"README.md, docs/ and configs/ written; {len(measured)} reproduced rows")
 
 
 def pages(measured: dict[str, report.Result]) -> dict[Path, str]:
-    """Every text that is made, whole or in part, from the results."""
+    """Return every text that is made, whole or in part, from the results."""
     results = json.loads((RESULTS / "configs-cpu.json").read_text(encoding="utf-8"))
     made = {
         path: with_header(path, results.get(path.stem), measured)
         for path in sorted((ROOT / "configs").glob("*.toml"))
     }
-    own = readme_parts(results, measured)
-    for others in (render_initlab, render_faults, render_speed):
-        own |= others.readme_parts()
     parts = {
-        ROOT / "README.md": own,
-        ROOT / "docs" / "initlab.md": render_initlab.page_parts() | render_verdicts.page_parts(),
+        ROOT / "README.md": {
+            "reproduced": headlines([row for row in ROWS if row.name in HEADLINES], measured),
+            "speed": render_speed.summary(),
+        },
+        DOCS / "guide.md": {"run": run_excerpt(results["default"])},
+        DOCS / "results.md": {"results": tables(measured)},
+        DOCS / "speed.md": {
+            "commands": speed_table(results),
+            "time-to-quality": render_speed.goals(),
+            "benchmarks": render_speed.benchmarks(),
+        },
+        DOCS / "durability.md": render_faults.page_parts(),
+        DOCS / "initlab.md": render_initlab.page_parts() | render_verdicts.page_parts(),
     }
     for page, made_of in parts.items():
         text = page.read_text(encoding="utf-8")
         for name, part in made_of.items():
             text = replace_part(page.name, text, name, part)
         made[page] = text
+    return made
+
+
+def tables(measured: dict[str, report.Result]) -> str:
+    """Return the tables of docs/results.md: rows by text, orderings, tolerances; and curves."""
     orders = [
         compare(order, measured)
-        for order in ORDERS
+        for order in ORDERINGS
         if order.worse in measured and order.better in measured
     ]
-    rows = report.document(ROWS, measured, orders, "make results")
+    page = report.document(ROWS, measured, orders, "make results")
+    # The page has a head of its own.
+    text = "## " + page.partition("\n## ")[2]
     for name in PICTURED:
         if name in measured:
-            where = _picture(name).relative_to(ROOT).as_posix()
-            rows += f"\n## Curve of {name}\n\n![validation loss of {name} by step]({where})\n"
-    made[ROOT / "RESULTS.md"] = rows
-    made[ROOT / "docs" / "benchmarks.md"] = render_speed.document()
-    return made
+            where = f"../{_picture(name).relative_to(ROOT).as_posix()}"
+            text += f"\n## Curve of {name}\n\n![validation loss of {name} by step]({where})\n"
+    return text.strip()
 
 
 def _picture(name: str) -> Path:
@@ -82,10 +107,10 @@ def _picture(name: str) -> Path:
 
 
 def reproduced() -> dict[str, report.Result]:
-    """The newest result of every row, from all files that `charjax.reproduce` has written."""
+    """Return the newest result of every row, from all files that `charjax.reproduce` wrote."""
     found: dict[str, report.Result] = {}
     for path in sorted(RESULTS.glob("reproduce-*.json")):
-        for name, result in report.read_results(path).items():
+        for name, result in read_results(path, "rows").items():
             if name not in found or found[name]["finished"] < result["finished"]:
                 found[name] = result
     return {row.name: found[row.name] for row in ROWS if row.name in found}
@@ -94,20 +119,20 @@ def reproduced() -> dict[str, report.Result]:
 def with_header(
     path: Path, result: dict[str, Any] | None, measured: dict[str, report.Result]
 ) -> str:
-    """A configuration with the command, the time and the score in its header."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    body = [line for line in lines if not line.startswith("# Measured")]
+    """Return a configuration with the command, the time and the score in its header."""
+    text = path.read_text(encoding="utf-8")
+    body = [line for line in text.splitlines() if not line.startswith("# Measured")]
     at = next(index for index, line in enumerate(body) if not line.startswith("#"))
-    own = next((row for row in measured.values() if _is_of(row, path.stem)), None)
-    told = header(path.stem, result) if own is None else row_header(own)
-    return "\n".join(body[:at] + told + body[at:]) + "\n"
+    row = next((row for row in measured.values() if _is_of(row, path.stem)), None)
+    lines = header(path.stem, result) if row is None else row_header(row)
+    return "\n".join(body[:at] + lines + body[at:]) + "\n"
 
 
 def _is_of(result: report.Result, config: str) -> bool:
-    """Whether a row is of this configuration as it stands (how often it is evaluated aside)."""
+    """Return true for a row of this configuration unchanged (except `eval.every`)."""
     extra = [word for word in result["overrides"] if not word.startswith("eval.every=")]
     if result["config"].endswith("-kneser-ney"):
-        # Every count is a row with its order: the one whose settings are the file's own.
+        # Each order of the counts is a row; choose the one whose settings are the file's own.
         return result["config"] == config and result["name"] == _own_count(config)
     return result["config"] == config and not extra
 
@@ -119,24 +144,24 @@ def _own_count(config: str) -> str:
 
 
 def row_header(result: report.Result) -> list[str]:
-    """The lines that say what a row measured."""
+    """Return the header lines that give what a row measured."""
     first = result["figures"][0]
-    told = [f"{report.QUANTITIES[first['quantity']]} {report.mean_in_words(first['measured'])}"]
-    told += [
+    losses = [f"{report.QUANTITIES[first['quantity']]} {report.mean_in_words(first['measured'])}"]
+    losses += [
         f"{report.QUANTITIES[name]} {report.mean_in_words(numbers)}"
         for name, numbers in result["shown"].items()
     ]
     runs = len(result["runs"])
     return [
         f"# Measured: {result['command']}",
-        f"# Measured: {', '.join(told)} ({runs} seed{'s' if runs > 1 else ''}); "
+        f"# Measured: {', '.join(losses)} ({runs} seed{'s' if runs > 1 else ''}); "
         f"{result['seconds']:.0f} s in all on",
         f"# Measured: {in_words(result['hardware'])}.",
     ]
 
 
 def header(name: str, result: dict[str, Any] | None) -> list[str]:
-    """The lines of a configuration that no row is of."""
+    """Return the header lines of a configuration that no row uses."""
     if result is None:
         used = [row for row in ROWS if row.config == name]
         command = f"reproduce --only {used[0].name}" if used else f"train {name}"
@@ -149,34 +174,20 @@ def header(name: str, result: dict[str, Any] | None) -> list[str]:
 
 
 def score(result: dict[str, Any]) -> str:
-    """The losses of a result, in words."""
+    """Return the losses of a result, in words."""
     summary = result["summary"]
     if summary["best_val_loss"] is None:
         last = result["last_line"]
-        told = f"train {last['loss']:.4f}"
+        words = f"train {last['loss']:.4f}"
         if "l2_penalty" in last:
-            told += f", {last['loss'] + last['l2_penalty']:.4f} with the penalty"
-        return told
-    told = f"val {summary['best_val_loss']:.4f}"
-    return told + (f", test {summary['test_loss']:.4f}" if summary["test_loss"] else "")
-
-
-def readme_parts(results: dict[str, Any], measured: dict[str, report.Result]) -> dict[str, str]:
-    """The generated parts of the README, by name."""
-    rows = [row for row in ROWS if is_headline(row)]
-    parts = {"reproduced": headlines(rows, measured), "speed": speed_table(results)}
-    if "default" in results:
-        parts["run"] = run_excerpt(results["default"])
-    return parts
-
-
-def is_headline(row: Row) -> bool:
-    """Whether the README shows it."""
-    return any(re.fullmatch(pattern, row.name) for pattern in HEADLINES)
+            words += f", {last['loss'] + last['l2_penalty']:.4f} with the penalty"
+        return words
+    words = f"val {summary['best_val_loss']:.4f}"
+    return words + (f", test {summary['test_loss']:.4f}" if summary["test_loss"] else "")
 
 
 def headlines(rows: list[Row], measured: dict[str, report.Result]) -> str:
-    """One line a row: its first figure."""
+    """Return a table with the first figure of each row."""
     lines = ["| text | row | loss | published | measured | seeds | verdict |"]
     lines.append("|---|---|---|---|---|---|---|")
     for row in rows:
@@ -189,25 +200,25 @@ def headlines(rows: list[Row], measured: dict[str, report.Result]) -> str:
 
 
 def speed_table(results: dict[str, Any]) -> str:
-    """Steps a second of the small models and the sampler, through the real commands."""
-    rows = ["| command | speed |", "|---|---|"]
+    """Return a table of steps per second of the small models and of the sampler."""
+    rows = ["| command | per second |", "|---|---|"]
     for name in ("shakespeare-bigram", "names-mlp-kaiming", "nanogpt-cpu"):
         if name in results:
             summary = results[name]["summary"]
             rows.append(
-                f"| `{results[name]['command']}` | {summary['tokens_per_second']:,.0f} targets/s, "
-                f"{_steps_a_second(name, summary):,.0f} steps/s |"
+                f"| `{results[name]['command']}` | {summary['tokens_per_second']:,.0f} targets, "
+                f"{_steps_per_second(name, summary):,.0f} steps |"
             )
     if "default" in results:
         sampling = results["default"]["sampling"]
         rows.append(
             f"| `{sampling['command']}` (the default model) | {sampling['median']:,.0f} "
-            f"characters/s, median of {len(sampling['characters_per_second'])} |"
+            f"characters, median of {len(sampling['characters_per_second'])} |"
         )
     return "\n".join(rows) + "\n\n" + _from(results)
 
 
-def _steps_a_second(name: str, summary: dict[str, Any]) -> float:
+def _steps_per_second(name: str, summary: dict[str, Any]) -> float:
     from charjax.config import load_config
 
     config = load_config(name)
@@ -221,8 +232,7 @@ def run_excerpt(result: dict[str, Any]) -> str:
     text = "\n".join(line.rstrip() for line in output.splitlines()).strip()
     return (
         f"```\n$ python -m charjax.train\n{text}\n```\n\n"
-        "![training and validation loss](benchmarks/results/default-curves.png)\n\n"
-        f"({in_words(result['hardware'])})"
+        f"Measured by `python -m benchmarks.configs default` on {in_words(result['hardware'])}."
     )
 
 
@@ -232,7 +242,7 @@ def _from(results: dict[str, Any]) -> str:
 
 
 def replace_part(page: str, text: str, name: str, part: str) -> str:
-    """Replace what stands between a part's markers."""
+    """Replace the text between the markers of a part."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)

@@ -1,4 +1,4 @@
-"""The README's fault matrix, made from benchmarks/results/faults-cpu.json."""
+"""Write the fault matrix of docs/durability.md from benchmarks/results/faults-cpu.json."""
 
 import json
 from pathlib import Path
@@ -7,50 +7,59 @@ from typing import Any
 from benchmarks.configs import RESULTS
 from charjax.hardware import in_words
 
-# What is done to a run, and what must come of it; how often it did, the results say.
+# What is done to a run, and the outcome required. The results say how often it was met.
 FAULTS = {
-    1: ("`kill -9` at any moment of training", "resumed, it ends with the same bits"),
-    2: ("`kill -9` during a save", "the same; at most one interval lost"),
+    1: ("`kill -9` at any moment of training", "resumes, ends with the same bits"),
+    2: ("`kill -9` during a save", "same bits; at most one interval lost"),
     3: (
         "SIGTERM while compiling, training, evaluating, sampling, saving",
         "everything done is saved, exit 143",
     ),
-    4: ("Ctrl-C; a second signal", "saved, exit 130; the second ends it at once"),
-    5: ("disk or quota full during a save", "one line, exit 1; the step before it intact"),
-    6: ("a file of the newest step missing, empty or half", "back to the step before, named"),
-    7: ("one bit flipped in any file of a step", "found; back to the step before"),
-    8: ("every step damaged", "refused with the list; nothing begins afresh"),
-    9: ("leftovers of saves that died", "not read; cleared by the next writer"),
+    4: ("Ctrl-C; a second signal", "saved, exit 130; the second ends the run at once"),
+    5: ("disk or quota full during a save", "one line, exit 1; the previous step intact"),
+    6: (
+        "a file of the newest step missing, empty or truncated",
+        "falls back to the previous step, named",
+    ),
+    7: ("one bit flipped in any file of a step", "detected; falls back to the previous step"),
+    8: ("every step damaged", "refused, with the list; nothing starts over"),
+    9: ("leftovers of interrupted saves", "not read; removed by the next writer"),
     10: (
         "another configuration, alphabet, shape or dtype",
-        "refused before arrays are read, the fields named",
+        "refused before arrays are read, fields named",
     ),
     11: (
-        "NaN or Inf in loss or gradients; steps that stay so",
-        "skipped, nothing changed to the bit; stopped, resumed or not",
+        "NaN or Inf in loss or gradients, once or repeatedly",
+        "skipped, state unchanged bit for bit; run stopped, also when resumed",
     ),
-    12: ("two runs into one directory", "the second refuses, naming the first's process"),
-    13: ("a metric that falls, rises, jumps, breaks", "the best and the latest are both kept"),
+    12: ("two runs into one directory", "the second refuses and names the first's process"),
+    13: ("a metric that falls, rises, jumps, breaks", "best and latest are both kept"),
     14: (
-        "the directory vanishes, is deleted or turns read-only",
+        "the directory disappears, is deleted or becomes read-only",
         "one line, before another interval is lost",
     ),
     15: (
-        "stopped on 1 device, resumed on 2, then on 1; compile cache corrupted or closed",
-        "losses within 1e-5; a warning and an ordinary compilation",
+        "stopped on 1 device, resumed on 2, then on 1; compile cache corrupted or inaccessible",
+        "losses within 1e-5; a warning and a normal compilation",
     ),
     16: ("crafted checkpoints, pickles for arrays", "nothing unpickled, one line"),
-    17: ("downloads that are wrong, cut, bombs, archives", "nothing left, nothing outside"),
-    18: ("`<script>` and control characters in texts and names", "shown, never acted upon"),
-    19: ("settings, prompts, texts and paths that are noise", "exit 0 or 2, never a traceback"),
-    20: ("metrics.jsonl with later lines and a broken end", "whole lines, each step once"),
+    17: (
+        "downloads that are wrong, truncated, decompression bombs, archives",
+        "no file left, none written elsewhere",
+    ),
+    18: (
+        "`<script>` and control characters in texts and names",
+        "displayed as text, never interpreted",
+    ),
+    19: ("random settings, prompts, texts and paths", "exit 0 or 2, never a traceback"),
+    20: ("metrics.jsonl with later lines and a truncated end", "complete lines, each step once"),
     21: ("none: the same seed twice", "the same bits"),
-    22: ("none: the compile cache", "the user's alone (0700)"),
+    22: ("none: the compile cache", "private to the user (0700)"),
 }
 
 
-def readme_parts(results: Path = RESULTS) -> dict[str, str]:
-    """The README's part: a line a row, and where and by what it was measured."""
+def page_parts(results: Path = RESULTS) -> dict[str, str]:
+    """Return the part `faults`: a line per row, with command and hardware."""
     path = results / "faults-cpu.json"
     held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"parts": []}
     lines = ["| # | fault | what happens | passed | time |", "|---|---|---|---|---|"]

@@ -1,6 +1,7 @@
-"""The laboratory's parts of README.md and docs/initlab.md, made from benchmarks/results/*.json."""
+"""Write docs/initlab.md's schemes, reproductions and speed from benchmarks/results/*.json."""
 
 import json
+import re
 from typing import Any
 
 from benchmarks.configs import RESULTS
@@ -8,59 +9,57 @@ from charjax.config import InitConfig
 from charjax.hardware import in_words
 from charjax.init import find_scheme, scheme_names, scheme_numbers
 from charjax.initlab.reproductions import REPRODUCTIONS
-from charjax.initlab.reproductions.report import cells, markdown, read_results
+from charjax.reproduction.check_report import cells, markdown
+from charjax.reproduction.output import read_results
 
 Results = dict[tuple[str, str], dict[str, Any]]
 
 
 def results() -> Results:
-    """The newest result of every reproduction and tier."""
+    """Return the newest result of every reproduction and tier."""
     found: Results = {}
     for path in sorted(RESULTS.glob("initlab-reproduce-*.json")):
-        for name, result in read_results(path).items():
+        for name, result in read_results(path, "reproductions").items():
             key = (name, result["tier"])
             if key not in found or found[key]["finished"] < result["finished"]:
                 found[key] = result
     return found
 
 
-def readme_parts() -> dict[str, str]:
-    """The README's: the ten reproductions, a line each, and the speed."""
-    return {"initlab": _summary(results()), "initlab-speed": _speed()}
-
-
 def page_parts() -> dict[str, str]:
-    """docs/initlab.md's: every scheme with its source, and every number."""
+    """Return the parts of docs/initlab.md: every scheme with its source, and every number."""
     found = results()
-    # Where a number was published is no measurement: the code says it as it is known now.
+    # The source of a figure is not a measurement: take it from the code, not from the results.
     order = [
         found[each.name, tier] | {"source": each.source}
         for each in REPRODUCTIONS
         for tier in ("cpu", "gpu")
         if (each.name, tier) in found
     ]
-    return {"schemes": _schemes(), "reproductions": markdown(order).strip()}
+    # One level below the page's own heading.
+    numbers = re.sub("^## ", "### ", markdown(order), flags=re.MULTILINE).strip()
+    return {
+        "schemes": _schemes(),
+        "initlab": _summary(found),
+        "initlab-speed": _speed(),
+        "reproductions": numbers,
+    }
 
 
 def _summary(found: Results) -> str:
-    columns = "first of its numbers | expected | measured | all of them | tier, time"
+    columns = "first check | expected | measured | all checks | tier, time"
     lines = [
         f"| # | reproduction | {columns} |",
         "|---|---|---|---|---|---|---|",
     ]
     for each in REPRODUCTIONS:
-        told = False
-        for tier in ("cpu", "gpu"):
-            if result := found.get((each.name, tier)):
-                told = True
-                lines.append(_line(each.name, result))
-        if not told:
+        tiers = [found[each.name, tier] for tier in ("cpu", "gpu") if (each.name, tier) in found]
+        lines += [_line(each.name, result) for result in tiers]
+        if not tiers:
             lines.append(f"| {each.number} | {each.title} (`{each.name}`) | | | not run | | |")
     machines = sorted({in_words(result["hardware"]) for result in found.values()})
-    told_where = "; ".join(machines) or "nothing yet"
-    return "\n".join(lines) + (
-        f"\n\nMeasured by `python -m charjax.initlab reproduce` on {told_where}."
-    )
+    where = "; ".join(machines) or "nothing yet"
+    return "\n".join(lines) + (f"\n\nMeasured by `python -m charjax.initlab reproduce` on {where}.")
 
 
 def _line(name: str, result: dict[str, Any]) -> str:
@@ -83,26 +82,26 @@ def _line(name: str, result: dict[str, Any]) -> str:
 def _speed() -> str:
     lines = []
     for path in sorted(RESULTS.glob("initlab-speed-*.json")):
-        told = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8"))
         lines += [
-            "| names MLP, batch 32, SGD | run-steps a second, median | quartiles |",
+            "| names MLP, batch 32, SGD | run-steps per second, median | quartiles |",
             "|---|---|---|",
         ]
-        for row in told["rows"]:
+        for row in result["rows"]:
             low, high = row["quartiles"]
             lines.append(f"| {row['name']} | {row['median']:,.0f} | {low:,.0f} to {high:,.0f} |")
-        torch = told["hardware"]["versions"]["torch"]
+        torch = result["hardware"]["versions"]["torch"]
         lines += [
             "",
-            f"Best against best: {told['ratio']:.1f} times PyTorch's. Measured by "
-            f"`{told['command']}` on {in_words(told['hardware'])}, torch {torch}.",
+            f"Best against best: {result['ratio']:.1f} times the speed of PyTorch. Measured by "
+            f"`{result['command']}` on {in_words(result['hardware'])}, torch {torch}.",
         ]
     return "\n".join(lines) if lines else "Not run yet."
 
 
 def _schemes() -> str:
     lines = [
-        "| `init.scheme` | what it is, and from where | numbers it reads | it needs |",
+        "| `init.scheme` | description and source | settings read | requires |",
         "|---|---|---|---|",
     ]
     for name in scheme_names():

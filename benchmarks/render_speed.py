@@ -1,6 +1,6 @@
-"""Writes docs/benchmarks.md from what the benchmarks left in benchmarks/results/: `make results`.
+"""Write the tables of speed from benchmarks/results/*.json: `make results`.
 
-Every file NAME-*.json is shown as its command printed it: hardware, the table, what was left out.
+Every file NAME-*.json is shown as its command printed it: hardware, table, what was left out.
 """
 
 import importlib
@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks import show
+from benchmarks import peers, show
 from benchmarks.harness import RESULTS
 from charjax.hardware import in_words, versions_in_words
 
@@ -24,27 +24,33 @@ NAMES = (
     "checkpoint_overhead",
     "time_to_quality",
 )
-_HEAD = """# Benchmarks
-
-Made by `make results` from `benchmarks/results/*.json`, which hold every repeat; nothing here is
-typed. A figure is a median with its quartiles. "Of nominal" and "MFU (nominal)" are n/a where the
-device's data sheet is not known (benchmarks/devices.py).
-"""
 
 
-def document(results: Path = RESULTS) -> str:
-    """The whole page."""
-    return "\n".join([_HEAD, *(part(name, results) for name in NAMES)])
+def benchmarks(results: Path = RESULTS) -> str:
+    """Return the sections of all benchmarks."""
+    return "\n".join(part(name, results) for name in NAMES).strip()
 
 
-def readme_parts(results: Path = RESULTS) -> dict[str, str]:
-    """What the README shows: how much faster than others charjax is, and how soon it is as good."""
-    parts = {f"faster-{name}": _ratios(name, results) for name in ("peers", "generate")}
-    return {**parts, "time-to-quality": _goals(results)}
+def summary(results: Path = RESULTS) -> str:
+    """Return the README's table: tokens per second, and how much slower PyTorch is."""
+    lines = []
+    for path in sorted(results.glob("peers-*.json")):
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        for section in tree["devices"]:
+            lines += [
+                "| model | tokens per second | speed relative to PyTorch |",
+                "|---|---:|---:|",
+            ]
+            for (_, work, dtype), found in peers.by_work(section["rows"]).items():
+                rate = f"{found['charjax']['tokens_per_second']:,.0f}"
+                ratio = peers.ratio_to(found, ("torch eager", "torch compile"))
+                lines.append(f"| {work} {dtype} | {rate} | {ratio} |")
+            lines += ["", _measured(tree, section)]
+    return "\n".join(lines or ["Not run yet; `python -m benchmarks.peers`."])
 
 
-def _goals(results: Path) -> str:
-    """The commands that reached a published loss, and when."""
+def goals(results: Path = RESULTS) -> str:
+    """Return the commands that reached a published loss, and after how long."""
     lines = []
     for path in sorted(results.glob("time_to_quality-*.json")):
         tree = json.loads(path.read_text(encoding="utf-8"))
@@ -61,26 +67,14 @@ def _goals(results: Path) -> str:
 
 def _measured(tree: dict[str, Any], section: dict[str, Any]) -> str:
     facts = section["hardware"]
-    told = f"{in_words(facts)}; {versions_in_words(facts)}"
-    return f"Measured by `{tree['command']}` on {told}, {tree['date']}."
-
-
-def _ratios(name: str, results: Path) -> str:
-    benchmark = importlib.import_module(f"benchmarks.{name}").BENCHMARK
-    lines = []
-    for path in sorted(results.glob(f"{name}-*.json")):
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        for section in tree["devices"]:
-            for table in benchmark.extra(section["rows"]):
-                lines += [f"{table.title}:", "", *as_markdown(table), ""]
-            lines += [_measured(tree, section)]
-    return "\n".join(lines or [f"Not run yet; `python -m benchmarks.{name}`."])
+    machine = f"{in_words(facts)}; {versions_in_words(facts)}"
+    return f"Measured by `{tree['command']}` on {machine}, {tree['date']}."
 
 
 def part(name: str, results: Path = RESULTS) -> str:
-    """One benchmark's part of the page."""
+    """Return the section of one benchmark."""
     benchmark = importlib.import_module(f"benchmarks.{name}").BENCHMARK
-    lines = [f"## {name}: {benchmark.title}", ""]
+    lines = [f"### {name}: {benchmark.title}", ""]
     files = sorted(results.glob(f"{name}-*.json"))
     for path in files:
         tree = json.loads(path.read_text(encoding="utf-8"))
@@ -103,7 +97,7 @@ def part(name: str, results: Path = RESULTS) -> str:
 
 
 def as_markdown(table: Table) -> list[str]:
-    """The lines of a table."""
+    """Return the lines of a table in Markdown."""
     rows = zip(*(column.cells for column in table.columns), strict=True)
     marks = ["---" if column.justify == "left" else "---:" for column in table.columns]
     head = [str(column.header) for column in table.columns]
@@ -114,7 +108,7 @@ def as_markdown(table: Table) -> list[str]:
 def _section(benchmark: Any, section: dict[str, Any]) -> list[str]:
     flags = ", ".join(f"{name}={value}" for name, value in section["flags"].items()) or "none"
     facts = section["hardware"]
-    told = [
+    lines = [
         f"{section['device']}: {in_words(facts)}; {versions_in_words(facts)}; flags: "
         f"{_escaped(flags)}",
         "",
@@ -122,10 +116,10 @@ def _section(benchmark: Any, section: dict[str, Any]) -> list[str]:
         "",
     ]
     if note := section.get("roofline", {}).get("note"):
-        told += [f"**Note: {note}.**", ""]
-    return told
+        lines += [f"**Note: {note}.**", ""]
+    return lines
 
 
 def _escaped(text: str) -> str:
-    """Safe within a table's cell."""
+    """Escape for a table cell."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -1,4 +1,4 @@
-"""The simulations of verdicts, as tables in docs/initlab.md; from benchmarks/results/*.json."""
+"""Write the simulations of verdicts as tables of docs/initlab.md."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ Rows = list[dict[str, Any]]
 
 
 def page_parts() -> dict[str, str]:
-    """The parts `verdicts` and `coordinates` of docs/initlab.md."""
+    """Return the parts `verdicts` and `coordinates` of docs/initlab.md."""
     return {"verdicts": _verdicts(), "coordinates": _coordinates()}
 
 
@@ -42,13 +42,13 @@ def _verdicts() -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table."""
+    """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _false(rows: Rows, trials: int) -> str:
-    """A line a null and a kind of loss; the seeds beside each other."""
+    """Return a line per null and kind of loss, with the numbers of seeds side by side."""
     seeds = sorted({row["seeds"] for row in rows})
     found = {(row["null"], row["loss"], row["seeds"]): row for row in rows}
     kinds = list(dict.fromkeys((row["null"], row["loss"]) for row in rows))
@@ -65,8 +65,8 @@ def _false(rows: Rows, trials: int) -> str:
         lines.append(line)
     return (
         f"False findings, percent of {trials:,} simulated reports of identical schemes: p < 0.05 "
-        "of two alone; any adjusted p < 0.05 among three; the same with the interval (the "
-        "verdict); and among three as it was before, signs flipped after the choice.\n\n"
+        "of a single pair; any adjusted p < 0.05 among three; the same together with the interval "
+        "(the verdict); and among three by the earlier test, with signs flipped after tuning.\n\n"
     ) + table(head, lines)
 
 
@@ -77,7 +77,7 @@ def _sizes(rows: Rows, trials: int) -> str:
     ]
     return (
         f"Reports of several sizes, three identical schemes, 8 seeds: percent of {trials:,} "
-        "reports with any adjusted p < 0.05; before, each size was a family of its own.\n\n"
+        "reports with any adjusted p < 0.05. Before: each size was a separate family.\n\n"
     ) + table(["null", "sizes", "any finding", "before"], lines)
 
 
@@ -87,8 +87,8 @@ def _partial(rows: Rows, trials: int) -> str:
         for row in rows
     ]
     return (
-        f"Some schemes alike and others not: percent of {max(1, trials // 2):,} reports with a "
-        "finding among those that are alike.\n\n"
+        f"Some schemes identical, others not: percent of {max(1, trials // 2):,} reports with a "
+        "finding among the identical ones.\n\n"
     ) + table(["schemes", "losses", "seeds", "settings", "false finding"], lines)
 
 
@@ -106,9 +106,9 @@ def _power(rows: Rows, trials: int) -> str:
     ]
     return (
         "Power, percent: the first of three schemes is better by d standard deviations of a paired "
-        "difference (normal losses). Two: the pair alone; three: that pair in a report of three, "
-        "by the step-down maximum that the report uses and by Holm's method instead. Before: signs "
-        "flipped after the choice, which is no test where settings are tied.\n\n"
+        "difference (normal losses). Two: the pair alone. Three: that pair in a report of three, "
+        "by the step-down maximum that the report uses, and by Holm's method. Before: signs "
+        "flipped after tuning, which is not a valid test where settings are tied.\n\n"
     ) + table(["settings", "seeds", "d", "two", "before", "three", "three, Holm", "before"], lines)
 
 
@@ -119,7 +119,7 @@ def _intervals(rows: Rows, trials: int) -> str:
     ]
     return (
         f"The 95 % interval of a difference, two identical schemes: percent of "
-        f"{max(1, trials // 10):,} in which it holds 0, now and with the choice left out.\n\n"
+        f"{max(1, trials // 10):,} in which it covers 0, now and with tuning ignored (before).\n\n"
     ) + table(["null", "seeds", "covered", "before"], lines)
 
 
@@ -128,11 +128,11 @@ def _seeds(rows: Rows, trials: int) -> str:
     lines = [[row["case"], str(row["seeds"]), *(f"{row[key]:.1f}" for key in keys)] for row in rows]
     return (
         f"Single seeds, two schemes without tuning, percent of {max(1, trials // 5):,}: a verdict; "
-        "a verdict that is said to rest on one seed, or to be of skewed differences; no verdict "
-        "and skewed; no verdict, and one seed is said to decide. A rare bad seed: of one scheme "
-        "every tenth run, in the mean, ends 30 standard deviations higher; the means are equal. "
-        "Its findings come from reports in which no bad run was drawn: nothing in them can show "
-        "it, and so the page says how rare a kind of run so many seeds may miss.\n\n"
+        "a verdict reported to rest on one seed, or on skewed differences; no verdict and skewed; "
+        "no verdict, with one seed reported to decide. A rare bad seed: every tenth run of one "
+        "scheme, on average, ends 30 standard deviations higher; the means are equal. Its findings "
+        "come from reports in which no bad run was drawn. Nothing in them can show it, so the page "
+        "states how rare a kind of run that number of seeds may miss.\n\n"
     ) + table(
         [
             "losses",
@@ -165,7 +165,7 @@ def _coordinates() -> str:
     head = ["parametrisation", "widths", "seeds", "passed", "cannot tell", "failed", "before"]
     return (
         f"Percent of {section['draws']:,} checks, each of seeds drawn from {section['seeds']} "
-        "trained ones (a transformer of two blocks, 15 layers that move); before: passed by the "
+        "trained ones (a transformer of two blocks, 15 layers that change). Before: judged by the "
         "point estimate.\n\n" + table(head, lines) + f"\n\nMeasured by `{tree['command']}` on "
         f"{in_words(section['hardware'])}."
     )

@@ -1,4 +1,4 @@
-"""The JSON that a benchmark leaves: what was run, where, with what, and every repeat."""
+"""The JSON of a benchmark: what was run, where, with what, and every repeat."""
 
 import datetime
 import importlib.metadata
@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-# Environment variables that change what is measured; those that are set are written down.
+from charjax import files
+
+# Environment variables that change what is measured; those that are set are recorded.
 FLAGS = (
     "XLA_FLAGS",
     "LIBTPU_INIT_ARGS",
@@ -27,12 +29,12 @@ FLAGS = (
 
 
 def flags() -> dict[str, str]:
-    """Those of the variables above that are set."""
+    """Return those of the variables above that are set."""
     return {name: os.environ[name] for name in FLAGS if name in os.environ}
 
 
 def optional_versions(*packages: str) -> dict[str, str]:
-    """The versions of those packages that are installed."""
+    """Return the versions of those packages that are installed."""
     found = {}
     for name in packages:
         try:
@@ -45,14 +47,14 @@ def optional_versions(*packages: str) -> dict[str, str]:
 def document(
     name: str, command: str, quick: bool, sections: list[dict[str, Any]], left_out: list[Any]
 ) -> dict[str, Any]:
-    """A whole result.
+    """Return a whole result.
 
     Args:
       name: of the benchmark.
       command: that makes it again.
-      quick: whether it was only tried, at sizes too small to be told to anyone.
-      sections: one a device that was there (see `benchmarks.section.Section.told`).
-      left_out: `{"device", "what", "why"}` of everything that was asked for and not measured.
+      quick: whether it was only a trial, at sizes too small to publish.
+      sections: one per device (see `benchmarks.section.Section.as_data`).
+      left_out: `{"device", "what", "why"}` of everything that was requested and not measured.
     """
     return {
         "benchmark": name,
@@ -65,8 +67,6 @@ def document(
 
 
 def write(path: Path, tree: dict[str, Any]) -> None:
-    """Write JSON whole or not at all."""
+    """Replace a JSON file in one move."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(tree, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    files.replace(path, json.dumps(tree, indent=1, allow_nan=False) + "\n")

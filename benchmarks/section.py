@@ -1,4 +1,4 @@
-"""What one device contributes to a benchmark: its rows, and what had to be left out."""
+"""The part of a benchmark that one device measures: its rows, and what had to be left out."""
 
 import contextlib
 import dataclasses
@@ -16,28 +16,31 @@ from charjax.errors import UserError, printable
 
 Row = dict[str, Any]
 Heap = Literal["own", "one"]
-# No benchmark takes longer on one device; what is left by then is left out, and said.
+# Per device; what is not done by then is left out, and reported.
 LIMIT_SECONDS = 300.0
-# Kept for the row that is under way when time runs short, and for the roofline's end.
+# Reserved for the row that is under way when time runs short, and for the last peak rates.
 _RESERVE_SECONDS = 30.0
 
 
-class LeftOut(Exception):  # noqa: N818 - no error: something cannot be had here
+class LeftOut(Exception):  # noqa: N818 - no error: something is not available here
     """A row cannot be measured here; the message is one line that says why."""
 
 
 @dataclasses.dataclass
 class Section:
-    """The rows of one device, as they come.
+    """The rows of one device.
 
     Attributes:
       device: "cpu" or "gpu".
-      quick: whether sizes and repeats are only to be tried.
+      quick: whether this is a trial, with small sizes and few repeats.
       only: a pattern of the rows' names, or None for all.
       path: where the section is written after each row, so that a crash loses one row; or None.
-      limit: seconds that the device has in all, or has left.
-      heap: what the threads of this process have, on a CPU.
+      limit: seconds that the device has left.
+      heap: malloc arenas of this process on a CPU: one per thread ("own"), or "one".
       now: the clock.
+      rows: measured so far.
+      left_out: `{"device", "what", "why", "failed"}` of each thing that was not measured.
+      facts: hardware, versions, peak rates.
     """
 
     device: str
@@ -52,19 +55,19 @@ class Section:
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._began, self._earlier = self.now(), 0.0
+        self._start, self._earlier_seconds = self.now(), 0.0
 
-    def go_on(self) -> None:
-        """Take over what a process before this one has written, if there was one."""
+    def load(self) -> None:
+        """Continue with what an earlier process has written, if there was one."""
         if self.path is None or not self.path.exists():
             return
-        told = json.loads(self.path.read_text(encoding="utf-8"))
-        self.rows, self.left_out = told.pop("rows"), told.pop("left_out")
-        self._earlier = told.pop("seconds")
-        self.facts = {name: fact for name, fact in told.items() if name != "device"}
+        tree = json.loads(self.path.read_text(encoding="utf-8"))
+        self.rows, self.left_out = tree.pop("rows"), tree.pop("left_out")
+        self._earlier_seconds = tree.pop("seconds")
+        self.facts = {name: fact for name, fact in tree.items() if name != "device"}
 
     def has_heap_for(self, config: Config) -> bool:
-        """Whether a training run of this config would have such a heap as this process has."""
+        """Return whether a training run of this config has the kind of heap of this process."""
         if self.heap is None:
             return True
         from charjax import hardware
@@ -74,77 +77,75 @@ class Section:
 
     @property
     def repeats(self) -> int:
-        """How often each contestant is asked."""
+        """Number of turns of each contestant."""
         return 2 if self.quick else 5
 
     @property
     def slice_seconds(self) -> float:
-        """How long a contestant works each time it is asked."""
+        """Duration of a turn."""
         return 0.05 if self.quick else 0.4
 
     def late(self) -> bool:
-        """Whether the time of one device is about to be over."""
+        """Return whether the time of the device is nearly over."""
         return self.left() <= 0
 
     def left(self) -> float:
-        """Seconds until it is late."""
+        """Return the seconds until it is late."""
         reserve = min(_RESERVE_SECONDS, self.limit / 3)
-        return self.limit - reserve - (self.now() - self._began)
+        return self.limit - reserve - (self.now() - self._start)
 
     def wants(self, name: str) -> bool:
-        """Whether a row is asked for, and there is time for it; if there is none, that is said."""
-        asked = self.only is None or fnmatch.fnmatchcase(name, self.only)
-        if asked and self.late():
+        """Return whether a row is requested, and not too late; a row that is too late is listed."""
+        matches = self.only is None or fnmatch.fnmatchcase(name, self.only)
+        if matches and self.late():
             self.leave_out(name, f"the {self.limit:.0f} s of one device were over; try --only")
             return False
-        return asked
+        return matches
 
     @contextlib.contextmanager
     def attempt(self, name: str) -> Iterator[None]:
-        """Measure a row, or several; whatever goes wrong within is said in a line, and passed over.
+        """Measure rows; whatever fails is left out, reported in one line, and the next row runs.
 
-        To be entered only after `wants(name)`. What does not fit in memory, or is not there, is
-        left out; anything else is left out too, and makes the benchmark's exit status 1.
+        To be entered after `wants(name)`. What does not fit in memory, or is not available, is left
+        out; any other failure also makes the benchmark's exit status 1.
         """
         try:
             yield
-        except LeftOut as reason:
+        except (LeftOut, UserError) as reason:
             self.leave_out(name, str(reason))
-        except UserError as error:
-            self.leave_out(name, str(error))
         except Exception as error:
             why = first_line(error)
             self.leave_out(name, why, failed="not enough memory" not in why)
 
     def add(self, name: str, **fields: Any) -> None:
-        """Keep a row."""
+        """Add a row."""
         print(f"{self.device}: {name}", file=sys.stderr, flush=True)
         self.rows.append({"name": name, "device": self.device, **fields})
         self.save()
 
     def leave_out(self, what: str, why: str, failed: bool = False) -> None:
-        """Say what is not measured, and keep it."""
+        """List something that is not measured, and the reason."""
         self.left_out.append({"device": self.device, "what": what, "why": why, "failed": failed})
         self.save()
 
-    def told(self) -> dict[str, Any]:
-        """As plain data."""
+    def as_data(self) -> dict[str, Any]:
+        """Return the section as plain data."""
         return {
             "device": self.device,
             **self.facts,
-            "seconds": round(self._earlier + self.now() - self._began, 1),
+            "seconds": round(self._earlier_seconds + self.now() - self._start, 1),
             "rows": self.rows,
             "left_out": self.left_out,
         }
 
     def save(self) -> None:
-        """Write down what there is so far."""
+        """Write the section as it is so far."""
         if self.path is not None:
-            results_file.write(self.path, self.told())
+            results_file.write(self.path, self.as_data())
 
 
 def first_line(error: Exception) -> str:
-    """What went wrong, in one line."""
+    """Return one line on an error."""
     text = str(error).strip() or type(error).__name__
     line = printable(text.splitlines()[0])[:300]
     exhausted = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory", "Unable to allocate")
@@ -154,10 +155,10 @@ def first_line(error: Exception) -> str:
 
 
 def check_memory(compiled: Any, available: int) -> int:
-    """The bytes that a compiled program needs.
+    """Return the bytes that a compiled program needs.
 
     Raises:
-      LeftOut: they are more than there are; a CPU would not say so, it would be killed.
+      LeftOut: they are more than `available`; on a CPU the process would be killed without a word.
     """
     stats = compiled.memory_analysis()
     if stats is None:
@@ -168,7 +169,7 @@ def check_memory(compiled: Any, available: int) -> int:
         + stats.temp_size_in_bytes
         - stats.alias_size_in_bytes
     )
-    # The arguments are there already.
+    # The arguments are in memory already.
     if needed - stats.argument_size_in_bytes > available:
         raise LeftOut(
             f"not enough memory ({needed / 2**30:.1f} GiB needed, {available / 2**30:.1f} GiB free)"

@@ -1,4 +1,4 @@
-"""Rows as tables and pictures."""
+"""Rows of a benchmark as tables and pictures."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ _SMALL = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 
 
 def quantity(value: float | None, unit: str) -> str:
-    """`312 GFLOP/s`, `4.21 ms`; a value that is not known is n/a."""
+    """Return `312 GFLOP/s` or `4.21 ms`; n/a for None."""
     if value is None:
         return "n/a"
     if unit == "1/s":
@@ -27,18 +27,18 @@ def quantity(value: float | None, unit: str) -> str:
 
 
 def percent(value: float | None) -> str:
-    """`37.2 %`, or n/a."""
+    """Return `37.2 %`; n/a for None."""
     return "n/a" if value is None else f"{100 * value:.1f} %"
 
 
 def spread(row: Row) -> str:
-    """`4.2 (4.1 to 4.4) ms` of a row in seconds."""
+    """Return median and quartiles of a row in seconds: `4.21 ms (4.15 ms to 4.40 ms)`."""
     low, mid, high = (quantity(row[key], "s") for key in ("q1", "median", "q3"))
     return f"{mid} ({low} to {high})"
 
 
 def make_table(title: str, columns: tuple[Column, ...], rows: list[Row]) -> Table:
-    """A table; the first column is words, the others numbers."""
+    """Return a table whose first column is words, and the others numbers."""
     table = Table(title=title)
     for index, (name, _) in enumerate(columns):
         table.add_column(name, justify="right" if index else "left", no_wrap=not index)
@@ -48,7 +48,7 @@ def make_table(title: str, columns: tuple[Column, ...], rows: list[Row]) -> Tabl
 
 
 def make_console() -> Console:
-    """Wide enough for the tables where the output goes to a file."""
+    """Return a console that is wide enough for the tables where the output is no terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=160)
 
@@ -74,7 +74,7 @@ def picture(
 
 
 def bars(axes: Any, rows: list[Row], value: Callable[[Row], float], label: str) -> None:
-    """A horizontal bar a row, with the quartiles where there are any."""
+    """Draw a horizontal bar for each row."""
     names = [f"{row['device']}  {row['name']}" for row in rows]
     axes.barh(range(len(rows)), [value(row) for row in rows])
     axes.set_yticks(range(len(rows)), names, fontsize="x-small")

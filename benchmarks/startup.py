@@ -1,10 +1,10 @@
-"""From the command to the first step: importing, compiling, and a cache that has it compiled.
+"""Time from the command to the first step: imports, compilation, compile cache.
 
     python -m benchmarks.startup [--devices cpu,gpu] [--quick] [--out FILE.json]
 
 "first step" is `python -m charjax.train model.n_layer=N`, from its start until the line of its
-first step is in metrics.jsonl: cold with an empty cache of compiled programs, warm with the one
-that the cold start has left. Every repeat is a process of its own.
+first step is in metrics.jsonl: cold with an empty compile cache, warm with the cache of the cold
+start. Every repeat is a new process.
 """
 
 import os
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Benchmark, start
+from benchmarks.recording import record
 from benchmarks.section import LeftOut, Section
-from benchmarks.show import Column, spread
+from benchmarks.show import Column, Row, spread
 from benchmarks.timing import summary
 
-Row = dict[str, Any]
 LAYERS = (6, 12, 24, 48)
 _SMALL = {
     "python -m charjax.train --help": ("-m", "charjax.train", "--help"),
@@ -35,7 +35,7 @@ _SMALL = {
 
 
 def measure(section: Section) -> None:
-    """The imports, then the first steps."""
+    """Measure the imports, then the first steps."""
     wanted = {name: words for name, words in _SMALL.items() if section.wants(name)}
     found: dict[str, list[float]] = {name: [] for name in wanted}
     for _ in range(section.repeats):
@@ -51,13 +51,13 @@ def measure(section: Section) -> None:
 
 
 def _run(words: tuple[str, ...]) -> float:
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     subprocess.run([sys.executable, *words], check=True, capture_output=True, env=os.environ)
-    return time.perf_counter() - began
+    return time.perf_counter() - start_time
 
 
 def _first_steps(section: Section, name: str, layers: int) -> None:
-    """Cold once, then warm several times."""
+    """Start once with an empty cache, then several times with the cache."""
     repeats = 1 if section.quick else 3
     with tempfile.TemporaryDirectory() as folder:
         for kind, times in (("cold", 1), ("warm", repeats)):
@@ -66,9 +66,9 @@ def _first_steps(section: Section, name: str, layers: int) -> None:
             for _ in range(times):
                 if seconds and section.late():
                     break
-                took, compiled = _first_step(section, layers, Path(folder))
-                seconds.append(took)
-                compiling.append(compiled)
+                first_step, compilation = _first_step(section, layers, Path(folder))
+                seconds.append(first_step)
+                compiling.append(compilation)
             section.add(
                 f"{name}, {kind}",
                 unit="s",
@@ -80,15 +80,13 @@ def _first_steps(section: Section, name: str, layers: int) -> None:
 
 
 def _first_step(section: Section, layers: int, cache: Path) -> tuple[float, float]:
-    """Seconds until the first step is written, and those that compiling it took."""
-    from benchmarks.watching import watch
-
+    """Return seconds until the first step is written, and the seconds of its compilation."""
     arguments = [f"model.n_layer={layers}"]
-    watched = watch(section, arguments, lambda line: line["step"] == 1, cache, section.left())
-    if not watched.stopped:
-        raise LeftOut("no step in the time there was")
-    told = re.search(r"compiled in ([\d.]+) s", watched.output)
-    return watched.seen[-1].seconds, float(told[1]) if told else 0.0
+    found = record(section, arguments, lambda line: line["step"] == 1, cache, section.left())
+    if not found.complete:
+        raise LeftOut("no step in the time left")
+    compiled = re.search(r"compiled in ([\d.]+) s", found.output)
+    return found.lines[-1].seconds, float(compiled[1]) if compiled else 0.0
 
 
 def _compiling(row: Row) -> str:
@@ -104,7 +102,7 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def draw(axes: Any, rows: list[Row]) -> None:
-    """Seconds by the number of layers."""
+    """Draw seconds by the number of layers."""
     for device in dict.fromkeys(row["device"] for row in rows):
         for kind, style in (("cold", "o-"), ("warm", "s--")):
             points = [

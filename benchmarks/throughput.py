@@ -1,12 +1,12 @@
-"""How fast every family trains, through the real loop's program, on each device.
+"""Training speed of every family through the real loop's program, on each device.
 
     python -m benchmarks.throughput [--devices cpu,gpu] [--quick] [--out FILE.json]
 
 A row is a family, a dtype of the products, a batch size and the number of steps that one call of
 the compiled program makes (1 or 100; the calls follow one another without waiting). Compilation
-is told apart. FLOPs a token are counted by the formulas of benchmarks/flops.py, which are printed;
-MFU is their rate as a fraction of the best matrix product measured in the same run, and of the
-device's nominal peak where it is known. Memory is what the compiled program says it needs.
+is timed separately. FLOPs per token are counted by the formulas of benchmarks/flops.py, which are
+printed; MFU is their rate as a fraction of the best matrix product measured in the same run, and
+of the device's nominal peak where it is known. Memory is what the compiled program reports.
 """
 
 from typing import Any
@@ -16,14 +16,14 @@ from rich.table import Table
 from benchmarks.devices import nominal
 from benchmarks.flops import flops_formula, train_flops
 from benchmarks.harness import Benchmark, start
-from benchmarks.roofline import DTYPES
+from benchmarks.peak_rates import DTYPES
 from benchmarks.section import Section
-from benchmarks.show import Column, percent, quantity, spread
+from benchmarks.show import Column, Row, percent, quantity, spread
 from benchmarks.timing import Slice, summary, take_turns
+from benchmarks.workloads import STREAM, make_config, prepare
 from charjax.config import Config
 from charjax.config.families import families_where
 
-Row = dict[str, Any]
 _CONTEXT = dict.fromkeys(("bigram", "bow", "mlp", "wavenet"), 8)
 MODELS = {
     kind: (f"model.context_length={_CONTEXT.get(kind, 64)}",)
@@ -31,12 +31,12 @@ MODELS = {
 }
 BATCHES = {"cpu": (1, 16, 256), "gpu": (256, 4096, 1, 16)}
 DISPATCHES = (1, 100)
-# Where a step alone takes longer, starting it is lost in it, and 100 would take too long to time.
+# Where a step takes longer, its launch is negligible, and 100 steps would take too long to time.
 _LONG_STEP = 0.01
 
 
 def measure(section: Section) -> None:
-    """All rows; what tells most comes first, should the time be too short."""
+    """Measure all rows; the most important ones first, in case the time is too short."""
     slow: list[str] = []
     for batch in (4,) if section.quick else BATCHES[section.device]:
         for kind in MODELS:
@@ -47,13 +47,11 @@ def measure(section: Section) -> None:
                     with section.attempt(name):
                         _measure(section, name, config, slow)
     if slow:
-        why = f"a step alone takes over {quantity(_LONG_STEP, 's')}: starting it is lost in it"
-        section.leave_out(f"100 steps a dispatch of {'; '.join(slow)}", why)
+        why = f"a step takes over {quantity(_LONG_STEP, 's')}: its launch is negligible"
+        section.leave_out(f"100 steps per dispatch of {'; '.join(slow)}", why)
 
 
 def _config(kind: str, dtype: str, batch: int) -> Config:
-    from benchmarks.workloads import STREAM, make_config
-
     return make_config(
         *STREAM,
         f"model.kind={kind}",
@@ -64,8 +62,6 @@ def _config(kind: str, dtype: str, batch: int) -> Config:
 
 
 def _measure(section: Section, name: str, config: Config, slow: list[str]) -> None:
-    from benchmarks.workloads import prepare
-
     kind, dtype, batch = config.model.kind, config.runtime.dtype, config.train.batch_size
     training = prepare(config)
     seconds = section.slice_seconds / 4
@@ -78,7 +74,7 @@ def _measure(section: Section, name: str, config: Config, slow: list[str]) -> No
     model = training.session.config.model
     flops = train_flops(model, training.session.dataset.tokenizer.vocab_size)
     for steps in works:
-        values = [taken / steps for taken in found[str(steps)]]
+        values = [seconds / steps for seconds in found[str(steps)]]
         section.add(
             name,
             family=kind,
@@ -96,15 +92,15 @@ def _measure(section: Section, name: str, config: Config, slow: list[str]) -> No
 
 
 def _rates(
-    section: Section, dtype: str, flops: float | None, tokens: int, told: dict[str, Any]
+    section: Section, dtype: str, flops: float | None, tokens: int, times: dict[str, Any]
 ) -> dict[str, Any]:
-    """Tokens a second and both MFUs, from the median step."""
-    rate = tokens / told["median"]
+    """Return times, tokens per second and both MFUs of the median step."""
+    rate = tokens / times["median"]
     best = section.facts["roofline"]["start"][dtype] if "roofline" in section.facts else None
     peak = nominal(section.facts["hardware"]["device_kind"], dtype)
     achieved = flops * rate if flops else None
     return {
-        **told,
+        **times,
         "tokens_per_second": rate,
         "mfu_measured": achieved / best if achieved and best else None,
         "mfu_nominal": achieved / peak if achieved and peak else None,
@@ -112,7 +108,7 @@ def _rates(
 
 
 def side_by_side(rows: list[Row]) -> list[Table]:
-    """CPU against GPU, a line a family, dtype and batch, each at its better dispatch."""
+    """Compare CPU and GPU by family, dtype and batch, each at its better dispatch."""
     best = best_rates(rows)
     keys = [key for key in best if {"cpu", "gpu"} <= best[key].keys()]
     tables = [_formulas(rows)]
@@ -136,19 +132,18 @@ def side_by_side(rows: list[Row]) -> list[Table]:
 
 
 def best_rates(rows: list[Row]) -> dict[tuple[str, str, int], dict[str, float]]:
-    """(family, dtype, batch) to device to tokens a second, of the better dispatch."""
+    """Return tokens per second of the better dispatch by device, by (family, dtype, batch)."""
     best: dict[tuple[str, str, int], dict[str, float]] = {}
     for row in rows:
-        there = best.setdefault((row["family"], row["dtype"], row["batch"]), {})
-        rate = max(row["tokens_per_second"], there.get(row["device"], 0.0))
-        there[row["device"]] = rate
+        rates = best.setdefault((row["family"], row["dtype"], row["batch"]), {})
+        rates[row["device"]] = max(row["tokens_per_second"], rates.get(row["device"], 0.0))
     return best
 
 
 def overtakes(
     best: dict[tuple[str, str, int], dict[str, float]], kind: str, dtype: str
 ) -> int | None:
-    """The smallest batch measured on both at which the GPU is faster, and stays so."""
+    """Return the smallest batch measured on both from which on the GPU is faster, or None."""
     first = None
     for key in sorted(key for key in best if key[:2] == (kind, dtype)):
         if {"cpu", "gpu"} <= best[key].keys():
@@ -158,18 +153,17 @@ def overtakes(
 
 
 def _formulas(rows: list[Row]) -> Table:
-    table = Table(title="FLOPs a token, of a training step")
+    table = Table(title="FLOPs per token, of a training step")
     for title in ("", "formula", "here"):
         table.add_column(title)
-    told = {row["family"]: row for row in rows}
-    for kind, row in told.items():
+    for kind, row in {row["family"]: row for row in rows}.items():
         table.add_row(kind, row["flops_formula"], f"{row['flops_a_token']:,.0f}")
     return table
 
 
 COLUMNS: tuple[Column, ...] = (
     ("", lambda row: row["name"]),
-    ("steps a dispatch", lambda row: str(row["steps_a_dispatch"])),
+    ("steps per dispatch", lambda row: str(row["steps_a_dispatch"])),
     ("a step", spread),
     ("tokens/s", lambda row: f"{row['tokens_per_second']:,.0f}"),
     ("MFU (measured)", lambda row: percent(row["mfu_measured"])),
@@ -180,7 +174,7 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def draw(axes: Any, rows: list[Row]) -> None:
-    """Tokens a second by the batch: a colour a family, dashes for the GPU."""
+    """Draw tokens per second by batch: a colour per family, dashes for the GPU."""
     best = best_rates([row for row in rows if row["dtype"] == "float32"])
     for index, kind in enumerate(MODELS):
         for device, style in (("cpu", "o-"), ("gpu", "s--")):
@@ -202,7 +196,7 @@ BENCHMARK = Benchmark(
     columns=COLUMNS,
     draw=draw,
     extra=side_by_side,
-    # What is told of compiling is what the first one has to wait for.
+    # The time of compiling is that without a cache.
     environment={"JAX_ENABLE_COMPILATION_CACHE": "false"},
     heaps=("own", "one"),
 )

@@ -1,14 +1,14 @@
-"""Seconds until the real command's validation loss on Tiny Shakespeare is as good as published.
+"""Seconds until the training command reaches a published validation loss on Tiny Shakespeare.
 
     python -m benchmarks.time_to_quality [--devices cpu,gpu] [--quick] [--out FILE.json]
 
 `python -m charjax.train CONFIG`, from its start (imports and loading included) until a validation
-loss at or below the goal is in metrics.jsonl, with the config's own protocol and a cache of
-compiled programs that one start before has filled. nanoGPT's goals: 1.4697 for its 10.65M model
-(README, one A100, about 3 minutes), 1.88 for its small model on a laptop (README, about 3 minutes;
-here from flax's default initialisation). On a CPU a GRU of 0.8M parameters goes for the 1.4697,
-counted exactly over the whole validation split.
-A goal that is not reached within the time of one device is left out, with the best loss.
+loss at or below the goal is in metrics.jsonl, with the protocol of the config and a compile cache
+that an earlier start has filled. nanoGPT's goals: 1.4697 for its 10.65M model (README, one A100,
+about 3 minutes), 1.88 for its small model on a laptop (README, about 3 minutes; here from flax's
+default initialisation). On a CPU the goal of a GRU of 0.8M parameters is 1.4697, evaluated exactly
+over the whole validation split. A goal that is not reached in the time of one device is left out,
+with the best loss.
 """
 
 import tempfile
@@ -16,22 +16,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.harness import Benchmark, start
+from benchmarks.recording import Line, Recording, record
 from benchmarks.section import LeftOut, Section
-from benchmarks.show import Column, spread
+from benchmarks.show import Column, Row, spread
 from benchmarks.timing import summary
-from benchmarks.watching import Watched
-
-Row = dict[str, Any]
 
 
 class Goal(NamedTuple):
-    """A validation loss to be reached.
+    """A validation loss to be reached by training.
 
     Attributes:
-      config: what is trained.
-      loss: in nats a character.
-      overrides: of the config's settings.
-      seconds: that it may take.
+      config: the configuration that is trained.
+      loss: in nats per character.
+      overrides: settings on top of the configuration.
+      seconds: limit of one run.
     """
 
     config: str
@@ -40,7 +38,7 @@ class Goal(NamedTuple):
     seconds: float = 100.0
 
 
-# Few, each with the state that the ones before it have left; a rate that ends with them.
+# Few steps, on contiguous windows with a carried state; the schedule ends with the last step.
 _SOON = (
     "runtime.dtype=bfloat16",
     "data.sampling=contiguous",
@@ -56,7 +54,7 @@ GOALS = {
     "gpu": (Goal("nanogpt-char", 1.4697),),
     "cpu": (
         Goal("shakespeare-gru", 1.4697, _SOON, seconds=200.0),
-        # With GPT-2's initialisation it ends at 1.90, counted exactly.
+        # With GPT-2's initialisation it ends at 1.90, evaluated exactly.
         Goal("nanogpt-cpu", 1.88, ("init.scheme=default", "eval.every=100"), seconds=110.0),
     ),
 }
@@ -64,7 +62,7 @@ _QUICK = (Goal("shakespeare-bigram", 2.6, ("eval.every=500",), seconds=20.0),)
 
 
 def measure(section: Section) -> None:
-    """Every goal, seed by seed."""
+    """Measure every goal, seed by seed."""
     for goal in _QUICK if section.quick else GOALS[section.device]:
         name = f"{goal.config} to {goal.loss}"
         if section.wants(name):
@@ -76,46 +74,40 @@ def _measure(section: Section, name: str, goal: Goal) -> None:
     repeats = 3 if section.device == "gpu" else 1
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder)
-        # A GPU is soon at the first evaluation, whose program is then in the cache, too.
+        # A GPU soon reaches the first evaluation, whose program is then in the cache, too.
         first = "val" if section.device == "gpu" else "train"
         _train(section, goal, 0, cache, lambda line: line["split"] == first)
-        runs: list[Watched] = []
+        runs: list[Recording] = []
         for seed in range(repeats):
             if runs and section.late():
                 break
             runs.append(_train(section, goal, seed, cache, lambda line: _reached(line, goal)))
-    if not all(run.stopped for run in runs):
-        losses = [
-            one.line["loss"] for run in runs for one in run.seen if one.line["split"] == "val"
-        ]
+    curves = [[line for line in run.lines if line.metrics["split"] == "val"] for run in runs]
+    if not all(run.complete for run in runs):
+        losses = [line.metrics["loss"] for curve in curves for line in curve]
         best = f"{min(losses):.4f}" if losses else "none measured"
-        raise LeftOut(f"not reached in the time there was; the best loss was {best}")
+        raise LeftOut(f"not reached in the time left; the best loss was {best}")
+    last: list[Line] = [run.lines[-1] for run in runs]
     section.add(
         name,
         unit="s",
         config=goal.config,
         overrides=list(goal.overrides),
         goal=goal.loss,
-        losses=[run.seen[-1].line["loss"] for run in runs],
-        steps=[run.seen[-1].line["step"] for run in runs],
-        first_step_seconds=[run.seen[0].seconds for run in runs],
+        losses=[line.metrics["loss"] for line in last],
+        steps=[line.metrics["step"] for line in last],
+        first_step_seconds=[run.lines[0].seconds for run in runs],
         curves=[
-            [(one.seconds, one.line["step"], one.line["loss"]) for one in run.seen if _is_val(one)]
-            for run in runs
+            [(line.seconds, line.metrics["step"], line.metrics["loss"]) for line in curve]
+            for curve in curves
         ],
-        **summary([run.seen[-1].seconds for run in runs]),
+        **summary([line.seconds for line in last]),
     )
 
 
-def _train(section: Section, goal: Goal, seed: int, cache: Path, until: Any) -> Watched:
-    from benchmarks.watching import watch
-
+def _train(section: Section, goal: Goal, seed: int, cache: Path, until: Any) -> Recording:
     arguments = [goal.config, *goal.overrides, f"train.seed={seed}"]
-    return watch(section, arguments, until, cache, min(goal.seconds, section.left()))
-
-
-def _is_val(seen: Any) -> bool:
-    return bool(seen.line["split"] == "val")
+    return record(section, arguments, until, cache, min(goal.seconds, section.left()))
 
 
 def _reached(line: dict[str, Any], goal: Goal) -> bool:
@@ -132,7 +124,7 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def draw(axes: Any, rows: list[Row]) -> None:
-    """The validation loss by the seconds since the start."""
+    """Draw the validation loss by the seconds since the start."""
     for row in rows:
         for seed, curve in enumerate(row["curves"]):
             label = f"{row['device']} {row['name']}" if seed == 0 else None

@@ -1,4 +1,4 @@
-"""The clock: contestants that take turns, and what their repeats come to."""
+"""The clock: contestants that take turns, and the summary of their repeats."""
 
 import statistics
 import time
@@ -11,10 +11,10 @@ Clock = Callable[[], float]
 
 
 class Slice:
-    """A piece of work that lasts long enough to be timed: so many steps between two looks.
+    """Work that lasts long enough to be timed: so many steps between two readings of the clock.
 
     `run(n)` does n steps and waits for the last one. Calling the slice does its steps once and
-    returns the seconds of one step.
+    returns the seconds per step.
     """
 
     def __init__(
@@ -24,32 +24,32 @@ class Slice:
         most: int = 1_000_000,
         now: Clock = time.perf_counter,
     ):
-        """Warm up, and find how many steps last about so long.
+        """Warm up, and find the number of steps that last about so long.
 
         Args:
           run: does n steps and waits for them.
-          seconds: how long a slice should last.
-          most: steps at most.
+          seconds: duration of a slice.
+          most: greatest number of steps.
           now: the clock.
         """
         self._run, self._now, self.count = run, now, 1
-        # The first step still sets things up.
+        # The first step includes setting up.
         run(1)
         while self.count < most:
-            taken = self() * self.count
-            if taken >= seconds / 2:
+            measured = self() * self.count
+            if measured >= seconds / 2:
                 break
-            # No more than tenfold at once: the first looks are the least exact.
-            wanted = self.count * seconds / max(taken, 1e-9)
+            # At most tenfold at once: short measurements are the least exact.
+            wanted = self.count * seconds / max(measured, 1e-9)
             self.count = max(1, min(most, 10 * self.count, int(wanted)))
-            if taken * 10 > seconds:
+            if measured * 10 > seconds:
                 break
 
     def __call__(self) -> float:
-        """Do the steps; seconds a step."""
-        began = self._now()
+        """Do the steps; return seconds per step."""
+        start = self._now()
         self._run(self.count)
-        return (self._now() - began) / self.count
+        return (self._now() - start) / self.count
 
 
 def take_turns(
@@ -57,12 +57,12 @@ def take_turns(
     repeats: int,
     late: Callable[[], bool] = lambda: False,
 ) -> dict[str, list[float]]:
-    """ABAB: each contestant once, then each again, so that a drift of the machine meets them all.
+    """Call all contestants once, then all again, so that a drift of the machine affects them alike.
 
     Args:
-      contestants: what to call, and what it returns is kept.
+      contestants: what to call; their results are returned by name.
       repeats: how often.
-      late: asked between rounds, never in one: whether to stop early, after one at least.
+      late: called between rounds; stops early if true, after one round at least.
     """
     found: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(repeats):
@@ -74,11 +74,11 @@ def take_turns(
 
 
 def summary(values: list[float]) -> dict[str, Any]:
-    """Every repeat, with their median and quartiles."""
+    """Return every repeat, with their median and quartiles."""
     low, high = (float(np.quantile(values, q)) for q in (0.25, 0.75))
     return {"repeats": values, "median": statistics.median(values), "q1": low, "q3": high}
 
 
 def paired_ratio(ours: list[float], theirs: list[float]) -> dict[str, Any]:
-    """Theirs over ours turn by turn: how many times faster ours is, where both are seconds."""
+    """Summarise theirs over ours, turn by turn: of seconds, how many times faster ours is."""
     return summary([b / a for a, b in zip(ours, theirs, strict=True)])

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.verdicts`: how often initlab's verdicts are false, and how often they find.
+"""`python -m benchmarks.verdicts`: error rates and power of initlab's verdicts, by simulation.
 
 python -m benchmarks.verdicts [--trials N] [--out FILE.json] [--only SECTION,...]
 
 Schemes are simulated as tables of losses, and judged by the code that judges a sweep. Each row is a
-cell of a table in docs/initlab.md (`make results`). The same seed draws the same tables. With
+cell of a table in docs/initlab.md (`make results`). A seed always draws the same tables. With
 --only the other sections of the file stay as they are.
 
 Letters: S seeds, K settings, C schemes, N trials, M pairs, B swaps.
@@ -24,23 +24,28 @@ from numpy.typing import NDArray
 
 from benchmarks import results_file
 from benchmarks.configs import RESULTS
+from charjax.hardware import machine_facts
 from charjax.initlab.report.assumptions import cautions
-from charjax.initlab.report.pairs import compare_all, scaled
-from charjax.initlab.report.swaps import losses_without_own_seed, swap_statistics
+from charjax.initlab.report.swaps import (
+    compare_all,
+    losses_without_own_seed,
+    scaled,
+    swap_statistics,
+)
 from charjax.initlab.statistics import LEVEL, Array, compare, sign_flips
 
 TRIALS = 10_000
 SEEDS = (6, 8, 12)
 LOSSES = ("normal", "t2", "exponential")
 _ROUNDING = 1e-9
-# Verdicts (p and interval) are formed for so many of the trials whose p is below the level.
+# Number of trials with p below the level whose verdict (p and interval) is computed.
 _VERDICTS = 100
-# So many swaps are looked at before it is asked whether more are needed.
+# Number of swaps computed before deciding whether more are needed.
 _BLOCK = 128
 Rng = np.random.Generator
 Rows = Iterator[dict[str, Any]]
 
-# By null: the settings' mean losses, in standard deviations of a run, and their correlation.
+# By null: mean losses of the settings, in standard deviations of a run, and their correlation.
 NULLS: dict[str, tuple[Array, float]] = {
     "untied": (np.array([0.0, 10, 10, 10, 10]), 0.0),
     "2 tied": (np.array([0.0, 0, 10, 10, 10]), 0.0),
@@ -62,34 +67,34 @@ def main(argv: list[str] | None = None) -> int:
     unknown = [name for name in sections if name not in SECTIONS]
     if unknown or args.trials < 1:
         parser.error(f"--only takes {', '.join(SECTIONS)}; --trials a number above 0")
-    from charjax.hardware import hardware
-
     path = args.out or RESULTS / "initlab-verdicts-cpu.json"
-    kept = _kept(path, args.trials, sections) if args.only else {}
+    found = _other_sections(path, args.trials, sections) if args.only else {}
     for name in sections:
-        began = time.process_time()
+        start = time.process_time()
         rows = []
         for row in SECTIONS[name](args.trials):
             rows.append(row)
             print(f"{name}: {row}", file=sys.stderr)
-        kept[name] = {"cpu_seconds": round(time.process_time() - began, 1), "rows": rows}
+        found[name] = {"cpu_seconds": round(time.process_time() - start, 1), "rows": rows}
+        facts = machine_facts()
+        facts["versions"] |= results_file.optional_versions("numpy", "scipy")
         section = {
             "device": "cpu",
-            "hardware": {**hardware(), "versions": _versions(hardware()["versions"])},
+            "hardware": facts,
             "trials": args.trials,
-            "sections": {name: kept[name] for name in SECTIONS if name in kept},
+            "sections": {name: found[name] for name in SECTIONS if name in found},
         }
         flags = "" if args.trials == TRIALS else f" --trials {args.trials}"
-        missing = [name for name in SECTIONS if name not in kept]
-        flags += f" --only {','.join(section['sections'])}" if missing else ""
+        if len(found) < len(SECTIONS):
+            flags += f" --only {','.join(section['sections'])}"
         command = f"python -m benchmarks.verdicts{flags}"
         tree = results_file.document("verdicts", command, args.trials < TRIALS, [section], [])
         results_file.write(path, tree)
     return 0
 
 
-def _kept(path: Path, trials: int, sections: list[str]) -> dict[str, Any]:
-    """The other sections of an earlier run with as many trials."""
+def _other_sections(path: Path, trials: int, sections: list[str]) -> dict[str, Any]:
+    """Return the other sections of an earlier run with as many trials."""
     if not path.exists():
         return {}
     (section,) = json.loads(path.read_text(encoding="utf-8"))["devices"]
@@ -98,14 +103,10 @@ def _kept(path: Path, trials: int, sections: list[str]) -> dict[str, Any]:
     return {name: x for name, x in section["sections"].items() if name not in sections}
 
 
-def _versions(known: dict[str, str]) -> dict[str, str]:
-    return {**known, **results_file.optional_versions("numpy", "scipy")}
-
-
 def draw(
     loss: str, means_CK: Array, correlation: float, seeds: int, trials: int, rng: Rng
 ) -> Array:
-    """Losses (S, K, C, N) of schemes; the settings of a seed share a part of its noise.
+    """Draw losses (S, K, C, N) of schemes; the settings of a seed share a part of its noise.
 
     Args:
       loss: "normal", "t2" (Student's, of 2 degrees) or "exponential"; scale 1.
@@ -121,22 +122,21 @@ def draw(
         "exponential": lambda size: rng.exponential(size=size),
     }[loss]
     schemes, settings = means_CK.shape
-    own = sample((seeds, settings, schemes, trials))
-    noise = np.sqrt(1 - correlation) * own
+    noise = np.sqrt(1 - correlation) * sample((seeds, settings, schemes, trials))
     if correlation:
         noise += np.sqrt(correlation) * sample((seeds, 1, schemes, trials))
     return noise + means_CK.T[:, :, None]
 
 
 def adjusted(losses_SKCN: Array, judged: bool = True) -> tuple[Array, Array, Array]:
-    """p, adjusted p and Holm's adjusted p of all pairs of schemes, (M, N) each, in many trials.
+    """Return p, adjusted p and Holm's adjusted p of all pairs of schemes, (M, N) each.
 
-    As `compare_all` has them for one size; a test holds the two together.
+    A vectorised `compare_all` of one size; a test compares the two.
 
     Args:
       losses_SKCN: tables.
-      judged: whether settings are chosen anew in every swap; else signs of the differences that
-        the choice gave are flipped, as was done before.
+      judged: whether settings are chosen anew in every swap; else the signs of the differences
+        after the choice are flipped, as by an earlier version of initlab.
     """
     if not judged:
         schemes = losses_SKCN.shape[2]
@@ -156,7 +156,7 @@ def adjusted(losses_SKCN: Array, judged: bool = True) -> tuple[Array, Array, Arr
 
 
 def null(losses_SKCN: Array) -> Array:
-    """The statistic of every pair, trial and swap (M, N, B); the unswapped one comes first."""
+    """Return the statistic of every pair, trial and swap (M, N, B), the unswapped one first."""
     (signs_BS,) = sign_flips(len(losses_SKCN))
     pairs = itertools.combinations(range(losses_SKCN.shape[2]), 2)
     return np.stack(
@@ -165,7 +165,7 @@ def null(losses_SKCN: Array) -> Array:
 
 
 def step_down(scaled_MNB: Array, p_MN: Array) -> Array:
-    """Adjusted p (M, N)."""
+    """Return adjusted p (M, N) by the step-down maximum."""
     observed_MN = scaled_MNB[..., 0]
     step_MN, adjusted_MN = np.empty_like(p_MN), np.empty_like(p_MN)
     for m in range(len(p_MN)):
@@ -178,22 +178,22 @@ def step_down(scaled_MNB: Array, p_MN: Array) -> Array:
 
 
 def _as_far(statistics_B: Array, observed: Array) -> Array:
-    """The part of the swaps that reach as far as the tables do as they are."""
+    """Return the share of the swaps whose statistic is at least the observed one."""
     far: Array = (statistics_B >= observed[..., None] * (1 - _ROUNDING) - _ROUNDING).mean(-1)
     return far
 
 
 def _batches(trials: int, seeds: int, settings: int, swaps: int) -> Iterator[int]:
-    """Counts that add up; a batch's tables of so many swaps stay in the cache."""
+    """Split trials into counts whose tables, of so many swaps, fit in the cache."""
     most = max(1, 100_000 // (settings * seeds * swaps))
     for start in range(0, trials, most):
         yield min(most, trials - start)
 
 
 def is_found(losses_SKCN: Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Whether p of the first pair is below the level, and any adjusted p of all pairs: (N,) each.
+    """Return where p of the first pair, and where any adjusted p, is below the level: (N,) each.
 
-    As `adjusted`, but all swaps are looked at only in trials in which some p is below the level.
+    All swaps are computed only in trials in which some p is below the level.
     """
     pairs = itertools.combinations(range(losses_SKCN.shape[2]), 2)
     below_MN = np.stack([_is_below(losses_SKCN[:, :, i], losses_SKCN[:, :, j]) for i, j in pairs])
@@ -204,7 +204,7 @@ def is_found(losses_SKCN: Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
 
 
 def _is_below(first_SKN: Array, second_SKN: Array) -> NDArray[np.bool_]:
-    """Whether p of a pair is below the level; a trial in which it is not is left early."""
+    """Return where p of a pair is below the level, leaving other trials early."""
     seeds, _, trials = first_SKN.shape
     (signs_BS,) = sign_flips(seeds)
     most = math.ceil(LEVEL * len(signs_BS)) - 1
@@ -223,7 +223,7 @@ def _is_below(first_SKN: Array, second_SKN: Array) -> NDArray[np.bool_]:
 
 
 def false_findings(trials: int) -> Rows:
-    """Identical schemes: two alone, and any finding among three, as now and as before."""
+    """Simulate identical schemes: two alone, and any finding among three, now and before."""
     cells = itertools.product(SEEDS, LOSSES, NULLS.items())
     for cell, (seeds, loss, (null, (means_K, correlation))) in enumerate(cells):
         rng, counts = np.random.default_rng([15, cell]), np.zeros(4)
@@ -252,7 +252,7 @@ def false_findings(trials: int) -> Rows:
 
 
 def sizes(trials: int) -> Rows:
-    """Three identical schemes at several sizes, 8 seeds: any finding in the whole report."""
+    """Simulate three identical schemes at several sizes, 8 seeds: any finding in the report."""
     seeds = 8
     for case, (name, many) in enumerate(itertools.product(("untuned", "5 tied"), (1, 4, 8))):
         rng, hits, before = np.random.default_rng([16, case]), 0, 0
@@ -276,7 +276,7 @@ def sizes(trials: int) -> Rows:
         }
 
 
-# By name: the mean losses of the schemes' settings. The first is the one that may be better.
+# By name: mean losses of the schemes' settings. The first scheme may be better.
 _TUNED = {
     "one setting": np.zeros((3, 1)),
     "one clearly best": np.tile([0.0, 10, 10, 10, 10], (3, 1)),
@@ -288,10 +288,10 @@ _TUNED = {
 
 
 def power(trials: int) -> Rows:
-    """Three schemes, the first better by d standard deviations of a paired difference.
+    """Simulate three schemes, the first better by d standard deviations of a paired difference.
 
-    Of the pair of the first and the second: found by itself (the other scheme not there), and in
-    the report of three. At d = 0 what is found is false.
+    The pair of the first and the second is judged alone, and in the report of three. At d = 0 a
+    finding is false.
     """
     all_trials = trials
     cases = itertools.product(SEEDS, _TUNED.items(), (0.0, 1.0, 1.5, 2.0))
@@ -304,15 +304,13 @@ def power(trials: int) -> Rows:
             p_MN, now_MN, holm_MN = adjusted(tables)
             old_p_MN, old_MN, _ = adjusted(tables, judged=False)
             counts += [(x[0] < LEVEL).sum() for x in (p_MN, now_MN, holm_MN, old_p_MN, old_MN)]
-        values = (100 * counts / trials).round(1).tolist()
         keys = ("two", "three", "three_holm", "two_before", "three_before")
-        yield {"case": name, "seeds": seeds, "d": d, "trials": trials} | dict(
-            zip(keys, values, strict=True)
-        )
+        found = dict(zip(keys, (100 * counts / trials).round(1).tolist(), strict=True))
+        yield {"case": name, "seeds": seeds, "d": d, "trials": trials, **found}
 
 
 def partial_nulls(trials: int) -> Rows:
-    """Some schemes alike and others not: a false finding among those that are alike."""
+    """Simulate schemes of which some are alike: false findings among those."""
     trials = max(1, trials // 2)
     alike = {
         "2 alike, 1 far worse": (0, 0, 9),
@@ -338,10 +336,10 @@ def partial_nulls(trials: int) -> Rows:
 
 
 def single_seeds(trials: int) -> Rows:
-    """Two schemes, one setting: what is found, and what is said of single seeds."""
+    """Simulate two schemes with one setting: verdicts, and cautions about single seeds."""
 
     def bad(rng: Rng, seeds: int) -> Array:
-        """One scheme has a bad run in ten, 30 standard deviations up; the means are equal."""
+        """Return a bad run in ten, 30 standard deviations up, and the shift to an equal mean."""
         return 30 * (rng.random(seeds) < 0.1) - 3.0
 
     shifts: dict[str, Callable[[Rng, int], Array | float]] = {
@@ -360,20 +358,19 @@ def single_seeds(trials: int) -> Rows:
             first_S = rng.standard_normal(seeds) + shift(rng, seeds)
             second_S = rng.standard_normal(seeds)
             one = compare(first_S, second_S)
-            told = cautions(first_S, second_S, one, ("a", "b"), range(seeds))
+            text = " ".join(cautions(first_S, second_S, one, ("a", "b"), range(seeds)))
             is_found = one.verdict in ("better", "worse")
-            is_skewed = any("skewed" in line for line in told)
             counts["found"] += is_found
-            counts["found_rests"] += is_found and any("rests" in line for line in told)
-            counts["found_skewed"] += is_found and is_skewed
-            counts["none_skewed"] += not is_found and is_skewed
-            counts["decides"] += any("decides" in line for line in told)
+            counts["found_rests"] += is_found and "rests" in text
+            counts["found_skewed"] += is_found and "skewed" in text
+            counts["none_skewed"] += not is_found and "skewed" in text
+            counts["decides"] += "decides" in text
         shares = {key: round(100 * count / trials, 1) for key, count in counts.items()}
         yield {"case": name, "seeds": seeds} | shares
 
 
 def intervals(trials: int) -> Rows:
-    """Two identical schemes: how often the interval of their difference holds 0."""
+    """Simulate two identical schemes: how often the interval of their difference contains 0."""
     trials = max(1, trials // 10)
     nulls = ("untied", "2 tied", "5 tied", "parabola")
     for case, (seeds, null) in enumerate(itertools.product(SEEDS, nulls)):

@@ -1,13 +1,12 @@
-"""The work that benchmarks time: a text of this machine's own making, and real runs over it.
+"""Workloads of the benchmarks: training runs on random texts.
 
-Nothing is downloaded: the texts are drawn at random, with as many symbols and as many characters
-as Tiny Shakespeare (65, a million) and the names (26 and a boundary, 32,000 lines) have.
+Nothing is downloaded: the texts are drawn at random, with as many symbols and characters as Tiny
+Shakespeare (65, a million) and the names (26 and a boundary, 32,000 lines).
 """
 
 import dataclasses
 import functools
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.graphs import compiled
 from benchmarks.section import check_memory
 from charjax import hardware
 from charjax.config import Config, load_config
 from charjax.data.datasets import Dataset, load_dataset
-from charjax.training.program import CAPACITY, ChunkProgram, compile_chunks, lower_chunks
-from charjax.training.session import Session, first_state, make_session, purpose_key
+from charjax.random_streams import purpose_key
+from charjax.training.program import CAPACITY, ChunkProgram, compile_chunks
+from charjax.training.session import Session, first_state, make_session
 from charjax.training.state import TrainState
 
 _CHARACTERS = 1_000_000
@@ -42,13 +41,13 @@ PAIRS = (
 
 @dataclasses.dataclass
 class Training:
-    """A run that can be trained on, a chunk at a time, as the real loop does it.
+    """A run that is trained chunk by chunk, as the real loop does it.
 
     Attributes:
       session: text, model, devices.
       program: the compiled chunk of steps.
-      state: where it is; donated to each chunk.
-      bytes_needed: what the compiled program says it needs.
+      state: the current one; donated to each chunk.
+      bytes_needed: by the compiled program.
     """
 
     session: Session
@@ -57,14 +56,14 @@ class Training:
     bytes_needed: int
 
     def steps(self, count: int) -> None:
-        """So many steps in calls as long as the loop's may be, queued; waits for the last."""
+        """Do so many steps in calls as long as the loop's longest, and wait for the last."""
         whole, rest = divmod(count, CAPACITY)
         for steps in [CAPACITY] * whole + [rest] * bool(rest):
             self.state, _, done = self.program.run(self.state, steps)
         done.block_until_ready()
 
     def dispatches(self, steps: int) -> Callable[[int], None]:
-        """n chunks of so many steps, one queued behind the other."""
+        """Return a function that runs n chunks of so many steps, and waits for the last."""
 
         def run(count: int) -> None:
             for _ in range(count):
@@ -75,47 +74,41 @@ class Training:
 
     @property
     def tokens_a_step(self) -> int:
-        """Targets in a batch."""
+        """Number of targets in a batch."""
         source = self.session.source
         assert source is not None
         return source.batch_size * source.window
 
 
 def make_config(*overrides: str) -> Config:
-    """A configuration over the texts made here: `{stream}` and `{lines}` stand for their paths."""
+    """Load a configuration; `{stream}` and `{lines}` stand for the paths of the random texts."""
     return load_config(None, filled(overrides))
 
 
 def filled(overrides: Iterable[str]) -> list[str]:
-    """The overrides with the paths of the texts in them."""
+    """Return the overrides with the paths of the texts filled in."""
     paths = {"stream": _texts()[0], "lines": _texts()[1]}
     return [word.format(**paths) if word.startswith("data.path=") else word for word in overrides]
 
 
-def prepare(config: Config, options: dict[str, Any] | None = None) -> Training:
-    """Draw the parameters and compile the chunk, by the real loop's own options or by others.
+def prepare(config: Config) -> Training:
+    """Draw the parameters, and compile the chunk as the real loop does.
 
     Raises:
-      LeftOut: it needs more memory than there is, or XLA does not know the options.
+      LeftOut: it needs more memory than is available.
     """
     session = open_quietly(config)
     state = first_state(session)
     key = purpose_key(config.train.seed, "dropout")
     assert session.source is not None
-    given = (session.model, config, session.source, state, session.mesh, key)
-    if options is None:
-        program = compile_chunks(*given)
-    else:
-        began = time.perf_counter()
-        chunk = compiled(lower_chunks(*given), options)
-        program = ChunkProgram(chunk, session.source, key, time.perf_counter() - began)
+    program = compile_chunks(session.model, config, session.source, state, session.mesh, key)
     devices = list(session.mesh.devices.flat)
     needed = check_memory(program.compiled, hardware.available_memory(devices))
     return Training(session, program, state, needed)
 
 
 def open_quietly(config: Config) -> Session:
-    """A session on the device that has been started."""
+    """Open a session on the device that has been started."""
     return make_session(config, _dataset(config.data), jax.local_devices())
 
 
@@ -126,9 +119,9 @@ def _dataset(data: Any) -> Dataset:
 
 @functools.lru_cache(maxsize=1)
 def _texts() -> tuple[str, str]:
-    """The paths of the two texts; the folder goes when the process does."""
+    """Write the two texts; return their paths. The folder is removed when the process ends."""
     folder = tempfile.TemporaryDirectory(prefix="charjax-benchmark-")
-    _KEPT.append(folder)
+    _FOLDERS.append(folder)
     rng = np.random.default_rng(0)
     stream, lines = Path(folder.name) / "stream.txt", Path(folder.name) / "lines.txt"
     letters = np.array(list(_ALPHABET))
@@ -140,10 +133,10 @@ def _texts() -> tuple[str, str]:
     return str(stream), str(lines)
 
 
-_KEPT: list[Any] = []
+_FOLDERS: list[Any] = []
 
 
 def first_batch(session: Session) -> tuple[np.ndarray, np.ndarray]:
-    """The inputs (B, S) and targets (B, T) of step 0."""
+    """Return the inputs (B, S) and targets (B, T) of step 0."""
     batch = jax.jit(lambda source: source.draw(jnp.int32(0)))(session.source)
     return np.asarray(batch.inputs), np.asarray(batch.targets)

@@ -21,37 +21,37 @@ from charjax.hardware import cores, processor
 _MULTI_OUTPUT = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true"
 # The versions that XLA's flags and options were tried on; jaxlib's go with JAX's.
 _TRIED_SINCE, _TRIED_BEFORE = (0, 10), (0, 13)
-# Of glibc's malloc.h.
+# From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
-# XLA ends a process (by default) in which a device waits for another for a minute, and says so on
-# the way: a run may have been suspended for longer.
+# By default XLA warns when a device waits for another, and ends the process after a minute: a run
+# may have been suspended for longer.
 _PATIENT = (
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=600",
     "--xla_cpu_collective_call_terminate_timeout_seconds=1000000",
 )
 
 
-# Not empty once the C library has been told.
+# Not empty once the C library is configured.
 _memory_is_kept: list[bool] = []
 
 
 def start_backend(
     config: RuntimeConfig, *, core_devices: bool = False, large_calls: bool = False
 ) -> list[jax.Device]:
-    """Start JAX on the kind of device asked for, before anything else touches it.
+    """Start JAX on the requested kind of device, before anything else uses it.
 
     Args:
-      config: the device asked for.
-      core_devices: whether a CPU shall be one device a core, unless the user has said how many.
-      large_calls: whether calls of a program may need more than 64 MB of temporary arrays (see
-        `charjax.training.cpu_plan.needs_one_heap`); the first one to start JAX decides.
+      config: the requested device.
+      core_devices: make each core of a CPU a device, unless the user has set their number.
+      large_calls: calls of a program may need more than 64 MB of temporary arrays (see
+        `charjax.training.cpu_plan.needs_one_heap`); later calls of this function do not change it.
 
     Returns:
       The local devices.
 
     Raises:
-      UserError: there is no such device, or JAX runs in more than one process.
+      UserError: the device is not available, or JAX runs in more than one process.
     """
     set_flags(deterministic=config.deterministic and config.device != "cpu")
     if config.device == "cpu":
@@ -84,22 +84,29 @@ def start_backend(
     return devices
 
 
-def set_flags(*, deterministic: bool = False) -> None:
-    """Tell XLA what it has to know before it starts; what the user has told it goes first.
+def on_any_device(config: RuntimeConfig) -> RuntimeConfig:
+    """Return the settings without a demand for a GPU, for a model trained on one."""
+    if config.device != "gpu":
+        return config
+    return config.model_copy(update={"device": "auto"})
 
-    On a CPU it is told to fuse loops over the same elements that give several arrays into one,
-    such as the two moments and the step of Adam, or what a cell of a GRU keeps (measured: a
-    bigram's step takes 0.6 of the time, an LSTM's 0.93; see benchmarks/NOTES.md).
+
+def set_flags(*, deterministic: bool = False) -> None:
+    """Set XLA's flags, which it reads when it starts; those of the user take precedence.
+
+    On a CPU, loops over the same elements that compute several arrays are fused into one, such as
+    the two moments and the update of Adam, or the residuals of a GRU's cell (measured: a bigram's
+    step takes 0.6 of the time, an LSTM's 0.93; see benchmarks/NOTES.md).
     """
     # XLA ends the process at a flag it does not know.
     _add_flags(*[_MULTI_OUTPUT] * _is_tried(), *[_DETERMINISTIC] * deterministic)
 
 
 def _add_flags(*wanted: str) -> None:
-    """Those that the user has said nothing of."""
+    """Add flags that the user has not set."""
     flags = os.environ.get("XLA_FLAGS", "").split()
     for flag in wanted:
-        if not any(given.split("=")[0] == flag.split("=")[0] for given in flags):
+        if not any(other.split("=")[0] == flag.split("=")[0] for other in flags):
             flags.append(flag)
     os.environ["XLA_FLAGS"] = " ".join(flags)
 
@@ -109,12 +116,12 @@ def _is_tried() -> bool:
 
 
 def make_device_of_every_core() -> None:
-    """Let JAX see a CPU as one device a core, for programs that are split over devices.
+    """Make each core of a CPU a device of JAX, for programs that are divided over devices.
 
     Small products run on one thread each, and so do LAPACK's factorisations: OpenBLAS's threads,
-    one a core for every device, wait for each other by spinning (measured: a QR factorisation of
-    512 rows 1.2 s instead of 0.03 where another process is at work). To be called before JAX and
-    SciPy are started; later it is too late, and changes nothing.
+    one per core for every device, wait for each other by spinning (measured: a QR factorisation of
+    512 rows takes 1.2 s instead of 0.03 while another process is busy). Call it before JAX and
+    SciPy start; later it has no effect.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with contextlib.suppress(RuntimeError):
@@ -122,20 +129,20 @@ def make_device_of_every_core() -> None:
 
 
 def devices_are_given() -> bool:
-    """Whether the user has said how many devices a CPU shall be."""
-    told = os.environ.get("XLA_FLAGS", "")
-    return "xla_force_host_platform_device_count" in told or "JAX_NUM_CPU_DEVICES" in os.environ
+    """Return whether the user has set the number of a CPU's devices."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    return "xla_force_host_platform_device_count" in flags or "JAX_NUM_CPU_DEVICES" in os.environ
 
 
 def compiled(lowered: jax.stages.Lowered, mesh: Mesh, *, onednn: bool) -> jax.stages.Compiled:
-    """A training loop, compiled for a mesh.
+    """Compile a training loop for a mesh.
 
     Args:
       lowered: the loop.
-      mesh: where each core of a CPU is a device, no operation is split over the cores: each has
-        its own part of the batch to do.
-      onednn: whether a CPU's products with a transposed left operand are given to oneDNN. Such a
-        program is not kept for the next start: XLA cannot write it down (jaxlib 0.12).
+      mesh: if each core of a CPU is a device, no operation is split over the cores, as each has
+        its part of the batch.
+      onednn: use oneDNN for a CPU's products with a transposed left operand. Such a program is not
+        cached: XLA cannot serialize it (jaxlib 0.12).
     """
     options: dict[str, bool | str] = {}
     if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu" and _is_tried():
@@ -154,10 +161,10 @@ def compiled(lowered: jax.stages.Lowered, mesh: Mesh, *, onednn: bool) -> jax.st
 
 
 def _keep_compiled() -> None:
-    """Keep compiled programs for the next start: in a directory of the user's alone.
+    """Cache compiled programs for the next start, in a private directory of the user.
 
-    A program is machine code that will be run, so it is never kept where others can write; and
-    what one kind of processor compiled is not given to another.
+    A program is machine code that will be run, so it is never stored where others can write, and
+    each kind of processor has a directory of its own.
     """
     cache = user_cache()
     if os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache is None:
@@ -176,17 +183,17 @@ def _keep_compiled() -> None:
 
 
 def _keep_memory(*, one_heap: bool) -> None:
-    """Have the C library keep what is freed, up to 2 GB, for what is asked for next.
+    """Let the C library reuse freed memory, up to 2 GB, instead of returning it to the system.
 
-    Every call of a compiled program on a CPU asks for its temporary arrays anew. glibc would map
-    them each time, and the kernel clear page after page of them (measured: 22 to 34 ms a call of a
-    small GPT with 34 MB of them, 8 % of the loop's time).
+    Every call of a compiled program on a CPU allocates its temporary arrays. glibc would map them
+    each time, and the kernel would clear their pages (measured: 22 to 34 ms per call of a small
+    GPT with 34 MB of them, 8 % of the loop's time).
 
-    The heaps of threads other than the first hold up to 64 MB, and larger arrays are mapped after
-    all; so where there are such, all threads have one heap. That has its price: threads wait for
-    each other whenever they ask for memory, which is several times in every product (measured: a
-    GRU's step of 17 ms took 23, a sweep of small networks 1.6 times as long), and so do the
-    compiler's (a third more time to compile).
+    The heaps of threads other than the first hold up to 64 MB, and larger arrays would be mapped;
+    with such arrays (`one_heap`) all threads share one heap. The cost: threads wait for each other
+    at each allocation, several times in every product (measured: a GRU's step of 17 ms took 23, a
+    sweep of small networks 1.6 times as long), and so do the compiler's (a third more time to
+    compile).
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
@@ -198,7 +205,7 @@ def _keep_memory(*, one_heap: bool) -> None:
 
 
 def _make_private(folder: Path) -> None:
-    """Make a directory that nobody else may look into, or raise an OSError that says why not."""
+    """Make a directory that only the user can read, or raise an OSError with the reason."""
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.stat()
     if status.st_uid != os.getuid() or status.st_mode & 0o022:

@@ -1,10 +1,9 @@
-"""The command line: what the commands accept, and how a command ends.
+"""The parts that all commands share: parsing of arguments, messages, exit statuses.
 
 JAX is not imported here, so `--help` and a mistyped flag are answered at once.
 """
 
 import argparse
-import difflib
 import errno
 import math
 import os
@@ -13,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from charjax import signals
-from charjax.errors import UserError, printable
+from charjax.errors import UserError, did_you_mean, printable
 
 COLUMNS = 100
 
@@ -22,8 +21,8 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
     """Run a command and exit with its status.
 
     A UserError is one line on stderr and status 2; an error of the operating system (a full disk,
-    a file that may not be read) one line and status 1; Ctrl-C is 130. A reader that closes the
-    pipe early, as `head` does, ends the command without a word.
+    a file that may not be read) one line and status 1; Ctrl-C is 130. If stdout is a pipe whose
+    reader has closed it, as `head` does, the command ends silently with 141.
     """
     signals.after_imports()
     try:
@@ -33,17 +32,17 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
         complain(str(error))
         status = 2
     except BrokenPipeError:
-        # Python would complain once more when it flushes at exit.
+        # Python flushes stdout once more at exit, and would report the error again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except OSError as error:
         complain(printable(str(error)))
-        # No file has too long a name: it was given.
+        # A name too long for a file can only be one that the user gave.
         status = 2 if error.errno == errno.ENAMETOOLONG else 1
     except KeyboardInterrupt:
         status = 130
     except (ImportError, SystemError):
-        # What native code makes of Ctrl-C while it is loaded.
+        # Native modules replace a KeyboardInterrupt by these while they are imported.
         if not signals.interrupted():
             raise
         status = 130
@@ -51,18 +50,18 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
 
 
 def complain(message: str) -> None:
-    """One line on stderr."""
+    """Print an error as one line on stderr."""
     print(f"error: {message}", file=sys.stderr)
 
 
 def remark(message: str) -> None:
-    """One line on stderr that is no error."""
+    """Print a note as one line on stderr."""
     print(f"note: {printable(message)}", file=sys.stderr)
 
 
 def config_words(words: list[str]) -> tuple[str | None, list[str]]:
-    """The configuration, if any, and the settings."""
-    # Not Path.is_file, which raises where a name is too long for a file.
+    """Split words into the configuration, if any, and the settings."""
+    # Path.is_file would raise if a name is too long for a file.
     overrides = [word for word in words if "=" in word and not os.path.isfile(word)]
     files = [word for word in words if word not in overrides]
     if len(files) > 1:
@@ -92,14 +91,14 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def without_out(argv: list[str]) -> list[str]:
-    """The command line without what only says where and how it went."""
-    kept, words = [], iter(argv)
+    """Return the arguments without --out and --resume, which do not change the results."""
+    others, words = [], iter(argv)
     for word in words:
         if word == "--out":
             next(words, None)
         elif word != "--resume" and not word.startswith("--out="):
-            kept.append(word)
-    return kept
+            others.append(word)
+    return others
 
 
 def checkpoint_step(text: str) -> str:
@@ -110,7 +109,7 @@ def checkpoint_step(text: str) -> str:
 
 
 def whole_number(low: int, high: int = 2**31 - 2) -> Callable[[str], int]:
-    """An argument's type: a whole number from `low` to `high`."""
+    """Return a parser of whole numbers from `low` to `high`."""
 
     def parse(text: str) -> int:
         try:
@@ -127,11 +126,11 @@ def whole_number(low: int, high: int = 2**31 - 2) -> Callable[[str], int]:
 
 
 def number_above_zero(high: float, instead_of_zero: str = "") -> Callable[[str], float]:
-    """An argument's type: a number greater than 0 and at most `high`.
+    """Return a parser of numbers greater than 0 and at most `high`.
 
     Args:
       high: the highest number.
-      instead_of_zero: ends the message for 0: what to do instead.
+      instead_of_zero: appended to the message for 0: what to do instead.
     """
 
     def parse(text: str) -> float:
@@ -151,9 +150,10 @@ def number_above_zero(high: float, instead_of_zero: str = "") -> Callable[[str],
 
 
 class Parser(argparse.ArgumentParser):
-    """Mistakes are UserErrors, so one line; the epilog is written only for --help.
+    """A parser whose mistakes are UserErrors.
 
-    `advise` returns the error message for an unknown flag that it knows more about.
+    `epilog` is called only for --help. `advise` returns the error message for an unknown flag, or
+    None for the usual one.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class Parser(argparse.ArgumentParser):
         self._advise = advise
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """As argparse does, but a value that is "--" is one (before Python 3.13 it is lost)."""
+        """Parse as argparse does, but accept "--" as a value (Python before 3.13 drops it)."""
         found, rest = super().parse_known_args(args, namespace)
         for action in self._actions:
             lost = action.option_strings and action.nargs is None and action.default != []
@@ -195,13 +195,13 @@ class Parser(argparse.ArgumentParser):
         return found, rest
 
     def format_help(self) -> str:
-        """The help, with the epilog."""
+        """Format the help, with the epilog."""
         if self._write_epilog is not None:
             self.epilog = self._write_epilog()
         return super().format_help()
 
     def error(self, message: str) -> NoReturn:
-        """Raise what is wrong, with the nearest flag if one was mistyped."""
+        """Raise a UserError, with the closest flag if one was mistyped."""
         text = message.removeprefix("argument ")
         unknown = text.removeprefix("unrecognized arguments: ").split(" ")[0]
         if text.startswith("unrecognized") and (advice := self._advise(unknown)):
@@ -210,6 +210,5 @@ class Parser(argparse.ArgumentParser):
             text += "; settings have no dashes: section.key=value"
         elif text.startswith("unrecognized"):
             flags = [flag for action in self._actions for flag in action.option_strings]
-            close = difflib.get_close_matches(unknown.partition("=")[0], flags, n=1)
-            text += f"; did you mean {close[0]}?" if close else ""
+            text += did_you_mean(unknown.partition("=")[0], flags)
         raise UserError(f"{text}; see {self.prog} --help")

@@ -1,8 +1,15 @@
-"""The one exception that stands for a mistake of the user's."""
+"""The exception that stands for a mistake of the user's, and the text of its message."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+# Longer ones are cut: the comparison takes time quadratic in the length.
+_LONGEST_COMPARED = 60
 
 
 class UserError(Exception):
-    """A mistake in a config, a path, a prompt or a data file.
+    """A mistake of the user's: in a config, a path, a prompt or a data file.
 
     The message is one line: what was given, what is allowed and what to do.
     The commands print it on stderr, without a traceback, and exit with 2.
@@ -12,10 +19,18 @@ class UserError(Exception):
         super().__init__(printable(message))
 
 
-def printable(text: str) -> str:
-    r"""Escape what a terminal would act on: line breaks and control characters become `\n`, `\x1b`.
+def did_you_mean(name: Any, known: Iterable[str]) -> str:
+    """Return `; did you mean NAME?` with the closest known name, or "" if none is close."""
+    if not isinstance(name, str):
+        return ""
+    matches = difflib.get_close_matches(name[:_LONGEST_COMPARED], list(known), n=1)
+    return f"; did you mean {matches[0]}?" if matches else ""
 
-    Messages quote prompts, paths and files, which may hold anything.
+
+def printable(text: str) -> str:
+    r"""Escape line breaks and control characters, as in `\n`, `\x1b`.
+
+    Messages quote prompts, paths and files, which may hold any character.
     """
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
@@ -23,7 +38,7 @@ def printable(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    r"""The text with control characters other than \n and \t written as escapes."""
+    r"""Return the text with control characters other than \n and \t written as escapes."""
     return "".join(
         char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode()
         for char in text

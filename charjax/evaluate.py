@@ -4,7 +4,7 @@ python -m charjax.evaluate WORKDIR [data.path=FILE] [--split train|val|test] [--
                            [--context N] [--stride N] [--unseen error|skip]
                            [--checkpoint best|latest|STEP] [--json]
 
-A FILE is read as the run's own text was. The status is 1 where the loss is not finite.
+A FILE is read as the run's text was. The exit status is 1 if the loss is not finite.
 """
 
 import argparse
@@ -15,18 +15,20 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charjax import cli, evaluate
+from charjax import cli
 from charjax.errors import UserError, printable
+from charjax.units import bits_per_character
 
 if TYPE_CHECKING:
-    from charjax.data.datasets import OtherText, Split
+    from charjax.data.datasets import OtherText
+    from charjax.data.splits import Split
     from charjax.run.load import Run
     from charjax.training.evaluation import Score
 
 
 def main(argv: list[str]) -> int:
-    """Run the command; returns its exit status."""
-    args = evaluate.evaluate_arguments(argv)
+    """Run the command; return its exit status."""
+    args = evaluate_arguments(argv)
     from charjax.signals import Interrupted, Signals
 
     with Signals() as signals:
@@ -37,10 +39,8 @@ def main(argv: list[str]) -> int:
 
 
 def _evaluate(args: Namespace, poll: Any) -> int:
-    import jax
-
     from charjax import parallel
-    from charjax.run.load import load_run, require_run
+    from charjax.run.load import find_run, load_run, require_run
     from charjax.training.evaluation import exact_loss
 
     if args.unseen == "skip" and args.text is None:
@@ -55,10 +55,11 @@ def _evaluate(args: Namespace, poll: Any) -> int:
         )
     workdir = Path(args.workdir)
     require_run(workdir)
-    run = load_run(workdir, args.checkpoint)
-    # JAX has been imported meanwhile, which takes seconds.
+    saved = find_run(workdir, args.checkpoint)
+    devices = saved.start_backend()
+    run = load_run(saved)
+    # Importing JAX has taken seconds.
     poll()
-    devices = jax.local_devices()
     other = _other_text(run, args) if args.text is not None else None
     split = other.split if other else _split(run, args.split, args.data_path)
     length = run.config.model.context_length
@@ -87,7 +88,7 @@ def _evaluate(args: Namespace, poll: Any) -> int:
 
 
 def _json(args: Namespace, run: "Run", score: "Score", other: "OtherText | None") -> dict[str, Any]:
-    """The object printed; a loss that is not finite is null."""
+    """Return the object to print; a loss that is not finite is null."""
     from charjax.run.metrics import loss_fields
 
     length = run.config.model.context_length
@@ -107,7 +108,7 @@ def _json(args: Namespace, run: "Run", score: "Score", other: "OtherText | None"
 
 
 def _print(args: Namespace, run: "Run", score: "Score", other: "OtherText | None") -> None:
-    """One line on stdout; notes of how another text was read on stderr."""
+    """Print one line on stdout; on stderr, notes on how another text was read."""
     for note in other.notes if other else ():
         sys.stderr.write(f"note: {printable(note)}\n")
     from charjax.run.display import shown_loss
@@ -120,8 +121,8 @@ def _print(args: Namespace, run: "Run", score: "Score", other: "OtherText | None
     left_out = f", {other.unseen:,} unseen characters left out" if other and other.unseen else ""
     sys.stdout.write(
         f"{_where(args)}: loss {shown_loss(score.loss)} nats per character, "
-        f"{shown_loss(score.loss / math.log(2))} bpc, over {score.targets:,} targets{left_out} "
-        f"(checkpoint of step {run.step})\n"
+        f"{shown_loss(bits_per_character(score.loss))} bpc, over {score.targets:,} targets"
+        f"{left_out} (checkpoint of step {run.step})\n"
     )
 
 
@@ -134,12 +135,12 @@ def _explain_loss(args: Namespace, run: "Run", score: "Score") -> str:
 
 
 def _where(args: Namespace) -> str:
-    """The text, as a terminal may show it."""
+    """Name the text that was evaluated, escaped for a terminal."""
     return printable(args.text) if args.text is not None else f"the {args.split} split"
 
 
 def _split(run: "Run", name: str, path: str | None) -> "Split":
-    """A split of the text that the run was trained on; `path` is its place now, if it was moved."""
+    """Load a split of the run's text; `path` is its current path, if it was moved."""
     from charjax.data.datasets import load_dataset
 
     data = run.config.data
@@ -159,7 +160,7 @@ def _split(run: "Run", name: str, path: str | None) -> "Split":
 
 
 def _other_text(run: "Run", args: Namespace) -> "OtherText":
-    """Another text, whole, read by the run's rules, in its alphabet."""
+    """Load another text whole, by the run's rules and in its alphabet."""
     from charjax.data.datasets import load_other_text
 
     return load_other_text(
@@ -168,7 +169,7 @@ def _other_text(run: "Run", args: Namespace) -> "OtherText":
 
 
 def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
-    """Parse `charjax.evaluate`'s; `text`, `context` and `stride` are None unless given."""
+    """Parse the arguments; `text`, `context` and `stride` are None unless given."""
     parser = cli.Parser(
         prog="python -m charjax.evaluate",
         usage="%(prog)s WORKDIR [data.path=FILE] [options]",
@@ -179,7 +180,7 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
     text.add_argument(
         "--split", choices=("train", "val", "test"), default="val", help="of the run's text (val)"
     )
-    text.add_argument("--text", metavar="FILE", help="another text, read as the run's own was")
+    text.add_argument("--text", metavar="FILE", help="another text, read as the run's text was")
     parser.add_argument(
         "--unseen",
         choices=("error", "skip"),
@@ -188,7 +189,10 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
         "counted and reported (skip)",
     )
     parser.add_argument(
-        "--context", metavar="N", type=cli.whole_number(1), help="characters a window (the model's)"
+        "--context",
+        metavar="N",
+        type=cli.whole_number(1),
+        help="characters per window (the model's)",
     )
     parser.add_argument(
         "--stride", metavar="N", type=cli.whole_number(1), help="between windows (their length)"
@@ -197,7 +201,7 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
         "words",
         nargs="*",
         metavar="data.path=FILE",
-        help="where the run's own text is now, if it was moved (known by its SHA-256)",
+        help="current path of the run's text, if it was moved (known by its SHA-256)",
     )
     args = parser.parse_intermixed_args(argv)
     args.data_path = _moved_text(args.words)
@@ -206,7 +210,7 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def _moved_text(words: list[str]) -> str | None:
-    """The file that a `data.path=FILE` word names; None where there is none."""
+    """Return the file of a `data.path=FILE` word, or None."""
     path = None
     for word in words:
         name, _, path = word.partition("=")

@@ -1,9 +1,11 @@
-"""Files that are written whole or not at all: a disk may be full in the middle of a line."""
+"""Writing files whole or not at all, even if the disk is full; directories that flags name."""
 
 import contextlib
 import errno
 import json
 import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,44 +13,68 @@ from typing import Any
 from charjax.errors import UserError
 
 
-def append(path: Path, text: str, *, begin: bool = True) -> None:
-    """Add a text to the end of a file; one that is not there is begun only with `begin`.
+def append(path: Path, text: str, *, create: bool = True) -> None:
+    """Add a text to the end of a file.
+
+    Args:
+      path: the file.
+      text: what is added.
+      create: whether to create a missing file; otherwise that is an error.
 
     Raises:
       OSError: it cannot be written, and the file is named; nothing was added.
     """
-    # Unbuffered: a buffer would be written once more when the file is closed.
-    with named(path), path.open("ab" if begin else "r+b", buffering=0) as file:
+    # Unbuffered: closing a buffered file would try again to write what a full disk refused.
+    with named(path), path.open("ab" if create else "r+b", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
-        left = memoryview(text.encode())
+        rest = memoryview(text.encode())
         try:
-            while left:
-                left = left[file.write(left) :]
+            while rest:
+                rest = rest[file.write(rest) :]
         except OSError:
             file.truncate(size)
             raise
 
 
 def replace(path: Path, data: bytes | str) -> None:
-    """Put a file in its place, or in that of an older one, in one move.
+    """Write a file, in the place of an older one if there is one, in one move.
 
     Raises:
-      OSError: it cannot be written, and the file is named; the older one is as it was.
+      OSError: it cannot be written, and the file is named; the older one is untouched.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
-    with named(path):
-        try:
-            temporary.write_bytes(data.encode() if isinstance(data, str) else data)
-            temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+    with named(path), replacing(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, moved into place when the body ends.
+
+    The body writes a file there, or makes a directory. If it raises, whatever it wrote is removed,
+    and what stood at `path` is untouched.
+
+    Args:
+      path: a file; or a directory that does not exist yet, or is empty.
+      shared: whether other processes may write `path` at the same time. The temporary name is then
+        unique; otherwise it is fixed, so that a later write overwrites what a killed one left.
+
+    Raises:
+      OSError: it cannot be moved into place.
+    """
+    name = f".{path.name}.{secrets.token_hex(8)}.tmp" if shared else f"{path.name}.tmp"
+    temporary = path.with_name(name)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
+        raise
 
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Name the file in an error of writing, which knows none, unlike one of opening."""
+    """Add the file's name to an OSError without one: writing raises such, opening does not."""
     try:
         yield
     except OSError as error:
@@ -58,7 +84,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def make_directory(directory: Path, flag: str) -> None:
-    """Make a directory that a flag names, or raise a UserError."""
+    """Make the directory that a flag names, or raise a UserError."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -66,17 +92,18 @@ def make_directory(directory: Path, flag: str) -> None:
 
 
 def check_directory(directory: Path, flag: str) -> None:
-    """Raise the UserError of `make_directory`, or of one that cannot be written; make nothing."""
+    """Raise a UserError unless a directory can be made or, if it exists, written."""
     try:
-        there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-        is_directory = there.is_dir()
+        parents = (directory, *directory.absolute().parents)
+        existing = next(path for path in parents if path.exists())
+        is_directory = existing.is_dir()
     except OSError as error:
         raise _cannot_make(directory, flag, error.strerror) from None
     if not is_directory:
-        reason = errno.EEXIST if there == directory else errno.ENOTDIR
+        reason = errno.EEXIST if existing == directory else errno.ENOTDIR
         raise _cannot_make(directory, flag, os.strerror(reason))
-    if not os.access(there, os.W_OK | os.X_OK):
-        if there == directory:
+    if not os.access(existing, os.W_OK | os.X_OK):
+        if existing == directory:
             raise cannot_write(directory, os.strerror(errno.EACCES))
         raise _cannot_make(directory, flag, os.strerror(errno.EACCES))
 
@@ -98,9 +125,9 @@ def write_json(path: Path, tree: dict[str, Any]) -> None:
 
 
 def user_cache() -> Path | None:
-    """The user's cache directory, not made yet; None where there is no home directory."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
+    """Return the user's cache directory, not made yet; None where there is no home directory."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG specification: a relative path there is to be ignored.
-    if not os.path.isabs(given):
-        given = os.path.expanduser("~/.cache")
-    return Path(given) / "charjax" if os.path.isabs(given) else None
+    if not os.path.isabs(cache):
+        cache = os.path.expanduser("~/.cache")
+    return Path(cache) / "charjax" if os.path.isabs(cache) else None

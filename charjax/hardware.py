@@ -1,4 +1,4 @@
-"""The machine a number came from."""
+"""Facts of the machine: processor, devices, memory, versions."""
 
 import contextlib
 import datetime
@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 from charjax import __version__
 
 
-def hardware() -> dict[str, Any]:
-    """Processor, accelerators, versions and the date, as every result file carries them."""
+def machine_facts() -> dict[str, Any]:
+    """Return processor, accelerators, versions and the date, as every result file holds them."""
     devices = jax.local_devices()
     accelerator = None
     if devices[0].platform != "cpu":
@@ -32,36 +32,36 @@ def hardware() -> dict[str, Any]:
 
 
 def in_words(facts: dict[str, Any]) -> str:
-    """`2 cores of AMD EPYC, jax 0.12.0, 2026-11-21`; an accelerator stands for the processor."""
+    """Format as `2 cores of AMD EPYC, jax 0.12.0, 2026-11-21`, or with the accelerator's name."""
     machine = facts.get("accelerator") or f"{facts['cores']} cores of {facts['processor']}"
     return f"{machine}, jax {facts['versions']['jax']}, {facts['date']}"
 
 
 def versions_in_words(facts: dict[str, Any]) -> str:
-    """`python 3.13.0, jax 0.12.0, jaxlib 0.12.0, flax 0.12.0, ...`."""
+    """Format as `python 3.13.0, jax 0.12.0, jaxlib 0.12.0, flax 0.12.0, ...`."""
     used = {"python": facts["python"], **facts["versions"]}
     return ", ".join(f"{name} {version}" for name, version in used.items())
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """The versions of installed packages, and charjax's own, installed or not."""
+    """Return the versions of installed packages and of charjax."""
     return {name: _version(name) for name in packages} | {"charjax": __version__}
 
 
 @functools.cache
 def _version(package: str) -> str:
-    # Every checkpoint holds them, and looking them up takes longer than starting to save it.
+    # Every checkpoint holds the versions; looking them up takes longer than starting a save.
     return importlib.metadata.version(package)
 
 
 def describe(devices: list[jax.Device]) -> str:
-    """The kind of the devices, as the hardware calls itself."""
+    """Return the kind of the devices, with the processor's name for a CPU."""
     kind = str(devices[0].device_kind)
     return f"{kind} ({processor()}, {cores()} cores)" if kind == "cpu" else kind
 
 
 def processor() -> str:
-    """The name of this machine's processor."""
+    """Return the name of this machine's processor."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -70,14 +70,14 @@ def processor() -> str:
 
 
 def cores() -> int:
-    """How many processors this process may run on."""
+    """Return the number of processors that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def available_memory(devices: list[jax.Device]) -> int:
-    """Bytes that each device can still have: its own, or its share of what the machine has free."""
+    """Return free bytes per device: of its own memory, or its share of the machine's."""
     stats = devices[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
@@ -85,7 +85,7 @@ def available_memory(devices: list[jax.Device]) -> int:
 
 
 def total_memory(devices: list[jax.Device]) -> int:
-    """Bytes that each device can have at most: its own, or all of the machine's."""
+    """Return the bytes of memory of each device: its own, or all of the machine's."""
     stats = devices[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"])
@@ -93,7 +93,7 @@ def total_memory(devices: list[jax.Device]) -> int:
 
 
 def environment(devices: list[jax.Device], mesh: Mesh) -> dict[str, Any]:
-    """What the promise of equal bits depends on."""
+    """Return the facts on which equal bits depend."""
     used = versions("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {
         "device": describe(devices),

@@ -1,4 +1,4 @@
-"""`python -m charjax.interop`: parameters to and from PyTorch's state dicts, as safetensors.
+"""`python -m charjax.interop`: convert parameters to and from PyTorch's state dicts.
 
 python -m charjax.interop import FILE.safetensors [CONFIG.toml] [section.key=value ...]
                                  --workdir DIR
@@ -12,33 +12,40 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charjax import cli, interop
+from charjax import cli
 from charjax.errors import UserError, visible
 
 if TYPE_CHECKING:
     from charjax.config import Config
-    from charjax.conversion.headers import Header
+    from charjax.conversion.files import Header
     from charjax.data.tokenizers import Tokenizer
 
 
 def main(argv: list[str]) -> int:
-    """Run the command; returns its exit status."""
-    args = interop.interop_arguments(argv)
-    said = _import(args) if args.action == "import" else _export(args)
-    sys.stdout.write(f"{visible(said)}\n")
+    """Run the command and return its exit status."""
+    args = interop_arguments(argv)
+    report = _import(args) if args.action == "import" else _export(args)
+    sys.stdout.write(f"{visible(report)}\n")
     return 0
 
 
 def _export(args: Namespace) -> str:
-    from charjax.conversion.files import TensorFile, check_target, write_file
-    from charjax.conversion.headers import Header, write_header
+    from charjax.conversion.files import (
+        Header,
+        TensorFile,
+        check_target,
+        write_file,
+        write_header,
+    )
     from charjax.conversion.state_dicts import original_of, to_state_dict
-    from charjax.run.load import load_run, require_run
+    from charjax.run.load import find_run, load_run, require_run
 
     path, directory = Path(args.file), Path(args.workdir)
     require_run(directory)
     check_target(path, args.overwrite)
-    run = load_run(directory, args.checkpoint)
+    saved = find_run(directory, args.checkpoint)
+    saved.start_backend()
+    run = load_run(saved)
     vocab_size = run.tokenizer.vocab_size
     tensors = to_state_dict(run.config.model, vocab_size, run.variables, args.module)
     config = run.config.model_dump(mode="json")
@@ -49,9 +56,9 @@ def _export(args: Namespace) -> str:
 
 
 def _import(args: Namespace) -> str:
-    from charjax.conversion.deciding import decide_config
-    from charjax.conversion.files import read_file
-    from charjax.conversion.headers import read_header
+    from charjax import backend
+    from charjax.conversion.files import read_file, read_header
+    from charjax.conversion.resolve_config import resolve_config
     from charjax.conversion.runs import check_workdir, write_run
     from charjax.conversion.state_dicts import clean, find_layout, from_state_dict
 
@@ -61,30 +68,33 @@ def _import(args: Namespace) -> str:
     header = read_header(held.metadata)
     tensors = clean(held.tensors, held.metadata)
     layout = find_layout(tensors)
-    told = layout.infer(tensors)
-    config, asked, text_given = decide_config(layout, told, header, args.config, args.overrides)
-    vocab_size = told.vocab_size or 0
+    inferred = layout.infer(tensors)
+    config, unanswered, text_given = resolve_config(
+        layout, inferred, header, args.config, args.overrides
+    )
+    vocab_size = inferred.vocab_size or 0
     variables, converted = from_state_dict(layout, config.model, vocab_size, tensors)
-    if asked:
+    if unanswered:
         raise UserError(
             "; ".join(
-                f"model.{name}: not given, and no tensor tells it; give model.{name}="
+                f"model.{name}: not given, and no tensor determines it; give model.{name}="
                 f"{question.answers}"
-                for name, question in asked.items()
+                for name, question in unanswered.items()
             )
         )
     config, tokenizer, digest = _text(config, header, text_given, vocab_size)
-    count = write_run(workdir, config, tokenizer, digest, variables)
+    devices = backend.start_backend(backend.on_any_device(config.runtime))
+    count = write_run(workdir, config, tokenizer, digest, variables, devices)
     notes = f"; {' and '.join(converted)} converted to float32" if converted else ""
     read = f"{layout.original(config.model)}: {config.model.kind}, {count:,} parameters{notes}"
     if header is None:
-        assumed = f"{layout.assumed(config.model)}; {_order(config, tokenizer)}"
-        read += f"\nassumed, as no tensor shows it: {assumed}"
+        assumptions = f"{layout.assumptions(config.model)}; {_order(config, tokenizer)}"
+        read += f"\nassumed, as no tensor determines it: {assumptions}"
     return f"run: {workdir}\n{read}"
 
 
 def _order(config: "Config", tokenizer: "Tokenizer") -> str:
-    """The symbols by their numbers, in words."""
+    """Describe which symbol each token stands for."""
     if config.data.tokenizer == "byte":
         return "symbols are bytes" + (", newline and 0 exchanged" * tokenizer.boundary)
     first = "symbol 0 is the boundary of lines, the others" if tokenizer.boundary else "symbols"
@@ -94,7 +104,7 @@ def _order(config: "Config", tokenizer: "Tokenizer") -> str:
 def _text(
     config: "Config", header: "Header | None", text_given: bool, vocab_size: int
 ) -> "tuple[Config, Tokenizer, str]":
-    """The config with its context length, the alphabet, and the digest of the text."""
+    """Return the config with its context length, the alphabet, and the digest of the text."""
     from charjax.data.datasets import load_dataset
     from charjax.training.session import with_context
 
@@ -102,12 +112,12 @@ def _text(
     if header is None or text_given:
         dataset = load_dataset(config.data, tokenizer)
         config, digest = with_context(config, dataset), dataset.digest
-        whose, tokenizer = f"the text ({dataset.name})", dataset.tokenizer
+        source, tokenizer = f"the text ({dataset.name})", dataset.tokenizer
     else:
-        digest, whose, tokenizer = header.dataset_digest, "the header", header.tokenizer
+        digest, source, tokenizer = header.dataset_digest, "the header", header.tokenizer
     if tokenizer.vocab_size != vocab_size:
         raise UserError(
-            f"data: {whose} has {tokenizer.vocab_size} symbols, but the tensors are of a "
+            f"data: {source} has {tokenizer.vocab_size} symbols, but the tensors have a "
             f"vocabulary of {vocab_size}; give the text that the model was trained on: "
             "data.name=... or data.path=..."
         )
@@ -115,15 +125,15 @@ def _text(
 
 
 def interop_arguments(argv: list[str]) -> argparse.Namespace:
-    """Parse `charjax.interop`'s: `action` is "import" or "export", the rest as that needs it."""
+    """Parse the arguments: `action` is "import" or "export", the rest depends on it."""
     parser = cli.Parser(
         prog="python -m charjax.interop",
         usage="%(prog)s import|export ...",
-        description="Parameters to and from PyTorch's state dicts, as safetensors: the GPT of "
-        "nanoGPT, minGPT and\nmakemore, torch.nn.RNN, GRU and LSTM (emb, rnn or gru, fc), "
+        description="Convert parameters to and from PyTorch's state dicts, as safetensors: the GPT "
+        "of nanoGPT, minGPT\nand makemore, torch.nn.RNN, GRU and LSTM (emb, rnn or gru, fc), "
         "makemore's MLP and Bigram.\nSee `import --help`, `export --help`.",
     )
-    parser.add_argument("action", choices=("import", "export"), help="which way")
+    parser.add_argument("action", choices=("import", "export"), help="the direction")
     action = parser.parse_args(argv[:1]).action
     args = (_import_arguments if action == "import" else _export_arguments)(argv[1:])
     args.action = action
@@ -134,16 +144,17 @@ def _import_arguments(argv: list[str]) -> argparse.Namespace:
     parser = cli.Parser(
         prog="python -m charjax.interop import",
         usage="%(prog)s FILE.safetensors [CONFIG.toml] [section.key=value ...] --workdir DIR",
-        description="Make a run of a state dict: what the shapes tell is taken from them, the rest "
-        "from the\nfile's header, if charjax wrote it, or from the configuration.",
+        description="Make a run of a state dict: sizes are inferred from the tensors, the rest "
+        "comes from\nthe file's header, if charjax wrote it, or from the configuration.",
     )
     parser.add_argument("file", metavar="FILE.safetensors", help="the state dict")
     parser.add_argument(
         "words",
         nargs="*",
         metavar="CONFIG.toml | section.key=value",
-        help="settings that no tensor shows: the text (data.name=...); of a GPT model.n_head=... "
-        "and model.activation=gelu or gelu_tanh; of a torch.nn.RNN model.activation=tanh or relu",
+        help="settings that no tensor determines: the text (data.name=...); for a GPT model.n_head "
+        "and model.activation (gelu or gelu_tanh); for a torch.nn.RNN model.activation (tanh or "
+        "relu)",
     )
     parser.add_argument("--workdir", metavar="DIR", required=True, help="where the run goes")
     args = parser.parse_intermixed_args(argv)
@@ -164,9 +175,9 @@ def _export_arguments(argv: list[str]) -> argparse.Namespace:
         "--module",
         metavar="NAME",
         choices=("rnn", "gru", "lstm"),
-        help="what the recurrent module is called (gru of a GRU, else rnn)",
+        help="name of the recurrent module (default: gru for a GRU, else rnn)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     return parser.parse_args(argv)
 
 

@@ -1,4 +1,4 @@
-"""Devices: starting the backend, the mesh, and what lies where on it.
+"""The mesh of devices, and how arrays and work are divided over it.
 
 The only file that names a mesh axis.
 """
@@ -15,91 +15,94 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from charjax import backend
 
 _AXIS = "data"
+# Layouts of an argument: its leading axis divided over the devices, or a whole copy on each.
+ROWS, WHOLE = PartitionSpec(_AXIS), PartitionSpec()
 T = TypeVar("T")
 
 
 def make_mesh(devices: list[jax.Device], batch_size: int) -> Mesh:
-    """A mesh of the largest number of devices that divides the batch."""
+    """Return a mesh of the largest number of devices that divides the batch."""
     count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
     return Mesh(np.asarray(devices[:count]), (_AXIS,))
 
 
+def core_mesh(rows: int, least: int) -> Mesh:
+    """Return a mesh of all cores if each can have at least `least` rows, else of one device.
+
+    A core is a device of its own only after `backend.make_device_of_every_core`.
+    """
+    devices = jax.local_devices()
+    are_cores = devices[0].platform == "cpu" and not backend.devices_are_given()
+    shares = are_cores and rows % len(devices) == 0 and rows >= least * len(devices)
+    default = list(jnp.zeros(()).devices())
+    return make_mesh(devices if shares else default, rows)
+
+
 def round_up(rows: int, mesh: Mesh) -> int:
-    """The least multiple of the mesh's size that holds so many rows."""
+    """Round a number of rows up to a multiple of the mesh's size."""
     return -(-rows // mesh.size) * mesh.size
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole copy on every device."""
-    return NamedSharding(mesh, PartitionSpec())
+    """Return the sharding of a whole copy on every device."""
+    return NamedSharding(mesh, WHOLE)
 
 
 def split_over(mesh: Mesh) -> NamedSharding:
-    """The leading axis split over the devices."""
-    return NamedSharding(mesh, PartitionSpec(_AXIS))
+    """Return the sharding whose leading axis is divided over the devices."""
+    return NamedSharding(mesh, ROWS)
+
+
+def place_rows(tree: T, mesh: Mesh) -> T:
+    """Divide arrays over the devices along their leading axis; copy scalars to each."""
+    return jax.device_put(
+        tree, jax.tree.map(lambda x: split_over(mesh) if np.ndim(x) else replicated(mesh), tree)
+    )
+
+
+def first_copy(tree: T) -> T:
+    """Return the arrays as the first device holds them, for work that is not worth dividing."""
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+
+def constrain_batch(batch: T, mesh: Mesh) -> T:
+    """Inside jit: divide every array of a batch over the devices; scalars stay whole."""
+    if mesh.size == 1:
+        return batch
+    return jax.tree.map(
+        lambda x: jax.lax.with_sharding_constraint(
+            x, split_over(mesh) if x.ndim else replicated(mesh)
+        ),
+        batch,
+    )
 
 
 def on_each_device(
-    function: Callable[..., T], mesh: Mesh, split: tuple[bool, ...]
+    function: Callable[..., T], mesh: Mesh, *layouts: PartitionSpec
 ) -> Callable[..., T]:
-    """Inside jit: `function` run by every device on its own part.
+    """Inside jit: run `function` on each device's part; all that it returns has rows.
 
     Args:
-      function: of as many arguments as `split` has places; what it gives has a leading axis that
-        is split.
+      function: it returns arrays with a leading axis that is divided over the devices.
       mesh: the devices.
-      split: of each argument, whether its leading axis is split over them; otherwise it is whole.
+      layouts: ROWS or WHOLE for each argument; arrays among ROWS have a leading axis.
     """
     if mesh.size == 1:
         return function
-    specs = tuple(PartitionSpec(_AXIS) if each else PartitionSpec() for each in split)
     mapped: Callable[..., T] = jax.shard_map(
-        function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(_AXIS), check_vma=False
+        function, mesh=mesh, in_specs=layouts, out_specs=ROWS, check_vma=False
     )
     return mapped
 
 
-def summed_over_devices(
-    function: Callable[..., tuple[T, Any]], mesh: Mesh, split: tuple[bool, ...]
-) -> Callable[..., tuple[T, Any]]:
-    """Inside jit: `function` run by every device on its own part, and what it sums, added up.
+def shard_rows(function: Callable[..., T], mesh: Mesh, *layouts: PartitionSpec) -> Callable[..., T]:
+    """Inside jit: run `function` on each device's rows, which do not depend on one another.
 
     Args:
-      function: of as many arguments as `split` has places. It gives sums over its part of the
-        batch, and what is each row's own, whose leading axes are split.
+      function: it returns arrays with a leading axis of rows, and scalars that are equal on all
+        devices.
       mesh: the devices.
-      split: of each argument, whether the leading axes of its arrays are split over them;
-        otherwise, and where there are none, it is whole.
-    """
-    if mesh.size == 1:
-        return function
-
-    def on_part(*arguments: Any) -> tuple[T, Any]:
-        sums, own = function(*arguments)
-        return _added_up(sums), own
-
-    def mapped(*arguments: Any) -> tuple[T, Any]:
-        out: tuple[T, Any] = jax.shard_map(
-            on_part,
-            mesh=mesh,
-            in_specs=_rows_of(arguments, split),
-            out_specs=(PartitionSpec(), PartitionSpec(_AXIS)),
-            check_vma=False,
-        )(*arguments)
-        return out
-
-    return mapped
-
-
-def each_its_rows(
-    function: Callable[..., T], mesh: Mesh, split: tuple[bool, ...]
-) -> Callable[..., T]:
-    """Inside jit: `function` run by every device on its own rows, which need nothing of others.
-
-    Args:
-      function: it gives arrays with a leading axis of rows, and scalars that are the same for all.
-      mesh: the devices.
-      split: as of `summed_over_devices`.
+      layouts: ROWS or WHOLE for each argument. Scalars among ROWS are whole.
     """
     if mesh.size == 1:
         return function
@@ -108,8 +111,8 @@ def each_its_rows(
         out: T = jax.shard_map(
             function,
             mesh=mesh,
-            in_specs=_rows_of(arguments, split),
-            out_specs=_rows_of((jax.eval_shape(function, *arguments),), (True,))[0],
+            in_specs=_specs(arguments, layouts),
+            out_specs=_specs((jax.eval_shape(function, *arguments),), (ROWS,))[0],
             check_vma=False,
         )(*arguments)
         return out
@@ -117,41 +120,49 @@ def each_its_rows(
     return mapped
 
 
-def _rows_of(arguments: tuple[Any, ...], split: tuple[bool, ...]) -> tuple[Any, ...]:
-    """Specifications: the leading axes of those that are split, where there are any."""
+def data_parallel(gradients: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
+    """Inside jit: run `gradients` on each device's rows of the batch, and add up the sums.
+
+    `gradients(params, scales, model_state, carry, batch, key)` returns sums over the rows, and a
+    pair (model_state, carry). The rows of `carry` and `batch` are divided, each device has a key
+    of its own, and `model_state` has to be empty: statistics of the batch need all of its rows.
+    """
+    if mesh is None or mesh.size == 1:
+        return gradients
+    layouts = (WHOLE, WHOLE, WHOLE, ROWS, ROWS, WHOLE)
+
+    def on_device(*arguments: Any) -> Any:
+        *others, key = arguments
+        sums, per_row = gradients(*others, device_key(key))
+        return _sum_over_devices(sums), per_row
+
+    def mapped(*arguments: Any) -> Any:
+        return jax.shard_map(
+            on_device,
+            mesh=mesh,
+            in_specs=_specs(arguments, layouts),
+            out_specs=(WHOLE, ROWS),
+            check_vma=False,
+        )(*arguments)
+
+    return mapped
+
+
+def _specs(arguments: tuple[Any, ...], layouts: tuple[PartitionSpec, ...]) -> tuple[Any, ...]:
+    """Return a specification for each array of the arguments; scalars are whole."""
     return tuple(
-        jax.tree.map(
-            lambda x, divided=divided: PartitionSpec(*[_AXIS] * bool(divided and x.ndim)),
-            argument,
-        )
-        for argument, divided in zip(arguments, split, strict=True)
+        jax.tree.map(lambda x, layout=layout: layout if x.ndim else WHOLE, argument)
+        for argument, layout in zip(arguments, layouts, strict=True)
     )
 
 
-def core_mesh(rows: int, least: int) -> Mesh:
-    """A mesh of all cores, if each is a device and can have so many rows; of one device, if not."""
-    devices = jax.local_devices()
-    are_cores = devices[0].platform == "cpu" and not backend.devices_are_given()
-    shares = are_cores and rows % len(devices) == 0 and rows >= least * len(devices)
-    # The one is where JAX puts what it is not told to put elsewhere.
-    alone = list(jnp.zeros(()).devices())
-    return make_mesh(devices if shares else alone, rows)
-
-
-def place_rows(tree: T, mesh: Mesh) -> T:
-    """Arrays with a leading axis of rows, divided over the devices; scalars are everywhere."""
-    return jax.device_put(
-        tree, jax.tree.map(lambda x: split_over(mesh) if np.ndim(x) else replicated(mesh), tree)
-    )
-
-
-def own_key(key: Array) -> Array:
-    """Inside `summed_over_devices`: random numbers of this device's own."""
+def device_key(key: Array) -> Array:
+    """Inside `data_parallel` and `shard_rows`: return a key of this device's own."""
     return jax.random.fold_in(key, jax.lax.axis_index(_AXIS))
 
 
-def _added_up(sums: T) -> T:
-    """The sum over the devices. A CPU's meet once, over one array, and not once for each."""
+def _sum_over_devices(sums: T) -> T:
+    """Add up over the devices. A CPU's meet once, for one array, and not once for each."""
     if jax.default_backend() != "cpu":
         total: T = jax.lax.psum(sums, _AXIS)
         return total
@@ -161,21 +172,4 @@ def _added_up(sums: T) -> T:
     parts = jnp.split(flat, ends)
     return jax.tree.unflatten(
         tree, [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
-    )
-
-
-def first_copy(tree: T) -> T:
-    """The same arrays as the first device has them, for work that is not worth dividing."""
-    return jax.tree.map(lambda x: x.addressable_data(0), tree)
-
-
-def constrain_batch(batch: T, mesh: Mesh) -> T:
-    """Inside jit: split every array of a batch over the devices (scalars stay whole)."""
-    if mesh.size == 1:
-        return batch
-    return jax.tree.map(
-        lambda x: jax.lax.with_sharding_constraint(
-            x, split_over(mesh) if x.ndim else replicated(mesh)
-        ),
-        batch,
     )

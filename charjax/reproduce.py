@@ -1,30 +1,30 @@
-"""`python -m charjax.reproduce`: measure what is published, and say whether it was reproduced.
+"""`python -m charjax.reproduce`: measure what is published, and report what was reproduced.
 
 python -m charjax.reproduce [--tier cpu|gpu] [--only NAME] [--seeds N] [--out DIR] [--resume]
                             [--list]
 """
 
-import argparse
 import shlex
 import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charjax import cli, reproduce
+from charjax import cli
 from charjax.errors import UserError
 from charjax.reproduction import output
-from charjax.reproduction.published import ORDERS, ROWS, select
+from charjax.reproduction.published import ORDERINGS, ROWS, select
 from charjax.reproduction.rows import Row
 
 if TYPE_CHECKING:
-    from charjax.reproduction.measure import Result
+    from rich.console import Console
+
     from charjax.signals import Signals
 
 
 def main(argv: list[str]) -> int:
-    """Run the command; returns its exit status."""
-    args = reproduce.reproduce_arguments(argv)
+    """Run the command; return its exit status."""
+    args = _arguments(argv)
     if args.list:
         _list()
         return 0
@@ -45,63 +45,49 @@ def _reproduce(
 ) -> int:
     from charjax import backend
     from charjax.config import RuntimeConfig
-    from charjax.reproduction import report
-    from charjax.reproduction.measure import compare, failures, row_config
-    from charjax.run.lock import Lock
-    from charjax.signals import Interrupted
+    from charjax.reproduction import measure, report
 
     backend.make_device_of_every_core()
     devices = backend.start_backend(RuntimeConfig())
-    has_gpu = devices[0].platform == "gpu"
-    rows, runnable = _plan(args, chosen, has_gpu)
+    rows, runnable = _plan(args, chosen, has_gpu=devices[0].platform == "gpu")
     for row in runnable:
-        row_config(row)
-    out = output.results_directory(args.out, args.resume, "reproduce")
-    lock = Lock(out)
-    lock.acquire()
-    path = out / "results.json"
-    results = report.read_results(path) if path.exists() else {}
-    console = output.make_console()
-    output.say(console, f"results: {out}")
+        measure.row_config(row)
     command = f"python -m charjax.reproduce {shlex.join(argv)}".strip()
 
-    def orders() -> list[dict[str, Any]]:
-        pairs = [o for o in ORDERS if o.worse in results and o.better in results]
-        return [compare(order, results) for order in pairs]
+    def orderings(results: output.Results) -> list[dict[str, Any]]:
+        pairs = [pair for pair in ORDERINGS if {pair.worse, pair.better} <= results.keys()]
+        return [measure.compare(pair, results) for pair in pairs]
 
-    if not runnable:
-        print(
-            "note: nothing to run: these rows need a GPU, and JAX finds none here", file=sys.stderr
-        )
-    try:
-        report.write_results(path, list(results.values()), orders(), command)
-        for number, row in enumerate(runnable, start=1):
-            seeds = args.seeds or row.seeds
-            if row.name in results and _same(results[row.name], row, seeds):
-                continue
-            results[row.name] = _measure(row, seeds, f"{number}/{len(runnable)}", console, signals)
-            # Row by row, so that a run that is stopped has kept what it finished.
-            report.write_results(path, list(results.values()), orders(), command)
-            _draw(out, results[row.name])
-        page = report.document(rows, results, orders(), command)
+    def start(out: Path, results: output.Results, console: "Console") -> None:
+        if not runnable:
+            cli.remark("nothing to run: these rows need a GPU, and JAX finds none here")
+        write(out, results)
+
+    def write(out: Path, results: output.Results) -> None:
+        content = {"rows": list(results.values()), "orders": orderings(results)}
+        output.write_results(out / "results.json", command, content)
+
+    def save(out: Path, results: output.Results, result: output.Result) -> None:
+        write(out, results)
+        if any(len(run["curve"]) > 1 for run in result["runs"]):
+            (out / "curves").mkdir(exist_ok=True)
+            report.draw_row(result, out / "curves" / f"{result['name']}.png")
+
+    def finish(out: Path, results: output.Results, console: "Console") -> list[str]:
+        page = report.document(rows, results, orderings(results), command)
         (out / "RESULTS.md").write_text(page, encoding="utf-8")
-        report.show(console, rows, results, orders())
-    except Interrupted as stop:
-        output.say_how_to_go_on(stop, "charjax.reproduce", argv, "rows", out, args.out is not None)
-        return stop.status
-    finally:
-        lock.release()
-    failed = failures([results[row.name] for row in runnable], orders())
-    if failed:
-        cli.complain(f"out of tolerance: {', '.join(failed)}")
-    output.say(console, f"results: {out}")
-    return 1 if failed else 0
+        report.show(console, rows, results, orderings(results))
+        return measure.failures([results[row.name] for row in runnable], orderings(results))
+
+    jobs = [_job(row, args.seeds or row.seeds) for row in runnable]
+    this = output.Command("charjax.reproduce", "reproduce", "rows", start, save, finish)
+    return output.run(this, args, argv, jobs, signals)
 
 
 def _plan(
-    args: Namespace, chosen: tuple[Row, ...], has_gpu: bool
+    args: Namespace, chosen: tuple[Row, ...], *, has_gpu: bool
 ) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
-    """The rows of the table, and those of them that are run here."""
+    """Return the rows of the table, and those of them that are run here."""
     tier = args.tier or ("gpu" if has_gpu else "cpu")
     if chosen:
         rows = tuple(row for row in chosen if args.tier in (None, row.tier))
@@ -114,63 +100,43 @@ def _plan(
     else:
         rows = tuple(row for row in ROWS if tier == "cpu" or row.tier != "cpu")
         runnable = tuple(row for row in rows if row.tier == tier)
-    # A row of the GPU's is never given a number that was made without one.
+    # A GPU row has no number that was measured without a GPU.
     return rows, tuple(row for row in runnable if has_gpu or row.tier != "gpu")
 
 
-def _same(result: "Result", row: Row, seeds: int) -> bool:
-    """Whether a result is of this row as it stands, from this machine and these versions."""
-    from charjax.hardware import hardware
-    from charjax.reproduction.measure import row_config
+def _job(row: Row, seeds: int) -> output.Job:
+    """Return the job that measures a row with so many seeds."""
+    from charjax.reproduction import measure
 
-    config = row_config(row)
-    fitted = config.model.fitted
-    here = hardware() | {"date": result["hardware"]["date"]}
-    return (
-        result["config_digest"] == config.digest()
-        and len(result["runs"]) == (1 if fitted else seeds)
-        and result["hardware"] == here
-        and {f["quantity"] for f in result["figures"]} == {f.quantity for f in row.figures}
-    )
+    def is_current(result: output.Result) -> bool:
+        config = measure.row_config(row)
+        is_fitted = config.model.fitted
+        return (
+            result["config_digest"] == config.digest()
+            and len(result["runs"]) == (1 if is_fitted else seeds)
+            and output.is_from_here(result)
+            and {f["quantity"] for f in result["figures"]} == {f.quantity for f in row.figures}
+        )
 
+    def describe(result: output.Result) -> str:
+        figure = result["figures"][0]
+        return (
+            f"{figure['measured']['mean']:.4f}, {figure['verdict']} "
+            f"({len(result['runs'])} x {result['steps']} steps, {result['seconds']:.0f} s)"
+        )
 
-def _measure(row: Row, seeds: int, place: str, console: Any, signals: "Signals") -> "Result":
-    """Run a row with a bar, and print its line."""
-    from charjax.reproduction.measure import run_row
+    def run(progress: Any, poll: Any) -> output.Result:
+        return measure.run_row(row, seeds, progress, poll)
 
-    with output.progress_bar(console, f"{place} {row.name}", "steps") as bar:
-
-        def told(done: int, total: int) -> None:
-            if bar is not None:
-                bar.update(bar.task_ids[0], completed=done, total=total)
-
-        result = run_row(row, seeds, told, signals.poll)
-    figure = result["figures"][0]
-    console.print(
-        f"{place} {row.name}: {figure['measured']['mean']:.4f}, {figure['verdict']} "
-        f"({len(result['runs'])} x {result['steps']} steps, {result['seconds']:.0f} s)",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
-    )
-    return result
+    return output.Job(row.name, "steps", is_current, run, describe)
 
 
-def _draw(out: Path, result: "Result") -> None:
-    """The validation curves of a row's seeds."""
-    from charjax.reproduction.curves import draw_row
-
-    if any(len(run["curve"]) > 1 for run in result["runs"]):
-        (out / "curves").mkdir(exist_ok=True)
-        draw_row(result, out / "curves" / f"{result['name']}.png")
-
-
-def reproduce_arguments(argv: list[str]) -> argparse.Namespace:
-    """Parse `charjax.reproduce`'s; `tier`, `seeds` and `out` are None unless given."""
+def _arguments(argv: list[str]) -> Namespace:
+    """Parse the command line; `tier`, `seeds` and `out` are None unless given."""
     parser = cli.Parser(
         prog="python -m charjax.reproduce",
         usage="%(prog)s [options]",
-        description="Measure what is published, and say whether it was reproduced. The exit "
+        description="Measure published figures, and report which are reproduced. The exit "
         "status is 1 if a row is out of its tolerance.",
     )
     parser.add_argument(
@@ -186,7 +152,10 @@ def reproduce_arguments(argv: list[str]) -> argparse.Namespace:
         help="this row, of any tier; several times for several; patterns as in 'names-mlp-*'",
     )
     parser.add_argument(
-        "--seeds", metavar="N", type=cli.whole_number(1, 10_000), help="runs a row (each row's own)"
+        "--seeds",
+        metavar="N",
+        type=cli.whole_number(1, 10_000),
+        help="runs per row (each row's default)",
     )
     parser.add_argument(
         "--out", metavar="DIR", help="where results.json goes (a new directory in runs/)"

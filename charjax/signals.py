@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: noted at once, acted upon where nothing can be lost."""
+"""Ctrl-C and SIGTERM: recorded at once, acted upon where nothing is lost."""
 
 import contextlib
 import os
@@ -11,14 +11,14 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 def before_imports() -> None:
-    """Let Ctrl-C end a command that is still importing: no traceback, and nothing to save yet."""
-    # A shell's background job ignores it, and goes on to.
+    """Let Ctrl-C end a command that is still importing, without a traceback."""
+    # A shell's background job ignores SIGINT, and shall continue to.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
 
 
 def after_imports() -> None:
-    """From here on Ctrl-C is a KeyboardInterrupt, as ever, but one that can be asked for."""
+    """Let Ctrl-C raise a KeyboardInterrupt again, which `interrupted` then reports."""
     if signal.getsignal(signal.SIGINT) is _leave:
         signal.signal(signal.SIGINT, _interrupt)
 
@@ -43,7 +43,7 @@ def cleaning_up(clean_up: Callable[[], None]) -> Iterator[None]:
 
 
 def interrupted() -> bool:
-    """Whether a KeyboardInterrupt was raised; native code may have made another error of it."""
+    """Return whether a KeyboardInterrupt was raised, even if native code replaced the exception."""
     return _interrupts > 0
 
 
@@ -60,8 +60,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-class Interrupted(Exception):  # noqa: N818 - no error: somebody asked
-    """A signal asked the command to stop; `status` is the exit status to leave with."""
+class Interrupted(Exception):  # noqa: N818 - a request, not an error
+    """A signal asked the command to stop; `status` is its exit status."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -69,11 +69,11 @@ class Interrupted(Exception):  # noqa: N818 - no error: somebody asked
 
 
 class Signals:
-    """While entered, the first SIGINT or SIGTERM is noted; a second one ends the process.
+    """While entered, the first SIGINT or SIGTERM is recorded, and a second one ends the process.
 
-    Python calls a handler only between two of its own instructions, and compiling may be one for a
-    minute. So the second is not left to a handler: the interpreter writes the number of every
-    signal into a pipe the moment it comes, and a thread reads it.
+    Python calls a signal handler only between two bytecode instructions, and one of them may be a
+    compilation of a minute. So the second signal is not left to a handler: the interpreter writes
+    the number of every signal into a pipe as soon as it arrives, and a thread reads it.
     """
 
     def __init__(self) -> None:
@@ -90,12 +90,12 @@ class Signals:
     def __enter__(self) -> "Signals":
         self._pipe = read, write = os.pipe()
         os.set_blocking(write, False)
-        threading.Thread(target=_end_at_the_second, args=(read,), daemon=True).start()
+        threading.Thread(target=_exit_at_second_signal, args=(read,), daemon=True).start()
         self._pipe_before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         for number in _STOPPING:
-            self._before[number] = signal.signal(number, self._note)
+            self._before[number] = signal.signal(number, self._record)
         if interrupted():
-            # Somebody's callback has passed over the KeyboardInterrupt: it still counts.
+            # A callback has swallowed the KeyboardInterrupt: it still counts.
             self.received = signal.SIGINT
         return self
 
@@ -108,15 +108,15 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         signal.set_wakeup_fd(self._pipe_before)
-        # The thread reads the end of the pipe, and ends.
+        # The thread reads the end of the file, and ends.
         os.close(self._pipe[1])
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received = number
 
 
-def _end_at_the_second(pipe: int) -> None:
+def _exit_at_second_signal(pipe: int) -> None:
     first = True
     while number := os.read(pipe, 1):
         if number[0] in _STOPPING:

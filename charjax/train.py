@@ -1,9 +1,9 @@
-"""`python -m charjax.train`: train a model on a text, or go on with a run.
+"""`python -m charjax.train`: train a model on a text, or resume a run.
 
     python -m charjax.train [CONFIG.toml] [section.key=value ...] [--workdir DIR] [--resume]
                             [--init-from RUN [--checkpoint best|latest|STEP]] [--print-config]
 
-This file reads top to bottom: what was asked for, then the parts of the run, then the run.
+This file reads top to bottom: the configuration, the parts of the run, the run, the arguments.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charjax import cli, signals, train
+from charjax import cli, signals
 from charjax.config import (
     Config,
     describe_conflicts,
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command; returns its exit status."""
-    args = train.train_arguments(argv)
+    """Run the command; return its exit status."""
+    args = train_arguments(argv)
     notes: list[str] = []
-    config, workdir = _what_was_asked(args, notes.append)
+    config, workdir = _resolve_config(args, notes.append)
     notes += schedule_notes(config)
     if args.print_config:
         return _print_config(args, config, workdir, notes)
@@ -47,10 +47,10 @@ def main(argv: list[str]) -> int:
         return _train(args, config, workdir, notes)
 
 
-def _what_was_asked(args: Namespace, note: Callable[[str], None]) -> tuple[Config, Path | None]:
-    """The configuration, and the directory if one is named.
+def _resolve_config(args: Namespace, note: Callable[[str], None]) -> tuple[Config, Path | None]:
+    """Return the configuration, and the directory if one is named.
 
-    A resumed run keeps its own configuration, and a fine-tuned one the other run's model.
+    A resumed run has the configuration saved with it, a fine-tuned one the other run's model.
     """
     if args.workdir is not None and not args.workdir.strip():
         raise UserError(
@@ -60,7 +60,7 @@ def _what_was_asked(args: Namespace, note: Callable[[str], None]) -> tuple[Confi
     if args.checkpoint is not None and args.init_from is None:
         raise UserError(
             "--checkpoint: given without --init-from; it names the saved step of that run to start "
-            "from (--resume always goes on from the latest)"
+            "from (--resume always continues from the latest)"
         )
     if not args.resume:
         workdir = Path(args.workdir) if args.workdir else None
@@ -71,20 +71,21 @@ def _what_was_asked(args: Namespace, note: Callable[[str], None]) -> tuple[Confi
             return fine_tuning_config(source, args.config, args.overrides, note), workdir
         return load_config(args.config, args.overrides, note=note), workdir
     if args.workdir is None:
-        raise UserError("--resume: no --workdir given; name the directory of the run to go on with")
+        raise UserError("--resume: no --workdir given; name the directory of the run to resume")
     if args.init_from is not None:
         raise UserError("--init-from: given with --resume; a run begins only once: leave one out")
     workdir = Path(args.workdir)
     saved = workdir / "config.toml"
     if not saved.is_file():
-        # JAX is imported for the words of the error alone.
+        # Imports JAX, for the message of the error.
         from charjax.run.load import require_run
 
         require_run(workdir)
     old = load_config(saved, saved=True)
     if args.config is not None:
-        asked = read_settings(args.config, args.overrides).get("model", {})
-        new = _as_begun(load_config(args.config, args.overrides, note=note), old, asked)
+        requested = read_settings(args.config, args.overrides).get("model", {})
+        new = load_config(args.config, args.overrides, note=note)
+        new = _with_settled_fields(new, old, requested)
     else:
         new = load_config(saved, args.overrides, saved=True, note=note)
     conflicts = resume_conflicts(old, new)
@@ -96,23 +97,28 @@ def _what_was_asked(args: Namespace, note: Callable[[str], None]) -> tuple[Confi
     return new, workdir
 
 
-def _as_begun(config: Config, old: Config, asked: dict[str, Any]) -> Config:
-    """The configuration with what a run has settled for itself.
+def _with_settled_fields(config: Config, old: Config, requested: dict[str, Any]) -> Config:
+    """Return a configuration with the fields that the saved run determined itself.
 
-    A context length left to the text is the one that the run found; and where the settings asked
-    for leave out whether embeddings are scaled, a run may be older than what its scheme says of it.
+    They are a context length taken from the text, and, unless it is requested, whether embeddings
+    are scaled: a run may have been saved before its scheme determined that.
+
+    Args:
+      config: the configuration given with --resume.
+      old: the saved run's.
+      requested: the settings of [model] in the configuration file and the overrides.
     """
     if config.model.kind != old.model.kind:
         return config
-    found = {"context_length"} if config.model.context_length is None else set()
-    found |= {"scale_embeddings"} - asked.keys()
-    settled = {name: getattr(old.model, name) for name in found if hasattr(old.model, name)}
+    names = {"context_length"} if config.model.context_length is None else set()
+    names |= {"scale_embeddings"} - requested.keys()
+    settled = {name: getattr(old.model, name) for name in names if hasattr(old.model, name)}
     return config.model_copy(update={"model": config.model.model_copy(update=settled)})
 
 
 @contextlib.contextmanager
 def _new_directory(config: Config) -> Iterator[Path]:
-    """Make a directory for a run that names none; it goes again if nothing was written there."""
+    """Make a directory for a run that names none; remove it if nothing was written there."""
     from charjax.files import make_directory
 
     corpus = Path(config.data.path).stem if config.data.path else config.data.name
@@ -123,7 +129,7 @@ def _new_directory(config: Config) -> Iterator[Path]:
     path, count = base, 1
     while True:
         try:
-            # Exclusively: another run may start within the same second.
+            # Without exist_ok: another run may start within the same second.
             path.mkdir()
             break
         except FileExistsError:
@@ -145,18 +151,18 @@ def _new_directory(config: Config) -> Iterator[Path]:
 
 
 def _print_config(args: Namespace, config: Config, workdir: Path | None, notes: list[str]) -> int:
-    """Check what a run checks before its first step, and print the resolved configuration."""
+    """Check all that a run checks before its first step; print the resolved configuration."""
     from rich.console import Console
 
     from charjax.run.display import Display
-    from charjax.run.recorder import check_begin
+    from charjax.run.recorder import check_can_start
 
-    # The configuration alone is on stdout.
+    # On stdout there is only the configuration.
     display = Display(Console(stderr=True))
     session, _ = _open(args, config, workdir, [], display)
     if workdir is not None:
-        check_begin(workdir, session, resume=args.resume)
-    # Only now: an error is one line.
+        check_can_start(workdir, session, resume=args.resume)
+    # Not before: an error is printed as one line, without notes.
     for note in notes:
         display.say(f"note: {note}")
     sys.stdout.write(session.config.to_toml(comments=True))
@@ -166,8 +172,8 @@ def _print_config(args: Namespace, config: Config, workdir: Path | None, notes: 
 def _open(
     args: Namespace, config: Config, workdir: Path | None, notes: list[str], display: "Display"
 ) -> tuple["Session", Any]:
-    """The parts of the run, and the other run's parameters if it starts from any."""
-    from charjax.run.load import begun_with
+    """Return the session, and with --init-from the parameters of the other run."""
+    from charjax.run.load import saved_dataset
     from charjax.training.session import open_session, start_for_training
 
     for note in notes:
@@ -180,13 +186,13 @@ def _open(
         source = load_source(Path(args.init_from), args.checkpoint or "best", config)
         display.say(describe_source(source))
         return open_session(config, source.tokenizer), source.variables["params"]
-    # A run that was fine-tuned goes on in the alphabet it took over, not in its text's own.
-    begun = begun_with(workdir) if args.resume and workdir else (None, None)
-    return open_session(config, *begun), None
+    # A fine-tuned run has the alphabet of its source, which may not be that of its text.
+    saved = saved_dataset(workdir) if args.resume and workdir else (None, None)
+    return open_session(config, *saved), None
 
 
 def _train(args: Namespace, config: Config, workdir: Path, notes: list[str]) -> int:
-    # JAX is imported only from here on, so that mistakes in the config are reported at once.
+    # JAX is imported only now, so that mistakes in the config are reported at once.
     from rich.console import Console
 
     from charjax.run.display import Display
@@ -196,7 +202,7 @@ def _train(args: Namespace, config: Config, workdir: Path, notes: list[str]) -> 
     display.say(f"run: {workdir}")
     session, params = _open(args, config, workdir, notes, display)
     began = time.perf_counter()
-    # From here on a signal no longer ends the process at once: there is a state to save.
+    # A signal no longer ends the process at once: there is a state to save.
     with signals.Signals() as received:
         recorder = Recorder.open(workdir, session, display, received, resume=args.resume)
         try:
@@ -210,7 +216,7 @@ def _train(args: Namespace, config: Config, workdir: Path, notes: list[str]) -> 
 
 
 def train_arguments(argv: list[str]) -> argparse.Namespace:
-    """Parse `charjax.train`'s: config, overrides, workdir, resume, init_from, print_config."""
+    """Parse the arguments; `config`, `workdir`, `init_from`, `checkpoint` are None unless given."""
     parser = cli.Parser(
         prog="python -m charjax.train",
         usage="%(prog)s [CONFIG.toml] [section.key=value ...] [options]",
@@ -226,7 +232,7 @@ def train_arguments(argv: list[str]) -> argparse.Namespace:
         help="a configuration (a file, or the name of one that is shipped), and settings of it",
     )
     parser.add_argument("--workdir", metavar="DIR", help="where the run goes (a new one in runs/)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --workdir")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --workdir")
     parser.add_argument(
         "--init-from", metavar="RUN", help="start from the parameters of another run (fine-tuning)"
     )
@@ -249,18 +255,18 @@ def train_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def _advise_setting(flag: str, argv: list[str]) -> str | None:
-    """The error message for an unknown flag that is a setting, of charjax or of a peer."""
+    """Return the error message for an unknown flag that is a setting of charjax or of a peer."""
     from charjax.config.errors import unknown_flag
 
     name, equals, value = flag.partition("=")
     following = argv[argv.index(flag) + 1 :][:1] if flag in argv and not equals else []
     # A number may be negative.
-    given = [word for word in following if not word.startswith("-") or word[1:2].isdigit()]
-    return unknown_flag(name, value if equals else next(iter(given), None))
+    values = [word for word in following if not word.startswith("-") or word[1:2].isdigit()]
+    return unknown_flag(name, value if equals else next(iter(values), None))
 
 
 def _describe_config() -> str:
-    """Every setting with its type, default and meaning, as a table."""
+    """Return a table of all settings with type, default and meaning."""
     from charjax.config import describe_fields, shipped_configs
 
     known = f"configurations: {', '.join(shipped_configs()) or 'none'}"

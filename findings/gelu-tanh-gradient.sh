@@ -2,7 +2,7 @@
 # Guess: the gradient of the tanh form of GELU at a large finite float32 number is 1 (or 0 at a large
 #   negative one), as that of the erf form is: the value there is x (or 0), and nothing overflows.
 # Behaviour: it is NaN from about |x| = 2e19 on, while the value stays right. The derivative of the
-#   cubic inside the tanh holds x squared, which overflows to infinity; the slope of the tanh is 0
+#   cubic inside the tanh holds x squared, which overflows to infinity; the derivative of the tanh is 0
 #   there, and 0 times infinity is NaN. The erf form gives 1 and 0.
 # Version: jax 0.10.0 and 0.12.0.1, on a CPU.
 # Source: jax.nn.gelu(x, approximate=True), the default of that function.
@@ -10,9 +10,9 @@
 #   1e+10 tanh: value 1e+10, gradient 1.0; erf: gradient 1.0
 #   1e+20 tanh: value 1e+20, gradient nan; erf: gradient 1.0
 #   -1e+20 tanh: value -0, gradient nan; erf: gradient 0.0
-# What to do: one activation of a diverging network makes every gradient NaN a step before the loss
-#   is. Use the erf form, or a derivative of one's own that is 0 or 1 out there, as
-#   charjax.ops.activation has (tests/ops/test_ops.py holds it to that).
+# What to do: one such activation of a diverging network makes every gradient NaN one step before
+#   the loss is. Use the erf form, or a custom derivative that is 0 or 1 there, as in
+#   charjax.ops.activation (tested in tests/ops/test_ops.py).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -33,8 +33,8 @@ def forms(x):
 
 
 seen = {x: forms(x) for x in (1e10, 1e20, -1e20)}
-for x, (value, slope, other) in seen.items():
-    print(f"{x:g} tanh: value {value:g}, gradient {slope}; erf: gradient {other}")
-is_nan = [slope != slope for _, slope, _ in seen.values()]
+for x, (value, gradient, other) in seen.items():
+    print(f"{x:g} tanh: value {value:g}, gradient {gradient}; erf: gradient {other}")
+is_nan = [gradient != gradient for _, gradient, _ in seen.values()]
 sys.exit(0 if is_nan == [False, True, True] else 1)
 PROGRAM

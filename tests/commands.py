@@ -1,4 +1,4 @@
-"""Running the commands from tests: within this process, or from outside."""
+"""Run commands from tests, in this process or as separate ones."""
 
 import contextlib
 import importlib
@@ -14,7 +14,7 @@ from charjax.config import FAMILIES
 
 
 class Result(NamedTuple):
-    """How a command ended and what it printed."""
+    """Exit status and output of a command."""
 
     status: int
     out: str
@@ -22,7 +22,7 @@ class Result(NamedTuple):
 
 
 def run(command: str, *arguments: object) -> Result:
-    """Run `python -m charjax.COMMAND ...` inside this process (no start-up to pay for)."""
+    """Run `python -m charjax.COMMAND ...` in this process, without its start-up time."""
     module = importlib.import_module(f"charjax.{command}")
     out, err = io.StringIO(), io.StringIO()
     status: object = 0
@@ -37,7 +37,7 @@ def run(command: str, *arguments: object) -> Result:
 def start(
     command: str, *arguments: object, cwd: Path | None = None, **environment: str
 ) -> subprocess.Popen[str]:
-    """Start a command as a process of its own, in the repository's root by default."""
+    """Start a command as a separate process, by default in the repository's root."""
     return subprocess.Popen(
         [sys.executable, "-m", f"charjax.{command}", *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -76,7 +76,7 @@ TINY = LISTED | {
 
 
 def tiny(kind: str) -> list[str]:
-    """Overrides for a small, quick run of a family; counts have none but their own."""
+    """Return overrides for a small, quick run of a family; ngram reads few of them."""
     if kind == "ngram":
         return [f"model.kind={kind}", *TINY[kind]]
     layout = ["data.layout=pairs"] if kind == "mlp" else []

@@ -1,4 +1,4 @@
-"""What every test relies on: strict JAX, the CPU, no network, and commands run from outside."""
+"""Common fixtures: strict JAX, the CPU, no network, and commands in separate processes."""
 
 import dataclasses
 import os
@@ -46,7 +46,7 @@ hypothesis.settings.load_profile("charjax")
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The folder of the published corpora; the test is skipped where they are not."""
+    """Return the folder of the published corpora; skip the test without one."""
     folder = Path(os.environ.get("CHARJAX_DATA") or ".")
     missing = [name for name in CORPORA if not (folder / name).is_file()]
     if missing:
@@ -56,7 +56,7 @@ def data_dir() -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """A command that has ended."""
+    """Result of a finished command."""
 
     code: int
     stdout: str

@@ -1,16 +1,18 @@
-"""What XLA is told before it starts."""
+"""Flags and memory settings before XLA starts."""
 
 import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
 
 from charjax import backend
 from charjax.config import RuntimeConfig
+from tests.commands import run, tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 FUSED = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true"
@@ -34,15 +36,15 @@ def test_flags_are_added_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_the_user_says_of_the_same_flag_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=false"
-    assert flags_after(monkeypatch, own) == own
+    flag = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=false"
+    assert flags_after(monkeypatch, flag) == flag
 
 
 def test_a_flag_that_the_user_has_set_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    own, other = "--xla_cpu_collective_call_warn_stuck_timeout_seconds=5", backend._PATIENT[1]
-    monkeypatch.setenv("XLA_FLAGS", own)
+    flag, other = "--xla_cpu_collective_call_warn_stuck_timeout_seconds=5", backend._PATIENT[1]
+    monkeypatch.setenv("XLA_FLAGS", flag)
     backend._add_flags(*backend._PATIENT)
-    assert os.environ["XLA_FLAGS"] == f"{own} {other}"
+    assert os.environ["XLA_FLAGS"] == f"{flag} {other}"
 
 
 @pytest.mark.parametrize("version", [(0, 9, 2), (0, 13, 0)])
@@ -53,12 +55,13 @@ def test_a_version_that_was_not_tried_is_told_nothing(
     assert flags_after(monkeypatch, "") == ""
 
 
-# The loop's program of a small GPT, whose temporary arrays are 34 MB, called six times once it is
-# warm: the fewest pages that a call had to be given anew, of the 9,000 that they have.
+# The loop's program of a small GPT, with temporary arrays of 34 MB (9,000 pages), called six times
+# after a warm-up call: prints the smallest number of page faults of a call.
 _FAULTS = """
 import resource
 from charjax import backend
 from charjax.config import RuntimeConfig
+from tests.commands import run, tiny
 backend.start_backend(RuntimeConfig(device="cpu"))
 from benchmarks import workloads
 words = "train.batch_size=12", "model.context_length=64"
@@ -72,7 +75,7 @@ print(min(after - before for before, after in zip(counts, counts[1:])))
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 @pytest.mark.slow
 def test_a_program_that_is_called_again_gets_the_memory_it_had() -> None:
     command = [sys.executable, "-c", _FAULTS]
@@ -85,10 +88,41 @@ def test_a_program_that_is_called_again_gets_the_memory_it_had() -> None:
 def test_threads_have_one_heap_only_where_calls_are_large(
     monkeypatch: pytest.MonkeyPatch, large_calls: bool
 ) -> None:
-    told: list[bool] = []
+    heaps: list[bool] = []
     monkeypatch.setattr(backend, "_memory_is_kept", [])
-    monkeypatch.setattr(backend, "_keep_memory", lambda *, one_heap: told.append(one_heap))
+    monkeypatch.setattr(backend, "_keep_memory", lambda *, one_heap: heaps.append(one_heap))
     backend.start_backend(RuntimeConfig(device="cpu"), large_calls=large_calls)
-    # What the first one has decided stays.
+    # The first call decides.
     backend.start_backend(RuntimeConfig(device="cpu"), large_calls=not large_calls)
-    assert told == [large_calls]
+    assert heaps == [large_calls]
+
+
+def test_every_command_starts_the_backend_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = 0
+    start_backend = backend.start_backend
+
+    def count(*arguments: Any, **options: Any) -> list[jax.Device]:
+        nonlocal starts
+        starts += 1
+        return start_backend(*arguments, **options)
+
+    monkeypatch.setattr(backend, "start_backend", count)
+    text, whole, tensors = tmp_path / "text.txt", tmp_path / "run", tmp_path / "run.safetensors"
+    text.write_text("the cat sat on the mat.\n" * 40)
+    words = [*tiny("bigram"), f"data.path={text}", "train.steps=4"]
+    commands: list[tuple[object, ...]] = [
+        ("train", *words, "--workdir", whole),
+        ("train", *words, "--workdir", whole, "--resume"),
+        ("train", *words, "--init-from", whole, "--workdir", tmp_path / "tuned"),
+        ("sample", whole, "--max-new-tokens", "3"),
+        ("evaluate", whole),
+        ("interop", "export", whole, tensors),
+        ("interop", "import", tensors, "--workdir", tmp_path / "imported"),
+        ("initlab.__main__", "probe", *words, "--seeds", "2"),
+    ]
+    for command in commands:
+        starts = 0
+        done = run(*command)  # type: ignore[arg-type]
+        assert (done.status, starts) == (0, 1), (command, done.err)

@@ -1,4 +1,4 @@
-"""No number of a section, an equation, a table or a figure of a source that was not read there."""
+"""Numbers of sections, equations, tables and figures are cited only if read in the source."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Read(NamedTuple):
-    """A number that stands in this repository, and where it was read.
+    """A number cited in this repository, and where it was read.
 
     Attributes:
       place: the file that has it.
@@ -34,9 +34,8 @@ READ = (
     Read("charjax/init/widths.py", "table 8", _TABLE_8),
     Read("docs/initlab.md", "table 1", "charjax/init/widths.py"),
     Read("docs/initlab.md", "table 8", "charjax/init/widths.py"),
-    Read("charjax/initlab/probes/coordinates.py", "fig. 7", f"{_COMPLETEP}: the depth check"),
     Read(
-        "charjax/initlab/report/pairs.py",
+        "charjax/initlab/report/swaps.py",
         "algorithm 2.8",
         "R/MTP.R of the R package coin: the free step-down resampling method, page 66",
     ),
@@ -66,7 +65,7 @@ _NEAR = 200
 
 
 def texts() -> list[tuple[str, str]]:
-    """Every text of the repository but the results' tables and this file, by its path."""
+    """Read every text of the repository except the results' tables and this file, by path."""
     found = [path for folder in _FOLDERS for path in sorted((ROOT / folder).rglob("*"))]
     found += sorted(ROOT.glob("*.md"))
     return [
@@ -77,7 +76,7 @@ def texts() -> list[tuple[str, str]]:
 
 
 def cited(text: str) -> list[tuple[int, str]]:
-    """The line and words of each number that a source stands close to."""
+    """Yield the line and words of each number next to the name of a source."""
     found = []
     for match in _NUMBER.finditer(text):
         start = max(0, match.start() - _NEAR)

@@ -1,4 +1,4 @@
-"""The command line: what is parsed, what is refused in one line, how commands end."""
+"""The command line: parsing, one-line errors, and exit statuses."""
 
 import contextlib
 import errno
@@ -108,7 +108,7 @@ def test_flags_of_evaluate():
 
 
 @pytest.mark.parametrize(
-    ("command", "argv", "told"),
+    ("command", "argv", "message"),
     [
         ("train", "--workdri=x", "unrecognized arguments: --workdri=x; did you mean --workdir?"),
         ("train", "--train.steps=4", "settings have no dashes: section.key=value"),
@@ -134,14 +134,14 @@ def test_flags_of_evaluate():
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_and_status_2(
-    command: str, argv: str, told: str, capsys: pytest.CaptureFixture[str]
+    command: str, argv: str, message: str, capsys: pytest.CaptureFixture[str]
 ):
     assert status(lambda words: PARSERS[command](words) and 0, *argv.split()) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ")
     assert err.count("\n") == 1
-    assert told in err
+    assert message in err
 
 
 @pytest.mark.parametrize("command", PARSERS)
@@ -160,7 +160,7 @@ def test_help_of_train_shows_every_setting(capsys: pytest.CaptureFixture[str]):
     out = capsys.readouterr().out
     assert "  optim.learning_rate      float   0.001        the highest learning rate\n" in out
     assert "  model.hidden             [int]   [200]        widths of the hidden layers\n" in out
-    assert "  data.path                text    unset        a text file of your own" in out
+    assert "  data.path                text    unset        your own text file" in out
 
 
 # How commands end.
@@ -219,7 +219,7 @@ def test_printable(text: str, escaped: str):
 
 @pytest.mark.parametrize("last", ["argparse", "pydantic_core", "annotated_types"])
 def test_an_interrupt_during_the_imports_leaves_no_traceback(last: str):
-    """Python tells of every module that is imported, and then it is interrupted."""
+    """Interrupt a process right after it has imported a module, as `-X importtime` reports."""
     process = subprocess.Popen(
         [sys.executable, "-X", "importtime", "-m", "charjax.train", "--help"],
         stdout=subprocess.PIPE,
@@ -232,9 +232,9 @@ def test_an_interrupt_during_the_imports_leaves_no_traceback(last: str):
         if line.endswith(f" {last}\n"):
             process.send_signal(signal.SIGINT)
             break
-    _, told = process.communicate()
-    assert process.returncode == 128 + signal.SIGINT, told
-    assert "KeyboardInterrupt" not in told
+    _, errors = process.communicate()
+    assert process.returncode == 128 + signal.SIGINT, errors
+    assert "KeyboardInterrupt" not in errors
 
 
 @pytest.mark.parametrize("seen", [False, True])

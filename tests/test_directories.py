@@ -1,4 +1,4 @@
-"""Directories of runs that name none."""
+"""Directories of runs without --workdir."""
 
 import datetime
 import os
@@ -14,7 +14,7 @@ from tests.commands import run, start
 
 
 class Noon(datetime.datetime):
-    """A clock that stands still."""
+    """A stopped clock."""
 
     @classmethod
     def now(cls, tz=None):

@@ -1,4 +1,4 @@
-"""The evaluate command on other texts, and on losses that are not finite."""
+"""The evaluate command on other texts, and with losses that are not finite."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from charjax.data import corpora
-from charjax.data.reading import AS_IT_IS
+from charjax.data.reading import LATIN_1
 from tests.commands import Result, run, tiny
 
 TEXT = "the cat sat on a mat\nand then ran off\n" * 40
@@ -47,7 +47,7 @@ def evaluate(*words: object) -> dict[str, Any]:
 
 
 def mistake(*words: object) -> str:
-    """The one line of a mistake."""
+    """Return the one-line message of a failed command."""
     done = run("evaluate", *words)
     assert (done.status, done.out, done.err.count("\n")) == (2, "", 1)
     return done.err
@@ -58,7 +58,7 @@ def test_a_part_of_a_latin1_corpus_is_read_as_the_corpus_is(
 ):
     raw = b"\xef\xbb\xbf" + "la fête\r\nand the château\r\nof a cat\r\n".encode() * 60
     digest = hashlib.sha256(raw).hexdigest()
-    published = corpora._Published("", digest, len(raw), AS_IT_IS, ("warpeace.txt",))
+    published = corpora._Published("", digest, len(raw), LATIN_1, ("warpeace.txt",))
     monkeypatch.setitem(corpora._PUBLISHED, "warpeace", published)
     monkeypatch.setenv("CHARJAX_DATA", str(tmp_path))
     (tmp_path / "warpeace.txt").write_bytes(raw)
@@ -66,16 +66,16 @@ def test_a_part_of_a_latin1_corpus_is_read_as_the_corpus_is(
     workdir = train(tmp_path / "run", "data.name=warpeace", *small)
     # The split itself, as a file of its own.
     (tmp_path / "part.txt").write_bytes(raw[int(0.9 * len(raw)) :])
-    own, part = evaluate(workdir), evaluate(workdir, "--text", tmp_path / "part.txt")
-    assert (part["tokens"], part["loss"]) == (own["tokens"], own["loss"])
-    assert part["notes"] == ["the file was read as latin-1, as the run's own text was"]
+    whole, part = evaluate(workdir), evaluate(workdir, "--text", tmp_path / "part.txt")
+    assert (part["tokens"], part["loss"]) == (whole["tokens"], whole["loss"])
+    assert part["notes"] == ["the file was read as latin-1, as the run's text was"]
     assert part["unseen"] == 0
     assert evaluate(workdir, "--text", tmp_path / "warpeace.txt")["tokens"] == len(raw) - 1
 
-    said = "the prompt was read as latin-1, as the run's own text was"
+    said = "the prompt was read as latin-1, as the run's text was"
     drawn = [workdir, "--max-new-tokens", 3, "--json"]
-    told = json.loads(run("sample", *drawn, "--prompt", "fête\r\n").out)
-    assert (told["prompt"], told["notes"]) == ("fÃªte\r\n", [said])
+    result = json.loads(run("sample", *drawn, "--prompt", "fête\r\n").out)
+    assert (result["prompt"], result["notes"]) == ("fÃªte\r\n", [said])
     refused = run("sample", *drawn, "--prompt", "fête 漢")
     assert refused.status == 2
     assert "'漢' (U+6F22)" in refused.err or "'ê'" in refused.err
@@ -104,25 +104,25 @@ def test_a_prompt_is_read_as_a_file_is(stream: Path, names: Path, tmp_path: Path
     asked = [stream, "--max-new-tokens", 5, "--json"]
     prompts = ["--prompt", "the\r\ncat"], ["--prompt-file", tmp_path / "prompt.txt"]
     for prompt in prompts:
-        told = json.loads(run("sample", *asked, *prompt).out)
-        assert told["prompt"] == "the\ncat"
-        assert told["notes"] == ["1 line ends were CRLF and were made LF"]
+        result = json.loads(run("sample", *asked, *prompt).out)
+        assert result["prompt"] == "the\ncat"
+        assert result["notes"] == ["1 line ends were CRLF and were converted to LF"]
     done = run("sample", *asked[:-1], *prompts[0])
     assert done.err.startswith("note: 1 line ends were CRLF")
     # In a list a file's last line end is not the end of a document.
     (tmp_path / "name.txt").write_bytes(b"ban\r\n")
-    told = json.loads(run("sample", names, "--prompt-file", tmp_path / "name.txt", "--json").out)
-    assert told["prompt"] == "ban"
-    assert all(text.startswith("ban") for text in told["samples"])
+    result = json.loads(run("sample", names, "--prompt-file", tmp_path / "name.txt", "--json").out)
+    assert result["prompt"] == "ban"
+    assert all(text.startswith("ban") for text in result["samples"])
 
 
 def test_a_run_of_bytes_reads_bytes(tmp_path: Path):
     (tmp_path / "text.txt").write_bytes(TEXT.replace("\n", "\r\n").encode() + b"\xff\x00")
     words = [f"data.path={tmp_path / 'text.txt'}", "data.tokenizer=byte", "data.val_fraction=0"]
     workdir = train(tmp_path / "run", *words, *SMALL)
-    own = evaluate(workdir, "--split", "train")
+    trained = evaluate(workdir, "--split", "train")
     again = evaluate(workdir, "--text", tmp_path / "text.txt")
-    assert (again["loss"], again["tokens"]) == (own["loss"], own["tokens"])
+    assert (again["loss"], again["tokens"]) == (trained["loss"], trained["tokens"])
     assert again["notes"] == []
     (tmp_path / "prompt").write_bytes(b"cat\xff\r\n")
     done = run("sample", workdir, "--prompt-file", tmp_path / "prompt", "--json")
@@ -185,11 +185,11 @@ def test_a_text_that_cannot_be_read_is_blamed_on_its_flag(
     name: str, stream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    content, told = MISTAKES[name]
+    content, message = MISTAKES[name]
     if content is not None:
         Path(name).write_bytes(content)
     line = mistake(stream, "--text", name)
-    assert line.startswith(f"error: --text: {told}")
+    assert line.startswith(f"error: --text: {message}")
     assert "data." not in line
 
 
@@ -202,8 +202,10 @@ def test_a_loss_that_is_not_finite_is_status_1(tmp_path: Path):
 
     def check(done: Result) -> None:
         assert done.status == 1
-        told = "error: the loss of the val split is not finite (inf) over 151 targets (checkpoint"
-        assert done.err.startswith(told)
+        message = (
+            "error: the loss of the val split is not finite (inf) over 151 targets (checkpoint"
+        )
+        assert done.err.startswith(message)
         assert done.err.count("\n") == 1
 
     plain = run("evaluate", workdir, "--checkpoint", "latest")

@@ -1,8 +1,9 @@
-"""`python -m charjax.interop`: there and back to the bit, and one line for what does not fit."""
+"""`python -m charjax.interop`: bitwise round trips, and one-line messages for mismatches."""
 
 import json
 from pathlib import Path
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from charjax.conversion.state_dicts import flatten
 from charjax.data.datasets import load_dataset
 from charjax.models import build_model
 from charjax.run.checkpoint import state_digest
-from charjax.run.load import load_run
+from charjax.run.load import find_run, load_run
 from charjax.training.session import with_context
 from charjax.training.state import state_shapes
 from tests.commands import run
@@ -23,9 +24,9 @@ from tests.commands import run
 TEXT = "To be, or not to be: that is the question.\n" * 60
 NAMES = "\n".join(["emma", "olivia", "ava", "isabella", "sophia", "mia", "amelia", "ella"] * 10)
 
-# Of the transformer below, what no tensor shows.
+# Settings of the transformer below that no tensor determines.
 ANSWERS = ["model.n_head=2", "model.activation=gelu"]
-# These have no original.
+# Models without a PyTorch original.
 OTHERS = {
     "transformer-rotary": ["model.n_layer=1", "model.d_model=8", "model.positions=rotary"],
     "transformer-rezero": ["model.n_layer=1", "model.d_model=8", "model.residual=rezero"],
@@ -62,7 +63,7 @@ def settings(name: str, folder: Path) -> list[str]:
 
 
 def make(name: str, folder: Path, low: float = 0.1, high: float = 1.0) -> Path:
-    """A run with random parameters, as if it had been trained."""
+    """Write a run with random parameters."""
     config = load_config(None, [*settings(name, folder), "runtime.device=cpu"])
     dataset = load_dataset(config.data)
     config = with_context(config, dataset)
@@ -72,7 +73,9 @@ def make(name: str, folder: Path, low: float = 0.1, high: float = 1.0) -> Path:
         path: rng.uniform(low, high, leaf.shape).astype(np.float32)
         for path, leaf in flatten({"params": shapes.params, **shapes.model_state}).items()
     }
-    write_run(folder / name, config, dataset.tokenizer, dataset.digest, variables)
+    write_run(
+        folder / name, config, dataset.tokenizer, dataset.digest, variables, jax.local_devices()
+    )
     return folder / name
 
 
@@ -91,14 +94,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(folder: Path) -> Path:
-    """A transformer's state dict, exported."""
+    """Export a transformer's state dict."""
     path = folder / "transformer.safetensors"
     assert run("interop", "export", train("transformer", folder), path).status == 0
     return path
 
 
 def foreign(path: Path, target: Path, change=lambda tensors: tensors) -> Path:
-    """A state dict as another program writes it: without our header, changed."""
+    """Write a state dict as another program does, without the header and changed."""
     save_file(change(dict(load_file(path))), target)
     return target
 
@@ -117,7 +120,7 @@ def test_there_and_back_is_bitwise(name: str, tmp_path: Path):
     (tmp_path / ("names.txt" if name == "mlp-blank" else "text.txt")).rename(tmp_path / "moved")
     done = run("interop", "import", tmp_path / "1.safetensors", "--workdir", second)
     assert (done.status, done.err) == (0, "")
-    here, there = load_run(first).variables, load_run(second).variables
+    here, there = load_run(find_run(first)).variables, load_run(find_run(second)).variables
     assert state_digest(here) == state_digest(there)
     assert run("interop", "export", second, tmp_path / "2.safetensors").status == 0
     one, two = (load_file(tmp_path / f"{n}.safetensors") for n in (1, 2))
@@ -177,13 +180,13 @@ def test_other_floats_are_converted_and_it_is_said(dtype, exported: Path, tmp_pa
     done = run("interop", "import", *words)
     assert done.status == 0, done.err
     assert f"{np.dtype(dtype).name} converted to float32" in done.out
-    table = load_run(tmp_path / "run").variables["params"]["token_embedding"]["embedding"]
+    table = load_run(find_run(tmp_path / "run")).variables["params"]["token_embedding"]["embedding"]
     expected = short["transformer.wte.weight"].astype(np.float32)
     np.testing.assert_array_equal(np.asarray(table), expected)
 
 
 def refused(tmp_path: Path, *words: object) -> str:
-    """The one line of an import that fails, and leaves nothing behind."""
+    """Return the message of an import that fails and writes no file."""
     before = set(tmp_path.iterdir())
     done = run("interop", "import", *words, "--workdir", tmp_path / "none")
     assert done.status == 2, (done.out, done.err)
@@ -219,7 +222,7 @@ def test_settings_that_contradict_the_tensors(exported: Path, tmp_path: Path):
     assert "model.n_head: not given" in refused(tmp_path, *words)
     assert "multiple of model.n_head" in refused(tmp_path, *words, "model.n_head=3")
     message = refused(tmp_path, path, "data.path=" + str(Path(__file__)), *ANSWERS)
-    assert "symbols, but the tensors are of a vocabulary of 18" in message
+    assert "symbols, but the tensors have a vocabulary of 18" in message
     assert "model.n_head: 4 given" in refused(tmp_path, exported, "model.n_head=4")
 
 
@@ -236,7 +239,7 @@ def test_files_that_are_no_safetensors(exported: Path, tmp_path: Path):
         assert said in refused(tmp_path, tmp_path / name)
     assert "is not a file" in refused(tmp_path, tmp_path / "none.safetensors")
     save_file({"fc1.weight": np.zeros((2, 2), np.float32)}, tmp_path / "mnist")
-    assert "of no layout known here" in refused(tmp_path, tmp_path / "mnist")
+    assert "match no known layout" in refused(tmp_path, tmp_path / "mnist")
 
 
 def test_numbers_that_are_not_finite(exported: Path, tmp_path: Path):
@@ -251,7 +254,7 @@ def test_numbers_that_are_not_finite(exported: Path, tmp_path: Path):
 
 
 def test_the_lectures_mlp(tmp_path: Path):
-    """C, W1, b1, W2, b2, and with batch norm a bias before it, as in Building makemore Part 3."""
+    """C, W1, b1, W2, b2, with and without batch norm after the bias (Building makemore, part 3)."""
     rng = np.random.default_rng(0)
     tensors = {
         "C": rng.normal(size=(27, 4)),
@@ -272,7 +275,7 @@ def test_the_lectures_mlp(tmp_path: Path):
         split = ["data.split=shuffled_lines"]
         done = run("interop", "import", path, *words, *split, "--workdir", directory)
         assert done.status == 0, done.err
-        model = load_run(directory)
+        model = load_run(find_run(directory))
         tokens = rng.integers(0, 27, (5, 3)).astype(np.int32)
         logits, _ = model.model.apply(model.variables, tokens, num_outputs=1)
         h = tensors["C"][tokens].reshape(5, -1) @ tensors["W1"] + tensors["b1"]
@@ -300,7 +303,7 @@ def test_modules_by_other_names(folder: Path, tmp_path: Path):
 def test_what_cannot_be_exported(folder: Path, exported: Path, tmp_path: Path):
     directory = folder / "transformer"
     done = run("interop", "export", directory, exported)
-    assert (done.status, "is there already" in done.err) == (2, True)
+    assert (done.status, "already exists" in done.err) == (2, True)
     assert run("interop", "export", directory, exported, "--overwrite").status == 0
     done = run("interop", "export", directory, tmp_path / "x", "--module", "gru")
     assert (done.status, "no recurrent module" in done.err) == (2, True)
@@ -316,7 +319,7 @@ def test_what_cannot_be_exported(folder: Path, exported: Path, tmp_path: Path):
 
 
 def tensors_of(name: str, folder: Path, low: float = 0.1, high: float = 1.0) -> Path:
-    """The state dict of a run with random parameters, as another program writes it."""
+    """Write the state dict of a run with random parameters, as another program does."""
     whole, bare = folder / f"{name}-whole.safetensors", folder / f"{name}.safetensors"
     assert run("interop", "export", make(name, folder, low, high), whole).status == 0
     return foreign(whole, bare)
@@ -336,7 +339,7 @@ def tensors_of(name: str, folder: Path, low: float = 0.1, high: float = 1.0) -> 
     ],
 )
 def test_which_function_it_is_is_asked(name: str, said: list[str], tmp_path: Path):
-    """Not guessed: the same tensors under another activation are another function."""
+    """Require the activation: the same tensors with another activation are another function."""
     size = 0.5 if name == "rnn-relu" else 2.0
     path, text = tensors_of(name, tmp_path, -size, size), f"data.path={tmp_path / 'text.txt'}"
     message = refused(tmp_path, path, text)
@@ -357,9 +360,9 @@ def test_which_function_it_is_is_asked(name: str, said: list[str], tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("gru", "state of zeros"),
+        ("gru", "a text starts from a state of zeros"),
         ("mlp", "tanh (not ReLU); the context's embeddings newest first (not oldest first)"),
-        ("bigram", "a row holds the logits after its symbol (not a column)"),
+        ("bigram", "a row (not a column) holds the logits after its symbol"),
     ],
 )
 def test_what_else_no_tensor_shows_is_stated(name: str, said: str, tmp_path: Path):
@@ -376,7 +379,7 @@ def test_what_else_no_tensor_shows_is_stated(name: str, said: str, tmp_path: Pat
 
 
 def test_a_header_from_before_there_was_a_choice(exported: Path, tmp_path: Path):
-    """Such files were at today's default."""
+    """Older files without the setting had today's default."""
     with safe_open(exported, "numpy") as file:
         metadata = file.metadata()
     header = json.loads(metadata["charjax"])
@@ -385,7 +388,7 @@ def test_a_header_from_before_there_was_a_choice(exported: Path, tmp_path: Path)
     save_file(load_file(exported), path, metadata | {"charjax": json.dumps(header)})
     done = run("interop", "import", path, "--workdir", tmp_path / "run")
     assert done.status == 0, done.err
-    assert load_run(tmp_path / "run").config.model.activation == "gelu"
+    assert load_run(find_run(tmp_path / "run")).config.model.activation == "gelu"
 
 
 @pytest.mark.parametrize(
@@ -412,6 +415,4 @@ def test_modules_that_no_family_is(tmp_path: Path):
     assert "_l0_reverse is of a bidirectional module" in message
     projected = {"rnn.weight_hr_l0": np.zeros((3, 6), np.float32)}
     save_file(tensors | projected, path)
-    assert "rnn.weight_hr_l0 is of an LSTM whose state is projected" in refused(
-        tmp_path, path, text
-    )
+    assert "rnn.weight_hr_l0 is of an LSTM with a projected state" in refused(tmp_path, path, text)

@@ -1,4 +1,4 @@
-"""The lines that a run prints."""
+"""The lines printed by a run."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The package as it is built, and which room may import what."""
+"""The built package, and the imports allowed to each of its parts."""
 
 import ast
 import functools
@@ -24,7 +24,7 @@ def test_one_version():
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built without a network and unpacked."""
+    """Build the wheel without a network and unpack it."""
     pytest.importorskip("hatchling", reason="hatchling is not installed: make test installs it")
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder]
@@ -38,6 +38,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_and_its_configs_and_nothing_else(wheel: Path):
     here = {path.relative_to(ROOT).as_posix() for path in SOURCES}
     here |= {f"charjax/configs/{path.name}" for path in (ROOT / "configs").glob("*.toml")}
+    here |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "charjax").rglob("*.j2")}
+    assert "charjax/initlab/report/page.html.j2" in here
     built = {path.relative_to(wheel).as_posix() for path in wheel.rglob("*") if path.is_file()}
     assert {path for path in built if ".dist-info/" not in path} == here
 
@@ -57,7 +59,7 @@ def test_the_configs_are_found_from_the_wheel(wheel: Path, tmp_path: Path):
 
 @functools.cache
 def imports(path: Path) -> set[str]:
-    """The modules that a file imports anywhere in it."""
+    """Return the modules imported anywhere in a file."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""The recipes that beat a published figure keep to its data, protocol and number of parameters."""
+"""Recipes better than a published figure have its data, protocol and number of parameters."""
 
 import jax
 import jax.numpy as jnp

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from charjax.data.reading import PLAIN, read_prompt
+from charjax.data.reading import UTF_8, read_prompt
 from charjax.data.tokenizers import ByteTokenizer, CharTokenizer
 from charjax.errors import UserError
 from charjax.run import load
@@ -27,7 +27,7 @@ NAMES = [f"{a}{b}{c}" for a in "bdklmnst" for b in "aeiou" for c in ("n", "ra", 
 
 @pytest.fixture(scope="module")
 def stream_run(tmp_path_factory) -> Path:
-    """A bigram of a text in which every second character is an escape character."""
+    """Train a bigram on a text whose every second character is an escape character."""
     folder = tmp_path_factory.mktemp("stream")
     (folder / "text.txt").write_text("a\x1bb\x1bc\x1bd\x1b\n\x1b" * 300)
     options = [f"data.path={folder / 'text.txt'}", *tiny("bigram"), "train.steps=20"]
@@ -38,7 +38,7 @@ def stream_run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def names_run(tmp_path_factory) -> Path:
-    """Counts of a list of names."""
+    """Count n-grams of a list of names."""
     folder = tmp_path_factory.mktemp("names")
     (folder / "names.txt").write_text("\n".join(NAMES))
     options = [f"data.path={folder / 'names.txt'}", "data.layout=lines", "model.kind=ngram"]
@@ -67,10 +67,10 @@ def test_texts_begin_with_the_prompt_and_are_parted(stream_run):
 def test_json_says_what_was_asked_and_how_fast(stream_run):
     asked = ["--seed", 5, "--temperature", 0.5, "--top-k", 3, "--top-p", 0.9, "--json"]
     done = sample(stream_run, "--prompt", "ab", "--max-new-tokens", 40, *asked)
-    told = json.loads(done.out)
-    assert [len(text) for text in told["samples"]] == [42]
-    assert {"prompt": "ab", "seed": 5, "step": 20, "characters": 40}.items() <= told.items()
-    assert told["settings"] == {
+    result = json.loads(done.out)
+    assert [len(text) for text in result["samples"]] == [42]
+    assert {"prompt": "ab", "seed": 5, "step": 20, "characters": 40}.items() <= result.items()
+    assert result["settings"] == {
         "temperature": 0.5,
         "top_k": 3,
         "top_p": 0.9,
@@ -78,12 +78,12 @@ def test_json_says_what_was_asked_and_how_fast(stream_run):
         "num_samples": 1,
         "max_new_tokens": 40,
     }
-    assert told["past_context"] == "jump"
-    assert told["characters_per_second"] == pytest.approx(40 / told["seconds"])
-    assert told["compile_seconds"] > 0
-    assert "origin" not in told
+    assert result["past_context"] == "jump"
+    assert result["characters_per_second"] == pytest.approx(40 / result["seconds"])
+    assert result["compile_seconds"] > 0
+    assert "origin" not in result
     plain = sample(stream_run, "--prompt", "ab", "--max-new-tokens", 40, *asked[:-1])
-    assert plain.out == told["samples"][0] + "\n"
+    assert plain.out == result["samples"][0] + "\n"
 
 
 def test_a_prompt_from_a_file(stream_run, tmp_path):
@@ -96,26 +96,26 @@ def test_a_prompt_from_a_file(stream_run, tmp_path):
 
 def test_a_checkpoint_by_its_step(stream_run):
     for which in ("latest", "20"):
-        told = json.loads(sample(stream_run, "--checkpoint", which, "--json").out)
-        assert told["step"] == 20
+        result = json.loads(sample(stream_run, "--checkpoint", which, "--json").out)
+        assert result["step"] == 20
 
 
 def test_names_are_told_apart_by_origin(names_run):
     asked = [names_run, "--num-samples", 150]
-    told = json.loads(sample(*asked, "--json").out)
-    assert {"train", "val", "test", "new"} == set(told["origin"])
-    for text, origin in zip(told["samples"], told["origin"], strict=True):
+    result = json.loads(sample(*asked, "--json").out)
+    assert {"train", "val", "test", "new"} == set(result["origin"])
+    for text, origin in zip(result["samples"], result["origin"], strict=True):
         assert "\n" not in text
         assert (origin == "new") == (text not in NAMES)
     done = sample(*asked)
-    lines = [f"{t}\t{o}" for t, o in zip(told["samples"], told["origin"], strict=True)]
+    lines = [f"{t}\t{o}" for t, o in zip(result["samples"], result["origin"], strict=True)]
     assert done.out.splitlines() == lines
-    counts = [f"{told['origin'].count(name)} {name}" for name in ("train", "val", "test", "new")]
+    counts = [f"{result['origin'].count(name)} {name}" for name in ("train", "val", "test", "new")]
     assert done.err.endswith("; " + ", ".join(counts) + "\n")
 
 
 def test_a_sample_that_did_not_end_is_unfinished(names_run):
-    """Though what there is of it may be a name, or the beginning of one."""
+    """Report no origin, although the partial text may be a name."""
     asked = [names_run, "--num-samples", 60, "--max-new-tokens", 4]
     result = json.loads(sample(*asked, "--json").out)
     whole = json.loads(sample(names_run, "--num-samples", 60, "--json").out)
@@ -200,14 +200,14 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "told"), MISTAKES)
-def test_a_mistake_is_one_line(arguments, told, stream_run, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
+def test_a_mistake_is_one_line(arguments, message, stream_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("binary.bin").write_bytes(b"ab\xff")
     done = run("sample", stream_run, *arguments)
     assert (done.status, done.out) == (2, "")
     assert len(done.err.splitlines()) == 1
-    assert told in done.err
+    assert message in done.err
 
 
 def test_a_directory_without_a_run_is_a_mistake(tmp_path):
@@ -220,7 +220,7 @@ def test_a_directory_without_a_run_is_a_mistake(tmp_path):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_terminal_sees_the_text_come_and_no_control_characters(stream_run, number, status):
-    """Until a signal comes, in the middle of a text too long to wait for."""
+    """Stop at a signal in the middle of a long text."""
     here, there = pty.openpty()
     command = [sys.executable, "-m", "charjax.sample", stream_run, "--max-new-tokens", "1000000000"]
     root = Path(__file__).parent.parent
@@ -231,8 +231,8 @@ def test_a_terminal_sees_the_text_come_and_no_control_characters(stream_run, num
             seen += os.read(here, 1024)
         process.send_signal(number)
         with contextlib.suppress(OSError):  # Raised when the other end is closed.
-            while more := os.read(here, 1024):
-                seen += more
+            while chunk := os.read(here, 1024):
+                seen += chunk
         assert process.wait(timeout=60) == status
         assert process.stderr is not None
         assert b" characters in " in process.stderr.read()
@@ -252,9 +252,9 @@ def test_a_signal_ends_it_with_what_came(stream_run, monkeypatch):
     monkeypatch.setattr(Signals, "poll", poll)
     done = run("sample", stream_run, "--max-new-tokens", 1000000000, "--json")
     assert done.status == 143
-    told = json.loads(done.out)
-    assert told["interrupted"]
-    assert len(told["samples"][0]) == told["characters"] > 0
+    result = json.loads(done.out)
+    assert result["interrupted"]
+    assert len(result["samples"][0]) == result["characters"] > 0
 
 
 def test_characters_of_several_bytes_are_shown_whole(capsys):
@@ -294,5 +294,5 @@ def test_a_stop_asked_for_while_the_run_is_read_is_not_kept_waiting(
 )
 def test_advice_about_a_prompt_file_is_that_about_a_text(content, said):
     with pytest.raises(UserError, match=said) as refused:
-        read_prompt(content, PLAIN, CharTokenizer("abc"), "--prompt-file: 'prompt'")
+        read_prompt(content, UTF_8, CharTokenizer("abc"), "--prompt-file: 'prompt'")
     assert str(refused.value).startswith("--prompt-file: 'prompt' is ")

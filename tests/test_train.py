@@ -15,7 +15,7 @@ from tests.commands import TINY, run, tiny
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory) -> Path:
-    """About 6,000 characters with something to learn."""
+    """Write a learnable text of about 6,000 characters."""
     path = tmp_path_factory.mktemp("text") / "text.txt"
     words = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "ran", "off"]
     lines = [" ".join(words[(i * j + i) % 10] for j in range(1, 9)) for i in range(200)]
@@ -23,8 +23,8 @@ def text(tmp_path_factory) -> Path:
     return path
 
 
-def train(workdir: Path, text: Path, kind: str, *more: str):
-    return run("train", f"data.path={text}", *tiny(kind), *more, "--workdir", workdir)
+def train(workdir: Path, text: Path, kind: str, *words: str):
+    return run("train", f"data.path={text}", *tiny(kind), *words, "--workdir", workdir)
 
 
 def summary(workdir: Path) -> dict:
@@ -51,21 +51,21 @@ def test_every_family_trains_samples_and_is_evaluated(kind, text, tmp_path):
     names = {path.name for path in workdir.iterdir()}
     files = {"config.toml", "metrics.jsonl", "checkpoints", "samples.txt", "curves.png"}
     assert files | {"summary.json"} <= names
-    told = summary(workdir)
-    assert told["steps"] == (1 if kind == "ngram" else 20)
-    assert told["best_val_loss"] <= math.log(20)
-    assert re.fullmatch("[0-9a-f]{64}", told["state_digest"])
+    result = summary(workdir)
+    assert result["steps"] == (1 if kind == "ngram" else 20)
+    assert result["best_val_loss"] <= math.log(20)
+    assert re.fullmatch("[0-9a-f]{64}", result["state_digest"])
     for line in metrics(workdir):
         assert {"step", "split", "loss", "bpc", "learning_rate", "grad_norm"} < set(line)
         assert line["bpc"] == pytest.approx(line["loss"] / LN2)
-    assert told["val_bpc"] == pytest.approx(told["val_loss"] / LN2)
+    assert result["val_bpc"] == pytest.approx(result["val_loss"] / LN2)
     check_printed_bpc(done.out, least=1 if kind == "ngram" else 2)
     assert load_config(workdir / "config.toml").model.kind == kind
 
     evaluated = run("evaluate", workdir, "--json")
     assert evaluated.status == 0, evaluated.err
     score = json.loads(evaluated.out)
-    assert score["loss"] == pytest.approx(told["best_val_loss"], rel=1e-5)
+    assert score["loss"] == pytest.approx(result["best_val_loss"], rel=1e-5)
     assert score["tokens"] > 500
     assert score["bpc"] == pytest.approx(score["loss"] / LN2)
     printed = run("evaluate", workdir).out
@@ -128,8 +128,8 @@ def test_a_summary_lost_at_the_very_end_is_written_on_resume(kind, text, tmp_pat
     before = summary(workdir)
     (workdir / "summary.json").unlink()
     assert run("train", "--workdir", workdir, "--resume").status == 0
-    apart = {"seconds": None}
-    assert summary(workdir) | apart == before | apart
+    timing = {"seconds": None}
+    assert summary(workdir) | timing == before | timing
 
 
 def test_a_directory_with_a_run_is_refused(text, tmp_path):
@@ -139,22 +139,22 @@ def test_a_directory_with_a_run_is_refused(text, tmp_path):
     again = train(workdir, text, "bigram", "train.steps=10")
     assert again.status == 2
     assert "already holds a run" in again.err
-    apart = {"seconds": None}
-    assert summary(workdir) | apart == before | apart
+    timing = {"seconds": None}
+    assert summary(workdir) | timing == before | timing
 
 
 def test_checkpoints_without_a_config_are_not_begun_over(text, tmp_path):
     workdir = tmp_path / "run"
     train(workdir, text, "bigram", "train.steps=10")
     (workdir / "config.toml").unlink()
-    kept = sorted(workdir.rglob("*"))
+    files = sorted(workdir.rglob("*"))
     done = train(workdir, text, "bigram", "train.steps=5")
     assert done.status == 2
     assert "already holds a run" in done.err
     done = run("train", "--workdir", workdir, "--resume")
     assert done.status == 2
     assert "holds checkpoints, but no config.toml; put a copy of that file back" in done.err
-    assert sorted(workdir.rglob("*")) == kept
+    assert sorted(workdir.rglob("*")) == files
 
 
 # What a crash may leave at the end of samples.txt: half a header, half a character, half a text.
@@ -265,7 +265,7 @@ def test_print_config_is_toml_and_writes_nothing(tmp_path, monkeypatch):
 
 
 def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
-    """Mistakes of the user's: arguments of train, and a part of what must be said."""
+    """Return user errors: arguments of train, and a part of the message."""
     (folder / "empty.txt").write_text("")
     (folder / "short.txt").write_text("abcdefgh" * 4)
     (folder / "long.txt").write_text("abcdefgh\n" * 90)
@@ -326,13 +326,13 @@ def test_print_config_is_what_the_run_saves(tmp_path, monkeypatch):
 @pytest.mark.parametrize("case", range(21))
 def test_a_mistake_is_one_line_and_leaves_nothing(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments, told = list(bad_inputs(tmp_path).values())[case]
+    arguments, message = list(bad_inputs(tmp_path).values())[case]
     before = sorted(tmp_path.iterdir())
     done = run("train", *arguments)
     assert done.status == 2, done.out
     assert len(done.err.strip().splitlines()) == 1
     assert done.err.startswith("error: ")
-    assert told in done.err
+    assert message in done.err
     assert "Traceback" not in done.err
     assert sorted(tmp_path.iterdir()) == before
     # Which is all that --print-config would have said.

@@ -19,7 +19,7 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D)."""
+        """Map (B, T, D) to (B, T, D)."""
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-5)
 
 
@@ -34,7 +34,7 @@ class CausalSelfAttention(nn.Module):
         self.n_head, self.dropout = n_head, dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D)."""
+        """Map (B, T, D) to (B, T, D)."""
         B, T, D = x.shape
         q, k, v = (
             part.view(B, T, self.n_head, D // self.n_head).transpose(1, 2)
@@ -56,7 +56,7 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D)."""
+        """Map (B, T, D) to (B, T, D)."""
         return self.dropout(self.c_proj(self.gelu(self.c_fc(x))))
 
 
@@ -71,7 +71,7 @@ class Block(nn.Module):
         self.mlp = MLP(n_embd, dropout, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D)."""
+        """Map (B, T, D) to (B, T, D)."""
         x = x + self.attn(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
 
@@ -110,7 +110,7 @@ class GPT(nn.Module):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * n_layer))
 
     def forward(self, idx: Tensor) -> Tensor:
-        """Logits of the character after each token."""
+        """Compute the logits of the character after each token."""
         positions = torch.arange(idx.shape[1], device=idx.device)
         x = self.transformer["wte"](idx) + self.transformer["wpe"](positions)
         x = self.transformer["drop"](x)

@@ -37,6 +37,6 @@ class RecurrentModel(nn.Module):
         self.fc = nn.Linear(d_hidden, vocab_size)
 
     def forward(self, idx: Tensor, state: object = None) -> tuple[Tensor, object]:
-        """Logits of the character after each token."""
+        """Compute the logits of the character after each token."""
         h, state = getattr(self, self.module_name)(self.emb(idx), state)
         return self.fc(self.drop(h)), state

@@ -1,9 +1,10 @@
 """Configuration: frozen, validated sections read from TOML and `section.key=value` overrides.
 
-Importing this package stays cheap (no JAX): `--help` and every config error go through it.
+Importing this package must stay cheap (no JAX): `--help` and every config error import it.
 """
 
 from charjax.config.changes import describe_conflicts, differences, resume_conflicts
+from charjax.config.describe import describe_fields
 from charjax.config.families import (
     FAMILIES,
     BigramConfig,
@@ -16,14 +17,7 @@ from charjax.config.families import (
     RNNConfig,
     TransformerConfig,
 )
-from charjax.config.loading import (
-    describe_fields,
-    load_config,
-    parse_config,
-    read_settings,
-    refuse_unread,
-    shipped_configs,
-)
+from charjax.config.loading import load_config, parse_config, refuse_unread
 from charjax.config.sections import (
     CheckpointConfig,
     Config,
@@ -34,6 +28,7 @@ from charjax.config.sections import (
     RuntimeConfig,
     TrainConfig,
 )
+from charjax.config.settings import read_settings, shipped_configs
 
 __all__ = [
     "FAMILIES",

@@ -1,4 +1,4 @@
-"""The differences of two configurations, and those that a resumed run may not have."""
+"""Differences between two configurations, and those that conflict with resuming a run."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +8,7 @@ from charjax.config.sections import Config
 
 
 def differences(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
-    """The fields that differ: (section.key, old value, new value)."""
+    """Return the fields that differ: (section.key, old value, new value)."""
     before, after = (dict(_flatten(config.model_dump())) for config in (old, new))
     keys = list(dict.fromkeys([*before, *after]))
     return [
@@ -17,11 +17,11 @@ def differences(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
 
 
 def resume_conflicts(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
-    """The differences that would change what a run has already computed.
+    """Return the differences that would change the completed steps of a run.
 
-    More steps are no conflict by themselves: a schedule that depends on their number does so
-    through optim.decay_steps. A setting that neither configuration reads is none, nor is a file
-    that was moved: that it is the same text is checked by its digest.
+    A different train.steps is no conflict: a schedule depends on it only through
+    optim.decay_steps. A setting that neither configuration reads is no conflict, nor is another
+    data.path: the text's digest is checked when it is loaded.
     """
     free = set(_FREE_TO_CHANGE)
     if old.data.path is not None and new.data.path is not None:
@@ -36,26 +36,27 @@ def resume_conflicts(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
 
 
 def describe_conflicts(old: Config, new: Config, remedy: str = "leave it as it was") -> str:
-    """Return the conflicts and the way out, as a part of an error message.
+    """Return the conflicts and the remedy, as a part of an error message.
 
-    The length of a schedule that followed train.steps is not something that the user gave: there
-    the way out is the setting that keeps it.
+    If the user changed train.steps and optim.decay_steps follows it, the remedy is the
+    optim.decay_steps that keeps the schedule.
     """
     conflicts = resume_conflicts(old, new)
-    stretched = new.optim.decay_steps == new.train.steps
-    stretched = stretched and old.optim.decay_steps == old.train.steps
-    kept = old.optim.decay_steps
-    told = [
+    follows_steps = new.optim.decay_steps == new.train.steps
+    follows_steps = follows_steps and old.optim.decay_steps == old.train.steps
+    parts = [
         f"optim.decay_steps follows train.steps and is {now!r} where it was {was!r}, which would "
-        f"change the {old.optim.schedule} schedule of the steps already taken"
-        if stretched and name == "optim.decay_steps"
+        f"change the {old.optim.schedule} schedule of the completed steps"
+        if follows_steps and name == "optim.decay_steps"
         else f"{name} was {was!r} and is {now!r}"
         for name, was, now in conflicts
     ]
-    ways = [remedy] if not stretched or len(conflicts) > 1 else []
-    if stretched and "optim.decay_steps" in [name for name, _, _ in conflicts]:
-        ways.append(f"add optim.decay_steps={kept} to keep the schedule as it was")
-    return f"{', '.join(told)}; {' and '.join(ways or [remedy])}"
+    remedies = [remedy] if not follows_steps or len(conflicts) > 1 else []
+    if follows_steps and "optim.decay_steps" in [name for name, _, _ in conflicts]:
+        remedies.append(
+            f"add optim.decay_steps={old.optim.decay_steps} to keep the schedule as it was"
+        )
+    return f"{', '.join(parts)}; {' and '.join(remedies or [remedy])}"
 
 
 _FREE_SECTIONS = ("eval", "checkpoint")

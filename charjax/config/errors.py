@@ -1,10 +1,8 @@
-"""What is wrong with a configuration: the field, what was given, what is allowed, in one line."""
+"""One-line error messages: the field, the value given, the values allowed, the remedy."""
 
-import difflib
 import json
 import types
 import typing
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import ValidationError
@@ -13,14 +11,15 @@ from pydantic.fields import FieldInfo
 from charjax.config.families import FAMILIES
 from charjax.config.peers import SHORT_FLAGS, advise
 from charjax.config.sections import SECTIONS, ordered_fields
+from charjax.errors import did_you_mean
 
-_LONGEST_SHOWN = 60
+_LONGEST_VALUE = 60
 
 
 def explain(error: ValidationError) -> str:
-    """The first mistake of a validation, in one line."""
+    """Return the message of the first error of a validation."""
     first = error.errors(include_url=False)[0]
-    if first["type"] == "value_error":  # raised by a section, and already in words
+    if first["type"] == "value_error":  # raised by a section, with its message
         return first["msg"].removeprefix("Value error, ")
     section, *rest = first["loc"]
     kind = str(rest.pop(0)) if section == "model" else None
@@ -29,23 +28,24 @@ def explain(error: ValidationError) -> str:
     fields = fields_of(str(section), kind)
     if key not in fields:
         return unknown_key(name, kind, first["input"])
-    given, field = first["input"], fields[str(key)]
-    allowed = _describe(field, bool(inside))
-    if first["type"] in ("finite_number", "float_type") and type(given) in (int, float):
+    value, field = first["input"], fields[str(key)]
+    allowed = _allowed(field, bool(inside))
+    if first["type"] in ("finite_number", "float_type") and type(value) in (int, float):
         allowed = allowed.replace("a number", "a finite number")
-    return f"{name}: {shown(given)} given; must be {allowed}{nearest(given, choices(field))}"
+    hint = did_you_mean(value, choices(field))
+    return f"{name}: {format_value(value)} given; must be {allowed}{hint}"
 
 
 def unknown_key(name: str, kind: str | None = None, value: Any = None) -> str:
     """Return the error message for an unknown `section.key`, with the keys that exist.
 
     Args:
-      name: as it was given; without a dot, a key at the top of a file.
-      kind: the model's family, where it is known.
-      value: what was given, for the example.
+      name: the name given; without a dot, a key at the top of a file.
+      kind: the model's family, if known.
+      value: the value given, for the example.
     """
     section, dot, key = name.partition(".")
-    text = None if value is None or isinstance(value, dict) else shown(value)
+    text = None if value is None or isinstance(value, dict) else format_value(value)
     advice = advise(key if dot else name, text)
     if section not in SECTIONS:
         return _unknown_section(name, text, advice)
@@ -57,48 +57,52 @@ def unknown_key(name: str, kind: str | None = None, value: Any = None) -> str:
         hint = f"; did you mean {section}.{short[0]}?"
     elif advice:
         hint = f"; {advice}"
-    elif ours := own_name(key):
-        hint = f"; did you mean {ours}?"
+    elif name_here := full_name(key):
+        hint = f"; did you mean {name_here}?"
     else:
-        hint = nearest(name, [f"{section}.{key}" for key in here]) or nearest(name, _all_names())
+        hint = did_you_mean(name, [f"{section}.{key}" for key in here]) or did_you_mean(
+            name, _all_names()
+        )
     where = f"model.kind = {kind}" if section == "model" and kind else f"[{section}]"
     return f"{name}: unknown key; {where} has: {', '.join(here)}{hint}"
 
 
 def unknown_flag(flag: str, value: str | None) -> str | None:
-    """Return the error message for a setting, or a peer's, that was written as a flag.
+    """Return the error message for a setting, charjax's or a peer's, that was written as a flag.
 
     Args:
       flag: with its dashes; nanoGPT and minGPT write `--batch_size=32`, `--model.n_layer=10`,
         makemore `--batch-size 32` or `-b 32`, char-rnn `-batch_size 32`.
-      value: the value that was given with it, as text.
+      value: the value given with it, as text.
 
     Returns:
-      None for a flag that is neither.
+      The message; None for a flag that is neither.
     """
     name = flag.lstrip("-").replace("-", "_")
     section, _, key = SHORT_FLAGS.get(name, name).rpartition(".")
-    ours = f"{section}.{key}" if section in SECTIONS and key in fields_of(section) else None
-    advice = None if ours else advise(key, value)
-    if advice is None and (ours := ours or own_name(key)):
-        written = f"{ours}={value or '...'}"
+    setting = f"{section}.{key}" if section in SECTIONS and key in fields_of(section) else None
+    advice = None if setting else advise(key, value)
+    if advice is None and (setting := setting or full_name(key)):
+        written = f"{setting}={value or '...'}"
         advice = f"settings have no dashes: section.key=value, as in {written}"
     return f"{flag}: {value or 'nothing'} given; {advice}" if advice else None
 
 
 def _unknown_section(name: str, value: str | None, advice: str | None) -> str:
     section, dot, key = name.partition(".")
-    ours = own_name(key if dot else name)
-    if not dot and (advice or ours):
-        return f"{name}: {value or 'nothing'} given; {advice or f'did you mean {ours}?'}"
-    hint = f"; {advice}" if advice else nearest(section, SECTIONS)
-    if not advice and ours and not any(key in fields_of(s) for s in SECTIONS if s in hint):
-        hint = f"; did you mean {ours}?"
-    return f"{name}: {shown(section)} is not a section; there are: {', '.join(SECTIONS)}{hint}"
+    setting = full_name(key if dot else name)
+    if not dot and (advice or setting):
+        return f"{name}: {value or 'nothing'} given; {advice or f'did you mean {setting}?'}"
+    hint = f"; {advice}" if advice else did_you_mean(section, SECTIONS)
+    if not advice and setting and not any(key in fields_of(s) for s in SECTIONS if s in hint):
+        hint = f"; did you mean {setting}?"
+    return (
+        f"{name}: {format_value(section)} is not a section; sections: {', '.join(SECTIONS)}{hint}"
+    )
 
 
-def own_name(key: str) -> str | None:
-    """Return `section.key` for a key that some section has; of several, the first."""
+def full_name(key: str) -> str | None:
+    """Return `section.key` for a key, of the first section that has it; None for an unknown key."""
     return next((f"{name}.{key}" for name in SECTIONS if key in fields_of(name)), None)
 
 
@@ -111,37 +115,29 @@ def _all_names() -> list[str]:
 
 
 def fields_of(section: str, kind: Any = None) -> dict[str, FieldInfo]:
-    """The fields of a section; of [model], those of one family, or of all where `kind` is none."""
+    """Return the fields of a section; of [model], those of one family, or of all without a kind."""
     one = section == "model" and isinstance(kind, str) and kind in FAMILIES
     group = (FAMILIES[kind],) if one else SECTIONS[section]
     return {key: field for known in group for key, field in ordered_fields(known)}
 
 
-def nearest(given: Any, known: Iterable[str]) -> str:
-    """A suggestion, if one is close enough."""
-    if not isinstance(given, str):
-        return ""
-    matches = difflib.get_close_matches(given[:_LONGEST_SHOWN], list(known), n=1, cutoff=0.6)
-    return f"; did you mean {matches[0]}?" if matches else ""
-
-
-def shown(value: Any) -> str:
-    """What was given, as TOML would have it, cut where it is long."""
+def format_value(value: Any) -> str:
+    """Return a value as TOML writes it, cut to 60 characters."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
-    except (ValueError, RecursionError):  # a number of thousands of digits, lists in lists
-        text = "something too long to show"
-    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "..."
+    except (ValueError, RecursionError):  # thousands of digits, deeply nested lists
+        text = "a value too long to show"
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
 
 
 def choices(field: FieldInfo) -> tuple[str, ...]:
-    """The words a field may hold, or () if it is no choice of words."""
+    """Return the allowed words of a field, or () if it is not a choice of words."""
     kind, _ = _type(field)
     return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
 
 
 def type_name(field: FieldInfo) -> str:
-    """The type of a field in a word."""
+    """Return the type of a field in one word."""
     kind, _ = _type(field)
     if choices(field):
         return "choice"
@@ -151,12 +147,12 @@ def type_name(field: FieldInfo) -> str:
 
 
 def is_text(field: FieldInfo) -> bool:
-    """Whether a field holds text, so that overrides need no quotes."""
+    """Return True if a field holds text, so that overrides need no quotes."""
     return bool(choices(field)) or _type(field)[0] is str
 
 
-def _describe(field: FieldInfo, element: bool) -> str:
-    """What a field (or an element of its list) may hold."""
+def _allowed(field: FieldInfo, element: bool) -> str:
+    """Describe the allowed values of a field, or of an element of its list."""
     kind, bounds = _type(field)
     if options := choices(field):
         return f"one of {', '.join(options)}"
@@ -205,7 +201,7 @@ def _type(field: FieldInfo) -> tuple[Any, list[Any]]:
 
 
 def _unwrap(annotation: Any) -> tuple[Any, list[Any]]:
-    """A type without its None, and the bounds written beside it."""
+    """Return a type without None, and the bounds annotated with it."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
     if typing.get_origin(annotation) is Annotated:

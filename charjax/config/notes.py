@@ -1,7 +1,7 @@
-"""Remarks on a valid configuration: a schedule that the run outlasts, or does not reach.
+"""Notes on a valid configuration: schedules longer or shorter than the run.
 
-Steps are counted as in the messages of a run: step n is the n-th, trained at the rate of n - 1
-steps taken.
+Steps are numbered as in the messages of a run: step n is the n-th, with the learning rate after
+n - 1 completed steps.
 """
 
 import math
@@ -18,7 +18,7 @@ def schedule_notes(config: Config) -> list[str]:
     if optim.warmup_steps >= steps:
         reached = learning_rate_at(optim, steps - 1)
         notes.append(
-            f"the warm-up (optim.warmup_steps = {optim.warmup_steps}) is not over within "
+            f"the warm-up (optim.warmup_steps = {optim.warmup_steps}) does not end within "
             f"train.steps = {steps}: the learning rate reaches {reached:.3g} of "
             f"{optim.learning_rate:g}"
         )
@@ -39,17 +39,17 @@ def schedule_notes(config: Config) -> list[str]:
 
 def _cosine_notes(optim: OptimConfig, steps: int) -> list[str]:
     end = _cosine_end(optim)
-    given = f"the cosine schedule ends at step {end} (optim.decay_steps = {optim.decay_steps})"
+    summary = f"the cosine schedule ends at step {end} (optim.decay_steps = {optim.decay_steps})"
     if end < steps:
         rest = f"step {steps}" if end + 1 == steps else f"steps {end + 1} to {steps}"
         idle = ", at which no parameter moves" if optim.min_learning_rate == 0 else ""
         return [
-            f"{given}: {rest} of train.steps = {steps} train at optim.min_learning_rate = "
+            f"{summary}: {rest} of train.steps = {steps} train at optim.min_learning_rate = "
             f"{optim.min_learning_rate:g}{idle}"
         ]
     if end > steps > optim.warmup_steps:
         last = learning_rate_at(optim, steps - 1)
-        return [f"{given}, beyond train.steps = {steps}: the last learning rate is {last:.3g}"]
+        return [f"{summary}, beyond train.steps = {steps}: the last learning rate is {last:.3g}"]
     return []
 
 
@@ -81,22 +81,22 @@ def _exponential_notes(optim: OptimConfig, steps: int) -> list[str]:
     return []
 
 
-def learning_rate_at(optim: OptimConfig, taken: int) -> float:
-    """Return the learning rate after `taken` steps.
+def learning_rate_at(optim: OptimConfig, step: int) -> float:
+    """Return the learning rate after `step` completed steps.
 
-    The plain version of `charjax.training.optimizer.make_schedule`, without JAX, in float64.
+    Float64 counterpart of `charjax.training.optimizer.make_schedule`, without JAX.
     """
     low, high = optim.min_learning_rate, optim.learning_rate
-    if taken < optim.warmup_steps:
-        return high * (taken + 1) / (optim.warmup_steps + 1)
+    if step < optim.warmup_steps:
+        return high * (step + 1) / (optim.warmup_steps + 1)
     if optim.schedule == "cosine":
         length = _cosine_end(optim) - optim.warmup_steps
-        done = min((taken - optim.warmup_steps) / length, 1.0)
+        done = min((step - optim.warmup_steps) / length, 1.0)
         return low + 0.5 * (1 + math.cos(math.pi * done)) * (high - low)
     if optim.schedule == "step":
-        return float(high * optim.factor ** sum(taken >= step for step in optim.boundaries))
+        return float(high * optim.factor ** sum(step >= boundary for boundary in optim.boundaries))
     if optim.schedule == "exponential":
         begin = optim.boundaries[0] if optim.boundaries else 0
-        power = max(taken - begin, 0) / (optim.decay_steps or 1)
+        power = max(step - begin, 0) / (optim.decay_steps or 1)
         return max(high * optim.factor ** (math.floor(power) if optim.staircase else power), low)
     return high

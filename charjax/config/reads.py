@@ -1,8 +1,8 @@
-"""The choices under which each setting is read.
+"""The conditions under which a run reads each setting.
 
-Every setting is listed in `READ`, with the conditions that must all hold for a run to read it; no
-condition means that every run does. A setting that no condition lets through is "unread":
-`charjax.config.load_config` refuses a value other than its default there.
+`READ` lists every setting with the conditions that must all hold for a run to read it; without
+conditions every run reads it. If one fails the setting is "unread", and
+`charjax.config.load_config` rejects a value other than its default.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ class When(NamedTuple):
     """A condition on the other settings.
 
     Attributes:
-      choices: the settings (section.key) that decide, the most direct first.
-      holds: whether a resolved configuration satisfies it.
+      choices: the settings (section.key) that it depends on, the most direct first.
+      holds: return True if a resolved configuration satisfies it.
       clause: the reader of the setting, as a part of an error message.
     """
 
@@ -30,7 +30,7 @@ class Unread(NamedTuple):
     """The reason why a run does not read a setting.
 
     Attributes:
-      choices: the settings or flags that decide, as of `When`.
+      choices: the settings or flags that it depends on, as in `When`.
       clause: the reader of the setting, as a part of an error message.
     """
 
@@ -42,7 +42,7 @@ def why_unread(config: Config, name: str) -> Unread | None:
     """Return the reason why a run of a resolved configuration does not read `section.key`.
 
     Returns:
-      The first condition that fails; None where the setting is read.
+      The first condition that fails; None if the setting is read.
     """
     for when in READ.get(name, ()):
         if not when.holds(config):
@@ -74,10 +74,10 @@ _TRAINED = When(
 _HELD_OUT = When(
     ("data.val_fraction",),
     lambda config: config.data.val_fraction > 0,
-    "it is about the part of the text that is held out, and data.val_fraction is {}",
+    "it concerns the held-out part of the text, and data.val_fraction is {}",
 )
 _NAMED = When(("data.path",), lambda config: config.data.path is None, "data.path is read instead")
-# A split follows from the corpus and the layout where it is not given.
+# An unset split follows from the corpus and the layout.
 _INTERLEAVED = When(
     ("data.split", "data.name", "data.path", "data.layout"),
     lambda config: config.data.split == "interleaved",
@@ -93,7 +93,7 @@ _HIDDEN = When(
     lambda config: getattr(config.model, "hidden", (1,)) != (),
     "only hidden layers have one, and model.hidden is empty",
 )
-# Embedding and readout have draws of their own.
+# Embedding and readout are drawn by rules of their role.
 _KERNELS = When(
     ("model.kind",),
     lambda config: config.model.has_hidden_kernels,
@@ -131,7 +131,7 @@ READ: dict[str, tuple[When, ...]] = {
     "data.sampling": (_TRAINED,),
     "data.rows": (_INTERLEAVED, _HELD_OUT),
     "data.chunk": (_INTERLEAVED, _HELD_OUT),
-    # Settings of [model] are those of the one family; all are read but for these.
+    # Settings of [model] belong to one family; all are read except these.
     **{f"model.{key}": () for family in FAMILIES.values() for key in family.model_fields},
     "model.alpha": (_one_of("model.smoothing", "additive"),),
     "model.norm": (_HIDDEN,),
@@ -166,7 +166,7 @@ READ: dict[str, tuple[When, ...]] = {
     "optim.accumulate_steps": (_TRAINED,),
     "train.steps": (_TRAINED,),
     "train.batch_size": (_TRAINED,),
-    # Of the samples, too.
+    # Samples read it, too.
     "train.seed": (),
     "train.log_every": (_TRAINED,),
     "train.sample_every": (_TRAINED,),
@@ -175,12 +175,12 @@ READ: dict[str, tuple[When, ...]] = {
     "eval.every": (_TRAINED,),
     "eval.protocol": (_TRAINED, _HELD_OUT),
     "eval.batches": (_TRAINED, _HELD_OUT, _RANDOM),
-    # Of `python -m charjax.evaluate`, too, which can score the training part.
+    # `python -m charjax.evaluate` reads it too, and can score the training part.
     "eval.batch_size": (),
     "checkpoint.every": (_TRAINED,),
     "checkpoint.keep": (_TRAINED,),
     "runtime.device": (),
-    # A bigram computes in float32 either way; the setting is about the run as a whole.
+    # A bigram computes in float32 either way, but the setting concerns the whole run.
     "runtime.dtype": (_TRAINED,),
     "runtime.deterministic": (_ON_GPU,),
 }

@@ -23,22 +23,22 @@ Layout = Literal["stream", "lines", "pairs"]
 class DataConfig(Section):
     """The text, its split, and its layout in batches."""
 
-    name: Corpus = Field("stdlib", description="a corpus that is found, cached or downloaded")
+    name: Corpus = Field("stdlib", description="a named corpus: found, cached or downloaded")
     path: str | None = Field(
-        None, min_length=1, description="a text file of your own; overrides data.name"
+        None, min_length=1, description="your own text file; overrides data.name"
     )
-    tokenizer: Literal["char", "byte"] = Field("char", description="what one token is")
+    tokenizer: Literal["char", "byte"] = Field("char", description="unit of a token")
     split: Split | None = Field(
-        None, description="how train, val and test are cut; unset: the corpus's own"
+        None, description="the split into train, val and test; unset: the corpus's default"
     )
     val_fraction: float = Field(
-        0.1, ge=0, lt=0.5, description="part held out (shuffled_lines: also the test part's size)"
+        0.1, ge=0, lt=0.5, description="fraction held out (shuffled_lines: also the test part's)"
     )
     layout: Layout | None = Field(
-        None, description="windows of one text, one document a line, or (context, target) pairs"
+        None, description="windows of one text, one document per line, or (context, target) pairs"
     )
     sampling: Literal["random", "epoch", "contiguous"] = Field(
-        "random", description="with replacement; each window once an epoch; rows read in order"
+        "random", description="with replacement; each window once per epoch; rows read in order"
     )
     rows: Count = Field(100, description="interleaved: rows the text is folded into")
     chunk: Count = Field(100, description="interleaved: characters per chunk of a row")
@@ -111,7 +111,7 @@ class InitConfig(Section):
         None, ge=0, description="critical: biases N(0, sigma_b^2); unset: sqrt(0.05)"
     )
     epsilon: float | None = Field(
-        None, gt=0, description="layerscale: the gains at first; unset: by depth, as in the paper"
+        None, gt=0, description="layerscale: initial gains; unset: by depth, as in the paper"
     )
     forget_bias: float | None = Field(
         None, description="forget_bias: the bias of the forget gate; unset: 1"
@@ -121,11 +121,14 @@ class InitConfig(Section):
     )
     base_width: Width | None = Field(
         None,
-        description="mup, depth_mup, completep, spectral: the width at which the learning rate is "
-        "meant as given; unset: 128",
+        description="mup, depth_mup, completep, spectral: the width to which the learning rate "
+        "refers; unset: 128",
     )
     base_depth: int | None = Field(
-        None, ge=1, le=512, description="depth_mup, completep: likewise the blocks; unset: 4"
+        None,
+        ge=1,
+        le=512,
+        description="depth_mup, completep: likewise the number of blocks; unset: 4",
     )
 
 
@@ -135,12 +138,12 @@ class OptimConfig(Section):
     kind: Literal["adamw", "sgd", "rmsprop"] = Field("adamw", description="the optimiser")
     learning_rate: float = Field(1e-3, gt=0, description="the highest learning rate")
     schedule: Literal["constant", "cosine", "step", "exponential"] = Field(
-        "constant", description="how the learning rate moves after the warm-up"
+        "constant", description="the learning rate after the warm-up"
     )
     warmup_steps: Period = Field(0, description="steps of linear warm-up")
     decay_steps: Count | None = Field(
         None,
-        description="cosine: where it ends; exponential: steps a factor; unset: train.steps",
+        description="cosine: the last step; exponential: steps per factor; unset: train.steps",
     )
     min_learning_rate: float = Field(0.0, ge=0, description="cosine, exponential: the floor")
     boundaries: tuple[Count, ...] = Field(

@@ -1,1 +1,1 @@
-"""Parameters to and from PyTorch's state dicts: one file a layout, and files without pickle."""
+"""Conversion to and from PyTorch's state dicts: one module per layout, safetensors files."""

@@ -1,4 +1,4 @@
-"""What a layout is: under which names, and turned which way, PyTorch holds a family's parameters.
+"""Layouts: the names and orientation under which PyTorch holds a family's parameters.
 
 Letters in shapes: V vocabulary, C context length, D, E, H widths.
 """
@@ -14,114 +14,116 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def unchanged(array: np.ndarray) -> np.ndarray:
-    """The array itself."""
+    """Return the array itself."""
     return array
 
 
 def transpose(array: np.ndarray) -> np.ndarray:
-    """A matrix turned: torch.nn.Linear keeps (fan_out, fan_in), flax (fan_in, fan_out)."""
+    """Return the transpose: torch.nn.Linear holds (fan_out, fan_in), flax (fan_in, fan_out)."""
     return array.T
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One tensor of a state dict and the variable it is here.
+    """A tensor of a state dict and the flax variable that it corresponds to.
 
     Attributes:
       name: in the state dict.
       path: of the variable, as in `params/readout/kernel`.
       shape: in the state dict.
-      to_ours: from the tensor to the variable.
-      to_torch: and back.
-      is_copy: a second name of a parameter; a state dict may leave it out.
+      to_flax: from the tensor to the variable.
+      to_torch: from the variable to the tensor.
+      is_alias: a second name of a parameter, which a state dict may leave out.
     """
 
     name: str
     path: str
     shape: tuple[int, ...]
-    to_ours: Callable[[np.ndarray], np.ndarray] = unchanged
+    to_flax: Callable[[np.ndarray], np.ndarray] = unchanged
     to_torch: Callable[[np.ndarray], np.ndarray] = unchanged
-    is_copy: bool = False
+    is_alias: bool = False
 
 
-def matrix(name: str, path: str, fan_out: int, fan_in: int) -> Tensor:
-    """A torch.nn.Linear's weight."""
+def linear_weight(name: str, path: str, fan_out: int, fan_in: int) -> Tensor:
+    """Return the entry of a torch.nn.Linear's weight."""
     return Tensor(name, path, (fan_out, fan_in), transpose, transpose)
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
-    """What the names and shapes of a state dict tell.
+class Inferred:
+    """Settings inferred from the names and shapes of a state dict.
 
     Attributes:
-      settings: of the section `model`; None where no tensor tells.
+      settings: of the section `model`; None for one that the tensors do not determine.
       vocab_size: V, or None.
-      free: settings of these that a config may contradict.
+      overridable: names of those settings that a config may contradict.
       data: settings of the section `data` that such a model needs.
     """
 
     settings: dict[str, Any]
     vocab_size: int | None
-    free: frozenset[str] = frozenset()
+    overridable: frozenset[str] = frozenset()
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A setting that no tensor shows and that decides which function a state dict is.
+    """A setting that changes the model's function and that no tensor determines.
 
     Attributes:
-      answers: the values it may have and which original has which, for a message.
-      stand_in: the value it has while the tensors are checked.
+      answers: the possible values and the originals that have them, for a message.
+      placeholder: the value used while the tensors are checked.
     """
 
     answers: str
-    stand_in: Any
+    placeholder: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A way to lay out the parameters of a family, or of several.
+    """A layout of the parameters of one family or several.
 
     Attributes:
       title: its name in messages.
-      recognises: whether names of tensors are of this layout.
-      infer: settings from the tensors; wrong shapes are outvoted, not refused.
-      tensors: the state dict of a model: (section `model`, V, the tensors at hand) to its tensors.
-      original: the PyTorch module that computes the function of a section `model`.
-      assumed: the rest of the function that no tensor shows, each with its alternative.
-      ignored: whether a tensor is a buffer that says nothing.
-      asked: settings that no tensor shows and a config must give, in the families that have them.
-      finish: the last word on the variables, by path.
+      recognises: return True for the tensor names of this layout.
+      infer: infer settings from the tensors; a wrong shape is outvoted here and refused later.
+      tensors: map (section `model`, V, a state dict to follow in optional names) to the entries of
+        the model's state dict.
+      original: name the PyTorch module that computes the function of a section `model`.
+      assumptions: describe what no tensor determines, each with its alternative.
+      is_ignored: return True for a buffer without information, by name and array.
+      questions: settings that a config must give, by name; families without them are not asked.
+      finish: transform the variables, by path, after conversion.
     """
 
     title: str
     recognises: Callable[[Iterable[str]], bool]
-    infer: Callable[[Arrays], Told]
+    infer: Callable[[Arrays], Inferred]
     tensors: Callable[[Any, int, Arrays], list[Tensor]]
     original: Callable[[Any], str]
-    assumed: Callable[[Any], str]
-    ignored: Callable[[str, np.ndarray], bool] = lambda name, array: False
-    asked: Mapping[str, Question] = dataclasses.field(default_factory=dict)
+    assumptions: Callable[[Any], str]
+    is_ignored: Callable[[str, np.ndarray], bool] = lambda name, array: False
+    questions: Mapping[str, Question] = dataclasses.field(default_factory=dict)
     finish: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda variables: variables
 
 
-def vote(*candidates: int | None) -> int | None:
-    """The number that most tensors agree on; of several, the first."""
+def most_common(*candidates: int | None) -> int | None:
+    """Return the most frequent number, the first of several; None without candidates."""
     counts = collections.Counter(number for number in candidates if number is not None)
     return counts.most_common(1)[0][0] if counts else None
 
 
-def size(tensors: Arrays, name: str, axis: int, ndim: int = 2) -> int | None:
-    """The length of an axis, or None where there is no such tensor of `ndim` axes."""
+def axis_length(tensors: Arrays, name: str, axis: int, ndim: int = 2) -> int | None:
+    """Return the length of an axis, or None if no tensor of that name has `ndim` axes."""
     array = tensors.get(name)
     return int(array.shape[axis]) if array is not None and array.ndim == ndim else None
 
 
 def count_layers(indices: Iterable[int]) -> int:
-    """The number of layers, from the indices found: a gap is a layer that is missing.
+    """Return the number of layers for the layer indices found in a state dict.
 
-    Unless most are missing: then the highest index is a stray one.
+    A gap counts as a missing layer. If most layers are missing, the highest index is a stray one
+    and is dropped.
     """
     found = sorted(set(indices))
     while found and found[-1] >= 2 * len(found):

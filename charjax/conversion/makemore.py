@@ -1,8 +1,8 @@
 """makemore.py's MLP and Bigram: github.com/karpathy/makemore.
 
-The MLP is a torch.nn.Sequential: `mlp.0` and `mlp.2` there, more where there are more hidden
-layers, and with batch norm a torch.nn.BatchNorm1d between each Linear, then without a bias, and
-its Tanh. It takes the embeddings newest first, ours oldest first.
+The MLP is a torch.nn.Sequential: Linear layers `mlp.0` and `mlp.2`, further ones with more hidden
+layers. With batch norm, each hidden Linear has no bias and a torch.nn.BatchNorm1d stands between it
+and its Tanh. It concatenates the embeddings newest first, charjax oldest first.
 
 Letters: V vocabulary, C context length, E width of an embedding, H width of a hidden layer.
 """
@@ -14,7 +14,15 @@ from collections.abc import Iterable
 import numpy as np
 
 from charjax.config import BigramConfig, MLPConfig
-from charjax.conversion.layout import Arrays, Layout, Tensor, Told, matrix, size, vote
+from charjax.conversion.layout import (
+    Arrays,
+    Inferred,
+    Layout,
+    Tensor,
+    axis_length,
+    linear_weight,
+    most_common,
+)
 
 _LINEAR = re.compile(r"mlp\.(\d{1,4})\.(?:weight|bias|running_mean|running_var)")
 _TABLES = ("logits", "token_embedding_table.weight")
@@ -24,26 +32,26 @@ def _is_mlp(names: Iterable[str]) -> bool:
     return any(_LINEAR.fullmatch(name) for name in names)
 
 
-def _infer_mlp(tensors: Arrays) -> Told:
+def _infer_mlp(tensors: Arrays) -> Inferred:
     last = max((int(m[1]) for m in map(_LINEAR.fullmatch, tensors) if m), default=0)
     norm = any(name.endswith((".running_mean", ".running_var")) for name in tensors)
     # Linear, Tanh, ..., Linear; with norm Linear, BatchNorm1d, Tanh, ..., Linear.
     stride = 3 if norm else 2
     linears = range(0, last + 1, stride)
-    V = vote(
-        size(tensors, f"mlp.{linears[-1]}.weight", 0),
-        size(tensors, f"mlp.{linears[-1]}.bias", 0, ndim=1),
-        size(tensors, "wte.weight", 0),
+    V = most_common(
+        axis_length(tensors, f"mlp.{linears[-1]}.weight", 0),
+        axis_length(tensors, f"mlp.{linears[-1]}.bias", 0, ndim=1),
+        axis_length(tensors, "wte.weight", 0),
     )
-    rows, E = size(tensors, "wte.weight", 0), size(tensors, "wte.weight", 1)
+    rows, E = axis_length(tensors, "wte.weight", 0), axis_length(tensors, "wte.weight", 1)
     hidden = []
     for i in linears[:-1]:
         after = range(i, i + stride)
         vectors = [f"mlp.{j}.{kind}" for j in after for kind in ("weight", "bias")]
-        widths = (size(tensors, name, 0, ndim=1) for name in vectors)
-        fan_in = size(tensors, f"mlp.{i + stride}.weight", 1)
-        hidden.append(vote(size(tensors, f"mlp.{i}.weight", 0), fan_in, *widths))
-    fan_in = size(tensors, "mlp.0.weight", 1)
+        widths = (axis_length(tensors, name, 0, ndim=1) for name in vectors)
+        fan_in = axis_length(tensors, f"mlp.{i + stride}.weight", 1)
+        hidden.append(most_common(axis_length(tensors, f"mlp.{i}.weight", 0), fan_in, *widths))
+    fan_in = axis_length(tensors, "mlp.0.weight", 1)
     settings = {
         "kind": "mlp",
         "context_length": fan_in // E if fan_in and E and fan_in % E == 0 else None,
@@ -52,7 +60,7 @@ def _infer_mlp(tensors: Arrays) -> Told:
         "norm": "batch" if norm else "none",
         "blank": rows is not None and V is not None and rows == V + 1,
     }
-    return Told(settings, V, data={"layout": "pairs"} if norm else {})
+    return Inferred(settings, V, data={"layout": "pairs"} if norm else {})
 
 
 def _mlp_tensors(config: MLPConfig, vocab_size: int, tensors: Arrays) -> list[Tensor]:
@@ -68,7 +76,7 @@ def _mlp_tensors(config: MLPConfig, vocab_size: int, tensors: Arrays) -> list[Te
             back = functools.partial(_oldest_first, width=E)
             entries.append(Tensor(f"{there}.weight", here, (width, fan_in), back, turn))
         else:
-            entries.append(matrix(f"{there}.weight", here, width, fan_in))
+            entries.append(linear_weight(f"{there}.weight", here, width, fan_in))
         if batch:
             entries += _batch_norm(f"mlp.{stride * i + 1}", f"norm_{i}", width)
         else:
@@ -77,19 +85,19 @@ def _mlp_tensors(config: MLPConfig, vocab_size: int, tensors: Arrays) -> list[Te
     there = f"mlp.{stride * len(config.hidden)}"
     return [
         *entries,
-        matrix(f"{there}.weight", "params/readout/kernel", V, fan_in),
+        linear_weight(f"{there}.weight", "params/readout/kernel", V, fan_in),
         Tensor(f"{there}.bias", "params/readout/bias", (V,)),
     ]
 
 
 def _newest_first(kernel: np.ndarray, width: int) -> np.ndarray:
-    """(C E, H), the oldest character first, to (H, C E), the newest first."""
+    """Convert (C E, H), the oldest character first, to (H, C E), the newest first."""
     blocks_CEH = kernel.reshape(-1, width, kernel.shape[1])
     return blocks_CEH[::-1].reshape(kernel.shape).T
 
 
 def _oldest_first(weight: np.ndarray, width: int) -> np.ndarray:
-    """And back."""
+    """Convert (H, C E), the newest character first, to (C E, H), the oldest first."""
     blocks_HCE = weight.reshape(weight.shape[0], -1, width)
     return blocks_HCE[:, ::-1].reshape(weight.shape).T
 
@@ -103,12 +111,12 @@ def _batch_norm(there: str, name: str, width: int) -> list[Tensor]:
     ]
 
 
-def _assumed_of_mlp(config: MLPConfig) -> str:
+def _mlp_assumptions(config: MLPConfig) -> str:
     norm = "batch norm with epsilon 1e-5, then " if config.norm == "batch" else ""
-    first = "a blank of its own" if config.blank else "symbol 0"
+    first = "a blank symbol" if config.blank else "symbol 0"
     return (
         f"between the linear layers {norm}tanh (not ReLU); the context's embeddings newest first "
-        f"(not oldest first); before a text stands {first}"
+        f"(not oldest first); {first} before a text"
     )
 
 
@@ -122,19 +130,19 @@ MLP = Layout(
     infer=_infer_mlp,
     tensors=_mlp_tensors,
     original=lambda config: "makemore's MLP",
-    assumed=_assumed_of_mlp,
-    ignored=_is_counter,
+    assumptions=_mlp_assumptions,
+    is_ignored=_is_counter,
 )
 
 
 def _is_bigram(names: Iterable[str]) -> bool:
-    # The lecture's GPT has a token_embedding_table too, among much else.
+    # The GPT of the makemore lectures has a token_embedding_table among its other tensors.
     return any(set(names) == {table} for table in _TABLES)
 
 
-def _infer_bigram(tensors: Arrays) -> Told:
+def _infer_bigram(tensors: Arrays) -> Inferred:
     (name,) = tensors
-    return Told({"kind": "bigram"}, size(tensors, name, 0))
+    return Inferred({"kind": "bigram"}, axis_length(tensors, name, 0))
 
 
 def _bigram_tensors(config: BigramConfig, vocab_size: int, tensors: Arrays) -> list[Tensor]:
@@ -148,5 +156,5 @@ BIGRAM = Layout(
     infer=_infer_bigram,
     tensors=_bigram_tensors,
     original=lambda config: "makemore's Bigram",
-    assumed=lambda config: "a row holds the logits after its symbol (not a column)",
+    assumptions=lambda config: "a row (not a column) holds the logits after its symbol",
 )

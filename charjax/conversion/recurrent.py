@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from charjax.config import GRUConfig, LSTMConfig, RNNConfig
 from charjax.conversion.layout import (
     Arrays,
+    Inferred,
     Layout,
     Question,
     Tensor,
-    Told,
+    axis_length,
     count_layers,
-    matrix,
-    size,
-    vote,
+    linear_weight,
+    most_common,
 )
 from charjax.errors import UserError
 
@@ -33,51 +33,57 @@ def _recognises(names: Iterable[str]) -> bool:
 
 
 def _module(tensors: Arrays) -> str | None:
-    """The name of the recurrent module in a state dict."""
+    """Return the name of the recurrent module in a state dict, None without one."""
     found = [match[1] for match in map(_CELL.fullmatch, tensors) if match]
     return max(found, key=found.count) if found else None
 
 
-def _infer(tensors: Arrays) -> Told:
+def _infer(tensors: Arrays) -> Inferred:
     _refuse_variants(tensors)
     module = _module(tensors)
     cells = [match for match in map(_CELL.fullmatch, tensors) if match and match[1] == module]
     n_layer = count_layers(int(match[2]) for match in cells)
     states = [f"{module}.weight_hh_l{i}" for i in range(n_layer)]
-    H = vote(size(tensors, "fc.weight", 1), *(size(tensors, name, 1) for name in states))
+    H = most_common(
+        axis_length(tensors, "fc.weight", 1), *(axis_length(tensors, name, 1) for name in states)
+    )
     rows = [int(tensors[match[0]].shape[0]) for match in cells if tensors[match[0]].ndim]
-    gates = vote(*(count // H for count in rows if H and count % H == 0 and count // H in _KINDS))
-    E = vote(size(tensors, "emb.weight", 1), size(tensors, f"{module}.weight_ih_l0", 1))
+    gates = most_common(
+        *(count // H for count in rows if H and count % H == 0 and count // H in _KINDS)
+    )
+    E = most_common(
+        axis_length(tensors, "emb.weight", 1), axis_length(tensors, f"{module}.weight_ih_l0", 1)
+    )
     settings = {
         "kind": _KINDS.get(gates or 0),
         "n_layer": n_layer or None,
         "d_embed": E,
         "d_hidden": H,
     }
-    readout = size(tensors, "fc.weight", 0), size(tensors, "fc.bias", 0, ndim=1)
-    return Told(settings, vote(size(tensors, "emb.weight", 0), *readout))
+    readout = axis_length(tensors, "fc.weight", 0), axis_length(tensors, "fc.bias", 0, ndim=1)
+    return Inferred(settings, most_common(axis_length(tensors, "emb.weight", 0), *readout))
 
 
 def _refuse_variants(tensors: Arrays) -> None:
-    """Raise a UserError for a module that is no family here, though its tensors resemble one."""
+    """Raise a UserError for a recurrent module that no family of charjax computes."""
     backward = [name for name in tensors if _BACKWARD.fullmatch(name)]
     if backward:
         raise UserError(
-            f"FILE: {backward[0]} is of a bidirectional module, which reads the characters that a "
-            "language model predicts; only bidirectional=False can be imported"
+            f"FILE: {backward[0]} is of a bidirectional module, which would read the characters "
+            "to be predicted; only bidirectional=False can be imported"
         )
     projected = [name for name in tensors if _PROJECTION.fullmatch(name)]
     if projected:
         raise UserError(
-            f"FILE: {projected[0]} is of an LSTM whose state is projected (proj_size), which no "
-            "family here has; only proj_size=0 can be imported"
+            f"FILE: {projected[0]} is of an LSTM with a projected state (proj_size), which no "
+            "family has; only proj_size=0 can be imported"
         )
 
 
 def _tensors(
     config: RNNConfig | GRUConfig | LSTMConfig, vocab_size: int, tensors: Arrays
 ) -> list[Tensor]:
-    # Without a state dict at hand: `gru`, and for the others `rnn`.
+    # Without a state dict to follow: `gru` for a GRU, else `rnn`.
     module = _module(tensors) or ("gru" if config.kind == "gru" else "rnn")
     V, E, H = vocab_size, config.d_embed, config.d_hidden
     G = _GATES[config.kind] * H
@@ -85,14 +91,14 @@ def _tensors(
     for i in range(config.n_layer):
         here = f"params/cell_{i}"
         entries += [
-            matrix(f"{module}.weight_ih_l{i}", f"{here}/input_kernel", G, H if i else E),
-            matrix(f"{module}.weight_hh_l{i}", f"{here}/hidden_kernel", G, H),
+            linear_weight(f"{module}.weight_ih_l{i}", f"{here}/input_kernel", G, H if i else E),
+            linear_weight(f"{module}.weight_hh_l{i}", f"{here}/hidden_kernel", G, H),
             Tensor(f"{module}.bias_ih_l{i}", f"{here}/input_bias", (G,)),
             Tensor(f"{module}.bias_hh_l{i}", f"{here}/hidden_bias", (G,)),
         ]
     return [
         *entries,
-        matrix("fc.weight", "params/readout/kernel", V, H),
+        linear_weight("fc.weight", "params/readout/kernel", V, H),
         Tensor("fc.bias", "params/readout/bias", (V,)),
     ]
 
@@ -109,10 +115,10 @@ RECURRENT = Layout(
     infer=_infer,
     tensors=_tensors,
     original=_original,
-    assumed=lambda config: "a text begins with a state of zeros",
-    asked={
+    assumptions=lambda config: "a text starts from a state of zeros",
+    questions={
         "activation": Question(
-            "tanh (torch.nn.RNN's default) or relu (nonlinearity='relu')", stand_in="tanh"
+            "tanh (torch.nn.RNN's default) or relu (nonlinearity='relu')", placeholder="tanh"
         ),
     },
 )

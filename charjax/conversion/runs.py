@@ -1,18 +1,16 @@
-"""A run's directory made from parameters that were trained elsewhere."""
+"""Write the directory of a run whose parameters were trained elsewhere."""
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from charjax import backend, parallel
+from charjax import parallel
 from charjax.config import Config
 from charjax.conversion.state_dicts import flatten, unflatten
 from charjax.data.tokenizers import Tokenizer
 from charjax.errors import UserError
+from charjax.files import replacing
 from charjax.hardware import environment
 from charjax.models import build_model
 from charjax.run.checkpoint import Checkpoints
@@ -21,15 +19,16 @@ from charjax.run.progress import Progress
 from charjax.training.state import (
     TrainState,
     adam_scales_of,
-    begin_state,
-    kept,
+    initial_state,
+    parameter_count,
+    remove_multipliers,
     scales_of,
     state_shapes,
 )
 
 
 def check_workdir(directory: Path) -> None:
-    """Raise a UserError unless a run can be put there: the directory is empty, or not there."""
+    """Raise a UserError unless the directory is empty or does not exist yet."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         what = "already holds a run" if (directory / "config.toml").exists() else "is not empty"
         what = what if directory.is_dir() else "is not a directory"
@@ -42,44 +41,33 @@ def write_run(
     tokenizer: Tokenizer,
     dataset_digest: str,
     variables: dict[str, Any],
+    devices: list[jax.Device],
 ) -> int:
-    """Write a run that stands at step 0 with these parameters, whole or not at all.
+    """Write a run at step 0 with these parameters, atomically.
 
     Args:
-      directory: not there yet, or empty.
-      config: resolved.
-      tokenizer: of the model's text.
+      directory: empty, or not existing yet.
+      config: the resolved configuration.
+      tokenizer: the alphabet of the model's text.
       dataset_digest: SHA-256 of that text.
       variables: arrays by path, as in `params/readout/kernel`.
+      devices: on which the parameters are placed.
 
     Returns:
       The number of parameters.
     """
-    runtime = config.runtime
-    if runtime.device == "gpu":
-        # A model of a GPU's is imported on whatever there is.
-        runtime = runtime.model_copy(update={"device": "auto"})
-    devices = backend.start_backend(runtime)
     state = _state(config, tokenizer, variables)
     mesh = parallel.make_mesh(devices, config.train.batch_size)
-    noted = environment(devices, mesh)
-    meta = checkpoint_meta(config, tokenizer, dataset_digest, noted, Progress().to_json())
+    facts = environment(devices, mesh)
+    meta = checkpoint_meta(config, tokenizer, dataset_digest, facts, Progress().to_json())
     directory.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
-        mask = os.umask(0)
-        os.umask(mask)
-        made.chmod(0o777 & ~mask)
-        (made / "config.toml").write_text(config.to_toml(), encoding="utf-8")
-        store = Checkpoints(made / "checkpoints", config.checkpoint.keep)
+    with replacing(directory, shared=True) as staging:
+        staging.mkdir()
+        (staging / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+        store = Checkpoints(staging / "checkpoints", config.checkpoint.keep)
         store.save(0, state, meta, best=True)
         store.close()
-        # An empty directory in its place is replaced.
-        made.rename(directory)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
-    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    return parameter_count(state.params)
 
 
 def _state(config: Config, tokenizer: Tokenizer, variables: dict[str, Any]) -> TrainState:
@@ -91,8 +79,8 @@ def _state(config: Config, tokenizer: Tokenizer, variables: dict[str, Any]) -> T
         name: array.shape for name, array in variables.items()
     }
     params = jax.device_put(trees.pop("params"))
-    # What is imported is the function; the scheme of the config says in which parametrisation.
+    # The tensors define the function; the config's scheme defines its parametrisation.
     scales = scales_of(model, config, shapes.params)
     adam_scales = adam_scales_of(model, config, shapes.params)
-    params = kept(params, scales)
-    return begin_state(model, config, params, jax.device_put(trees), scales, adam_scales)
+    params = remove_multipliers(params, scales)
+    return initial_state(model, config, params, jax.device_put(trees), scales, adam_scales)

@@ -1,4 +1,4 @@
-"""State dicts to variables and back: finding the layout, and listing what does not fit."""
+"""Convert state dicts to variables and back; find the layout and list mismatched tensors."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,14 +7,14 @@ import numpy as np
 
 from charjax.config import ModelConfig
 from charjax.conversion.layout import Layout, Tensor
-from charjax.conversion.lectures import LECTURES
 from charjax.conversion.makemore import BIGRAM, MLP
+from charjax.conversion.makemore_lectures import MAKEMORE_LECTURES
 from charjax.conversion.nanogpt import NANOGPT
 from charjax.conversion.recurrent import RECURRENT
 from charjax.errors import UserError
 
-_LAYOUTS = (NANOGPT, RECURRENT, MLP, BIGRAM, LECTURES)
-_OF_KIND = {
+_LAYOUTS = (NANOGPT, RECURRENT, MLP, BIGRAM, MAKEMORE_LECTURES)
+_LAYOUT_OF_KIND = {
     "transformer": NANOGPT,
     "rnn": RECURRENT,
     "gru": RECURRENT,
@@ -23,64 +23,67 @@ _OF_KIND = {
     "bigram": BIGRAM,
 }
 _FLOATS = ("float32", "float64", "float16", "bfloat16")
-# What torch.compile puts before every name.
+# The prefix of every name in a module compiled by torch.compile.
 _COMPILED = "_orig_mod."
 
 
 def to_state_dict(
     config: ModelConfig, vocab_size: int, variables: dict[str, Any], module: str | None = None
 ) -> dict[str, np.ndarray]:
-    """The state dict of a model, by its PyTorch original's names, float32.
+    """Return the state dict of a model under its PyTorch original's names, float32.
 
     Args:
       config: the section `model`.
       vocab_size: V.
-      variables: the model's, as nested dictionaries.
-      module: what a recurrent module is called instead of its usual name.
+      variables: the model's variables, as nested dictionaries.
+      module: the name of the recurrent module, in place of the usual one.
 
     Raises:
-      UserError: the family has no PyTorch original, or no recurrent module to name.
+      UserError: the family has no PyTorch original, or `module` names a recurrent module and the
+        family has none.
     """
-    if config.kind not in _OF_KIND:
+    if config.kind not in _LAYOUT_OF_KIND:
         raise UserError(
-            f"model.kind: {config.kind!r} has no PyTorch original to be exported to; these have: "
-            f"{', '.join(_OF_KIND)}"
+            f"model.kind: {config.kind!r} cannot be exported, as the family has no PyTorch "
+            f"original; families with one: {', '.join(_LAYOUT_OF_KIND)}"
         )
-    layout, named = _OF_KIND[config.kind], {}
+    layout, reference = _LAYOUT_OF_KIND[config.kind], {}
     if module is not None and layout is not RECURRENT:
         raise UserError(
             f"--module: {module!r} given, but {layout.title} has no recurrent module; leave it out"
         )
     if module is not None:
-        # The layout finds the module's name in a state dict at hand.
-        named = {f"{module}.weight_ih_l0": np.zeros(0)}
+        # The layout takes the module's name from a state dict to follow.
+        reference = {f"{module}.weight_ih_l0": np.zeros(0)}
     flat = flatten(variables)
     return {
         entry.name: np.ascontiguousarray(entry.to_torch(np.asarray(flat[entry.path], np.float32)))
-        for entry in layout.tensors(config, vocab_size, named)
+        for entry in layout.tensors(config, vocab_size, reference)
     }
 
 
 def original_of(config: ModelConfig) -> str:
     """Name the PyTorch module that computes a model's function from its state dict."""
-    module: str = _OF_KIND[config.kind].original(config)
+    module: str = _LAYOUT_OF_KIND[config.kind].original(config)
     return module
 
 
 def clean(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> dict[str, np.ndarray]:
-    """The tensors by the names that the original gave them, and their second names.
+    """Return the tensors under the names of the original module, aliases included.
 
-    torch.compile puts a prefix before all; safetensors.torch.save_model leaves out all but one
-    name of a shared tensor, and says so in the header.
+    torch.compile prefixes every name; safetensors.torch.save_model writes a shared tensor under
+    one of its names and lists the others in the metadata.
 
     Raises:
-      UserError: a tensor is there with the prefix and without it.
+      UserError: a tensor occurs both with the prefix and without it.
     """
     cleaned: dict[str, np.ndarray] = {}
     for name, array in tensors.items():
         plain = name.removeprefix(_COMPILED)
         if plain in cleaned:
-            raise UserError(f"FILE: {plain!r} is there twice, with and without {_COMPILED}")
+            raise UserError(
+                f"FILE: {plain!r} occurs twice, with and without {_COMPILED}; remove one of them"
+            )
         cleaned[plain] = array
     for name, other in metadata.items():
         plain, other = name.removeprefix(_COMPILED), other.removeprefix(_COMPILED)
@@ -90,64 +93,68 @@ def clean(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> dict[str,
 
 
 def find_layout(names: Iterable[str]) -> Layout:
-    """The layout that names are of, or a UserError."""
+    """Return the layout with these tensor names, or raise a UserError."""
     names = list(names)
     for layout in _LAYOUTS:
         if layout.recognises(names):
             return layout
     known = ", ".join(layout.title for layout in _LAYOUTS)
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    raise UserError(f"FILE: tensors {shown or '(none)'} are of no layout known here: {known}")
+    raise UserError(f"FILE: tensors {shown or '(none)'} match no known layout; known: {known}")
 
 
 def from_state_dict(
     layout: Layout, config: ModelConfig, vocab_size: int, tensors: dict[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The variables of a model by path, float32, and what was converted, in words.
+    """Return the variables of a model by path, in float32, and the names of the converted dtypes.
 
     Raises:
-      UserError: tensors are missing, not expected, of other shapes or no floats (all are listed);
-        numbers are not finite; or two names of one parameter differ.
+      UserError: tensors are missing, unexpected, of another shape or not floating-point (all are
+        listed); values are not finite; or the two names of one parameter hold different values.
     """
-    held = {name: a for name, a in tensors.items() if not layout.ignored(name, a)}
-    entries = layout.tensors(config, vocab_size, held)
-    misfits = _misfits(entries, held)
+    tensors = {name: a for name, a in tensors.items() if not layout.is_ignored(name, a)}
+    entries = layout.tensors(config, vocab_size, tensors)
+    misfits = _misfits(entries, tensors)
     if misfits:
         raise UserError(
             f"FILE: the tensors are not those of {layout.title} with "
             f"{_describe(config, vocab_size)}: {'; '.join(misfits)}"
         )
-    _check_finite(held)
+    _check_finite(tensors)
     variables = {}
     for entry in entries:
-        if entry.is_copy:
-            _check_copy(entry, entries, held)
+        if entry.is_alias:
+            _check_alias(entry, entries, tensors)
         else:
             # float32 first: a layout's arithmetic is the model's.
-            array = entry.to_ours(np.asarray(held[entry.name], np.float32))
+            array = entry.to_flax(np.asarray(tensors[entry.name], np.float32))
             variables[entry.path] = np.ascontiguousarray(array)
-    dtypes = sorted({array.dtype.name for array in held.values()} - {"float32"})
+    dtypes = sorted({array.dtype.name for array in tensors.values()} - {"float32"})
     return layout.finish(variables), dtypes
 
 
-def _misfits(entries: list[Tensor], held: dict[str, np.ndarray]) -> list[str]:
-    """Every tensor that is not as it should be, in words."""
+def _misfits(entries: list[Tensor], tensors: dict[str, np.ndarray]) -> list[str]:
+    """Describe every tensor that is missing, unexpected, or of another shape or dtype."""
     shapes = {entry.name: entry.shape for entry in entries}
-    needed = [entry for entry in entries if not entry.is_copy]
-    missing = [f"{e.name} {_show(e.shape)}" for e in needed if e.name not in held]
-    extra = [f"{name} {_show(a.shape)}" for name, a in held.items() if name not in shapes]
+    needed = [entry for entry in entries if not entry.is_alias]
+    missing = [f"{e.name} {_show(e.shape)}" for e in needed if e.name not in tensors]
+    extra = [f"{name} {_show(a.shape)}" for name, a in tensors.items() if name not in shapes]
     wrong = [
-        f"{name} is {_show(held[name].shape)}, expected {_show(shape)}"
+        f"{name} is {_show(tensors[name].shape)}, expected {_show(shape)}"
         for name, shape in shapes.items()
-        if name in held and held[name].shape != shape
+        if name in tensors and tensors[name].shape != shape
     ]
     others = [
-        f"{name} is {held[name].dtype.name}, expected float32"
+        f"{name} is {tensors[name].dtype.name}, expected float32"
         for name in shapes
-        if name in held and held[name].dtype.name not in _FLOATS
+        if name in tensors and tensors[name].dtype.name not in _FLOATS
     ]
-    groups = {"missing": missing, "not expected": extra, "of another shape": wrong}
-    groups["of another dtype"] = others
+    groups = {
+        "missing": missing,
+        "not expected": extra,
+        "of another shape": wrong,
+        "of another dtype": others,
+    }
     return [f"{title}: {', '.join(found)}" for title, found in groups.items() if found]
 
 
@@ -156,27 +163,27 @@ def _show(shape: tuple[int, ...]) -> str:
 
 
 def _describe(config: ModelConfig, vocab_size: int) -> str:
-    """The settings of a model that decide its shapes."""
+    """Describe the settings of a model that determine its shapes."""
     names = ("n_layer", "d_model", "d_embed", "d_hidden", "hidden", "context_length", "norm")
-    given = {name: value for name, value in config.model_dump().items() if name in names}
-    given["vocab_size"] = vocab_size
-    return ", ".join(f"{name}={value}" for name, value in given.items())
+    sizes = {name: value for name, value in config.model_dump().items() if name in names}
+    sizes["vocab_size"] = vocab_size
+    return ", ".join(f"{name}={value}" for name, value in sizes.items())
 
 
-def _check_finite(held: dict[str, np.ndarray]) -> None:
-    # A float64 may be past what float32 holds: then it is infinite here.
+def _check_finite(tensors: dict[str, np.ndarray]) -> None:
+    # A float64 beyond the range of float32 becomes infinite.
     with np.errstate(over="ignore"):
-        bad = [name for name, a in held.items() if not np.isfinite(a.astype(np.float32)).all()]
+        bad = [name for name, a in tensors.items() if not np.isfinite(a.astype(np.float32)).all()]
     if bad:
         raise UserError(
-            f"FILE: numbers that are not finite in float32 (NaN or infinite) in: {', '.join(bad)};"
-            " nothing was imported; give a state dict of a run that has not diverged"
+            f"FILE: values that are not finite in float32 (NaN or infinite) in: {', '.join(bad)}; "
+            "give a state dict of a run that has not diverged"
         )
 
 
-def _check_copy(entry: Tensor, entries: list[Tensor], held: dict[str, np.ndarray]) -> None:
-    (first,) = (e.name for e in entries if e.path == entry.path and not e.is_copy)
-    if entry.name in held and not np.array_equal(held[entry.name], held[first]):
+def _check_alias(entry: Tensor, entries: list[Tensor], tensors: dict[str, np.ndarray]) -> None:
+    (first,) = (e.name for e in entries if e.path == entry.path and not e.is_alias)
+    if entry.name in tensors and not np.array_equal(tensors[entry.name], tensors[first]):
         raise UserError(
             f"FILE: {entry.name} differs from {first}, but model.tie_embeddings = true makes them "
             "one parameter; use model.tie_embeddings=false"
@@ -184,7 +191,7 @@ def _check_copy(entry: Tensor, entries: list[Tensor], held: dict[str, np.ndarray
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, by paths with slashes."""
+    """Flatten nested dictionaries into one with paths such as `params/readout/kernel`."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         path = f"{prefix}{name}"
@@ -193,7 +200,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
-    """And back."""
+    """Nest a dictionary of `flatten` again."""
     tree: dict[str, Any] = {}
     for path, value in flat.items():
         *folders, name = path.split("/")

@@ -1,1 +1,1 @@
-"""From a text to batches: corpora, tokenizers, datasets, windows, batches."""
+"""The path from a text to batches: corpora, tokenizers, splits, windows, batches."""

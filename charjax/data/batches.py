@@ -1,20 +1,19 @@
 """Batches as a pure function of (seed, step), drawn inside jit from a text on the device.
 
-Letters: N tokens of the split, D documents, W windows, B rows of a batch, T targets of a row,
-S = lookback + T inputs of a row, P = S + 1 characters read for them.
+Letters: N tokens of the split, D documents, W windows, B rows of a batch, T targets per row,
+S = lookback + T inputs per row, P = S + 1 characters read for both.
 """
 
 import dataclasses
 import functools
-import zlib
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from charjax.data.datasets import Split
 from charjax.data.indices import shuffled_indices, uniform_indices
+from charjax.data.splits import Split
 from charjax.data.windows import (
     EvalWindows,
     Grid,
@@ -26,6 +25,7 @@ from charjax.data.windows import (
     shares_boundaries,
     streams,
 )
+from charjax.random_streams import purpose_key
 
 __all__ = [
     "Batch",
@@ -34,7 +34,6 @@ __all__ = [
     "evaluation_windows",
     "gather_windows",
     "make_source",
-    "source_key",
 ]
 
 Layout = Literal["stream", "lines", "pairs"]
@@ -42,14 +41,14 @@ Sampling = Literal["random", "epoch", "contiguous"]
 
 
 class Batch(NamedTuple):
-    """What a model is trained on in one step.
+    """One batch of training windows.
 
     Attributes:
       inputs: (B, S) int32; inputs[:, lookback + i] is the character before targets[:, i].
-        Positions before the document's start, and those past its end, hold token 0.
+        Positions before the document's start and past its end hold token 0.
       targets: (B, T) int32.
       weights: (B, T) float32: 1 for a target, 0 for padding.
-      restart: () bool: a carried state begins afresh here.
+      restart: () bool: a carried state is reset here.
     """
 
     inputs: Array
@@ -72,18 +71,18 @@ class Batch(NamedTuple):
 )
 @dataclasses.dataclass(frozen=True)
 class BatchSource:
-    """Where batches come from: a pytree, to be passed to jit as an argument.
+    """Source of batches: a pytree, to be passed to jit as an argument.
 
     Attributes:
       tokens: (N,) uint8 or uint16, on the device.
       key: the typed PRNG key of this source.
-      windows: what can be drawn; contiguous: the B streams.
+      windows: the windows that can be drawn; with contiguous sampling, the B streams.
       sampling: random, epoch or contiguous.
       batch_size: B.
       window: T.
-      lookback: inputs before the one that stands before the first target.
-      batches_per_epoch: batches in which every window occurs once.
-      has_boundaries: documents are told apart by token 0, not by `windows`.
+      lookback: inputs before the one that precedes the first target.
+      batches_per_epoch: number of batches in which every window occurs once.
+      has_boundaries: token 0 separates the documents, instead of `windows`.
     """
 
     tokens: Array
@@ -97,7 +96,7 @@ class BatchSource:
     has_boundaries: bool
 
     def draw(self, step: Array) -> Batch:
-        """The batch of a step, () int32; a pure function, to be called inside jit."""
+        """Return the batch of a step, () int32; a pure function, to be called inside jit."""
         restart = jnp.array(True)
         if self.sampling == "random":
             doc_starts_B, starts_B, lengths_B = self._random(step)
@@ -119,24 +118,24 @@ class BatchSource:
         return batch._replace(inputs=inputs_BS, restart=restart)
 
     def _random(self, step: Array) -> tuple[Array, Array, Array]:
-        """Windows drawn with replacement."""
+        """Draw windows with replacement."""
         key = jax.random.fold_in(self.key, step)
         index_B = uniform_indices(key, self.batch_size, self.windows.count)
         return self.windows.locate(index_B.astype(jnp.int32))
 
     def _epoch(self, step: Array) -> tuple[Array, Array, Array]:
-        """The next windows of the epoch's order; the last batch is filled up with empty ones."""
+        """Return the next windows in the epoch's order; empty ones fill up the last batch."""
         key = jax.random.fold_in(self.key, step // self.batches_per_epoch)
         first = step % self.batches_per_epoch * self.batch_size
-        place_B = first + jnp.arange(self.batch_size, dtype=jnp.int32)
-        exists_B = place_B < self.windows.count
-        place_B = jnp.where(exists_B, place_B, 0).astype(jnp.uint32)
-        index_B = shuffled_indices(key, place_B, self.windows.count)
+        position_B = first + jnp.arange(self.batch_size, dtype=jnp.int32)
+        exists_B = position_B < self.windows.count
+        position_B = jnp.where(exists_B, position_B, 0).astype(jnp.uint32)
+        index_B = shuffled_indices(key, position_B, self.windows.count)
         doc_starts_B, starts_B, lengths_B = self.windows.locate(index_B.astype(jnp.int32))
         return doc_starts_B, starts_B, jnp.where(exists_B, lengths_B, 0)
 
     def _contiguous(self, chunk: Array) -> tuple[Array, Array, Array]:
-        """The next T targets of every stream; fewer, or none, where it ends."""
+        """Return the next T targets of every stream; fewer, or none, at its end."""
         assert isinstance(self.windows, Table)
         offset = chunk * self.window
         lengths_B = jnp.clip(self.windows.lengths - offset, 0, self.window)
@@ -144,10 +143,10 @@ class BatchSource:
 
 
 def _from_boundary(inputs_BS: Array) -> Array:
-    """Token 0 instead of everything before a row's last boundary (which is 0 itself)."""
-    place_S = jnp.arange(inputs_BS.shape[1], dtype=jnp.int32)
-    last_B = jnp.max(jnp.where(inputs_BS == 0, place_S, -1), axis=1)
-    return jnp.where(place_S > last_B[:, None], inputs_BS, 0)
+    """Replace everything before a row's last boundary (token 0) by token 0."""
+    position_S = jnp.arange(inputs_BS.shape[1], dtype=jnp.int32)
+    last_B = jnp.max(jnp.where(inputs_BS == 0, position_S, -1), axis=1)
+    return jnp.where(position_S > last_B[:, None], inputs_BS, 0)
 
 
 def make_source(
@@ -160,21 +159,21 @@ def make_source(
     batch_size: int,
     seed: int,
 ) -> BatchSource:
-    """Put a split on the device, ready to be drawn from.
+    """Put a split on the device and return the source of its batches.
 
-    What is drawn: windows of T targets. `stream`: random ones begin anywhere, as in nanoGPT;
-    those of an epoch follow one another, the last one of a document being shorter. `lines`: a
-    line's windows follow one another. `pairs`: every target is a window of its own. `contiguous`
-    reads on where the step before has ended, in B streams: B equal parts of one document, or one
+    A batch consists of windows of T targets. With `stream`, random windows start anywhere, as in
+    nanoGPT; the windows of an epoch are adjacent, the last of a document shorter. With `lines`, the
+    windows of a line are adjacent. With `pairs`, every target is one window. `contiguous` sampling
+    continues where the previous step ended, in B streams: B equal parts of one document, or one
     document each.
 
     Args:
-      split: tokens and documents; but for `lines`, one document, documents of equal length that
-        share nothing (interleaved), or, for `pairs`, lines.
+      split: tokens and documents. Except with `lines`: one document, documents of equal length
+        that share no token (interleaved), or, with `pairs`, lines.
       layout: stream, lines or pairs.
       sampling: random, epoch or contiguous.
       window: T; 1 for pairs.
-      lookback: inputs before the one that stands before the first target.
+      lookback: inputs before the one that precedes the first target.
       batch_size: B.
       seed: 0 to 2**32 - 1.
 
@@ -188,7 +187,7 @@ def make_source(
     if layout == "lines":
         windows = line_windows(split, window)
     elif has_boundaries:
-        # Line after line, every token but the first is a target.
+        # Every token of the joined lines but the first is a target.
         windows = Grid(1, split.num_targets, 1, split.num_targets, 1)
     elif sampling == "contiguous":
         windows = streams(split, batch_size)
@@ -200,7 +199,7 @@ def make_source(
         batches = -(-windows.count // batch_size)
     return BatchSource(
         tokens=jnp.asarray(split.tokens),
-        key=source_key(seed),
+        key=purpose_key(seed, "batches"),
         windows=windows,
         sampling=sampling,
         batch_size=batch_size,
@@ -209,11 +208,6 @@ def make_source(
         batches_per_epoch=batches,
         has_boundaries=has_boundaries,
     )
-
-
-def source_key(seed: int | Array) -> Array:
-    """The key of a source: the stream "batches", split from a run's one seed."""
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"batches"))
 
 
 def gather_windows(
@@ -226,24 +220,24 @@ def gather_windows(
     window: int,
     lookback: int,
 ) -> Batch:
-    """Read windows out of a text; to be called inside jit.
+    """Gather windows from a text; to be called inside jit.
 
     Args:
       tokens: (N,) uint8 or uint16.
       doc_starts: (B,) int32, the first token of each window's document.
       starts: (B,) int32, the input before each window's first target.
       lengths: (B,) int32, targets of each window, 0 to `window`.
-      firsts: (B,) int32, the first of them that counts.
+      firsts: (B,) int32, index of the first target with weight 1.
       window: T.
       lookback: inputs before `starts`.
     """
-    place = jnp.arange(-lookback, window + 1, dtype=jnp.int32)
-    at_BP = starts[:, None] + place
+    offset = jnp.arange(-lookback, window + 1, dtype=jnp.int32)
+    at_BP = starts[:, None] + offset
     read_BP = jnp.take(tokens, at_BP, mode="clip").astype(jnp.int32)
-    is_input_BP = (at_BP >= doc_starts[:, None]) & (place < lengths[:, None])
+    is_input_BP = (at_BP >= doc_starts[:, None]) & (offset < lengths[:, None])
     inputs_BS = jnp.where(is_input_BP, read_BP, 0)[:, :-1]
-    place_T = place[lookback:-1]
-    is_target_BT = place_T < lengths[:, None]
+    offset_T = offset[lookback:-1]
+    is_target_BT = offset_T < lengths[:, None]
     targets_BT = jnp.where(is_target_BT, read_BP[:, lookback + 1 :], 0)
-    weights_BT = (is_target_BT & (place_T >= firsts[:, None])).astype(jnp.float32)
+    weights_BT = (is_target_BT & (offset_T >= firsts[:, None])).astype(jnp.float32)
     return Batch(inputs_BS, targets_BT, weights_BT, jnp.array(True))

@@ -1,4 +1,4 @@
-"""Corpora: finding a text, fetching it, reading it, and knowing it by its digest."""
+"""Corpora: find or download a text, read it, and check its digest."""
 
 import dataclasses
 import hashlib
@@ -11,10 +11,10 @@ from pathlib import Path
 from charjax.config import DataConfig
 from charjax.data.download import DownloadError, download, open_https
 from charjax.data.reading import (
-    AS_IT_IS,
     BYTES,
     BYTES_TO_LF,
-    PLAIN,
+    LATIN_1,
+    UTF_8,
     ReadingRules,
     decode_file,
     looks_like_list,
@@ -29,10 +29,10 @@ class Corpus:
     """A text as it was read.
 
     Attributes:
-      name: of the corpus, or the file's.
+      name: the corpus's name, or the file's.
       text: characters; bytes for the byte tokenizer.
-      digest: SHA-256 of the file's bytes (stdlib: of all its files', one after the other).
-      notes: what was done to the text that the user should know of, one line each.
+      digest: SHA-256 of the file's bytes (stdlib: of all its files, concatenated).
+      notes: changes to the text to report to the user, one line each.
       field: the setting or flag that named it.
     """
 
@@ -45,14 +45,14 @@ class Corpus:
 
 @dataclasses.dataclass(frozen=True)
 class _Published:
-    """A file known by its digest.
+    """A published file, identified by its digest.
 
     Attributes:
       url: its public address.
       digest: its SHA-256.
       size: in bytes.
       rules: how it is read, and every later text and prompt of its runs.
-      file_names: what it may be called in $CHARJAX_DATA.
+      file_names: its possible names in $CHARJAX_DATA.
     """
 
     url: str
@@ -67,34 +67,34 @@ _PUBLISHED = {
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
         1_115_394,
-        PLAIN,
+        UTF_8,
         ("shakespeare.txt", "tinyshakespeare.txt", "tinyshakespeare/input.txt"),
     ),
     "names": _Published(
         "https://raw.githubusercontent.com/karpathy/makemore/master/names.txt",
         "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d",
         228_145,
-        PLAIN,
+        UTF_8,
         ("names.txt",),
     ),
     "warpeace": _Published(
         "https://cs.stanford.edu/people/karpathy/char-rnn/warpeace_input.txt",
         "fb66ba999dafe24017cdd59e04c56d385a9c8466993d374fd4c6f08b2142985e",
         3_258_246,
-        # Its published results count bytes: the mark at its start and the CRLFs stay as well.
-        AS_IT_IS,
+        # Its published results count bytes, so the byte order mark and the CRLFs are kept.
+        LATIN_1,
         ("warpeace.txt", "warpeace_input.txt"),
     ),
 }
 
 
 def load_corpus(config: DataConfig) -> Corpus:
-    """Find the text that a config names, and read it.
+    """Find and read the text that a config names.
 
     A published corpus is looked for in $CHARJAX_DATA, then in the user's cache, then downloaded.
 
     Raises:
-      UserError: the text is missing, cannot be read, or is not what it should be.
+      UserError: the text is missing, cannot be read, or has another digest than the published one.
     """
     rules = reading_rules(config)
     if config.path is not None:
@@ -109,28 +109,28 @@ def load_corpus(config: DataConfig) -> Corpus:
 
 
 def reading_rules(config: DataConfig) -> ReadingRules:
-    """How the text of a run is read, and so every later text and prompt of it."""
+    """Return the rules by which a run's text, and every later text and prompt, is read."""
     name = None if config.path is not None else config.name
     if config.tokenizer == "byte":
         return BYTES_TO_LF if name == "stdlib" else BYTES
     published = _PUBLISHED.get(name or "")
-    return PLAIN if published is None else published.rules
+    return UTF_8 if published is None else published.rules
 
 
-def read_file(given: str, rules: ReadingRules, field: str) -> Corpus:
-    """Read a text file of the user's own.
+def read_file(name: str, rules: ReadingRules, field: str) -> Corpus:
+    """Read a text file of the user's.
 
     Args:
-      given: its path.
+      name: its path.
       rules: how it is read.
       field: the setting or flag that names it.
 
     Raises:
-      UserError: it is missing, empty, too large, or not such a text.
+      UserError: it is missing, empty, too large, or not a text by these rules.
     """
-    path = Path(os.path.expanduser(given))
+    path = Path(os.path.expanduser(name))
     raw = read_bytes(path, field)
-    text, notes = decode_file(raw, rules, given, field)
+    text, notes = decode_file(raw, rules, name, field)
     return Corpus(path.name, text, hashlib.sha256(raw).hexdigest(), notes, field)
 
 
@@ -138,14 +138,14 @@ def _with_list_note(corpus: Corpus) -> Corpus:
     if not looks_like_list(corpus.text):
         return corpus
     note = (
-        "the text looks like a list of one item a line and is read as one text; with "
-        "data.layout=lines each line is a document of its own"
+        "the text looks like a list with one item per line and is read as one text; with "
+        "data.layout=lines each line is one document"
     )
     return dataclasses.replace(corpus, notes=(*corpus.notes, note))
 
 
 def _find(name: str, published: _Published) -> bytes:
-    """The bytes of a published file, from wherever they are."""
+    """Return the bytes of a published file from $CHARJAX_DATA, the cache or the network."""
     raw = _from_data_directory(name, published)
     if raw is not None:
         return raw
@@ -167,13 +167,13 @@ def _find(name: str, published: _Published) -> bytes:
 
 
 def _from_data_directory(name: str, published: _Published) -> bytes | None:
-    given = os.environ.get("CHARJAX_DATA")
-    if not given:
+    value = os.environ.get("CHARJAX_DATA")
+    if not value:
         return None
-    directory = Path(os.path.expanduser(given))
+    directory = Path(os.path.expanduser(value))
     if not directory.is_dir():
         raise UserError(
-            f"CHARJAX_DATA: {given!r} is not a directory; set it to the one that holds "
+            f"CHARJAX_DATA: {value!r} is not a directory; set it to the one that holds "
             f"{published.file_names[0]}, or unset it"
         )
     for path in (directory / file_name for file_name in published.file_names):
@@ -195,21 +195,21 @@ def _cache_directory() -> Path:
     folder = user_cache()
     if folder is None:
         raise UserError(
-            "CHARJAX_DATA: not set, and there is no home directory to keep downloads in; set it to "
-            "a directory that holds the file, or use data.name=stdlib, which needs no download"
+            "CHARJAX_DATA: not set, and no home directory for downloads exists; set it to a "
+            "directory that holds the file, or use data.name=stdlib, which needs no download"
         )
     return folder
 
 
-# Tests are no library; site-packages are not Python's own; the build's configuration holds paths
-# of the machine, and sitecustomize is the distribution's.
+# Left out: tests, installed packages, the build's configuration (it holds paths of the machine)
+# and sitecustomize (it belongs to the distribution).
 _LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 _LEFT_OUT_FILES = {"sitecustomize.py", "usercustomize.py"}
 _LEFT_OUT_PREFIXES = ("_sysconfigdata", "config-")
 
 
 def _read_stdlib(rules: ReadingRules) -> Corpus:
-    """Python's own library source: its ASCII modules, in the order of their paths."""
+    """Read the source of Python's standard library: its ASCII modules, sorted by path."""
     root = Path(sysconfig.get_path("stdlib"))
     pieces = []
     for path in sorted(_modules(root), key=lambda path: path.relative_to(root).parts):
@@ -218,8 +218,8 @@ def _read_stdlib(rules: ReadingRules) -> Corpus:
             pieces.append(raw if raw.endswith(b"\n") else raw + b"\n")
     if not pieces:
         raise UserError(
-            f"data.name: 'stdlib' has no source in {root} on this machine; give a text of your "
-            "own with data.path"
+            f"data.name: 'stdlib' has no source in {root} on this machine; give a text file "
+            "with data.path"
         )
     joined = b"".join(pieces)
     digest = hashlib.sha256(joined).hexdigest()

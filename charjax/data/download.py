@@ -1,17 +1,18 @@
-"""Fetching a published file: all of it, with the digest it is known by, or nothing."""
+"""Download a published file atomically and check its SHA-256."""
 
 import contextlib
 import hashlib
 import http.client
-import os
-import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import DownloadColumn, TransferSpeedColumn
+
+from charjax.files import replacing
+from charjax.progress import ProgressBar
 
 _TIMEOUT_SECONDS = 30
 _CHUNK_BYTES = 1 << 16
@@ -20,22 +21,22 @@ Opener = Callable[[str], contextlib.AbstractContextManager[BinaryIO]]
 
 
 class DownloadError(Exception):
-    """A file could not be fetched, or is not the one that was asked for; one line says why."""
+    """A file could not be downloaded or has the wrong digest; the message is one line."""
 
 
 @contextlib.contextmanager
 def open_https(url: str) -> Iterator[BinaryIO]:
-    """The body of a page; https only, redirections included.
+    """Open an https address; a redirection must lead to https too.
 
     Raises:
-      DownloadError: the address, or where it leads, is not https.
-      OSError: no network, no such page, or no answer within half a minute.
+      DownloadError: the address, or the target of its redirection, is not https.
+      OSError: no network, no such page, or no response within 30 seconds.
     """
     if not url.startswith("https://"):
         raise DownloadError(f"{url} is not an https address")
     with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response:
         if not response.geturl().startswith("https://"):
-            raise DownloadError(f"{url} leads to {response.geturl()}, which is not https")
+            raise DownloadError(f"{url} redirects to {response.geturl()}, which is not https")
         yield response
 
 
@@ -60,7 +61,7 @@ def download(url: str, target: Path, *, digest: str, size: int, opener: Opener) 
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(target) as file:
+        with replacing(target, shared=True) as temporary, temporary.open("wb") as file:
             raw = _copy(url, file, size, opener, target.name)
             found = hashlib.sha256(raw).hexdigest()
             if found != digest:
@@ -71,39 +72,14 @@ def download(url: str, target: Path, *, digest: str, size: int, opener: Opener) 
     return raw
 
 
-@contextlib.contextmanager
-def _replacing(target: Path) -> Iterator[IO[bytes]]:
-    """A temporary file that becomes `target` if the block ends well, and is removed otherwise."""
-    descriptor, name = tempfile.mkstemp(
-        dir=target.parent, prefix=f".{target.name}.", suffix=".part"
-    )
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def _copy(url: str, file: IO[bytes], size: int, opener: Opener, label: str) -> bytes:
-    console = Console(stderr=True)
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+def _copy(url: str, file: BinaryIO, size: int, opener: Opener, label: str) -> bytes:
+    columns = (DownloadColumn(), TransferSpeedColumn())
+    bar = ProgressBar(Console(stderr=True), f"downloading {label}", *columns, total=size)
     raw = bytearray()
-    with progress:
-        task = progress.add_task(f"downloading {label}", total=size)
-        with opener(url) as response:
-            # One byte more than there should be is enough to fail the digest.
-            while len(raw) <= size and (chunk := response.read(_CHUNK_BYTES)):
-                raw += chunk
-                file.write(chunk)
-                progress.update(task, completed=len(raw))
+    with bar, opener(url) as response:
+        # One byte more than there should be is enough to fail the digest.
+        while len(raw) <= size and (chunk := response.read(_CHUNK_BYTES)):
+            raw += chunk
+            file.write(chunk)
+            bar.update(completed=len(raw))
     return bytes(raw)

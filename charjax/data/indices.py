@@ -1,6 +1,6 @@
-"""Which window comes next: random indices, and a shuffled order that needs no memory.
+"""Window indices of a batch: uniform draws, and a shuffled order without a table in memory.
 
-All arithmetic is on uint32, since JAX has no wider integers by default. Letters: B rows of a batch.
+All arithmetic is on uint32, the widest integers of JAX by default. Letters: B rows of a batch.
 """
 
 import math
@@ -13,11 +13,11 @@ _ROUNDS = 8
 
 
 def uniform_indices(key: Array, batch_size: int, count: int) -> Array:
-    """Uniform random integers below `count`, with replacement.
+    """Draw uniform random integers below `count`, with replacement.
 
-    floor(u * count / 2**64) of a 64-bit random u. (`jax.random.randint` takes 32 random bits
-    modulo `count`: in a text of 10**9 characters, part would be drawn 5 times where the rest is
-    drawn 4.)
+    Each is floor(u * count / 2**64) with a 64-bit random u. (`jax.random.randint` takes 32 random
+    bits modulo `count`: in a text of 10**9 characters, some indices would be 5/4 times as likely
+    as the others.)
 
     Args:
       key: a typed PRNG key.
@@ -34,7 +34,7 @@ def uniform_indices(key: Array, batch_size: int, count: int) -> Array:
 
 
 def _multiply_high(a: Array, b: int) -> Array:
-    """The upper 32 of the 64 bits of a * b, by products of 16-bit halves."""
+    """Return the upper 32 of the 64 bits of a * b, by products of 16-bit halves."""
     a_high, a_low = a >> 16, a & 0xFFFF
     b_high, b_low = jnp.uint32(b >> 16), jnp.uint32(b & 0xFFFF)
     upper = a_high * b_low + (a_low * b_low >> 16)
@@ -43,15 +43,15 @@ def _multiply_high(a: Array, b: int) -> Array:
 
 
 def shuffled_indices(key: Array, index_B: Array, count: int) -> Array:
-    """Where each place of an order falls in a keyed permutation of range(count).
+    """Apply a keyed permutation of range(count) to positions.
 
-    A generalised Feistel network on Z_a x Z_b with a * b just above `count`, and cycle-walking:
-    what falls outside is sent through again (Black and Rogaway 2002, "Ciphers with Arbitrary
-    Finite Domains"). Every round is a bijection, so the whole is one for every key.
+    A generalised Feistel network on Z_a x Z_b with a * b just above `count`, with cycle-walking: a
+    value of at least `count` is permuted again (Black and Rogaway 2002, "Ciphers with Arbitrary
+    Finite Domains"). Every round is a bijection, so the network is a permutation for every key.
 
     Args:
-      key: a typed PRNG key; each gives another order.
-      index_B: places, (B,) uint32 below `count`.
+      key: a typed PRNG key; it selects the permutation.
+      index_B: positions, (B,) uint32 below `count`.
       count: 1 to 2**31.
 
     Returns:
@@ -76,7 +76,7 @@ def shuffled_indices(key: Array, index_B: Array, count: int) -> Array:
 
 
 def _mix(x: Array) -> Array:
-    """A 32-bit hash in which every input bit moves every output bit (Wellons 2018, lowbias32)."""
+    """Hash 32 bits; every input bit affects every output bit (lowbias32, Wellons 2018)."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
     return x ^ (x >> 16)

@@ -1,4 +1,4 @@
-"""Reading: a file's bytes as a text, by rules that a run applies to every later text and prompt."""
+"""Decode files and prompts, by rules that a run applies to its text and to every later one."""
 
 import dataclasses
 import os
@@ -8,7 +8,7 @@ from typing import Any, AnyStr
 from charjax.data.tokenizers import CharTokenizer, Tokenizer
 from charjax.errors import UserError
 
-# Positions in a text are int32 on the device, with room for a window past the end; a text has at
+# Positions in a text are int32 on the device and may exceed its length by a window. A text has at
 # most as many characters as its file has bytes.
 _MOST_BYTES = 2_000_000_000
 _BYTE_ORDER_MARK = "\ufeff"
@@ -16,12 +16,12 @@ _BYTE_ORDER_MARK = "\ufeff"
 
 @dataclasses.dataclass(frozen=True)
 class ReadingRules:
-    """How bytes become a text.
+    """Rules to decode bytes.
 
     Attributes:
-      encoding: utf-8 or latin-1; None where the text is the bytes themselves.
-      drop_mark: a byte order mark at the start is dropped.
-      to_lf: CRLF becomes LF.
+      encoding: utf-8 or latin-1; None if the text is the bytes themselves.
+      drop_mark: drop a byte order mark at the start.
+      to_lf: convert CRLF to LF.
     """
 
     encoding: str | None = "utf-8"
@@ -29,17 +29,17 @@ class ReadingRules:
     to_lf: bool = True
 
 
-PLAIN = ReadingRules()
-AS_IT_IS = ReadingRules("latin-1", drop_mark=False, to_lf=False)
+UTF_8 = ReadingRules()
+LATIN_1 = ReadingRules("latin-1", drop_mark=False, to_lf=False)
 BYTES = ReadingRules(None, drop_mark=False, to_lf=False)
 BYTES_TO_LF = ReadingRules(None, drop_mark=False)
 
 
 def read_bytes(path: Path, field: str) -> bytes:
-    """All bytes of a regular file.
+    """Read all bytes of a regular file.
 
     Args:
-      path: of the file.
+      path: the file.
       field: the setting or flag that names it.
 
     Raises:
@@ -66,27 +66,29 @@ def read_bytes(path: Path, field: str) -> bytes:
 
 
 def decode_file(
-    raw: bytes, rules: ReadingRules, shown: str, field: str
+    raw: bytes, rules: ReadingRules, name: str, field: str
 ) -> tuple[str | bytes, tuple[str, ...]]:
-    """The text of a file, and notes: the changes that reading made, and what looks like a mistake.
+    """Decode a file; return its text, and notes on changes and likely mistakes.
 
     Args:
       raw: the file's bytes.
-      rules: how they are read.
-      shown: the file, as messages name it.
+      rules: how they are decoded.
+      name: the file, as messages name it.
       field: the setting or flag that names it.
 
     Raises:
       UserError: the file is empty, compressed, or not text in this encoding.
     """
-    named = f"{field}: {shown!r}"
+    named = f"{field}: {name!r}"
     packed = _compression(raw)
     text: str | bytes
     if rules.encoding is None:
         text, notes = _unify_line_ends(raw, rules)
         if packed:
-            kind = f"the file is compressed by {packed[0]}, and its bytes are read as they are"
-            notes = (kind, *notes)
+            note = (
+                f"the file is compressed by {packed[0]}, and its bytes are read without unpacking"
+            )
+            notes = (note, *notes)
     else:
         if packed:
             raise UserError(
@@ -119,14 +121,14 @@ def _compression(raw: bytes) -> tuple[str, str] | None:
 
 
 def _check_wide_encoding(raw: bytes, named: str, remedy: str) -> None:
-    """Refuse UTF-16 and UTF-32, with a mark or without one."""
+    """Raise a UserError for UTF-16 and UTF-32, with a byte order mark or without one."""
     kind = None
     if raw.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         kind = "UTF-32"
     elif raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         kind = "UTF-16"
     else:
-        # Of ASCII in UTF-16 every second byte is zero.
+        # In UTF-16 of ASCII every second byte is zero.
         start = raw[: 1 << 12]
         halves = start[0::2].count(0), start[1::2].count(0)
         enough = len(start) // 2 * 0.4
@@ -147,8 +149,8 @@ def _decode_characters(
         choice = ", or read its bytes with data.tokenizer=byte" if field == "data.path" else ""
         raise UserError(
             f"{named} is not text: it has a zero byte at offset {nul:,} (line "
-            f"{raw.count(10, 0, nul) + 1:,}; {raw.count(0):,} in all); remove them (tr -d '\\000' "
-            f"< OLD > NEW){choice}"
+            f"{raw.count(10, 0, nul) + 1:,}; {raw.count(0):,} in all); remove these bytes "
+            f"(tr -d '\\000' < OLD > NEW){choice}"
         )
     try:
         text = raw.decode(rules.encoding)
@@ -158,11 +160,11 @@ def _decode_characters(
             f"{raw.count(10, 0, error.start) + 1:,}); {remedy}"
         ) from None
     text, notes = _normalize(text, rules)
-    return text, notes + _suspicions(text)
+    return text, notes + _likely_mistakes(text)
 
 
 def _normalize(text: str, rules: ReadingRules) -> tuple[str, tuple[str, ...]]:
-    """The text without its first mark, lines ended by LF, and notes of what was changed."""
+    """Drop the first byte order mark, convert line ends to LF, and note the changes."""
     mark = rules.drop_mark and text.startswith(_BYTE_ORDER_MARK)
     text, notes = _unify_line_ends(text[1:] if mark else text, rules)
     dropped = ("the byte order mark at the start of the text was dropped",) if mark else ()
@@ -174,18 +176,18 @@ def _unify_line_ends(text: AnyStr, rules: ReadingRules) -> tuple[AnyStr, tuple[s
     count = text.count(crlf) if rules.to_lf else 0
     if not count:
         return text, ()
-    note = f"{count:,} line ends were CRLF and were made LF"
+    note = f"{count:,} line ends were CRLF and were converted to LF"
     return text.replace(crlf, crlf[1:]), (note,)
 
 
-def _suspicions(text: str) -> tuple[str, ...]:
-    """Notes of what stays in a text, but was hardly meant."""
+def _likely_mistakes(text: str) -> tuple[str, ...]:
+    """Note what is kept in a text but is probably a mistake."""
     notes = []
-    # They stay: an alphabet without them would no longer be that of the runs that were saved.
+    # They are kept: dropping them would change the alphabet of saved runs.
     if count := text.count(_BYTE_ORDER_MARK):
         notes.append(
             f"byte order marks within the text, as in files joined by cat: {count:,}, read as the "
-            "symbol U+FEFF; remove them from the file if they are not meant"
+            "symbol U+FEFF; remove them from the file unless intended"
         )
     if "\n" not in text and (count := text.count("\r")) > 1:
         notes.append(
@@ -196,11 +198,11 @@ def _suspicions(text: str) -> tuple[str, ...]:
 
 
 def looks_like_list(text: str | bytes) -> bool:
-    """Whether the start of a text reads as one item a line: short lines of a word or two."""
+    """Return True if a text starts like a list: short lines of one or two words."""
     start = text[: 1 << 18]
-    read = start if isinstance(start, str) else start.decode("latin-1")
-    # The last one may have been cut.
-    lines = read.split("\n")[:-1]
+    decoded = start if isinstance(start, str) else start.decode("latin-1")
+    # The last line may be cut off.
+    lines = decoded.split("\n")[:-1]
     if len(lines) < _LIST_LINES:
         return False
     lengths = sorted(map(len, lines))
@@ -212,7 +214,7 @@ def looks_like_list(text: str | bytes) -> bool:
         blank + indented <= len(lines) // 100
         and words <= _LIST_WORDS * len(lines)
         and long <= _LIST_LENGTH
-        # Long lines of one length are a text that was wrapped.
+        # Long lines of equal length are wrapped text.
         and (typical < _WRAPPED_LENGTH or lengths.count(typical) <= 0.9 * len(lines))
     )
 
@@ -224,38 +226,38 @@ _WRAPPED_LENGTH = 30
 
 
 def read_prompt(
-    given: str | bytes, rules: ReadingRules, tokenizer: Tokenizer, field: str
+    source: str | bytes, rules: ReadingRules, tokenizer: Tokenizer, field: str
 ) -> tuple[str, tuple[str, ...]]:
-    """A prompt as a file with the same text would be read, and notes of what was changed.
+    """Decode a prompt as the run's text was; return it, and notes on changes.
 
     Args:
-      given: words of the command line (bytes that are not UTF-8 as surrogate escapes), or the
+      source: words of the command line (bytes that are not UTF-8 as surrogate escapes), or the
         bytes of a file.
-      rules: of the run.
-      tokenizer: of the run.
-      field: the flag that gives it, as messages name it.
+      rules: the run's rules.
+      tokenizer: the run's tokenizer.
+      field: the flag of the prompt, as messages name it.
 
     Raises:
-      UserError: a file that is not UTF-8, where the run's text was.
+      UserError: a file that is not UTF-8, while the run's text was.
     """
     if rules.encoding == "utf-8":
-        if isinstance(given, bytes):
-            if packed := _compression(given):
+        if isinstance(source, bytes):
+            if packed := _compression(source):
                 raise UserError(
                     f"{field} is compressed by {packed[0]}; decompress it first ({packed[1]})"
                 )
-            _check_wide_encoding(given, field, "convert it to UTF-8")
-            return _decode_characters(given, rules, field, field, "give a text file in UTF-8")
-        return _normalize(given, rules)
-    raw = given if isinstance(given, bytes) else given.encode("utf-8", "surrogateescape")
+            _check_wide_encoding(source, field, "convert it to UTF-8")
+            return _decode_characters(source, rules, field, field, "give a text file in UTF-8")
+        return _normalize(source, rules)
+    raw = source if isinstance(source, bytes) else source.encode("utf-8", "surrogateescape")
     raw, notes = _unify_line_ends(raw, rules)
     if rules.encoding is None:
         return raw.decode("utf-8", "surrogateescape"), notes
     text = raw.decode(rules.encoding)
-    if isinstance(given, str):
-        # A sample of the run, pasted, is in its symbols already; so is ASCII.
+    if isinstance(source, str):
+        # A pasted sample of the run already consists of its symbols; so does ASCII.
         assert isinstance(tokenizer, CharTokenizer)
-        if text == given or tokenizer.find_unknown(text).size:
-            return given, notes
-        notes += (f"the prompt was read as {rules.encoding}, as the run's own text was",)
+        if text == source or tokenizer.find_unknown(text).size:
+            return source, notes
+        notes += (f"the prompt was read as {rules.encoding}, as the run's text was",)
     return text, notes

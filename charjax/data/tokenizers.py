@@ -1,7 +1,7 @@
-"""Tokenizers: a text as small integers and back.
+"""Tokenizers: characters or bytes to token ids and back.
 
-A tokenizer whose texts are lists of lines has `boundary=True`: its token 0 *is* the newline, which
-begins and ends every line.
+A tokenizer of lines has `boundary=True`: its token 0 is the newline, which begins and ends every
+line.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 
 from charjax.errors import UserError
 
-# Characters or bytes handled at once, so that what numpy needs on the way stays in the cache.
+# Characters or bytes encoded at once, so that numpy's intermediate arrays stay in the cache.
 _CHUNK = 1 << 17
 _UNKNOWN = -1
 _MOST_SYMBOLS = 1 << 16
@@ -27,10 +27,10 @@ class UnknownCharacterError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class CharTokenizer:
-    """One token a Unicode character.
+    """Tokenizer with one token per Unicode character.
 
     Attributes:
-      symbols: the alphabet; token i stands for symbols[i].
+      symbols: the alphabet; token i is symbols[i].
       boundary: token 0 is the newline, which begins and ends every line.
     """
 
@@ -43,10 +43,10 @@ class CharTokenizer:
 
     @classmethod
     def from_text(cls, text: str, *, boundary: bool = False) -> "CharTokenizer":
-        """The sorted alphabet of a text; with `boundary` the newline comes first.
+        """Return the tokenizer of a text's sorted alphabet, with `boundary` the newline first.
 
         Raises:
-          UserError: more symbols than two bytes can tell apart.
+          UserError: more symbols than uint16 can number.
         """
         present = np.zeros(sys.maxunicode + 1, bool)
         for codes in _code_points(text):
@@ -67,7 +67,7 @@ class CharTokenizer:
         return len(self.symbols)
 
     def encode(self, text: str) -> np.ndarray:
-        """The tokens (N,) of a text of N characters: uint8, or uint16 past 256 symbols.
+        """Encode a text of N characters as tokens (N,): uint8, or uint16 above 256 symbols.
 
         Raises:
           UnknownCharacterError: a character is not in the alphabet.
@@ -82,19 +82,19 @@ class CharTokenizer:
         return tokens
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of tokens."""
+        """Decode tokens."""
         return "".join([self.symbols[index] for index in np.asarray(ids, np.int64).tolist()])
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values; `tokenizer_from_json` reads them."""
+        """Return the tokenizer as JSON values, read by `tokenizer_from_json`."""
         return {"kind": "char", "symbols": self.symbols, "boundary": self.boundary}
 
     def digest(self) -> str:
-        """SHA-256 over to_json()."""
+        """Return the SHA-256 of to_json()."""
         return _digest(self.to_json())
 
     def find_unknown(self, text: str) -> np.ndarray:
-        """The places (K,) int64 of the characters that are not in the alphabet."""
+        """Return the positions (K,) int64 of the characters that are not in the alphabet."""
         table = self._table()
         found = [
             begin + np.flatnonzero(np.take(table, codes) == _UNKNOWN)
@@ -102,23 +102,23 @@ class CharTokenizer:
         ]
         return np.concatenate(found) if found else np.zeros(0, np.int64)
 
-    def explain_unknown(self, text: str, places_K: np.ndarray) -> str:
-        """The first of the unknown characters of a text, where it stands, and their number."""
-        first = int(places_K[0])
+    def explain_unknown(self, text: str, positions_K: np.ndarray) -> str:
+        """Describe the first unknown character of a text, its position, and their number."""
+        first = int(positions_K[0])
         symbol, line = text[first], text.count("\n", 0, first) + 1
         column = first - text.rfind("\n", 0, first)
         found = text.count(symbol)
         times = "once" if found == 1 else f"{found:,} times"
-        others = "" if found == len(places_K) else f"; {len(places_K):,} unknown in all"
+        others = "" if found == len(positions_K) else f"; {len(positions_K):,} unknown in all"
         known = repr(self.symbols[:100])[1:-1] + ("..." if self.vocab_size > 100 else "")
         return (
             f"the character {symbol!r} (U+{ord(symbol):04X}) at line {line:,}, column {column:,} "
             f"(found {times}{others}) is not one of the "
-            f"{self.vocab_size} symbols that this model knows; leave it out, and use only: {known}"
+            f"{self.vocab_size} symbols of this model; leave it out, and use only: {known}"
         )
 
     def _table(self) -> np.ndarray:
-        """The token of every code point."""
+        """Return the token of every code point."""
         table = np.full(sys.maxunicode + 1, _UNKNOWN, np.int32)
         table[[ord(symbol) for symbol in self.symbols]] = np.arange(self.vocab_size)
         return table
@@ -126,11 +126,11 @@ class CharTokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class ByteTokenizer:
-    """One token a byte of UTF-8.
+    """Tokenizer with one token per byte of UTF-8.
 
     Attributes:
-      boundary: token 0 is the newline, which begins and ends every line; tokens 0 and 10 change
-        places, all others are the bytes themselves.
+      boundary: token 0 is the newline, which begins and ends every line; bytes 0 and 10 are
+        exchanged, every other token is its byte.
     """
 
     boundary: bool = False
@@ -141,24 +141,24 @@ class ByteTokenizer:
         return 256
 
     def encode(self, text: str | bytes) -> np.ndarray:
-        """The tokens (N,) uint8 of a text of N bytes.
+        """Encode a text of N bytes as tokens (N,) uint8.
 
-        Bytes of a command line that are not UTF-8 (surrogate escapes) come through as they were.
+        Surrogate escapes, bytes of a command line that are not UTF-8, become those bytes again.
         """
         raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
         return np.frombuffer(raw.translate(_SWAP) if self.boundary else raw, np.uint8)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of tokens; bytes that are not UTF-8 become U+FFFD."""
+        """Decode tokens; bytes that are not UTF-8 become U+FFFD."""
         raw = np.asarray(ids, np.uint8).tobytes()
         return (raw.translate(_SWAP) if self.boundary else raw).decode("utf-8", "replace")
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values; `tokenizer_from_json` reads them."""
+        """Return the tokenizer as JSON values, read by `tokenizer_from_json`."""
         return {"kind": "byte", "boundary": self.boundary}
 
     def digest(self) -> str:
-        """SHA-256 over to_json()."""
+        """Return the SHA-256 of to_json()."""
         return _digest(self.to_json())
 
 
@@ -168,10 +168,10 @@ Tokenizer = CharTokenizer | ByteTokenizer
 
 
 def tokenizer_from_json(tree: dict[str, Any]) -> Tokenizer:
-    """The tokenizer that `to_json` described.
+    """Return the tokenizer of a `to_json` tree.
 
     Raises:
-      ValueError: of another kind than char or byte.
+      ValueError: its kind is neither char nor byte.
     """
     if tree["kind"] == "char":
         return CharTokenizer(tree["symbols"], tree["boundary"])
@@ -181,7 +181,7 @@ def tokenizer_from_json(tree: dict[str, Any]) -> Tokenizer:
 
 
 def _code_points(text: str) -> Iterator[np.ndarray]:
-    """The code points of a text, _CHUNK at a time; one byte each where that is enough."""
+    """Yield the code points of a text, _CHUNK at a time, in one byte each if that suffices."""
     for begin in range(0, len(text), _CHUNK):
         piece = text[begin : begin + _CHUNK]
         try:

@@ -1,7 +1,7 @@
-"""Windows: where in a text the rows of a batch can lie.
+"""Windows: the positions in a text from which the rows of a batch are read.
 
 Letters: D documents, W windows to train on, K windows to evaluate on, B rows of a batch, T targets
-of a window.
+per window.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from charjax.data.datasets import Split
+from charjax.data.splits import Split
 from charjax.errors import UserError
 
 
@@ -23,10 +23,10 @@ class Grid:
     """Windows at equal distances in documents of equal length: no table in memory.
 
     Attributes:
-      documents: D, one after the other, each with one token more than it has targets.
-      length: targets of a document.
-      stride: from the start of a window to that of the next.
-      per_document: windows of a document.
+      documents: D, consecutive, each with one token more than it has targets.
+      length: targets per document.
+      stride: distance between the starts of successive windows.
+      per_document: windows per document.
       window: T.
     """
 
@@ -38,11 +38,11 @@ class Grid:
 
     @property
     def count(self) -> int:
-        """W."""
+        """Number of windows, W."""
         return self.documents * self.per_document
 
     def locate(self, index_B: Array) -> tuple[Array, Array, Array]:
-        """Start of the document, start and length of each window, (B,) int32."""
+        """Return the document's start, the start and the length of each window, (B,) int32."""
         within_B = index_B % self.per_document * self.stride
         doc_starts_B = index_B // self.per_document * (self.length + 1)
         lengths_B = jnp.minimum(self.length - within_B, self.window)
@@ -56,7 +56,13 @@ class Grid:
 )
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Windows one by one: (W,) int32 each."""
+    """Windows listed one by one: (W,) int32 each.
+
+    Attributes:
+      doc_starts: first token of the window's document.
+      starts: first input of the window.
+      lengths: targets of the window.
+    """
 
     doc_starts: Array
     starts: Array
@@ -64,35 +70,35 @@ class Table:
 
     @property
     def count(self) -> int:
-        """W."""
+        """Number of windows, W."""
         return self.starts.shape[0]
 
     def locate(self, index_B: Array) -> tuple[Array, Array, Array]:
-        """Start of the document, start and length of each window, (B,) int32."""
+        """Return the document's start, the start and the length of each window, (B,) int32."""
         return self.doc_starts[index_B], self.starts[index_B], self.lengths[index_B]
 
 
 def even_windows(split: Split, window: int, *, stride: int) -> Grid:
-    """Windows `stride` apart in documents of equal length that share no token.
+    """Return windows `stride` apart in documents of equal length that share no token.
 
-    With stride 1 all are full; with larger strides the last of a document may be shorter.
+    With stride 1 all are full; with larger strides the last window of a document may be shorter.
     """
     documents, length = len(split.doc_starts), int(split.doc_lengths[0])
     expected = np.arange(documents) * (length + 1)
     if (split.doc_lengths != length).any() or (split.doc_starts != expected).any():
-        raise ValueError("documents of unequal length: lay them out as lines")
+        raise ValueError("documents of unequal length; use the layout of lines")
     per_document = length - window + 1 if stride == 1 else -(-length // stride)
     return Grid(documents, length, stride, per_document, window)
 
 
 class EvalWindows(NamedTuple):
-    """Windows that score every target of a split once; (K,) int32 each.
+    """Windows that together score every target of a split once; (K,) int32 each.
 
     Attributes:
       starts: first input of the window.
       doc_starts: first token of its document.
-      lengths: targets that the window reads.
-      firsts: of these, the first that is scored.
+      lengths: targets of the window.
+      firsts: index of the first target that is scored.
     """
 
     starts: np.ndarray
@@ -102,11 +108,11 @@ class EvalWindows(NamedTuple):
 
 
 def evaluation_windows(split: Split, *, window: int, stride: int) -> EvalWindows:
-    """Windows of `window` targets, `stride` apart, each scoring what the one before did not reach.
+    """Return windows of `window` targets, `stride` apart; each scores its new targets only.
 
     Args:
       split: tokens and documents.
-      window: the most targets a window reads.
+      window: largest number of targets per window.
       stride: 1 to `window`.
     """
     following = np.maximum(split.doc_lengths - window, 0)
@@ -121,16 +127,16 @@ def evaluation_windows(split: Split, *, window: int, stride: int) -> EvalWindows
 
 
 def line_windows(split: Split, window: int) -> Table:
-    """Each line from its start; one longer than the window goes on in further windows."""
+    """Return one window per line; a line longer than the window continues in further windows."""
     table = evaluation_windows(split, window=window, stride=window)
     return _table(table.doc_starts, table.starts, table.lengths)
 
 
 def streams(split: Split, batch_size: int) -> Table:
-    """B streams to be read side by side: B equal parts of one document, or one document each.
+    """Return B streams to read in parallel: B equal parts of one document, or one document each.
 
     Raises:
-      UserError: another number of documents, or fewer targets than streams.
+      UserError: B is not the number of documents, or exceeds the targets of the one document.
     """
     documents = len(split.doc_starts)
     if documents > 1:
@@ -138,14 +144,14 @@ def streams(split: Split, batch_size: int) -> Table:
             raise UserError(
                 f"train.batch_size: {batch_size} rows given (with optim.accumulate_steps), but the "
                 f"{split.name} part has {documents} streams and contiguous sampling reads each in "
-                f"a row of its own; make them {documents}, or set data.rows"
+                f"a separate row; use {documents} rows, or set data.rows"
             )
         return _table(split.doc_starts, split.doc_starts, split.doc_lengths)
     targets = int(split.doc_lengths[0])
     if batch_size > targets:
         raise UserError(
             f"train.batch_size: {batch_size} rows given (with optim.accumulate_steps), but the "
-            f"{split.name} part has only {targets} characters to predict; make them fewer, or "
+            f"{split.name} part has only {targets} characters to predict; use fewer rows, or "
             "give a longer text"
         )
     bounds = np.arange(batch_size + 1) * targets // batch_size
@@ -158,16 +164,16 @@ def _table(doc_starts: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> T
 
 
 def shares_boundaries(split: Split) -> bool:
-    """Whether the documents are lines: the end of each is the start of the next."""
+    """Return True if the documents are lines: the end of each is the start of the next."""
     ends = split.doc_starts + split.doc_lengths
     return len(ends) > 1 and bool((ends[:-1] == split.doc_starts[1:]).all())
 
 
 def check_length(split: Split, window: int, lookback: int) -> None:
-    """Refuse a split whose shortest document has no room for a whole window.
+    """Check that the shortest document has room for a whole window.
 
     Raises:
-      UserError: it is shorter than the window and what stands before it.
+      UserError: it is shorter than the window and its lookback.
     """
     length, needed = int(split.doc_lengths.min()), window + lookback
     if length < needed:

@@ -1,6 +1,6 @@
 """The compiled programs of generation: prefill a cache, and decode from it.
 
-Shapes: B samples, T tokens, K tokens of one call, V symbols; where a window slides, C its length,
+Shapes: B samples, T tokens, K tokens of one call, V symbols; for a sliding window, C its length,
 read in P pieces of R samples.
 """
 
@@ -19,31 +19,29 @@ from charjax import backend, parallel
 from charjax.generation.sampling import Sampling, choose
 from charjax.models.contract import CharModel
 
-# Most tokens a call can make for each sample.
+# The most tokens that one call can generate, of each sample.
 CALL_LIMIT = 96
 # Long prompts are read in pieces of this many tokens, so that memory stays bounded.
 PIECE = 1024
-# Tokens that a sliding window reads at once: of more samples, some after the others, so that memory
+# Tokens of a sliding window that are read at once: more samples are read in pieces, so that memory
 # stays bounded.
 _WINDOW_TOKENS = 8192
-# Samples for each core of a CPU, if the cores are to share them: with fewer, products are too
-# small (measured: benchmarks/NOTES.md).
-_ROWS_A_CORE = 8
-
-
-# Logits of one step, of all samples that are decoded side by side: 4 MB in float32, of which
-# top-p's sorting has several copies.
+# The fewest samples per core for which cores share the samples: with fewer, matrix products are
+# too small (measured: benchmarks/NOTES.md).
+_ROWS_PER_CORE = 8
+# The most logits of one step, of all samples that are decoded together: 4 MB in float32, of which
+# top-p's sort makes several copies.
 _MOST_LOGITS = 1 << 20
 
 
 class State(NamedTuple):
-    """What the decode loop carries.
+    """The carry of the decode loop.
 
     Attributes:
-      cache: the model's, with the tokens before `token_B` in it; where the window slides, those
-        tokens themselves (B, C - 1), C being the model's capacity.
+      cache: the model's cache of the tokens before `token_B`; for a sliding window, those tokens
+        themselves (B, C - 1), where C is the model's capacity.
       token_B: int32, the newest tokens, not in the cache yet.
-      length: int32, of the text so far, `token_B` included.
+      length: int32, length of the text so far, `token_B` included.
       done_B: bool, the samples that have ended.
     """
 
@@ -54,9 +52,9 @@ class State(NamedTuple):
 
 
 class Groups:
-    """Decoders of so many samples as fit into memory, whose calls follow one another.
+    """Decoders of as many samples as fit into memory, called one after the other.
 
-    A sample does not depend on those beside it, so all of them together are as one decoder's.
+    A sample does not depend on the others, so the result is that of one decoder of all samples.
     """
 
     def __init__(
@@ -73,7 +71,7 @@ class Groups:
 
     @property
     def compile_seconds(self) -> float:
-        """Spent compiling so far, and in each new program's first run."""
+        """Time spent on compilation so far, and in each new program's first run."""
         return sum(decoder.compile_seconds for decoder in self._decoders)
 
     def begin(
@@ -90,17 +88,17 @@ class Groups:
     def decode(
         self, states: Sequence[State], steps: int, sliding: bool = False
     ) -> tuple[list[State], np.ndarray, np.ndarray]:
-        """Decode up to `steps` more tokens; fewer where every sample has ended. Waits for them.
+        """Decode up to `steps` more tokens, fewer if every sample ends, and wait for them.
 
         Returns:
-          the states, the tokens (B, K) int32, and which samples have ended, (B,) bool.
+          The states, the tokens (B, K) int32, and which samples have ended, (B,) bool.
         """
         pairs = [
             decoder.decode(state, steps, sliding)
             for decoder, state in zip(self._decoders, states, strict=True)
         ]
         K = max(new_BK.shape[1] for _, new_BK in pairs)
-        # A group whose samples have all ended before the others is filled up, as a sample is.
+        # A group that ended before the others is padded, as a sample is.
         filler = 0 if self._stop is None else self._stop
         filled = [
             np.pad(new_BK, ((0, 0), (0, K - new_BK.shape[1])), constant_values=filler)
@@ -115,7 +113,7 @@ class Decoder:
     """The compiled programs of one stream, with their constant arguments.
 
     Attributes:
-      compile_seconds: spent compiling so far, and in each new program's first run.
+      compile_seconds: time spent on compilation so far, and in each new program's first run.
     """
 
     def __init__(
@@ -123,41 +121,41 @@ class Decoder:
     ):
         self.compile_seconds = 0.0
         self._model, self._settings, self._stop = model, settings, stop
-        # A call ends when all samples have ended, which the cores would have to tell each other.
-        least = _ROWS_A_CORE if stop is None else len(keys_B)
+        # With a stop token a call ends when all samples have: cores would have to synchronize.
+        least = _ROWS_PER_CORE if stop is None else len(keys_B)
         self._mesh = parallel.core_mesh(len(keys_B), least)
         self._variables = jax.device_put(variables, parallel.replicated(self._mesh))
         self._keys_B = parallel.place_rows(keys_B, self._mesh)
-        # By the number of tokens that are read. Looking up a program by all its arguments takes
-        # as long as reading a short text.
+        # By the number of tokens. Looking up a program by all its arguments takes as long as
+        # reading a short text.
         self._readers: dict[int, Any] = {}
-        # By whether the window slides.
+        # By `sliding`.
         self._programs: dict[bool, Any] = {}
 
     def prefill(self, tokens_BT: np.ndarray, length: int, done_B: np.ndarray) -> State:
-        """All tokens but the last in a new cache, that one waiting."""
+        """Return the state with all tokens but the last in a new cache."""
         context_BT, token_B = tokens_BT[:, :-1], tokens_BT[:, -1]
         T = context_BT.shape[1]
         if T not in self._readers:
             placed = parallel.place_rows(context_BT, self._mesh)
             static = (self._model, self._mesh)
             self._readers[T], _ = self._compile(_prefill, static, self._variables, placed)
-        # The programs place what NumPy gives them, which is sooner done than by device_put.
+        # The programs place NumPy arrays themselves, faster than device_put does.
         cache = self._readers[T](self._variables, context_BT)
         return State(cache, token_B, np.int32(length), done_B)  # type: ignore[arg-type]
 
     def begin_sliding(self, tokens_BC: np.ndarray, length: int, done_B: np.ndarray) -> State:
-        """Return the state of a window that slides: the C newest tokens, the last one waiting."""
+        """Return the state of a sliding window, with the C newest tokens."""
         window: Any = tokens_BC[:, :-1], tokens_BC[:, -1], np.int32(length), done_B
         return State(*parallel.place_rows(window, self._mesh))
 
     def decode(self, state: State, steps: int, sliding: bool = False) -> tuple[State, np.ndarray]:
-        """Up to `steps` more tokens (B, K); fewer where every sample has ended. Waits for them.
+        """Decode up to `steps` more tokens (B, K), fewer if every sample ends, and wait for them.
 
         Args:
-          state: of `prefill`, or where the window slides of `begin_sliding`; donated.
+          state: of `prefill`, or of `begin_sliding` for a sliding window; donated.
           steps: at most CALL_LIMIT.
-          sliding: whether each token is drawn from the C newest ones, read anew.
+          sliding: whether each token is drawn from a forward pass over the C newest ones.
         """
         if sliding not in self._programs:
             none: Any = np.int32(0)
@@ -168,7 +166,7 @@ class Decoder:
             self._programs[sliding], first = self._compile(
                 _decode, static, self._variables, self._keys_B, state, placed
             )
-            # The state given was donated to the first run.
+            # The state was donated to the first run.
             state = first[0] if first else state
         state, buffer_BK, made = self._programs[sliding](
             self._variables, self._keys_B, state, np.int32(steps)
@@ -176,7 +174,7 @@ class Decoder:
         return state, np.asarray(buffer_BK)[:, : int(made)]
 
     def _compile(self, function: Any, static: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
-        """A program, and what its first run gave if it is new: that run still sets it up."""
+        """Return a program, and if it is new the result of its first run, which is slower."""
         leaves, tree = jax.tree.flatten(arguments)
         shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves)
         began, known = time.perf_counter(), _compiled.cache_info().misses
@@ -191,20 +189,20 @@ class Decoder:
 def _compiled(
     function: Any, static: tuple[Any, ...], mesh: Mesh, tree: Any, shapes: tuple[Any, ...]
 ) -> Any:
-    """A program compiled ahead of time, so that compilation can be told apart from running."""
+    """Compile a program ahead of time, so that compilation is timed separately."""
     lowered = function.lower(*static, *jax.tree.unflatten(tree, shapes))
     return backend.compiled(lowered, mesh, onednn=False)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "mesh"))
 def _prefill(model: CharModel, mesh: Mesh, variables: Any, tokens_BT: Array) -> Any:
-    """A new cache with the tokens in it."""
-    read = parallel.each_its_rows(functools.partial(_read, model), mesh, (False, True))
+    """Return a new cache with the tokens in it."""
+    read = parallel.shard_rows(functools.partial(_read, model), mesh, parallel.WHOLE, parallel.ROWS)
     return read(variables, tokens_BT)
 
 
 def _read(model: CharModel, variables: Any, tokens_BT: Array) -> Any:
-    """The same, of the rows of one device."""
+    """Return a new cache with the tokens of one device in it."""
 
     def read(cache: Any, tokens_BT: Array) -> tuple[Any, None]:
         _, cache = model.apply(variables, tokens_BT, cache, num_outputs=1)
@@ -236,12 +234,16 @@ def _decode(
     state: State,
     steps: Array,
 ) -> tuple[State, Array, Array]:
-    """Up to `steps` tokens a sample; (state, tokens in a (B, CALL_LIMIT) buffer, how many)."""
+    """Decode up to `steps` tokens of each sample.
+
+    Returns:
+      The state, the tokens in a (B, CALL_LIMIT) buffer, and their number.
+    """
 
     def write(
         variables: Any, keys_B: Array, state: State, steps: Array
     ) -> tuple[State, Array, Array]:
-        """The same, of the rows of one device."""
+        """Decode the samples of one device."""
 
         def goes_on(loop: tuple[Array, State, Array]) -> Array:
             made, state, _ = loop
@@ -270,12 +272,12 @@ def _decode(
         made, state, buffer_KB = jax.lax.while_loop(goes_on, step, (jnp.int32(0), state, buffer_KB))
         return state, buffer_KB.T, made
 
-    spread = parallel.each_its_rows(write, mesh, (False, True, True, False))
-    return spread(variables, keys_B, state, steps)
+    layouts = (parallel.WHOLE, parallel.ROWS, parallel.ROWS, parallel.WHOLE)
+    return parallel.shard_rows(write, mesh, *layouts)(variables, keys_B, state, steps)
 
 
 def read_window(model: CharModel, variables: Any, tokens_BC: Array) -> Array:
-    """Score what follows each row's tokens, read from the first position on: (B, V) float32."""
+    """Return the logits after each row's tokens, read from position 0: (B, V) float32."""
 
     def read(tokens_RC: Array) -> Array:
         logits_R1V, _ = model.apply(variables, tokens_RC, num_outputs=1)

@@ -5,9 +5,9 @@ Shapes: B samples, T tokens, K tokens of one call, V symbols.
 The loop knows no family by name. Its state is the model's cache and one token that is not in the
 cache yet; a step feeds that token and samples the next. The text does not depend on how it is cut
 into calls: the token at index n of sample i is drawn with the key `fold_in(fold_in(key(seed), i),
-n)` from the tokens that `window_start` says, whatever came in the same call. So a sample is the
-same whatever the number of samples beside it (as far as the products of a larger batch round the
-same way), and a text given back as the prompt goes on as it would have.
+n)` from the tokens after `window_start`. So a sample does not depend on the number of samples (as
+far as matrix products of a larger batch round the same way), and generation from a generated text
+as the prompt continues it as it would have continued.
 """
 
 import functools
@@ -26,23 +26,23 @@ from charjax.generation.decoder import Groups
 from charjax.generation.sampling import Sampling, choose
 from charjax.models.contract import CharModel
 
-# Tokens a call makes for each sample: a terminal sees them come, and signals are answered between
-# calls. Calls longer than the seconds below are cut shorter; a rest of less than half a call is
-# made in the call before it (decoding.CALL_LIMIT).
+# Tokens per call, of each sample: a terminal shows them, and signals are answered, between calls.
+# Calls that take longer than the seconds below are shortened; a rest of less than half a call is
+# added to the call before it (decoder.CALL_LIMIT).
 _CALL_TOKENS = 64
 _CALL_SECONDS = 0.25
 _MOST_SAMPLES = 1 << 16
-# Where a model with a window reads a text that is longer than it: see `window_start`.
+# How a model with a window reads a text that is longer than it: see `window_start`.
 PastContext = Literal["jump", "slide"]
 
 
 class Chunk(NamedTuple):
-    """What one call of the loop made.
+    """The result of one call of the loop.
 
     Attributes:
-      tokens_BK: int32; a sample that has ended is filled up with the stop token.
-      seconds: it took.
-      compile_seconds: spent on compilation before it, not in `seconds`.
+      tokens_BK: int32; a sample that has ended is padded with the stop token.
+      seconds: time of the call.
+      compile_seconds: time of compilation before it, not in `seconds`.
     """
 
     tokens_BK: np.ndarray
@@ -63,25 +63,25 @@ def generate(
     past_context: PastContext = "jump",
     poll: Callable[[], None] = lambda: None,
 ) -> list[str]:
-    """Continue a prompt, several times over; compiled once for a model, settings and shapes.
+    """Continue a prompt several times; compiled once per model, settings and shapes.
 
     Args:
       model: any family.
       variables: its parameters and other collections.
       tokenizer: of the text it was trained on.
-      prompt: what each text begins with; may be empty.
-      num_samples: texts made in one batch, each from its own random stream.
+      prompt: the beginning of each text; may be empty.
+      num_samples: texts generated in one batch, each from its own random stream.
       max_new_tokens: after the prompt, for each.
-      settings: how tokens are chosen.
+      settings: the logits processors.
       seed: 0 to 2**32 - 1.
-      past_context: as of `window_start`.
+      past_context: see `window_start`.
       poll: called between calls of the loop; may raise.
 
     Returns:
-      The texts, prompt included. Where documents are lines, a text is one line without its end.
+      The texts, prompt included. If documents are lines, a text is one line without its newline.
 
     Raises:
-      UserError: a number out of its bounds, or a character that the model has never seen.
+      UserError: a number out of its bounds, or a character that is not in the alphabet.
     """
     stop, parts_BK = stop_token(tokenizer), []
     for chunk in stream(
@@ -101,13 +101,13 @@ def generate(
 
 
 def start_tokens(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
-    """The tokens (T,) int32 that a text begins with; never none.
+    """Return the tokens at the beginning of a text, (T,) int32, at least one.
 
-    Where documents are lines, the boundary stands before the prompt. Elsewhere an empty prompt
-    begins after a newline, or after token 0 where the alphabet has no newline.
+    If documents are lines, the boundary stands before the prompt. Otherwise an empty prompt becomes
+    a newline, or token 0 if the alphabet has no newline.
 
     Raises:
-      UserError: the prompt has a character that the model has never seen.
+      UserError: the prompt has a character that is not in the alphabet.
     """
     tokens = np.asarray(tokenizer.encode(prompt), np.int32)
     if tokenizer.boundary:
@@ -121,12 +121,12 @@ def start_tokens(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
 
 
 def stop_token(tokenizer: Tokenizer) -> int | None:
-    """The token that ends a sample: the boundary where documents are lines, else none."""
+    """Return the token that ends a sample: the boundary if documents are lines, else None."""
     return 0 if tokenizer.boundary else None
 
 
 def join(parts_BK: Sequence[np.ndarray], stop: int | None) -> list[np.ndarray]:
-    """Each sample's new tokens from those of the calls, up to its first stop token."""
+    """Concatenate the tokens of the calls; return each sample's, up to its first stop token."""
     rows = np.concatenate(parts_BK, axis=1)
     if stop is None:
         return list(rows)
@@ -145,18 +145,18 @@ def stream(
     stop: int | None = None,
     past_context: PastContext = "jump",
 ) -> Iterator[Chunk]:
-    """New tokens as they come: about 64 of each sample, or what a quarter second makes.
+    """Yield new tokens as they are generated: up to 64 of each sample per call of about 0.25 s.
 
     Args:
       model: any family.
       variables: its parameters and other collections.
       prompt_T: at least one token (`start_tokens`); see `window_start` for long ones.
-      num_samples: texts made in one batch.
+      num_samples: texts generated in one batch.
       max_new_tokens: after the prompt, for each.
-      settings: how tokens are chosen.
+      settings: the logits processors.
       seed: 0 to 2**32 - 1.
       stop: the token that ends a sample; when all have ended, so does the stream.
-      past_context: as of `window_start`.
+      past_context: see `window_start`.
 
     Raises:
       UserError: a number out of its bounds, or "slide" for a model without a window.
@@ -174,7 +174,7 @@ def stream(
     if past_context == "slide" and model.capacity is None:
         raise UserError(
             f"--past-context: slide given, but a model whose memory is {model.memory} has no "
-            "context to go past and writes one and the same text; the transformer and bow read "
+            "context to exceed and writes one and the same text; only the transformer and bow read "
             "it: leave it out"
         )
     keys_B = sample_keys(seed, num_samples)
@@ -190,9 +190,9 @@ def _segments(
     num_samples: int,
     max_new_tokens: int,
 ) -> Iterator[Chunk]:
-    """Segments of the text, each prefilled once and decoded until the cache is full.
+    """Generate the text in segments, each prefilled once and decoded until the cache is full.
 
-    Where the window slides, the second segment is the last.
+    With a sliding window the second segment is the last.
     """
     length, end = len(prompt_T), len(prompt_T) + max_new_tokens
     recent_BT = np.tile(prompt_T[window_start(length, capacity, past_context) :], (num_samples, 1))
@@ -202,13 +202,13 @@ def _segments(
         began, compiled_before = time.perf_counter(), decoder.compile_seconds
         start = window_start(length, capacity, past_context)
         sliding = past_context == "slide" and start > 0
-        # A pass over a whole window takes much longer than a step with a cache.
+        # A forward pass over a whole window takes much longer than a step with a cache.
         call_tokens = 1 if sliding else call_tokens
         states = decoder.begin(recent_BT[:, start - length :], length, done_B, sliding)
         full = end if capacity is None or sliding else min(end, start + capacity + 1)
         while length < full and not done_B.all():
-            left = full - length
-            steps = left if 2 * left <= 3 * call_tokens else call_tokens
+            rest = full - length
+            steps = rest if 2 * rest <= 3 * call_tokens else call_tokens
             states, new_BK, done_B = decoder.decode(states, steps, sliding)
             length += new_BK.shape[1]
             recent_BT = np.concatenate([recent_BT, new_BK], axis=1)[:, -(capacity or 1) :]
@@ -221,31 +221,31 @@ def _segments(
 
 
 def window_start(length: int, capacity: int | None, past_context: PastContext = "jump") -> int:
-    """Where the tokens begin that the one at index `length` is drawn from; they end before it.
+    """Return the index of the first token from which the one at index `length` is drawn.
 
-    A text is read from its beginning until its `capacity` newest tokens are in use. From there:
+    A text is read from its beginning until it is longer than `capacity`. From there on:
 
     jump: the next token is drawn from the newest half of the capacity alone, and from there the
-      context grows again. What is in the cache stays there, so a token is one step.
-    slide: each token is drawn from the `capacity` newest, as nanoGPT draws it. Every token then
-      stands at another position than for the token before, so that no cache can hold it (even
-      with rotary positions: a vector of the second block depends on all that its window held),
-      and a token is a pass over the whole window.
+      context grows again. The cache remains valid, so a token takes one step.
+    slide: each token is drawn from the `capacity` newest ones, as in nanoGPT. Every token then
+      changes its position with each new one, so that no cache can hold it (even with rotary
+      positions: the second block's vectors depend on the whole window), and a token takes a
+      forward pass over the window.
 
-    This depends on the length only: a prompt that is longer than the capacity is read as if it had
+    The result depends on the length only: a prompt longer than the capacity is read as if it had
     been generated.
     """
     if capacity is None or length <= capacity:
         return 0
     if past_context == "slide":
         return length - capacity
-    kept = max(1, capacity // 2)
-    stride = capacity + 1 - kept
+    newest = max(1, capacity // 2)
+    stride = capacity + 1 - newest
     return -(-(length - capacity) // stride) * stride
 
 
 def sample_keys(seed: int, num_samples: int) -> Array:
-    """The random streams (B,) of the samples: each its own, whatever their number."""
+    """Return the keys (B,) of the samples; a sample's key does not depend on their number."""
     return _sample_keys(np.uint32(seed), num_samples)
 
 
@@ -265,7 +265,7 @@ def generate_uncached(
     seed: int,
     past_context: PastContext = "jump",
 ) -> np.ndarray:
-    """The plain version that `stream` must equal: all of the window anew for each token.
+    """Generate as `stream` must, with a forward pass over the whole window for each token.
 
     Returns:
       The new tokens (B, max_new_tokens) int32.
@@ -275,10 +275,10 @@ def generate_uncached(
     for length in range(len(prompt_T), end):
         window_BT = text_BT[:, window_start(length, model.capacity, past_context) :]
         T = window_BT.shape[1]
-        # Padded at its end to one length, so compiled once; a causal model cannot see it.
+        # Padded at its end to one length: compiled once, and a causal model does not see it.
         padded_BT = np.pad(window_BT, ((0, 0), (0, (model.capacity or end) - T)))
-        places = np.int32(T - 1), np.int32(length)
-        token_B = _choose_next(model, settings, variables, keys_B, padded_BT, *places)
+        last, index = np.int32(T - 1), np.int32(length)
+        token_B = _choose_next(model, settings, variables, keys_B, padded_BT, last, index)
         text_BT = np.append(text_BT, np.asarray(token_B)[:, None], axis=1)
     return text_BT[:, len(prompt_T) :]
 
@@ -293,6 +293,6 @@ def _choose_next(
     last: Array,
     index: Array,
 ) -> Array:
-    """The tokens (B,) at `index` of the text, whose newest token stands at `last`."""
+    """Draw the tokens (B,) at index `index` of the text; `last` is the newest in the window."""
     logits_BTV, _ = model.apply(variables, tokens_BT)
     return choose(logits_BTV[:, last], keys_B, index, settings)

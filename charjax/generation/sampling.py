@@ -17,17 +17,15 @@ from charjax.ops.choice import on_cpu
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How a token is chosen from logits; fixed when the loop is compiled.
-
-    The processors follow one another in this order; one that is not asked for is not there.
+    """The logits processors, in the order in which they are applied; constants of the program.
 
     Attributes:
-      temperature: what the logits are divided by.
-      top_k: only the k likeliest symbols are left (equal ones: the lower index first).
-      top_p: only the smallest set of likeliest symbols whose probability, among those left, is at
-        least p (nucleus sampling, Holtzman et al. 2020). The probabilities and their sums are in
-        float64, of the float32 logits as the temperature and top_k leave them.
-      greedy: the likeliest symbol, always; the others are then not used.
+      temperature: divides the logits.
+      top_k: leaves only the k likeliest symbols (of equal ones, those of lower index).
+      top_p: leaves only the smallest set of likeliest symbols whose probability, among those left
+        by top_k, is at least p (nucleus sampling, Holtzman et al. 2020). The probabilities and
+        their sums are computed in float64.
+      greedy: takes the likeliest symbol always, and ignores the others.
 
     Raises:
       UserError: a number out of its bounds.
@@ -42,16 +40,16 @@ class Sampling:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise UserError(
                 f"temperature: {self.temperature} given; it must be a finite number above 0 (for "
-                "the likeliest character every time, ask for greedy)"
+                "the likeliest character every time, use greedy)"
             )
         if self.top_k is not None and self.top_k < 1:
             raise UserError(f"top-k: {self.top_k} given; it must be a whole number of at least 1")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(f"top-p: {self.top_p} given; it must lie above 0 and be at most 1")
+            raise UserError(f"top-p: {self.top_p} given; it must be above 0 and at most 1")
 
 
 def choose(logits_BV: Array, keys_B: Array, index: Array, settings: Sampling) -> Array:
-    """The tokens (B,) int32 at this index of each sample's text."""
+    """Draw each sample's token at index `index` of its text: (B,) int32."""
     if settings.greedy:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
     logits_BV = process(logits_BV, settings)
@@ -60,9 +58,9 @@ def choose(logits_BV: Array, keys_B: Array, index: Array, settings: Sampling) ->
 
 
 def process(logits_BV: Array, settings: Sampling) -> Array:
-    """The logits (B, V) float32 to draw from: -inf for every symbol that is left out."""
+    """Return the logits to draw from, (B, V) float32: -inf for every excluded symbol."""
     if settings.temperature != 1:
-        # The largest becomes 0 first, so that no temperature above 0 overflows.
+        # Subtracting the largest first keeps every temperature above 0 from overflowing.
         bounds = np.finfo(np.float32)
         temperature = min(max(settings.temperature, float(bounds.tiny)), float(bounds.max))
         logits_BV = (logits_BV - logits_BV.max(axis=-1, keepdims=True)) / np.float32(temperature)
@@ -83,10 +81,10 @@ def process(logits_BV: Array, settings: Sampling) -> Array:
 def _in_nucleus(sorted_BV: Array, top_p: float) -> Array:
     """Return which logits (B, V), sorted from the largest, are among the top-p.
 
-    A symbol is kept while the probability of those before it is below p. All of it is computed in
-    float64: sums in float32 are off by 1e-7, which near p = 1 is the probability of many symbols.
+    A symbol is among them while the probability of those before it is below p. Computed in float64:
+    sums in float32 are off by 1e-7, which near p = 1 is the probability of many symbols.
     """
-    # No positive p is flushed to zero, and so the likeliest symbol is always kept.
+    # A positive p must not be flushed to zero: the likeliest symbol is always among them.
     top_p = max(top_p, float(np.finfo(np.float64).tiny))
     with jax.enable_x64(True):
         probabilities_BV = jax.nn.softmax(sorted_BV.astype(jnp.float64))
@@ -95,10 +93,10 @@ def _in_nucleus(sorted_BV: Array, top_p: float) -> Array:
 
 
 def _cumulative(x_BV: Array) -> Array:
-    """Sum from the first column up to each, one after the other on a CPU, as NumPy does.
+    """Return the cumulative sums of the rows, added from left to right on a CPU, as NumPy does.
 
-    Another order rounds otherwise, which shows where a sum is p exactly. On a GPU, XLA's parallel
-    order is far faster.
+    Another order rounds differently, which matters where a sum equals p. On a GPU, XLA's parallel
+    order is used: it is far faster.
     """
     if not on_cpu():
         return jnp.cumsum(x_BV, axis=-1)

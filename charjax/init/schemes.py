@@ -11,8 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from charjax.config import Config, InitConfig
-from charjax.config.errors import nearest
-from charjax.errors import UserError
+from charjax.errors import UserError, did_you_mean
 from charjax.init import classic, memory, residual, widths
 from charjax.init.scheme import Scheme
 
@@ -106,7 +105,7 @@ def find_scheme(init: InitConfig) -> Scheme:
 
 def _entry(name: str) -> Entry:
     if name not in SCHEMES:
-        hint = nearest(name, SCHEMES)
+        hint = did_you_mean(name, SCHEMES)
         raise UserError(f"init.scheme: {name!r} given; allowed: {', '.join(SCHEMES)}{hint}")
     return SCHEMES[name]
 

@@ -1,4 +1,4 @@
-"""`python -m charjax.initlab`: what an initialisation scheme does, measured and set against theory.
+"""`python -m charjax.initlab`: initialisation schemes, measured and compared with theory.
 
 python -m charjax.initlab probe | sweep | reproduce | report ...
 """
@@ -15,12 +15,12 @@ def main(argv: list[str]) -> int:
     parser = cli.Parser(
         prog="python -m charjax.initlab",
         usage="%(prog)s probe|sweep|reproduce|report ...",
-        description="What an initialisation scheme does to a network.\n\n"
+        description="Measure the effect of initialisation schemes on networks.\n\n"
         "probe      one network at its first step: seconds\n"
         "sweep      schemes, gains, depths, widths and learning rates, trained over many seeds\n"
-        "reproduce  the published numbers, with verdicts\n"
+        "reproduce  published numbers, with verdicts\n"
         "report     a sweep's tables as one page\n\n"
-        "`probe --help` and so on tell the rest.",
+        "See `probe --help` and so on for their arguments.",
     )
     parser.add_argument("command", choices=COMMANDS, help="what to do")
     name = parser.parse_args(argv[:1]).command

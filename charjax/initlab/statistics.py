@@ -1,7 +1,7 @@
-"""Whether one arm of an experiment is better than another: paired by seed, intervals, verdicts.
+"""Comparison of an experiment's variants, paired by seed: intervals, tests and verdicts.
 
 Losses: lower is better. Every function is deterministic. Letters: S seeds, B resamples, R learning
-rates, M comparisons, C arms.
+rates, M comparisons.
 """
 
 import dataclasses
@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
+
+from charjax.statistics import student_quantile
 
 Array = NDArray[np.float64]
 
@@ -27,10 +29,10 @@ class Interval:
 
     Attributes:
       mean: of the values; inf where one of them is not finite.
-      low: the interval's lower end; NaN where there is none (one value, or one not finite).
-      high: its upper end, likewise.
-      n: how many values.
-      diverged: how many of them are not finite.
+      low: lower end of the interval; NaN without one (a single value, or one not finite).
+      high: upper end, likewise.
+      n: number of values.
+      diverged: number of values that are not finite.
     """
 
     mean: float
@@ -42,19 +44,19 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What `compare(a, b)` found of the differences a - b; below 0, a is better.
+    """The result of `compare(a, b)` about the differences a - b; below 0, a is better.
 
     Attributes:
       mean: of the differences; of their signed ranks where a run diverged.
       low: lower end of the mean's 95 % interval.
       high: upper end.
       p: two-sided p of the sign-flip permutation test.
-      adjusted_p: p corrected for the comparisons that were made at once; p where it is one.
-      n: pairs.
-      family: how many comparisons were made at once.
+      adjusted_p: p corrected for the family of comparisons; p for a single one.
+      n: number of pairs.
+      family: number of comparisons made together.
       needed: the fewest seeds at which adjusted_p can be below 0.05.
-      diverged_a: runs of a that are not finite.
-      diverged_b: runs of b.
+      diverged_a: number of values of a that are not finite.
+      diverged_b: likewise of b.
     """
 
     mean: float
@@ -70,14 +72,14 @@ class Comparison:
 
     @property
     def ranked(self) -> bool:
-        """Whether a run diverged, so that ranks stand for the differences."""
+        """True where a run diverged, so that signed ranks replace the differences."""
         return self.diverged_a + self.diverged_b > 0
 
     @property
     def verdict(self) -> str:
         """`better`, `worse` (a than b), or `indistinguishable at n = ...`.
 
-        The first two only where both agree: the interval excludes 0, and adjusted_p < 0.05.
+        The first two require both that the interval excludes 0, and adjusted_p < 0.05.
         """
         if self.adjusted_p < LEVEL and self.high < 0:
             return "better"
@@ -92,33 +94,14 @@ class Comparison:
         )
 
 
-def compare(a_S: ArrayLike, b_S: ArrayLike, *, seed: int = 0) -> Comparison:
-    """Compare two arms, seed by seed, by an interval and by a permutation test.
+def compare(a_S: ArrayLike, b_S: ArrayLike) -> Comparison:
+    """Compare two variants, seed by seed, by an interval and by a permutation test.
 
-    Runs that diverged are the values that are not finite. One counts as worse than any finite
-    loss, and two as equal; since such differences have no mean, all differences of the comparison
-    are then replaced by their signed ranks (of their size, ties sharing the mean rank, 0 for no
-    difference; Wilcoxon 1945), and the interval and p are of those.
+    Values that are not finite are diverged runs, which `paired_differences` ranks below all others.
 
     Args:
-      a_S: losses of the one, a value a seed.
+      a_S: losses of the one, a value per seed.
       b_S: losses of the other, the same seeds in the same order.
-      seed: of the resampling.
-
-    Raises:
-      ValueError: fewer than 2 seeds, or not the same number.
-    """
-    a_S, b_S = _values(a_S), _values(b_S)
-    differences_S = paired_differences(a_S, b_S)
-    low, high = _bootstrap(differences_S, seed)
-    p = sign_flip_p(differences_S, seed=seed)
-    mean = float(np.sort(differences_S).mean())
-    diverged = int(np.sum(~np.isfinite(a_S))), int(np.sum(~np.isfinite(b_S)))
-    return Comparison(mean, low, high, p, p, a_S.size, 1, seeds_needed(), *diverged)
-
-
-def paired_differences(a_S: ArrayLike, b_S: ArrayLike) -> Array:
-    """What `compare` compares: a - b, or the signed ranks of that where a run diverged.
 
     Raises:
       ValueError: fewer than 2 seeds, or not the same number.
@@ -128,15 +111,36 @@ def paired_differences(a_S: ArrayLike, b_S: ArrayLike) -> Array:
         raise ValueError(f"{a_S.size} and {b_S.size} losses given; pairs need as many of both")
     if a_S.size < 2:
         raise ValueError(f"{a_S.size} seeds given; a comparison needs at least 2")
-    bad_a, bad_b = ~np.isfinite(a_S), ~np.isfinite(b_S)
-    finite_S = np.where(bad_a, 0.0, a_S) - np.where(bad_b, 0.0, b_S)
-    diverged_S = np.where(bad_a == bad_b, 0.0, np.where(bad_a, np.inf, -np.inf))
-    differences_S: Array = np.where(bad_a | bad_b, diverged_S, finite_S)
-    return signed_ranks(differences_S) if (bad_a | bad_b).any() else differences_S
+    differences_S = paired_differences(a_S, b_S)
+    low, high = _bootstrap(differences_S)
+    p = sign_flip_p(differences_S)
+    mean = float(np.sort(differences_S).mean())
+    diverged = int(np.sum(~np.isfinite(a_S))), int(np.sum(~np.isfinite(b_S)))
+    return Comparison(mean, low, high, p, p, a_S.size, 1, seeds_needed(), *diverged)
+
+
+def paired_differences(a: Array, b: Array) -> Array:
+    """Return a - b; signed ranks of it in those columns in which a run diverged.
+
+    A diverged run counts as worse than any finite loss, and two as equal. Such differences have no
+    mean: all of their column are replaced by their signed ranks (Wilcoxon 1945).
+
+    Args:
+      a: losses of the one, (S, ...); a value that is not finite diverged.
+      b: losses of the other, of the same shape.
+    """
+    bad_a, bad_b = ~np.isfinite(a), ~np.isfinite(b)
+    is_ranked = (bad_a | bad_b).any(0)
+    if not is_ranked.any():
+        return a - b
+    finite = np.where(bad_a, 0.0, a) - np.where(bad_b, 0.0, b)
+    diverged = np.where(bad_a == bad_b, 0.0, np.where(bad_a, np.inf, -np.inf))
+    differences = np.where(bad_a | bad_b, diverged, finite)
+    return np.where(is_ranked, signed_ranks(differences), differences)
 
 
 def signed_ranks(differences: Array) -> Array:
-    """Ranks of |difference| along the first axis, signed; ties share their mean rank, 0 stays 0."""
+    """Return signed ranks along the first axis; ties share their mean rank, 0 stays 0."""
     size = np.abs(differences)
     below, not_above = np.zeros(size.shape), np.zeros(size.shape)
     for other in size:
@@ -147,7 +151,7 @@ def signed_ranks(differences: Array) -> Array:
 
 
 def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The same comparisons as one family: their p adjusted by Holm's method."""
+    """Adjust the p of comparisons, as one family, by Holm's method."""
     adjusted_M = holm([comparison.p for comparison in comparisons])
     family = len(comparisons)
     return [
@@ -159,7 +163,7 @@ def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def holm(p_M: ArrayLike) -> Array:
-    """Adjusted p that keep the chance of any false finding at the level (Holm 1979).
+    """Adjust p so that the chance of any false finding stays at the level (Holm 1979).
 
     Returns:
       Array (M,), in the order given: the k-th smallest p times M - k + 1, never below a smaller
@@ -174,23 +178,22 @@ def holm(p_M: ArrayLike) -> Array:
 
 
 def seeds_needed(family: int = 1) -> int:
-    """The fewest seeds at which the smallest p, 2/2^n, is below 0.05 after Holm's correction."""
+    """Return the fewest seeds n at which the smallest p, 2/2^n, is below 0.05 by Holm's method."""
     return math.floor(math.log2(2 * family / LEVEL)) + 1
 
 
-def sign_flip_p(differences_S: ArrayLike, *, seed: int = 0) -> float:
-    """Two-sided p that differences are symmetric about 0, by flipping their signs (Fisher 1935).
+def sign_flip_p(differences_S: ArrayLike) -> float:
+    """Test whether differences are symmetric about 0, by flipping their signs (Fisher 1935).
 
-    The share of sign vectors whose sum is at least as far from 0 as the one observed. Up to 14
-    seeds all 2^n are counted, so that no p is below 2/2^n; beyond, 20,000 are drawn and the
-    observed one is counted with them (Phipson & Smyth 2010).
+    The two-sided p is the share of sign vectors whose sum is at least as far from 0 as the observed
+    one. Up to 14 seeds all 2^n are counted, so that no p is below 2/2^n; beyond, 20,000 are drawn
+    and the observed one is counted with them (Phipson & Smyth 2010).
 
     Args:
       differences_S: finite paired differences.
-      seed: of the draws.
 
     Raises:
-      ValueError: there are none, or one is not finite.
+      ValueError: no difference, or one that is not finite.
     """
     differences_S = _values(differences_S)
     if differences_S.size == 0 or not np.isfinite(differences_S).all():
@@ -200,72 +203,58 @@ def sign_flip_p(differences_S: ArrayLike, *, seed: int = 0) -> float:
     observed = abs(float(np.sort(differences_S).sum()))
     # A sum that differs only by rounding is as far from 0.
     reach = observed - 1e-12 * float(size_S.sum())
-    as_far = sum(
-        int(np.sum(np.abs(signs_BS @ size_S) >= reach))
-        for signs_BS in sign_flips(size_S.size, seed)
-    )
-    return permutation_p(as_far, size_S.size)
+    as_far = sum(int(np.sum(np.abs(signs @ size_S) >= reach)) for signs in sign_flips(size_S.size))
+    if is_enumerated(size_S.size):
+        return float(as_far / 2 ** (size_S.size - 1))
+    return float((1 + as_far) / (1 + RESAMPLES))
 
 
-def sign_flips(n: int, seed: int = 0) -> Iterator[Array]:
-    """Sign vectors (B, n), in blocks: up to 14 seeds one of each opposite pair, else 20,000 draws.
+def sign_flips(n: int) -> Iterator[Array]:
+    """Yield sign vectors (B, n): up to 14 seeds one of each opposite pair, else 20,000 draws.
 
-    A vector and its opposite give sums that are equally far from 0.
+    The sums of a vector and of its opposite are equally far from 0.
     """
     if is_enumerated(n):
         bits = np.arange(2 ** (n - 1))[:, None] >> np.arange(n) & 1
         yield np.where(bits, -1.0, 1.0)
         return
-    rng = np.random.default_rng([seed, n, 1])
+    rng = np.random.default_rng([0, n, 1])
     for count in _chunks(RESAMPLES, n):
         yield np.where(rng.integers(0, 2, (count, n), dtype=np.int8), -1.0, 1.0)
 
 
 def is_enumerated(n: int) -> bool:
-    """Whether `sign_flips` gives all sign vectors of so many seeds, the unflipped one first."""
+    """Return whether `sign_flips` yields all sign vectors of n seeds, the unflipped one first."""
     return n <= _LARGEST_EXACT
 
 
-def permutation_p(as_far: int, n: int) -> float:
-    """p from how many of `sign_flips(n)` reach as far as the observed signs."""
-    if is_enumerated(n):
-        return float(as_far / 2 ** (n - 1))
-    return float((1 + as_far) / (1 + RESAMPLES))
-
-
-def student_quantile(n: int) -> float:
-    """The 97.5 % point of Student's t for n values."""
-    return float(special.stdtrit(n - 1, 1 - LEVEL / 2))
-
-
-def interval(x_S: ArrayLike, *, seed: int = 0) -> Interval:
-    """The mean of values, a value a seed, and its 95 % bootstrap interval.
+def interval(x_S: ArrayLike) -> Interval:
+    """Return the mean of values, one per seed, and its 95 % bootstrap interval.
 
     Args:
-      x_S: the values; without an interval if there is one only, or one is not finite.
-      seed: of the resampling.
+      x_S: the values; a single one, or one that is not finite, has no interval.
 
     Raises:
-      ValueError: there are none.
+      ValueError: no values.
     """
     x_S = _values(x_S)
     if x_S.size == 0:
         raise ValueError("no values given; a mean needs at least 1")
     diverged = int(np.sum(~np.isfinite(x_S)))
     mean = math.inf if diverged else float(np.sort(x_S).mean())
-    ends = (math.nan, math.nan) if diverged or x_S.size < 2 else _bootstrap(x_S, seed)
+    ends = (math.nan, math.nan) if diverged or x_S.size < 2 else _bootstrap(x_S)
     return Interval(mean, *ends, x_S.size, diverged)
 
 
 @dataclasses.dataclass(frozen=True)
 class BestRate:
-    """The learning rate of the lowest mean loss, and how sure that is.
+    """The learning rate of the lowest mean loss, with its interval.
 
     Attributes:
       rate: the best one; NaN where every rate diverged in some seed.
-      low: lower end of its 95 % bootstrap interval, a rate of the grid; NaN without one.
+      low: lower end of its 95 % bootstrap interval, a rate of the grid; NaN without an interval.
       high: upper end, likewise.
-      share_R: each rate's share of the resamples in which it was best; adds up to 1.
+      share_R: for each rate the share of resamples in which it was best; the sum is 1.
       at_edge: whether the best is the first or last rate of the grid, so that a better one may lie
         outside it.
     """
@@ -277,17 +266,16 @@ class BestRate:
     at_edge: bool
 
 
-def argmin_interval(rates: ArrayLike, losses_RS: ArrayLike, *, seed: int = 0) -> BestRate:
-    """The best learning rate, and the bootstrap interval of it over seeds.
+def argmin_interval(rates: ArrayLike, losses_RS: ArrayLike) -> BestRate:
+    """Return the best learning rate, and its bootstrap interval over seeds.
 
     A resample draws seeds, the same for every rate. A rate at which any drawn seed diverged has
-    no mean and is not chosen; of equal rates the lowest is. The percentiles are taken further out
-    than 2.5 and 97.5, as few seeds need (Hesterberg 2015, arXiv:1411.5279).
+    no mean and is not chosen; of equal rates the lowest is. The percentiles lie further out than
+    2.5 and 97.5, as few seeds need (Hesterberg 2015, arXiv:1411.5279).
 
     Args:
       rates: increasing, (R,).
       losses_RS: losses, (R, S); the columns are the seeds.
-      seed: of the resampling.
 
     Raises:
       ValueError: rates are not increasing, or the shapes do not agree.
@@ -298,7 +286,7 @@ def argmin_interval(rates: ArrayLike, losses_RS: ArrayLike, *, seed: int = 0) ->
     if np.any(np.diff(rates_R) <= 0):
         raise ValueError("the rates must increase")
     losses_RS = np.where(np.isfinite(losses_RS), losses_RS, np.inf)
-    # In an order of their own, so that the seeds' order does not matter.
+    # Sorted, so that the seeds' order does not matter.
     losses_RS = losses_RS[:, np.lexsort(losses_RS)]
     mean_R, n = losses_RS.mean(1), losses_RS.shape[1]
     if not np.isfinite(mean_R).any():
@@ -308,7 +296,7 @@ def argmin_interval(rates: ArrayLike, losses_RS: ArrayLike, *, seed: int = 0) ->
     if n < 2:
         only = np.eye(rates_R.size)[best]
         return BestRate(float(rates_R[best]), math.nan, math.nan, only, at_edge)
-    rng, chosen_R = np.random.default_rng([seed, n, 2]), np.zeros(rates_R.size)
+    rng, chosen_R = np.random.default_rng([0, n, 2]), np.zeros(rates_R.size)
     for count in _chunks(RESAMPLES, n * rates_R.size):
         means_RB = losses_RS[:, rng.integers(0, n, (count, n))].mean(-1)
         chosen_R += np.bincount(np.argmin(means_RB, axis=0), minlength=rates_R.size)
@@ -319,24 +307,24 @@ def argmin_interval(rates: ArrayLike, losses_RS: ArrayLike, *, seed: int = 0) ->
     return BestRate(float(rates_R[best]), float(low), float(high), share_R, at_edge)
 
 
-def _bootstrap(x_S: Array, seed: int) -> tuple[float, float]:
-    """The 95 % interval of the mean of finite values, at least 2.
+def _bootstrap(x_S: Array) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of finite values, at least 2.
 
-    The percentile bootstrap, its distances from the mean widened by √(n/(n-1)) t/z: the factor that
-    makes it as wide as Student's t for normal data (Hesterberg 2015, arXiv:1411.5279, who
-    moves the percentiles instead, which cannot reach past the smallest and the largest value).
-    Plain percentiles are too narrow for few seeds. Measured, percent of experiments in which the
-    mean was covered at n = 3, 5, 8, 16: normal data, plain 74, 84, 87, 92, widened 95 at
-    each; exponential data at n = 4, 8, 16: plain 76, 85, 90, widened 88, 90, 92.
+    It is the percentile bootstrap with its distances from the mean widened by √(n/(n-1)) t/z: the
+    factor that makes it as wide as Student's interval for normal data (Hesterberg 2015,
+    arXiv:1411.5279, who moves the percentiles instead, which cannot reach past the smallest and the
+    largest value). Plain percentiles are too narrow for few seeds. Measured coverage of the mean in
+    percent at n = 3, 5, 8, 16: normal data, plain 74, 84, 87, 92, widened 95 at each; exponential
+    data at n = 4, 8, 16: plain 76, 85, 90, widened 88, 90, 92.
     """
     x_S = np.sort(x_S)
     n, mean = x_S.size, float(x_S.mean())
     deviation_S = x_S - mean
-    rng = np.random.default_rng([seed, n, 0])
+    rng = np.random.default_rng([0, n, 0])
     parts = []
     for count in _chunks(RESAMPLES // 2, n):
         index_BS = rng.integers(0, n, (count, n))
-        # Each draw and its mirror image: -x has exactly the mirrored interval.
+        # Each draw and its mirror image, so that -x has exactly the mirrored interval.
         parts += [deviation_S[index_BS].mean(1), deviation_S[n - 1 - index_BS].mean(1)]
     low, high = np.quantile(np.concatenate(parts), [LEVEL / 2, 1 - LEVEL / 2])
     wider = math.sqrt(n / (n - 1)) * student_quantile(n) / float(special.ndtri(1 - LEVEL / 2))
@@ -344,7 +332,7 @@ def _bootstrap(x_S: Array, seed: int) -> tuple[float, float]:
 
 
 def _chunks(total: int, row: int) -> list[int]:
-    """Counts that add up to `total`, each of at most about 2 million values."""
+    """Split `total` rows into counts of at most about 2 million values each."""
     most = max(_CHUNK // row, 1)
     return [most] * (total // most) + [total % most] * (total % most > 0)
 

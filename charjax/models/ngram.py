@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from charjax.data.datasets import Split
+from charjax.data.splits import Split
 from charjax.models.contract import FiniteModel
 from charjax.models.ngram_counts import fit_tables
 from charjax.models.roles import Roles

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from charjax.data.datasets import Split
+from charjax.data.splits import Split
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,28 +1,25 @@
-"""Running one row: its config, over several seeds, and the verdict on each of its figures."""
+"""The measurement of a row: its config, trained with several seeds, and a verdict per figure."""
 
 import dataclasses
 import datetime
-import math
 import time
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import numpy as np
-from scipy import stats
-
 from charjax.config import Config, load_config
-from charjax.hardware import hardware
-from charjax.reproduction.rows import Figure, Order, Row
+from charjax.hardware import machine_facts
+from charjax.reproduction.checks import FAILURES, is_within
+from charjax.reproduction.rows import Figure, Ordering, Row
+from charjax.statistics import mean_interval
 from charjax.training.seeds import Outcome, Quantity, Replicas
 from charjax.training.session import Session, open_session, score_split
-from charjax.training.state import state_shapes
+from charjax.training.state import parameter_count, state_shapes
 
 Result = dict[str, Any]
 
 
 def row_config(row: Row) -> Config:
-    """The configuration of a row, its overrides applied."""
+    """Return the configuration of a row, its overrides applied."""
     return load_config(row.config, list(row.overrides))
 
 
@@ -36,12 +33,12 @@ def run_row(
 
     Args:
       row: what to run.
-      seeds: how many; 0, 1, ... are used. Counting has none, and runs once.
-      progress: told steps done and steps in all, over all seeds.
+      seeds: how many; 0, 1, ... are used. Counts have no seed, and are made once.
+      progress: called with steps done and steps in all, over all seeds.
       poll: called often; may raise to stop.
 
     Returns:
-      What results.json holds of it: see `result_of`.
+      Its entry of results.json: see `result_of`.
     """
     session = open_session(row_config(row))
     began = time.perf_counter()
@@ -51,26 +48,26 @@ def run_row(
         plan = Replicas.plan(session, tuple(range(seeds)))
         total, done = session.config.train.steps * seeds, 0
 
-        def told(steps: int) -> None:
+        def add_steps(steps: int) -> None:
             nonlocal done
             done += steps * min(plan.at_once, seeds)
             progress(min(done, total), total)
 
-        groups = plan.train(wanted(row), told, poll)
+        groups = plan.train(wanted(row), add_steps, poll)
         outcomes, at_once = [outcome for group in groups for outcome in group], plan.at_once
     seconds = time.perf_counter() - began
     return result_of(row, outcomes, session, at_once, seconds)
 
 
 def wanted(row: Row) -> frozenset[Quantity]:
-    """The losses that a row's figures and its report are about."""
+    """Return the losses that a row's figures and its table need."""
     return frozenset([figure.quantity for figure in row.figures] + list(row.shown))
 
 
 def _counted(
     session: Session, quantities: frozenset[Quantity], poll: Callable[[], None]
 ) -> Outcome:
-    """A family that counts: one fit, no seed."""
+    """Fit a family that counts: once, without a seed."""
     variables = session.model.fit(session.dataset.splits["train"])
     losses: dict[str, float] = {}
     for name in sorted(quantities):
@@ -81,7 +78,7 @@ def _counted(
 def result_of(
     row: Row, outcomes: list[Outcome], session: Session, at_once: int, seconds: float
 ) -> Result:
-    """A row's result as plain data: what was run, every seed's losses, and the verdicts."""
+    """Return a result as plain data: what was run, the losses of every seed, and the verdicts."""
     config = session.config
     diverged = any(outcome.diverged for outcome in outcomes)
     return {
@@ -100,13 +97,12 @@ def result_of(
         "at_once": at_once,
         "seconds": round(seconds, 1),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "hardware": hardware(),
+        "hardware": machine_facts(),
     }
 
 
 def _parameters(session: Session) -> int:
-    shapes = state_shapes(session.model, session.config).params
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    return parameter_count(state_shapes(session.model, session.config).params)
 
 
 def _run(outcome: Outcome) -> dict[str, Any]:
@@ -116,22 +112,17 @@ def _run(outcome: Outcome) -> dict[str, Any]:
 
 
 def summary(values: list[float]) -> dict[str, Any]:
-    """Mean, standard deviation and Student's 95 % interval of the mean (null for one value)."""
-    data = np.asarray(values, np.float64)
-    n = len(data)
-    told: dict[str, Any] = {"n": n, "mean": float(data.mean()), "std": None, "ci95": None}
-    if n > 1:
-        std = float(data.std(ddof=1))
-        half = float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n)
-        told |= {"std": std, "ci95": [told["mean"] - half, told["mean"] + half]}
-    return told
+    """Return mean, standard deviation and Student's 95 % interval of the mean (None for one)."""
+    found = mean_interval(values)
+    ends = None if found.low is None else [found.low, found.high]
+    return {"n": found.n, "mean": found.mean, "std": found.std, "ci95": ends}
 
 
 def judge(figure: Figure, outcomes: list[Outcome], diverged: bool) -> dict[str, Any]:
-    """A figure, what was measured, and the verdict.
+    """Return a figure, what was measured, and the verdict.
 
     "reproduced": the mean of the seeds lies within the tolerance; "better": below it, where that
-    is allowed; "reached" and "missed" are said of a target.
+    is allowed; "reached" and "missed" are the verdicts on a target.
     """
     measured = summary([outcome.losses[figure.quantity] for outcome in outcomes])
     return {
@@ -144,39 +135,35 @@ def judge(figure: Figure, outcomes: list[Outcome], diverged: bool) -> dict[str, 
 def _verdict(figure: Figure, mean: float) -> str:
     if figure.value is None:
         return "no published figure"
-    difference = mean - figure.value
-    above = difference > figure.above
+    met = is_within(mean, figure.value, figure.above, figure.below)
     if figure.mark == "target":
-        return "missed" if above else "reached"
-    if above or (figure.below is not None and difference < -figure.below):
+        return "reached" if met else "missed"
+    if not met:
         return "out of tolerance"
-    return "better" if figure.below is None and difference < 0 else "reproduced"
+    return "better" if figure.below is None and mean < figure.value else "reproduced"
 
 
-def compare(order: Order, results: dict[str, Result]) -> dict[str, Any]:
-    """An order of two rows, by the differences of their first figures, seed by seed.
+def compare(ordering: Ordering, results: dict[str, Result]) -> dict[str, Any]:
+    """Judge an ordering of two rows by the differences of their first figures, seed by seed.
 
-    Seed k has the same batches in both rows, so the differences are paired; the order holds if
+    Seed k has the same batches in both rows, so the differences are paired; the ordering holds if
     Student's 95 % interval of their mean lies above 0.
     """
     worse, better = (
         {run["seed"]: run["losses"][result["figures"][0]["quantity"]] for run in result["runs"]}
-        for result in (results[order.worse], results[order.better])
+        for result in (results[ordering.worse], results[ordering.better])
     )
     both = sorted(worse.keys() & better.keys())
-    told = summary([worse[seed] - better[seed] for seed in both])
-    if told["ci95"] is None:
+    difference = summary([worse[seed] - better[seed] for seed in both])
+    if difference["ci95"] is None:
         verdict = "needs two seeds"
     else:
-        verdict = "holds" if told["ci95"][0] > 0 else "does not hold"
-    return {**dataclasses.asdict(order), "difference": told, "verdict": verdict}
+        verdict = "holds" if difference["ci95"][0] > 0 else "does not hold"
+    return {**dataclasses.asdict(ordering), "difference": difference, "verdict": verdict}
 
 
-FAILURES = ("out of tolerance", "missed", "diverged", "does not hold")
-
-
-def failures(results: list[Result], orders: list[dict[str, Any]]) -> list[str]:
-    """The names of the rows and orders that make the exit status 1."""
+def failures(results: list[Result], orderings: list[dict[str, Any]]) -> list[str]:
+    """Return the names of the rows and orderings that make the exit status 1."""
     rows = [r["name"] for r in results if any(f["verdict"] in FAILURES for f in r["figures"])]
-    pairs = [f"{o['worse']} > {o['better']}" for o in orders if o["verdict"] in FAILURES]
+    pairs = [f"{o['worse']} > {o['better']}" for o in orderings if o["verdict"] in FAILURES]
     return rows + pairs

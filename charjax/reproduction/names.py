@@ -1,8 +1,8 @@
-"""The names: counts, the lectures' networks, and what beats them."""
+"""Rows on the names: counts, the networks of the makemore lectures, and lower losses."""
 
 from charjax.reproduction.rows import (
     Figure,
-    Order,
+    Ordering,
     Row,
     counted,
     kneser_ney,
@@ -92,15 +92,15 @@ def _network(
     source: str,
     val: float,
     train: float,
-    *more: Figure,
+    *others: Figure,
     seeds: int = 4,
 ) -> Row:
-    """One of the lectures' networks: the dev loss and the training loss after the last step."""
+    """Make the row of one of the makemore lectures' networks: dev and training loss at the end."""
     reason = "one published run, whose seed has a spread of its own (ours: 0.001 to 0.015)"
     figures = (
         seen("final", val, source, 0.02, reason),
         seen("train", train, source, 0.03, "as for dev; the lecture's is a printed mean"),
-        *more,
+        *others,
     )
     return Row(name, title, TEXT, name, figures, seeds=seeds, shown=("test",))
 
@@ -180,7 +180,7 @@ _BEYOND = (
 )
 
 ROWS = (*_COUNTS, *_BIGRAM, *_NETWORKS, _beside("transformer"), _beside("gru"), *_BEYOND)
-ORDERS = (
-    Order("names-mlp-naive", "names-mlp-readout", f"{_PART_3}: arm 1 worse than 2"),
-    Order("names-mlp-readout", "names-mlp-hidden", f"{_PART_3}: arm 2 worse than 3"),
+ORDERINGS = (
+    Ordering("names-mlp-naive", "names-mlp-readout", f"{_PART_3}: variant 1 worse than 2"),
+    Ordering("names-mlp-readout", "names-mlp-hidden", f"{_PART_3}: variant 2 worse than 3"),
 )

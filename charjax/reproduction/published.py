@@ -1,31 +1,28 @@
-"""Every row there is, in the order of the table."""
+"""All rows, in the order of the table."""
 
-import difflib
 import fnmatch
 
-from charjax.errors import UserError
+from charjax.errors import UserError, did_you_mean
 from charjax.reproduction import names, shakespeare, warpeace
 from charjax.reproduction.rows import Row
 
 ROWS: tuple[Row, ...] = (*names.ROWS, *shakespeare.ROWS, *warpeace.ROWS)
-ORDERS = names.ORDERS
+ORDERINGS = names.ORDERINGS
 
 
 def select(names: list[str]) -> tuple[Row, ...]:
-    """The rows that --only names, in the table's order; a name may be a pattern (`names-mlp-*`).
+    """Return the rows that --only names, in the table's order; a name may be a pattern.
 
     Raises:
-      UserError: a name that no row has.
+      UserError: no row has such a name.
     """
     known = [row.name for row in ROWS]
     chosen: set[str] = set()
     for name in names:
         found = fnmatch.filter(known, name)
         if not found:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(
-                f"--only: {name!r} given, and no row has that name{hint} "
+                f"--only: {name!r} given, and no row has that name{did_you_mean(name, known)} "
                 "(python -m charjax.reproduce --list names all of them)"
             )
         chosen.update(found)

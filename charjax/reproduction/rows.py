@@ -1,6 +1,6 @@
-"""What a row to be reproduced is: a configuration, its published figures, and how near is near.
+"""Rows to be reproduced: a configuration, its published figures and their tolerances.
 
-A figure's mark says how its source is known: "seen" was read there, "measured" was computed from
+The mark of a figure is how its source is known: "seen" was read there, "measured" was computed from
 the data, "recalled" is from memory of a paper, "target" is a bound this project set itself.
 """
 
@@ -16,16 +16,16 @@ Tier = Literal["cpu", "gpu", "more"]
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A published loss, in nats a character.
+    """A published loss, in nats per character.
 
     Attributes:
-      quantity: which loss of a run it is.
+      quantity: the loss of a run that it is compared with.
       value: as published; None where nothing is.
-      source: where.
-      mark: how that is known.
-      above: how far above it the mean of the seeds may lie.
-      below: how far below it; None: as far as it likes.
-      reason: why so far.
+      source: where it is published.
+      mark: how the source is known.
+      above: how far above the value the mean of the seeds may lie.
+      below: how far below it; None: any distance.
+      reason: of the tolerance.
     """
 
     quantity: "Quantity"
@@ -39,19 +39,19 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One configuration and what is known of it.
+    """A configuration and its published figures.
 
     Attributes:
-      name: what --only takes.
-      title: what it is, in the field's words.
+      name: as --only takes it.
+      title: model and training in a few words.
       text: heading of its table.
       config: a file in configs/.
-      figures: the first is the row's own; the others stand beside it.
+      figures: the first is the one in the summary tables.
       overrides: settings on top of the file.
-      seeds: runs by default.
-      tier: where it is run: "cpu" within 40 minutes on two cores; "gpu" where there is one, planned
-        for 25 minutes and not yet measured; "more": only by its name.
-      shown: losses measured and shown with no figure to set them against.
+      seeds: number of runs by default.
+      tier: where it is run: "cpu" within 40 minutes on two cores; "gpu" on a GPU, planned for 25
+        minutes and not yet measured; "more": only by its name.
+      shown: losses that are measured and shown without a published figure.
     """
 
     name: str
@@ -66,8 +66,8 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Order:
-    """A published order of two rows: `worse` has the higher first figure, seed by seed."""
+class Ordering:
+    """A published ordering of two rows: `worse` has the higher first figure, seed by seed."""
 
     worse: str
     better: str
@@ -75,35 +75,35 @@ class Order:
 
 
 def counted(quantity: "Quantity", value: float, decimals: int = 4) -> Figure:
-    """A figure of counts, as rounded."""
+    """Make a figure of counts, to be met as rounded."""
     near = 0.6 * 10.0**-decimals
     reason = "counting has no randomness; the figure is rounded"
     return Figure(quantity, value, "counts", "measured", near, near, reason)
 
 
 def seen(quantity: "Quantity", value: float, source: str, near: float, reason: str) -> Figure:
-    """A figure read in its source, to be met within `near` on both sides."""
+    """Make a figure that was read in its source, to be met within `near` on both sides."""
     return Figure(quantity, value, source, "seen", near, near, reason)
 
 
 def measured(quantity: "Quantity", value: float, source: str, near: float, reason: str) -> Figure:
-    """A figure computed from the data by other means, to be met within `near`."""
+    """Make a figure that was computed from the data by other means, to be met within `near`."""
     return Figure(quantity, value, source, "measured", near, near, reason)
 
 
 def target(quantity: "Quantity", value: float, against: str) -> Figure:
-    """A bound this project set itself, below what is published for the same data and budget."""
+    """Make a bound of this project, below what is published for the same data and budget."""
     reason = "the recipe was chosen on validation; the mean of the seeds must be below"
     return Figure(quantity, value, f"target; published: {against}", "target", 0.0, None, reason)
 
 
 def nothing_published(quantity: "Quantity") -> Figure:
-    """A loss with nothing to set it against."""
+    """Make a figure of a loss for which nothing is published."""
     return Figure(quantity, None, "none published", "seen", 0.0, 0.0, "no figure to compare with")
 
 
 def kneser_ney(corpus: str, text: str, order: int, *figures: Figure, modified: bool = False) -> Row:
-    """Counts of n-grams on a corpus, by its configuration CORPUS-kneser-ney."""
+    """Make the row of n-gram counts on a corpus, by its configuration CORPUS-kneser-ney."""
     smoothing = "modified_kneser_ney" if modified else "kneser_ney"
     return Row(
         f"{corpus}-{'modified-' if modified else ''}kneser-ney-{order}",

@@ -1,4 +1,4 @@
-"""Shakespeare: counts, nanoGPT's two configurations, and the seeds' recurrent networks."""
+"""Rows on Shakespeare: counts, nanoGPT's two configurations, recurrent networks."""
 
 from charjax.reproduction.rows import (
     Figure,

@@ -1,4 +1,4 @@
-"""War and Peace: counts, and the table of Karpathy, Johnson and Fei-Fei 2015."""
+"""Rows on War and Peace: counts, and the table of Karpathy, Johnson and Fei-Fei 2015."""
 
 from charjax.reproduction.rows import Figure, Row, kneser_ney, measured, target
 
@@ -28,9 +28,11 @@ _TABLE = {
 
 
 def _cell(kind: str, layers: int, hidden: int, value: float) -> Row:
-    """One entry of the paper's table."""
+    """Make the row of an entry of the paper's table."""
     source = "Karpathy, Johnson, Fei-Fei 2015"
-    reason = "one run of the paper's, whose dropout was tuned and is not told; better is allowed"
+    reason = (
+        "one run of the paper's, whose dropout was tuned and is not published; better is allowed"
+    )
     # The sizes meant to fit in a GPU's 25 minutes (not yet measured); the others by name.
     fits = layers == 1 or (layers == 2 and hidden == 128)
     return Row(

@@ -1,15 +1,14 @@
-"""Checkpoints: what orbax writes, made safe against what machines do to files.
+"""Checkpoints: orbax's arrays, made safe against crashes and damaged files.
 
-A step is a directory: `500/state/` holds the arrays as orbax lays them out, `500/meta.json` the
-caller's notes and a SHA-256 of every leaf and every file. It is built under another name and
-renamed, so a step is there whole or not at all, and it is verified before anything in it is used.
+A step is a directory: `500/state/` holds the arrays as orbax writes them, `500/meta.json` the
+caller's notes and a SHA-256 of every leaf and every file. It appears complete or not at all
+(`checkpoint_files.commit_step`), and is verified before anything in it is used.
 """
 
 import concurrent.futures
 import errno
 import hashlib
 import json
-import logging
 import math
 import os
 import re
@@ -25,23 +24,7 @@ import numpy as np
 from charjax.errors import UserError, printable
 from charjax.run import checkpoint_files
 from charjax.run.checkpoint_files import DamagedError, Record
-
-# Orbax logs every failure with tracebacks of its own, and asyncio those of orbax's tasks that
-# nobody waited for; SaveError and DamagedError say it in one line.
-for _name in ("absl", "asyncio"):
-    logging.getLogger(_name).setLevel(logging.CRITICAL)
-
-
-def _keep_quiet(
-    unraisable: "sys.UnraisableHookArgs", before: Callable[..., Any] = sys.unraisablehook
-) -> None:
-    """Pass over the writes of a save that has failed already: each would print a traceback."""
-    error = unraisable.exc_value
-    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-        before(unraisable)
-
-
-sys.unraisablehook = _keep_quiet
+from charjax.run.checkpoint_silence import silenced
 
 
 class SaveError(OSError):
@@ -49,9 +32,9 @@ class SaveError(OSError):
 
 
 def state_digest(state: Any) -> str:
-    """SHA-256 over path, dtype, shape and bytes of every leaf of a pytree of arrays.
+    """Return the SHA-256 over path, dtype, shape and bytes of every leaf of a pytree of arrays.
 
-    Neither the order of the leaves nor the devices they lie on make a difference.
+    It depends neither on the order of the leaves nor on their devices.
     """
     arrays = {name: np.asarray(_whole(leaf)) for name, leaf in _named_leaves(state).items()}
     leaves = {name: leaf.model_dump() for name, leaf in checkpoint_files.describe(arrays).items()}
@@ -61,14 +44,19 @@ def state_digest(state: Any) -> str:
 class Checkpoints:
     """The steps saved in one directory.
 
-    Without `keep` they are only read. With it, what a killed save has left behind is cleared away,
-    and from then on the newest `keep` steps and the best one are kept.
+    Without `keep` they are only read. With it, what a killed save left is removed, and each save
+    removes all but the newest `keep` steps and the best one.
     """
 
     def __init__(
         self, directory: Path, keep: int | None = None, warn: Callable[[str], None] | None = None
     ):
-        """Open a directory; `warn` (by default a line on stderr) hears of damaged steps.
+        """Open a directory.
+
+        Args:
+          directory: of the steps; made if need be, with `keep`.
+          keep: how many of the newest steps to keep.
+          warn: called with a line about damaged steps; by default it is printed on stderr.
 
         Raises:
           SaveError: the directory cannot be made or written.
@@ -77,7 +65,7 @@ class Checkpoints:
         self._keep = keep
         self._warn = warn or _warn_on_stderr
         self._damaged: dict[int, str] = {}
-        self._told: set[int] = set()
+        self._warned: set[int] = set()
         self._pending: concurrent.futures.Future[None] | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         if keep is not None:
@@ -88,16 +76,16 @@ class Checkpoints:
                 raise SaveError(f"checkpoints in {str(directory)!r}: {_reason(error)}") from error
 
     def save(self, step: int, state: Any, meta: dict[str, Any], *, best: bool = False) -> None:
-        """Begin to save a step, and return.
+        """Start to save a step, and return.
 
-        The state is copied where it lies, so its buffers may be donated at once. All the rest
-        (the way to the host, digests, files) happens in another thread, one save at a time.
+        The state is copied on its device, so its buffers may be donated at once. The rest (the
+        transfer to the host, digests, files) happens in another thread, one save at a time.
 
         Args:
-          step: its number. A step already there is replaced, and stays the best if it was; later
-            ones, which only a damaged future can have left, are removed.
+          step: its number. An existing step of that number is replaced, and stays the best if it
+            was; later ones, left where a run was resumed from an earlier step, are removed.
           state: a pytree of jax arrays that this process can address, or of numpy arrays.
-          meta: whatever JSON can hold.
+          meta: notes; anything that JSON can hold.
           best: whether this is the best step so far.
 
         Raises:
@@ -110,10 +98,10 @@ class Checkpoints:
         self._pending = self._thread.submit(self._write, step, _snapshot(state), notes, best)
 
     def wait(self) -> None:
-        """Wait for the save that is under way.
+        """Wait for the save in progress.
 
         Raises:
-          SaveError: it failed; the steps before it are as they were.
+          SaveError: it failed; the steps before it are unchanged.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
@@ -125,19 +113,19 @@ class Checkpoints:
             self.wait()
 
     def close(self) -> None:
-        """Wait, and let the thread go; raises what `wait` raises."""
+        """Wait, and end the thread; raises what `wait` raises."""
         self._thread.shutdown()
         self.wait()
 
     def steps(self) -> list[int]:
-        """The steps that are there, oldest first; only reading one shows whether it is good."""
+        """Return the steps, oldest first, damaged ones included."""
         return checkpoint_files.steps(self._directory)
 
     def best_step(self) -> int | None:
-        """The newest step that was saved as the best, or None.
+        """Return the newest step that was saved as the best, or None.
 
         Raises:
-          UserError: a newer one is damaged, so that nobody can say whether it was better.
+          UserError: a newer one is damaged, so it is not known whether that was better.
         """
         for step in reversed(self.steps()):
             try:
@@ -151,49 +139,50 @@ class Checkpoints:
         return None
 
     def read_meta(self, which: str | int) -> dict[str, Any]:
-        """The notes of a step; `which` and the errors are those of `restore`."""
+        """Return the notes of a step; `which` and the errors are those of `restore`."""
         return next(self._good(which)).meta
 
     def restore(
         self, which: str | int, like: Any, *, ones: re.Pattern[str] | None = None
     ) -> tuple[Any, dict[str, Any], int]:
-        """Read a step, and verify it to the last bit.
+        """Read a step, and verify every bit of it.
 
         Args:
-          which: "latest", "best" or a number. "latest" passes over damaged steps, with a warning.
-            "best" is the latest as long as none was called the best.
+          which: "latest", "best" or a number. "latest" skips damaged steps, with a warning. "best"
+            is the latest as long as no step was saved as the best.
           like: a pytree of the state's structure, of `jax.ShapeDtypeStruct`s or arrays. A leaf is
-            put where its sharding says; a numpy leaf stays numpy.
-          ones: paths of leaves that are filled with 1 where the step is older than they are.
+            put on the devices of its sharding; a numpy leaf stays numpy.
+          ones: paths of leaves that are filled with 1 if an older version saved the step without
+            them.
 
         Returns:
           The state, the notes and the number of the step.
 
         Raises:
-          UserError: there is no such step; it is damaged (for "latest", all are); or the name,
-            shape or dtype of a leaf is not that of `like`, which is found before any is read.
+          UserError: there is no such step; it is damaged (for "latest": all are); or the name,
+            shape or dtype of a leaf differs from `like`, which is found before any is read.
         """
         every = _named_leaves(like)
         for record in self._good(which):
-            younger = {
+            filled = {
                 name: _put(np.ones(leaf.shape, leaf.dtype), leaf)
                 for name, leaf in every.items()
                 if ones is not None and name not in record.leaves and ones.fullmatch(name)
             }
-            wanted = {name: leaf for name, leaf in every.items() if name not in younger}
+            wanted = {name: leaf for name, leaf in every.items() if name not in filled}
             _check_fit(record, wanted, self._directory)
             try:
                 read = _read_leaves(self._directory, record, wanted)
             except DamagedError as damage:
                 self._note(record.step, damage)
                 continue
-            found = younger | dict(zip(wanted, read, strict=True))
+            found = filled | dict(zip(wanted, read, strict=True))
             tree = jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in every])
             return tree, record.meta, record.step
         raise AssertionError("_good ends only by raising")
 
     def _good(self, which: str | int) -> Iterator[Record]:
-        """The records of steps whose files are sound, in the order to try them."""
+        """Yield the records of steps whose files are intact, in the order to try them."""
         while True:
             step = self._choose(which)
             try:
@@ -202,18 +191,19 @@ class Checkpoints:
             except DamagedError as damage:
                 self._note(step, damage)
                 continue
-            if news := [bad for bad in self._damaged if bad > step and bad not in self._told]:
-                self._warn(f"checkpoint {self._list(news)}: going back to checkpoint {step}")
-                self._told.update(news)
+            new = [bad for bad in self._damaged if bad > step and bad not in self._warned]
+            if new:
+                self._warn(f"checkpoint {self._list(new)}: going back to checkpoint {step}")
+                self._warned.update(new)
             yield record
 
     def _note(self, step: int, damage: DamagedError) -> None:
-        # A step that has gone meanwhile is not damaged: the run that writes here has removed it.
+        # A missing step is not damaged: the run that writes here has removed it meanwhile.
         if step in self.steps():
             self._damaged[step] = str(damage)
 
     def _choose(self, which: str | int) -> int:
-        """The step to try next; a UserError where there is none."""
+        """Return the step to try next; raise a UserError if there is none."""
         steps = self.steps()
         if not steps:
             raise UserError(
@@ -245,16 +235,17 @@ class Checkpoints:
         return ", ".join(f"{step} is damaged ({self._damaged[step]})" for step in newest_first)
 
     def _write(self, step: int, snapshot: dict[str, Any], meta: dict[str, Any], best: bool) -> None:
-        """What the thread does: commit the step, then remove those no longer kept."""
+        """Commit a step and remove those no longer kept, in the thread."""
         assert self._keep is not None
         try:
             arrays = {name: np.asarray(leaf) for name, leaf in snapshot.items()}
             _check_room(self._directory, sum(array.nbytes for array in arrays.values()))
-            with checkpoint_files.commit(self._directory, step, arrays, meta, best) as place:
-                _write_arrays(place, arrays)
+            commit = checkpoint_files.commit_step(self._directory, step, arrays, meta, best)
+            with silenced(), commit as path:
+                _write_arrays(path, arrays)
             self._damaged.pop(step, None)
             checkpoint_files.prune(self._directory, step, self._keep)
-        except Exception as error:  # tensorstore's own are ValueErrors
+        except Exception as error:  # tensorstore raises ValueError
             raise SaveError(
                 f"saving checkpoint {step} in {str(self._directory)!r} failed: {_reason(error)}; "
                 f"saved before it: {', '.join(map(str, self.steps())) or 'none'}"
@@ -266,7 +257,7 @@ def _warn_on_stderr(text: str) -> None:
 
 
 def _named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree by their paths, as in `params/dense/kernel`."""
+    """Return the leaves of a pytree by their paths, as in `params/dense/kernel`."""
     named: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -279,62 +270,62 @@ def _named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def _whole(leaf: Any) -> Any:
-    """One device's copy, where each has the whole."""
+    """Return one device's copy of a replicated array, and anything else unchanged."""
     if isinstance(leaf, jax.Array) and leaf.is_fully_replicated:
         return leaf.addressable_data(0)
     return leaf
 
 
 def _snapshot(state: Any) -> dict[str, Any]:
-    """A copy of every leaf that nothing done to the state afterwards can reach."""
+    """Copy every leaf, so that the state may be donated or changed afterwards."""
     leaves = {name: _whole(leaf) for name, leaf in _named_leaves(state).items()}
-    away = {name: leaf for name, leaf in leaves.items() if not _in_memory(leaf)}
-    places = {name: leaf.sharding for name, leaf in away.items()}
-    copies = jax.device_put(away, places, may_alias=False)
-    # What lies in the host's memory is copied at once: handing each to the device takes longer.
+    on_device = {name: leaf for name, leaf in leaves.items() if not _in_host_memory(leaf)}
+    shardings = {name: leaf.sharding for name, leaf in on_device.items()}
+    copies = jax.device_put(on_device, shardings, may_alias=False)
+    # In the host's memory, numpy copies faster than jax.device_put.
     return {name: copies[name] if name in copies else np.array(leaves[name]) for name in leaves}
 
 
-def _in_memory(leaf: Any) -> bool:
+def _in_host_memory(leaf: Any) -> bool:
     return not isinstance(leaf, jax.Array) or all(d.platform == "cpu" for d in leaf.devices())
 
 
 def _check_room(directory: Path, size: int) -> None:
-    """Find a full disk before orbax does, which would print tracebacks from its threads."""
+    """Raise an OSError if the disk is too full, before orbax begins to write."""
     if shutil.disk_usage(directory).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     ocp = _orbax()
-    # Parameters shrink by a twelfth, for a sixth of the work of a save; and a database of files
-    # (OCDBT) is twice the work of a file for each of so few arrays.
+    # Compression makes parameters smaller by a twelfth and takes a sixth of a save's time; OCDBT
+    # takes twice the time of one file per array, for so few arrays.
     handler = ocp.PyTreeCheckpointHandler(use_compression=False, use_ocdbt=False)
     with ocp.Checkpointer(handler) as orbax:
         orbax.save(path, args=ocp.args.PyTreeSave(checkpoint_files.pack(arrays)))
 
 
 def _orbax() -> Any:
-    """Orbax, imported at the first save or restore: it takes as long as half of JAX."""
+    """Import orbax at the first save or restore: that takes half as long as importing JAX."""
     import orbax.checkpoint
 
     return orbax.checkpoint
 
 
 def _check_fit(record: Record, wanted: dict[str, Any], directory: Path) -> None:
-    """Refuse a step whose leaves are not those wanted, naming them."""
-    there = {name: (leaf.dtype, tuple(leaf.shape)) for name, leaf in record.leaves.items()}
+    """Raise a UserError that names leaves of a step which differ from those wanted."""
+    saved = {name: (leaf.dtype, tuple(leaf.shape)) for name, leaf in record.leaves.items()}
     here = {name: (np.dtype(leaf.dtype).name, leaf.shape) for name, leaf in wanted.items()}
     differing = [
-        f"{name} is {_show(there.get(name))} there and {_show(here.get(name))} here"
-        for name in sorted({*there, *here})
-        if there.get(name) != here.get(name)
+        f"{name} is {_show(saved.get(name))} there and {_show(here.get(name))} here"
+        for name in sorted({*saved, *here})
+        if saved.get(name) != here.get(name)
     ]
     if differing:
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        rest = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UserError(
             f"checkpoint: {record.step} in {str(directory)!r} is of another model: "
-            f"{', '.join(differing[:3])}{more}; use the configuration it was trained with"
+            f"{', '.join(differing[:3])}{rest}; use the configuration it was trained with"
         )
     size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in wanted.values())
     if size > (memory := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
@@ -349,19 +340,19 @@ def _show(leaf: tuple[str, tuple[int, ...]] | None) -> str:
 
 
 def _read_leaves(directory: Path, record: Record, wanted: dict[str, Any]) -> list[Any]:
-    """The arrays, each where it is wanted; a DamagedError unless they are those saved."""
+    """Read the arrays, put as wanted; raise a DamagedError unless they are those saved."""
     shapes = checkpoint_files.packed_shapes(record)
     ocp = _orbax()
-    how = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in shapes}
+    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in shapes}
     path = checkpoint_files.arrays_path(directory, record.step)
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
+        with silenced(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
             _check_sizes(orbax.metadata(path).item_metadata.tree, shapes)
-            held = orbax.restore(path, args=ocp.args.PyTreeRestore(restore_args=how))
-        arrays = checkpoint_files.unpack(held, record)
+            packed = orbax.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+        arrays = checkpoint_files.unpack(packed, record)
     except DamagedError:
         raise
-    except Exception as error:  # tensorstore's own are ValueErrors
+    except Exception as error:  # tensorstore raises ValueError
         raise DamagedError(_reason(error)) from error
     for name, described in checkpoint_files.describe(arrays).items():
         if described != record.leaves[name]:
@@ -370,9 +361,10 @@ def _read_leaves(directory: Path, record: Record, wanted: dict[str, Any]) -> lis
 
 
 def _check_sizes(headers: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> None:
-    """Refuse arrays larger than they should be: reading them would end the process, out of memory.
+    """Raise a DamagedError if the headers declare other arrays than those of the record.
 
-    Files may be sound and say this nevertheless, if somebody has crafted them.
+    Digests do not protect from a crafted checkpoint: a restore (orbax 0.12) allocates what a header
+    declares, which may be more memory than there is.
     """
     for name, header in headers.items():
         shape = getattr(header, "shape", None)
@@ -392,7 +384,7 @@ def _put(array: np.ndarray, like: Any) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """What the operating system said, or failing that the first line of the error."""
+    """Return the operating system's message, or else the first line of the error."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if code := re.search(r"os_error_code='(\d+)'", str(error)):

@@ -1,4 +1,4 @@
-"""What the user sees while a run goes: a progress bar on a terminal, plain lines elsewhere."""
+"""The output of a run: plain lines, and a progress bar below them on a terminal."""
 
 import contextlib
 import io
@@ -7,58 +7,58 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import TimeRemainingColumn
 from rich.table import Table
 
 from charjax.errors import visible
+from charjax.progress import ProgressBar
+from charjax.units import bits_per_character
 
-# Above this a loss is written with an exponent: its digits mean nothing.
+# A larger loss is written with an exponent.
 _LARGEST_PLAIN = 1e6
-# Columns; no name of a parameter is as long.
+# Columns: wider than any table.
 _WIDEST = 10_000
 
 
 class Display:
-    """Shows the steps from `start` to `stop`; free text can be printed at any time.
+    """Lines about a run, and from `start` to `stop` a progress bar where there is a terminal.
 
-    The lines are the same on a terminal, where a bar moves below them, and in a pipe.
+    The lines are the same on a terminal and in a pipe.
     """
 
     def __init__(self, console: Console):
         self.console = console
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
+        self._bar: ProgressBar | None = None
         self._total = 0
 
     def start(self, step: int, total: int) -> None:
-        """Begin at a step, with the bar where there is a terminal."""
+        """Start the progress bar at a step."""
         self._total = total
-        if self.console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("step {task.completed}/{task.total}  {task.fields[told]}"),
-                TimeRemainingColumn(),
-                console=self.console,
-                transient=True,
-            )
-            self._task = self._bar.add_task("training", total=total, completed=step, told="")
-            self._bar.start()
+        self._bar = ProgressBar(
+            self.console,
+            "training",
+            "step {task.completed}/{task.total}  {task.fields[status]}",
+            TimeRemainingColumn(),
+            total=total,
+            completed=step,
+            status="",
+        )
+        self._bar.start()
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the progress bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
     def steps(self, step: int, rate: float, lines: Sequence[dict[str, Any]]) -> None:
-        """Print a line for each training interval, and move the bar.
+        """Print a line for each training interval, and advance the bar.
 
         Args:
           step: steps done.
           rate: targets per second.
-          lines: of each interval the last step, the mean loss in nats (None where all steps were
-            skipped) and, where there are any, the number of skipped steps.
+          lines: for each interval `step`, its last step; `loss`, the mean in nats per character, or
+            None if all steps were skipped; and `skipped`, the number of them, if any were.
         """
         shown = [
             f"step {line['step']}/{self._total}  loss {_nats(line['loss'])}{_skipped(line)}  "
@@ -66,43 +66,43 @@ class Display:
             for line in lines
         ]
         if shown:
-            # At once: small models pass hundreds of intervals in a chunk.
+            # In one call: a chunk of a small model has hundreds of intervals.
             self.say("\n".join(shown))
         if self._bar is not None:
-            told = f"{rate:,.0f} tokens/s"
+            status = f"{rate:,.0f} tokens/s"
             if lines:
-                told = f"loss {_nats(lines[-1]['loss'])}  {told}"
-            self._bar.update(self._task, completed=step, told=told)
+                status = f"loss {_nats(lines[-1]['loss'])}  {status}"
+            self._bar.update(completed=step, status=status)
 
     def evaluated(self, step: int, loss: float, best: bool) -> None:
         """Print a validation loss."""
         self.say(f"step {step}/{self._total}  val {_nats(loss)}{'  (best so far)' if best else ''}")
 
     @contextlib.contextmanager
-    def doing(self, what: str) -> Iterator[None]:
-        """Name on the bar what is being done meanwhile."""
+    def doing(self, activity: str) -> Iterator[None]:
+        """Show an activity on the bar while the block lasts."""
         if self._bar is not None:
-            self._bar.update(self._task, description=what)
+            self._bar.update(description=activity)
         yield
         if self._bar is not None:
-            self._bar.update(self._task, description="training")
+            self._bar.update(description="training")
 
     def table(self, table: Table) -> None:
-        """Print a table whole, in plain text: one wider than the terminal runs over its edge."""
+        """Print a table as plain text, without folding it to the width of the terminal."""
         wide = Console(file=io.StringIO(), width=_WIDEST, color_system=None)
         with wide.capture() as capture:
             wide.print(table)
         self.say("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
     def say(self, text: str) -> None:
-        """Print a line as it stands: no markup, control characters made visible."""
+        """Print text literally: without markup, control characters escaped."""
         self.console.print(
             visible(text), markup=False, emoji=False, highlight=False, soft_wrap=True
         )
 
 
 def loss_warning(split: str, loss: float | None, vocab_size: int) -> str | None:
-    """Describe a final loss (nats) that is worse than a uniform guess, or return None."""
+    """Return a warning if a final loss (nats per character) is worse than a uniform guess."""
     if loss is None:
         return None
     remedy = "lower optim.learning_rate, or train longer"
@@ -120,17 +120,17 @@ def loss_warning(split: str, loss: float | None, vocab_size: int) -> str | None:
 
 
 def shown_loss(loss: float) -> str:
-    """A loss in nats with four decimals, or with an exponent where it is huge."""
+    """Format a loss with four decimals, or with an exponent where it is huge."""
     if not math.isfinite(loss):
         return "not finite"
     return f"{loss:.4f}" if abs(loss) < _LARGEST_PLAIN else f"{loss:.3e}"
 
 
 def _nats(loss: float | None) -> str:
-    """A loss in nats and in bits per character."""
+    """Format a loss in nats and in bits per character."""
     if loss is None or not math.isfinite(loss):
         return "not finite"
-    return f"{shown_loss(loss)} ({shown_loss(loss / math.log(2))} bpc)"
+    return f"{shown_loss(loss)} ({shown_loss(bits_per_character(loss))} bpc)"
 
 
 def _skipped(line: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Fine-tuning: a run that starts from the parameters of another one."""
+"""Fine-tuning: a run that starts from the parameters of another."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,28 +6,29 @@ from pathlib import Path
 from charjax.config import Config, differences, load_config, parse_config, read_settings
 from charjax.errors import UserError
 from charjax.run.display import shown_loss
-from charjax.run.load import Run, load_run, parameter_shapes, require_run
+from charjax.run.load import Run, find_run, load_run, parameter_shapes, require_run
 from charjax.run.metrics import MetricsFile
 
-# What changes no parameter; a context length may, which the parameters' shapes show.
-_FREE = ("model.dropout", "model.context_length")
+# Settings of the model that may differ. A context length may change parameters, which
+# `load_source` sees from their shapes.
+_CHANGEABLE = ("model.dropout", "model.context_length")
 
 
 def fine_tuning_config(
     source: Path, file: str | None, overrides: Sequence[str], note: Callable[[str], None]
 ) -> Config:
-    """Return the configuration as asked for, with the other run's model.
+    """Return the configuration requested, with the other run's model.
 
     Args:
       source: directory of the other run.
       file: the configuration, if any.
-      overrides: `section.key=value` words; settings of [model] are of the other run's family
-        unless another one is named.
+      overrides: `section.key=value` words; settings of [model] are those of the other run's family
+        unless model.kind is among them.
       note: called with a line for the user.
 
     Raises:
-      UserError: there is no such run, it is a counted one, or a setting of the model is given that
-        would make it another model.
+      UserError: there is no such run, its model was fitted by counting, or a setting would make it
+        another model.
     """
     require_run(source, "--init-from")
     old = load_config(source / "config.toml", saved=True)
@@ -38,11 +39,11 @@ def fine_tuning_config(
         )
     named = [word for word in overrides if word.startswith("model.kind=")]
     kind = read_settings(file, named).get("model", {}).get("kind", old.model.kind)
-    asked = read_settings(file, [f"model.kind={kind}", *overrides])["model"]
+    requested = read_settings(file, [f"model.kind={kind}", *overrides])["model"]
     others = [word for word in overrides if not word.startswith("model.")]
     config = load_config(file, [f"model.kind={kind}", *others], note=note)
     if kind == old.model.kind:
-        model = old.model.model_dump(exclude_none=True) | asked
+        model = old.model.model_dump(exclude_none=True) | requested
         config = parse_config(config.model_dump(exclude_none=True) | {"model": model})
     _check_same_model(old, config)
     return config
@@ -54,39 +55,39 @@ def load_source(directory: Path, checkpoint: str, config: Config) -> Run:
     Args:
       directory: of the other run.
       checkpoint: "best", "latest" or a step.
-      config: of the new run.
+      config: the new run's.
 
     Raises:
-      UserError: no such checkpoint, or its parameters are not those of the new run's model.
+      UserError: there is no such checkpoint, or its parameters do not fit the new run's model.
     """
-    source = load_run(directory, checkpoint)
+    source = load_run(find_run(directory, checkpoint))
     _check_same_model(source.config, config)
     if parameter_shapes(source.config, source) != parameter_shapes(config, source):
-        there, here = source.config.model.context_length, config.model.context_length
+        theirs, ours = source.config.model.context_length, config.model.context_length
         raise UserError(
-            f"model.context_length: {here} given with --init-from, but that run's parameters are "
-            f"of {there} positions (learned ones, or a window of its own); leave the setting out"
+            f"model.context_length: {ours} given with --init-from, but that run's parameters are "
+            f"of {theirs} positions (learned ones, or a window of its own); leave the setting out"
         )
     return source
 
 
 def _check_same_model(old: Config, new: Config) -> None:
     changed = [
-        f"{name} is {there!r} there, {here!r} here"
-        for name, there, here in differences(old, old.model_copy(update={"model": new.model}))
-        if name not in _FREE
+        f"{name} is {before!r} there, {after!r} here"
+        for name, before, after in differences(old, old.model_copy(update={"model": new.model}))
+        if name not in _CHANGEABLE
     ]
     if changed:
-        # Two families have hardly a setting in common: their names say enough.
+        # Two families have few settings in common: only their names are reported.
         kinds = [text for text in changed if text.startswith("model.kind ")]
         raise UserError(
             f"--init-from: another model: {', '.join(kinds or changed)}; give the same model, or "
-            f"none (only {' and '.join(_FREE)} may be changed)"
+            f"none (only {' and '.join(_CHANGEABLE)} may be changed)"
         )
 
 
 def describe_source(source: Run) -> str:
-    """Return a line with the checkpoint that is taken over, and its validation loss."""
+    """Return a line with the source's step and its validation loss."""
     lines = MetricsFile(source.directory / "metrics.jsonl").read()
     losses = [
         line["loss"] for line in lines if line["split"] == "val" and line["step"] == source.step

@@ -1,4 +1,4 @@
-"""A run's directory: who may write in it, and how it is read back."""
+"""Reading a run back from its directory."""
 
 import dataclasses
 from pathlib import Path
@@ -14,13 +14,9 @@ from charjax.errors import UserError
 from charjax.models import build_model
 from charjax.models.contract import CharModel
 from charjax.run.checkpoint import Checkpoints
-from charjax.run.notes import read_notes
+from charjax.run.notes import Notes, read_notes
 from charjax.training.cpu_plan import needs_one_heap
-from charjax.training.state import (
-    ADAM_SCALES,
-    state_shapes,
-    variables_of,
-)
+from charjax.training.state import ADAM_SCALES, state_shapes, variables_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +24,12 @@ class Run:
     """A trained model, read back from its directory.
 
     Attributes:
-      directory: where it was read from.
+      directory: of the run.
       config: the resolved configuration.
-      tokenizer: of its text.
+      tokenizer: the alphabet of the text.
       model: the module.
       variables: its parameters and other collections.
-      step: of the checkpoint.
+      step: the step of the checkpoint.
       dataset_digest: SHA-256 of the text it was trained on.
     """
 
@@ -46,13 +42,43 @@ class Run:
     dataset_digest: str
 
 
-def load_run(directory: Path, checkpoint: str = "best", *, core_devices: bool = False) -> Run:
-    """Read a run's model.
+@dataclasses.dataclass(frozen=True)
+class SavedRun:
+    """A checkpoint of a run, of which only the notes have been read.
+
+    Attributes:
+      directory: of the run.
+      checkpoint: "best", "latest" or a step.
+      notes: saved with the checkpoint.
+      store: the run's checkpoints.
+    """
+
+    directory: Path
+    checkpoint: str | int
+    notes: Notes
+    store: Checkpoints
+
+    @property
+    def config(self) -> Config:
+        """The run's configuration, for any device: a GPU's model can be read on a CPU."""
+        config = self.notes.config
+        return config.model_copy(update={"runtime": backend.on_any_device(config.runtime)})
+
+    def start_backend(self, *, core_devices: bool = False) -> list[jax.Device]:
+        """Start JAX for this run's model; see `charjax.backend.start_backend`."""
+        return backend.start_backend(
+            self.config.runtime,
+            core_devices=core_devices,
+            large_calls=needs_one_heap(self.config, 1),
+        )
+
+
+def find_run(directory: Path, checkpoint: str = "best") -> SavedRun:
+    """Find a checkpoint of a run, and read its notes; JAX is not started.
 
     Args:
-      directory: the run's.
+      directory: of the run.
       checkpoint: "best", "latest" or a step.
-      core_devices: as of `backend.start_backend`.
 
     Raises:
       UserError: no run there, no such checkpoint, or none that can be read.
@@ -66,29 +92,30 @@ def load_run(directory: Path, checkpoint: str = "best", *, core_devices: bool = 
             )
         which = int(checkpoint)
     store = Checkpoints(directory / "checkpoints")
-    notes = read_notes(store.read_meta(which))
-    config, tokenizer = notes.config, notes.tokenizer
-    # A model trained on a GPU is read on whatever there is.
-    if config.runtime.device == "gpu":
-        config = config.model_copy(
-            update={"runtime": config.runtime.model_copy(update={"device": "auto"})}
-        )
-    backend.start_backend(
-        config.runtime, core_devices=core_devices, large_calls=needs_one_heap(config, 1)
-    )
-    model = build_model(config, tokenizer)
+    return SavedRun(directory, which, read_notes(store.read_meta(which)), store)
+
+
+def load_run(saved: SavedRun) -> Run:
+    """Read a run's model onto the devices of the backend as it was started.
+
+    Raises:
+      UserError: the checkpoint cannot be read.
+    """
+    config, notes = saved.config, saved.notes
+    model = build_model(config, notes.tokenizer)
     shapes = state_shapes(model, config, notes.tables)
-    state, _, step = store.restore(which, shapes, ones=ADAM_SCALES)
-    return Run(directory, config, tokenizer, model, variables_of(state), step, notes.dataset_digest)
+    state, _, step = saved.store.restore(saved.checkpoint, shapes, ones=ADAM_SCALES)
+    variables, digest = variables_of(state), notes.dataset_digest
+    return Run(saved.directory, config, notes.tokenizer, model, variables, step, digest)
 
 
-def begun_with(directory: Path) -> tuple[Tokenizer, str] | tuple[None, None]:
-    """The alphabet of a run and the SHA-256 of its text; None before its first checkpoint.
+def saved_dataset(directory: Path) -> tuple[Tokenizer, str] | tuple[None, None]:
+    """Return a run's tokenizer and the SHA-256 of its text, or None before its first checkpoint.
 
     Raises:
       UserError: no checkpoint can be read.
     """
-    # Whoever restores the checkpoint tells of damaged ones.
+    # Damaged checkpoints are reported by the restore that follows.
     store = Checkpoints(directory / "checkpoints", warn=lambda text: None)
     if not store.steps():
         return None, None
@@ -101,19 +128,19 @@ def require_run(directory: Path, flag: str = "workdir") -> None:
     if (directory / "config.toml").is_file():
         return
     remedy = "give the directory that `python -m charjax.train` printed"
-    what = "holds no run" if directory.is_dir() else "is not a directory"
+    problem = "holds no run" if directory.is_dir() else "is not a directory"
     if has_checkpoints(directory):
-        what, remedy = "holds checkpoints, but no config.toml", "put a copy of that file back"
-    raise UserError(f"{flag}: {str(directory)!r} {what}; {remedy}")
+        problem, remedy = "holds checkpoints, but no config.toml", "put a copy of that file back"
+    raise UserError(f"{flag}: {str(directory)!r} {problem}; {remedy}")
 
 
 def has_checkpoints(directory: Path) -> bool:
-    """Whether a run has saved anything in a directory."""
+    """Return whether a directory holds a checkpoint."""
     return bool(Checkpoints(directory / "checkpoints").steps())
 
 
 def parameter_shapes(config: Config, source: Run) -> Any:
-    """Shapes and dtypes of the parameters that a config's model has in a run's alphabet."""
+    """Return the shapes and dtypes of a config's parameters, with another run's alphabet."""
     model = build_model(config, source.tokenizer)
     tokens_BT = jnp.zeros((1, model.lookback + 1), jnp.int32)
     return jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]

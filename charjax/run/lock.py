@@ -9,13 +9,13 @@ from typing import IO
 from charjax.errors import UserError
 from charjax.files import cannot_write
 
-# How often, and how many seconds apart, to look who holds a lock.
+# Tries to find the process that holds a lock, and seconds between them.
 _HOLDER_TRIES = 20
 _HOLDER_SECONDS = 0.05
 
 
 class Lock:
-    """One writer a directory; the kernel lets go when the process ends, however it ends."""
+    """A lock on a directory for one writer; the kernel releases it when the process ends."""
 
     def __init__(self, directory: Path):
         self._path = directory / ".lock"
@@ -28,9 +28,9 @@ class Lock:
           UserError: another process holds it, which is named; or nothing can be written there.
         """
         try:
-            # Unbuffered: what a full disk refuses would be tried again when the file is closed.
+            # Unbuffered: closing a buffered file would try again what a full disk refused.
             self._file = self._path.open("a+b", buffering=0)
-            if _take(self._file):
+            if _try_lock(self._file):
                 self._file.truncate(0)
                 self._file.write(str(os.getpid()).encode())
                 return
@@ -45,13 +45,13 @@ class Lock:
         )
 
     def release(self) -> None:
-        """Let go of it."""
+        """Release the lock."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
 
-def _take(file: IO[bytes]) -> bool:
+def _try_lock(file: IO[bytes]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -60,9 +60,9 @@ def _take(file: IO[bytes]) -> bool:
 
 
 def _holder(file: IO[bytes]) -> str:
-    """The process that holds a lock.
+    """Return the number of the process that holds a lock, or "unknown".
 
-    It writes its number after it has the lock, so for a moment an earlier one's may stand there.
+    It writes its number after it has the lock, so for a moment the file may hold an earlier one's.
     """
     for _ in range(_HOLDER_TRIES):
         file.seek(0)
@@ -77,7 +77,7 @@ def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
     except PermissionError:
-        return True  # somebody else's
+        return True  # another user's
     except (ProcessLookupError, OverflowError):
         return False
     return True

@@ -1,4 +1,4 @@
-"""The training loop: chunks of steps, and what happens between them.
+"""The training loop: chunks of steps, and the events between them.
 
 The host reads the metrics of one chunk after it has started the next, so the device never waits.
 """
@@ -6,13 +6,14 @@ The host reads the metrics of one chunk after it has started the next, so the de
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from charjax.config import Config
 from charjax.run.display import Display
-from charjax.run.metrics import Interval, MetricsFile, loss_fields
+from charjax.run.events import EventSchedule
+from charjax.run.metrics import Interval, MetricsFile, columns, loss_fields
 from charjax.run.progress import Progress
 from charjax.signals import Signals
 from charjax.training.evaluation import Score
@@ -27,22 +28,39 @@ class DivergedError(Exception):
     """Too many steps in a row were not finite."""
 
 
+class _Chunk(NamedTuple):
+    """A chunk that the device is working on.
+
+    Attributes:
+      first: steps done before it.
+      steps: steps in it.
+      rows: metrics of its steps, float32, shape (CAPACITY, fields of Metrics).
+      done: the number of its steps that were done; waits for the device.
+    """
+
+    first: int
+    steps: int
+    rows: Any
+    done: Any
+
+
 @dataclasses.dataclass
 class Loop:
-    """A run from the step it is at to its last one.
+    """A run from its current step to its last.
 
     Attributes:
       config: the run's.
       program: the compiled chunk of steps.
-      state: the state, donated to each chunk and replaced.
-      progress: the host's side of it.
-      metrics: where lines are written.
-      display: what the user sees.
-      signals: asked between chunks.
-      evaluate: state -> validation score, or None where there is no validation split.
+      state: donated to each chunk, and replaced by the one it returns.
+      progress: the host's side of the state.
+      metrics: the file that lines are appended to.
+      display: the output of the run.
+      signals: polled between chunks.
+      evaluate: step, state -> validation score; None where there is no validation split.
       sample: step, state -> None; writes samples.
       save: step, state, progress, best -> None.
-      check: raises if the last save has failed; asked between chunks.
+      check: raises if the last save has failed; called between chunks.
+      step: steps done.
     """
 
     config: Config
@@ -56,10 +74,12 @@ class Loop:
     sample: Callable[[int, TrainState], None]
     save: Callable[[int, TrainState, Progress, bool], None]
     check: Callable[[], None]
+    step: int = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         self.step = int(self.state.counters.step)
-        self._chunk = 1
+        self._events = EventSchedule(self.config)
+        self._chunk_steps = 1
 
     def run(self) -> None:
         """Train to the last step.
@@ -70,73 +90,62 @@ class Loop:
         """
         total = self.config.train.steps
         while True:
-            if self.step > self.progress.events_done and self._is_event(self.step):
-                self._events()
+            if self.step > self.progress.events_done and any(self._events.due(self.step)):
+                self._run_events()
             if self.step >= total:
                 return
-            self._advance(self._next_event())
+            self._advance(self._events.next_after(self.step))
             self.signals.poll()
 
-    def _is_event(self, step: int) -> bool:
-        config = self.config
-        periods = (config.eval.every, config.checkpoint.every, config.train.sample_every)
-        return step == config.train.steps or any(p and step % p == 0 for p in periods)
-
-    def _next_event(self) -> int:
-        config = self.config
-        periods = (config.eval.every, config.checkpoint.every, config.train.sample_every)
-        steps = [(self.step // p + 1) * p for p in periods if p]
-        return min([config.train.steps, *steps])
-
     def _advance(self, goal: int) -> None:
-        """Steps up to `goal`, or until a signal; one chunk is always in flight."""
+        """Train up to step `goal`, or until a signal; one chunk is always in flight."""
         began = time.perf_counter()
-        pending: tuple[int, int, Any, Any] | None = None
+        pending: _Chunk | None = None
         while self.step < goal and self.signals.received is None:
-            steps = min(goal - self.step, self._chunk)
+            steps = min(goal - self.step, self._chunk_steps)
             self.state, rows, done = self.program.run(self.state, steps)
             if pending is not None:
-                began = self._take(*pending, began)
-            pending = (self.step, steps, rows, done)
+                began = self._collect(pending, began)
+            pending = _Chunk(self.step, steps, rows, done)
             self.step += steps
         if pending is not None:
-            self._take(*pending, began)
+            self._collect(pending, began)
 
-    def _take(self, first: int, steps: int, rows: Any, done: Any, began: float) -> float:
-        """Wait for a chunk, write its lines, size the next; returns the time it was ready."""
-        count = int(done)
-        values = np.asarray(rows)[:count]
+    def _collect(self, chunk: _Chunk, began: float) -> float:
+        """Wait for a chunk, write its lines, size the next; return the time it was ready."""
+        count = int(chunk.done)
+        rows = np.asarray(chunk.rows)[:count]
         now = time.perf_counter()
         seconds = now - began
-        targets = float(values[:, 3].sum(dtype=np.float64))
+        targets = float(columns(rows).targets.sum(dtype=np.float64))
         self.progress.seconds += seconds
         self.progress.targets += targets
         rate = targets / seconds
-        self._log(first, values, rate)
-        if count < steps:
-            self.step = first + count
+        self._log(chunk.first, rows, rate)
+        if count < chunk.steps:
+            self.step = chunk.first + count
             raise DivergedError(
                 f"stopped at step {self.step}: {self.config.train.max_skipped} steps in a row gave "
                 "a loss or gradient that is not finite and were skipped; lower "
                 "optim.learning_rate, or set optim.grad_clip"
             )
-        per_step = seconds / max(1, steps)
-        self._chunk = int(min(max(_CHUNK_SECONDS / per_step, 1), 8 * steps, CAPACITY))
-        # What cannot be saved is not worth computing.
+        per_step = seconds / max(1, chunk.steps)
+        self._chunk_steps = int(min(max(_CHUNK_SECONDS / per_step, 1), 8 * chunk.steps, CAPACITY))
+        # Steps that cannot be saved are not worth computing.
         self.check()
         return now
 
-    def _log(self, first: int, values: np.ndarray, rate: float) -> None:
-        """The lines of a chunk, written at once: opening the file costs as much as small steps."""
-        progress, every, last = self.progress, self.config.train.log_every, first + len(values)
+    def _log(self, first: int, rows: np.ndarray, rate: float) -> None:
+        """Write a chunk's lines at once: opening the file costs as much as small steps."""
+        progress, every, last = self.progress, self.config.train.log_every, first + len(rows)
         due = range(first - first % every + every, last + 1, every)
         lines, done = [], first
         for step in sorted({1, *due} if first == 0 and last else due):
-            progress.interval.add(values[done - first : step - first])
+            progress.interval.add(rows[done - first : step - first])
             line = {**progress.interval.line(), "tokens_per_second": rate}
             lines.append({"step": step, "split": "train", **line})
             progress.interval, done = Interval(), step
-        progress.interval.add(values[done - first :])
+        progress.interval.add(rows[done - first :])
         if lines:
             self.metrics.write_all(lines)
         if done < last == self.config.train.steps:
@@ -144,25 +153,22 @@ class Loop:
             lines.append({"step": last, **progress.interval.line()})
         self.display.steps(last, rate, lines)
 
-    def _events(self) -> None:
-        """Evaluation, samples and a checkpoint, whichever are due at this step."""
-        config, step, progress = self.config, self.step, self.progress
-        last = step == config.train.steps
-        best = False
-        if self.evaluate and (last or _due(step, config.eval.every)):
-            best = self._evaluate()
-        if last or _due(step, config.train.sample_every):
+    def _run_events(self) -> None:
+        """Evaluate, sample and save, whichever is due at this step."""
+        step, progress = self.step, self.progress
+        due = self._events.due(step)
+        best = self._evaluate(self.evaluate) if due.evaluation and self.evaluate else False
+        if due.samples:
             self.sample(step, self.state)
         progress.events_done = step
-        if best or last or _due(step, config.checkpoint.every):
+        if best or due.checkpoint:
             self.save(step, self.state, progress, best)
 
-    def _evaluate(self) -> bool:
-        """Measure the validation loss; whether it is the best one yet."""
-        assert self.evaluate is not None
+    def _evaluate(self, evaluate: Callable[[int, TrainState], Score]) -> bool:
+        """Measure the validation loss; return whether it is the best one yet."""
         began = time.perf_counter()
         with self.display.doing("evaluating"):
-            score = self.evaluate(self.step, self.state)
+            score = evaluate(self.step, self.state)
         seconds = time.perf_counter() - began
         progress = self.progress
         progress.val_loss = score.loss
@@ -174,7 +180,6 @@ class Loop:
             grad_norm=None,
             tokens_per_second=score.targets / seconds,
         )
-        # "<=" on a NaN is false: a loss that is not finite is never the best.
         best = bool(np.isfinite(score.loss)) and (
             progress.best_val_loss is None or score.loss < progress.best_val_loss
         )
@@ -182,7 +187,3 @@ class Loop:
             progress.best_val_loss, progress.best_step = score.loss, self.step
         self.display.evaluated(self.step, score.loss, best)
         return best
-
-
-def _due(step: int, period: int) -> bool:
-    return period > 0 and step % period == 0

@@ -1,4 +1,4 @@
-"""What a run writes down while it goes: metrics.jsonl and curves.png."""
+"""The metrics of a run on disk: metrics.jsonl and curves.png."""
 
 import dataclasses
 import io
@@ -12,6 +12,20 @@ import numpy as np
 
 from charjax import files
 from charjax.errors import visible
+from charjax.training.step import Metrics
+from charjax.units import bits_per_character
+
+
+def columns(rows: np.ndarray) -> Metrics:
+    """Return the columns of a buffer of metrics by name.
+
+    Args:
+      rows: shape (steps, fields of Metrics).
+
+    Returns:
+      Arrays of shape (steps,).
+    """
+    return Metrics(*rows.T)
 
 
 @dataclasses.dataclass
@@ -31,52 +45,56 @@ class Interval:
     penalty: float = 0.0
 
     def add(self, rows: np.ndarray) -> None:
-        """Take in some steps' Metrics: rows in the order of the steps, columns in their own."""
+        """Add the metrics of consecutive steps, shape (steps, fields of Metrics)."""
         if not len(rows):
             return
         self.steps += len(rows)
-        self.learning_rate = float(rows[-1, 2])
-        kept = rows[rows[:, 4] == 0].astype(np.float64)
-        self.skipped += len(rows) - len(kept)
-        self.loss = _add_in_order(self.loss, kept[:, 0] * kept[:, 3])
-        self.targets = _add_in_order(self.targets, kept[:, 3])
-        self.grad_norm = _add_in_order(self.grad_norm, kept[:, 1])
-        self.penalty = _add_in_order(self.penalty, kept[:, 5])
+        self.learning_rate = float(columns(rows).learning_rate[-1])
+        finite_rows = rows[columns(rows).skipped == 0].astype(np.float64)
+        self.skipped += len(rows) - len(finite_rows)
+        finite = columns(finite_rows)
+        self.loss = _add_in_order(self.loss, finite.loss * finite.targets)
+        self.targets = _add_in_order(self.targets, finite.targets)
+        self.grad_norm = _add_in_order(self.grad_norm, finite.grad_norm)
+        self.penalty = _add_in_order(self.penalty, finite.penalty)
 
     def line(self) -> dict[str, Any]:
-        """Means over the interval; None where every step was skipped.
+        """Return the means over the interval; None where every step was skipped.
 
-        `skipped` and `l2_penalty` (not part of the loss) are there where there are any.
+        `skipped` and `l2_penalty` (not part of the loss) are left out where they are 0.
         """
-        kept = self.steps - self.skipped
+        finite_steps = self.steps - self.skipped
         line: dict[str, Any] = {
             **loss_fields(self.loss / self.targets if self.targets else math.nan),
             "learning_rate": self.learning_rate,
-            "grad_norm": self.grad_norm / kept if kept else None,
+            "grad_norm": self.grad_norm / finite_steps if finite_steps else None,
         }
         if self.skipped:
             line["skipped"] = self.skipped
         if self.penalty:
-            line["l2_penalty"] = self.penalty / kept
+            line["l2_penalty"] = self.penalty / finite_steps
         return line
 
 
-def _add_in_order(start: float, values: np.ndarray) -> float:
-    """`start` and the values, one after the other; a pairwise sum would depend on the cuts."""
+def _add_in_order(start: float, values: Any) -> float:
+    """Add the values to `start` one after the other; a pairwise sum would depend on the chunks."""
     return float(np.cumsum(np.concatenate([[start], values]))[-1])
 
 
 def loss_fields(loss: float) -> dict[str, float | None]:
-    """A loss in nats and in bits a character; None where it is not finite (JSON has no NaN)."""
+    """Return a loss in nats and in bits per character; None where it is not finite.
+
+    JSON has no NaN.
+    """
     finite = math.isfinite(loss)
-    return {"loss": loss if finite else None, "bpc": loss / math.log(2) if finite else None}
+    return {"loss": loss if finite else None, "bpc": bits_per_character(loss) if finite else None}
 
 
 class MetricsFile:
-    """metrics.jsonl: one JSON object a line, appended and flushed whole.
+    """metrics.jsonl: one JSON object per line, appended and flushed whole.
 
-    `cut` makes the file. What is written later is only appended: a file that has gone has gone with
-    its run, and is not begun again.
+    `cut` creates the file. Later writes only append: if the file was removed, its run was removed
+    with it, and it is not created again.
     """
 
     def __init__(self, path: Path):
@@ -87,21 +105,21 @@ class MetricsFile:
         self.write_all([{"step": step, "split": split, **fields}])
 
     def write_all(self, lines: list[dict[str, Any]]) -> None:
-        """Append some lines at once."""
+        """Append several lines at once."""
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-        files.append(self.path, text, begin=False)
+        files.append(self.path, text, create=False)
 
     def cut(self, step: int, events_done: int) -> None:
-        """Drop what a resumed run will write again: later steps, and unfinished events."""
-        kept = [
+        """Drop the lines that a resumed run will write again: later steps and unfinished events."""
+        earlier = [
             line
             for line in self.read()
             if line["step"] <= (step if line["split"] == "train" else events_done)
         ]
-        files.replace(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        files.replace(self.path, "".join(json.dumps(line) + "\n" for line in earlier))
 
     def read(self) -> list[dict[str, Any]]:
-        """Every line that is whole: a crash may leave anything at the end, a bad disk anywhere."""
+        """Return the valid lines: a crash may break the last one, a bad disk any of them."""
         if not self.path.exists():
             return []
         text = self.path.read_text(encoding="utf-8", errors="replace")
@@ -109,7 +127,7 @@ class MetricsFile:
 
 
 def _parse(text: str) -> dict[str, Any] | None:
-    """A line as `write` writes them, or None."""
+    """Return a line as `write` writes them, or None."""
     try:
         line = json.loads(text)
         whole = (
@@ -123,7 +141,7 @@ def _parse(text: str) -> dict[str, Any] | None:
 
 
 def draw_curves(lines: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Training and validation loss by step, as a PNG."""
+    """Draw training and validation loss by step, as a PNG."""
     import matplotlib.figure
 
     figure = matplotlib.figure.Figure(figsize=(7, 4), dpi=120, layout="constrained")
@@ -132,14 +150,14 @@ def draw_curves(lines: list[dict[str, Any]], title: str, path: Path) -> None:
         points = [(x["step"], x["loss"]) for x in lines if x["split"] == split and x["loss"]]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=split, markersize=3, linewidth=1)
-    axes.set(xlabel="step", ylabel="loss (nats a character)")
+    axes.set(xlabel="step", ylabel="loss (nats per character)")
     axes.set_title(visible(title), parse_math=False, fontsize=10)
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
-    drawn = io.BytesIO()
+    png = io.BytesIO()
     with warnings.catch_warnings():
-        # A name may have characters that no font here has.
+        # The title may have characters that no installed font has.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(drawn, format="png")
-    files.replace(path, drawn.getvalue())
+        figure.savefig(png, format="png")
+    files.replace(path, png.getvalue())

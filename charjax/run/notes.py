@@ -1,4 +1,4 @@
-"""The notes saved with each checkpoint: everything needed to read it back."""
+"""The notes saved with each checkpoint: all that is needed to read it back."""
 
 import dataclasses
 from typing import Any
@@ -15,15 +15,15 @@ from charjax.training.state import Tables
 
 @dataclasses.dataclass(frozen=True)
 class Notes:
-    """What is noted with a checkpoint of a run, read back.
+    """The notes of a checkpoint, read back.
 
     Attributes:
       config: the resolved configuration.
       tokenizer: the alphabet.
       dataset_digest: SHA-256 of the text.
-      environment: what the bits depend on.
-      progress: the host's side of the state, as plain values.
-      tables: shapes of a fitted family's parameters; none of the others.
+      environment: facts of the machine and versions on which the bits depend.
+      progress: `Progress.to_json` of the run.
+      tables: shapes of a fitted family's parameters; empty for the others.
     """
 
     config: Config
@@ -35,15 +35,15 @@ class Notes:
 
 
 def read_notes(meta: dict[str, Any]) -> Notes:
-    """The inverse of `checkpoint_meta`.
+    """Invert `checkpoint_meta`.
 
     Raises:
-      UserError: they are not what charjax writes: of another program, or crafted.
+      UserError: charjax did not write them: they are another program's, or crafted.
     """
     try:
         tokenizer = tokenizer_from_json(meta["tokenizer"])
         tokenizer.encode("")
-        # Checkpoints older than this digest have none.
+        # Early checkpoints have no such digest.
         if meta.get("tokenizer_digest", tokenizer.digest()) != tokenizer.digest():
             raise ValueError("the alphabet is not the one of tokenizer_digest")
         return Notes(
@@ -73,7 +73,7 @@ def checkpoint_meta(
     environment: dict[str, Any],
     progress: dict[str, Any],
 ) -> dict[str, Any]:
-    """What is noted with every checkpoint: all that is needed to read it back."""
+    """Return the notes to save with a checkpoint."""
     return {
         "config": config.model_dump(mode="json"),
         "config_digest": config.digest(),
@@ -86,23 +86,25 @@ def checkpoint_meta(
 
 
 def check_resumed(notes: Notes, session: Session) -> None:
-    """Raise a UserError unless a checkpoint is of this very run: config, alphabet and text.
+    """Raise a UserError unless a checkpoint has the session's config, alphabet and text.
 
-    The config.toml beside it may have been edited, and is compared too.
+    The config is compared because config.toml may have been edited.
     """
     if resume_conflicts(notes.config, session.config):
-        told = describe_conflicts(notes.config, session.config, "put config.toml back as it was")
+        conflicts = describe_conflicts(
+            notes.config, session.config, "put config.toml back as it was"
+        )
         raise UserError(
-            f"--resume: the checkpoint is of another configuration: {told}, or start a new run "
-            "(--init-from takes over the parameters)"
+            f"--resume: the checkpoint is of another configuration: {conflicts}, or start a new "
+            "run (--init-from takes over the parameters)"
         )
     dataset = session.dataset
-    for what, then, now in (
+    for part, then, now in (
         ("text", notes.dataset_digest, dataset.digest),
         ("alphabet", notes.tokenizer.digest(), dataset.tokenizer.digest()),
     ):
         if then != now:
             raise UserError(
-                f"--resume: the checkpoint is of another {what} (SHA-256 {then[:12]}..., here "
+                f"--resume: the checkpoint is of another {part} (SHA-256 {then[:12]}..., here "
                 f"{now[:12]}...); put the old text back, or start a new run with --init-from"
             )

@@ -1,4 +1,4 @@
-"""Progress of a run beside its state, saved with each checkpoint."""
+"""The host's side of a run's state."""
 
 import dataclasses
 from typing import Any
@@ -8,26 +8,26 @@ import pydantic
 from charjax.errors import UserError
 from charjax.run.metrics import Interval
 
-# Beyond any number in a run's notes.
+# Larger than any number in the notes of a run.
 _MOST = 1e100
 
 
 @dataclasses.dataclass
 class Progress:
-    """What the host knows of a run beside the state; saved with each checkpoint.
+    """The host's side of a run's state, saved with each checkpoint.
 
     Attributes:
-      interval: the part of a metrics line that is not written yet.
+      interval: sums for the next metrics line.
       events_done: the last step whose evaluation and samples are complete.
-      val_loss: the newest validation loss.
-      best_val_loss: the lowest one.
-      best_step: where it was.
-      seconds: spent in training steps alone.
-      targets: trained on in those seconds.
-      wall_seconds: spent in all, in earlier sessions.
-      compile_seconds: spent compiling the step, in all sessions.
-      scored: targets whose loss a fitted family has looked up.
-      scoring_seconds: spent on that.
+      val_loss: the latest validation loss, nats per character.
+      best_val_loss: the lowest validation loss.
+      best_step: the step of the lowest validation loss.
+      seconds: time in training steps alone.
+      targets: targets trained on in that time.
+      wall_seconds: total time, earlier sessions included.
+      compile_seconds: time to compile the step, earlier sessions included.
+      scored: targets whose loss was measured after a fit.
+      scoring_seconds: time for that.
     """
 
     interval: Interval = dataclasses.field(default_factory=Interval)
@@ -44,35 +44,34 @@ class Progress:
 
     @property
     def tokens_per_second(self) -> float:
-        """Targets trained a second, compilation, evaluation and saving left out."""
+        """Targets trained per second, without compilation, evaluation and saving."""
         return self.targets / self.seconds if self.seconds else 0.0
 
     @property
     def scoring_tokens_per_second(self) -> float:
-        """Targets scored per second, compilation left out."""
+        """Targets scored per second, without compilation."""
         return self.scored / self.scoring_seconds if self.scoring_seconds else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """As plain numbers; floats survive the way through JSON to the bit."""
+        """Return plain numbers; JSON keeps every bit of the floats."""
         return dataclasses.asdict(self)
 
     @staticmethod
     def from_json(tree: dict[str, Any]) -> "Progress":
-        """The inverse of to_json.
+        """Invert `to_json`.
 
         Raises:
-          UserError: the fields or their types are others, or a number is beyond all runs.
+          UserError: fields or types are wrong, or a number is larger than in any run.
         """
         try:
             progress = pydantic.TypeAdapter(Progress).validate_python(tree)
         except pydantic.ValidationError as error:
             raise _not_ours(".".join(map(str, error.errors()[0]["loc"]))) from None
-        told = dataclasses.asdict(progress)
-        sums = {
-            name: told[name] for name in told if "seconds" in name or name in ("targets", "scored")
-        }
-        for name, value in (*sums.items(), *told["interval"].items()):
-            # No run gets there; but what is added to it would overflow.
+        fields = dataclasses.asdict(progress)
+        sums = [name for name in fields if "seconds" in name or name in ("targets", "scored")]
+        numbers = {name: fields[name] for name in sums} | fields["interval"]
+        for name, value in numbers.items():
+            # Adding to a larger one could overflow.
             if not abs(value) < _MOST:
                 raise _not_ours(name)
         return progress

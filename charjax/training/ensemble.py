@@ -1,58 +1,68 @@
-"""Several runs as one program: the step of a single run, vmapped.
+"""Several runs trained as one program: the step of a single run, vmapped.
 
-The runs are split over the devices, which have nothing to tell each other. What differs between
-them is data: the state (and so what a scheme drew, and its factors), the batches, dropout and the
-learning rate. A run that diverges is left as it was, and its step is recorded.
+The runs are divided over the devices, which exchange nothing. They differ in data alone: the state
+(and so what a scheme drew, and its factors), the batches, dropout and the learning rate. A run
+that diverges stays as it was, and its step is recorded.
 
 Letters: R runs.
 """
 
 import dataclasses
+import functools
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from charjax import parallel
 from charjax.config import Config
 from charjax.data.batches import BatchSource
 from charjax.models.contract import CharModel
+from charjax.parallel import ROWS, WHOLE
+from charjax.random_streams import purpose_key
 from charjax.training.program import make_advance
+from charjax.training.session import Session, seed_state
 from charjax.training.state import TrainState
 
-# Part of the memory there is that one program may take.
+# The part of the available memory that one program may use.
 MEMORY_SHARE = 0.6
-# Of a CPU's core, its second level: 1 or 2 MiB on the servers of these years.
+# Second-level cache of a CPU's core: 1 or 2 MiB on the servers of these years.
 _CACHE = 2 * 2**20
+_DISPATCH_SECONDS = 0.5
+# The sums of the losses are float32 on the device and are added up in float64 on the host, always
+# after the same steps, so that they do not depend on how long a step takes.
+_FLUSH_STEPS = 1000
 T = TypeVar("T")
 
 
-class Numbers(NamedTuple):
-    """What makes one run of a stack another than the next, beside its state; (R,) each.
+class RunHyperparameters(NamedTuple):
+    """Data that differ from run to run beside the state; (R,) each.
 
     Attributes:
-      batch_key: typed; of its batches.
-      dropout_key: typed.
-      rate: float32, the learning rate.
-      max_loss: float32; a step with a larger loss is one that is not finite.
+      batch_key: typed key of the batches.
+      dropout_key: typed key of dropout.
+      learning_rate: float32.
+      max_loss: float32; a step with a larger loss counts as not finite.
     """
 
     batch_key: Array
     dropout_key: Array
-    rate: Array
+    learning_rate: Array
     max_loss: Array
 
 
-class Runs(NamedTuple):
-    """R runs on their way, stacked.
+class EnsembleState(NamedTuple):
+    """The states of R runs, stacked.
 
     Attributes:
-      states: where they are.
+      states: with a leading axis R.
       diverged: (R,) int32, the step at which a run diverged and was stopped, or -1.
       losses: (R,) float32, sum of the losses of all targets since the sums were last emptied.
-      targets: (R,) float32, how many those were.
+      targets: (R,) float32, the number of those targets.
     """
 
     states: TrainState
@@ -60,93 +70,185 @@ class Runs(NamedTuple):
     losses: Array
     targets: Array
 
-    def emptied(self) -> "Runs":
-        """The same with the sums at 0."""
+    def emptied(self) -> "EnsembleState":
+        """Return the state with the sums at 0."""
         return self._replace(
             losses=jnp.zeros_like(self.losses), targets=jnp.zeros_like(self.targets)
         )
 
 
-def begin_runs(states: TrainState) -> Runs:
-    """Runs at step 0."""
+def initial_run(
+    session: Session,
+    source: BatchSource,
+    seed: Array,
+    learning_rate: Array,
+    *,
+    with_scales: bool = False,
+) -> tuple[TrainState, RunHyperparameters]:
+    """Return a run of `session` with another seed and learning rate at step 0; for use in jit.
+
+    `with_scales` is that of `create_state`.
+    """
+    batch_key = purpose_key(seed, "batches")
+    seed_source = dataclasses.replace(source, key=batch_key)
+    init_key, dropout_key = purpose_key(seed, "init"), purpose_key(seed, "dropout")
+    state = seed_state(session, init_key, seed_source, with_scales=with_scales)
+    return state, RunHyperparameters(batch_key, dropout_key, learning_rate, jnp.float32(jnp.inf))
+
+
+def initial_ensemble(states: TrainState) -> EnsembleState:
+    """Return the state of an ensemble whose runs are at step 0."""
     count = states.counters.step.shape[0]
-    # Arrays of their own, so that they can be donated.
+    # Distinct arrays, so that they can be donated.
     losses_R, targets_R = jnp.zeros(count, jnp.float32), jnp.zeros(count, jnp.float32)
-    return Runs(states, jnp.full(count, -1, jnp.int32), losses_R, targets_R)
+    return EnsembleState(states, jnp.full(count, -1, jnp.int32), losses_R, targets_R)
 
 
-class Stack:
-    """The compiled loop over a number of steps, for `count` runs of one model and text."""
+class Ensemble:
+    """The compiled training loop for `count` runs of a session's model and text at once."""
 
-    def __init__(
-        self,
-        model: CharModel,
-        config: Config,
-        source: BatchSource,
-        devices: list[jax.Device],
-        count: int,
-        begun: Any,
-    ):
+    def __init__(self, session: Session, count: int, initial: Any = None):
         """Compile ahead of time.
 
         Args:
-          model: the model.
-          config: of all runs; the learning rate in it is not read.
-          source: what batches are drawn from; each run has a key of its own.
-          devices: over which the runs are split, as far as `count` can be divided.
+          session: model, config, text and devices of all runs; the seed and the learning rate in
+            the config are not read. The runs are divided over the devices as far as `count` can be.
           count: R.
-          begun: (Runs, Numbers), or their shapes.
+          initial: (EnsembleState, RunHyperparameters) at step 0, or their shapes; by default those
+            of `start`.
         """
+        assert session.source is not None
         self.count = count
-        self.mesh = parallel.make_mesh(devices, count)
+        self.mesh = parallel.make_mesh(session.devices, count)
         self.split = parallel.split_over(self.mesh)
-        self.source = jax.device_put(source, parallel.replicated(self.mesh))
-        self._compiled = self._compile(model, config, begun)
+        self.source = jax.device_put(session.source, parallel.replicated(self.mesh))
+        self._start = jax.jit(functools.partial(_start, session))
+        if initial is None:
+            seeds_R, rates_R = jnp.zeros(count, jnp.uint32), jnp.zeros(count, jnp.float32)
+            initial = jax.eval_shape(self._start, self.source, seeds_R, rates_R)
+        self._compiled = self._compile(session.model, session.config, initial)
 
     @property
     def memory(self) -> int:
-        """Bytes it takes while it runs, as the compiler counts them; of each device."""
+        """Bytes in use while it runs, as the compiler counts them, per device."""
         sizes = self._compiled.memory_analysis()
         return int(sizes.temp_size_in_bytes + sizes.argument_size_in_bytes)
 
-    def run(self, runs: Runs, numbers: Numbers, steps: int) -> Runs:
-        """Start `steps` steps of every run, and return at once; the runs given are donated."""
-        return self._compiled(runs, self.source, numbers, jnp.int32(steps))
+    def start(self, seeds: Any, learning_rates: Any) -> tuple[EnsembleState, RunHyperparameters]:
+        """Return the runs of these seeds (R,) and learning rates (R,) at step 0."""
+        seeds_R, rates_R = jnp.asarray(seeds, jnp.uint32), jnp.asarray(learning_rates, jnp.float32)
+        return self.place(self._start(self.source, seeds_R, rates_R))
+
+    def run(
+        self, state: EnsembleState, hyperparameters: RunHyperparameters, steps: int
+    ) -> EnsembleState:
+        """Start `steps` steps of every run, and return at once; `state` is donated."""
+        return self._compiled(state, self.source, hyperparameters, jnp.int32(steps))
 
     def place(self, tree: T) -> T:
-        """Lay what has a leading axis R where this program wants it."""
+        """Divide arrays with a leading axis R over the devices, as the program expects them."""
         return jax.device_put(tree, jax.tree.map(lambda _: self.split, tree))
 
     def shaped(self, tree: Any) -> Any:
-        """The shapes of what `place` gives."""
+        """Return the shapes and shardings of `place(tree)`."""
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.split), tree
         )
 
-    def _compile(self, model: CharModel, config: Config, begun: Any) -> Any:
+    def _compile(self, model: CharModel, config: Config, initial: Any) -> Any:
         advance = make_run_advance(model, config)
-        runs, numbers = self.shaped(begun)
+        state, hyperparameters = self.shaped(initial)
         local = self.count // self.mesh.size
-        block = _block(runs.states, self.count, local) if _is_cpu(self.mesh) else local
+        block = _block(state.states, self.count, local) if _is_cpu(self.mesh) else local
 
-        def run(runs: Runs, source: BatchSource, numbers: Numbers, steps: Array) -> Runs:
-            """The runs of one device, block after block."""
+        def run(
+            state: EnsembleState,
+            source: BatchSource,
+            hyperparameters: RunHyperparameters,
+            steps: Array,
+        ) -> EnsembleState:
+            """Train the runs of one device, block after block."""
 
-            def one(run: Runs, numbers: Numbers) -> Runs:
-                def body(loop: tuple[Array, Runs]) -> tuple[Array, Runs]:
-                    done, run = loop
-                    return done + 1, advance(run, source, numbers)
+            def one(state: EnsembleState, hyperparameters: RunHyperparameters) -> EnsembleState:
+                def body(loop: tuple[Array, EnsembleState]) -> tuple[Array, EnsembleState]:
+                    done, state = loop
+                    return done + 1, advance(state, source, hyperparameters)
 
-                start = (jnp.int32(0), run)
+                start = (jnp.int32(0), state)
                 return jax.lax.while_loop(lambda loop: loop[0] < steps, body, start)[1]
 
             if block == local:
-                return jax.vmap(one)(runs, numbers)
-            return jax.lax.map(lambda each: one(*each), (runs, numbers), batch_size=block)
+                return jax.vmap(one)(state, hyperparameters)
+            return jax.lax.map(lambda each: one(*each), (state, hyperparameters), batch_size=block)
 
-        spread = parallel.on_each_device(run, self.mesh, (True, False, True, False))
-        program = jax.jit(spread, donate_argnums=0, out_shardings=self.split)
-        return program.lower(runs, self.source, numbers, jnp.int32(1)).compile()
+        divided = parallel.on_each_device(run, self.mesh, ROWS, WHOLE, ROWS, WHOLE)
+        program = jax.jit(divided, donate_argnums=0, out_shardings=self.split)
+        return program.lower(state, self.source, hyperparameters, jnp.int32(1)).compile()
+
+
+def _start(
+    session: Session, source: BatchSource, seeds_R: Array, rates_R: Array
+) -> tuple[EnsembleState, RunHyperparameters]:
+    one = functools.partial(initial_run, session, source)
+    states, hyperparameters = jax.vmap(one)(seeds_R, rates_R)
+    return initial_ensemble(states), hyperparameters
+
+
+class EnsembleTraining:
+    """R runs in training: their state, and how they get to a later step.
+
+    Attributes:
+      ensemble: the compiled loop.
+      state: of the runs.
+      hyperparameters: of the runs.
+      step: steps done.
+      sums_2R: float64, losses and targets of each run since they were last set to 0.
+    """
+
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        state: EnsembleState,
+        hyperparameters: RunHyperparameters,
+        report_progress: Callable[[int, float], None] = lambda steps, seconds: None,
+        poll: Callable[[], None] = lambda: None,
+    ):
+        """Begin at step 0.
+
+        Args:
+          ensemble: the compiled loop.
+          state: of the runs at step 0.
+          hyperparameters: of the runs.
+          report_progress: called with the steps that each run has done since the call before, and
+            the seconds that they took.
+          poll: called between calls of the program; may raise to stop.
+        """
+        self.ensemble, self.state, self.hyperparameters = ensemble, state, hyperparameters
+        self.sums_2R = np.zeros((2, ensemble.count))
+        self.step, self._length = 0, 1
+        self._report_progress, self._poll = report_progress, poll
+
+    def advance(self, goal: int) -> None:
+        """Train up to the step `goal`, in calls of about half a second."""
+        while self.step < goal:
+            flush = min(goal, (self.step // _FLUSH_STEPS + 1) * _FLUSH_STEPS)
+            began, steps = time.perf_counter(), min(self._length, flush - self.step)
+            self.state = self.ensemble.run(self.state, self.hyperparameters, steps)
+            jax.block_until_ready(self.state.diverged)
+            seconds = time.perf_counter() - began
+            self.step += steps
+            self._length = int(min(max(_DISPATCH_SECONDS * steps / seconds, 1), 8 * steps))
+            if self.step == flush:
+                self.sums_2R += np.asarray([self.state.losses, self.state.targets], np.float64)
+                self.state = self.state.emptied()
+            self._report_progress(steps, seconds)
+            if self.step < goal:
+                self._poll()
+
+    def pop_sums(self) -> np.ndarray:
+        """Return `sums_2R`, and set them to 0."""
+        sums_2R, self.sums_2R = self.sums_2R, np.zeros_like(self.sums_2R)
+        return sums_2R
 
 
 def _is_cpu(mesh: Any) -> bool:
@@ -154,15 +256,15 @@ def _is_cpu(mesh: Any) -> bool:
 
 
 def _block(states: Any, count: int, local: int) -> int:
-    """How many of a device's runs take their steps side by side, the others after them.
+    """Return how many of a device's runs are vmapped at once; the others follow them.
 
     On a CPU many small networks at once leave its cache at every step (256 of the names MLP are
-    a third slower than 16), and networks that are large gain nothing from company.
+    a third slower than 16), and large networks gain nothing from it.
     """
     state, params = (_bytes(tree) // count for tree in (states, states.params))
-    # What a step touches, roughly: the state and the parameters, once read and once written.
+    # Bytes that a step touches, roughly: state and parameters, each read once and written once.
     limit = max(1, min(local, _CACHE // max(1, 2 * (state + params))))
-    # Blocks of one size, if there is one near: others are compiled apart.
+    # Blocks of equal size, if one is near: a remainder is compiled as a program of its own.
     even = max(size for size in range(1, limit + 1) if local % size == 0)
     return even if 2 * even >= limit else limit
 
@@ -173,45 +275,48 @@ def _bytes(tree: Any) -> int:
 
 def make_run_advance(
     model: CharModel, config: Config
-) -> Callable[[Runs, BatchSource, Numbers], Runs]:
-    """One step of one run of a stack; what it takes and gives has no axis R."""
-    # A run has its whole batch to itself.
-    alone = parallel.make_mesh(jax.local_devices()[:1], 1)
+) -> Callable[[EnsembleState, BatchSource, RunHyperparameters], EnsembleState]:
+    """Return the function that takes one step of one run; its arguments have no axis R."""
+    # The batch of a run is not divided.
+    one_device = parallel.make_mesh(jax.local_devices()[:1], 1)
 
-    def advance(run: Runs, source: BatchSource, numbers: Numbers) -> Runs:
-        own = dataclasses.replace(source, key=numbers.batch_key)
+    def advance(
+        run: EnsembleState, source: BatchSource, hyperparameters: RunHyperparameters
+    ) -> EnsembleState:
+        run_source = dataclasses.replace(source, key=hyperparameters.batch_key)
         step = run.states.counters.step
         # Nothing is below minus infinity: a run that has diverged takes no further step.
-        max_loss = jnp.where(run.diverged < 0, numbers.max_loss, -jnp.inf)
-        move = make_advance(model, with_rate(config, numbers.rate), alone, max_loss)
-        state, metrics = move(run.states, own, numbers.dropout_key)
-        counted = jnp.where(metrics.skipped > 0, 0.0, metrics.targets)
+        max_loss = jnp.where(run.diverged < 0, hyperparameters.max_loss, -jnp.inf)
+        run_config = with_learning_rate(config, hyperparameters.learning_rate)
+        advance_one = make_advance(model, run_config, one_device, max_loss)
+        state, metrics = advance_one(run.states, run_source, hyperparameters.dropout_key)
+        targets = jnp.where(metrics.skipped > 0, 0.0, metrics.targets)
         loss = jnp.where(metrics.skipped > 0, 0.0, metrics.loss)
         stopped = state.counters.skipped_in_a_row >= config.train.max_skipped
         diverged = jnp.where((run.diverged < 0) & stopped, step, run.diverged)
-        return Runs(state, diverged, run.losses + loss * counted, run.targets + counted)
+        return EnsembleState(state, diverged, run.losses + loss * targets, run.targets + targets)
 
     return advance
 
 
-def with_rate(config: Config, rate: Array) -> Config:
-    """The config with a learning rate that is data; only inside the program it is traced in."""
+def with_learning_rate(config: Config, learning_rate: Array) -> Config:
+    """Return the config with a traced learning rate; for use in the program that traces it."""
     return config.model_copy(
-        update={"optim": config.optim.model_copy(update={"learning_rate": rate})}
+        update={"optim": config.optim.model_copy(update={"learning_rate": learning_rate})}
     )
 
 
 class Program(Protocol):
-    """Something compiled for a number of runs."""
+    """A program compiled for a number of runs."""
 
     @property
     def count(self) -> int:
-        """How many."""
+        """Number of runs."""
         ...
 
     @property
     def memory(self) -> int:
-        """Bytes it takes of each device."""
+        """Bytes in use per device."""
         ...
 
 
@@ -219,9 +324,9 @@ P = TypeVar("P", bound=Program)
 
 
 def as_many_as_fit(build: Callable[[int], P], count: int, budget: float) -> P:
-    """The program that `build` makes of up to `count` runs and that takes no more than `budget`.
+    """Return a program of up to `count` runs whose memory is at most `budget` bytes per device.
 
-    Found by compiling for fewer and fewer, in rounds of equal size; for one at the least.
+    Programs are built of fewer and fewer runs, in rounds of equal size, down to one run.
     """
     rounds = 1
     while True:

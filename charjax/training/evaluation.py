@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from charjax import parallel
 from charjax.data.batches import Batch, BatchSource, gather_windows
-from charjax.data.datasets import Split
+from charjax.data.splits import Split
 from charjax.data.windows import EvalWindows, evaluation_windows
 from charjax.errors import UserError
 from charjax.models.contract import CharModel
@@ -45,10 +45,10 @@ class Score(NamedTuple):
     """A measured loss.
 
     Attributes:
-      loss: mean, in nats a target.
-      targets: targets counted.
-      seconds: spent scoring. The first batch, which may have to wait for the compiler, is counted
-        at the speed of the others, where there are any.
+      loss: mean, in nats per target.
+      targets: number of targets.
+      seconds: time of scoring. The first batch, which may wait for the compiler, counts with the
+        speed of the others, if there are any.
     """
 
     loss: float
@@ -68,7 +68,7 @@ def exact_loss(
     stride: int | None = None,
     poll: Callable[[], None] = lambda: None,
 ) -> Score:
-    """Mean loss over every target of a split.
+    """Return the mean loss over every target of a split.
 
     By default a family with finite or carried memory reads each document as one stream, and a
     windowed one in non-overlapping windows of context_length, the short last one included. With
@@ -91,7 +91,7 @@ def exact_loss(
       UserError: context or stride out of bounds.
     """
     _check_window(model, context_length, context, stride)
-    # Lookups have no use for small batches: as many rows as the bound allows.
+    # Lookups gain nothing from small batches: as many rows as the bound allows.
     asked = _most_targets(model, mesh) if model.looks_up_targets else batch_size
     rows = parallel.round_up(asked, mesh)
     if context is None and stride is None and model.memory == "carried":
@@ -110,7 +110,7 @@ def exact_loss(
 
 
 def _totals(batches: Iterator[tuple[Array, Array]], poll: Callable[[], None]) -> Score:
-    """The score of all batches, asking for signals on the way."""
+    """Add up the sums of all batches, calling `poll` in between."""
     sums, began, at_first = [], time.perf_counter(), 0.0
     for pair in batches:
         sums.append(pair)
@@ -130,14 +130,14 @@ def _totals(batches: Iterator[tuple[Array, Array]], poll: Callable[[], None]) ->
 
 
 def _bounded(model: CharModel, rows: int, window: int, mesh: Mesh) -> tuple[int, int]:
-    """Rows at once, a multiple of the devices, and the targets of each that fit into memory."""
+    """Return rows at once, a multiple of the devices, and targets per row that fit in memory."""
     most = _most_targets(model, mesh)
     rows = max(mesh.size, min(rows, most // window // mesh.size * mesh.size))
     return rows, max(1, min(window, most // rows))
 
 
 def _most_targets(model: CharModel, mesh: Mesh) -> int:
-    """Targets scored at once, in all rows together."""
+    """Return the most targets to score at once, in all rows together."""
     logits = _MOST_LOGITS.get(mesh.devices.flat[0].platform, _MOST_LOGITS_ELSEWHERE)
     return logits // (_NUMBERS_OF_LOOKUP if model.looks_up_targets else model.vocab_size)
 
@@ -152,7 +152,7 @@ def random_loss(
     first: int,
     poll: Callable[[], None] = lambda: None,
 ) -> Score:
-    """nanoGPT's protocol: the mean of the losses of random batches `first`, `first` + 1, ..."""
+    """Return the mean loss of random batches `first`, `first` + 1, ...: nanoGPT's protocol."""
     size = source.batch_size
     rows, piece = _bounded(model, size, source.window, mesh)
     parts, sums = -(-size // rows), []
@@ -192,10 +192,10 @@ def _windowed(
     lookback: int,
     piece: int,
 ) -> Iterator[tuple[Array, Array]]:
-    """Sums of (loss, weight) over batches of windows."""
+    """Yield sums of (loss, weight) over batches of windows."""
     tokens = jax.device_put(split.tokens, parallel.replicated(mesh))
     sizes = {"window": window, "lookback": lookback}
-    # A lookup is fast enough for the compiler to be most of it: an empty batch waits for that.
+    # Compiling a lookup takes longer than running it: an empty batch waits for the compiler.
     first = -rows if model.looks_up_targets else 0
     for begin in range(first, len(table.starts), rows):
         columns = [_padded(column[max(begin, 0) : begin + rows], rows, mesh) for column in table]
@@ -211,7 +211,7 @@ def _windowed(
 def _carried(
     model: CharModel, variables: Any, split: Split, mesh: Mesh, rows: int
 ) -> Iterator[tuple[Array, Array]]:
-    """The same where a state is carried along each document, `rows` documents side by side."""
+    """Yield sums of (loss, weight) with a state carried along each of `rows` documents at once."""
     tokens = jax.device_put(split.tokens, parallel.replicated(mesh))
     order = np.argsort(-split.doc_lengths, kind="stable")
     rows = min(rows, parallel.round_up(len(order), mesh))
@@ -232,7 +232,7 @@ def _carried(
 
 
 def _power_of_two(bound: int) -> int:
-    """The largest one that is not above a bound of at least 1."""
+    """Return the largest power of two that is at most `bound`, which is at least 1."""
     return 1 << (bound.bit_length() - 1)
 
 
@@ -253,7 +253,7 @@ def _gather_windows(
     window: int,
     lookback: int,
 ) -> Batch:
-    """The batch of some windows; the columns are those of EvalWindows."""
+    """Return the batch of some windows; the columns are those of EvalWindows."""
     return gather_windows(
         tokens, doc_starts, starts, lengths, firsts, window=window, lookback=lookback
     )
@@ -313,7 +313,7 @@ def _score_draw(
     rows: int,
     piece: int,
 ) -> tuple[Array, Array]:
-    """Sums over the rows of a draw, or over one part of them."""
+    """Return sums of (loss, weight) over the rows of a draw, or over one part of them."""
     batch = source.draw(index)
     if rows < source.batch_size:
         place_B = part * rows + jnp.arange(rows, dtype=jnp.int32)
@@ -328,7 +328,7 @@ def _score_draw(
 
 
 def _score(model: CharModel, variables: Any, batch: Batch, piece: int) -> tuple[Array, Array]:
-    """Sums of (loss, weight) over a batch, its rows read `piece` targets at a time."""
+    """Return sums of (loss, weight) over a batch, scoring `piece` targets of each row at a time."""
     T = batch.targets.shape[1]
     if model.looks_up_targets:
         logs_BT = model.apply(variables, batch.inputs, batch.targets, method="target_log_probs")
@@ -342,7 +342,7 @@ def _score(model: CharModel, variables: Any, batch: Batch, piece: int) -> tuple[
 def _score_pieces(
     model: CharModel, variables: Any, batch: Batch, piece: int
 ) -> tuple[Array, Array]:
-    """The same with a cache from one piece to the next; the first may be shorter."""
+    """Return the sums, with a cache carried from piece to piece; the first may be shorter."""
     B, T = batch.targets.shape
     count = -(-T // piece)
     first = T - (count - 1) * piece
@@ -354,17 +354,17 @@ def _score_pieces(
         return cache, _sums(cross_entropy(logits, targets), weights)
 
     def later(array: Array, begin: int) -> Array:
-        """The other pieces, (count - 1, B, piece)."""
+        """Return all pieces but the first, (count - 1, B, piece)."""
         return array[:, begin:].reshape(B, count - 1, piece).swapaxes(0, 1)
 
-    begun = batch.inputs[:, :head], batch.targets[:, :first], batch.weights[:, :first]
-    cache, (loss, weight) = score(model.init_cache(B), begun)
+    first_piece = batch.inputs[:, :head], batch.targets[:, :first], batch.weights[:, :first]
+    cache, (loss, weight) = score(model.init_cache(B), first_piece)
     parts = later(batch.inputs, head), later(batch.targets, first), later(batch.weights, first)
     _, (losses, weights) = jax.lax.scan(score, cache, parts)
     return loss + jnp.sum(losses), weight + jnp.sum(weights)
 
 
 def _sums(losses_BT: Array, weights_BT: Array) -> tuple[Array, Array]:
-    # A loss that is not finite counts only where it has a weight.
+    # A loss that is not finite counts only where its weight is above 0.
     counted_BT = jnp.where(weights_BT > 0, losses_BT * weights_BT, 0.0)
     return jnp.sum(counted_BT), jnp.sum(weights_BT)

@@ -1,12 +1,12 @@
-"""The optimiser and its schedule, from the config.
+"""The optimizer and its schedule, from the config.
 
-The learning rate is a function of the step and is applied here, not by optax, so that it is known
-to the metrics and a skipped step does not hold the schedule back.
+The learning rate is a function of the step and an argument of the update, so that the metrics have
+it and a skipped step does not hold the schedule back.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,143 +14,134 @@ import optax
 from jax import Array
 
 from charjax.config import OptimConfig
-from charjax.ops.adam import AdamStep, Moments, adam_update
+from charjax.ops.adam import Moments, adam_update
 
 Schedule = Callable[[Array], Array]
 
 
-class Taken(NamedTuple):
-    """How a step is taken.
-
-    Attributes:
-      rate: the learning rate.
-      scale: what gradients are multiplied by before anything else.
-      finite: whether it is taken; otherwise parameters and state stay as they are, to the bit.
-      factors: a pytree of scalars that multiply a parameter's direction but not its decay (see
-        `charjax.init.scheme`), or None.
-      epsilons: likewise, of scalars that multiply AdamW's epsilon.
-      decays: likewise, of scalars that multiply AdamW's decay.
-    """
-
-    rate: Array
-    scale: Array
-    finite: Array
-    factors: Any = None
-    epsilons: Any = None
-    decays: Any = None
-
-
-class Optimizer(NamedTuple):
-    """Two pure functions.
-
-    Attributes:
-      init: parameters -> state.
-      apply: parameters, gradients, state, Taken -> new parameters and state.
-    """
-
-    init: Callable[[Any], Any]
-    apply: Callable[[Any, Any, Any, Taken], tuple[Any, Any]]
-
-
-def make_optimizer(config: OptimConfig) -> Optimizer:
-    """The optimiser of a config, but for clipping (see `clip_factor`).
+def make_optimizer(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
+    """Return the optimizer of a config, without clipping (see `clip_factor`).
 
     adamw: Loshchilov and Hutter 2019, with the decay scaled by the rate, as PyTorch
     and nanoGPT do; rmsprop: Tieleman and Hinton 2012; sgd: with Polyak momentum. The state is
     optax's for each of them.
+
+    Its `update(gradients, state, params, **arguments)` returns updates to be added to the
+    parameters, and the new state. The keyword arguments:
+      learning_rate: of this step.
+      scale: multiplies gradients before anything else.
+      finite: if False, the state stays as it is, to the bit, and the updates have no meaning.
+      rate_factors: a pytree of scalars that multiply a parameter's direction but not its decay
+        (see `charjax.init.scheme`); by default all 1.
+      epsilon_factors, decay_factors: pytrees of scalars that multiply AdamW's epsilon and decay.
     """
-    chain = _chain(config)
+    chain = _directions(config)
     if config.kind == "adamw":
-        return Optimizer(chain.init, _adamw(config))
-    return Optimizer(chain.init, _by_optax(chain))
+        return optax.GradientTransformationExtraArgs(chain.init, _fused_adamw(config))
+
+    def descend(grads: Any, state: Any, params: Any = None, **factors: Any) -> tuple[Any, Any]:
+        directions, state = chain.update(grads, state, params, **factors)
+        return jax.tree.map(jnp.negative, directions), state
+
+    return from_optax(optax.GradientTransformationExtraArgs(chain.init, descend))
+
+
+def from_optax(
+    transformation: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Adapt an optax optimizer of learning rate 1 to the arguments of `make_optimizer`'s."""
+    extended = optax.with_extra_args_support(transformation)
+
+    def update(
+        grads: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        learning_rate: Array,
+        scale: Array,
+        finite: Array,
+        **factors: Any,
+    ) -> tuple[Any, Any]:
+        grads = jax.tree.map(lambda g: g * scale, grads)
+        # optax raises a float to its int32 count, which strict dtype promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, new_state = extended.update(grads, state, params, **factors)
+        updates = jax.tree.map(lambda u: learning_rate * u, updates)
+        return updates, keep_unless(finite, new_state, state)
+
+    return optax.GradientTransformationExtraArgs(transformation.init, update)
 
 
 def clip_factor(config: OptimConfig, grad_norm: Array) -> Array:
-    """What gradients of this global norm are multiplied by, so that it is at most grad_clip."""
+    """Return the factor that makes gradients of this global norm at most grad_clip long."""
     if not config.grad_clip:
         return jnp.ones(())
     return jnp.where(grad_norm < config.grad_clip, 1.0, config.grad_clip / grad_norm)
 
 
-def _adamw(config: OptimConfig) -> Callable[[Any, Any, Any, Taken], tuple[Any, Any]]:
-    """optax's chain, parameter by parameter: as few loops over each as can be."""
+def keep_unless(finite: Array, new: Any, old: Any) -> Any:
+    """Return the new pytree, or the old one to the bit where the step is not finite."""
+    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
-    def apply(params: Any, grads: Any, state: Any, taken: Taken) -> tuple[Any, Any]:
+
+def _fused_adamw(config: OptimConfig) -> Callable[..., tuple[Any, Any]]:
+    """Return the update of optax's chain, in as few loops over each parameter as can be."""
+
+    def update(
+        grads: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        finite: Array,
+        rate_factors: Any = None,
+        epsilon_factors: Any = None,
+        decay_factors: Any = None,
+        **scalars: Array,
+    ) -> tuple[Any, Any]:
         place = next(i for i, part in enumerate(state) if isinstance(part, optax.ScaleByAdamState))
         adam = state[place]
-        count = jnp.where(taken.finite, optax.safe_increment(adam.count), adam.count)
-        step = AdamStep(
-            # A step that is not taken divides by what comes before the first one otherwise.
-            jnp.maximum(count, 1),
-            taken.scale,
-            taken.finite,
-            taken.rate,
-            config.beta1,
-            config.beta2,
-            config.eps,
-        )
+        count = jnp.where(finite, optax.safe_increment(adam.count), adam.count)
         leaves, tree = jax.tree.flatten(params)
-        factors, epsilons, decays = (
-            [None] * len(leaves) if scalars is None else jax.tree.leaves(scalars)
-            for scalars in (taken.factors, taken.epsilons, taken.decays)
-        )
-        new = [
+        factors = [
+            [None] * len(leaves) if factor is None else jax.tree.leaves(factor)
+            for factor in (rate_factors, epsilon_factors, decay_factors)
+        ]
+        updated = [
             adam_update(
                 leaf,
                 gradient,
                 Moments(mean, square),
-                step,
+                # A step that is not finite divides by what comes before the first one otherwise.
+                jnp.maximum(count, 1),
+                finite=finite,
+                beta1=config.beta1,
+                beta2=config.beta2,
+                eps=config.eps,
                 decay=config.weight_decay if leaf.ndim >= 2 else 0.0,
-                rate_factor=factor,
-                epsilon_factor=epsilon,
-                decay_factor=decay,
+                rate_factor=rate_factor,
+                epsilon_factor=epsilon_factor,
+                decay_factor=decay_factor,
+                **scalars,
             )
-            for leaf, gradient, mean, square, factor, epsilon, decay in zip(
-                leaves,
-                *map(jax.tree.leaves, (grads, adam.mu, adam.nu)),
-                factors,
-                epsilons,
-                decays,
-                strict=True,
+            for leaf, gradient, mean, square, rate_factor, epsilon_factor, decay_factor in zip(
+                leaves, *map(jax.tree.leaves, (grads, adam.mu, adam.nu)), *factors, strict=True
             )
         ]
-        moments = optax.ScaleByAdamState(
-            count,
-            jax.tree.unflatten(tree, [held.mean for _, held in new]),
-            jax.tree.unflatten(tree, [held.square for _, held in new]),
+        updates, means, squares = (
+            jax.tree.unflatten(tree, column)
+            for column in zip(*((u, m.mean, m.square) for u, m in updated), strict=True)
         )
-        return jax.tree.unflatten(tree, [leaf for leaf, _ in new]), (
-            *state[:place],
-            moments,
-            *state[place + 1 :],
-        )
+        moments = optax.ScaleByAdamState(count, means, squares)
+        return updates, (*state[:place], moments, *state[place + 1 :])
 
-    return apply
+    return update
 
 
-def _by_optax(
-    chain: optax.GradientTransformation,
-) -> Callable[[Any, Any, Any, Taken], tuple[Any, Any]]:
-    def apply(params: Any, grads: Any, state: Any, taken: Taken) -> tuple[Any, Any]:
-        grads = jax.tree.map(lambda g: g * taken.scale, grads)
-        # optax raises a float to its int32 count, which strict dtype promotion refuses.
-        with jax.numpy_dtype_promotion("standard"):
-            updates, new_state = chain.update(
-                grads, state, params, learning_rate_factors=taken.factors
-            )
-        new = jax.tree.map(lambda p, u: p - taken.rate * u, params, updates)
-        return keep_unless(taken.finite, (new, new_state), (params, state))
+def _directions(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
+    """Return optax's chain; an identity stands in place of clipping, for the state's sake.
 
-    return apply
-
-
-def keep_unless(finite: Array, new: Any, old: Any) -> Any:
-    """The new pytree, or the old one to the bit."""
-    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-
-
-def _chain(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
-    """The same as optax has it; an identity stands where clipping does, for the state's sake."""
+    Its updates have the direction of the gradient, and no learning rate.
+    """
     parts = [optax.identity()] if config.grad_clip else []
     if config.kind == "adamw":
         parts.append(optax.scale_by_adam(config.beta1, config.beta2, config.eps))
@@ -165,22 +156,22 @@ def _chain(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
 
 
 def _scale_by_factors() -> optax.GradientTransformationExtraArgs:
-    def update(grads: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        factors = extra.get("learning_rate_factors")
-        if factors is not None:
-            grads = jax.tree.map(jnp.multiply, grads, factors)
+    def update(grads: Any, state: Any, params: Any = None, **factors: Any) -> Any:
+        rate_factors = factors.get("rate_factors")
+        if rate_factors is not None:
+            grads = jax.tree.map(jnp.multiply, grads, rate_factors)
         return grads, state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def is_matrix(params: Any) -> Any:
-    """True for each parameter of two or more axes: those that decay and are penalised."""
+    """Return True for each parameter of two or more axes: those that decay and are penalised."""
     return jax.tree.map(lambda parameter: parameter.ndim >= 2, params)
 
 
 def make_schedule(config: OptimConfig) -> Schedule:
-    """The learning rate as a function of the number of steps taken before this one (float32)."""
+    """Return the learning rate as a function of the number of earlier steps; float32."""
     decay = _DECAYS[config.schedule](config)
 
     def schedule(step: Array) -> Array:
@@ -199,7 +190,7 @@ def _constant(config: OptimConfig) -> Schedule:
 
 
 def _cosine(config: OptimConfig) -> Schedule:
-    """Half a cosine from the end of the warm-up to decay_steps (Loshchilov and Hutter 2017)."""
+    """Return half a cosine from warm-up to decay_steps (Loshchilov and Hutter 2017)."""
     length = max(1, (config.decay_steps or 1) - config.warmup_steps)
     low, high = config.min_learning_rate, config.learning_rate
 
@@ -218,7 +209,7 @@ def _step(config: OptimConfig) -> Schedule:
 
 
 def _exponential(config: OptimConfig) -> Schedule:
-    """`factor` every decay_steps, from the first boundary on; char-rnn's is a staircase."""
+    """Multiply by `factor` every decay_steps from the first boundary on; char-rnn in steps."""
     begin = float(config.boundaries[0]) if config.boundaries else 0.0
 
     def decay(t: Array) -> Array:

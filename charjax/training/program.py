@@ -22,7 +22,7 @@ from charjax.training.cpu_plan import has_onednn_products
 from charjax.training.state import TrainState
 from charjax.training.step import Metrics, make_train_step
 
-# Most steps in a chunk: the rows of the metrics buffer.
+# The most steps per chunk: the rows of the metrics buffer.
 CAPACITY = 8192
 
 Advance = Callable[[TrainState, BatchSource, Array], tuple[TrainState, Metrics]]
@@ -40,8 +40,8 @@ class ChunkProgram:
     def run(self, state: TrainState, steps: int) -> tuple[TrainState, Array, Array]:
         """Start up to CAPACITY steps and return at once.
 
-        The state given is donated. Returns the new state, a (CAPACITY, metrics) float32 buffer
-        and the number of steps done, which is smaller where too many in a row were not finite.
+        `state` is donated. Returns the new state, a (CAPACITY, metrics) float32 buffer
+        and the number of steps done, which is smaller if too many in a row were not finite.
         """
         return self.compiled(state, self.source, self.dropout_key, jnp.int32(steps))
 
@@ -59,7 +59,7 @@ def compile_chunks(
 def lower_chunks(
     model: CharModel, config: Config, source: BatchSource, state: TrainState, mesh: Mesh, key: Array
 ) -> jax.stages.Lowered:
-    """The loop, traced and lowered for this state, on this mesh."""
+    """Trace and lower the loop for this state, on this mesh."""
     advance = make_advance(model, config, mesh)
     bound = config.train.max_skipped
 
@@ -88,7 +88,7 @@ def lower_chunks(
 def make_advance(
     model: CharModel, config: Config, mesh: Mesh, max_loss: Array | None = None
 ) -> Advance:
-    """One step of a run, its batch and its dropout drawn by the number of the step."""
+    """Return one step of a run, whose batch and dropout are drawn by the number of the step."""
     train_step = make_train_step(model, config, max_loss, mesh)
 
     def advance(

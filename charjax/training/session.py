@@ -1,11 +1,11 @@
-"""A run put together: text, model, devices, and the functions the loop calls.
+"""The parts of a run: text, model, devices, and the functions that the loop calls.
 
-Nothing here writes into the run's directory; `charjax.train` does.
+Nothing here writes to disk.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,41 +15,43 @@ from jax.sharding import Mesh
 from charjax import backend, hardware, parallel
 from charjax.config import Config
 from charjax.data.batches import BatchSource, make_source
-from charjax.data.datasets import Dataset, Split, load_dataset, target_counts
+from charjax.data.datasets import Dataset, load_dataset
+from charjax.data.splits import Split, target_counts
 from charjax.data.tokenizers import Tokenizer
 from charjax.errors import UserError
 from charjax.init import check_cover, scheme_for
 from charjax.models import build_model
 from charjax.models.contract import CharModel
 from charjax.models.roles import Role
+from charjax.random_streams import purpose_key
 from charjax.training.cpu_plan import needs_one_heap, share_batch
 from charjax.training.evaluation import Score, exact_loss, random_loss
 from charjax.training.state import (
     InitData,
     TrainState,
     create_state,
-    kept,
+    remove_multipliers,
     state_shapes,
     variables_of,
 )
 
-# The most that a context length taken from the longest line can be.
+# Upper limit of a context length that is derived from the longest line.
 _LONGEST_CONTEXT = 1024
-# With fewer symbols than this, whether a model fits into memory is not looked at before it is made.
+# With fewer symbols, the memory is not checked before the model is created.
 _MANY_SYMBOLS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """What a run is made of.
+    """The parts of a run.
 
     Attributes:
       config: resolved, the context length included.
       dataset: the text's tokens, split.
       model: the module.
       devices: all local devices.
-      mesh: those that are used.
-      source: training batches by step; None for a family that is fitted.
+      mesh: the devices in use.
+      source: training batches by step; None for a fitted family.
       val_source: validation batches, for eval.protocol = "random" alone.
     """
 
@@ -65,28 +67,27 @@ class Session:
 def open_session(
     config: Config, tokenizer: Tokenizer | None = None, digest: str | None = None
 ) -> Session:
-    """Load the text, build the model and find the devices.
+    """Load the text and build the model, for this process's devices as they were started.
 
     Args:
       config: the configuration.
-      tokenizer: the alphabet of another run, for fine-tuning; by default the text's own.
-      digest: SHA-256 of the text, if it must be a certain one.
+      tokenizer: the alphabet of another run, for fine-tuning; by default that of the text.
+      digest: SHA-256 that the text must have; by default any.
 
     Raises:
-      UserError: whatever is wrong with the data or the devices.
+      UserError: a mistake in the data, or the model does not fit the devices.
     """
-    devices = backend.start_backend(config.runtime)
-    return make_session(config, load_dataset(config.data, tokenizer, digest), devices)
+    return make_session(config, load_dataset(config.data, tokenizer, digest), jax.local_devices())
 
 
 def start_for_training(config: Config) -> list[jax.Device]:
-    """Start JAX for a training run: the cores of a CPU may share its batches.
+    """Start JAX for a training run, whose batches the cores of a CPU may share.
 
     Returns:
       The local devices.
 
     Raises:
-      UserError: there is no such device.
+      UserError: the device is not available.
     """
     return backend.start_backend(
         config.runtime,
@@ -96,7 +97,7 @@ def start_for_training(config: Config) -> list[jax.Device]:
 
 
 def make_session(config: Config, dataset: Dataset, devices: list[jax.Device]) -> Session:
-    """The same for a text that has been loaded, on devices that have been started."""
+    """Build the model and the batches for a text that has been loaded."""
     if note := _context_note(config, dataset):
         dataset = dataclasses.replace(dataset, notes=(*dataset.notes, note))
     config = with_context(config, dataset)
@@ -117,7 +118,7 @@ def make_session(config: Config, dataset: Dataset, devices: list[jax.Device]) ->
 
 
 def _mesh(config: Config, devices: list[jax.Device]) -> Mesh:
-    """All devices that divide the batch; of a CPU's cores all, or one device with all threads."""
+    """Use the devices that divide the batch; on a CPU all cores, or one device of all threads."""
     are_cores = devices[0].platform == "cpu" and not backend.devices_are_given()
     if are_cores and not share_batch(config, len(devices)):
         devices = devices[:1]
@@ -125,10 +126,10 @@ def _mesh(config: Config, devices: list[jax.Device]) -> Mesh:
 
 
 def with_context(config: Config, dataset: Dataset) -> Config:
-    """The configuration with a context length: where it is left to the text, its longest line.
+    """Return the configuration with a context length, by default that of the longest line.
 
-    Where that is over 4 times the 99th percentile, a few lines would make every step dear: the
-    percentile is taken. A longer line is carried on in further windows, not cut.
+    If that is over 4 times the 99th percentile, a few lines would make every step expensive, and
+    the percentile is used. Longer lines continue in further windows; they are not cut.
     """
     if config.model.context_length is not None:
         return config
@@ -142,7 +143,7 @@ def _context_of_lines(dataset: Dataset) -> int:
 
 
 def _context_note(config: Config, dataset: Dataset) -> str | None:
-    """Why the context length, where it was left to the text, is not that of the longest line."""
+    """Return a note if the default context length is not that of the longest line."""
     length = _context_of_lines(dataset)
     if config.model.context_length is not None or length >= _LONGEST_CONTEXT:
         return None
@@ -164,7 +165,7 @@ def _check_scheme(config: Config, model: CharModel) -> None:
 
 
 def _check_memory(config: Config, model: CharModel, devices: list[jax.Device]) -> None:
-    """Refuse a model of very many symbols whose state alone is larger than the memory."""
+    """Refuse a model of very many symbols whose state is larger than the memory."""
     if model.vocab_size < _MANY_SYMBOLS:
         return
     shapes = jax.tree.leaves(state_shapes(model, config))
@@ -199,22 +200,22 @@ def _source(
 
 
 def first_state(session: Session, params: Any = None) -> TrainState:
-    """The state at step 0, laid on the mesh; `params` that the model shall see, if given."""
+    """Return the state at step 0 on the mesh; `params` replace the parameters of the model."""
     config = session.config
     key = purpose_key(config.train.seed, "init")
     draw = jax.jit(lambda key, source: seed_state(session, key, source))
-    # By one device: all of them would draw the same.
+    # On one device: all of them would draw the same numbers.
     state = draw(key, parallel.first_copy(session.source))
     if params is not None:
-        # Another run's function, in this run's parametrisation.
-        state = state._replace(params=kept(params, state.scales))
+        # The function of another run, in this run's parametrisation.
+        state = state._replace(params=remove_multipliers(params, state.scales))
     return place(session, state)
 
 
 def seed_state(
     session: Session, key: Array, source: BatchSource | None, *, with_scales: bool = False
 ) -> TrainState:
-    """The state at step 0 of a run with this key of "init" and these batches; for use in jit.
+    """Return the state at step 0 of a run with this "init" key and these batches; for use in jit.
 
     `with_scales` is that of `create_state`.
     """
@@ -223,7 +224,7 @@ def seed_state(
     if scheme_for(config).reads_data:
         assert source is not None
         train, size = dataset.splits["train"], dataset.tokenizer.vocab_size
-        # One more of each, so that what was never seen has a finite logarithm.
+        # One added to each count, so that unseen symbols have a finite logarithm.
         counts_V = jnp.asarray(target_counts(train, size) + 1, jnp.float32)
         batch = source.draw(jnp.int32(0))
         log_V = jnp.log(counts_V / jnp.sum(counts_V))
@@ -231,19 +232,14 @@ def seed_state(
     return create_state(model, config, key, data, with_scales=with_scales)
 
 
-def purpose_key(seed: int | Array, purpose: Literal["init", "dropout"]) -> Array:
-    """A stream of random numbers, split from a run's one seed."""
-    return jax.random.fold_in(jax.random.key(seed), {"init": 1, "dropout": 2}[purpose])
-
-
 def place(session: Session, state: TrainState) -> TrainState:
-    """Lay a state on the mesh: whole on every device, the carry split like the batch."""
+    """Place a state on the mesh: whole on every device, the carry divided like the batch."""
     shardings = state_shardings(session, state)
     return jax.device_put(state, shardings)
 
 
 def state_shardings(session: Session, state: TrainState) -> TrainState:
-    """Where each part of a state lies."""
+    """Return the sharding of each part of a state."""
     whole, split = parallel.replicated(session.mesh), parallel.split_over(session.mesh)
     everywhere = jax.tree.map(lambda _: whole, state)
     return everywhere._replace(carry=jax.tree.map(lambda _: split, state.carry))
@@ -252,7 +248,7 @@ def state_shardings(session: Session, state: TrainState) -> TrainState:
 def evaluator(
     session: Session, poll: Callable[[], None]
 ) -> Callable[[int, TrainState], Score] | None:
-    """(step, state) -> the validation score by the config's protocol; None without a split."""
+    """Return (step, state) -> validation score by the config's protocol; None without a split."""
     split = session.dataset.splits.get("val")
     if split is None:
         return None
@@ -279,7 +275,7 @@ def score_split(
     context: int | None = None,
     stride: int | None = None,
 ) -> Score:
-    """The exact loss over a split."""
+    """Return the exact loss over a split; arguments as of `exact_loss`."""
     length = session.config.model.context_length
     assert length is not None
     return exact_loss(

@@ -1,4 +1,4 @@
-"""Everything that a step reads and writes, and so everything that a checkpoint holds."""
+"""The state of a training run: all that a step reads and writes, and a checkpoint holds."""
 
 import re
 from typing import Any, NamedTuple
@@ -14,38 +14,50 @@ from charjax.training.optimizer import make_optimizer
 
 
 class Counters(NamedTuple):
-    """Steps taken, steps skipped because they were not finite, and how many of those in a row."""
+    """Numbers of steps; int32 scalars.
+
+    Attributes:
+      step: steps done, the skipped ones included.
+      skipped: steps that were not finite and so changed nothing.
+      skipped_in_a_row: how many of those came last.
+    """
 
     step: Array
     skipped: Array
     skipped_in_a_row: Array
 
+    def after(self, finite: Array) -> "Counters":
+        """Return the counters after one more step, skipped if it was not finite."""
+        skipped = 1 - finite.astype(jnp.int32)
+        in_a_row = (self.skipped_in_a_row + 1) * skipped
+        return Counters(self.step + 1, self.skipped + skipped, in_a_row)
+
 
 class Scales(NamedTuple):
-    """What a scheme multiplies parameters and steps by: two pytrees of float32 scalars."""
+    """A scheme's factors of parameters and of learning rates; two pytrees of float32 scalars."""
 
     learning_rates: Any
     multipliers: Any
 
 
 class AdamScales(NamedTuple):
-    """What a scheme multiplies AdamW's epsilon and the decay by: pytrees of float32 scalars."""
+    """A scheme's factors of AdamW's epsilon and of the decay; pytrees of float32 scalars."""
 
     epsilons: Any
     decays: Any
 
 
-# The leaves of a saved state that are 1 where they are missing: the run is older than they are.
+# Leaves that are 1 where a saved state lacks them: the run was saved by an earlier version.
 ADAM_SCALES = re.compile(r"(.*/)?adam_scales/.*")
 
 
 class InitData(NamedTuple):
-    """What a scheme may want to know of the training text.
+    """Data of the training text that a scheme may use.
 
     Attributes:
       log_unigram_V: log frequencies of the targets.
-      inputs_BS: of the run's first batch.
-      num_outputs: targets of a row of it.
+      inputs_BS: inputs of the run's first batch.
+      num_outputs: targets per row of that batch.
     """
 
     log_unigram_V: Array
@@ -58,14 +70,14 @@ class TrainState(NamedTuple):
 
     Attributes:
       params: the parameters, float32.
-      opt_state: the optimiser's moments and count.
+      opt_state: the optimizer's moments and count.
       model_state: other collections of the model, such as batch norm's running statistics.
       carry: the recurrent state carried from batch to batch, or ().
       counters: int32 scalars.
-      scales: the scheme's factors, or () where all are 1. They are part of the state, not of the
-        program: one program trains several schemes, and a checkpoint holds its whole function,
-        whatever becomes of the scheme that made it.
-      adam_scales: likewise, of AdamW's epsilon and the decay.
+      scales: the scheme's factors, or () if all are 1. They are part of the state, not of the
+        program: one program trains several schemes, and a checkpoint does not depend on later
+        changes of a scheme.
+      adam_scales: likewise the factors of AdamW's epsilon and of the decay.
     """
 
     params: Any
@@ -78,26 +90,36 @@ class TrainState(NamedTuple):
 
 
 def variables_of(state: TrainState) -> dict[str, Any]:
-    """What `model.apply` wants: the parameters times their multipliers, and other collections."""
-    return {"params": effective(state.params, state.scales), **state.model_state}
+    """Return the variables of `model.apply`: multiplied parameters, and other collections."""
+    return {"params": apply_multipliers(state.params, state.scales), **state.model_state}
 
 
-def effective(params: Any, scales: Scales | tuple[()]) -> Any:
-    """The parameters as the model sees them; of several states stacked, too."""
+def apply_multipliers(params: Any, scales: Scales | tuple[()]) -> Any:
+    """Multiply parameters by their multipliers, as the model reads them; also of stacked states."""
     if not isinstance(scales, Scales):
         return params
     return jax.tree.map(lambda p, m: p * _aligned(m, p), params, scales.multipliers)
 
 
-def kept(params: Any, scales: Scales | tuple[()]) -> Any:
-    """The inverse of `effective`: what has to be kept for the model to see these parameters."""
+def remove_multipliers(params: Any, scales: Scales | tuple[()]) -> Any:
+    """Divide parameters by their multipliers: the inverse of `apply_multipliers`."""
     if not isinstance(scales, Scales):
         return params
     return jax.tree.map(lambda p, m: p / _aligned(m, p), params, scales.multipliers)
 
 
+def optimizer_factors(state: TrainState) -> dict[str, Any]:
+    """Return the scheme's factors as keyword arguments of the optimizer's update."""
+    factors = {}
+    if isinstance(state.scales, Scales):
+        factors["rate_factors"] = state.scales.learning_rates
+    if isinstance(state.adam_scales, AdamScales):
+        factors["epsilon_factors"], factors["decay_factors"] = state.adam_scales
+    return factors
+
+
 def scales_of(model: CharModel, config: Config, shapes: Any) -> Scales | tuple[()]:
-    """The factors of the config's scheme for parameters of these shapes; () where all are 1."""
+    """Return the config's scheme's factors for parameters of these shapes; () if all are 1."""
     scheme = scheme_for(config)
     if not scheme.scaled:
         return ()
@@ -105,7 +127,7 @@ def scales_of(model: CharModel, config: Config, shapes: Any) -> Scales | tuple[(
 
 
 def adam_scales_of(model: CharModel, config: Config, shapes: Any) -> AdamScales | tuple[()]:
-    """The scheme's factors of AdamW's epsilon and the decay; () where all are 1."""
+    """Return the scheme's factors of AdamW's epsilon and the decay; () if all are 1."""
     scheme = scheme_for(config)
     if not scheme.scales_adam:
         return ()
@@ -114,12 +136,12 @@ def adam_scales_of(model: CharModel, config: Config, shapes: Any) -> AdamScales 
 
 
 def _aligned(factor: Array, parameter: Array) -> Array:
-    """A scalar, or one a stacked state, against the leading axes of the parameter."""
+    """Reshape a factor, a scalar or one per stacked state, to broadcast over the parameter."""
     return factor.reshape(factor.shape + (1,) * (parameter.ndim - factor.ndim))
 
 
 def zero_counters() -> Counters:
-    """The counters of a run that has not begun."""
+    """Return the counters at step 0."""
     return Counters(*(jnp.zeros((), jnp.int32) for _ in Counters._fields))
 
 
@@ -131,16 +153,16 @@ def create_state(
     *,
     with_scales: bool = False,
 ) -> TrainState:
-    """The state at step 0: parameters by the config's scheme, everything else at zero.
+    """Return the state at step 0: parameters by the config's scheme, everything else at zero.
 
     Also used under `jax.eval_shape`, for the shapes alone.
 
     Args:
       model: the model.
       config: the configuration.
-      key: typed; of this run's draw.
-      data: what the scheme wants of the text, if it wants anything.
-      with_scales: hold the factors even where all are 1, so that the states of all schemes have
+      key: typed key of this run's draw.
+      data: of the text; needed by schemes that read it.
+      with_scales: include the factors even if all are 1, so that the states of all schemes have
         one structure and can be stacked.
 
     Raises:
@@ -159,7 +181,7 @@ def create_state(
     params = drawn.params
     if scheme.adjust is not None:
         if data is None:
-            raise ValueError(f"{config.init.scheme} needs a batch, and was given none")
+            raise ValueError(f"{config.init.scheme} needs a batch; none given")
         variables = {"params": params, **model_state}
         params = scheme.adjust(model, variables, data.inputs_BS, data.num_outputs)
     scales: Scales | tuple[()] = ()
@@ -168,10 +190,10 @@ def create_state(
         scales = Scales(drawn.learning_rates, drawn.multipliers)
     if scheme.scales_adam or with_scales:
         adam_scales = AdamScales(*find_adam_factors(scheme, shapes, model.roles, depth))
-    return begin_state(model, config, params, model_state, scales, adam_scales)
+    return initial_state(model, config, params, model_state, scales, adam_scales)
 
 
-def begin_state(
+def initial_state(
     model: CharModel,
     config: Config,
     params: Any,
@@ -179,7 +201,7 @@ def begin_state(
     scales: Scales | tuple[()] = (),
     adam_scales: AdamScales | tuple[()] = (),
 ) -> TrainState:
-    """The state at step 0 from parameters, the model's other collections and a scheme's factors."""
+    """Return the state at step 0 with these parameters, other collections and factors."""
     carry: Any = ()
     if config.data.sampling == "contiguous" and model.memory == "carried":
         carry = model.init_cache(config.train.batch_size * config.optim.accumulate_steps)
@@ -196,20 +218,27 @@ Tables = dict[str, jax.ShapeDtypeStruct]
 
 
 def state_shapes(model: CharModel, config: Config, tables: Tables | None = None) -> Any:
-    """The shapes and dtypes of a run's state.
+    """Return the shapes and dtypes of a run's state.
 
-    A fitted family's tables are as long as its text has contexts, so theirs are given, from the
-    notes of the checkpoint.
+    The tables of a fitted family depend on its text, so their shapes come from the notes of the
+    checkpoint.
     """
     if model.fitted:
         return fitted_state(tables or {})
-    nothing = InitData(
+    placeholder = InitData(
         jnp.zeros(model.vocab_size), jnp.zeros((1, model.lookback + 1), jnp.int32), 1
     )
-    return jax.eval_shape(lambda key: create_state(model, config, key, nothing), jax.random.key(0))
+    return jax.eval_shape(
+        lambda key: create_state(model, config, key, placeholder), jax.random.key(0)
+    )
 
 
 def fitted_state(params: dict[str, Any]) -> TrainState:
-    """The state of a family that is fitted in one step."""
+    """Return the state of a family that is fitted in one step."""
     counters = zero_counters()._replace(step=jnp.ones((), jnp.int32))
     return TrainState(params, (), {}, (), counters)
+
+
+def parameter_count(params: Any) -> int:
+    """Return the number of elements in a pytree of parameters, or of their shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

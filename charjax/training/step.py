@@ -1,6 +1,6 @@
-"""One training step, pure: (state, batch) -> (state, metrics).
+"""One training step, a pure function: (state, batch, key) -> (state, metrics).
 
-Letters: A micro-batches, B batch, T targets, V vocabulary.
+Letters: B batch, T targets, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -17,26 +17,25 @@ from charjax.config import Config
 from charjax.data.batches import Batch
 from charjax.models.contract import CharModel
 from charjax.training.optimizer import (
-    Taken,
     clip_factor,
     is_matrix,
     keep_unless,
     make_optimizer,
     make_schedule,
 )
-from charjax.training.state import AdamScales, Counters, Scales, TrainState, effective
+from charjax.training.state import TrainState, apply_multipliers, optimizer_factors
 
 
 class Metrics(NamedTuple):
-    """What a step tells: float32 scalars.
+    """Results of a step; float32 scalars.
 
     Attributes:
-      loss: mean loss in nats a target, without the L2 penalty.
+      loss: mean loss in nats per target, without the L2 penalty.
       grad_norm: global norm of the gradient before clipping.
       learning_rate: the rate of this step.
       targets: sum of the weights.
       skipped: 1 if the step was not finite and left the parameters alone.
-      penalty: the L2 penalty, 0 where there is none.
+      penalty: the L2 penalty, or 0.
     """
 
     loss: Array
@@ -47,32 +46,92 @@ class Metrics(NamedTuple):
     penalty: Array
 
 
+class Sums(NamedTuple):
+    """Sums over the targets of a batch; those of its parts add up to those of the whole.
+
+    Attributes:
+      loss: weighted losses.
+      targets: weights.
+      grads: gradients of `loss`.
+    """
+
+    loss: Array
+    targets: Array
+    grads: Any
+
+
 Step = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
+# (params, scales, model_state, carry, batch, key) -> sums, (model_state, carry)
+Gradients = Callable[..., tuple[Sums, tuple[Any, Any]]]
 
 
 def make_train_step(
     model: CharModel, config: Config, max_loss: Array | None = None, mesh: Mesh | None = None
 ) -> Step:
-    """The step of a model under a config: `train_step(state, batch, key)`.
+    """Return the step of a model under a config: `train_step(state, batch, key)`.
 
     `batch` holds accumulate_steps micro-batches, one after the other on the leading axis; `key`
     is the key of this step's dropout. A loss above `max_loss` is skipped as if it were infinite.
-    Each device of the mesh takes its rows through the model; a model with statistics of the
-    batch sees all of it, however it lies.
+    Each device of the mesh takes its rows through the model, unless the model has statistics of
+    the batch, which need all of it.
     """
     optimizer, schedule = make_optimizer(config.optim), make_schedule(config.optim)
     carries = config.data.sampling == "contiguous" and model.memory == "carried"
-    pieces = config.optim.accumulate_steps
+    gradients = accumulated(gradients_of(model, carries), config.optim.accumulate_steps)
 
-    def micro_loss(
+    def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
+        divided = parallel.data_parallel(gradients, None if state.model_state else mesh)
+        sums, (model_state, carry) = divided(
+            state.params, state.scales, state.model_state, state.carry, batch, key
+        )
+        scale = 1.0 / jnp.maximum(sums.targets, 1.0)
+        loss, grads, penalty = sums.loss * scale, sums.grads, jnp.zeros(())
+        if config.optim.l2:
+            penalty, l2_grads = jax.value_and_grad(l2_penalty)(state.params, config.optim.l2)
+            grads = jax.tree.map(lambda g, p: g * scale + p, grads, l2_grads)
+            scale = jnp.ones(())
+        grad_norm = optax.tree.norm(grads) * scale
+        learning_rate = schedule(state.counters.step)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        if max_loss is not None:
+            finite &= loss <= max_loss
+
+        updates, opt_state = optimizer.update(
+            grads,
+            state.opt_state,
+            state.params,
+            learning_rate=learning_rate,
+            scale=scale * clip_factor(config.optim, grad_norm),
+            finite=finite,
+            **optimizer_factors(state),
+        )
+        # A step that is not finite leaves everything but the counters as it was, to the bit.
+        new = optax.apply_updates(state.params, updates), model_state, carry
+        old = state.params, state.model_state, state.carry
+        params, model_state, carry = keep_unless(finite, new, old)
+        skipped = 1.0 - finite.astype(jnp.float32)
+        metrics = Metrics(loss, grad_norm, learning_rate, sums.targets, skipped, penalty)
+        counters, factors = state.counters.after(finite), (state.scales, state.adam_scales)
+        return TrainState(params, opt_state, model_state, carry, counters, *factors), metrics
+
+    return train_step
+
+
+def gradients_of(model: CharModel, carries: bool) -> Gradients:
+    """Return the function from parameters and a batch to the sums of losses and gradients.
+
+    Sums, not means, so that micro-batches add up to the large batch. `carries`: the recurrent
+    state goes on from the batch before, except where the batch restarts.
+    """
+
+    def loss_fn(
         params: Any, scales: Any, model_state: Any, carry: Any, batch: Batch, key: Array
-    ) -> Any:
-        """Sum (not mean) of the weighted losses, so that pieces add up to the large batch."""
+    ) -> tuple[Array, tuple[Any, Any]]:
         if carries:
             fresh = model.init_cache(batch.inputs.shape[0])
             carry = jax.tree.map(lambda new, old: jnp.where(batch.restart, new, old), fresh, carry)
-        (logits_BTV, new_carry), updated = model.apply(
-            {"params": effective(params, scales), **model_state},
+        (logits_BTV, carry), model_state = model.apply(
+            {"params": apply_multipliers(params, scales), **model_state},
             batch.inputs,
             carry if carries else None,
             num_outputs=batch.targets.shape[1],
@@ -80,107 +139,49 @@ def make_train_step(
             rngs={"dropout": key},
             mutable=list(model_state),
         )
-        losses_BT = cross_entropy(logits_BTV, batch.targets)
-        loss = jnp.sum(losses_BT * batch.weights)
-        return loss, (updated, new_carry if carries else ())
+        loss = jnp.sum(cross_entropy(logits_BTV, batch.targets) * batch.weights)
+        return loss, (model_state, carry if carries else ())
+
+    def gradients(
+        params: Any, scales: Any, model_state: Any, carry: Any, batch: Batch, key: Array
+    ) -> tuple[Sums, tuple[Any, Any]]:
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, aux), grads = grad_fn(params, scales, model_state, carry, batch, key)
+        return Sums(loss, jnp.sum(batch.weights), grads), aux
+
+    return gradients
+
+
+def accumulated(gradients: Gradients, steps: int) -> Gradients:
+    """Return `gradients` computed over `steps` micro-batches, one after the other."""
+    if steps == 1:
+        return gradients
 
     def accumulate(
         params: Any, scales: Any, model_state: Any, carry: Any, batch: Batch, key: Array
-    ) -> tuple[tuple[Array, Array, Any], tuple[Any, Any]]:
-        """Sums of losses, weights and gradients over a batch, a micro-batch at a time."""
-        grad_fn = jax.value_and_grad(micro_loss, has_aux=True)
-        targets = jnp.sum(batch.weights)
-        if pieces == 1:
-            (loss, own), grads = grad_fn(params, scales, model_state, carry, batch, key)
-            return (loss, targets, grads), own
+    ) -> tuple[Sums, tuple[Any, Any]]:
+        def body(loop: tuple[Sums, Any], micro: Any) -> tuple[tuple[Sums, Any], Any]:
+            sums, model_state = loop
+            new, (model_state, carry) = gradients(params, scales, model_state, *micro)
+            return (jax.tree.map(jnp.add, sums, new), model_state), carry
 
-        def body(sums: Any, piece: Any) -> Any:
-            loss, grads, model_state = sums
-            carry, micro_batch, micro_key = piece
-            (more, (model_state, carry)), slopes = grad_fn(
-                params, scales, model_state, carry, micro_batch, micro_key
-            )
-            return (loss + more, jax.tree.map(jnp.add, grads, slopes), model_state), carry
-
-        split = lambda x_B: x_B.reshape(pieces, -1, *x_B.shape[1:])  # noqa: E731
-        carry, inputs, weighed, weights = jax.tree.map(
-            split, (carry, batch.inputs, batch.targets, batch.weights)
+        rows = (carry, batch.inputs, batch.targets, batch.weights)
+        rows = jax.tree.map(lambda x: x.reshape(steps, -1, *x.shape[1:]), rows)
+        carry, inputs, targets, weights = rows
+        batches = Batch(inputs, targets, weights, jnp.broadcast_to(batch.restart, (steps,)))
+        zeros = Sums(jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+        (sums, model_state), carry = jax.lax.scan(
+            body, (zeros, model_state), (carry, batches, jax.random.split(key, steps))
         )
-        restart = jnp.broadcast_to(batch.restart, (pieces,))
-        xs = (carry, Batch(inputs, weighed, weights, restart), jax.random.split(key, pieces))
-        start = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params), model_state)
-        (loss, grads, model_state), carry = jax.lax.scan(body, start, xs)
-        carry = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), carry)
-        return (loss, targets, grads), (model_state, carry)
+        return sums, (model_state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), carry))
 
-    def on_its_own(
-        params: Any, scales: Any, carry: Any, batch: Batch, key: Array
-    ) -> tuple[tuple[Array, Array, Any], Any]:
-        """The same by one device of several, on its rows."""
-        sums, (_, carry) = accumulate(params, scales, {}, carry, batch, parallel.own_key(key))
-        return sums, carry
-
-    def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
-        given = state.params, state.scales
-        if mesh is None or mesh.size == 1 or state.model_state:
-            sums, (model_state, carry) = accumulate(
-                *given, state.model_state, state.carry, batch, key
-            )
-        else:
-            spread = parallel.summed_over_devices(
-                on_its_own, mesh, (False, False, True, True, False)
-            )
-            sums, carry = spread(*given, state.carry, batch, key)
-            model_state = state.model_state
-        loss, targets, grads = sums
-        mean = scale = 1.0 / jnp.maximum(targets, 1.0)
-        penalty = jnp.zeros(())
-        if config.optim.l2:
-            penalty, slopes = jax.value_and_grad(l2_penalty)(state.params, config.optim.l2)
-            grads = jax.tree.map(lambda g, s: g * mean + s, grads, slopes)
-            scale = jnp.ones(())
-        grad_norm = optax.tree.norm(grads) * scale
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        if max_loss is not None:
-            finite &= loss * mean <= max_loss
-        rate = schedule(state.counters.step)
-
-        # A step that is not finite leaves everything but the counters as it was, to the bit.
-        taken = Taken(rate, scale * clip_factor(config.optim, grad_norm), finite)
-        if isinstance(state.scales, Scales):
-            taken = taken._replace(factors=state.scales.learning_rates)
-        if isinstance(state.adam_scales, AdamScales):
-            epsilons, decays = state.adam_scales
-            taken = taken._replace(epsilons=epsilons, decays=decays)
-        params, opt_state = optimizer.apply(state.params, grads, state.opt_state, taken)
-        model_state, carry = keep_unless(
-            finite, (model_state, carry), (state.model_state, state.carry)
-        )
-        skipped = 1 - finite.astype(jnp.int32)
-        counters = Counters(
-            step=state.counters.step + 1,
-            skipped=state.counters.skipped + skipped,
-            skipped_in_a_row=(state.counters.skipped_in_a_row + 1) * skipped,
-        )
-        metrics = Metrics(
-            loss * mean, grad_norm, rate, targets, skipped.astype(jnp.float32), penalty
-        )
-        after = state._replace(
-            params=params,
-            opt_state=opt_state,
-            model_state=model_state,
-            carry=carry,
-            counters=counters,
-        )
-        return after, metrics
-
-    return train_step
+    return accumulate
 
 
 def cross_entropy(logits_BTV: Array, targets_BT: Array) -> Array:
-    """-log softmax(logits)[target], in nats; (B, T) float32.
+    """Return -log softmax(logits)[target] in nats, (B, T) float32.
 
-    The target's logit is taken by a masked sum: a gather's derivative is a scatter, which cost
+    The target's logit is selected by a masked sum: a gather's derivative is a scatter, which cost
     a third of a small model's step on a CPU.
     """
     shifted_BTV = logits_BTV - jax.lax.stop_gradient(logits_BTV.max(axis=-1, keepdims=True))
@@ -190,9 +191,9 @@ def cross_entropy(logits_BTV: Array, targets_BT: Array) -> Array:
 
 
 def l2_penalty(params: Any, l2: float) -> Array:
-    """l2 * the sum over the matrices of mean(W**2): as in Karpathy's first makemore lecture."""
+    """Return l2 * the sum over matrices of mean(W**2), as in the first makemore lecture."""
     means = jax.tree.map(
-        lambda p, counts: jnp.mean(jnp.square(p)) if counts else jnp.zeros(()),
+        lambda p, penalised: jnp.mean(jnp.square(p)) if penalised else jnp.zeros(()),
         params,
         is_matrix(params),
     )

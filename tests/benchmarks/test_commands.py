@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import apart, gpu, harness, initlab, peers, section, show
+from benchmarks import gpu, harness, initlab, peers, section, show, subprocess_worker
 from benchmarks.render_speed import NAMES
 from benchmarks.section import LeftOut, Section
 from charjax.config import load_config
@@ -80,7 +80,7 @@ def test_without_pytorch_one_line_says_so_and_the_rest_is_compared(
 ):
     without_pytorch(monkeypatch)
     compared = []
-    monkeypatch.setattr(peers, "_compare", lambda *given: compared.append(given))
+    monkeypatch.setattr(peers, "_compare", lambda *arguments: compared.append(arguments))
     here = Section("cpu", quick=True)
     peers.measure(here)
     (line,) = here.left_out
@@ -88,12 +88,12 @@ def test_without_pytorch_one_line_says_so_and_the_rest_is_compared(
     assert "not installed" in line["why"]
     assert line["failed"] is False
     assert len(compared) == len(peers._QUICK)
-    assert all(given[-1] is None for given in compared)
+    assert all(arguments[-1] is None for arguments in compared)
 
 
 def without_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(apart, "_ENVIRONMENT", Path("/nowhere"))
+    monkeypatch.setattr(subprocess_worker, "_ENVIRONMENT", Path("/nowhere"))
     monkeypatch.delenv("CHARJAX_TORCH_PYTHON", raising=False)
 
 
@@ -118,7 +118,7 @@ def test_pytorch_of_another_python(
         python.chmod(0o755)
     monkeypatch.setenv("CHARJAX_TORCH_PYTHON", str(python))
     here = Section("cpu", facts={"hardware": {"versions": {}}})
-    found = apart.find_torch(here)
+    found = subprocess_worker.find_torch(here)
     if why is None:
         assert found == str(python)
         assert here.facts["hardware"]["versions"] == {"torch": "2.13.0 on python 3.11.7"}
@@ -137,18 +137,18 @@ def test_a_row_that_fails_leaves_no_process_behind(monkeypatch: pytest.MonkeyPat
             started.append(arguments["label"])
             self.close = lambda: closed.append(arguments["label"])
 
-    def fails(*given: object):
+    def fails(*arguments: object):
         raise MemoryError
 
-    monkeypatch.setattr(peers, "Apart", Process)
-    monkeypatch.setattr(peers, "_measure_beside", fails)
+    monkeypatch.setattr(peers, "Worker", Process)
+    monkeypatch.setattr(peers, "_take_turns", fails)
     with pytest.raises(MemoryError):
         peers._compare(Section("cpu"), "name", "bigram", peers._BIGRAM, "float32", "python")
     assert closed == started != []
 
 
 class ExhaustedError(RuntimeError):
-    """What XLA raises."""
+    """Stand-in for XLA's error."""
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_program_that_needs_more_memory_than_there_is_is_not_run():
 
 
 def test_a_crash_leaves_the_rows_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The process of a device that is killed half way through."""
+    """Kill the process of a device halfway."""
     script = tmp_path / "half.py"
     script.write_text(
         "import sys, os, pathlib\n"
@@ -226,9 +226,9 @@ def test_a_crash_leaves_the_rows_before_it(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(
         harness,
         "_run",
-        lambda command, *given: run([sys.executable, str(script), *command[3:]], *given),
+        lambda command, *arguments: run([sys.executable, str(script), *command[3:]], *arguments),
     )
-    found, left_out = harness._measure_elsewhere(BENCHMARK, "cpu", args)
+    found, left_out = harness._measure_in_processes(BENCHMARK, "cpu", args)
     assert found is not None
     assert len(found["rows"]) == 1
     assert left_out[0]["why"] == "the process ended with status 137"
@@ -241,20 +241,20 @@ def test_a_second_process_goes_on_where_the_first_has_ended(tmp_path: Path):
     first.add("small", median=1.0)
     first.leave_out("other", "too large")
     second = Section("cpu", path=part, heap="one")
-    second.go_on()
+    second.load()
     second.add("large", median=2.0)
-    told = json.loads(part.read_text())
-    assert [row["name"] for row in told["rows"]] == ["small", "large"]
-    assert [each["what"] for each in told["left_out"]] == ["other"]
-    assert told["roofline"] == {"start": {"copy": 2.0}}
+    section = json.loads(part.read_text())
+    assert [row["name"] for row in section["rows"]] == ["small", "large"]
+    assert [each["what"] for each in section["left_out"]] == ["other"]
+    assert section["roofline"] == {"start": {"copy": 2.0}}
 
 
 def test_a_row_is_measured_in_the_one_process_whose_heap_its_run_would_have():
     small = load_config(None, ["model.kind=gru"])
     large = load_config(None, ["model.kind=transformer", "train.batch_size=256"])
-    for heap, taken in (("own", [True, False]), ("one", [False, True]), (None, [True, True])):
+    for heap, expected in (("own", [True, False]), ("one", [False, True]), (None, [True, True])):
         here = Section("cpu", heap=heap)
-        assert [here.has_heap_for(config) for config in (small, large)] == taken
+        assert [here.has_heap_for(config) for config in (small, large)] == expected
 
 
 @pytest.mark.parametrize("theirs", [1.00002, float("nan")])
@@ -272,18 +272,18 @@ def test_a_process_that_is_stopped_leaves_none_of_its_own_behind(tmp_path: Path)
         "subprocess.Popen([sys.executable, '-c', code, sys.argv[1]])\n"
         "time.sleep(60)\n"
     )
-    told = tmp_path / "pid"
-    why = harness._run([sys.executable, "-c", script, str(told)], dict(os.environ), 2.0)
+    pid_file = tmp_path / "pid"
+    why = harness._run([sys.executable, "-c", script, str(pid_file)], dict(os.environ), 2.0)
     assert why == "stopped after 2 s"
     for _ in range(100):
-        if not _is_running(int(told.read_text())):
+        if not _is_running(int(pid_file.read_text())):
             return
         time.sleep(0.02)
     pytest.fail("the grandchild still runs")
 
 
 def _is_running(pid: int) -> bool:
-    """Whether there is such a process that has not ended; one nobody waits for yet has ended."""
+    """Return True if the process exists and has not ended; a zombie has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

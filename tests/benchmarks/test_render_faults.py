@@ -1,20 +1,20 @@
-"""The README's fault matrix says what its file says, and no more."""
+"""The fault matrix of docs/durability.md equals its results file."""
 
 import json
 from pathlib import Path
 
-from benchmarks.render_faults import FAULTS, readme_parts
+from benchmarks.render_faults import FAULTS, page_parts
 
 HARDWARE = {"accelerator": None, "cores": 2, "processor": "X", "versions": {"jax": "1.2"}}
 
 
 def part(row: int, passed: int, cases: int, whole: bool = True) -> dict:
-    told = {"row": row, "fault": "a fault", "cases": cases, "passed": passed}
-    return {**told, "seconds": 1.6, "whole": whole}
+    fields = {"row": row, "fault": "a fault", "cases": cases, "passed": passed}
+    return {**fields, "seconds": 1.6, "whole": whole}
 
 
 def test_what_was_not_run_is_said(tmp_path: Path):
-    text = readme_parts(tmp_path)["faults"]
+    text = page_parts(tmp_path)["faults"]
     assert text.count("| not run |") == len(FAULTS) == 22
     assert text.endswith(
         "Not run yet; `make faults FAULTS_OUT=benchmarks/results/faults-cpu.json`."
@@ -26,7 +26,7 @@ def test_parts_of_a_row_are_added_and_failures_shown(tmp_path: Path):
     tree = {"command": "make faults", "seconds": 90, "parts": parts}
     tree["hardware"] = {**HARDWARE, "date": "2026-01-01"}
     (tmp_path / "faults-cpu.json").write_text(json.dumps(tree))
-    lines = readme_parts(tmp_path)["faults"].splitlines()
+    lines = page_parts(tmp_path)["faults"].splitlines()
     assert lines[1 + 4].endswith("| 1,200 of 1,200 | 3 s |")
     assert lines[1 + 5].endswith("| 9 of 10, failed | 2 s |")
     # Every case that was run has passed, but not every case was run.

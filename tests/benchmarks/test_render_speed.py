@@ -1,4 +1,4 @@
-"""The page of the benchmarks is made from their files alone."""
+"""The tables of speed come from the benchmarks' files only."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from benchmarks import render_speed
 
 
 def test_a_page_without_results_says_so(tmp_path: Path):
-    page = render_speed.document(tmp_path)
+    page = render_speed.benchmarks(tmp_path)
     for name in render_speed.NAMES:
         assert f"Not run yet; `python -m benchmarks.{name}`" in page
 
@@ -68,8 +68,8 @@ def test_a_table_of_the_terminal_becomes_one_of_markdown():
     ]
 
 
-def test_the_readme_shows_the_command_that_came_to_a_published_loss(tmp_path: Path):
-    assert "Not run yet" in render_speed.readme_parts(tmp_path)["time-to-quality"]
+def test_the_command_that_reached_a_published_loss_is_shown(tmp_path: Path):
+    assert "Not run yet" in render_speed.goals(tmp_path)
     row = {"config": "a-config", "overrides": ["train.steps=9"], "goal": 1.5, "median": 12.3}
     hardware = {"processor": "A Processor", "cores": 2, "accelerator": None, "date": "2026-01-01"}
     section = {
@@ -79,23 +79,27 @@ def test_the_readme_shows_the_command_that_came_to_a_published_loss(tmp_path: Pa
     }
     tree = {"command": "python -m benchmarks.x", "date": "2026-01-01", "devices": [section]}
     (tmp_path / "time_to_quality-cpu.json").write_text(json.dumps(tree))
-    part = render_speed.readme_parts(tmp_path)["time-to-quality"]
-    told = "| `python -m charjax.train a-config train.steps=9` | 1.5 | 1.4900, 1.4812 | 12 s |"
-    assert told in part.splitlines()
+    part = render_speed.goals(tmp_path)
+    line = "| `python -m charjax.train a-config train.steps=9` | 1.5 | 1.4900, 1.4812 | 12 s |"
+    assert line in part.splitlines()
     assert "Measured by `python -m benchmarks.x` on 2 cores of A Processor" in part
 
 
 def test_the_readme_shows_the_ratios_and_where_they_are_from(tmp_path: Path):
-    assert "Not run yet" in render_speed.readme_parts(tmp_path)["faster-peers"]
-    row = {"device": "cpu", "work": "mlp B32", "dtype": "float32", "contestant": "torch eager"}
+    assert "Not run yet" in render_speed.summary(tmp_path)
+    row = {"device": "cpu", "work": "mlp B32", "dtype": "float32", "tokens_per_second": 1234.5}
     hardware = {"processor": "A Processor", "cores": 2, "accelerator": None, "date": "2026-01-01"}
     section = {
         "device": "cpu",
         "hardware": hardware | {"python": "3.13", "versions": {"jax": "1.2.3"}},
-        "rows": [row | {"times_charjax": {"median": 6.789}}],
+        "rows": [
+            row | {"contestant": "charjax"},
+            row | {"contestant": "torch eager", "times_charjax": {"median": 6.789}},
+            row | {"contestant": "torch compile", "times_charjax": {"median": 5.432}},
+        ],
     }
     tree = {"command": "python -m benchmarks.peers", "date": "2026-01-01", "devices": [section]}
     (tmp_path / "peers-cpu.json").write_text(json.dumps(tree))
-    part = render_speed.readme_parts(tmp_path)["faster-peers"]
-    assert "| mlp B32 float32 | cpu | 6.79 | n/a | n/a |" in part
+    part = render_speed.summary(tmp_path)
+    assert "| mlp B32 float32 | 1,234 | 5.43 |" in part
     assert "Measured by `python -m benchmarks.peers` on 2 cores of A Processor" in part

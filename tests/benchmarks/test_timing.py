@@ -1,4 +1,4 @@
-"""The clock, with a clock of the test's own: no time passes here."""
+"""Timing with a fake clock."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from benchmarks.timing import Slice, paired_ratio, summary, take_turns
 
 
 class Clock:
-    """A clock that moves only when work is done."""
+    """A fake clock that advances only by work."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -73,10 +73,10 @@ def test_a_round_is_never_cut_short_and_one_is_always_made():
 def test_a_drift_of_the_machine_leaves_the_ratio_of_turns_alone():
     speeds = iter([1.0, 1.0, 2.0, 2.0, 4.0, 4.0])
     found = take_turns({"a": lambda: 3.0 * next(speeds), "b": lambda: 6.0 * next(speeds)}, 3)
-    told = paired_ratio(found["a"], found["b"])
-    assert (told["q1"], told["median"], told["q3"]) == (2.0, 2.0, 2.0)
+    result = paired_ratio(found["a"], found["b"])
+    assert (result["q1"], result["median"], result["q3"]) == (2.0, 2.0, 2.0)
 
 
 def test_summary_keeps_every_repeat_and_tells_median_and_quartiles():
-    told = summary([5.0, 1.0, 4.0, 2.0, 3.0])
-    assert told == {"repeats": [5.0, 1.0, 4.0, 2.0, 3.0], "median": 3.0, "q1": 2.0, "q3": 4.0}
+    result = summary([5.0, 1.0, 4.0, 2.0, 3.0])
+    assert result == {"repeats": [5.0, 1.0, 4.0, 2.0, 3.0], "median": 3.0, "q1": 2.0, "q3": 4.0}

@@ -1,4 +1,4 @@
-"""The simulation of the verdicts: it judges as the laboratory does, and small levels are kept."""
+"""The simulation of the verdicts: it judges as initlab does, and small levels hold."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import verdicts
-from charjax.initlab.report.pairs import compare_all
+from charjax.initlab.report.swaps import compare_all
 
 
 def test_it_judges_as_the_laboratory_does():
@@ -66,7 +66,7 @@ def test_the_command_writes_its_rows(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "trials", "most"), [((6, 8), 1000, 7.5), ((12,), 200, 12.0)])
 def test_no_null_has_more_than_six_percent(seeds, trials, most, monkeypatch):
-    """All 54 cells: 6 % but for chance, and from 8 seeds on at least 2.5 %.
+    """Check all 54 cells: at most 6 % within chance, and from 8 seeds on at least 2.5 %.
 
     `python -m benchmarks.verdicts` has 10,000 trials of each; the swaps of 12 seeds take the time.
     """

@@ -1,4 +1,4 @@
-"""The configuration: defaults, files, overrides, what is refused and in which words."""
+"""The configuration: defaults, files, overrides, and error messages."""
 
 import os
 import subprocess
@@ -134,7 +134,7 @@ def test_files_with_a_bom_and_crlf(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"steps = ", "cannot be read as TOML"),
         (b"\xff\xfe", "cannot be read as TOML"),
@@ -146,16 +146,16 @@ def test_files_with_a_bom_and_crlf(tmp_path: Path):
         (b"[train.steps]\na = 3", "train.steps: "),
         (b"[model]\nkind = [1]", "model.kind: [1] given; must be one of ngram"),
         (b"[model]\nkind = 3", "model.kind: 3 given"),
-        (b"[train]\nsteps = 0x" + b"f" * 5000, "train.steps: something too long to show"),
+        (b"[train]\nsteps = 0x" + b"f" * 5000, "train.steps: a value too long to show"),
         (b"[train]\nsteps = 1979-05-27", 'train.steps: "1979-05-27" given'),
         (b"[optim]\nlearning_rate = -inf", "optim.learning_rate: -Infinity given; must be a fin"),
         (b"[optim]\nboundaries = [[1]]", "optim.boundaries[0]: [1] given; must be a whole number"),
     ],
 )
-def test_malformed_files(tmp_path: Path, data: bytes, told: str):
+def test_malformed_files(tmp_path: Path, data: bytes, message: str):
     path = tmp_path / "c.toml"
     path.write_bytes(data)
-    assert told in refusal(source=path)
+    assert message in refusal(source=path)
     assert len(refusal(source=path)) < 400 + len(str(path))
 
 
@@ -189,11 +189,11 @@ def test_the_default_config_file_holds_the_defaults():
     assert load_config("default") == load_config()
 
 
-# What is refused, and how it is said.
+# Error messages.
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("train.steps=abc", 'train.steps: "abc" given; must be a whole number from 1 to 214748'),
         ("train.steps=0", "train.steps: 0 given; must be a whole number from 1 to 2147483646"),
@@ -226,7 +226,7 @@ def test_the_default_config_file_holds_the_defaults():
         ("train.learning_rate=1", "; did you mean optim.learning_rate?"),
         ("model.hidden=[3]", "; mlp has it: model.kind=mlp"),
         ("model.hiden=[3]", "; did you mean model.hidden?"),
-        ("modle.kind=gru", '"modle" is not a section; there are: data, model,'),
+        ("modle.kind=gru", '"modle" is not a section; sections: data, model,'),
         ("modle.kind=gru", "; did you mean model?"),
         ("learning_rate=1", "; did you mean optim.learning_rate?"),
         ("train.steps", "override: 'train.steps' given; write section.key=value"),
@@ -235,12 +235,12 @@ def test_the_default_config_file_holds_the_defaults():
         ("optim.schedule=step", "optim.boundaries: none given"),
     ],
 )  # fmt: skip
-def test_mistakes_are_said_in_plain_words(override: str, told: str):
-    assert told in refusal(override)
+def test_mistakes_are_said_in_plain_words(override: str, message: str):
+    assert message in refusal(override)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["model.kind=mlp", "model.norm=batch"], 'use data.layout = "pairs"'),
         (["data.layout=stream", "data.split=shuffled_lines"], "data.split: "),
@@ -251,15 +251,15 @@ def test_mistakes_are_said_in_plain_words(override: str, told: str):
         (["model.positions=rotary", "model.d_model=12"], "rotary positions need an even width"),
     ],
 )
-def test_settings_that_do_not_go_together(overrides: list[str], told: str):
-    assert told in refusal(*overrides)
+def test_settings_that_do_not_go_together(overrides: list[str], message: str):
+    assert message in refusal(*overrides)
 
 
 # Properties.
 
 
 def values(section: type, key: str) -> st.SearchStrategy[Any]:
-    """Values of which many are allowed."""
+    """Return a strategy of values, many of them allowed."""
     options = choices(section.model_fields[key])
     if options:
         return st.sampled_from(options)
@@ -322,7 +322,7 @@ def test_what_is_printed_loads_back_equal(tree: dict[str, Any], comments: bool):
     ],
 )
 def test_digests_of_saved_runs_stay_what_they_were(overrides: list[str], digest: str):
-    """A setting that is younger than they are counts only where it is not at its default."""
+    """A setting added after the first runs counts only if it differs from its default."""
     assert load_config(None, overrides).digest() == digest
 
 
@@ -332,7 +332,7 @@ def test_the_form_of_gelu_counts_in_the_digest():
 
 
 def test_a_choice_of_another_family_is_left_behind(tmp_path: Path):
-    """As its other settings are; both families have the key, with other values."""
+    """Drop a choice like other settings: both families have the key, with different values."""
     (tmp_path / "rnn.toml").write_text('[model]\nkind = "rnn"\nactivation = "relu"\n')
     config = load_config(tmp_path / "rnn.toml", ["model.kind=transformer"])
     assert config.model.activation == "gelu"
@@ -378,7 +378,7 @@ def test_any_value_in_a_file_is_taken_or_refused_in_one_line(name: str, value: A
 
 
 def refused_as(read: Callable[[], Config]) -> str:
-    """The refusal, or nothing where it was taken."""
+    """Return the error message, or nothing if the settings were accepted."""
     try:
         read()
     except UserError as error:
@@ -424,8 +424,8 @@ def test_more_steps_where_the_schedule_would_stretch(saved, schedule: str):
     path, old = saved("train.steps=100", f"optim.schedule={schedule}")
     new = load_config(path, ["train.steps=200"], saved=True)
     assert resume_conflicts(old, new) == [("optim.decay_steps", 100, 200)]
-    kept = load_config(path, ["train.steps=200", "optim.decay_steps=100"], saved=True)
-    assert resume_conflicts(old, kept) == []
+    extended = load_config(path, ["train.steps=200", "optim.decay_steps=100"], saved=True)
+    assert resume_conflicts(old, extended) == []
 
 
 def test_a_saved_config_is_resumed_as_it_is(saved):

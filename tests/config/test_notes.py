@@ -1,4 +1,4 @@
-"""Schedules that do not fit the run: noted before a step is computed."""
+"""Notes on schedules that do not fit the run, before the first step."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ EXPONENTIAL = "optim.schedule=exponential"
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "note_text"),
     [
         ([], None),
         ([COSINE, "optim.warmup_steps=19"], None),
@@ -28,7 +28,7 @@ EXPONENTIAL = "optim.schedule=exponential"
         (["model.kind=ngram"], None),
         (
             ["optim.warmup_steps=20"],
-            "the warm-up (optim.warmup_steps = 20) is not over within train.steps = 20: the "
+            "the warm-up (optim.warmup_steps = 20) does not end within train.steps = 20: the "
             "learning rate reaches 0.000952 of 0.001",
         ),
         (["optim.warmup_steps=1999"], "the learning rate reaches 1e-05 of 0.001"),
@@ -61,12 +61,12 @@ EXPONENTIAL = "optim.schedule=exponential"
         ),
     ],
 )
-def test_what_does_not_fit_is_said(words: list[str], told: str | None):
+def test_what_does_not_fit_is_said(words: list[str], note_text: str | None):
     steps = [] if "model.kind=ngram" in words else ["train.steps=20"]
     notes = schedule_notes(load_config(None, [*words, *steps]))
-    assert len(notes) == (told is not None)
-    if told is not None:
-        assert told in notes[0]
+    assert len(notes) == (note_text is not None)
+    if note_text is not None:
+        assert note_text in notes[0]
 
 
 @hypothesis.settings(max_examples=40)
@@ -94,9 +94,9 @@ def test_the_rate_is_that_of_the_run(schedule, warmup, decay, boundary, staircas
         }
     )
     rate = make_schedule(config.optim)
-    for taken in (0, warmup, decay, boundary, 11, 40):
-        want = float(rate(jnp.int32(taken)))
-        assert learning_rate_at(config.optim, taken) == pytest.approx(want, rel=1e-5, abs=1e-7)
+    for step in (0, warmup, decay, boundary, 11, 40):
+        want = float(rate(jnp.int32(step)))
+        assert learning_rate_at(config.optim, step) == pytest.approx(want, rel=1e-5, abs=1e-7)
 
 
 def test_more_steps_after_a_cosine(tmp_path: Path):
@@ -105,25 +105,25 @@ def test_more_steps_after_a_cosine(tmp_path: Path):
     workdir = tmp_path / "run"
     assert run("train", *words, "train.steps=6", "--workdir", workdir).status == 0
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
-    for more in ([], words):
-        done = run("train", *more, "train.steps=9", "--workdir", workdir, "--resume")
+    for settings in ([], words):
+        done = run("train", *settings, "train.steps=9", "--workdir", workdir, "--resume")
         assert done.status == 2
         assert "decay_steps follows train.steps and is 9 where it was 6" in done.err
         assert "add optim.decay_steps=6 to keep the schedule as it was" in done.err
         assert done.err.count("\n") == 1
     after = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
     assert after == before
-    kept = ["train.steps=9", "optim.decay_steps=6", "--workdir", workdir, "--resume"]
-    printed = run("train", *kept, "--print-config")
+    resumed = ["train.steps=9", "optim.decay_steps=6", "--workdir", workdir, "--resume"]
+    printed = run("train", *resumed, "--print-config")
     assert printed.status == 0, printed.err
     note = "note: the cosine schedule ends at step 6 (optim.decay_steps = 6): steps 7 to 9"
     assert printed.err.startswith(note)
-    done = run("train", *kept)
+    done = run("train", *resumed)
     assert done.status == 0, done.err
     lines = done.out.splitlines()
     said = next(i for i, line in enumerate(lines) if line.startswith(note))
     assert said < next(i for i, line in enumerate(lines) if line.startswith("compiled"))
-    # Whoever goes on once more is not asked again, and hears it again.
+    # Resuming once more needs no setting and repeats the note.
     again = run("train", "train.steps=11", "--workdir", workdir, "--resume")
     assert again.status == 0, again.err
     assert "note: the cosine schedule ends at step 6" in again.out

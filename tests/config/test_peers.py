@@ -1,4 +1,4 @@
-"""The names of nanoGPT, minGPT, char-rnn and makemore: each leads to the one here."""
+"""The settings of nanoGPT, minGPT, char-rnn and makemore: each has a counterpart or a reason."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ import pytest
 
 from charjax import evaluate, sample, train
 from charjax.config import load_config, parse_config
-from charjax.config.errors import own_name
+from charjax.config.errors import full_name
 from charjax.config.peers import PEERS, SHORT_FLAGS
 from charjax.errors import UserError
 
@@ -37,7 +37,7 @@ NAMES = sorted({name for names in PROGRAMS.values() for name in names} | {"lr", 
 
 
 def refused(words: list[str]) -> str:
-    """The message for words of train's command line."""
+    """Return the error message for words of train's command line."""
     with pytest.raises(UserError) as error:
         load(words)
     assert str(error.value).isprintable()
@@ -49,13 +49,13 @@ def load(words: list[str]) -> None:
     load_config(args.config, args.overrides)
 
 
-def check_way(told: str) -> None:
-    """Follow what a message says to write."""
-    if "has no counterpart here (" in told:
-        assert told.endswith("): leave it out")
+def check_way(message: str) -> None:
+    """Run the words that a message recommends."""
+    if "has no counterpart here (" in message:
+        assert message.endswith("): leave it out")
         return
-    written = re.search(r"(?:write|as in) (.*?)(?: \(.*)?$", told)
-    assert written, told
+    written = re.search(r"(?:write|as in) (.*?)(?: \(.*)?$", message)
+    assert written, message
     words = shlex.split(written[1])
     if words[:2] == ["python", "-m"]:
         command = {
@@ -68,7 +68,7 @@ def check_way(told: str) -> None:
 
 
 def example(name: str) -> str:
-    """A value that may be given."""
+    """Return an allowed value of a peer's setting."""
     if name == "model_type":
         return "gpt-mini"
     return (PEERS[name].example if name in PEERS else "") or "3"
@@ -88,42 +88,42 @@ def test_every_name_leads_to_ours(name: str):
     ):
         if words[0] == "--init-from":
             continue
-        told = refused(words)
-        assert name in told.replace("-", "_"), words
+        message = refused(words)
+        assert name in message.replace("-", "_"), words
         if name in PEERS:
-            check_way(told)
+            check_way(message)
         else:
             # "trainer" is nearly one of our sections.
-            assert own_name(name) in told or "did you mean train?" in told, words
+            assert full_name(name) in message or "did you mean train?" in message, words
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_in_a_file_leads_to_ours(name: str):
     value = tomllib.loads(f"v = '{example(name)}'")["v"]
     for tree in ({name: value}, {"train": {name: value}}):
-        if name == "model" or own_name(name) == f"train.{name}":
+        if name == "model" or full_name(name) == f"train.{name}":
             continue
         with pytest.raises(UserError) as error:
             parse_config(tree)
-        told = str(error.value)
-        assert name in told
+        message = str(error.value)
+        assert name in message
         if name in PEERS:
-            assert "no counterpart" in told or " is " in told
-            check_way(told)
+            assert "no counterpart" in message or " is " in message
+            check_way(message)
         else:
-            assert f"did you mean {own_name(name)}?" in told
+            assert f"did you mean {full_name(name)}?" in message
 
 
 def test_the_programs_named_have_the_name():
     for name, peer in PEERS.items():
-        if peer.whose:
+        if peer.programs:
             has = {program for program, names in PROGRAMS.items() if name in names}
-            assert set(peer.whose.split(", ")) == has, name
+            assert set(peer.programs.split(", ")) == has, name
     assert set(SHORT_FLAGS.values()) < set(MAKEMORE)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("block_size=256", "block_size: 256 given; block_size (nanoGPT, minGPT, makemore) is "
          "model.context_length here: write model.context_length=256"),
@@ -152,8 +152,8 @@ def test_the_programs_named_have_the_name():
         ("--print_config", "did you mean --print-config?"),
     ],
 )  # fmt: skip
-def test_messages(words: str, told: str):
-    assert told in refused(words.split())
+def test_messages(words: str, message: str):
+    assert message in refused(words.split())
 
 
 def test_a_python_file_is_told_apart(tmp_path: Path):

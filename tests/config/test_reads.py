@@ -1,4 +1,4 @@
-"""Settings that nothing reads: each declares its readers, and the declarations are true."""
+"""Settings that nothing reads: every setting declares its readers, and the declarations hold."""
 
 import json
 import math
@@ -10,6 +10,7 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tomli_w
 from hypothesis import strategies as st
@@ -32,13 +33,13 @@ from charjax.init import scheme_for, scheme_numbers
 from charjax.init.scheme import initialise
 from charjax.init.schemes import scheme_names
 from charjax.reproduction.published import ROWS
-from charjax.training.optimizer import Taken, make_optimizer, make_schedule
+from charjax.training.optimizer import make_optimizer, make_schedule
 from tests.commands import run, tiny
 from tests.config.test_loading import trees
 
 EVERY = [f"{name}.{key}" for name in SECTIONS for key in fields_of(name)]
 PAIRS = ["model.kind=mlp", "data.layout=pairs"]
-# Runs in which each condition of the table holds for one of them and fails for another.
+# Each condition of the table holds in one of these runs and fails in another.
 RUNS: list[list[str]] = [
     [],
     ["optim.schedule=cosine"],
@@ -63,7 +64,7 @@ RUNS: list[list[str]] = [
 
 
 def value_of(name: str, config: Config) -> str:
-    """Another value than the default, as a word of the command line has it."""
+    """Return a value other than the default, as text of the command line."""
     section, _, key = name.partition(".")
     field = fields_of(section, config.model.kind)[key]
     now = getattr(getattr(config, section), key)
@@ -107,14 +108,14 @@ def test_a_setting_is_read_or_refused(name: str):
         word = f"{name}={value_of(name, config)}"
         if reason is None:
             seen.add("read")
-            # Settings that do not go together are refused in other words.
+            # Settings that exclude each other have a different message.
             assert not refusal([*words, word]).endswith(f"leave {name} out")
             continue
         seen.add(next(w for w in READ[name] if not w.holds(config)))
-        told = refusal([*words, word])
-        assert told.startswith(f"{name}: ")
-        assert reason.clause in told
-        assert told.endswith(f"leave {name} out")
+        message = refusal([*words, word])
+        assert message.startswith(f"{name}: ")
+        assert reason.clause in message
+        assert message.endswith(f"leave {name} out")
         section, _, key = name.partition(".")
         default = getattr(getattr(config, section), key)
         if default is not None:
@@ -126,7 +127,7 @@ def test_a_setting_is_read_or_refused(name: str):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (
             ["optim.min_learning_rate=1e-4"],
@@ -147,8 +148,8 @@ def test_a_setting_is_read_or_refused(name: str):
         (["runtime.device=cpu", "runtime.deterministic=true"], "only a GPU reads it"),
     ],
 )
-def test_the_reader_is_named(words: list[str], told: str, tmp_path: Path):
-    assert told in refusal(words)
+def test_the_reader_is_named(words: list[str], message: str, tmp_path: Path):
+    assert message in refusal(words)
     # The same in a file.
     tree: dict[str, Any] = {}
     for word in words:
@@ -160,14 +161,14 @@ def test_the_reader_is_named(words: list[str], told: str, tmp_path: Path):
             tree.setdefault(section, {})[key] = text
     path = tmp_path / "c.toml"
     path.write_text(tomli_w.dumps(tree))
-    assert told in refusal([], path)
+    assert message in refusal([], path)
 
 
 # Values of a file that the command line leaves unread.
 
 
 @pytest.mark.parametrize(
-    ("source", "words", "told"),
+    ("source", "words", "message"),
     [
         ("nanogpt-char", ["optim.kind=sgd"], ["with optim.kind=sgd nothing", "optim.beta2 = 0.99"]),
         ("nanogpt-char", ["data.path=a.txt"], ['data.name = "shakespeare"']),
@@ -184,22 +185,22 @@ def test_the_reader_is_named(words: list[str], told: str, tmp_path: Path):
         ("default", ["model.kind=gru", "data.path=a.txt", "optim.kind=sgd"], []),
     ],
 )
-def test_a_choice_of_the_command_line_is_noted_once(source, words, told, tmp_path):
+def test_a_choice_of_the_command_line_is_noted_once(source, words, message, tmp_path):
     notes: list[str] = []
     config = load_config(source, words, note=notes.append)
-    assert len(notes) == bool(told)
-    assert all(part in notes[0] for part in told)
+    assert len(notes) == bool(message)
+    assert all(part in notes[0] for part in message)
     for name in EVERY:
         section, _, key = name.partition(".")
         if hasattr(getattr(config, section), key) and why_unread(config, name):
-            given = getattr(getattr(config, section), key)
+            value = getattr(getattr(config, section), key)
             default = fields_of(section, config.model.kind)[key].default
-            assert given == (config.train.steps if key == "decay_steps" else default), name
+            assert value == (config.train.steps if key == "decay_steps" else default), name
     reads_back(config, tmp_path)
 
 
 def reads_back(config: Config, folder: Path) -> None:
-    """Check that both ways of writing a configuration give it again, without a word."""
+    """Check that a configuration written with and without comments loads equal, without notes."""
     for comments in (False, True):
         path = folder / "config.toml"
         path.write_text(config.to_toml(comments))
@@ -291,7 +292,7 @@ def test_a_run_with_unread_values_resumes(tmp_path: Path):
     assert "momentum = 0.9" in config.read_text()
 
 
-# What is declared is true: an unread setting changes nothing, and one that is read does.
+# The declarations hold: an unread setting changes nothing, a setting that is read does.
 
 OPTIM = {
     "learning_rate": 0.5,
@@ -317,15 +318,22 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 
 
 def use(config: Config) -> np.ndarray:
-    """The rates of ten steps, and a parameter after three of them."""
+    """Return the learning rates of ten steps, and a parameter after three of them."""
     optimizer = make_optimizer(config.optim)
     rates = jax.vmap(make_schedule(config.optim))(jnp.arange(10))
     params = {"w": jnp.ones((2, 2))}
     state = optimizer.init(params)
     for i in range(3):
         grads = {"w": jnp.array([[1.0, -2.0], [0.5, i]])}
-        taken = Taken(jnp.float32(0.1), jnp.float32(1.0), jnp.bool_(True))
-        params, state = optimizer.apply(params, grads, state, taken)
+        updates, state = optimizer.update(
+            grads,
+            state,
+            params,
+            learning_rate=jnp.float32(0.1),
+            scale=jnp.float32(1.0),
+            finite=jnp.bool_(True),
+        )
+        params = optax.apply_updates(params, updates)
     return np.concatenate([np.asarray(rates), np.asarray(params["w"]).ravel()])
 
 
@@ -472,7 +480,7 @@ def test_families_without_a_setting_are_not_asked():
 
 
 def test_values_that_followed_an_unread_one_return_with_it(tmp_path):
-    """optim.decay_steps of a saved file follows train.steps, which counts do not read."""
+    """Reset optim.decay_steps of a saved file with train.steps, which counts do not read."""
     saved = tmp_path / "saved.toml"
     saved.write_text(load_config(None, ["train.steps=30"]).to_toml())
     notes: list[str] = []

@@ -1,4 +1,4 @@
-"""Texts for the tests: small ones made here, and the published ones where they can be found."""
+"""Texts for the tests: small generated ones, and the published corpora if available."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +8,9 @@ import pytest
 
 from charjax.config import DataConfig
 from charjax.data import corpora
-from charjax.data.datasets import Dataset, Split, load_dataset
+from charjax.data.datasets import Dataset, load_dataset
 from charjax.data.download import DownloadError
+from charjax.data.splits import Split
 from charjax.errors import UserError
 
 
@@ -31,19 +32,19 @@ def published() -> Callable[..., Dataset]:
 
 
 def no_network(url: str) -> Any:
-    """An opener without a network."""
+    """Fail to open an address, as without a network."""
     raise DownloadError(f"{url} cannot be fetched: the tests have no network")
 
 
 @pytest.fixture(scope="session")
 def names(published: Callable[..., Dataset]) -> Dataset:
-    """The names, as the lectures split them."""
+    """Load the names, split as in the makemore lectures."""
     return published("names")
 
 
 @pytest.fixture
 def stream() -> Callable[..., Split]:
-    """One document whose every token tells its own place (or documents of equal length)."""
+    """Build one document, or documents of equal length, whose tokens are their positions."""
 
     def make(targets: int, documents: int = 1) -> Split:
         tokens = np.arange(documents * (targets + 1)).astype(np.uint16)
@@ -55,7 +56,7 @@ def stream() -> Callable[..., Split]:
 
 @pytest.fixture
 def lines() -> Callable[[list[str]], Split]:
-    """Lines of letters; the boundary is 0, `a` is 1."""
+    """Build lines of letters; the boundary is 0, `a` is 1."""
 
     def make(items: list[str]) -> Split:
         text = "\n" + "\n".join(items) + "\n"

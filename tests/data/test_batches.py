@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from charjax.data.batches import Batch, BatchSource, make_source
-from charjax.data.datasets import Dataset, Split
+from charjax.data.datasets import Dataset
+from charjax.data.splits import Split
 from charjax.errors import UserError
 
 MakeStream = Callable[..., Split]
@@ -194,7 +195,7 @@ def test_random_lines_are_drawn_equally(lines: MakeLines):
 
 
 def contexts(words: list[str], size: int) -> Counter[tuple[tuple[int, ...], int]]:
-    """The lectures' build_dataset."""
+    """Count the pairs of the makemore lectures' build_dataset."""
     pairs = []
     for word in words:
         context = [0] * size

@@ -89,7 +89,9 @@ def test_lines_ended_by_cr_alone_are_noted(file: Path):
     assert corpus.text == "one\rtwo\rthree\r"
     (note,) = corpus.notes
     assert "no LF and 3 CR" in note
-    assert read(file, b"one\rtwo\rthree\r\n").notes == ("1 line ends were CRLF and were made LF",)
+    assert read(file, b"one\rtwo\rthree\r\n").notes == (
+        "1 line ends were CRLF and were converted to LF",
+    )
 
 
 def test_compressed_bytes_are_read_with_a_note(file: Path):
@@ -184,7 +186,7 @@ def test_stdlib_is_pythons_own_source():
 
 
 def test_what_stdlib_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    kept = {
+    included = {
         "b.py": b"b = 1\n",
         "a/z.py": b"z = 1",
         "a/crlf.py": b"c = 1\r\n",
@@ -204,7 +206,7 @@ def test_what_stdlib_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "idlelib/idle_test/test_a.py": b"t = 1\n",
         "a/__pycache__/c.py": b"c = 1\n",
     }
-    for name, content in (kept | left_out).items():
+    for name, content in (included | left_out).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
     (tmp_path / "dangling.py").symlink_to(tmp_path / "nowhere")

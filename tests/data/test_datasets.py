@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from charjax.config import DataConfig
-from charjax.data.datasets import Dataset, Split, load_dataset
+from charjax.data.datasets import Dataset, load_dataset
+from charjax.data.splits import Split
 from charjax.data.tokenizers import ByteTokenizer, CharTokenizer
 from charjax.errors import UserError
 
@@ -15,7 +16,7 @@ Load = Callable[..., Dataset]
 
 
 def documents(dataset: Dataset, name: str) -> list[str]:
-    """Every document of a split, its last target included."""
+    """Return every document of a split, including its last target."""
     split = dataset.splits[name]
     return [
         dataset.tokenizer.decode(split.tokens[start : start + length + 1])
@@ -63,7 +64,7 @@ def test_names_are_cut_as_in_the_lectures(names: Dataset):
 def test_names_are_shuffled_as_in_the_lectures(load: Load):
     words = [f"name{number}" for number in range(100)]
     dataset = load("\n".join(words), split="shuffled_lines")
-    # The lectures' own lines.
+    # The lines of the makemore lectures' notebooks.
     random.seed(42)
     random.shuffle(words)
     n1, n2 = int(0.8 * len(words)), int(0.9 * len(words))
@@ -184,17 +185,17 @@ def test_lines_that_are_held_out_and_trained_on_are_counted(load: Load):
         sum(item in parts["train"] for item in parts["test"]),
     ]
     assert min(repeated) > 0
-    told = f"{repeated[0]} of 10 val lines and {repeated[1]} of 10 test lines also stand in"
-    assert dataset.notes == (f"{told} the train part",)
+    note = f"{repeated[0]} of 10 val lines and {repeated[1]} of 10 test lines also occur in"
+    assert dataset.notes == (f"{note} the train part",)
     assert load("\n".join(lines), tokenizer="byte", layout="lines").notes == dataset.notes
     assert load("\n".join(dict.fromkeys(lines)), layout="lines").notes == ()
     tail = load("a\nb\nc\na\n", layout="lines", split="tail", val_fraction=0.4)
-    assert tail.notes == ("1 of 2 val lines also stand in the train part",)
+    assert tail.notes == ("1 of 2 val lines also occur in the train part",)
 
 
 def test_names_repeat_themselves(names: Dataset):
-    told = "424 of 3,203 val lines and 377 of 3,204 test lines also stand in the train part"
-    assert names.notes == (told,)
+    note = "424 of 3,203 val lines and 377 of 3,204 test lines also occur in the train part"
+    assert names.notes == (note,)
 
 
 def test_the_99th_percentile_of_the_lines(load: Load):

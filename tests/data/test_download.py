@@ -11,7 +11,7 @@ import pytest
 from charjax.config import DataConfig
 from charjax.data import corpora, download
 from charjax.data.download import DownloadError, open_https
-from charjax.data.reading import PLAIN
+from charjax.data.reading import UTF_8
 from charjax.errors import UserError
 
 URL = "https://example.org/text.txt"
@@ -20,7 +20,7 @@ DIGEST = hashlib.sha256(BODY).hexdigest()
 
 
 def serving(body: Any) -> download.Opener:
-    """An opener that gives a body, or the exception, out."""
+    """Return an opener that yields a body, or raises an exception."""
 
     @contextlib.contextmanager
     def opener(url: str) -> Iterator[Any]:
@@ -32,7 +32,7 @@ def serving(body: Any) -> download.Opener:
 
 
 class Broken(io.RawIOBase):
-    """A body that fails halfway."""
+    """A body whose reading fails halfway."""
 
     def __init__(self, error: BaseException):
         self.chunks = [BODY[:1000], error]
@@ -101,16 +101,16 @@ def test_an_old_file_stays_when_a_new_one_fails(tmp_path: Path):
 
 def test_no_more_is_read_than_the_file_has(tmp_path: Path):
     class Endless(io.RawIOBase):
-        given = 0
+        sent = 0
 
         def read(self, size: int = -1) -> bytes:
-            self.given += size
+            self.sent += size
             return b"x" * size
 
     body = Endless()
     with pytest.raises(DownloadError, match="SHA-256"):
         fetch(tmp_path, serving(body))
-    assert body.given <= len(BODY) + 2**16
+    assert body.sent <= len(BODY) + 2**16
 
 
 def test_a_directory_that_cannot_be_made(tmp_path: Path):
@@ -131,16 +131,16 @@ def test_redirections_away_from_https_are_refused(monkeypatch: pytest.MonkeyPatc
             return "http://example.org/elsewhere"
 
     monkeypatch.setattr("urllib.request.urlopen", lambda url, timeout: Response(BODY))
-    with pytest.raises(DownloadError, match="leads to http://"), open_https(URL):
+    with pytest.raises(DownloadError, match="redirects to http://"), open_https(URL):
         pass
 
 
 @pytest.fixture
 def small_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], corpora.Corpus]:
-    """Load `names`, a published file of three lines here, with an opener of the test's own."""
+    """Load `names`, here a published file of three lines, with the given opener."""
     body = b"emma\nolivia\nava"
     published = corpora._Published(
-        URL, hashlib.sha256(body).hexdigest(), len(body), PLAIN, ("names.txt",)
+        URL, hashlib.sha256(body).hexdigest(), len(body), UTF_8, ("names.txt",)
     )
     monkeypatch.setitem(corpora._PUBLISHED, "names", published)
     monkeypatch.delenv("CHARJAX_DATA", raising=False)

@@ -30,7 +30,7 @@ def test_a_large_permutation():
         jax.jit(shuffled_indices, static_argnums=2)(jax.random.key(0), places, count)
     )
     assert (np.bincount(order, minlength=count) == 1).all()
-    # Neighbours are far apart, and places tell nothing of values.
+    # Neighbours are far apart, and positions and values are uncorrelated.
     assert abs(np.corrcoef(order[1:], order[:-1])[0, 1]) < 0.01
     assert abs(np.corrcoef(order, np.arange(count))[0, 1]) < 0.01
 

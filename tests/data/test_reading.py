@@ -1,4 +1,4 @@
-"""A run's own reading rules, applied to later texts and prompts."""
+"""A run's reading rules, applied to later texts and prompts."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from charjax.config import DataConfig
 from charjax.data.datasets import load_dataset, load_other_text, run_rules
-from charjax.data.reading import AS_IT_IS, BYTES, BYTES_TO_LF, PLAIN, ReadingRules, read_prompt
+from charjax.data.reading import BYTES, BYTES_TO_LF, LATIN_1, UTF_8, ReadingRules, read_prompt
 from charjax.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
 from charjax.errors import UserError
 
@@ -19,28 +19,28 @@ CHARACTERS, BINARY = CharTokenizer("\nabc"), ByteTokenizer()
 @pytest.mark.parametrize(
     ("config", "tokenizer", "rules"),
     [
-        ({}, CHARACTERS, PLAIN),
-        ({"name": "shakespeare"}, CHARACTERS, PLAIN),
-        ({"name": "names"}, CHARACTERS, PLAIN),
-        ({"name": "warpeace"}, CHARACTERS, AS_IT_IS),
-        ({"path": "a.txt"}, CHARACTERS, PLAIN),
+        ({}, CHARACTERS, UTF_8),
+        ({"name": "shakespeare"}, CHARACTERS, UTF_8),
+        ({"name": "names"}, CHARACTERS, UTF_8),
+        ({"name": "warpeace"}, CHARACTERS, LATIN_1),
+        ({"path": "a.txt"}, CHARACTERS, UTF_8),
         # A path beats a name.
-        ({"path": "a.txt", "name": "warpeace"}, CHARACTERS, PLAIN),
+        ({"path": "a.txt", "name": "warpeace"}, CHARACTERS, UTF_8),
         ({"path": "a.txt", "tokenizer": "byte"}, BINARY, BYTES),
         ({"name": "warpeace", "tokenizer": "byte"}, BINARY, BYTES),
         ({"tokenizer": "byte"}, BINARY, BYTES_TO_LF),
         # A run that was fine-tuned has the tokenizer of the first.
         ({"path": "a.txt"}, BINARY, BYTES),
-        ({"path": "a.txt", "tokenizer": "byte"}, CHARACTERS, PLAIN),
+        ({"path": "a.txt", "tokenizer": "byte"}, CHARACTERS, UTF_8),
     ],
 )
 def test_the_rules_follow_from_a_saved_run(config: Any, tokenizer: Tokenizer, rules: ReadingRules):
     assert run_rules(DataConfig(**config), tokenizer) == rules
 
 
-ENDS = "2 line ends were CRLF and were made LF"
+ENDS = "2 line ends were CRLF and were converted to LF"
 MARK = "the byte order mark at the start of the text was dropped"
-LATIN = "the prompt was read as latin-1, as the run's own text was"
+LATIN = "the prompt was read as latin-1, as the run's text was"
 # An alphabet as that of War and Peace: the bytes of its UTF-8.
 MANGLED = CharTokenizer("\n\rabcÃ©")
 
@@ -48,16 +48,16 @@ MANGLED = CharTokenizer("\n\rabcÃ©")
 @pytest.mark.parametrize(
     ("prompt", "rules", "tokenizer", "expected", "notes"),
     [
-        ("\ufeffa\r\nb\r\n", PLAIN, CHARACTERS, "a\nb\n", (MARK, ENDS)),
-        (b"\xef\xbb\xbfa\r\nb\r\n", PLAIN, CHARACTERS, "a\nb\n", (MARK, ENDS)),
-        ("a\rb", PLAIN, CHARACTERS, "a\rb", ()),
-        ("", PLAIN, CHARACTERS, "", ()),
-        ("a\r\n", AS_IT_IS, MANGLED, "a\r\n", ()),
-        ("aé", AS_IT_IS, MANGLED, "aÃ©", (LATIN,)),
-        ("aé".encode(), AS_IT_IS, MANGLED, "aÃ©", ()),
+        ("\ufeffa\r\nb\r\n", UTF_8, CHARACTERS, "a\nb\n", (MARK, ENDS)),
+        (b"\xef\xbb\xbfa\r\nb\r\n", UTF_8, CHARACTERS, "a\nb\n", (MARK, ENDS)),
+        ("a\rb", UTF_8, CHARACTERS, "a\rb", ()),
+        ("", UTF_8, CHARACTERS, "", ()),
+        ("a\r\n", LATIN_1, MANGLED, "a\r\n", ()),
+        ("aé", LATIN_1, MANGLED, "aÃ©", (LATIN,)),
+        ("aé".encode(), LATIN_1, MANGLED, "aÃ©", ()),
         # Pasted from a sample; and what is not known in either reading.
-        ("aÃ©", AS_IT_IS, MANGLED, "aÃ©", ()),
-        ("a漢", AS_IT_IS, MANGLED, "a漢", ()),
+        ("aÃ©", LATIN_1, MANGLED, "aÃ©", ()),
+        ("a漢", LATIN_1, MANGLED, "a漢", ()),
         ("é\r\n", BYTES, BINARY, "é\r\n", ()),
         (b"\xef\xbb\xbf\xff\r\n", BYTES, BINARY, "\ufeff\udcff\r\n", ()),
         ("a\r\n\r\n", BYTES_TO_LF, BINARY, "a\n\n", (ENDS,)),
@@ -75,7 +75,7 @@ def test_prompts(
 
 def test_a_prompt_file_that_is_not_utf8():
     with pytest.raises(UserError, match=r"^--prompt-file: 'x' is not UTF-8: .* offset 2"):
-        read_prompt(b"ab\xff", PLAIN, CHARACTERS, "--prompt-file: 'x'")
+        read_prompt(b"ab\xff", UTF_8, CHARACTERS, "--prompt-file: 'x'")
 
 
 @given(st.binary(min_size=2, max_size=60))
@@ -99,13 +99,13 @@ def test_bytes_come_through_as_they_are(tmp_path_factory: Any, raw: bytes):
 def test_a_runs_own_file_is_read_as_it_was_for_training(
     tmp_path_factory: Any, text: str, tokenizer: str, layout: str
 ):
-    path = tmp_path_factory.mktemp("own") / "text"
+    path = tmp_path_factory.mktemp("original") / "text"
     path.write_bytes(text.encode())
     values = {"path": str(path), "tokenizer": tokenizer, "layout": layout, "val_fraction": 0.0}
     config = DataConfig.model_validate(values | ({"split": "tail"} if layout == "lines" else {}))
-    own = load_dataset(config)
-    other = load_other_text(str(path), config, own.tokenizer, field="--text")
-    train = own.splits["train"]
+    original = load_dataset(config)
+    other = load_other_text(str(path), config, original.tokenizer, field="--text")
+    train = original.splits["train"]
     assert (other.split.tokens == train.tokens).all()
     assert (other.split.doc_starts == train.doc_starts).all()
     assert (other.split.doc_lengths == train.doc_lengths).all()

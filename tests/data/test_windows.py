@@ -5,7 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from charjax.data.batches import Batch, evaluation_windows, gather_windows
-from charjax.data.datasets import Split
+from charjax.data.splits import Split
 from charjax.data.windows import even_windows, line_windows, shares_boundaries
 
 

@@ -1,9 +1,9 @@
-"""The fault matrix: what machines do to a run, row by row, and how many cases of each.
+"""The fault matrix: faults that a run may meet, row by row, and the number of cases of each.
 
-`make test` runs a few cases of every row, `make faults` as many as the README states (`--faults
-full`); `--faults N` runs at most N. At the end a table says what was passed; `--out FILE` has it as
-JSON, written anew after every part, so that nothing is lost where the rest fails or is stopped;
-with `-k`, parts that are run again take their place in a FILE of the same hardware.
+`make test` runs a few cases of every row, `make faults` as many as docs/durability.md states
+(`--faults full`); `--faults N` runs at most N. At the end a table reports what passed. `--out FILE`
+has it as JSON, rewritten after every part, so that nothing is lost if the rest fails or is stopped;
+with `-k`, parts that are run again replace theirs in a FILE of the same hardware.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 class Row:
-    """The cases of one row, or of a part of it: all are run, whatever the ones before gave.
+    """The cases of one row or a part of it; all are run, even after a failure.
 
     for case in row:
         with row.case(case):
@@ -50,15 +50,15 @@ class Row:
         self.began = time.perf_counter()
 
     def family(self, case: int) -> str:
-        """Each in its turn; one and the same for a few cases, so that little is run for them."""
+        """Return the family of a case: each in turn, or one for few cases, to share its runs."""
         return FAMILIES[2 if self.brief else case % len(FAMILIES)]
 
     def __iter__(self) -> Iterator[int]:
-        """The numbers of the cases."""
+        """Return the numbers of the cases."""
         return self.over(range(self._full))
 
     def over(self, things: Sequence[T]) -> Iterator[T]:
-        """As many of these as are asked for, the same on every run; of plain numbers the first."""
+        """Return the requested number of values, the same on every run; of a range, the first."""
         count = len(things)
         if self._asked != "full":
             count = min(count, self._few if self._asked == "few" else int(self._asked))
@@ -71,7 +71,7 @@ class Row:
 
     @contextlib.contextmanager
     def case(self, name: object, count: int = 1) -> Iterator[None]:
-        """Count what is done in here, `count` cases at once, and go on if it fails."""
+        """Count the block as `count` cases, and continue if it fails."""
         self.cases += count
         try:
             yield
@@ -81,7 +81,7 @@ class Row:
         self.passed += count
 
     def result(self) -> dict[str, Any]:
-        """As it is reported."""
+        """Return the row as reported."""
         return {
             "row": self.number,
             "fault": self.fault,
@@ -93,7 +93,7 @@ class Row:
 
 @pytest.fixture
 def faults(request: pytest.FixtureRequest) -> Iterator[Callable[..., Row]]:
-    """`faults(1, "kill -9 while training", few=4, full=200)`: a row, or a part of one."""
+    """Return `faults(1, "kill -9 while training", few=4, full=200)`: a row, or a part of one."""
     rows: list[Row] = []
     asked = request.config.getoption("faults", default="few")
 
@@ -117,7 +117,7 @@ def _place(part: dict[str, Any]) -> tuple[int, str]:
 
 
 class Matrix:
-    """Gathers what the rows report."""
+    """Collect the reports of the rows."""
 
     def __init__(self, config: pytest.Config):
         self._asked = config.getoption("faults")
@@ -152,18 +152,18 @@ class Matrix:
         return sorted(self._parts, key=_place)
 
     def _write(self, path: Path) -> None:
-        from charjax.hardware import hardware
+        from charjax.hardware import machine_facts
 
         tree = {
             "command": "make faults" if self._asked == "full" else f"--faults {self._asked}",
-            "hardware": hardware(),
+            "hardware": machine_facts(),
             "seconds": round(time.perf_counter() - self._began, 1),
             "parts": self._sorted(),
         }
         if self._earlier and all(self._earlier[k] == tree[k] for k in ("command", "hardware")):
             again = {(part["row"], part["fault"]) for part in self._parts}
-            kept = [p for p in self._earlier["parts"] if (p["row"], p["fault"]) not in again]
-            tree["parts"] = sorted([*self._parts, *kept], key=_place)
+            earlier = [p for p in self._earlier["parts"] if (p["row"], p["fault"]) not in again]
+            tree["parts"] = sorted([*self._parts, *earlier], key=_place)
             tree["seconds"] = round(tree["seconds"] + self._earlier["seconds"], 1)
         temporary = path.with_name(f"{path.name}.tmp")
         temporary.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
@@ -172,7 +172,7 @@ class Matrix:
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Where runs are started from outside."""
+    """Create the place where runs are started as processes."""
     folder = tmp_path_factory.mktemp("faults")
     forks = Forks(folder)
     yield Lab(forks, folder, write_text(folder))

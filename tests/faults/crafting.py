@@ -1,4 +1,4 @@
-"""Checkpoints made by somebody who means harm, or by another program: signed as if all was well."""
+"""Checkpoints made by an attacker or another program, with valid digests."""
 
 import hashlib
 import json
@@ -8,18 +8,18 @@ from typing import Any
 
 
 def newest(workdir: Path) -> Path:
-    """The directory of a run's latest step."""
+    """Return the directory of a run's latest step."""
     steps = [path for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()]
     return max(steps, key=lambda path: int(path.name))
 
 
 def read_record(step: Path) -> dict[str, Any]:
-    """What meta.json says."""
+    """Read meta.json."""
     return json.loads((step / "meta.json").read_bytes())
 
 
 def craft(step: Path, change: Callable[[dict[str, Any]], None] = lambda record: None) -> None:
-    """Change a record, and sign it and the files that are there, so that nothing looks altered."""
+    """Change a record, and renew all digests, so that nothing looks altered."""
     record = read_record(step)
     record["files"] = {
         path.relative_to(step).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -34,7 +34,7 @@ def craft(step: Path, change: Callable[[dict[str, Any]], None] = lambda record: 
 
 
 def spoil_arrays(step: Path) -> None:
-    """Arrays that cannot be read, under a record that says nothing of it."""
+    """Damage the arrays so that they cannot be read, with an intact record."""
     for path in (step / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(b"nothing that could be an array")
@@ -42,7 +42,7 @@ def spoil_arrays(step: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a run, but for the lock that every writer takes."""
+    """Read every file of a run except the lock that every writer takes."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))

@@ -1,4 +1,4 @@
-"""Small runs, and what must be the same of an interrupted one and of one that never was."""
+"""Small runs, and the comparison of an interrupted run with an uninterrupted one."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ _SETTINGS = [
 
 
 def write_text(folder: Path) -> Path:
-    """About 6,000 characters with something to learn."""
+    """Write a learnable text of about 6,000 characters."""
     path = folder / "text.txt"
     words = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "ran", "off"]
     lines = [" ".join(words[(i * j + i) % 10] for j in range(1, 9)) for i in range(200)]
@@ -35,7 +35,7 @@ def write_text(folder: Path) -> Path:
 
 @dataclasses.dataclass
 class Lab:
-    """Starts runs, and keeps what they come to when nothing happens to them."""
+    """Starter of runs, with a cache of undisturbed ones."""
 
     forks: Forks
     folder: Path
@@ -44,57 +44,59 @@ class Lab:
     _count: int = 0
 
     def new(self) -> Path:
-        """A directory for a run, not made yet."""
+        """Return a directory for a run, not created yet."""
         self._count += 1
         return self.folder / f"run-{self._count}"
 
-    def options(self, kind: str, *more: str) -> list[str]:
-        """A run's configuration as words of the command line."""
-        return [f"data.path={self.text}", *tiny(kind), *_SETTINGS, *more]
+    def options(self, kind: str, *settings: str) -> list[str]:
+        """Return a run's configuration as words of the command line."""
+        return [f"data.path={self.text}", *tiny(kind), *_SETTINGS, *settings]
 
-    def start(self, directory: Path, kind: str, *more: str, **how: Any) -> Process:
+    def start(self, directory: Path, kind: str, *settings: str, **how: Any) -> Process:
         """Start a run."""
-        return self.forks.start("train", *self.options(kind, *more), "--workdir", directory, **how)
+        return self.forks.start(
+            "train", *self.options(kind, *settings), "--workdir", directory, **how
+        )
 
     def start_again(self, directory: Path, **how: Any) -> Process:
-        """Go on with it."""
+        """Resume a run."""
         return self.forks.start("train", "--workdir", directory, "--resume", **how)
 
     def resume(self, directory: Path) -> Process:
-        """Go on with it, to its end."""
+        """Resume a run and wait for its end."""
         process = self.start_again(directory)
         process.wait()
         return process
 
-    def whole(self, kind: str, *more: str) -> Path:
-        """A run of the same configuration that nothing has happened to."""
-        key = (kind, *more)
+    def whole(self, kind: str, *settings: str) -> Path:
+        """Return an undisturbed run of the same configuration."""
+        key = (kind, *settings)
         if key not in self._whole:
             directory = self.new()
-            done = self.start(directory, kind, *more)
+            done = self.start(directory, kind, *settings)
             assert done.wait() == 0, done.err
             assert done.err == ""
             self._whole[key] = directory
         return self._whole[key]
 
     def copy(self, directory: Path) -> Path:
-        """The same run in another place."""
+        """Copy a run to another place."""
         return Path(shutil.copytree(directory, self.new()))
 
-    def assert_survives(self, directory: Path, kind: str, *more: str) -> Process:
-        """Resume a run, and compare it with one that nothing has happened to."""
+    def assert_survives(self, directory: Path, kind: str, *settings: str) -> Process:
+        """Resume a run, and compare it with an undisturbed one."""
         done = self.resume(directory)
         assert done.status == 0, f"exit {done.status}: {done.err or done.out[-300:]}"
-        assert_same(directory, self.whole(kind, *more))
+        assert_same(directory, self.whole(kind, *settings))
         return done
 
 
 def assert_same(directory: Path, other: Path) -> None:
-    """Two finished runs of one configuration: the same bits, the same story."""
-    told, want = summary(directory), summary(other)
-    assert told["state_digest"] == want["state_digest"]
+    """Compare two finished runs of one configuration: state, metrics and samples."""
+    result, want = summary(directory), summary(other)
+    assert result["state_digest"] == want["state_digest"]
     for name in ("steps", "val_loss", "best_val_loss", "best_step", "skipped"):
-        assert told[name] == want[name], name
+        assert result[name] == want[name], name
     assert story(directory) == story(other)
     assert (directory / "samples.txt").read_text() == (other / "samples.txt").read_text()
     left = {path.name for path in directory.rglob("*")}
@@ -121,7 +123,7 @@ def story(directory: Path) -> list[dict[str, Any]]:
 
 
 def lines(directory: Path, split: str) -> list[int]:
-    """The steps of the lines written so far, whole ones alone; of a run that goes on."""
+    """Return the steps of the complete lines written so far by a running process."""
     path = directory / "metrics.jsonl"
     text = path.read_text() if path.exists() else ""
     found = re.findall(r'^\{"step": (\d+), "split": "(\w+)".*\}\n', text, re.MULTILINE)
@@ -129,20 +131,20 @@ def lines(directory: Path, split: str) -> list[int]:
 
 
 def saved(directory: Path) -> list[int]:
-    """The steps that have been saved."""
+    """Return the saved steps."""
     places = (directory / "checkpoints").glob("[0-9]*")
     return sorted(int(place.name) for place in places)
 
 
 def saving(directory: Path) -> int | None:
-    """The step that is being saved, or was when the process died."""
+    """Return the step being saved, now or when the process died."""
     for place in (directory / "checkpoints").glob(".saving-*"):
         return int(place.name.removeprefix(".saving-"))
     return None
 
 
 def going_on_from(process: Process) -> int:
-    """The step that a resumed run began at."""
+    """Return the step from which a run was resumed."""
     found = re.search(r"^going on from step (\d+)$", process.out, re.MULTILINE)
     if found is None:
         assert "no checkpoint was saved yet: beginning at step 0" in process.out

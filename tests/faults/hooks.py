@@ -1,4 +1,4 @@
-"""What a process of charjax's may be made to meet before its command begins.
+"""Changes made to a process of charjax before its command starts.
 
 Each of these is called in the child that will be the command (tests/faults/processes.py): what it
 changes is that process's alone.
@@ -20,7 +20,7 @@ from tests.faults.poison import poison_steps as poison_steps
 
 
 def publish_names(url: str, digest: str, size: int) -> None:
-    """The names are published at this address, and http will do."""
+    """Publish the names at this address, and allow http."""
 
     @contextlib.contextmanager
     def open_here(url: str) -> Iterator[Any]:
@@ -29,31 +29,31 @@ def publish_names(url: str, digest: str, size: int) -> None:
             yield response
 
     corpora.open_https = open_here
-    names = corpora._Published(url, digest, size, reading.PLAIN, ("names.txt",))
+    names = corpora._Published(url, digest, size, reading.UTF_8, ("names.txt",))
     corpora._PUBLISHED["names"] = names
 
 
 def script_scores(scores: Sequence[tuple[int, float]]) -> None:
-    """The validation loss is whatever is wanted at each step."""
-    told = dict(scores)
-    recorder.evaluator = lambda session, poll: lambda step, state: Score(told[step], 1.0)
+    """Set the validation loss at each step."""
+    losses = dict(scores)
+    recorder.evaluator = lambda session, poll: lambda step, state: Score(losses[step], 1.0)
 
 
 def serve_series(requests: str, answers: str, out: str, err: str) -> None:
-    """Run one command after the other, in which nothing is heavy, until no more is asked."""
+    """Run commands one after the other, without heavy computation, until no more are requested."""
     _leave_out_what_is_heavy()
     series.serve(requests, answers, out, err)
 
 
 def _leave_out_what_is_heavy() -> None:
-    """Training, counting, generating and scoring do nothing, and a model is read once."""
-    loaded: dict[tuple[Path, str], Any] = {}
+    """Make training, counting, generating and scoring do nothing, and read a model once."""
+    loaded: dict[tuple[Path, str | int], Any] = {}
     load_run = load.load_run
 
-    def load_once(directory: Path, checkpoint: str = "best", **options: bool) -> Any:
-        key = (directory, checkpoint)
+    def load_once(saved: load.SavedRun) -> Any:
+        key = (saved.directory, saved.checkpoint)
         if key not in loaded:
-            loaded[key] = load_run(directory, checkpoint, **options)
+            loaded[key] = load_run(saved)
         return loaded[key]
 
     class Idle:
@@ -61,6 +61,6 @@ def _leave_out_what_is_heavy() -> None:
         release = train = fit = lambda self, *arguments: 0
 
     load.load_run = load_once
-    recorder.Recorder.open = lambda *arguments, **more: Idle()  # type: ignore[method-assign,assignment,return-value]
-    generate.stream = lambda *arguments, **more: iter(())  # type: ignore[assignment]
-    evaluation.exact_loss = lambda *arguments, **more: Score(1.0, 1)
+    recorder.Recorder.open = lambda *arguments, **keywords: Idle()  # type: ignore[method-assign,assignment,return-value]
+    generate.stream = lambda *arguments, **keywords: iter(())  # type: ignore[assignment]
+    evaluation.exact_loss = lambda *arguments, **keywords: Score(1.0, 1)

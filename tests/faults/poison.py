@@ -1,4 +1,4 @@
-"""Numbers that no training step should ever see, put where they are wanted."""
+"""Losses and gradients that are not finite, at chosen steps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from charjax.training import program, step
 
 
 def poison_steps(where: str, value: float, steps: Sequence[int]) -> None:
-    """Make the loss, or the gradients alone, NaN or infinite in the steps of these numbers.
+    """Make the loss, or only the gradients, NaN or infinite at given steps.
 
     The first step is number 1. It is compiled into the step, as an overflow would be.
     """
@@ -47,8 +47,8 @@ def _forward(losses: Array, factor: Array) -> tuple[Array, Array]:
     return losses, factor
 
 
-def _backward(factor: Array, slopes: Array) -> tuple[Array, Array]:
-    return slopes * factor, jnp.zeros_like(factor)
+def _backward(factor: Array, gradients: Array) -> tuple[Array, Array]:
+    return gradients * factor, jnp.zeros_like(factor)
 
 
 _worse_gradients.defvjp(_forward, _backward)

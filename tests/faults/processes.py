@@ -1,4 +1,4 @@
-"""Runs of charjax as processes that can be watched, signalled and killed.
+"""Runs of charjax as processes that can be observed, signalled and killed.
 
 `python -m` spends seconds on imports, and a fault matrix needs hundreds of processes. So one
 process imports what the commands need, starts no backend, and forks: each child then runs a
@@ -40,7 +40,7 @@ _LIMIT = 300.0
 
 @dataclasses.dataclass
 class Process:
-    """A command that runs, or has ended."""
+    """A running or finished command."""
 
     pid: int
     out_path: Path
@@ -50,35 +50,35 @@ class Process:
 
     @property
     def out(self) -> str:
-        """What it has printed so far."""
+        """The output so far."""
         return self.out_path.read_text(encoding="utf-8")
 
     @property
     def err(self) -> str:
-        """What it has complained of so far."""
+        """The errors printed so far."""
         return self.err_path.read_text(encoding="utf-8")
 
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Return True while the process runs."""
         if self.status is None:
             self.status = self._reap(self.pid)
         return self.status is None
 
     def send(self, number: int) -> bool:
-        """Send a signal, if it still runs; whether it does."""
+        """Send a signal and return True, if the process still runs."""
         alive = self.alive()
         if alive:
             os.kill(self.pid, number)
         return alive
 
     def wait(self) -> int:
-        """Its exit status; minus the number of the signal that ended it."""
+        """Wait and return the exit status, or minus the number of the signal that ended it."""
         self.until(lambda: not self.alive())
         assert self.status is not None
         return self.status
 
     def until(self, true: Callable[[], Any], *, every: float = 0.002) -> bool:
-        """Wait until something is the case; False if the process ends before."""
+        """Wait until a condition holds; return False if the process ends first."""
         limit = time.monotonic() + _LIMIT
         while not true():
             if not self.alive():
@@ -91,7 +91,7 @@ class Process:
 
 
 class Forks:
-    """The process that forks; used from one test at a time."""
+    """The process that forks commands; used by one test at a time."""
 
     def __init__(self, folder: Path):
         self._folder, self._count = folder, 0
@@ -116,30 +116,30 @@ class Forks:
         folder: Path = ROOT,
         leave_early: bool = False,
         terminal: bool = False,
-        **more: str,
+        **environment: str,
     ) -> Process:
         """Start a command.
 
         Args:
           command: its module in charjax.
-          arguments: its own.
-          mortal: whether root's powers over the permissions of files are laid down first.
-          uncached: whether everything is compiled anew.
-          file_limit: bytes that no file may grow beyond; 0 for none.
-          hook: the name of a function in tests/faults/hooks.py and what JSON holds of its
-            arguments; called before the command.
-          folder: the one it runs in.
-          leave_early: whether the process ends after its output is flushed and its `atexit` is
-            done, without taking Python apart, which takes ten times as long as a refusal.
-          terminal: whether each of its outputs is a terminal's.
-          more: environment variables; what JAX reads while it is imported is too late here.
+          arguments: its arguments.
+          mortal: drop root's capabilities, so that file permissions apply.
+          uncached: compile everything, without the cache.
+          file_limit: the largest size of a file in bytes; 0 for no limit.
+          hook: the name of a function in tests/faults/hooks.py and its arguments (JSON values);
+            called before the command.
+          folder: the working directory.
+          leave_early: exit once the output is flushed and `atexit` has run; Python's own cleanup
+            takes ten times as long as a refusal.
+          terminal: connect each output to a terminal.
+          environment: environment variables, set too late for those that JAX reads on import.
         """
         self._count += 1
         out, err = (self._folder / f"{self._count}.{name}" for name in ("out", "err"))
         job = {
             "command": command,
             "arguments": [str(argument) for argument in arguments],
-            "environment": more,
+            "environment": environment,
             "mortal": mortal,
             "uncached": uncached,
             "file_limit": file_limit,
@@ -156,9 +156,9 @@ class Forks:
             job |= {"out": screens[0].device, "err": screens[1].device}
         return Process(self._ask(job), out, err, lambda pid: self._reap(pid, screens))
 
-    def run(self, command: str, *arguments: object, **more: Any) -> Process:
-        """The same, to its end."""
-        process = self.start(command, *arguments, **more)
+    def run(self, command: str, *arguments: object, **options: Any) -> Process:
+        """Start a command and wait for its end."""
+        process = self.start(command, *arguments, **options)
         process.wait()
         return process
 
@@ -186,7 +186,7 @@ class Forks:
 
 
 class Screen:
-    """A terminal; what is written on it comes into a file, byte for byte."""
+    """A terminal whose output is written to a file, byte for byte."""
 
     def __init__(self, path: Path):
         self._ours, self._theirs = os.openpty()
@@ -198,7 +198,7 @@ class Screen:
         self._thread.start()
 
     def close(self) -> None:
-        """Wait for what is still on its way; called after the last process on it has ended."""
+        """Wait for pending output; called after the last process on the terminal has ended."""
         os.close(self._theirs)
         self._thread.join()
         os.close(self._ours)
@@ -211,7 +211,7 @@ class Screen:
 
 
 def _serve(requests: IO[str], answers: IO[str]) -> None:
-    """Fork or reap as asked; a child returns from here by ending its command."""
+    """Fork and reap on request; a child returns from here by ending its command."""
     for name in _IMPORTED:
         importlib.import_module(name)
     # Nothing that a child looks through to collect its garbage is ever its own: it would copy it.
@@ -229,7 +229,7 @@ def _serve(requests: IO[str], answers: IO[str]) -> None:
 
 
 def _become(job: dict[str, Any]) -> None:
-    """Be the command, to the exit of the process."""
+    """Become the command, until the process exits."""
     import jax
 
     from charjax import cli
@@ -243,7 +243,7 @@ def _become(job: dict[str, Any]) -> None:
     os.environ.update(job["environment"])
     os.chdir(job["folder"])
     if job["mortal"] and os.geteuid() == 0:
-        _lay_down_powers()
+        _drop_capabilities()
     if limit := job["file_limit"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     if job["uncached"]:
@@ -258,7 +258,7 @@ def _become(job: dict[str, Any]) -> None:
 
 
 def _run_and_leave(main: Callable[[list[str]], int | None], arguments: list[str]) -> NoReturn:
-    """Run a command, and end as the interpreter does, but for what nobody can see of it."""
+    """Run a command, and exit as the interpreter does, without cleanup that is not visible."""
     from charjax import cli
 
     try:
@@ -275,8 +275,8 @@ def _run_and_leave(main: Callable[[list[str]], int | None], arguments: list[str]
     os._exit(status)
 
 
-def _lay_down_powers() -> None:
-    """Linux's capset(2) with nothing in it: permissions hold for root, too."""
+def _drop_capabilities() -> None:
+    """Drop all capabilities by Linux's capset(2), so that permissions bind root too."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     data = (ctypes.c_uint32 * 6)()
     if ctypes.CDLL(None, use_errno=True).capset(header, data) != 0:

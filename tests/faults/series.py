@@ -1,4 +1,4 @@
-"""Many commands in one process, which is not pytest's: for thousands of cases that need JAX.
+"""Many commands in one process other than pytest's, for thousands of cases that need JAX.
 
 To start its backend and to read a model takes a second, so it is done once: the process is forked
 like any other (processes.py) with `serve_series` as its hook. Each command is run from its `main`
@@ -20,10 +20,10 @@ from tests.faults.processes import Forks
 
 
 class Series:
-    """The process, as the test sees it."""
+    """Handle of the process for the test."""
 
     def __init__(self, forks: Forks, place: Path, folder: Path):
-        """Start it in `folder`; `place` is a new directory for what goes to and fro."""
+        """Start it in `folder`; `place` is a new directory for requests and answers."""
         place.mkdir()
         self._out, self._err, requests, answers = (
             place / name for name in ("out", "err", "requests", "answers")
@@ -36,7 +36,7 @@ class Series:
         self._answers = answers.open(encoding="utf-8")
 
     def run(self, command: str, *arguments: object) -> Result:
-        """Run a command in it."""
+        """Run a command in the process."""
         self._requests.write(json.dumps([command, *map(str, arguments)]) + "\n")
         self._requests.flush()
         answer = self._answers.readline()
@@ -46,29 +46,32 @@ class Series:
         return Result(int(answer), out, err)
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         self._requests.close()
         self._answers.close()
         self._process.wait()
 
 
 def serve(requests: str, answers: str, out: str, err: str) -> NoReturn:
-    """The other side."""
-    with open(requests, encoding="utf-8") as asked, open(answers, "w", encoding="utf-8") as told:
-        for line in asked:
+    """Serve requests in the process."""
+    with (
+        open(requests, encoding="utf-8") as request_file,
+        open(answers, "w", encoding="utf-8") as answer_file,
+    ):
+        for line in request_file:
             for number, path in ((1, out), (2, err)):
                 file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
                 os.dup2(file, number)
                 os.close(file)
             command, *arguments = json.loads(line)
             main = importlib.import_module(f"charjax.{command}").main
-            told.write(f"{_status(main, arguments)}\n")
-            told.flush()
+            answer_file.write(f"{_status(main, arguments)}\n")
+            answer_file.flush()
     sys.exit(0)
 
 
 def _status(main: Callable[[list[str]], int | None], arguments: list[str]) -> int:
-    """The exit status of a command, whose output has been written when this returns."""
+    """Run a command, write its output, and return its exit status."""
     try:
         cli.run(main, arguments)
     except SystemExit as leave:

@@ -1,4 +1,4 @@
-"""Row 16: nothing that is read can run anything."""
+"""Row 16: no file that is read can execute code."""
 
 import ast
 import io
@@ -25,7 +25,7 @@ FORBIDDEN = {
 
 
 def names(tree: ast.AST) -> Iterator[str]:
-    """Every name that a file uses: modules, attributes, variables and keyword arguments."""
+    """Return every name used in a file: modules, attributes, variables and keyword arguments."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (part for alias in node.names for part in alias.name.split("."))
@@ -63,7 +63,7 @@ def test_the_reader_of_the_syntax_tree_finds_them():
 
 
 class Trap:
-    """Unpickled, it leaves a mark."""
+    """Object that creates a file when unpickled."""
 
     def __init__(self, mark: Path):
         self._mark = mark
@@ -73,7 +73,7 @@ class Trap:
 
 
 def traps(mark: Path) -> dict[str, bytes]:
-    """Files that run something when they are loaded by a careless reader."""
+    """Return files that execute code when loaded by an unsafe reader."""
     bare = pickle.dumps(Trap(mark))
     objects, archive, zipped = io.BytesIO(), io.BytesIO(), io.BytesIO()
     np.save(objects, np.array([Trap(mark)], object), allow_pickle=True)
@@ -106,7 +106,7 @@ def ends_well(lab: Lab, *words: object) -> Any:
 
 
 def test_a_pickle_in_place_of_arrays(lab: Lab, faults: Any, tmp_path: Path):
-    """In place of every file of the newest step, signed as if it had been written there."""
+    """Replace every file of the newest step, with valid digests."""
     mark, whole = tmp_path / "mark", lab.whole("bigram")
     step = newest(whole)
     files = sorted(p.relative_to(step) for p in step.rglob("*") if p.is_file())
@@ -131,7 +131,7 @@ COMMANDS: dict[str, Callable[[Path], list[object]]] = {
 
 
 def bomb(step: Path, kind: str) -> None:
-    """Arrays that say they are larger than any memory, or would be when they are unpacked."""
+    """Return arrays whose declared or unpacked size exceeds any memory."""
     array = step / "state" / "float32"
     header = json.loads((array / ".zarray").read_text(encoding="utf-8"))
     if kind == "stream":
@@ -147,7 +147,7 @@ def bomb(step: Path, kind: str) -> None:
 
 
 def test_bombs(lab: Lab, faults: Any):
-    """Of 40 TB; the step before is used."""
+    """Declare 40 TB; the previous step is used."""
     cases = [(kind, c) for kind in ("shape", "chunks", "both", "stream") for c in COMMANDS]
     row = faults(16, "arrays larger than any memory", few=1, full=len(cases))
     for kind, command in row.over(cases):
@@ -161,7 +161,7 @@ def test_bombs(lab: Lab, faults: Any):
 
 
 def test_a_model_larger_than_any_memory(lab: Lab, faults: Any):
-    """A table of every pair of characters that there are: 5 TB."""
+    """Request a table of all pairs of Unicode characters: 5 TB."""
     row = faults(16, "a model larger than any memory", few=0, full=len(COMMANDS))
     symbols = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
     for command in row.over(list(COMMANDS)):
@@ -184,7 +184,7 @@ NOTES: list[Any] = [None, 3, "text", [], {}, [[1]], {"kind": "char"}, {"x": {"y"
 
 
 def test_crafted_notes(lab: Lab, faults: Any):
-    """Every note, and every part of one, of another type; signed."""
+    """Replace every note, and every part of one, by another type, with valid digests."""
     whole = lab.whole("bigram")
     meta = read_record(newest(whole))["meta"]
     paths = [(key,) for key in meta]

@@ -1,4 +1,4 @@
-"""Rows 6, 7 and 8: files that were cut, lost or altered while nobody looked."""
+"""Rows 6, 7 and 8: files truncated, lost or altered."""
 
 import contextlib
 import random
@@ -17,7 +17,7 @@ _KIND = "gru"
 
 @pytest.fixture
 def run(lab: Lab) -> Iterator[Path]:
-    """A finished run with two checkpoints."""
+    """Train a run with two checkpoints."""
     directory = lab.copy(lab.whole(_KIND))
     yield directory
     shutil.rmtree(directory)
@@ -25,7 +25,7 @@ def run(lab: Lab) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def harmed(path: Path, data: bytes | None) -> Iterator[None]:
-    """A file replaced by other bytes, or removed."""
+    """Replace a file by other bytes, or remove it."""
     intact = path.read_bytes()
     path.unlink()
     if data is not None:
@@ -46,7 +46,7 @@ def evaluate(lab: Lab, directory: Path) -> Process:
 
 
 def assert_fell_back(lab: Lab, directory: Path, harm: str) -> None:
-    """What reads the run uses the step before, and names both."""
+    """Check that readers of the run use the previous step, and name both."""
     older, newest = saved(directory)[-2:]
     done = evaluate(lab, directory)
     assert done.status == 0, done.err

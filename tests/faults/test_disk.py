@@ -1,4 +1,4 @@
-"""Rows 5 and 14: the disk is full, the directory vanishes or turns read-only."""
+"""Rows 5 and 14: the disk is full, the directory vanishes or becomes read-only."""
 
 import contextlib
 import random
@@ -20,7 +20,7 @@ _SLOW = ("train.steps=600", "checkpoint.every=100", "eval.every=100", "train.log
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB, where one may be mounted."""
+    """Mount a file system of 2 MB, if allowed."""
     place = tmp_path / "disk"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
@@ -51,11 +51,11 @@ def test_the_disk_is_full(faults, lab: Lab, small_disk: Path):
             # Kept full: a save that still fitted removes an older step, and that makes room.
             process.until(lambda n=leave, p=process: fill(small_disk, n) or not p.alive())
             assert_loud(process, "No space left on device")
-            kept = max(saved(directory))
-            assert kept >= newest
+            saved_step = max(saved(directory))
+            assert saved_step >= newest
             (small_disk / "filler").unlink()
             done = lab.assert_survives(directory, kind)
-            assert f"going on from step {kept}" in done.out
+            assert f"going on from step {saved_step}" in done.out
             assert done.err == ""
 
 
@@ -64,7 +64,7 @@ def size_of(directory: Path) -> int:
 
 
 def fill(disk: Path, leave: int) -> None:
-    """Fill it, or fill it again, up to so many bytes."""
+    """Fill the disk up to a number of free bytes."""
     # The suppression outermost: what is left in the buffer is written when the file is closed.
     with contextlib.suppress(OSError), (disk / "filler").open("ab") as file:
         file.write(bytes(max(0, shutil.disk_usage(disk).free - leave)))
@@ -83,7 +83,7 @@ def test_a_file_may_not_grow(faults, lab: Lab):
 
 
 def assert_loud(process: Process, reason: str) -> None:
-    """It ends with one line that says what is wrong, and not with 0."""
+    """Check that the process ends with a one-line error and a nonzero status."""
     assert process.wait() == 1, (process.status, process.err)
     assert len(process.err.splitlines()) == 1, process.err
     assert process.err.startswith("error: ")
@@ -135,7 +135,7 @@ def test_the_checkpoints_vanish(faults, lab: Lab):
 
 
 def test_the_directory_is_deleted(faults, lab: Lab):
-    """Between two saves, and while one writes: what writes arrays would make it anew."""
+    """Delete the directory between two saves, and during one, whose writer could recreate it."""
     cases = [(name, moment) for moment in ("save", "between") for name in ("run", "checkpoints")]
     row = faults(14, "the run's or the checkpoints' directory is deleted in mid-run", few=0)
     for case, (name, moment) in enumerate(row.over(cases * 3)):
@@ -158,7 +158,7 @@ def test_the_directory_is_deleted(faults, lab: Lab):
 
 
 def in_mid_run(lab: Lab, case: int, **how: bool) -> tuple[Path, Process, int]:
-    """A run between two saves, and how many evaluations it had told of."""
+    """Start a run; return it between two saves, and its number of reported evaluations."""
     directory = lab.new()
     process = lab.start(directory, "gru", *_SLOW, **how)
     # A train line of the next interval: the save before it is done, or as good as.

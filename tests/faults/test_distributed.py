@@ -39,7 +39,7 @@ def _write(place: Path, dtypes: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("written", [(), ("float32",)])
 def test_a_step_without_its_arrays_is_not_committed(written, tmp_path):
     arrays = {"a": np.ones(3, np.float32), "b": np.ones(2, np.int32)}
-    saving = checkpoint_files.commit(tmp_path, 5, arrays, {}, False)
+    saving = checkpoint_files.commit_step(tmp_path, 5, arrays, {}, False)
     with pytest.raises(OSError, match="were not written"), saving as place:
         _write(place, written)
     assert os.listdir(tmp_path) == []

@@ -1,4 +1,4 @@
-"""Row 17: whatever a server answers, nothing comes out of the cache and nothing half stays in it.
+"""Row 17: whatever a server answers, no wrong or partial file stays in the cache.
 
 A real server on this machine, real sockets, a real process that asks; only the address and https
 are replaced in it.
@@ -67,7 +67,7 @@ def redirect(where: str) -> Callable[[Any], None]:
 
 
 def bodies(elsewhere: Path) -> dict[str, Callable[[Any], None]]:
-    """What a server may answer in place of the file."""
+    """Return wrong answers of a server in place of the file."""
     link = {"type": tarfile.SYMTYPE, "linkname": str(elsewhere)}
     hard = {"type": tarfile.LNKTYPE, "linkname": OUT}
     files = {
@@ -109,7 +109,7 @@ def bodies(elsewhere: Path) -> dict[str, Callable[[Any], None]]:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Any]:
-    """A server; its `answer` says how it answers."""
+    """Start a server; its `answer` is the response."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -117,7 +117,7 @@ def server(tmp_path: Path) -> Iterator[Any]:
                 self.server.answer(self)  # type: ignore[attr-defined]
 
         def log_message(self, *arguments: Any) -> None:
-            """Nothing is written."""
+            """Write no log."""
 
     serving = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=serving.serve_forever, args=(0.01,))
@@ -146,19 +146,19 @@ def test_no_answer_gets_out_of_the_cache(
     elsewhere.mkdir()
     served = bodies(elsewhere)
     row = faults(17, "a download that is not what it should be", few=4, full=2 * len(served))
-    for name, kept in row.over([(name, kept) for name in served for kept in (False, True)]):
+    for name, has_file in row.over([(n, has_file) for n in served for has_file in (False, True)]):
         server.answer = served[name]
         cached = tmp_path / "cache/charjax/names.txt"
-        if kept:
-            # A file that is there, but not the right one, is neither used nor lost.
+        if has_file:
+            # A cached file with another digest is neither used nor lost.
             cached.parent.mkdir(parents=True, exist_ok=True)
             cached.write_bytes(b"old")
-        with row.case((name, kept)):
+        with row.case((name, has_file)):
             done = fetch()
             assert done.status == 2, (done.status, done.err)
             assert done.err.startswith("error: data.name: 'names' is not on this machine")
             assert done.err[:-1].isprintable(), done.err
-            assert contents(tmp_path) == ({"cache/charjax/names.txt": b"old"} if kept else {})
+            assert contents(tmp_path) == ({"cache/charjax/names.txt": b"old"} if has_file else {})
         cached.unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""Row 18: what a text, a prompt or a name holds is shown, never acted upon.
+"""Row 18: control characters and markup of texts, prompts and names are shown, not interpreted.
 
 The commands are processes on terminals of their own; what comes out there is looked at.
 """
@@ -56,7 +56,7 @@ def check_shown(done: Any, evil: str) -> None:
 
 @pytest.fixture(scope="module")
 def model(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose text holds every one of these, so that it writes them too."""
+    """Train a run on a text with all of these, so that its samples contain them."""
     folder = tmp_path_factory.mktemp("escaping")
     everything = "".join(EVILS.values()) + "\n"
     (folder / "text.txt").write_bytes((everything * 40).encode())
@@ -68,7 +68,7 @@ def model(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def safe_name(evil: str) -> str:
-    """As much of it as a file's name can hold."""
+    """Return the part of it that a file name can hold."""
     return evil.replace("/", "\u2215")
 
 
@@ -120,7 +120,7 @@ def test_every_command_shows_it(model: Path, tmp_path: Path, faults: Any, lab: L
 
 
 class Tags(html.parser.HTMLParser):
-    """What a browser would make of a page: its elements and their attributes."""
+    """Parser of a page's elements and their attributes."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -139,9 +139,9 @@ def test_a_page_shows_it(tmp_path: Path, faults: Any, lab: Lab):
         with row.case(name):
             schemes = {evil: (1.0, 0.0), f"{evil}2": (1.5, 0.3)}
             write_sweep(directory, schemes=schemes, command=f"python {evil}", seeds=2)
-            told = json.loads((directory / "sweep.json").read_text())
-            told |= {"arch": evil, "finished": evil, "config_toml": f'x = "{evil}"\n'}
-            (directory / "sweep.json").write_text(json.dumps(told | {"hardware": {"cpu": evil}}))
+            result = json.loads((directory / "sweep.json").read_text())
+            result |= {"arch": evil, "finished": evil, "config_toml": f'x = "{evil}"\n'}
+            (directory / "sweep.json").write_text(json.dumps(result | {"hardware": {"cpu": evil}}))
             done = on_terminal(lab, tmp_path, "initlab.__main__", "report", directory)
             assert done.status == 0, done.err
             check_shown(done, evil)

@@ -1,4 +1,4 @@
-"""Row 19: whatever is given, the commands end with 0 or with 2 and one line, never a traceback.
+"""Row 19: for any input, commands end with 0, or with 2 and one line, never with a traceback.
 
 Nothing runs in pytest's process. Configurations, overrides, and paths that are refused before JAX
 is needed, are a process each, in which nothing is left out but Python's taking itself apart.
@@ -61,12 +61,12 @@ PLAIN: st.SearchStrategy[Any] = st.recursive(
 
 @pytest.fixture(scope="module")
 def world(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with texts and two runs."""
+    """Create a folder with texts and two runs."""
     folder = tmp_path_factory.mktemp("fuzz")
     (folder / "text.txt").write_text("the cat sat on a mat\nand ran off\n" * 40)
     data = f"data.path={folder / 'text.txt'}"
-    for name, more in (("stream", []), ("lines", ["data.layout=lines"])):
-        options = [*tiny("bigram"), "train.steps=1", *more]
+    for name, layout in (("stream", []), ("lines", ["data.layout=lines"])):
+        options = [*tiny("bigram"), "train.steps=1", *layout]
         done = lab.forks.run("train", data, *options, "--workdir", folder / name)
         assert done.status == 0, done.err
     return folder
@@ -74,7 +74,7 @@ def world(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def series(lab: Lab, world: Path) -> Iterator[Series]:
-    """One process in that folder, for many commands."""
+    """Start one process in that folder for many commands."""
     one = Series(lab.forks, lab.new(), world)
     yield one
     one.close()
@@ -82,7 +82,7 @@ def series(lab: Lab, world: Path) -> Iterator[Series]:
 
 @pytest.fixture
 def alone(lab: Lab, tmp_path: Path) -> Callable[..., Result]:
-    """Run a command as a process of its own."""
+    """Run a command as a separate process."""
 
     def run(command: str, *arguments: object, folder: Path = tmp_path) -> Result:
         done = lab.forks.run(command, *arguments, folder=folder, leave_early=True)
@@ -107,7 +107,7 @@ def check_end(done: Result) -> None:
 def search(
     faults: Any, what: str, few: int, full: int, cases: st.SearchStrategy[Any], check: Callable
 ) -> None:
-    """Look for a case that does not end well; the smallest is shown."""
+    """Search for a failing case and show the smallest."""
     row = faults(19, what, few=few, full=full)
     count, run_cases = len(list(row)), 0
 
@@ -130,7 +130,7 @@ def search(
 
 
 def some_toml(draw: Any) -> bytes:
-    """A config, more or less: a table of fields, a shipped file, or bytes; perhaps bitten into."""
+    """Draw a config, valid or not: a table of fields, a shipped file, or bytes; maybe damaged."""
     kind = draw(st.sampled_from(["tree", "tree", "shipped", "bytes", "text"]))
     if kind == "bytes":
         return draw(st.binary(max_size=60))
@@ -153,7 +153,7 @@ def some_toml(draw: Any) -> bytes:
 
 
 def plausible(name: str) -> st.SearchStrategy[Any]:
-    """Values that a field may well have."""
+    """Return a strategy of plausible values of a field."""
     section, _, key = name.partition(".")
     if name == "model.kind":
         return st.sampled_from(sorted(FAMILIES))
@@ -208,11 +208,11 @@ def test_overrides(faults: Any, alone: Callable[..., Result]):
 
 @st.composite
 def sessions(draw: Any) -> list[str]:
-    """Settings that are nearly right, so that they come as far as the text and the model."""
+    """Draw almost valid settings, which reach the text and the model."""
     kind = draw(st.sampled_from(sorted(FAMILIES)))
-    own = [name for name in FIELDS if name.partition(".")[2] in fields_of("model", kind)]
+    fields = [name for name in FIELDS if name.partition(".")[2] in fields_of("model", kind)]
     skipped = ("data.name", "data.path", "runtime.device", "model.kind")
-    names = [n for n in FIELDS if not n.startswith("model.") or n in own]
+    names = [n for n in FIELDS if not n.startswith("model.") or n in fields]
     chosen = draw(st.lists(st.sampled_from([n for n in names if n not in skipped]), max_size=3))
     values = [draw(plausible(name)) for name in chosen]
     words = [f"{n}={str(v).lower()}" for n, v in zip(chosen, values, strict=True)]
@@ -230,8 +230,8 @@ def test_prompts(world: Path, faults: Any, tmp_path: Path, series: Series):
     def check(case: tuple[str, str, bytes, list[str], bool]) -> None:
         name, prompt, raw, flags, from_file = case
         path.write_bytes(raw)
-        given = ["--prompt-file", path] if from_file else [f"--prompt={prompt}"]
-        check_end(series.run("sample", world / name, *given, *flags))
+        prompt_words = ["--prompt-file", path] if from_file else [f"--prompt={prompt}"]
+        check_end(series.run("sample", world / name, *prompt_words, *flags))
 
     raw = st.binary(max_size=30) | st.text(max_size=20).map(
         lambda text: text.encode("utf-8", "surrogatepass")

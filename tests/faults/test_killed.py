@@ -1,4 +1,4 @@
-"""Rows 1, 2, 9 and 20: kill -9, at any moment and in the middle of a save."""
+"""Rows 1, 2, 9 and 20: kill -9 at any moment and during a save."""
 
 import random
 import shutil
@@ -31,7 +31,7 @@ def test_killed_at_any_moment(faults, lab: Lab):
 
 
 def wait_a_while(directory: Path, process: Process, rng: random.Random) -> bool:
-    """Up to a moment that may be any, from the first file on; false if it is over before."""
+    """Wait until a random moment after the first file; return False if the run ends first."""
     before = max(saved(directory), default=0)
     process.until(lambda: (directory / "config.toml").exists())
     if rng.random() < 0.7:
@@ -52,7 +52,7 @@ def test_killed_during_a_save(faults, lab: Lab):
 
 
 def wait_for_a_save(directory: Path, process: Process, rng: random.Random) -> bool:
-    """Up to somewhere in the first, second or third save; false if it is over before."""
+    """Wait for a random moment in the first, second or third save; return False if missed."""
     left_over = saving(directory)
     # What the kill before this one has left is cleared away first.
     process.until(lambda: left_over is None or saving(directory) is None, every=0.0002)
@@ -70,7 +70,7 @@ def die_and_live(
     wanted: int,
     in_save: bool = False,
 ) -> None:
-    """Kill runs until as many as wanted died as `wait` says; each must come to the same end."""
+    """Kill runs at the moment of `wait`, `wanted` times; each must resume to the same end."""
     lab.whole(kind)
     deaths = 0
     for _ in range(20 * wanted):

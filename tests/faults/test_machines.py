@@ -1,4 +1,4 @@
-"""Row 15 and what is promised of bits: other devices, the compile cache, the same seed twice."""
+"""Row 15 and reproducibility: other devices, the compile cache, the same seed twice."""
 
 import os
 import random
@@ -24,7 +24,7 @@ from tests.faults.processes import Process
 
 
 def on_devices(count: int) -> dict[str, str]:
-    """A CPU that looks like several; nothing else is different."""
+    """Return the environment of a CPU split into several devices."""
     flags = os.environ["XLA_FLAGS"]
     return {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={count}"}
 
@@ -45,16 +45,16 @@ def test_stopped_on_one_device_resumed_on_two_and_on_one(faults, lab: Lab):
             assert going_on_from(last) == second
             assert "note: devices was 2, is 1: the bits may differ" in last.out
             assert 0 < first < second < STEPS
-            told = [(x["step"], x["split"], x["loss"]) for x in story(directory)]
+            losses = [(x["step"], x["split"], x["loss"]) for x in story(directory)]
             want = [(x["step"], x["split"], x["loss"]) for x in story(whole)]
-            assert [x[:2] for x in told] == [x[:2] for x in want]
-            worst = max(abs(a[2] / b[2] - 1) for a, b in zip(told, want, strict=True))
+            assert [x[:2] for x in losses] == [x[:2] for x in want]
+            worst = max(abs(a[2] / b[2] - 1) for a, b in zip(losses, want, strict=True))
             assert worst < 1e-5, worst
             shutil.rmtree(directory)
 
 
 def stop(process: Process, directory: Path, step: int) -> int:
-    """End a run soon after a step; where it stopped."""
+    """Stop a run soon after a step; return the step at which it stopped."""
     process.until(lambda: max(lines(directory, "train"), default=0) >= step)
     process.send(signal.SIGTERM)
     assert process.wait() == 128 + signal.SIGTERM, process.err
@@ -67,9 +67,9 @@ def test_the_same_seed_gives_the_same_bits(faults, lab: Lab):
         kind = row.family(case)
         with row.case(f"{case}, {kind}"):
             directory = lab.new()
-            more = ("runtime.deterministic=true",) if case >= len(FAMILIES) else ()
+            settings = ("runtime.deterministic=true",) if case >= len(FAMILIES) else ()
             # Compiled anew: what is the same is not a kept program.
-            done = lab.start(directory, kind, *more, uncached=not row.brief)
+            done = lab.start(directory, kind, *settings, uncached=not row.brief)
             assert done.wait() == 0, done.err
             assert_same(directory, lab.whole(kind))
             shutil.rmtree(directory)
@@ -79,22 +79,22 @@ def test_the_same_seed_gives_the_same_bits(faults, lab: Lab):
 
 
 def keeping(home: Path) -> dict[str, str]:
-    """The environment of a user who has set nothing for JAX."""
+    """Return the environment of a user without settings for JAX."""
     return {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": str(home)}
 
 
-def kept(home: Path) -> list[Path]:
+def cache_files(home: Path) -> list[Path]:
     return sorted(p for p in (home / "charjax" / "compiled").rglob("*-cache") if p.is_file())
 
 
 @pytest.fixture(scope="module")
 def cache(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's cache that one run has filled."""
+    """Fill a user's cache by one run."""
     home = tmp_path_factory.mktemp("home")
     done = lab.start(lab.new(), "bigram", **keeping(home))
     assert done.wait() == 0, done.err
     assert done.err == ""
-    assert kept(home)
+    assert cache_files(home)
     return home
 
 
@@ -130,7 +130,7 @@ HARMS: list[Callable[[bytes, random.Random], bytes]] = [empty, half, noise, flip
 
 def test_a_corrupted_compile_cache(faults, lab: Lab, cache: Path):
     row = faults(15, "the compile cache corrupted: a warning, compiled as ever", few=1)
-    intact = {file: file.read_bytes() for file in kept(cache)}
+    intact = {file: file.read_bytes() for file in cache_files(cache)}
     for case in row.over(range(10)):
         harm, rng = HARMS[case % len(HARMS)], random.Random(case)
         with row.case(f"{case}, {harm.__name__}"):

@@ -1,4 +1,4 @@
-"""Row 20: metrics.jsonl as crashes leave it; every other row ends by looking at it, too."""
+"""Row 20: metrics.jsonl after crashes; every other row checks it at its end too."""
 
 import shutil
 

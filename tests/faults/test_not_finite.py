@@ -1,4 +1,4 @@
-"""Row 11: steps that are not finite. Row 13: the best and the latest, whatever the metric does.
+"""Row 11: steps that are not finite. Row 13: best and latest checkpoint, for any metric.
 
 Every run is a process of its own; the losses, gradients and scores that it shall meet are put into
 it before its first line (hooks.py).
@@ -30,9 +30,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def train(lab: Lab, hook: Sequence[object], text: Path, kind: str, *more: object) -> Process:
+def train(lab: Lab, hook: Sequence[object], text: Path, kind: str, *settings: object) -> Process:
     words = [f"data.path={text}", *tiny(kind), "checkpoint.keep=99"]
-    return lab.forks.run("train", *words, *more, hook=hook)
+    return lab.forks.run("train", *words, *settings, hook=hook)
 
 
 def metrics(workdir: Path) -> list[dict[str, Any]]:
@@ -40,7 +40,7 @@ def metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def leaves(workdir: Path, step: int) -> dict[str, Any]:
-    """SHA-256 of everything in the state of a step but its counters."""
+    """Return the SHA-256 of the state of a step without its counters."""
     held = read_record(workdir / "checkpoints" / str(step))["leaves"]
     return {name: leaf for name, leaf in held.items() if not name.startswith("counters")}
 
@@ -66,8 +66,8 @@ def test_the_step_is_skipped_and_everything_but_the_counters_stays(
             pieces_word = f"optim.accumulate_steps={pieces}"
             done = train(lab, hook, text, kind, *options, pieces_word, "--workdir", workdir)
             assert done.status == 0, done.err
-            told = json.loads((workdir / "summary.json").read_text())
-            assert told["skipped"] == len(bad)
+            summary_json = json.loads((workdir / "summary.json").read_text())
+            assert summary_json["skipped"] == len(bad)
             lines = {(line["step"], line["split"]): line for line in metrics(workdir)}
             for step in range(2, 8):
                 same = leaves(workdir, step - 1) == leaves(workdir, step)
@@ -114,7 +114,7 @@ def test_after_the_bound_the_run_stops_and_its_counter_survives(
 
 
 def draw_scores(chance: random.Random, steps: int) -> dict[int, float]:
-    """Losses by step: falling, rising, level, wild, not finite, or all of that."""
+    """Draw losses by step: falling, rising, constant, erratic, not finite, or a mixture."""
     shape = chance.choice(["falling", "rising", "level", "wild", "broken", "never finite"])
     odd = [math.nan, math.inf, -math.inf]
     draw = {
@@ -129,7 +129,7 @@ def draw_scores(chance: random.Random, steps: int) -> dict[int, float]:
 
 
 def best_of(scores: dict[int, float], evaluated: list[int]) -> int | None:
-    """The first step with the lowest finite loss."""
+    """Return the first step with the lowest finite loss."""
     finite = [step for step in evaluated if math.isfinite(scores[step])]
     return min(finite, key=lambda step: scores[step], default=None)
 
@@ -151,8 +151,8 @@ def test_the_best_and_the_latest_are_kept(lab: Lab, text: Path, tmp_path: Path, 
                 hook = ("script_scores", list(scores.items()))
                 done = lab.forks.run("train", *start, f"train.steps={stop}", *where, hook=hook)
                 assert done.status == 0, done.err
-                begun = evaluated[-1] if evaluated else 0
-                evaluated += [s for s in range(begun + 1, stop) if s % every == 0] + [stop]
+                last = evaluated[-1] if evaluated else 0
+                evaluated += [s for s in range(last + 1, stop) if s % every == 0] + [stop]
                 check_kept(workdir, keep, stop, best_of(scores, evaluated))
                 story(workdir)
 
@@ -166,5 +166,5 @@ def check_kept(workdir: Path, keep: int, latest: int, best: int | None) -> None:
     assert len(steps) <= keep + 1
     for which, step in (("latest", latest), ("best", latest if best is None else best)):
         assert store.read_meta(which)["progress"]["events_done"] == step
-    told = json.loads((workdir / "summary.json").read_text())
-    assert told["best_step"] == best
+    summary_json = json.loads((workdir / "summary.json").read_text())
+    assert summary_json["best_step"] == best

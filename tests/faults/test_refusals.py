@@ -32,7 +32,7 @@ MODELS["ngram"] = [*TINY["ngram"], "model.smoothing=additive"]
 
 @pytest.fixture(scope="module")
 def make_run(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A run of a family at step 2, made once, whose arrays can no longer be read."""
+    """Return a cached run of a family at step 2 with unreadable arrays."""
     folder = tmp_path_factory.mktemp("refusals")
     (folder / "text.txt").write_text(TEXT)
     (folder / "other.txt").write_text(TEXT.replace("cat", "act"))
@@ -52,7 +52,7 @@ def make_run(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Callable[[st
 
 
 def alternatives(config: Config, section: str, key: str) -> Iterator[Any]:
-    """Values that a field may have as well, likely ones first."""
+    """Yield other values of a field, likely ones first."""
     value = config.model_dump()[section][key]
     choices = {
         "data.path": [str(Path(config.data.path or "").with_name("other.txt"))],
@@ -89,7 +89,7 @@ def alternatives(config: Config, section: str, key: str) -> Iterator[Any]:
 
 
 def changed(config: Config, name: str) -> tuple[dict[str, Any], Any]:
-    """The config as a tree with another valid value in one field, and that value."""
+    """Return the config as a tree with another valid value in one field, and that value."""
     section, _, key = name.partition(".")
     for value in alternatives(config, section, key):
         tree = tomllib.loads(config.to_toml())
@@ -107,16 +107,16 @@ def changed(config: Config, name: str) -> tuple[dict[str, Any], Any]:
     raise AssertionError(f"{name}: no other valid value is known to this test")
 
 
-def every_field(kind: str, *, own: bool) -> list[str]:
-    """The fields of all sections; with `own` only those of one family."""
+def every_field(kind: str, *, family_only: bool) -> list[str]:
+    """Return the fields of all sections, or with `family_only` only those of one family."""
     groups = {heading.partition(":")[0]: rows for heading, rows in describe_fields()}
     names = [row[0] for heading, rows in groups.items() for row in rows if "=" not in heading]
     model = [row[0] for row in groups[f"model.kind={kind}"]]
-    return model if own else names + model
+    return model if family_only else names + model
 
 
 def refuse(lab: Lab, command: str, *arguments: object) -> Process:
-    """Run what should be refused."""
+    """Run a command that must be refused."""
     return lab.forks.run(command, *arguments, leave_early=True)
 
 
@@ -143,7 +143,7 @@ def check_refused(lab: Lab, workdir: Path, config: Config, name: str, way: str) 
     assert done.status == 2, (done.status, done.out, done.err)
     assert done.err.startswith("error: "), done.err
     assert len(done.err.strip().splitlines()) == 1, done.err
-    # A text that cannot be had, or a scheme that does not suit, is told before any comparison.
+    # A missing text, or a scheme that does not suit, is reported before any comparison.
     wanted = {"data.name": "data", "data.path": "data", "model.kind": "model."}.get(name, name)
     assert wanted in done.err, done.err
     assert "damaged" not in done.err, "the arrays were read"
@@ -153,14 +153,14 @@ def check_refused(lab: Lab, workdir: Path, config: Config, name: str, way: str) 
 
 
 def conflicting(config: Config, names: list[str]) -> list[str]:
-    """The fields whose change would change what a run has computed."""
+    """Return the fields whose change would change a run's results so far."""
     return [n for n in names if resume_conflicts(config, parse_config(changed(config, n)[0]))]
 
 
 def test_every_field_of_the_config(lab: Lab, make_run: Any, faults: Any):
     workdir = make_run("transformer")
     config = load_config(workdir / "config.toml")
-    names = conflicting(config, every_field("transformer", own=False))
+    names = conflicting(config, every_field("transformer", family_only=False))
     # The others are not read by a default run: those may change.
     assert len(names) >= 35
     cases = [(name, way) for name in names for way in ("edited", "override", "file")]
@@ -173,7 +173,7 @@ def test_every_field_of_the_config(lab: Lab, make_run: Any, faults: Any):
 
 def test_every_field_of_every_other_family(lab: Lab, make_run: Any, faults: Any):
     kinds = [kind for kind in MODELS if kind != "transformer"]
-    cases = [(kind, name) for kind in kinds for name in every_field(kind, own=True)]
+    cases = [(kind, name) for kind in kinds for name in every_field(kind, family_only=True)]
     row = faults(10, "another model, each family's fields", few=0, full=len(cases))
     for kind, name in row.over(cases):
         with row.case((kind, name)):
@@ -191,7 +191,7 @@ def harm_dtype(leaf: dict[str, Any]) -> None:
 
 
 def harm(leaves: dict[str, Any], name: str, what: str) -> None:
-    """Make the record say another thing of a leaf."""
+    """Change the record of a leaf."""
     if what == "missing":
         del leaves[name]
     elif what == "another":
@@ -214,8 +214,8 @@ def test_every_leafs_shape_and_dtype(lab: Lab, make_run: Any, faults: Any, tmp_p
         shutil.copytree(whole, workdir)
         craft(newest(workdir), lambda r, leaf=leaf, what=what: harm(r["leaves"], leaf, what))
         before = contents(workdir)
-        more = ["--workdir", workdir, "--resume", "train.steps=3", "optim.decay_steps=2"]
-        done = refuse(lab, command, *(more if command == "train" else [workdir]))
+        words = ["--workdir", workdir, "--resume", "train.steps=3", "optim.decay_steps=2"]
+        done = refuse(lab, command, *(words if command == "train" else [workdir]))
         with row.case((command, leaf, what)):
             assert done.status == 2, (done.status, done.out, done.err)
             assert "is of another model" in done.err, done.err
@@ -243,8 +243,8 @@ def test_another_alphabet(lab: Lab, make_run: Any, faults: Any, tmp_path: Path):
         workdir = tmp_path / str(number)
         shutil.copytree(whole, workdir)
         craft(newest(workdir), lambda r, change=change: ALPHABETS[change](r["meta"]["tokenizer"]))
-        more = ["--workdir", workdir, "--resume", "train.steps=3", "optim.decay_steps=2"]
-        done = refuse(lab, command, *(more if command == "train" else [workdir]))
+        words = ["--workdir", workdir, "--resume", "train.steps=3", "optim.decay_steps=2"]
+        done = refuse(lab, command, *(words if command == "train" else [workdir]))
         with row.case((command, change)):
             assert done.status == 2, (done.status, done.out, done.err)
             assert len(done.err.strip().splitlines()) == 1
@@ -252,7 +252,7 @@ def test_another_alphabet(lab: Lab, make_run: Any, faults: Any, tmp_path: Path):
 
 
 def test_a_fine_tuned_run_goes_on_in_the_alphabet_it_took_over(lab: Lab, tmp_path: Path):
-    """Its text's own alphabet is another one."""
+    """Use another alphabet than the text's."""
     run = lab.forks.run
     (tmp_path / "first.txt").write_text("abcdefgh" * 60)
     (tmp_path / "second.txt").write_text("hgfe" * 60)

@@ -1,4 +1,4 @@
-"""Rows 3 and 4: asked to stop, in every phase; asked twice."""
+"""Rows 3 and 4: stop signals in every phase, once and twice."""
 
 import json
 import random
@@ -27,7 +27,7 @@ _SLOW = ("transformer", "eval.batch_size=1", "data.val_fraction=0.4")
 
 
 def sampled(directory: Path) -> list[int]:
-    """The steps whose samples have been written."""
+    """Return the steps with written samples."""
     path = directory / "samples.txt"
     text = path.read_text() if path.exists() else ""
     return [int(step) for step in re.findall(r"^--- step (\d+) ---$", text, re.MULTILINE)]
@@ -89,7 +89,7 @@ def stop_in_phases(
     phases: list[Phase],
     rng: random.Random,
 ) -> None:
-    """Stop one run in each of these phases; it comes to what an uninterrupted one comes to."""
+    """Stop one run in each phase; resumed, it must equal an uninterrupted one."""
     lab.whole(*what)
     left = list(phases)
     for _ in range(6):
@@ -123,19 +123,19 @@ def stop_in_phases(
 
 
 def wait_for(phase: Phase, directory: Path, process: Process, rng: random.Random) -> bool:
-    """Wait for a phase, and a little longer; whether it still goes on."""
+    """Wait for a phase, and a little longer; return True if the run still goes on."""
     process.until(lambda: phase(directory, process), every=0.0005)
     time.sleep(rng.uniform(0, 0.01))
     return process.alive() and phase(directory, process)
 
 
 def assert_stopped(directory: Path, process: Process, number: int) -> int:
-    """It has saved all that it had done; returns the step."""
+    """Check that the run has saved all its steps; return the last."""
     assert process.status == 128 + number, (process.status, process.err)
     assert process.err == ""
-    told = re.search(r"stopped by SIG\w+ at step (\d+); the state is saved", process.out)
-    assert told, process.out[-300:]
-    step = int(told[1])
+    match = re.search(r"stopped by SIG\w+ at step (\d+); the state is saved", process.out)
+    assert match, process.out[-300:]
+    step = int(match[1])
     assert step == max(saved(directory))
     # Whatever was written down is in what was saved.
     assert step >= max(lines(directory, "train"), default=0)

@@ -1,4 +1,4 @@
-"""Row 12: of two runs in one directory the second refuses, and names the first's process."""
+"""Row 12: the second of two runs in one directory refuses, and names the first's process."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ _ENDLESS = "train.steps=100000000"
 
 
 def start_pair(lab: Lab, directory: Path, how: str) -> tuple[Process, Process]:
-    """Two runs in one directory, the second at once or a moment after the first."""
+    """Start two runs in one directory, the second immediately or a moment later."""
     if how == "both resume":
         shutil.copytree(lab.whole(_KIND), directory)
         words = ["--workdir", directory, "--resume", _ENDLESS]
@@ -57,6 +57,6 @@ def check_refusal(lab: Lab, directory: Path, pair: tuple[Process, Process]) -> N
 
 
 def is_past(directory: Path, step: int) -> bool:
-    """Whether a later step than this has been written down."""
+    """Return True if a later step has been recorded."""
     path = directory / "metrics.jsonl"
     return path.exists() and f'"step": {step + 20}, ' in path.read_text()

@@ -1,4 +1,4 @@
-"""The decode loop: cached equals uncached, and the text depends on seed, sample and place only."""
+"""The decode loop: cached equals uncached; texts depend on seed, sample and position only."""
 
 import functools
 import json
@@ -13,7 +13,7 @@ import pytest
 
 from charjax import hardware, models
 from charjax.config import FAMILIES, parse_config
-from charjax.data.datasets import Split
+from charjax.data.splits import Split
 from charjax.data.tokenizers import CharTokenizer
 from charjax.errors import UserError
 from charjax.generation import decoder
@@ -49,7 +49,7 @@ PROMPTS = {
 
 @functools.cache
 def family(kind):
-    """A small model whose logits depend strongly on what it has read."""
+    """Return a small model whose logits depend strongly on its inputs."""
     section = {"kind": kind, "context_length": CONTEXT} | SECTIONS[kind]
     model = models.build(parse_config({"model": section}).model, VOCAB, jnp.dtype("float32"))
     if model.fitted:
@@ -100,7 +100,7 @@ def test_samples_decoded_in_groups_are_the_same(kind, stop, monkeypatch):
     ],
 )
 def test_cached_equals_uncached(kind, prompt):
-    """Past the context too, and with prompts longer than it."""
+    """Include texts past the context, and prompts longer than it."""
     plain = generate_uncached(
         *family(kind),
         PROMPTS[prompt],
@@ -170,7 +170,7 @@ def test_a_sample_ends_at_the_stop_token_and_the_loop_when_all_have():
 @pytest.mark.parametrize("prompt", ["one", "long"])
 @pytest.mark.parametrize("kind", ["bow", "transformer"])
 def test_a_sliding_window_equals_the_uncached_one(kind, prompt):
-    """From the first token after the context on, another text than by jumping."""
+    """Expect another text than by jumping, from the first token past the context."""
     asked = {"num_samples": 3, "max_new_tokens": 3 * CONTEXT, "settings": PLAIN, "seed": 1}
     plain = generate_uncached(*family(kind), PROMPTS[prompt], **asked, past_context="slide")
     slid = tokens_of(kind, PROMPTS[prompt], samples=3, past="slide")
@@ -191,7 +191,7 @@ def test_a_sliding_text_does_not_depend_on_samples_or_calls(monkeypatch):
 
 @pytest.mark.parametrize("rows", [1, 2, 4, 5])
 def test_windows_read_in_pieces_equal_those_read_at_once(rows, monkeypatch):
-    """The last piece may not be full."""
+    """Include a last piece that is not full."""
     model, variables = family("bow")
     tokens_BC = np.random.default_rng(0).integers(0, VOCAB, (5, CONTEXT)).astype(np.int32)
     monkeypatch.setattr(decoder, "_WINDOW_TOKENS", rows * CONTEXT)
@@ -225,7 +225,7 @@ def test_a_model_without_a_window_has_nothing_to_slide(kind):
 
 @pytest.mark.parametrize("capacity", [1, 2, 7, 8])
 def test_the_window_is_the_rule_of_the_full_cache(capacity):
-    """When the cache is full, the last half of the text is kept and read again."""
+    """When the cache is full, keep the last half of the text and read it again."""
     start = 0
     for length in range(1, 6 * capacity):
         if length - start > capacity:
@@ -289,7 +289,7 @@ from charjax import backend, hardware, parallel
 from charjax.config import RuntimeConfig
 backend.start_backend(RuntimeConfig(device="cpu"), core_devices=True)
 from tests.generation.test_generate import PROMPTS, tokens_of
-told = []
+results = []
 for kind, past in (("transformer", "jump"), ("transformer", "slide"), ("gru", "jump")):
     asked = dict(samples=8 * hardware.cores(), new=100, past=past)
     shared = tokens_of(kind, PROMPTS["one"], **asked)
@@ -298,8 +298,8 @@ for kind, past in (("transformer", "jump"), ("transformer", "slide"), ("gru", "j
     kept, parallel.core_mesh = parallel.core_mesh, lambda rows, least: with_one
     alone = tokens_of(kind, PROMPTS["one"], **asked)
     parallel.core_mesh = kept
-    told.append([bool((shared == alone).all()), used])
-print(json.dumps(told))
+    results.append([bool((shared == alone).all()), used])
+print(json.dumps(results))
 """
 
 
@@ -314,5 +314,5 @@ def test_cores_that_share_the_samples_write_the_same() -> None:
         timeout=300,
         cwd=root,
     )
-    told = json.loads(done.stdout)
-    assert told == [[True, hardware.cores()]] * 3
+    result = json.loads(done.stdout)
+    assert result == [[True, hardware.cores()]] * 3

@@ -34,18 +34,18 @@ def by_likelihood(row):
 @settings(deadline=None, max_examples=50)
 @given(LOGITS, st.sampled_from(sorted(TOP_K)))
 def test_top_k_keeps_exactly_the_k_likeliest(logits, k):
-    kept = np.isfinite(np.asarray(TOP_K[k](logits)))
-    for row, kept_row in zip(logits, kept, strict=True):
+    allowed = np.isfinite(np.asarray(TOP_K[k](logits)))
+    for row, kept_row in zip(logits, allowed, strict=True):
         assert set(np.flatnonzero(kept_row)) == set(by_likelihood(row)[:k])
 
 
 def nucleus(logits, p):
-    """The mask of the kept symbols, in float64 by NumPy."""
+    """Return the mask of the allowed symbols, in float64 by NumPy."""
     order = np.argsort(-logits, axis=-1, kind="stable")
     masses = np.take_along_axis(softmax(logits), order, axis=-1)
-    kept = np.zeros(logits.shape, bool)
-    np.put_along_axis(kept, order, np.cumsum(masses, axis=-1) - masses < p, axis=-1)
-    return kept
+    allowed = np.zeros(logits.shape, bool)
+    np.put_along_axis(allowed, order, np.cumsum(masses, axis=-1) - masses < p, axis=-1)
+    return allowed
 
 
 @settings(deadline=None, max_examples=50)
@@ -53,10 +53,10 @@ def nucleus(logits, p):
 def test_top_p_keeps_the_smallest_set_of_likeliest_with_that_mass(logits, p):
     processed = np.asarray(TOP_P[p](logits))
     for row, out in zip(logits, processed, strict=True):
-        kept = np.flatnonzero(np.isfinite(out))
-        likeliest = by_likelihood(row)[: len(kept)]
-        assert set(kept) == set(likeliest)
-        np.testing.assert_array_equal(out[kept], row[kept])
+        allowed = np.flatnonzero(np.isfinite(out))
+        likeliest = by_likelihood(row)[: len(allowed)]
+        assert set(allowed) == set(likeliest)
+        np.testing.assert_array_equal(out[allowed], row[allowed])
         masses = softmax(row)[likeliest]
         assert masses.sum() >= p - 1e-15
         assert masses[:-1].sum() < p + 1e-15
@@ -64,13 +64,13 @@ def test_top_p_keeps_the_smallest_set_of_likeliest_with_that_mass(logits, p):
 
 @pytest.mark.parametrize("p", [5e-324, 1e-60, 1e-3, 0.5, 0.9, 0.999999, 1 - 2**-24, 1 - 1e-10])
 def test_top_p_keeps_what_float64_keeps(p):
-    """Sums in float32 err in 7 % of the rows with scale 3 at 0.999999, in 14 % at 1 - 2^-24."""
+    """Use p where float32 sums err: 7 % of rows of scale 3 at 0.999999, 14 % at 1 - 2^-24."""
     program = jax.jit(lambda x: process(x, Sampling(top_p=p)))
     for scale in (1, 2, 3, 10):
         logits = np.random.default_rng(scale).normal(0, scale, (3000, 65)).astype(np.float32)
-        kept = np.isfinite(program(logits))
-        assert kept.any(axis=-1).all()
-        np.testing.assert_array_equal(kept, nucleus(logits, p))
+        allowed = np.isfinite(program(logits))
+        assert allowed.any(axis=-1).all()
+        np.testing.assert_array_equal(allowed, nucleus(logits, p))
 
 
 def test_top_p_of_many_symbols():
@@ -84,26 +84,26 @@ def test_top_p_of_many_symbols():
 @settings(deadline=None, max_examples=15)
 @given(LOGITS, st.floats(1e-300, 1 - 1e-12))
 def test_top_p_of_any_p(logits, p):
-    kept = np.isfinite(process(jnp.asarray(logits), Sampling(top_p=p)))
-    np.testing.assert_array_equal(kept, nucleus(logits, p))
+    allowed = np.isfinite(process(jnp.asarray(logits), Sampling(top_p=p)))
+    np.testing.assert_array_equal(allowed, nucleus(logits, p))
 
 
 @pytest.mark.parametrize("V", [10, 27])
 def test_top_p_where_sums_are_p(V):
-    """A sum of equal probabilities is p but for rounding, and that is float64's, in its order."""
+    """Expect float64's rounding, in its order, for a sum of equal probabilities near p."""
     logits = np.zeros((1, V), np.float32)
     for k in range(1, V, 2):
-        kept = np.isfinite(process(jnp.asarray(logits), Sampling(top_p=k / V)))
-        np.testing.assert_array_equal(kept, nucleus(logits, k / V), err_msg=f"{k} / {V}")
+        allowed = np.isfinite(process(jnp.asarray(logits), Sampling(top_p=k / V)))
+        np.testing.assert_array_equal(allowed, nucleus(logits, k / V), err_msg=f"{k} / {V}")
 
 
 def test_top_p_measures_what_top_k_left():
     logits = jnp.log(jnp.array([[0.4, 0.3, 0.2, 0.1]]))
     # Of the two that are left, the first has 4/7 of the mass.
-    kept = np.isfinite(process(logits, Sampling(top_k=2, top_p=0.5)))
-    np.testing.assert_array_equal(kept, [[True, False, False, False]])
-    kept = np.isfinite(process(logits, Sampling(top_p=0.5)))
-    np.testing.assert_array_equal(kept, [[True, True, False, False]])
+    allowed = np.isfinite(process(logits, Sampling(top_k=2, top_p=0.5)))
+    np.testing.assert_array_equal(allowed, [[True, False, False, False]])
+    allowed = np.isfinite(process(logits, Sampling(top_p=0.5)))
+    np.testing.assert_array_equal(allowed, [[True, True, False, False]])
 
 
 def test_temperature_comes_before_top_p():
@@ -121,7 +121,7 @@ def test_what_is_not_asked_for_is_not_computed():
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-38, 0.5, 1.0, 2.0, 1e300])
 def test_frequencies_follow_the_temperature(temperature):
-    """Chi-square with 3 degrees of freedom: 16.27 is passed by one in a thousand."""
+    """Test chi-square with 3 degrees of freedom: 1 in 1000 exceeds 16.27."""
     logits, draws = np.array([0.0, 1.0, -1.0, 0.5], np.float32), 4000
     keys = jax.random.split(jax.random.key(1), draws)
     rows = jnp.tile(logits, (draws, 1))

@@ -1,4 +1,4 @@
-"""`make golden`: compute the frozen values anew. test_golden.py says when that is right."""
+"""`make golden`: recompute the frozen values; test_golden.py describes when to do so."""
 
 import argparse
 import os
@@ -30,20 +30,20 @@ def main() -> None:
             found["fitted"][name] = cases.fit(settings, text)
     frozen = cases.read("training.json") if (cases.FOLDER / "training.json").exists() else {}
     made = frozen.pop("made", None)
-    values = kept(found, frozen)
+    values = with_frozen(found, frozen)
     if values != frozen:
         made = {"by": versions("jax", "jaxlib"), "dtype": "float32", "unit": "nats per target"}
     cases.write("batches.json", batches)
     cases.write("training.json", {"made": made, **values})
 
 
-def kept(found: Any, frozen: Any, figure: str = "") -> Any:
-    """The values found, and in the place of those that rounding explains the frozen ones."""
+def with_frozen(found: Any, frozen: Any, figure: str = "") -> Any:
+    """Return the found values, with the frozen ones in place of those equal up to rounding."""
     from tests.golden import cases
 
     if isinstance(found, dict):
         before = frozen if isinstance(frozen, dict) else {}
-        return {name: kept(value, before.get(name), name) for name, value in found.items()}
+        return {name: with_frozen(value, before.get(name), name) for name, value in found.items()}
     same = isinstance(frozen, float) and abs(found / frozen - 1) <= cases.TOLERANCES[figure]
     return frozen if same else found
 

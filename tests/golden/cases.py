@@ -16,12 +16,12 @@ import numpy as np
 from charjax.config import load_config
 from charjax.data.batches import BatchSource
 from charjax.data.datasets import load_dataset
+from charjax.random_streams import purpose_key
 from charjax.training.program import compile_chunks
 from charjax.training.session import (
     Session,
     first_state,
     make_session,
-    purpose_key,
     score_split,
 )
 from charjax.training.state import fitted_state, variables_of
@@ -168,14 +168,14 @@ def open_case(settings: list[str], text: Path, devices: int = 1) -> Session:
 
 
 def first_batches(settings: list[str], text: Path) -> list[dict[str, Any]]:
-    """The batches of the first two steps, for a model that reads four characters at once."""
+    """Return the batches of the first two steps, for a model that reads four characters at once."""
     session = open_case(["model.kind=mlp", "model.context_length=4", *settings], text)
     assert session.source is not None
     return _batches(session.source, (0, 1))
 
 
 def validation_batches(text: Path) -> list[dict[str, Any]]:
-    """The first two batches of eval.protocol=random, which come from the same seed."""
+    """Return the first two batches of eval.protocol=random, drawn from the same seed."""
     settings = ["model.kind=bigram", "model.context_length=4", "eval.protocol=random"]
     session = open_case([*settings, "eval.batch_size=4"], text)
     assert session.val_source is not None
@@ -197,7 +197,7 @@ def _batches(source: BatchSource, steps: tuple[int, ...]) -> list[dict[str, Any]
 
 
 def train(settings: list[str], text: Path, devices: int = 1) -> dict[str, float]:
-    """Losses (nats per target) and gradient norm of a short run, in float32."""
+    """Compute losses (nats per target) and the gradient norm of a short run, in float32."""
     session = open_case(settings, text, devices)
     assert session.source is not None
     assert session.mesh.size == devices
@@ -216,7 +216,7 @@ def train(settings: list[str], text: Path, devices: int = 1) -> dict[str, float]
 
 
 def fit(settings: list[str], text: Path) -> dict[str, float]:
-    """Exact losses (nats per target) of a fitted model."""
+    """Compute the exact losses (nats per target) of a fitted model."""
     session = open_case(settings, text)
     splits = session.dataset.splits
     variables = variables_of(fitted_state(session.model.fit(splits["train"])["params"]))
@@ -228,12 +228,12 @@ def fit(settings: list[str], text: Path) -> dict[str, float]:
 
 
 def read(name: str) -> Any:
-    """The frozen values in a file of this folder."""
+    """Read the frozen values of a file of this folder."""
     return json.loads((FOLDER / name).read_text(encoding="utf-8"))
 
 
 def write(name: str, values: Any) -> None:
-    """Write a file of this folder, a row of numbers a line."""
+    """Write a file of this folder, one row of numbers per line."""
     text = json.dumps(values, indent=1, ensure_ascii=False)
     flat = re.sub(r"\[[^\[\]{}]*\]", lambda row: " ".join(row.group().split()), text)
     (FOLDER / name).write_text(flat + "\n", encoding="utf-8")

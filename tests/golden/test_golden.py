@@ -1,4 +1,4 @@
-"""A seed draws, and a run computes, what it always did: against values that are frozen."""
+"""The draws of a seed and the results of runs equal frozen values."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.golden import cases
-from tests.golden.__main__ import kept
+from tests.golden.__main__ import with_frozen
 
 ROOT = Path(__file__).parent.parent.parent
 _FROZEN = """{what}
@@ -111,7 +111,7 @@ def test_writing_anew_changes_the_digits_of_real_changes_alone():
     frozen = {"a": {"first_loss": 3.0, "val_loss": 2.0}, "gone": {"first_loss": 1.0}}
     found = {"a": {"first_loss": 3.000001, "val_loss": 2.001}, "new": {"first_loss": 4.0}}
     expected = {"a": {"first_loss": 3.0, "val_loss": 2.001}, "new": {"first_loss": 4.0}}
-    assert kept(found, frozen) == expected
+    assert with_frozen(found, frozen) == expected
 
 
 def check(name: str, found: dict[str, float], devices: str) -> None:

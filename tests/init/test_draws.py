@@ -1,4 +1,4 @@
-"""Each scheme draws what its paper says: standard deviation, distribution, axes."""
+"""Each scheme draws as in its paper: standard deviation, distribution, axes."""
 
 import math
 import subprocess
@@ -27,7 +27,7 @@ GATE_BIAS = Parameter(Role.GATE_BIAS, gates=4, gate_names=LSTM)
 
 
 def drawn(scheme, parameter=HIDDEN, shape=(N, M), seed=1, **numbers) -> np.ndarray:
-    """One kernel drawn by a scheme, in a model whose stream has the width N."""
+    """Draw one kernel by a scheme, in a model with a stream of width N."""
     roles = (("table", TABLE), ("inner/kernel", parameter))
     shapes = {
         "table": jax.ShapeDtypeStruct((27, N), jnp.float32),
@@ -234,8 +234,8 @@ def test_zeros_are_zero_and_gains_one():
 
 
 def test_naive_arms_are_the_same_draw_scaled():
-    arms = [drawn(s) for s in ("naive", "naive_hidden")]
-    np.testing.assert_allclose(arms[0] * 0.2, arms[1], rtol=1e-6)
+    variants = [drawn(s) for s in ("naive", "naive_hidden")]
+    np.testing.assert_allclose(variants[0] * 0.2, variants[1], rtol=1e-6)
 
 
 def test_a_gain_leaves_the_readout_and_biases_alone():
@@ -258,7 +258,7 @@ def test_a_gain_leaves_the_readout_and_biases_alone():
     ],
 )
 def test_a_table_in_mup_is_as_large_at_every_width(reader, std):
-    """By whether it is the readout too, is read by one, or has a width (16) of its own."""
+    """Cover tables that are also the readout, feed one, or have another width (16)."""
     found = {"table": Parameter(Role.EMBEDDING, fan_out=(1,)), **reader}
     roles = tuple(found.items())
     for width in (64, 512):
@@ -291,7 +291,7 @@ for seed in range(5):
 
 
 def test_many_factorisations_do_not_wait_for_each_other_for_ever():
-    """In a process of its own, which can be ended: with jaxlib 0.10 and two cores it hung."""
+    """Run in a separate process with a time limit: with jaxlib 0.10 and two cores it hung."""
     words = [sys.executable, "-c", _MANY_FACTORISATIONS]
     done = subprocess.run(words, timeout=100, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Schemes through the commands: resumed, read back, fine-tuned from, replicated, refused."""
+"""Schemes by the commands: resumed, loaded, fine-tuned, replicated, refused."""
 
 import json
 
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from charjax.config import load_config
-from charjax.data.datasets import target_counts
-from charjax.run.load import load_run
+from charjax.data.splits import target_counts
+from charjax.run.load import find_run, load_run
 from charjax.training.seeds import Replicas
 from charjax.training.session import first_state, open_session, score_split
-from charjax.training.state import effective, variables_of
+from charjax.training.state import apply_multipliers, variables_of
 from tests.commands import run, tiny
 
 
@@ -39,39 +39,39 @@ def test_a_run_with_factors_resumes_to_the_bit_and_is_read_as_it_was_trained(tex
     assert run("train", *overrides, "train.steps=10", "--workdir", cut).status == 0
     resumed = run("train", "train.steps=20", "--workdir", cut, "--resume")
     assert resumed.status == 0, resumed.err
-    told = [json.loads((place / "summary.json").read_text()) for place in (whole, cut)]
-    assert told[0]["state_digest"] == told[1]["state_digest"]
+    summaries = [json.loads((place / "summary.json").read_text()) for place in (whole, cut)]
+    assert summaries[0]["state_digest"] == summaries[1]["state_digest"]
     told_loss = json.loads(run("evaluate", whole, "--json", "--checkpoint", "latest").out)["loss"]
-    assert told_loss == pytest.approx(told[0]["val_loss"], rel=1e-6)
+    assert told_loss == pytest.approx(summaries[0]["val_loss"], rel=1e-6)
     # Fine-tuning begins with the function, in the parametrisation of the new run.
-    read = load_run(whole, "latest")
+    read = load_run(find_run(whole, "latest"))
     for scheme in (SCALED, ["init.scheme=gpt2"]):
         session = open_session(load_config(None, [*overrides[:-4], *scheme]), read.tokenizer)
         state = first_state(session, read.variables["params"])
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, 1e-6),
-            effective(state.params, state.scales),
+            apply_multipliers(state.params, state.scales),
             read.variables["params"],
         )
 
 
 @pytest.mark.parametrize(
-    ("kind", "more"),
+    ("kind", "settings"),
     [
         ("bow", ["init.scheme=mup", "init.base_width=3"]),
         pytest.param("mlp", ["init.scheme=lsuv"], marks=pytest.mark.slow),
     ],
 )
-def test_replicas_are_the_runs_of_their_seeds(kind, more, text, tmp_path):
-    overrides = [*tiny(kind), f"data.path={text}", *more, "train.steps=10", "eval.every=10"]
+def test_replicas_are_the_runs_of_their_seeds(kind, settings, text, tmp_path):
+    overrides = [*tiny(kind), f"data.path={text}", *settings, "train.steps=10", "eval.every=10"]
     plan = Replicas.plan(open_session(load_config(None, overrides)), (3, 5))
     outcomes = [outcome for group in plan.train(frozenset({"final"})) for outcome in group]
     # The second, which the first may have touched.
     for outcome in outcomes[1:]:
         place = tmp_path / str(outcome.seed)
         assert run("train", *overrides, f"train.seed={outcome.seed}", "--workdir", place)[0] == 0
-        told = json.loads((place / "summary.json").read_text())["val_loss"]
-        assert outcome.losses["final"] == pytest.approx(told, rel=1e-5)
+        val_loss = json.loads((place / "summary.json").read_text())["val_loss"]
+        assert outcome.losses["final"] == pytest.approx(val_loss, rel=1e-5)
 
 
 def test_the_unigram_readout_begins_at_the_entropy_of_the_text(text):

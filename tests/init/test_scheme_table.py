@@ -1,4 +1,4 @@
-"""Each scheme in each family: what is drawn for each parameter, against formulas written here.
+"""Each scheme in each family: the draw of each parameter, against formulas written here.
 
 Nothing of `charjax.init` but the drawing itself is asked: what a parameter is, its fans, gates and
 place are read off its path, and the formulas are those of the sources that the schemes name.
@@ -22,7 +22,7 @@ from charjax.config import parse_config
 from charjax.init import initialise, scheme_for, scheme_names
 
 V, CONTEXT = 40, 32
-# As the schemes are told; the model itself has one block, and all of them are drawn alike.
+# The depth passed to the schemes; the model itself has one block, as all are drawn alike.
 DEPTH = 6
 FAMILIES: dict[str, dict[str, Any]] = {
     "bigram": {},
@@ -59,7 +59,7 @@ NEEDS: dict[str, dict[str, Any]] = {
 
 
 class Place(NamedTuple):
-    """What a path says of a parameter; of several gates, of one of them."""
+    """Role of a parameter by its path; one gate of several."""
 
     part: str
     gate: str
@@ -122,7 +122,7 @@ def identity(x: np.ndarray) -> None:
 
 
 def close(found: float, std: float, size: int) -> None:
-    """Five standard errors of a normal sample's standard deviation."""
+    """Return five standard errors of a normal sample's standard deviation."""
     assert abs(found / std - 1) < 5 / math.sqrt(2 * size), (found, std, size)
 
 
@@ -137,7 +137,7 @@ def of_table(std: Callable[[Place], float]) -> Formula:
 
 
 def per_vector(place: Place) -> Law:
-    """An embedding N(0, 1 / its own width)."""
+    """Return the law of an embedding N(0, 1 / its width)."""
     return normal(1 / math.sqrt(place.m))
 
 
@@ -163,7 +163,7 @@ def kernels(
     bias: Formula | None = None,
     **special: Formula,
 ) -> dict[str, Formula]:
-    """All kernels alike, unless named; the bias of the gates and the readout is any other's."""
+    """Return formulas: one for all kernels unless named, one for all biases."""
     parts = dict.fromkeys(("hidden", "recurrent", "output", "readout"), kernel)
     bias = bias or always(ZERO)
     parts |= {"table": table or kernel, "bias": bias, "gate_bias": bias, "readout_bias": bias}
@@ -179,7 +179,7 @@ def unless_norm(formula: Formula) -> Formula:
 
 
 def by_block(base: Callable[[float], Law], std: Callable[[Place], float], small: float) -> Formula:
-    """`small` L^(-1/4) times as large, but for queries and keys."""
+    """Return a formula: `std` times `small` L^(-1/4), except for queries and keys."""
 
     def formula(place: Place) -> Law:
         whole = place.gate in ("query", "key")
@@ -217,7 +217,7 @@ def spectral(place: Place) -> Law:
 
 
 def in_mup(place: Place) -> Law:
-    """Of a width of its own 1/d, of the stream's 1/base_width; as the readout too, GPT-2's."""
+    """Return an embedding's law: std 1/sqrt(d), in a stream 1/sqrt(base_width), 0.02 if tied."""
     if place.family not in ("bow", "transformer"):
         return normal(1 / math.sqrt(place.m))
     return normal(0.02 if place.tied else 1 / math.sqrt(128))
@@ -381,7 +381,7 @@ def hold(scheme: str, family: str, tied: bool) -> None:
 
 
 def cases() -> list[Any]:
-    """Every scheme in every family that it is for; by default in the one with most parts."""
+    """Yield every scheme with every family it supports; by default the family with most parts."""
     found = []
     for scheme in scheme_names():
         families = ONLY.get(scheme, tuple(FAMILIES))

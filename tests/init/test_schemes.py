@@ -1,4 +1,4 @@
-"""The registry and the three pytrees: covered, refused, and what a scheme needs."""
+"""The registry and the three pytrees: coverage, errors, and the requirements of schemes."""
 
 import functools
 import zlib
@@ -44,7 +44,7 @@ COVERED |= {name: kinds for names, kinds in ONLY.items() for name in names}
 
 
 def configured(kind, scheme, **numbers):
-    """A config in which a family has what the scheme needs, as far as it can have it."""
+    """Return a config of a family with the scheme's requirements, as far as possible."""
     known = FAMILIES[kind].model_fields
     wanted = {k: v for k, v in SETTINGS.get(scheme, {}).items() if k in known}
     if kind == "transformer" and scheme == "irnn":
@@ -94,7 +94,7 @@ def test_a_parameter_needs_exactly_one_role():
 
 
 @pytest.mark.parametrize(
-    ("init", "told"),
+    ("init", "message"),
     [
         ({"scheme": "kaimin_tanh"}, "did you mean kaiming_tanh"),
         ({"scheme": "gpt2", "std": 0.1}, "init.std: 0.1 given; only init.scheme"),
@@ -104,13 +104,13 @@ def test_a_parameter_needs_exactly_one_role():
         ({"scheme": "mup", "base_depth": 2}, 'only init.scheme = "depth_mup" or "completep"'),
     ],
 )
-def test_mistakes_in_the_section(init, told):
-    with pytest.raises(UserError, match=told):
+def test_mistakes_in_the_section(init, message):
+    with pytest.raises(UserError, match=message):
         find_scheme(InitConfig(**init))
 
 
 @pytest.mark.parametrize(
-    ("tree", "told"),
+    ("tree", "message"),
     [
         ({"init": {"scheme": "deepnorm"}}, "model.residual=pre_norm; it needs model.residual=deep"),
         ({"init": {"scheme": "tfixup"}}, "it needs model.residual=plain"),
@@ -131,8 +131,8 @@ def test_mistakes_in_the_section(init, told):
         ),
     ],
 )
-def test_a_scheme_says_what_it_needs(tree, told):
-    with pytest.raises(UserError, match=told) as error:
+def test_a_scheme_says_what_it_needs(tree, message):
+    with pytest.raises(UserError, match=message) as error:
         scheme_for(parse_config(tree))
     assert "\n" not in str(error.value)
 
@@ -158,7 +158,7 @@ def test_the_gain_of_a_recurrent_network_is_by_its_activation():
 
 @pytest.mark.parametrize("scheme", [n for n in scheme_names() if "transformer" in COVERED[n]])
 def test_both_forms_of_gelu_are_drawn_alike(scheme):
-    """They are ReLU to every scheme; the kernel before them is drawn by that."""
+    """Treat them as ReLU in every scheme, for the kernel before them."""
     drawn = []
     config = configured("transformer", scheme)
     for activation in ("gelu", "gelu_tanh"):
@@ -177,5 +177,5 @@ def test_parameters_drawn_together_have_the_bits_of_those_drawn_alone(scheme):
     drawn = initialise(scheme, shapes, model.roles, key, 2).params
     sites = find_sites(shapes, model.roles, 2)
     for site, leaf in zip(sites, jax.tree.leaves(drawn), strict=True):
-        own_key = jax.random.fold_in(key, zlib.crc32(site.path.encode()))
-        np.testing.assert_array_equal(leaf, scheme.rule_of(site).draw(own_key, site), site.path)
+        site_key = jax.random.fold_in(key, zlib.crc32(site.path.encode()))
+        np.testing.assert_array_equal(leaf, scheme.rule_of(site).draw(site_key, site), site.path)

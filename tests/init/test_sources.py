@@ -1,4 +1,4 @@
-"""Schemes as their sources have them, where they reach past a draw; and runs older than that."""
+"""Schemes that do more than draw, against their sources; and runs from before them."""
 
 import json
 import math
@@ -22,7 +22,7 @@ from charjax.init.scheme import find_adam_factors
 from charjax.initlab.sweeps.axes import Axes
 from charjax.initlab.sweeps.grid import make_groups
 from charjax.run.checkpoint import Checkpoints
-from charjax.run.load import load_run
+from charjax.run.load import find_run, load_run
 from charjax.training.state import ADAM_SCALES, AdamScales, create_state
 from charjax.training.step import make_train_step
 from tests.commands import run, tiny
@@ -33,7 +33,7 @@ TFIXUP = ["init.scheme=tfixup", "model.residual=plain"]
 
 
 def stream(words):
-    """What the first block reads, what the last gives out, the logits, and the parameters."""
+    """Return the first block's input, the last block's output, the logits and the parameters."""
     words = ["model.n_layer=4", "model.d_model=256", "model.n_head=4", *TFIXUP, *words]
     config = load_config(None, words)
     model = models.build(config.model, V, jnp.float32)
@@ -41,10 +41,10 @@ def stream(words):
     seen = {}
 
     def note(next_fun, args, kwargs, context):
-        given = next_fun(*args, **kwargs)
+        output = next_fun(*args, **kwargs)
         if context.module.name in ("block_0", "block_3") and context.method_name == "__call__":
-            seen[context.module.name] = args[0], given[0]
-        return given
+            seen[context.module.name] = args[0], output[0]
+        return output
 
     @jax.jit
     def program(key):
@@ -61,7 +61,7 @@ def rms(x):
 
 
 def test_t_fixup_begins_with_embeddings_of_its_size():
-    """The stream (9 * 4)^(-1/4) = 0.408 at any width; a tied readout without the sqrt(d)."""
+    """Expect a stream of (9 * 4)^(-1/4) = 0.408 at any width; a tied readout has no sqrt(d)."""
     x_BTD, last_BTD, logits_BTV, params = stream(["model.positions=rotary"])
     table_VD = params["token_embedding"]["embedding"]
     assert rms(x_BTD) == pytest.approx(0.408, rel=0.01)
@@ -87,8 +87,8 @@ def test_a_setting_that_is_given_is_not_implied():
     tree = {"init": {"scheme": "tfixup"}, "model": {"residual": "plain"}}
     assert parse_config(tree).model.scale_embeddings
     assert not parse_config(tree, saved=True).model.scale_embeddings
-    given = tree | {"model": {"residual": "plain", "scale_embeddings": False}}
-    assert not parse_config(given).model.scale_embeddings
+    explicit = tree | {"model": {"residual": "plain", "scale_embeddings": False}}
+    assert not parse_config(explicit).model.scale_embeddings
     assert not parse_config({"init": {"scheme": "tfixup"}, "model": {"kind": "mlp"}}).model.hidden[
         1:
     ]
@@ -108,7 +108,7 @@ def test_scaled_embeddings_have_no_pytorch_original():
 
 
 def factors(scheme):
-    """Of AdamW's epsilon and the decay, at 4 times the width and 4 times the depth."""
+    """Return the factors of AdamW's epsilon and the decay, at 4 times the width and depth."""
     here = bench("transformer", d_model=16, n_layer=4)
     config = here.config(scheme, base_width=4, base_depth=1)
     model = models.build(config.model, 11, jnp.float32)
@@ -148,7 +148,7 @@ def test_the_decay_of_depth_mup_follows_its_rate_with_the_depth():
     ],
 )
 def test_a_first_step_of_adamw_by_hand(scheme):
-    """A step is theta - rate * (f * g / (|g| + e eps) + d * decay * theta)."""
+    """Expect the step theta - rate * (f * g / (|g| + e eps) + d * decay * theta)."""
     optim = {"learning_rate": 0.01, "grad_clip": 0.0, "weight_decay": 0.5, "eps": 1e-3}
     numbers = {} if scheme == "gpt2" else {"base_width": 2}
     numbers |= {} if scheme in ("gpt2", "mup") else {"base_depth": 1}
@@ -186,7 +186,7 @@ def corpus(folder: Path) -> list[str]:
 
 
 def make_older(place: Path) -> None:
-    """Take from a run what runs did not have before: the setting and the factors."""
+    """Remove from a run what older ones lack: the setting and the factors."""
     toml = place / "config.toml"
     toml.write_text(re.sub(r"scale_embeddings = \w+\n", "", toml.read_text()))
     store = Checkpoints(place / "checkpoints")
@@ -206,7 +206,7 @@ def _shapes(place: Path, step: int):
     from charjax.run.notes import read_notes
     from charjax.training.state import state_shapes
 
-    read = load_run(place, str(step))
+    read = load_run(find_run(place, str(step)))
     notes = read_notes(Checkpoints(place / "checkpoints").read_meta(step))
     return state_shapes(read.model, read.config, notes.tables)
 
@@ -229,7 +229,7 @@ def test_a_checkpoint_without_the_factors_has_factors_of_one(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["completep", "tfixup"])
 def test_an_older_run_goes_on_as_it_began(scheme, tmp_path):
-    """At the base size the factors are 1, as those that an older run does not have."""
+    """Use the base size, where the factors that older runs lack are 1."""
     words = [*tiny("transformer"), *corpus(tmp_path), f"init.scheme={scheme}"]
     if scheme == "completep":
         read = load_config(None, words).model
@@ -243,7 +243,7 @@ def test_an_older_run_goes_on_as_it_began(scheme, tmp_path):
     assert run("evaluate", place, "--json").status == 0
     resumed = run("train", "train.steps=20", "--workdir", place, "--resume")
     assert resumed.status == 0, resumed.err
-    told = [json.loads((p / "summary.json").read_text()) for p in (place, whole)]
-    assert told[0]["state_digest"] == told[1]["state_digest"]
-    assert told[0]["config_digest"] == told[1]["config_digest"]
-    assert load_run(place).config.model.scale_embeddings is False
+    summaries = [json.loads((p / "summary.json").read_text()) for p in (place, whole)]
+    assert summaries[0]["state_digest"] == summaries[1]["state_digest"]
+    assert summaries[0]["config_digest"] == summaries[1]["config_digest"]
+    assert load_run(find_run(place)).config.model.scale_embeddings is False

@@ -1,4 +1,4 @@
-"""Schemes in training: factors are data, one program serves all, and every reader sees them."""
+"""Schemes in training: factors are data, one program serves all, and every reader applies them."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 from charjax import models
 from charjax.config import Config, parse_config
 from charjax.data.batches import Batch
-from charjax.data.datasets import Split, target_counts
+from charjax.data.splits import Split, target_counts
 from charjax.init import scheme_names
 from charjax.training.state import InitData, create_state, variables_of
 from charjax.training.step import make_train_step
@@ -36,7 +36,7 @@ SMALL = {
 
 @dataclasses.dataclass
 class Bench:
-    """A small model, a batch, and states by scheme."""
+    """Small model, a batch, and states by scheme."""
 
     kind: str
     model_settings: dict[str, Any]
@@ -62,7 +62,7 @@ class Bench:
         return Batch(inputs.astype(jnp.int32), targets.astype(jnp.int32), weights, jnp.array(True))
 
     def step(self):
-        """The step as a program: no scheme is named in it."""
+        """Return the train step as a program, which names no scheme."""
         return jax.jit(make_train_step(self.model(), self.config("default")))
 
 
@@ -95,8 +95,8 @@ def test_every_scheme_trains_in_one_program(kind, residual):
         state = here.state(scheme)
         losses = []
         for _ in range(4):
-            state, told = step(state, batch, key)
-            losses.append(float(told.loss))
+            state, metrics = step(state, batch, key)
+            losses.append(float(metrics.loss))
         assert losses[-1] < losses[0], scheme
         assert int(state.counters.skipped) == 0
     assert step._cache_size() == 1
@@ -110,7 +110,7 @@ def test_a_step_by_hand():
     count = iter(range(1, 100))
     spread = jax.tree.map(lambda _: jnp.float32(0.5 + 0.25 * next(count)), state.scales)
     state = state._replace(scales=spread)
-    after, told = here.step()(state, batch, jax.random.key(0))
+    after, metrics = here.step()(state, batch, jax.random.key(0))
 
     def loss(params):
         logits, _ = here.model().apply({"params": params}, batch.inputs, num_outputs=6)
@@ -118,12 +118,12 @@ def test_a_step_by_hand():
         return -jnp.mean(picked)
 
     seen = jax.tree.map(jnp.multiply, state.params, spread.multipliers)
-    value, slopes = jax.jit(jax.value_and_grad(loss))(seen)
-    np.testing.assert_allclose(told.loss, value, rtol=1e-5)
+    value, gradients = jax.jit(jax.value_and_grad(loss))(seen)
+    np.testing.assert_allclose(metrics.loss, value, rtol=1e-5)
     expected = jax.tree.map(
         lambda p, g, f, m: p - 0.1 * (f * m * g + (0.5 * p if p.ndim > 1 else 0.0)),
         state.params,
-        slopes,
+        gradients,
         *spread,
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6), after.params, expected)

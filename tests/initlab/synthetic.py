@@ -1,4 +1,4 @@
-"""A made-up sweep in the files that `sweep` writes, with theory's own numbers and some noise."""
+"""A synthetic sweep in the files of `sweep`: values of the theory with noise."""
 
 import csv
 import functools
@@ -50,16 +50,16 @@ def write_sweep(
     for name, gain, depth, width, rate, seed in itertools.product(
         schemes, gains, depths, widths, rates, range(seeds)
     ):
-        own, extra = schemes[name]
+        settings, extra = schemes[name]
         rng = np.random.default_rng([depth, width, seed, zlib.crc32(name.encode())])
         head = [name, gain, depth, width, rate, seed]
-        weight = (own if gain is None else gain) ** 2
+        weight = (settings if gain is None else gain) ** 2
         stack = _stack(depth, weight)
         best = 0.1 * 64 / width
         loss = 1.9 + extra + 0.02 * math.log2(rate / best) ** 2
         loss += 0.05 * abs(math.log2(weight / 1.76)) * depth / 4 + 0.01 * rng.normal()
         diverged = 37 if rate > diverges_above * 64 / width else None
-        logit_std = 0.5 * own
+        logit_std = 0.5 * settings
         start = _initial_loss(logit_std, 27) + 0.01 * rng.normal()
         expected = _initial_loss(logit_std, 27) if activation else None
         # What a run froze at may be lower than all others: it counts as diverged all the same.
@@ -130,7 +130,7 @@ def _layer(
     rate: float,
     activation: str | None,
 ) -> tuple[list[Any], list[list[Any]]]:
-    """A row of layers.csv without its run, and its histograms: embedding, hidden ..., readout."""
+    """Return a row of layers.csv without its run, and the histograms of all layers."""
     is_hidden = 1 <= index <= depth
     q = float(stack.preactivation_D[index - 1]) if is_hidden else 1.0
     z = math.sqrt(q) * rng.normal(size=400)

@@ -1,4 +1,4 @@
-"""What flows through each layer: against passes written out by hand, for every family."""
+"""Statistics of each layer against handwritten forward and backward passes, for every family."""
 
 import functools
 
@@ -28,7 +28,7 @@ def measure(model, variables, inputs_BS, targets_BT, weights_BT):
 
 @functools.partial(jax.jit, static_argnums=0)
 def measure_and_differentiate(model, variables, inputs_BS, targets_BT, weights_BT):
-    """`measure`, and beside it the loss and slopes of the model left alone."""
+    """Return the results of `measure`, and the loss and gradients of the unmodified model."""
     others = {key: tree for key, tree in variables.items() if key != "params"}
     plain = model.clone(dropout=0.0) if hasattr(model, "dropout") else model
 
@@ -62,7 +62,7 @@ def same(actual, expected):
 
 
 def check_layer(model, stats, name, h, slope, z=None):
-    """A layer's row against its values, their gradient, and its product."""
+    """Compare a layer's row with its values, their gradient, and its product."""
     i = at(model, name)
     h, slope, z = np.float64(h), np.float64(slope), np.float64(h if z is None else z)
     same([stats.mean[i], stats.std[i]], [h.mean(), h.std()])
@@ -90,8 +90,8 @@ BY_HAND = ("mlp", "mlp-batch_norm", "wavenet", "rnn")
 
 @pytest.mark.parametrize("name", [name for name in TRAINED if name not in BY_HAND])
 def test_loss_and_slopes_are_those_of_the_model_left_alone(name):
-    """And gradients at the layers add up to those of the parameters beneath them."""
-    model, variables, (loss, stats, parameters), (expected, slopes) = measured(name)
+    """Check that gradients at the layers add up to those of the parameters below them."""
+    model, variables, (loss, stats, parameters), (expected, gradients) = measured(name)
     params = variables["params"]
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     layers = find_layers(model)
@@ -99,7 +99,7 @@ def test_loss_and_slopes_are_those_of_the_model_left_alone(name):
     flat = {
         "/".join(part.key for part in path): (np.asarray(leaf), np.asarray(slope))
         for (path, leaf), slope in zip(
-            jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(slopes), strict=True
+            jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(gradients), strict=True
         )
     }
     for i, layer in enumerate(layers):
@@ -111,7 +111,7 @@ def test_loss_and_slopes_are_those_of_the_model_left_alone(name):
         same(parameters.gradient_std[i], slope.std())
         same(parameters.gradient_norm[i], np.linalg.norm(slope))
         same(parameters.gradient_to_data[i], slope.std() / weights.std())
-        # A vector that is looked up has the sum of the slopes of its appearances.
+        # A vector that is looked up has the sum of the gradients of its occurrences.
         tied = layer.role == "embedding" and getattr(model, "tie_embeddings", False)
         is_table = layer.role == "embedding" and (not tied or layer.name == "position_embedding")
         bias = layer.name + "/bias"
@@ -131,8 +131,8 @@ def test_mlp_equals_a_pass_by_hand(norm):
     _, stats, _ = measure(model, variables, inputs_BS, targets_BT, weights_BT)
     params = variables["params"]
 
-    def layers(pushes):
-        h = params["token_embedding"]["embedding"][inputs_BS].reshape(64, -1) + pushes[0]
+    def layers(perturbations):
+        h = params["token_embedding"]["embedding"][inputs_BS].reshape(64, -1) + perturbations[0]
         values, products = [h], [h]
         for i in range(2):
             z = h @ params[f"hidden_{i}"]["kernel"]
@@ -141,17 +141,17 @@ def test_mlp_equals_a_pass_by_hand(norm):
                 z = unit * params[f"norm_{i}"]["scale"] + params[f"norm_{i}"]["bias"]
             else:
                 z += params[f"hidden_{i}"]["bias"]
-            h = jnp.tanh(z) + pushes[i + 1]
+            h = jnp.tanh(z) + perturbations[i + 1]
             values.append(h)
             products.append(z)
-        logits = h @ params["readout"]["kernel"] + params["readout"]["bias"] + pushes[3]
+        logits = h @ params["readout"]["kernel"] + params["readout"]["bias"] + perturbations[3]
         return logits_loss(logits[:, None], targets_BT), ([*values, logits], [*products, logits])
 
-    pushes = [jnp.zeros((64, width)) for width in (16, 16, 8, V)]
-    slopes, (values, products) = jax.jit(jax.grad(layers, has_aux=True))(pushes)
+    perturbations = [jnp.zeros((64, width)) for width in (16, 16, 8, V)]
+    gradients, (values, products) = jax.jit(jax.grad(layers, has_aux=True))(perturbations)
     names = ["token_embedding", "hidden_0", "hidden_1", "readout"]
     assert [layer.name for layer in find_layers(model)] == names
-    for name, h, slope, z in zip(names, values, slopes, products, strict=True):
+    for name, h, slope, z in zip(names, values, gradients, products, strict=True):
         check_layer(model, stats, name, h, slope, z)
         if name.startswith("hidden"):
             same(stats.saturated[at(model, name)], np.mean(np.abs(h) > 0.97))
@@ -222,7 +222,7 @@ def test_transformer_layers_are_in_the_order_of_computation():
 
 
 def test_stream_is_the_sum_of_what_is_added_to_it():
-    """Uncorrelated parts would add up in variance; here the means must add up exactly."""
+    """Check that means add up exactly; variances would only for uncorrelated parts."""
     model, _, (_, stats, _), _ = measured("transformer")
     mean = {layer.name: stats.mean[i] for i, layer in enumerate(find_layers(model))}
     same(mean["token_embedding"] + mean["position_embedding"], mean["stream"])
@@ -258,7 +258,7 @@ def test_vmapped_equals_one_at_a_time():
 
 
 def test_dead_and_saturated_units_of_a_known_net():
-    """Of 16 units 4 are stuck at tanh(3) = 0.995, 4 for half of the batch, and 8 never."""
+    """Saturate 4 of 16 units at tanh(3) = 0.995, 4 for half of the batch, and 8 never."""
     model = make_model("mlp", hidden=(16,), context_length=1)
     variables = jax.tree.map(jnp.zeros_like, make_variables(model))
     table_VE = jnp.zeros((V, 4)).at[1, 0].set(1.0)
@@ -284,7 +284,7 @@ def test_dead_and_saturated_units_of_a_known_net():
 
 @pytest.mark.parametrize("name", ["transformer", "gru"])
 def test_padding_does_not_count(name):
-    """What stands there changes nothing, and positions that count are counted once."""
+    """Ignore padding, and count every other position once."""
     model, variables, *_ = measured(name)
     inputs_BS, targets_BT, weights_BT = batch()
     weights_BT[:, 5:] = 0.0

@@ -1,4 +1,4 @@
-"""The coordinate check: its slopes, what it refuses, and what it says of known parametrisations."""
+"""The coordinate check: its slopes, errors, and verdicts on known parametrisations."""
 
 import json
 import re
@@ -15,11 +15,10 @@ from charjax.initlab.probes.coordinates import (
     at_depth,
     at_width,
     check_coordinates,
-    check_depths,
     fit_slope,
     judge_slopes,
 )
-from charjax.initlab.probes.coordinates_shown import verdict_in_words
+from charjax.initlab.probes.tables import verdict_in_words
 from charjax.training.session import first_state, open_session
 from tests.commands import tiny
 
@@ -49,7 +48,7 @@ def test_a_slope_and_its_interval():
 
 
 def test_a_slope_that_is_not_known_well_is_unclear():
-    """Seeds' slopes 0.02 ± 0.03: Student's half interval of 2 seeds is 12.7 x 0.03."""
+    """Judge slopes of seeds of 0.02 ± 0.03: Student's half interval of 2 seeds is 12.7 x 0.03."""
     found = Slope(0.02, 0.02 - 12.706 * 0.03, 0.02 + 12.706 * 0.03, 0.03, 2)
     assert abs(found.slope) <= LIMIT
     assert found.verdict() == "unclear"
@@ -90,17 +89,17 @@ def test_the_verdict_over_layers(slopes, verdict):
     found = judge_slopes(last, widths)
     assert found["verdict"] == verdict
     assert found["passed"] == (verdict == "passed")
-    told = verdict_in_words({**found, "axis": "width", "limit": LIMIT})
+    message = verdict_in_words({**found, "axis": "width", "limit": LIMIT})
     if verdict == "cannot tell":
         # Slopes of ±0.2 have mean 0 and half interval t(0.975, n - 1) 0.283 / √n: 34 seeds.
         assert found["seeds_needed"] == 34
-        assert told.startswith("cannot tell (about 34 seeds")
+        assert message.startswith("cannot tell (about 34 seeds")
     else:
-        assert (told, found["seeds_needed"], found["places_needed"]) == (verdict, None, None)
+        assert (message, found["seeds_needed"], found["places_needed"]) == (verdict, None, None)
 
 
 def test_right_networks_rarely_fail_and_wrong_ones_do():
-    """Fifteen layers whose seeds' slopes spread by 0.18, as at widths 32, 64 (docs/initlab.md)."""
+    """Judge fifteen layers with slopes spread by 0.18, as at widths 32, 64 (docs/initlab.md)."""
     rng, widths = np.random.default_rng(0), (32, 64)
     width_W1 = np.array(widths, float)[:, None]
     found = {"right": [], "wrong": []}
@@ -127,7 +126,7 @@ def test_made_wide_a_model_keeps_what_is_not_its_width(text):
 
 
 @pytest.mark.parametrize(
-    ("kind", "widths", "seeds", "told"),
+    ("kind", "widths", "seeds", "message"),
     [
         ("transformer", (8, 17), (0, 1), "17 given; heads are 8 wide"),
         ("bigram", (8, 16), (0, 1), "the width of model.kind=bigram is that of its text's table"),
@@ -135,16 +134,16 @@ def test_made_wide_a_model_keeps_what_is_not_its_width(text):
         ("mlp", (8, 16), (0,), "seeds: 1 given; an interval needs at least 2"),
     ],
 )
-def test_mistakes(text, kind, widths, seeds, told):
+def test_mistakes(text, kind, widths, seeds, message):
     words = ["model.d_model=8", "model.n_head=1"] if kind == "transformer" else []
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=message) as error:
         check_coordinates(config_of(text, kind, *words), widths, seeds)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow
 def test_the_standard_parametrisation_fails_and_mup_does_not(text):
-    """Of the logits; widths this small leave the layers' own slopes to noise."""
+    """Compare the logits; at such small widths the slopes of the layers are noise."""
     slopes = {}
     for scheme in ("zero_readout", "mup"):
         base = ["init.base_width=32"] if scheme == "mup" else []
@@ -201,19 +200,8 @@ def test_mup_at_its_base_width_is_the_standard_parametrisation(text):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.2), *stds)
 
 
-@pytest.mark.slow
-def test_over_depths_only_what_has_a_place_in_each_is_told(text):
-    words = ["init.scheme=completep", "init.base_depth=1", "init.base_width=8"]
-    config = config_of(text, "transformer", *words, "model.tie_embeddings=false")
-    found = check_depths(config, (1, 2), (0, 1), steps=1)
-    names = [layer["layer"] for layer in found["layers"]]
-    assert names[-3:] == ["last_block", "final_norm", "readout"]
-    assert not [name for name in names[:-3] if "block" in name]
-    assert found["places"] == [1, 2]
-
-
 def test_where_no_number_of_seeds_decides_it_says_what_would_for_flat_slopes():
-    """Two seeds of noise around a slope beside the limit."""
+    """Judge two seeds of noise around a slope next to the limit."""
     places = (32, 64)
     noise_WR = np.array([[0.0, 0.0], [0.35, -0.2]])
     moved_WR = np.exp(np.log(places)[:, None] * 0.0 + noise_WR)

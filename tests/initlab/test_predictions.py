@@ -1,4 +1,4 @@
-"""Predictions: the theory applied to networks as they are drawn, against what they do."""
+"""Predictions of the theory for initialised networks, against measurements."""
 
 import functools
 import math
@@ -34,7 +34,7 @@ def look(model, variables, inputs_BS, targets_BT):
 
 
 def drawn(model, scheme, seed=0):
-    """Variables by a scheme, and a batch of 64 rows."""
+    """Return variables of a scheme, and a batch of 64 rows."""
     variables = make_variables(model)
     depth = getattr(model, "n_layer", 0)
     params = initialise(scheme, variables["params"], model.roles, jax.random.key(seed), depth)
@@ -105,7 +105,7 @@ def test_theory_meets_a_wide_network(name):
 
 
 def test_stack_is_that_of_propagate():
-    """From variances alone, without a network's draw."""
+    """Predict from variances alone, without drawing a network."""
     model = make_model("mlp", hidden=(8, 8, 8))
     moments = jax.jit(weight_moments, static_argnums=0)(model, make_variables(model)["params"])
     ones = [1.5] * 5
@@ -117,7 +117,7 @@ def test_stack_is_that_of_propagate():
 
 @pytest.mark.parametrize("name", ["bigram", "gru", "transformer"])
 def test_moments_are_those_of_the_parameters(name):
-    """Of every kernel, by name; and under vmap, as a sweep asks for them."""
+    """Compare every kernel, by name, also under vmap, as in a sweep."""
     model = make_model(name)
     variables = make_variables(model)
     stacked = jax.tree.map(lambda x: np.stack([x, 2 * x]), variables["params"])
@@ -156,7 +156,7 @@ def test_where_there_is_no_theory_there_is_no_loss(name, scheme, settings):
 @pytest.mark.parametrize("shift", [-2.0, 0.5, 6.0])
 @pytest.mark.parametrize("std", [0.0, 0.3, 2.0])
 def test_loss_with_one_logit_shifted(std, shift):
-    """Against a sample, and exactly where the logits are constant."""
+    """Compare with a sample, and exactly for constant logits."""
     size = 20
     exact = math.log(size - 1 + math.exp(shift)) - 0.25 * shift
     expected = exact

@@ -1,4 +1,4 @@
-"""The command, from outside: what it prints and writes, and what it refuses."""
+"""The probe command: its output, files and errors."""
 
 import json
 import math
@@ -59,13 +59,13 @@ def test_bigram_says_what_is_not_for_it(text):
     assert (done.status, done.err) == (0, "")
     # A name is text, not markup.
     assert "[bold]text.txt, bigram" in done.out
-    assert "attention: not for this family" in done.out
-    assert "Jacobian: not for this family" in done.out
+    assert "attention: not applicable to this family" in done.out
+    assert "Jacobian: not applicable to this family" in done.out
     assert "by theory" in done.out
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["model.kind=ngram"], "counts have no initialisation"),
         (["init.scheme=nonesuch"], "init.scheme: 'nonesuch' given; allowed"),
@@ -76,11 +76,11 @@ def test_bigram_says_what_is_not_for_it(text):
         (["--sedes", "2"], "did you mean --seeds?"),
     ],
 )
-def test_mistakes_are_one_line(words, told):
+def test_mistakes_are_one_line(words, message):
     done = probe(*words)
     assert (done.status, done.out) == (2, "")
     assert done.err.count("\n") == 1
-    assert told in done.err
+    assert message in done.err
 
 
 def test_a_file_in_the_way_of_the_directory(tmp_path):
@@ -98,7 +98,7 @@ def test_the_coordinate_check(text, tmp_path):
     words += ["init.base_width=8", "optim.learning_rate=0.01", "--coordinates", "8,16"]
     done = probe(*words, "--seeds", 2, "--out", tmp_path / "out")
     assert (done.status, done.err) == (0, "")
-    assert "Coordinate check of mup at rate 0.01" in done.out
+    assert "Coordinate check of mup at learning rate 0.01" in done.out
     # Two seeds of networks this narrow cannot tell, and it says what could.
     assert "cannot tell (" in done.out
     assert "unclear" in done.out
@@ -111,12 +111,12 @@ def test_the_coordinate_check(text, tmp_path):
 
 
 def test_widths_that_cannot_be_checked(text):
-    for kind, given, told in (
+    for kind, words, message in (
         ("transformer", "8,9", "give multiples of 4"),
         ("bigram", "8,16", "of model.kind=bigram is that of its text's table"),
         ("mlp", "8", "a slope needs at least two widths"),
     ):
-        done = probe(*tiny(kind), f"data.path={text}", "--coordinates", given)
+        done = probe(*tiny(kind), f"data.path={text}", "--coordinates", words)
         assert done.status == 2
-        assert told in done.err
+        assert message in done.err
         assert done.err.count("\n") == 1

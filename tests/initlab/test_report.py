@@ -1,6 +1,8 @@
 """A sweep's page from outside: what is on it, what is not, and that it is safe to open."""
 
 import base64
+import csv
+import hashlib
 import html.parser
 import json
 import os
@@ -14,8 +16,10 @@ from hypothesis import strategies as st
 
 from charjax import theory
 from charjax.errors import UserError
-from charjax.initlab.report import at_init, drawing, histograms, losses, pairs, phase, verdicts
-from charjax.initlab.report.tables import read_sweep
+from charjax.initlab.report import at_init, drawing, histograms, losses, phase, verdicts
+from charjax.initlab.report.swaps import compare_all
+from charjax.initlab.report.tables import read_sweep, select
+from charjax.initlab.report.text import verdict_lines
 from charjax.initlab.statistics import compare
 from tests.commands import run
 from tests.initlab.synthetic import SCHEMES, TANH, write_sweep
@@ -58,7 +62,7 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
-    """A sweep with every axis, and its report."""
+    """Run a sweep with every axis, and write its report."""
     directory = write_sweep(
         tmp_path_factory.mktemp("sweeps") / "full",
         gains=(0.6, 1.3, 3.0),
@@ -114,10 +118,10 @@ def test_everything_is_there(full):
         "update-to-data",
     ]
     assert (directory / "report.html").stat().st_size < 5_000_000
-    told = " ".join(page.all("figcaption"))
-    assert "n = 3 seeds" in told
-    assert "6 ξc" in told
-    assert "a run diverged" in told
+    text = " ".join(page.all("figcaption"))
+    assert "n = 3 seeds" in text
+    assert "6 ξc" in text
+    assert "a run diverged" in text
 
 
 def test_pictures_are_inline_and_told(full):
@@ -138,6 +142,8 @@ def test_nothing_is_fetched(full):
     assert "url(" not in text
     policy = next(a["content"] for _, a in page.tags if "http-equiv" in a)
     assert "default-src 'none'" in policy
+    digest = hashlib.sha256("".join(page.all("style")).encode()).digest()
+    assert f"style-src 'sha256-{base64.b64encode(digest).decode()}'" in policy
     assert not any(name.startswith("on") or name == "style" for _, a in page.tags for name in a)
 
 
@@ -249,30 +255,30 @@ def test_divergence_comes_with_the_verdicts(full):
 def test_a_seed_is_judged_by_a_setting_chosen_without_it():
     """Pure noise: the best of 40 settings looks better than it is, and leaving one out does not."""
     rng = np.random.default_rng(0)
-    chosen, kept = [], []
+    chosen, judged = [], []
     for _ in range(200):
         losses_GRS = rng.normal(size=(1, 40, 6))
-        kept.append(verdicts.judged(losses_GRS).mean())
+        judged.append(verdicts.judged(losses_GRS).mean())
         chosen.append(losses_GRS[verdicts.best_setting(losses_GRS)].mean())
     assert np.mean(chosen) < -0.7
-    assert abs(np.mean(kept)) < 0.1
+    assert abs(np.mean(judged)) < 0.1
 
 
 def test_many_schemes_can_be_told_apart():
-    """Ten pairs of five arms at 8 seeds, each at the smallest p there is; Holm's would be 0.078."""
+    """Ten pairs of five variants at 8 seeds, each at the smallest p; Holm's would be 0.078."""
     rng = np.random.default_rng(0)
     losses_CS = 0.3 * np.arange(5)[:, None] + rng.normal(0, 0.1, (5, 8)) + rng.normal(0, 5, 8)
-    (found,) = pairs.compare_all([losses_CS[:, None]])
+    (found,) = compare_all([losses_CS[:, None]])
     assert [one.verdict for one in found.values()] == ["better"] * 10
     assert {one.adjusted_p for one in found.values()} == {2 / 2**8}
 
 
 def test_all_pairs_keep_the_level():
-    """Equal arms: a finding among any of the pairs in at most about 5 % of experiments."""
+    """Equal variants: a finding among any of the pairs in at most about 5 % of experiments."""
     rng = np.random.default_rng(4)
     false = 0
     for _ in range(120):
-        (found,) = pairs.compare_all([rng.normal(size=(3, 1, 6)) + rng.normal(size=6)])
+        (found,) = compare_all([rng.normal(size=(3, 1, 6)) + rng.normal(size=6)])
         false += any(one.adjusted_p < 0.05 for one in found.values())
         assert all(one.adjusted_p >= one.p for one in found.values())
     assert false < 13
@@ -283,7 +289,7 @@ def test_too_few_seeds_are_told_once(full):
     cells = [line for line in done.out.splitlines() if line.startswith("depth")]
     assert len(cells) == 4
     sweep = read_sweep(directory)
-    assert cells == verdicts.verdict_lines(sweep)[:4]
+    assert cells == verdict_lines(sweep)[:4]
     assert "3 seeds cannot reach p < 0.05, 6 can" in cells[0]
 
 
@@ -308,7 +314,7 @@ def test_all_sizes_are_one_family(tmp_path):
     sweep = read_sweep(write_sweep(tmp_path / "sizes", **size))
     cells = verdicts.judge(sweep)
     assert {pair.found.family for cell in cells for pair in cell.pairs} == {8}
-    alone = [compare(*(arm.loss_S for arm in cell.arms)) for cell in cells]
+    alone = [compare(*(one.loss_S for one in cell.variants)) for cell in cells]
     together = [cell.pairs[0].found for cell in cells]
     assert [one.p for one in together] == [one.p for one in alone]
     assert all(one.adjusted_p >= one.p for one in together)
@@ -338,13 +344,13 @@ def test_a_bad_seed_is_said(tmp_path):
 
 def test_one_pair_needs_no_correction():
     losses_CS = np.random.default_rng(2).normal(size=(2, 7))
-    assert pairs.compare_all([losses_CS[:, None]])[0][0, 1] == compare(*losses_CS)
+    assert compare_all([losses_CS[:, None]])[0][0, 1] == compare(*losses_CS)
 
 
 def test_a_diverging_arm_among_others():
     losses_CS = np.random.default_rng(2).normal(2, 0.1, (3, 8))
     losses_CS[1] = np.inf
-    (found,) = pairs.compare_all([losses_CS[:, None]])
+    (found,) = compare_all([losses_CS[:, None]])
     assert (found[0, 1].verdict, found[1, 2].verdict) == ("better", "worse")
     assert found[0, 2].verdict == "indistinguishable at n = 8"
 
@@ -388,7 +394,7 @@ def test_no_contours_where_the_theory_is_of_other_networks(tmp_path):
     with drawing.styled():
         assert "Lines: depth = ξc" in phase.draw_phases(sweep, cells).caption
         sweep.facts["config"]["model"]["norm"] = "batch"
-        assert "no mean-field theory" in phase.draw_phases(sweep, cells).caption
+        assert "No mean-field theory" in phase.draw_phases(sweep, cells).caption
 
 
 def test_phase_map_is_measured(full):
@@ -441,8 +447,8 @@ def broken(tmp_path, change):
 
 @pytest.mark.parametrize("name", ["sweep.json", "runs.csv", "layers.csv", "histograms.npz"])
 def test_a_missing_file_is_named(tmp_path, name):
-    told = broken(tmp_path, lambda directory: (directory / name).unlink())
-    assert f"{name} missing; the sweep did not finish" in told
+    text = broken(tmp_path, lambda directory: (directory / name).unlink())
+    assert f"{name} missing; the sweep did not finish" in text
 
 
 def _edit(name, old, new, count=1):
@@ -464,7 +470,7 @@ def _cut(name, rows):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "text"),
     [
         (_cut("runs.csv", 2), "holds 4 of 6 runs; the sweep did not finish"),
         (_edit("runs.csv", "val_loss", "loss"), "no column val_loss"),
@@ -476,15 +482,15 @@ def _cut(name, rows):
         (_edit("sweep.json", '"format"', '"form"'), "no 'format'"),
         (_edit("sweep.json", '"depths": [3]', '"depths": []'), "depths is []"),
         (_edit("sweep.json", '"steps": 10', '"steps": "ten"'), "steps is 'ten'"),
-        (_edit("sweep.json", '"vocabulary": 27, ', ""), "vocabulary is nothing"),
-        (_edit("sweep.json", '{"kind": "mlp"}', "7"), "config is not made of sections"),
+        (_edit("sweep.json", '"vocabulary": 27, ', ""), "vocabulary is missing"),
+        (_edit("sweep.json", '{"kind": "mlp"}', "7"), "config is {'model': 7}"),
         (_edit("sweep.json", "{", "<"), "not JSON"),
         (lambda d: (d / "histograms.npz").write_bytes(b"PK"), "histograms.npz"),
         (lambda d: np.savez(d / "histograms.npz", step=np.zeros(3)), "no array scheme"),
     ],
 )
-def test_what_is_broken_is_said(tmp_path, change, told):
-    assert told in broken(tmp_path, change)
+def test_what_is_broken_is_said(tmp_path, change, text):
+    assert text in broken(tmp_path, change)
 
 
 def test_an_array_of_objects_is_refused(tmp_path):
@@ -499,7 +505,7 @@ def test_an_array_of_objects_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "text"),
     [
         (["nowhere"], "'nowhere' is no directory"),
         ([], "the following arguments are required: DIR"),
@@ -507,22 +513,22 @@ def test_an_array_of_objects_is_refused(tmp_path):
         (["x", "--ouut", "y"], "did you mean --out?"),
     ],
 )
-def test_mistakes(tmp_path, monkeypatch, words, told):
+def test_mistakes(tmp_path, monkeypatch, words, text):
     monkeypatch.chdir(tmp_path)
     done = report(*words)
     assert done.status == 2
     assert done.err.count("\n") == 1
-    assert told in done.err
+    assert text in done.err
 
 
 def test_a_place_that_is_no_file(small, tmp_path):
-    for out, told in (
+    for out, text in (
         (tmp_path, "is a directory"),
         (tmp_path / "no" / "x", "there is no directory"),
     ):
         done = report(small[0], "--out", out)
         assert done.status == 2
-        assert told in done.err
+        assert text in done.err
 
 
 def test_axes_ascend(tmp_path):
@@ -532,9 +538,16 @@ def test_axes_ascend(tmp_path):
     assert sweep.rates.tolist() == [0.1, 0.4]
     assert np.isnan(sweep.gains[0])
     assert sweep.shape == (len(SCHEMES), 2, 1, 1, 2, 2)
-    one = sweep.runs.select(scheme=0, gain=1, learning_rate=0, seed=1)
-    assert (one["gain"][0], one["learning_rate"][0], len(one)) == (3.0, 0.1, 1)
-    assert sweep.cube("val_loss")[0, 1, 0, 0, 0, 1] == one["val_loss"][0]
+    one = select(sweep.runs, scheme=0, gain=1, learning_rate=0, seed=1)
+    with (directory / "runs.csv").open(encoding="utf-8", newline="") as file:
+        written = next(
+            row
+            for row in csv.DictReader(file)
+            if (row["scheme"], row["gain"], row["learning_rate"], row["seed"])
+            == (sweep.schemes[0], "3.0", "0.1", "1")
+        )
+    assert one["val_loss"].to_list() == [float(written["val_loss"])]
+    assert sweep.cube("val_loss")[0, 1, 0, 0, 0, 1] == float(written["val_loss"])
 
 
 def test_a_missing_directory_is_a_user_error(tmp_path):

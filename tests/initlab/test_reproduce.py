@@ -9,9 +9,9 @@ import signal
 import pytest
 
 from charjax.initlab import reproductions
-from charjax.initlab.reproductions.checks import (
+from charjax.initlab.reproductions import Reproduction
+from charjax.reproduction.checks import (
     Mean,
-    Reproduction,
     at_least,
     at_most,
     geometric_mean_of,

@@ -1,4 +1,4 @@
-"""Each reproduction at a small size, against theory: what is narrow is further off than published.
+"""Each reproduction at a small size, against theory; narrow networks deviate more.
 
 The full sizes are run by the command; here it is shown that the same functions measure what they
 say, and that they would not give the published number for another network.
@@ -18,7 +18,7 @@ from charjax.initlab.reproductions import (
     gradients,
     initial_loss,
     jacobian,
-    names_arms,
+    names_variants,
     relu_stack,
     tanh_stack,
     zeros,
@@ -33,13 +33,13 @@ def ignore(*_):
 
 
 def test_every_network_is_measured_once_in_order_and_told_of():
-    told = []
+    progress_reports = []
 
     def one(key):
         return {"draw": jax.random.normal(key, (2,)), "data": jax.random.key_data(key)[1]}
 
     def note(done, total):
-        told.append((done, total))
+        progress_reports.append((done, total))
 
     few = measure_nets(one, 3, 5, note, ignore)
     many = measure_nets(one, 3, 9, ignore, ignore)
@@ -47,7 +47,7 @@ def test_every_network_is_measured_once_in_order_and_told_of():
     assert few["draw"].dtype == np.float64
     np.testing.assert_array_equal(many["draw"][:5], few["draw"])
     assert len(np.unique(many["draw"])) == 18
-    assert told[-1] == (5, 5)
+    assert progress_reports[-1] == (5, 5)
 
     def stop():
         raise KeyboardInterrupt
@@ -74,7 +74,7 @@ def test_initial_losses_of_the_names_mlp(config, expected, data_dir):
 
 
 def test_a_tanh_stack_is_as_wide_as_theory_says():
-    checks = tanh_stack.measure(3, 200, 60, ignore, ignore)
+    checks = tanh_stack.run("cpu", ignore, ignore, nets=3, width=200, inputs=60)
     assert len(checks) == 40
     for check in checks:
         # The literals are the theory, rounded.
@@ -92,7 +92,7 @@ def test_a_tanh_stack_is_as_wide_as_theory_says():
     ],
 )
 def test_gradients_grow_as_theory_says(activation, norm, gain, near):
-    stack = gradients.Stack(activation, norm, gain, 8, 96, 128)
+    stack = gradients.LayerStack(activation, norm, gain, 8, 96, 128)
     check = gradients.measure("a stack", stack, stack.growth, 100 * near, 6, ignore, ignore)
     assert check.verdict == "reproduced", (check.measured, check.expected)
     assert check.theory == check.expected
@@ -106,7 +106,7 @@ def test_the_published_growths_are_those_of_theory():
 
 
 def test_correlations_fall_as_theory_says():
-    checks = correlation.measure(8, 192, 8, ignore, ignore)
+    checks = correlation.run("cpu", ignore, ignore, nets=8, width=192, pairs=8)
     for check, near in zip(checks, (0.08, 0.15, 0.3), strict=True):
         assert check.theory == pytest.approx(check.expected, rel=2e-3)
         assert check.measured == pytest.approx(check.theory, rel=near)
@@ -134,48 +134,48 @@ def test_jacobians_spread_as_theory_says(weights, near):
 
 
 def test_relu_layers_keep_their_size_at_two_over_n():
-    checks = relu_stack.measure(8, 96, 4, ignore, ignore)
+    checks = relu_stack.run("cpu", ignore, ignore, nets=8, width=96, inputs=4)
     for check, expected in zip(checks, (1.0, 0.5), strict=True):
         # A logarithm's mean lies 2.5 / n below.
         assert check.measured / expected == pytest.approx(1 - 2.5 / 96, abs=0.03)
 
 
 def test_from_zeros_only_the_last_bias_learns(data_dir):
-    still, bias, loss = zeros.measure(1000, ignore, ignore)
+    still, bias, loss = zeros.run("cpu", ignore, ignore, steps=1000)
     assert (still.measured, still.verdict) == (0.0, "reproduced")
     assert (bias.measured, bias.verdict) == (27.0, "reproduced")
     assert loss.expected == pytest.approx(2.8226, abs=1e-4)
     assert loss.expected < loss.measured < loss.expected + 0.1
 
 
-def test_the_arms_are_compared_seed_by_seed(monkeypatch):
+def test_the_variants_are_compared_seed_by_seed(monkeypatch):
     rng = np.random.default_rng(0)
     seeds = 0.01 * rng.normal(size=8)
-    own = dict(names_arms._ARMS.values())
+    expected_losses = dict(names_variants._VARIANTS.values())
 
     def losses(config, count, steps, progress, poll):
         progress(count * steps)
-        return own[config] + seeds[:count] + 0.001 * rng.normal(size=count)
+        return expected_losses[config] + seeds[:count] + 0.001 * rng.normal(size=count)
 
-    monkeypatch.setattr(names_arms, "_dev_losses", losses)
-    told = []
-    checks = names_arms.measure(8, 10, lambda *pair: told.append(pair), ignore)
+    monkeypatch.setattr(names_variants, "_dev_losses", losses)
+    progress_reports = []
+    checks = names_variants.measure(8, 10, lambda *pair: progress_reports.append(pair), ignore)
     assert [check.verdict for check in checks] == ["reproduced"] * 7 + ["stated"] * 3
-    assert told[-1] == (400, 400)
+    assert progress_reports[-1] == (400, 400)
     assert checks[5].measured == pytest.approx(0.037, abs=0.002)
-    assert "arm 3 is better" in checks[7].note
-    # The same loss in all arms: no order is shown.
-    own = dict.fromkeys(own, 2.168)
-    checks = names_arms.measure(8, 10, ignore, ignore)
+    assert "variant 3 is better" in checks[7].note
+    # The same loss in all variants: no ordering is shown.
+    expected_losses = dict.fromkeys(expected_losses, 2.168)
+    checks = names_variants.measure(8, 10, ignore, ignore)
     assert [check.verdict for check in checks[:7]] == ["reproduced"] + 6 * ["out of tolerance"]
     assert "indistinguishable at n = 8" in checks[7].note
     # Two seeds cannot show anything.
-    assert "2 seeds cannot reach" in names_arms.measure(2, 10, ignore, ignore)[7].note
+    assert "2 seeds cannot reach" in names_variants.measure(2, 10, ignore, ignore)[7].note
 
 
-def test_an_arm_is_trained_as_its_configuration_says(data_dir):
-    told = []
-    losses = names_arms._dev_losses("names-mlp-hidden", 2, 30, told.append, ignore)
+def test_a_variant_is_trained_as_its_configuration_says(data_dir):
+    progress_reports = []
+    losses = names_variants._dev_losses("names-mlp-hidden", 2, 30, progress_reports.append, ignore)
     assert losses.shape == (2,)
-    assert told[-1] == 60
+    assert progress_reports[-1] == 60
     assert np.all((losses > 2.4) & (losses < 3.2))

@@ -116,7 +116,7 @@ def test_better_where_both_agree():
 
 
 def test_a_shared_seed_effect_cancels():
-    """Seeds differ by far more than the arms do; the pairs tell them apart."""
+    """Let seeds differ far more than the variants; paired differences separate them."""
     rng = np.random.default_rng(1)
     a_S = rng.normal(0, 5, 8)
     assert statistics.compare(a_S + 0.01 + rng.normal(0, 0.001, 8), a_S).verdict == "worse"

@@ -1,4 +1,4 @@
-"""Sweeps: runs together are the runs alone; stopped and resumed they are the same tables."""
+"""Sweeps: runs together equal single runs; a resumed sweep has the same tables."""
 
 import csv
 import json
@@ -12,10 +12,8 @@ import pytest
 
 from charjax import backend
 from charjax.config import load_config
-from charjax.data.batches import source_key
 from charjax.data.datasets import load_dataset
 from charjax.initlab.__main__ import main
-from charjax.initlab.sweeps import runner
 from charjax.initlab.sweeps.axes import Axes, numbers
 from charjax.initlab.sweeps.grid import Point, make_groups
 from charjax.initlab.sweeps.program import GroupProgram
@@ -23,21 +21,22 @@ from charjax.initlab.sweeps.record import recorded_steps
 from charjax.initlab.sweeps.runner import open_group
 from charjax.initlab.sweeps.tables import KEYS
 from charjax.initlab.sweeps.unread import why_no_run_reads
+from charjax.random_streams import purpose_key
 from charjax.signals import Interrupted
 from charjax.training.program import make_advance
-from charjax.training.session import first_state, make_session, purpose_key
+from charjax.training.session import first_state, make_session
 from tests.commands import start, tiny
 
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch):
-    """Its pictures take longer than a small sweep; one test has them drawn."""
+    """Skip drawing, which takes longer than a small sweep, except in one test."""
     monkeypatch.setattr("charjax.initlab.report.write_page", lambda sweep: None)
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    """One symbol after the other in a circle, with a jump now and then."""
+    """Write symbols in cyclic order, with occasional jumps."""
     rng = np.random.default_rng(0)
     moves = np.where(rng.random(1500) < 0.8, 1, rng.integers(0, 10, 1500))
     path = tmp_path_factory.mktemp("text") / "text.txt"
@@ -54,7 +53,7 @@ def program(overrides, axes, count=None):
 
 
 def alone(overrides, point: Point, steps: int):
-    """The state of one run after so many steps, by the plain training program."""
+    """Return the state of one run after a number of steps, by the plain training program."""
     words = [
         *overrides,
         f"init.scheme={point.scheme}",
@@ -67,12 +66,12 @@ def alone(overrides, point: Point, steps: int):
     advance = jax.jit(make_advance(session.model, config, session.mesh))
     state, key = first_state(session), purpose_key(point.seed, "dropout")
     for _ in range(steps):
-        state, told = advance(state, session.source, key)
-    return state, told
+        state, metrics = advance(state, session.source, key)
+    return state, metrics
 
 
 @pytest.mark.parametrize(
-    ("kind", "schemes", "gains", "more"),
+    ("kind", "schemes", "gains", "settings"),
     [
         ("mlp", ("pytorch", "he_normal", "mup"), (0.5, 2.0), ["init.base_width=16"]),
         pytest.param(
@@ -91,28 +90,30 @@ def alone(overrides, point: Point, steps: int):
         ),
     ],
 )
-def test_a_run_of_a_sweep_is_the_run_alone(kind, schemes, gains, more, text):
-    overrides = [*tiny(kind), f"data.path={text}", *more, "train.steps=100"]
+def test_a_run_of_a_sweep_is_the_run_alone(kind, schemes, gains, settings, text):
+    overrides = [*tiny(kind), f"data.path={text}", *settings, "train.steps=100"]
     axes = Axes(schemes, gains, (), (), (1e-3, 3e-3), (0, 7))
     together = program(overrides, axes)
     points = together.group.points
-    runs, who = together.begin(points)
-    runs = together.stack.run(runs, who, 100)
+    runs, who = together.start(points)
+    runs = together.ensemble.run(runs, who, 100)
     for index in (1, len(points) - 1):
         point = points[index]
         is_mup = point.scheme == "mup"
         words = [word for word in overrides if is_mup or not word.startswith("init.")]
         state, _ = alone(words, point, 100)
-        own = jax.tree.map(lambda leaf, index=index: leaf[index], runs.states.params)
-        for ours, theirs in zip(jax.tree.leaves(own), jax.tree.leaves(state.params), strict=True):
+        params = jax.tree.map(lambda leaf, index=index: leaf[index], runs.states.params)
+        for ours, theirs in zip(
+            jax.tree.leaves(params), jax.tree.leaves(state.params), strict=True
+        ):
             scale = float(jnp.max(jnp.abs(theirs))) or 1.0
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * scale)
-    assert source_key(7) == who.batch_key[1]
+    assert purpose_key(7, "batches") == who.batch_key[1]
 
 
 def sweep(out, text, *words, kind="mlp"):
-    given = [*tiny(kind), f"data.path={text}", *words, "--out", str(out)]
-    assert main(["sweep", *given]) == 0
+    arguments = [*tiny(kind), f"data.path={text}", *words, "--out", str(out)]
+    assert main(["sweep", *arguments]) == 0
     return out
 
 
@@ -133,10 +134,10 @@ def rows(path):
 
 
 def test_the_tables(whole):
-    told = json.loads((whole / "sweep.json").read_text())
+    result = json.loads((whole / "sweep.json").read_text())
     runs, curves, layers = (rows(whole / name) for name in TABLES)
     assert len(runs) == 2 * 2 * 3
-    assert told["recorded"] == list(recorded_steps(60)) == [0, 1, 2, 5, 10, 20, 50, 60]
+    assert result["recorded"] == list(recorded_steps(60)) == [0, 1, 2, 5, 10, 20, 50, 60]
     assert len(curves) == len(runs) * 8
     assert len(layers) == len(curves) * 3
     assert {run["scheme"] for run in runs} == {"pytorch", "normal"}
@@ -152,13 +153,51 @@ def test_the_tables(whole):
         is_hidden = (arrays["layer"] == "hidden_0") & (arrays["kind"] == "activation")
         assert len(set(arrays["counts"][is_hidden].sum(axis=1))) == 1
     # The loss is the config's on the same batches, whatever the scheme.
-    assert told["command"].startswith("python -m charjax.initlab sweep")
-    assert "--out" not in told["command"]
+    assert result["command"].startswith("python -m charjax.initlab sweep")
+    assert "--out" not in result["command"]
     assert not (whole / "parts").exists()
 
 
+def test_rows_of_the_tables_belong_together(whole):
+    """A run's first and last losses are its curve's, and its histograms have its layers' means."""
+    runs, curves, layers = (rows(whole / name) for name in TABLES)
+    for place, run in enumerate(runs):
+        curve = curves[8 * place : 8 * place + 8]
+        assert all(row[key] == run[key] for row in curve for key in KEYS)
+        assert [row["step"] for row in curve] == [str(step) for step in recorded_steps(60)]
+        assert curve[0]["val_loss"] == run["initial_loss"]
+        assert (curve[-1]["train_loss"], curve[-1]["val_loss"]) == (
+            run["train_loss"],
+            run["val_loss"],
+        )
+    with np.load(whole / "histograms.npz") as file:
+        arrays = dict(file)
+    keys = [*KEYS[:1], *KEYS[2:], "step", "layer"]
+    by_key = {}
+    for place in range(len(arrays["step"])):
+        key = tuple(str(arrays[name][place]) for name in keys)
+        width = float(arrays["high"][place] - arrays["low"][place]) / 64
+        centres = arrays["low"][place] + width * (np.arange(64) + 0.5)
+        weights = arrays["counts"][place] / arrays["counts"][place].sum()
+        mean = weights @ centres
+        std = np.sqrt(weights @ (centres - mean) ** 2)
+        by_key[(arrays["kind"][place], *key)] = mean, std, width
+    assert len(by_key) == 2 * len(layers)
+    for row in layers:
+        numbers = (str(float(row["learning_rate"])), str(int(row["seed"])))
+        key = (row["scheme"], row["depth"], row["width"], *numbers, row["step"], row["layer"])
+        mean, _, width = by_key[("activation", *key)]
+        assert float(row["mean"]) == pytest.approx(mean, abs=width)
+        _, std, width = by_key[("gradient", *key)]
+        # Ranges end at 4 standard deviations, or before; what lies beyond is in the last bin.
+        assert std - width < float(row["gradient_std"])
+        assert 64 * width < 8.001 * float(row["gradient_std"])
+        has_theory = row["step"] == "0" and row["layer"] != "token_embedding"
+        assert (row["theory_std"] != "") == has_theory
+
+
 def test_stopped_and_resumed_it_is_the_same(text, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_DISPATCH_SECONDS", 1e-9)
+    monkeypatch.setattr("charjax.training.ensemble._DISPATCH_SECONDS", 1e-9)
     out, calls = tmp_path / "cut", 0
 
     class Stop:
@@ -202,9 +241,9 @@ def test_split_over_two_devices_nothing_changes(text, whole, tmp_path):
     out = tmp_path / "out"
     words = [*tiny("mlp"), f"data.path={text}", *GRID, "--out", str(out)]
     process = start("initlab", "sweep", *words, JAX_NUM_CPU_DEVICES="2")
-    told, error = process.communicate(timeout=120)
+    output, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
-    assert "report: " in told
+    assert "report: " in output
     for one, other in zip(rows(out / "runs.csv"), rows(whole / "runs.csv"), strict=True):
         for name in ("initial_loss", "train_loss", "val_loss"):
             assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-4)
@@ -240,11 +279,11 @@ def test_a_group_for_each_architecture_and_size(text):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--scheme", "pytorch,kaimin"], "did you mean"),
         (["--scheme", "forget_bias"], "it needs model.kind=gru or lstm"),
-        (["--seeds", "1"], "--seeds: 1 given; a sweep tells intervals over seeds, which need 2"),
+        (["--seeds", "1"], "--seeds: 1 given; a sweep reports intervals over seeds, which need 2"),
         (["--gain", "0:1:3"], "must be numbers greater than 0"),
         (["--gain", "1:2"], "'1:2' given; must be numbers"),
         (["--lr", "x"], "'x' given"),
@@ -260,23 +299,23 @@ def test_a_group_for_each_architecture_and_size(text):
         (["--resume"], "--resume: no --out given"),
         (["--at-once", "0"], "--at-once"),
         (["--arch", "ngram"], "--arch"),
-        (["model.kind=ngram"], "it counts, and has no initialisation"),
+        (["model.kind=ngram"], "counts have no initialisation"),
     ],
 )
-def test_mistakes_leave_nothing_behind(words, told, text, tmp_path, monkeypatch):
+def test_mistakes_leave_nothing_behind(words, message, text, tmp_path, monkeypatch):
     from charjax.errors import UserError
 
     monkeypatch.chdir(tmp_path)
     base = [] if "model.kind=ngram" in words else tiny("mlp")
     with pytest.raises(UserError) as caught:
         main(["sweep", *base, f"data.path={text}", "--scheme", "pytorch", *words])
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         # Some run reads each of these.
         (["init.std=0.5", "--scheme", "pytorch,normal"], []),
@@ -295,14 +334,14 @@ def test_mistakes_leave_nothing_behind(words, told, text, tmp_path, monkeypatch)
         (["eval.every=3", "train.log_every=1"], ["no run of a sweep reads eval.every, train.log"]),
     ],
 )
-def test_settings_that_no_run_reads_are_noted(words, told, capsys):
+def test_settings_that_no_run_reads_are_noted(words, message, capsys):
     from charjax.initlab.commands.sweep import _arguments, _grid
 
     _grid(_arguments(words))
     out, err = capsys.readouterr()
     assert out == ""
-    assert len(err.splitlines()) == len(told)
-    for line, part in zip(err.splitlines(), told, strict=True):
+    assert len(err.splitlines()) == len(message)
+    for line, part in zip(err.splitlines(), message, strict=True):
         assert line.startswith("note: ")
         assert part in line
 
@@ -313,9 +352,9 @@ def test_it_ends_with_its_page_and_the_verdicts(text, whole, tmp_path, capsys, m
     shutil.copytree(whole, out)
     words = [*tiny("mlp"), f"data.path={text}", *GRID, "--out", str(out), "--resume"]
     assert main(["sweep", *words]) == 0
-    told = capsys.readouterr().out
-    assert "pytorch and normal" in told
-    assert f"report: {out / 'report.html'}" in told
+    output = capsys.readouterr().out
+    assert "pytorch and normal" in output
+    assert f"report: {out / 'report.html'}" in output
     assert "Verdicts" in (out / "report.html").read_text(encoding="utf-8")
 
 

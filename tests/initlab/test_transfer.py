@@ -1,4 +1,4 @@
-"""Reproductions 9 and 10 at toy sizes; the best rate and its drift on losses made up."""
+"""Reproductions 9 and 10 at toy sizes; the best rate and its drift on synthetic losses."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ def ignore(*_):
 
 
 def losses_with_best_at(places_W, noise=0.0, seeds=3):
-    """Losses (W, L, S) that are parabolas of the log rate."""
+    """Return losses (W, L, S) that are parabolas of the log rate."""
     rng = np.random.default_rng(0)
     clean_WL = 2 + 0.1 * (RATES[None, :] - np.array(places_W)[:, None]) ** 2
     return clean_WL[..., None] + noise * rng.standard_normal((*clean_WL.shape, seeds))
@@ -62,15 +62,15 @@ def test_checks_of_rates_that_drift_and_of_such_that_do_not():
 
 @pytest.mark.slow
 def test_a_run_among_many_is_the_run_of_its_rate_and_seed(data_dir):
-    """And a rate at which it diverges is told as infinite."""
+    """Report an infinite loss for a rate at which training diverges."""
     words = ("train.batch_size=4", "model.context_length=8", "train.max_skipped=1")
     size = dataclasses.replace(transfer.SIZES["cpu"], steps=10, words=words, widths=(16, 32))
     config = transfer.config_of(size, "zero_readout", 16)
-    told = []
-    both = transfer.train_rates(config, np.array([1e-3, 1e-2]), 2, told.append, ignore)
+    steps = []
+    both = transfer.train_rates(config, np.array([1e-3, 1e-2]), 2, steps.append, ignore)
     alone = transfer.train_rates(config, np.array([1e-2]), 1, ignore, ignore)
     assert both.shape == (2, 2)
-    assert sum(told) == 40
+    assert sum(steps) == 40
     assert both[1, 0] == pytest.approx(alone[0, 0], rel=1e-4)
     assert len(np.unique(both)) == 4
 

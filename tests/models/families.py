@@ -1,4 +1,4 @@
-"""Every family, small, with random parameters: the specification in these tests is for all."""
+"""Every family, small, with random parameters, for tests of properties common to all."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ import numpy as np
 
 from charjax.config import FAMILIES as KINDS
 from charjax.config import parse_config
-from charjax.data.datasets import Split
+from charjax.data.splits import Split
 from charjax.models import CharModel, build
 
 V, CONTEXT = 29, 12
@@ -58,7 +58,7 @@ TRAINED = [name for name, settings in FAMILIES.items() if not KINDS[settings["ki
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A model, and random variables: no bias is zero and no gain one."""
+    """A model with random variables: no bias is zero and no gain one."""
 
     name: str
     model: CharModel
@@ -70,7 +70,7 @@ class Family:
 
 @functools.partial(jax.jit, static_argnames=("model", "num_outputs"))
 def evaluate(model, variables, tokens_BT, cache, num_outputs):
-    """Compiled once for a family and shapes, whichever test asks."""
+    """Compile once per family and shapes, for all tests."""
     return model.apply(variables, tokens_BT, cache, num_outputs=num_outputs)
 
 
@@ -95,7 +95,7 @@ def make_variables(model: CharModel) -> Any:
 
 
 def random_split(vocab_size: int, length: int, seed: int) -> Split:
-    """One document in which characters depend on the two before them."""
+    """Return one document in which characters depend on the two before them."""
     rng = np.random.default_rng(seed)
     tokens = list(rng.integers(0, vocab_size, 3))
     while len(tokens) < length:

@@ -17,7 +17,7 @@ _INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
 def with_rounded_products(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a float32 function as it is with the operands of its products in bfloat16."""
+    """Return a float32 function with the operands of its products rounded to bfloat16."""
 
     def rounded(*args: Any) -> Any:
         program, shape = jax.make_jaxpr(function, return_shape=True)(*args)
@@ -28,7 +28,7 @@ def with_rounded_products(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
-    """Every equation of a program, those of the programs within it too."""
+    """Yield every equation of a program and of its inner programs."""
     for equation in jaxpr.eqns:
         yield equation
         for value in equation.params.values():
@@ -65,7 +65,7 @@ def _apply(equation: Any, operands: list[Any]) -> Any:
 
 
 def _scan(equation: Any, operands: list[Any]) -> list[Any]:
-    """The parts of a scan are told apart by their axes, which JAX's versions name differently."""
+    """Distinguish the parts of a scan by their axes, which JAX's versions name differently."""
     inner = equation.params["jaxpr"]
     body, consts = getattr(inner, "jaxpr", inner), getattr(inner, "consts", [])
     carried = _alike(equation.outvars, body.outvars)
@@ -83,5 +83,5 @@ def _scan(equation: Any, operands: list[Any]) -> list[Any]:
 
 
 def _alike(outer: list[Any], inner: list[Any]) -> int:
-    """How many have no leading axis for the scan to go along."""
+    """Count the variables without a leading axis to scan over."""
     return sum(a.aval.ndim == b.aval.ndim for a, b in zip(outer, inner, strict=True))

@@ -16,7 +16,7 @@ from charjax.config import Config, parse_config
 from charjax.models import CharModel, build, layers
 from charjax.ops import choice
 from charjax.ops.linear import matmul, matmul_reference
-from charjax.training.state import create_state, effective
+from charjax.training.state import apply_multipliers, create_state
 from charjax.training.step import cross_entropy
 from tests.models.rounding import equations, with_rounded_products
 
@@ -57,7 +57,7 @@ def make_config(name: str, **settings: Any) -> Config:
 
 
 def draw_tokens(rows: int, length: int, seed: int) -> np.ndarray:
-    """Symbols about as unequal in frequency as a text's."""
+    """Draw symbols with frequencies about as unequal as a text's."""
     weights = 1 / (2 + np.arange(V))
     rng = np.random.default_rng(seed)
     return rng.choice(V, (rows, length), p=weights / weights.sum()).astype(np.int32)
@@ -93,33 +93,36 @@ def distances(config: Config, outputs: int, seeds: int) -> dict[str, np.ndarray]
         )
     ]
     model = build(config.model, V, jnp.float32)
-    told: dict[str, list[list[float]]] = {}
+    relative: dict[str, list[list[float]]] = {}
     for seed in range(seeds):
         state = create_state(model, config, jax.random.key(seed))
         tokens = draw_tokens(TARGETS // outputs, model.lookback + outputs + 1, seed)
-        params = effective(state.params, state.scales)
+        params = apply_multipliers(state.params, state.scales)
         exact, *others = (program(params, state.model_state, tokens) for program in programs)
         for path, leaf in jax.tree_util.tree_leaves_with_path(exact):
             name = "/".join(key.key for key in path)
-            own, *theirs = (
+            reference, *rest = (
                 without_keys(name, functools.reduce(lambda t, k: t[k.key], path, tree))
                 for tree in (exact, *others)
             )
             assert leaf.dtype == jnp.float32
-            told.setdefault(name, []).append(
-                [float(np.linalg.norm(other - own) / np.linalg.norm(own)) for other in theirs]
+            relative.setdefault(name, []).append(
+                [
+                    float(np.linalg.norm(other - reference) / np.linalg.norm(reference))
+                    for other in rest
+                ]
             )
-    return {name: np.array(rows) for name, rows in told.items()}
+    return {name: np.array(rows) for name, rows in relative.items()}
 
 
 def without_keys(name: str, gradient: Array) -> np.ndarray:
-    """In float64. The bias of keys moves no weight of the attention: its gradient is zero."""
+    """Return a gradient in float64 without the bias of keys, whose exact gradient is zero."""
     wide = np.asarray(gradient, np.float64)
     return np.delete(wide.reshape(3, -1), 1, 0) if name.endswith("qkv/bias") else wide
 
 
 def assert_near_float32(config: Config, outputs: int, seeds: int, least: float = 0.02) -> None:
-    """Allowed are 1.5 times the reference's distances, or `least`."""
+    """Check that distances are at most 1.5 times the reference's, or `least`."""
     for name, rows in distances(config, outputs, seeds).items():
         allowed = np.maximum(least, 1.5 * rows[:, 1])
         assert (rows[:, 0] <= allowed).all(), f"{name}: {rows[:, 0]}, allowed {allowed}"
@@ -132,14 +135,14 @@ def test_a_small_model_is_near_float32():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_parameter_is_near_float32(name: str):
-    """At the families' own sizes and initialisations."""
+    """Use the families' default sizes and initialisations."""
     assert_near_float32(make_config(name), outputs=T, seeds=3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "mlp, blank", "mlp, batch norm", "wavenet"])
 def test_pairs_are_near_float32(name: str):
-    """One target for each context."""
+    """Use one target per context."""
     assert_near_float32(make_config(name), outputs=1, seeds=3)
 
 
@@ -149,7 +152,7 @@ def test_pairs_are_near_float32(name: str):
     ids=lambda value: {True: "cpu", False: "gpu"}.get(value, value),
 )
 def test_no_sum_is_in_bfloat16(name: str, on_cpu: bool, monkeypatch: pytest.MonkeyPatch):
-    """Of the program, so for every width and number of targets; as on a GPU, too."""
+    """Check the program, so every width and number of targets; also the one for a GPU."""
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu" if on_cpu else "gpu")
     monkeypatch.setattr(choice, "_has_flash_attention", lambda: False)
     small = SMALL.get(FAMILIES[name]["kind"], {}) | {"context_length": 128}
@@ -184,7 +187,7 @@ def test_equal_gradients_of_a_row_add_up():
 
 @pytest.mark.parametrize("product", [matmul, matmul_reference])
 def test_equal_gradients_of_a_bias_add_up(product):
-    """With `nn.Dense` the sum is 8192: XLA adds bfloat16 up in parts, so it takes more to stop."""
+    """Sum exactly, while `nn.Dense` stops at 8192: XLA adds bfloat16 in parts."""
     linear = layers.Linear(2, True, jnp.bfloat16, product)
 
     def loss(bias: Array, x: Array, slope: Array) -> Array:

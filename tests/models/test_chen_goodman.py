@@ -1,4 +1,4 @@
-"""N-grams against the equations of Chen and Goodman, written anew over dictionaries.
+"""N-grams against the equations of Chen and Goodman, written over dictionaries.
 
 "An Empirical Study of Smoothing Techniques for Language Modeling" (TR-10-98, Harvard, 1998): the
 interpolated form of Kneser-Ney smoothing, and its modification with three discounts, which kenlm's
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from charjax.config import parse_config
-from charjax.data.datasets import Split
+from charjax.data.splits import Split
 from charjax.models import build
 
 V = 40
@@ -23,7 +23,7 @@ ALPHA = 0.3
 
 
 def text(layout: str) -> Split:
-    """A text with n-grams seen once, twice, three and four times at every length tested."""
+    """Return a text with n-grams seen once, twice, three and four times at every length tested."""
     rng = np.random.default_rng(4)
     weights = 1 / np.arange(1, V + 1) ** 1.6
     words = [rng.choice(V, rng.integers(2, 6), p=weights / weights.sum()) for _ in range(250)]
@@ -59,7 +59,7 @@ class Equations:
                 self.after[tuple(h)][w] = count
 
     def _reached(self, n: int) -> set[tuple[int, ...]]:
-        """Every n-gram that ends in a target."""
+        """Return every n-gram that ends in a target."""
         return {gram[-n:] for gram in self.counts[self.order]}
 
     def _discounts(self, counts: collections.Counter) -> tuple[float, float, float]:
@@ -73,7 +73,7 @@ class Equations:
         return D1, D2, D3
 
     def p(self, w: int, h: tuple[int, ...]) -> float:
-        """The smoothed probability of w after h."""
+        """Return the smoothed probability of w after h."""
         after = self.after[h]
         if self.smoothing == "additive":
             return (after.get(w, 0) + ALPHA) / (sum(after.values()) + ALPHA * V)
@@ -91,7 +91,7 @@ class Equations:
 
 @functools.partial(jax.jit, static_argnames="model")
 def both(model, variables, contexts):
-    """Every symbol's probability after each context (M, n - 1): by logits, and by lookup."""
+    """Return every symbol's probability after each context (M, n - 1), by logits and by lookup."""
     logits, _ = model.apply(variables, contexts, num_outputs=1)
     every = jnp.tile(jnp.arange(V), (len(contexts), 1)).reshape(-1, 1)
     logs = model.apply(variables, jnp.repeat(contexts, V, axis=0), every, method="target_log_probs")

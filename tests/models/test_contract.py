@@ -1,4 +1,4 @@
-"""What holds for every family: causal, cached equals uncached, the last n equal the slice."""
+"""Properties of every family: causal, cached equals uncached, last n outputs equal the slice."""
 
 import functools
 import re
@@ -38,7 +38,7 @@ def test_later_tokens_do_not_change_earlier_logits(family, tokens):
 
 
 def test_gradient_with_respect_to_later_inputs_is_zero(trained):
-    """Each token is used once, so that a row of the table is the input of one position."""
+    """Use each token once, so that a row of the table is the input of one position."""
     # A tied table is the readout too, and there it may be used.
     untied = {"tie_embeddings": False} if trained.model.memory == "windowed" else {}
     model = make_model(trained.name, **(untied if "transformer" in trained.name else {}))

@@ -28,7 +28,7 @@ def wide():
     ("name", "shape"), [*((name, MANY) for name in TRAINED), ("gru", FEW)], ids=str
 )
 def test_gradient_equals_finite_differences(name, shape):
-    """Of every parameter, along two random directions."""
+    """Compare for every parameter, along two random directions."""
     model = make_model(name, jnp.float64)
     rng = np.random.default_rng(0)
     tokens_BT = rng.integers(0, V, shape).astype(np.int32)
@@ -53,18 +53,18 @@ def test_gradient_equals_finite_differences(name, shape):
         assert logits_BTV.dtype == jnp.float64
         return jnp.mean(cross_entropy(logits_BTV, targets_BT))
 
-    _, slopes = loss(params)
+    _, gradients = loss(params)
     leaves, tree = jax.tree.flatten(params)
-    for i, (path, slope) in enumerate(jax.tree_util.tree_leaves_with_path(slopes)):
-        assert slope.dtype == jnp.float64
+    for i, (path, gradient) in enumerate(jax.tree_util.tree_leaves_with_path(gradients)):
+        assert gradient.dtype == jnp.float64
         for _ in range(2):
-            direction = rng.normal(size=slope.shape)
+            direction = rng.normal(size=gradient.shape)
 
             def moved(distance, i=i, direction=direction):
                 new = [*leaves[:i], leaves[i] + distance * direction, *leaves[i + 1 :]]
                 return float(loss(jax.tree.unflatten(tree, new))[0])
 
             expected = (moved(_STEP) - moved(-_STEP)) / (2 * _STEP)
-            actual = float(np.vdot(slope, direction))
-            scale = float(np.linalg.norm(slope))
+            actual = float(np.vdot(gradient, direction))
+            scale = float(np.linalg.norm(gradient))
             assert abs(actual - expected) <= 1e-6 * scale + 1e-9, jax.tree_util.keystr(path)

@@ -96,7 +96,7 @@ def test_batch_norm_is_over_batch_and_positions():
 
 
 def test_only_the_context_asked_for_is_embedded():
-    """With num_outputs=1 no position without a target is computed."""
+    """Compute no position without a target with num_outputs=1."""
     model, variables = make()
     tokens = jnp.zeros((32, 3), jnp.int32)
     jaxpr = str(jax.make_jaxpr(lambda x: model.apply(variables, x, num_outputs=1))(tokens))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charjax.config import parse_config
-from charjax.data.datasets import Split
+from charjax.data.splits import Split
 from charjax.models import build, ngram
 from tests.models.families import random_split
 
@@ -26,7 +26,7 @@ def make(vocab_size, order, smoothing="kneser_ney", alpha=1.0):
 
 
 def documents(texts: list[str], symbols: str) -> Split:
-    """Lines with the boundary 0 between them."""
+    """Build lines with the boundary 0 between them."""
     tokens = [0]
     for text in texts:
         tokens += [1 + symbols.index(char) for char in text] + [0]
@@ -35,7 +35,7 @@ def documents(texts: list[str], symbols: str) -> Split:
 
 
 def loss(model, variables, split, window=256, rows=32) -> float:
-    """Mean nats a target, in windows that see what was before them."""
+    """Compute the mean loss in nats per target, in windows with the preceding context."""
     starts, ends = [], []
     for s, n in zip(split.doc_starts, split.doc_lengths, strict=True):
         starts += [(s, s + o) for o in range(0, n, window)]
@@ -118,7 +118,7 @@ def test_published_losses_on_shakespeare(order, smoothing, published):
 
 
 def definition(split: Split, vocab_size: int, order: int, smoothing: str, alpha: float, context):
-    """The distribution after a context, by the papers' formulas over dictionaries."""
+    """Return the distribution after a context, by the papers' formulas over dictionaries."""
     grams = collections.Counter()
     for s, n in zip(split.doc_starts, split.doc_lengths, strict=True):
         text = [0] * order + [int(token) for token in split.tokens[s : s + n + 1]]
@@ -194,7 +194,7 @@ def test_no_character_is_ever_impossible(smoothing, text):
 
 
 def test_a_long_context_seen_once_is_remembered():
-    """Order 32: the tree ends where a context is unique, and the text itself goes on."""
+    """Use order 32: the tree ends where a context is unique, and the text continues it."""
     split = random_split(90, 2000, seed=5)
     model = make(90, 32)
     variables = model.fit(split)
@@ -217,7 +217,7 @@ def test_an_unseen_context_backs_off():
 
 
 def test_nodes_of_more_entries_than_are_added_at_once(monkeypatch):
-    """Entries are added block by block where the alphabet is wider than a block."""
+    """Sum entries block by block for an alphabet wider than a block."""
     split = random_split(90, 3000, seed=4)
     model = make(90, 3)
     variables, tokens = model.fit(split), split.tokens[None, :40].astype(np.int32)

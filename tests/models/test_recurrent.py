@@ -35,7 +35,7 @@ def lstm(x, a, h, c):
 
 
 def plain_loop(params, tokens_BT, update):
-    """Logits, and the last h and c of every layer, in float64."""
+    """Compute logits, and the last h and c of every layer, in float64."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     xs = [
         params["token_embedding"]["embedding"][tokens_BT[:, t]] for t in range(tokens_BT.shape[1])
@@ -67,7 +67,7 @@ def make(kind, dtype=jnp.float32, **settings):
 @pytest.mark.parametrize(("kind", "update"), [("rnn", rnn), ("gru", gru), ("lstm", lstm)])
 @pytest.mark.parametrize("length", [T, 3])
 def test_scan_equals_loop(kind, update, length):
-    """Both with more tokens than symbols (symbols are projected) and with fewer (tokens are)."""
+    """Cover more tokens than symbols (symbols are projected) and fewer (tokens are)."""
     assert B * T > V > B * 3
     model, variables = make(kind)
     tokens_BT = np.random.default_rng(3).integers(0, V, (B, length))
@@ -126,7 +126,7 @@ def test_dropout_is_on_every_layers_output_and_not_on_the_state():
     ],
 )
 def test_the_op_that_owns_the_scan_makes_the_same_model(monkeypatch, kind, n_layer, dtype):
-    """Parameters, loss, states and gradients, with dropout; symbols projected, then tokens."""
+    """Compare parameters, loss, states, gradients, with dropout; project symbols, then tokens."""
     model, variables = make(kind, dtype, n_layer=n_layer, dropout=0.5)
     tokens_BT = np.random.default_rng(6).integers(0, V, (B, T + 3))
 
@@ -146,8 +146,8 @@ def test_the_op_that_owns_the_scan_makes_the_same_model(monkeypatch, kind, n_lay
             return jnp.sum(jnp.sin(whole)) + jnp.sum(jnp.sin(last)), cache
 
         cache = jax.tree.map(lambda leaf: leaf + 0.3, model.init_cache(B))
-        own = jax.jit(model.init)(jax.random.key(0), tokens_BT)
-        return own, jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(
+        initial = jax.jit(model.init)(jax.random.key(0), tokens_BT)
+        return initial, jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(
             variables["params"], cache
         )
 
@@ -158,8 +158,8 @@ def test_the_op_that_owns_the_scan_makes_the_same_model(monkeypatch, kind, n_lay
 
 
 def test_one_step_is_the_cell_itself(monkeypatch):
-    """A character at a time, as text is generated, no device runs a loop."""
+    """Generate a character at a time: no device runs a loop."""
     model, variables = make("gru")
     monkeypatch.setattr(choice, "on_cpu", lambda: False)
-    monkeypatch.setattr(recurrent, "recurrence", lambda *given: pytest.fail("called"))
+    monkeypatch.setattr(recurrent, "recurrence", lambda *arguments: pytest.fail("called"))
     model.apply(variables, np.zeros((B, 1), np.int32), model.init_cache(B))

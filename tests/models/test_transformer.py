@@ -20,7 +20,7 @@ def make(vocab_size=65, context_length=8, **settings):
 
 
 def test_parameters_of_nanogpts_character_model():
-    """Its program prints 10.65M: no biases, tied, positions not counted."""
+    """Expect nanoGPT's printed 10.65M: no biases, tied, positions not counted."""
     _, variables = make(context_length=256, n_layer=6, n_head=6, d_model=384)
     shapes = variables["params"]
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
@@ -108,11 +108,11 @@ def test_equations(residual, bias, tied, activation):
     expected = x @ p["token_embedding"]["embedding"].T if tied else linear(x, p["readout"])
     logits, _ = jax.jit(model.apply)(variables, tokens[None])
     np.testing.assert_allclose(logits[0], expected, rtol=1e-5, atol=2e-5)
-    cache, told = model.init_cache(1), []
+    cache, outputs = model.init_cache(1), []
     for token in tokens:
         last, cache = evaluate(model, variables, token.reshape(1, 1), cache)
-        told.append(last[0, 0])
-    np.testing.assert_allclose(np.stack(told), expected, rtol=1e-5, atol=5e-5)
+        outputs.append(last[0, 0])
+    np.testing.assert_allclose(np.stack(outputs), expected, rtol=1e-5, atol=5e-5)
 
 
 def test_rotary_scores_depend_on_the_distance_alone():

@@ -1,4 +1,4 @@
-"""The tree of pairs: published sizes, its equations, and what its batch norm sees."""
+"""The tree of pairs: published sizes, its equations, and the inputs of its batch norm."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def test_parameters_of_the_lecture(d_embed, d_hidden, count):
 
 
 def test_equations():
-    """Fused two by two, as FlattenConsecutive(2) does it, for each place of the text alone."""
+    """Fuse two by two, as FlattenConsecutive(2) does, separately for each position of the text."""
     model, variables = make(d_embed=4, d_hidden=6)
     p = jax.tree.map(np.asarray, variables["params"])
     tokens = np.random.default_rng(0).integers(0, 27, 11)

@@ -1,4 +1,4 @@
-"""Rows of a table, and the gradient."""
+"""Table lookup and its gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,12 @@ TOKENS = np.array([[3, 1, 1], [0, 3, 3]])
 
 def test_gradient_is_the_sum_of_what_came_back_to_each_row():
     table = jnp.arange(10.0).reshape(5, 2)
-    slopes = np.random.default_rng(0).normal(size=(2, 3, 2)).astype(np.float32)
+    gradients = np.random.default_rng(0).normal(size=(2, 3, 2)).astype(np.float32)
     rows, back = jax.vjp(lambda table: lookup(table, TOKENS), table)
     np.testing.assert_array_equal(rows, np.asarray(table)[TOKENS])
     expected = np.zeros((5, 2), np.float32)
-    np.add.at(expected, TOKENS, slopes)
-    np.testing.assert_allclose(back(slopes)[0], expected, rtol=1e-6)
+    np.add.at(expected, TOKENS, gradients)
+    np.testing.assert_allclose(back(gradients)[0], expected, rtol=1e-6)
 
 
 def test_two_gradients_by_the_same_tokens_that_are_added_to_something():
@@ -30,5 +30,5 @@ def test_two_gradients_by_the_same_tokens_that_are_added_to_something():
 
     table = jnp.asarray(np.random.default_rng(1).normal(size=(5, 2)), jnp.float32)
     together = jax.jit(both)(table)
-    for slopes, alone in zip(together, both(table), strict=True):
-        np.testing.assert_allclose(slopes, alone, rtol=1e-5, atol=1e-6)
+    for gradients, alone in zip(together, both(table), strict=True):
+        np.testing.assert_allclose(gradients, alone, rtol=1e-5, atol=1e-6)

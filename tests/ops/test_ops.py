@@ -50,7 +50,7 @@ def gates_case(
     states: int,
     gates: int,
 ) -> Case:
-    """The new states side by side; the input's part in the gates, the state's, and the states."""
+    """Return the case of a state update: its new states, concatenated."""
 
     def joined(update: Callable[..., tuple[Array, ...]]) -> Callable[..., Array]:
         return lambda x, a, *state: jnp.concatenate(update(x, a, state), axis=-1)
@@ -67,7 +67,7 @@ def recurrence_case(
     *,
     V: int = 0,
 ) -> Case:
-    """Outputs and last states in a row; kernel, bias, the parts in the gates or a table, states."""
+    """Return the case of a scan: its outputs and last states, flattened."""
     H, tokens = 4, None
     if V:
         tokens = jnp.asarray(np.random.default_rng(1).integers(0, V, (T, B)), jnp.int32)
@@ -136,7 +136,7 @@ Program = Callable[..., tuple[Array, tuple[Array, ...]]]
 def value_and_gradients(
     function: Callable[..., Array], shapes: tuple[tuple[int, ...], ...]
 ) -> Program:
-    """What a function gives, and the gradients of a weighted sum of it by each argument."""
+    """Return a function's value, and the gradients of a weighted sum of it by each argument."""
     (weights,) = draw((jax.eval_shape(function, *draw(shapes)).shape,))
     loss = lambda *args: jnp.sum(function(*args).astype(jnp.float32) * weights)  # noqa: E731
     gradients = jax.grad(loss, argnums=tuple(range(len(shapes))))
@@ -145,7 +145,7 @@ def value_and_gradients(
 
 @functools.cache
 def compiled(function: Callable[..., Array], shapes: tuple[tuple[int, ...], ...]) -> Program:
-    """The program of a function, compiled once for all tests: compiling is nearly all they do."""
+    """Compile a function once for all tests, as compilation dominates their time."""
     return jax.jit(value_and_gradients(function, shapes))
 
 
@@ -259,23 +259,23 @@ def test_gelu_where_it_is_flat(
     function: Callable[[Array], Array], plain: Callable[[Array], Array]
 ) -> None:
     x = jnp.asarray([-1e30, -20.0, -6.0, 0.0, 6.0, 20.0, 1e30], jnp.float32)
-    slopes = jax.vmap(jax.grad(function))(x)
+    gradients = jax.vmap(jax.grad(function))(x)
     np.testing.assert_allclose(function(x), plain(x), atol=1e-6)
-    np.testing.assert_allclose(slopes, [0, 0, 0, 0.5, 1, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(gradients, [0, 0, 0, 0.5, 1, 1, 1], atol=1e-6)
 
 
 def test_the_two_forms_of_gelu_are_those_of_theory() -> None:
-    """And not each other: 4.7e-4 apart where they are furthest."""
+    """Check that the two forms differ, by at most 4.7e-4."""
     x = np.linspace(-6, 6, 2001)
     forms = {}
     for name, function in (("gelu", activation.gelu), ("gelu_tanh", activation.gelu_tanh)):
         expected = theory.find_activation(name)
         forms[name] = np.asarray(function(jnp.asarray(x, jnp.float32)), np.float64)
-        slopes = jax.vmap(jax.grad(function))(jnp.asarray(x, jnp.float32))
+        gradients = jax.vmap(jax.grad(function))(jnp.asarray(x, jnp.float32))
         np.testing.assert_allclose(forms[name], expected.function(x), atol=2e-6)
-        np.testing.assert_allclose(slopes, expected.derivative(x), atol=1e-5)
-    apart = np.abs(forms["gelu"] - forms["gelu_tanh"]).max()
-    assert apart == pytest.approx(4.73e-4, abs=2e-6)
+        np.testing.assert_allclose(gradients, expected.derivative(x), atol=1e-5)
+    difference = np.abs(forms["gelu"] - forms["gelu_tanh"]).max()
+    assert difference == pytest.approx(4.73e-4, abs=2e-6)
 
 
 def test_gates_that_are_shut_or_open_stay_finite() -> None:
@@ -303,21 +303,21 @@ def test_sums_of_bfloat16_products_come_in_float32() -> None:
 def test_a_large_gradient_of_weights_in_a_training_loop_that_may_call_onednn() -> None:
     x, kernel, g = draw(((2048, 384), (384, 384), (2048, 384)))
 
-    def slopes(matmul: Any) -> Any:
+    def gradients(matmul: Any) -> Any:
         return jax.grad(lambda x, kernel: jnp.vdot(matmul(x, kernel), g), argnums=(0, 1))
 
     mesh = parallel.make_mesh(jax.local_devices()[:1], 1)
-    lowered = jax.jit(slopes(linear.matmul)).lower(x, kernel)
+    lowered = jax.jit(gradients(linear.matmul)).lower(x, kernel)
     called = choice.onednn_gradient(2048, 384, 384, jnp.float32)
     compiled = backend.compiled(lowered, mesh, onednn=called)
     assert ("__onednn" in compiled.as_text()) == called
-    expected = jax.jit(slopes(linear.matmul_reference))(x, kernel)
+    expected = jax.jit(gradients(linear.matmul_reference))(x, kernel)
     for fast, plain in zip(compiled(x, kernel), expected, strict=True):
         assert_same(fast, plain, 1e-4)
 
 
 class TestChoice:
-    """The device and the shape decide, in one place."""
+    """Choose by device and shape, in one place."""
 
     def test_a_gpu_owns_scans_of_more_than_one_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(choice, "on_cpu", lambda: True)

@@ -1,4 +1,4 @@
-"""The models that are compared, and what charjax makes of a state dict and a few batches.
+"""The models compared, and charjax's results for a state dict and a few batches.
 
 Letters: S steps, B batch, T time, V vocabulary.
 """
@@ -19,7 +19,7 @@ from charjax.conversion.state_dicts import (
 )
 from charjax.data.batches import Batch
 from charjax.models import CharModel, build
-from charjax.training.state import TrainState, begin_state
+from charjax.training.state import TrainState, initial_state
 from charjax.training.step import cross_entropy, make_train_step
 
 V, B, T, STEPS = 11, 3, 6, 10
@@ -86,7 +86,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 
 
 def make_config(name: str, width: int, optimizer: str = "adamw") -> Config:
-    """The configuration of a case."""
+    """Return the configuration of a case."""
     model = (CASES | FUNCTIONAL)[name]
     model = model | {"context_length": {"mlp": 3, "wavenet": 4}.get(model["kind"], T)}
     widths = {
@@ -101,7 +101,7 @@ def make_config(name: str, width: int, optimizer: str = "adamw") -> Config:
 
 
 def draw_tokens(steps: int = STEPS) -> np.ndarray:
-    """Texts (S, B, T + 1) that begin with the boundary, token 0, and have no other."""
+    """Draw texts (S, B, T + 1) with token 0, the boundary, only at the start."""
     rng = np.random.default_rng(0)
     tokens_SBT = rng.integers(1, V, (steps, B, T + 1)).astype(np.int32)
     tokens_SBT[:, :, 0] = 0
@@ -116,7 +116,7 @@ def _compiled_step(model: CharModel, config: Config) -> Any:
 def train(
     model: CharModel, config: Config, state: TrainState, tokens_SBT: np.ndarray
 ) -> tuple[TrainState, list[float]]:
-    """The state after a step on each batch, and the losses before them."""
+    """Return the state after one step per batch, and the losses before the steps."""
     step, losses = _compiled_step(model, config), []
     for tokens_BT in tokens_SBT:
         state, metrics = step(state, make_batch(model, tokens_BT), jax.random.key(0))
@@ -125,14 +125,14 @@ def train(
 
 
 def make_batch(model: CharModel, tokens_BT: np.ndarray) -> Batch:
-    """Every token but the first is a target."""
+    """Return a batch with every token but the first as a target."""
     inputs = np.pad(tokens_BT[:, :-1], ((0, 0), (model.lookback, 0)))
     targets = jnp.asarray(tokens_BT[:, 1:])
     return Batch(jnp.asarray(inputs), targets, jnp.ones(targets.shape), jnp.array(True))
 
 
 class Ours:
-    """A model of charjax, from a PyTorch state dict."""
+    """A model of charjax with the parameters of a PyTorch state dict."""
 
     def __init__(self, config: Config, state_dict: dict[str, np.ndarray]):
         self.config = config
@@ -143,8 +143,8 @@ class Ours:
         self.params, self.model_state = trees.pop("params"), trees
 
     def after(self, tokens_SBT: np.ndarray) -> tuple[dict[str, np.ndarray], list[float]]:
-        """The state dict after a step on each batch, and the losses before them."""
-        state = begin_state(self.model, self.config, self.params, self.model_state)
+        """Return the state dict after one step per batch, and the losses before the steps."""
+        state = initial_state(self.model, self.config, self.params, self.model_state)
         state, losses = train(self.model, self.config, state, tokens_SBT)
         return self.state_dict(state), losses
 
@@ -153,7 +153,7 @@ class Ours:
         return to_state_dict(self.config.model, V, variables)
 
     def logits(self, tokens_BT: np.ndarray) -> np.ndarray:
-        """The logits (B, T, V) in evaluation."""
+        """Return the logits (B, T, V) in evaluation mode."""
         variables = {"params": self.params, **self.model_state}
         logits_BTV, _ = jax.jit(self.model.apply)(variables, jnp.asarray(tokens_BT))
         return np.asarray(logits_BTV)
@@ -161,9 +161,9 @@ class Ours:
     def logits_and_gradient(
         self, tokens_BT: np.ndarray
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The logits in evaluation, and the gradient of the mean loss in training.
+        """Return logits in evaluation mode, and gradients of the mean loss in training mode.
 
-        Both by one program: compiling takes nearly all the time there is. The gradient has
+        Both come from one program, as compilation dominates the time. The gradients have
         PyTorch's names.
         """
         batch = make_batch(self.model, tokens_BT)
@@ -183,6 +183,6 @@ class Ours:
             logits_BTV, _ = self.model.apply({"params": params, **self.model_state}, tokens_BT)
             return logits_BTV, jax.grad(mean_loss)(params)
 
-        logits_BTV, slopes = run(self.params, tokens_BT[:, :-1])
-        variables = {"params": slopes, **self.model_state}
+        logits_BTV, gradients = run(self.params, tokens_BT[:, :-1])
+        variables = {"params": gradients, **self.model_state}
         return np.asarray(logits_BTV), to_state_dict(self.config.model, V, variables)

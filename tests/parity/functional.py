@@ -1,4 +1,4 @@
-"""Families without an original in PyTorch, as functions of charjax's own parameters.
+"""Families without a PyTorch original, as PyTorch functions of charjax's parameters.
 
 Letters: B batch, T time, E width of an embedding, H width of a hidden layer, V vocabulary.
 """
@@ -10,7 +10,7 @@ from charjax.config.families import BowConfig, WaveNetConfig
 
 
 class Functional(nn.Module):
-    """A model whose parameters have charjax's paths and shapes."""
+    """A PyTorch model whose parameters have charjax's paths and shapes."""
 
     def __init__(self, config: BowConfig | WaveNetConfig, vocab_size: int):
         super().__init__()
@@ -26,7 +26,7 @@ class Functional(nn.Module):
         self.of = nn.ParameterDict({path: torch.empty(shape) for path, shape in shapes.items()})
 
     def forward(self, idx: Tensor) -> Tensor:
-        """Tokens (B, T) to logits (B, T, V)."""
+        """Map tokens (B, T) to logits (B, T, V)."""
         if isinstance(self.config, WaveNetConfig):
             h = self._wavenet(idx)
         else:
@@ -36,7 +36,7 @@ class Functional(nn.Module):
         return self._apply_linear("readout", h)
 
     def _wavenet(self, idx: Tensor) -> Tensor:
-        """Token 0 stands before the text."""
+        """Pad the text with token 0 on the left."""
         before = self.config.context_length - 1
         h_BPH = self.of["token_embedding/embedding"][nn.functional.pad(idx, (before, 0))]
         for level in range(before.bit_length()):

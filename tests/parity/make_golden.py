@@ -1,4 +1,4 @@
-"""`python -m tests.parity.make_golden`: PyTorch's numbers, kept for where it is not installed.
+"""`python -m tests.parity.make_golden`: write PyTorch's numbers, for tests without PyTorch.
 
 It needs the extra "torch". What it writes depends on the version of PyTorch by rounding alone.
 """
@@ -14,12 +14,12 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def main() -> None:
-    """Write a file a case. Only AdamW's numbers are kept, to keep the files small."""
+    """Write one file per case, with AdamW's numbers only, to keep the files small."""
     GOLDEN.mkdir(exist_ok=True)
     for name in CASES:
         numbers = compute(name, SMALL)
-        kept = {key: a for key, a in numbers.items() if "rmsprop" not in key and "sgd" not in key}
-        save_file(kept, GOLDEN / f"{name}.safetensors")
+        chosen = {key: a for key, a in numbers.items() if "rmsprop" not in key and "sgd" not in key}
+        save_file(chosen, GOLDEN / f"{name}.safetensors")
     save_file(generate_past_the_context(SMALL), GOLDEN / "past-context.safetensors")
 
 

@@ -1,4 +1,4 @@
-"""From PyTorch through the commands: the loss of an imported model is the one PyTorch computes."""
+"""Import by the commands: the loss of an imported model equals PyTorch's."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 
 def test_a_gpt_trained_elsewhere(tmp_path: Path):
     from benchmarks.torch_models.gpt import GPT
-    from benchmarks.torch_models.training import configure_adamw, mean_loss, train_step
+    from tests.parity.nanogpt_training import configure_adamw, mean_loss, train_step
 
     text = "".join(f"{n} bottles of beer on the wall, {n - 1} left.\n" for n in range(999, 0, -1))
     (tmp_path / "text.txt").write_text(text)
@@ -61,9 +61,9 @@ def test_a_gpt_trained_elsewhere(tmp_path: Path):
 
 
 def test_makemores_transformer(tmp_path: Path):
-    """Under the tanh GELU it is the same function to 1e-5, under the other GELU it is not."""
-    from benchmarks.torch_models.mingpt import GPT
-    from charjax.run.load import load_run
+    """Compare to 1e-5 with the tanh GELU; with the other GELU the function differs."""
+    from charjax.run.load import find_run, load_run
+    from tests.parity.mingpt import GPT
 
     names = ["emma", "olivia", "ava", "isabella", "sophia", "mia", "amelia", "ella", "zoe", "ada"]
     (tmp_path / "names.txt").write_text("\n".join(names))
@@ -85,7 +85,7 @@ def test_makemores_transformer(tmp_path: Path):
             *[f"model.activation={activation}", "--workdir", tmp_path / activation],
         )
         assert done.status == 0, done.err
-        ours = load_run(tmp_path / activation)
+        ours = load_run(find_run(tmp_path / activation))
         logits, _ = ours.model.apply(ours.variables, tokens.numpy().astype(np.int32))
         distances[activation] = np.abs(logits - expected).max() / np.abs(expected).max()
     assert distances["gelu_tanh"] < 1e-5
@@ -104,8 +104,9 @@ def test_makemores_transformer(tmp_path: Path):
 
 @pytest.mark.parametrize("kind", ["gru", "lstm", "mlp", "bigram"])
 def test_a_model_of_names(kind: str, tmp_path: Path):
-    from benchmarks.torch_models.makemore import MLP, Bigram
+    from benchmarks.torch_models.original import Bigram
     from benchmarks.torch_models.recurrent import RecurrentModel
+    from tests.parity.makemore import MLP
 
     names = ["emma", "olivia", "ava", "isabella", "sophia", "mia", "amelia", "ella", "zoe", "ada"]
     (tmp_path / "names.txt").write_text("\n".join(names))

@@ -1,4 +1,4 @@
-"""Dropout where nanoGPT has it, at its rate, and what is kept scaled up."""
+"""Dropout at nanoGPT's places and rate, with the rest scaled up."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ RATE, V, T, LAYERS = 0.2, 11, 16, 2
 
 
 def drops(x, y) -> None:
-    """A fifth is zero (within five standard deviations), and the rest is scaled by 1 / 0.8."""
+    """Check that a fifth is zero (within five standard deviations), the rest scaled by 1 / 0.8."""
     x, y = np.asarray(x), np.asarray(y)
     zero = y[x != 0.0] == 0.0
     assert abs(zero.mean() - RATE) < 5 * np.sqrt(RATE * (1 - RATE) / zero.size)
@@ -22,7 +22,7 @@ def drops(x, y) -> None:
 
 
 def dropouts(section: dict[str, object]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """What goes into every nn.Dropout of a model in training, and what comes out."""
+    """Return the inputs and outputs of every nn.Dropout of a model in training mode."""
     model = build(parse_config({"model": section}).model, V, jnp.float32)
     tokens_BT = np.random.default_rng(0).integers(0, V, (16, T))
     shapes = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)
@@ -70,7 +70,7 @@ def test_in_the_transformer(monkeypatch):
 
 
 def test_blocks_that_are_traced_once_drop_each_their_own():
-    """Every block adds 1 where it does not drop, and nothing else reaches the logits."""
+    """Let every block add 1 at undropped units, and nothing else reach the logits."""
     section = {"kind": "transformer", "n_layer": LAYERS, "n_head": 1, "d_model": V, "bias": True}
     section |= {"residual": "plain", "tie_embeddings": False, "dropout": RATE, "context_length": T}
     model = build(parse_config({"model": section}).model, V, jnp.float32)
@@ -84,14 +84,14 @@ def test_blocks_that_are_traced_once_drop_each_their_own():
     logits_BTV, _ = jax.jit(lambda p: model.apply({"params": p}, tokens_BT, train=True, rngs=rngs))(
         params
     )
-    kept = np.round(np.asarray(logits_BTV) * (1 - RATE)).astype(int)
-    frequencies = np.bincount(kept.ravel(), minlength=LAYERS + 1) / kept.size
+    passed = np.round(np.asarray(logits_BTV) * (1 - RATE)).astype(int)
+    frequencies = np.bincount(passed.ravel(), minlength=LAYERS + 1) / passed.size
     np.testing.assert_allclose(frequencies, [0.04, 0.32, 0.64], atol=0.05)
 
 
 @pytest.mark.parametrize("attend", [causal_attention, causal_attention_reference])
 def test_on_attentions_weights(attend):
-    """With unit vectors as values, attention gives out its weights."""
+    """Use unit vectors as values, so that attention returns its weights."""
     rng = np.random.default_rng(0)
     q, k = (jnp.asarray(rng.normal(size=(32, T, 2, T)), jnp.float32) for _ in range(2))
     v = jnp.broadcast_to(jnp.eye(T)[None, :, None], q.shape)
@@ -100,7 +100,7 @@ def test_on_attentions_weights(attend):
 
 
 def test_on_the_output_of_each_recurrent_layer():
-    """And on the last one's; torch.nn.GRU drops between the layers only."""
+    """Include the last layer's output; torch.nn.GRU has dropout between layers only."""
     section = {"kind": "gru", "n_layer": LAYERS, "d_embed": 8, "d_hidden": 64, "dropout": RATE}
     places = dropouts(section)
     assert len(places) == LAYERS

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from charjax.models import build
-from charjax.training.state import begin_state
+from charjax.training.state import initial_state
 from tests.parity.cases import (
     CASES,
     FUNCTIONAL,
@@ -37,7 +37,7 @@ def test_the_loss_of_twenty_steps(name: str, optimizer: str):
     config, tokens = make_config(name, LARGE, optimizer), draw_tokens(STEPS)
     if name in FUNCTIONAL:
         model = build(config.model, V, jnp.float32)
-        state = begin_state(model, config, _nested(start), {})
+        state = initial_state(model, config, _nested(start), {})
         _, actual = train(model, config, state, tokens)
     else:
         _, actual = Ours(config, start).after(tokens)
@@ -46,7 +46,7 @@ def test_the_loss_of_twenty_steps(name: str, optimizer: str):
 
 
 def _nested(state: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The parameters of a functional model, by the parts of their paths."""
+    """Return the parameters of a functional model, by the parts of their paths."""
     tree: dict[str, Any] = {}
     for key, array in state.items():
         module, leaf = key.removeprefix("of.").split("/")

@@ -1,4 +1,4 @@
-"""The same functions as in PyTorch: logits, gradients, training and running statistics.
+"""Equality with PyTorch's functions: logits, gradients, training and running statistics.
 
 Each claim is held against PyTorch where it is installed ("live"), and always against the numbers
 that it gave once ("golden", made by make_golden.py).
@@ -58,7 +58,7 @@ def logits_and_gradient(source: str, name: str) -> tuple[np.ndarray, Arrays]:
 
 
 def assert_near(actual: np.ndarray, expected: np.ndarray, tolerance: float, what: str) -> None:
-    """Nowhere further apart than `tolerance` times the largest number."""
+    """Check that arrays differ nowhere by more than `tolerance` times the largest number."""
     assert actual.shape == expected.shape, what
     off = np.abs(actual - expected).max() / np.abs(expected).max()
     assert off <= tolerance, f"{what}: {off:.1e} apart, and at most {tolerance:.0e} is allowed"
@@ -79,7 +79,7 @@ def test_the_gradient_of_every_parameter(source, name):
 
 
 def not_parameters(numbers: Arrays) -> set[str]:
-    """Second names, statistics and masks."""
+    """Tensors without a gradient: aliases, statistics and masks."""
     state = part(numbers, "state")
     statistics = {key for key in state if "running" in key or is_mask(key)}
     tied = np.array_equal(
@@ -89,7 +89,7 @@ def not_parameters(numbers: Arrays) -> set[str]:
 
 
 def is_mask(key: str) -> bool:
-    """A buffer of minGPT and makemore: which positions a position sees."""
+    """Return the causal mask that minGPT and makemore hold as a buffer."""
     return key.endswith(".attn.bias")
 
 
@@ -115,16 +115,16 @@ def test_ten_steps(source, name, optimizer):
 
 
 def without_keys(bias_G: np.ndarray) -> np.ndarray:
-    """Of the bias of queries, keys and values, the first and the last.
+    """Return the parts of the bias for queries and values, without the keys'.
 
-    That of a key moves no attention weight: its slope is nothing but rounding, another on every
-    processor, and an optimiser that divides by the slope's size makes steps of it.
+    The bias of the keys changes no attention weight: its gradient is a rounding error, different on
+    every processor, which an optimiser that divides by the gradient's size amplifies.
     """
     return np.delete(bias_G.reshape(3, -1), 1, 0)
 
 
 def test_running_statistics(source):
-    """After one batch, from PyTorch's numbers: 0.99 of the old, 0.01 of the batch's."""
+    """Compute the running statistics after one batch: 0.99 of the old, 0.01 of the batch's."""
     model, numbers = ours(source, "mlp-batch_norm")
     actual, _ = model.after(draw_tokens()[:1])
     expected = part(numbers, "statistics")

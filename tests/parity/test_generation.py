@@ -1,4 +1,4 @@
-"""Past the context: the text that nanoGPT's own loop writes, token for token."""
+"""Generation past the context equals that of nanoGPT's loop, token for token."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ Arrays = dict[str, np.ndarray]
 
 @pytest.fixture(params=["golden", "live"])
 def written(request: pytest.FixtureRequest) -> tuple[Ours, Arrays]:
-    """A model, and PyTorch's text and logits."""
+    """Return a model, and PyTorch's text and logits."""
     if request.param == "golden":
         width, numbers = SMALL, load_file(GOLDEN)
     else:
@@ -29,7 +29,7 @@ def written(request: pytest.FixtureRequest) -> tuple[Ours, Arrays]:
 
 
 def text_of(ours: Ours, numbers: Arrays, past_context: PastContext) -> np.ndarray:
-    """Three greedy texts (3, K), without the prompt."""
+    """Generate three greedy texts (3, K), without the prompt."""
     chunks = stream(
         ours.model,
         {"params": ours.params},

@@ -1,4 +1,4 @@
-"""Schemes beside `torch.nn.init`, PyTorch's own modules and Yang et al. 2022's package `mup`."""
+"""Schemes compared with `torch.nn.init`, PyTorch's modules and the package `mup` (Yang 2022)."""
 
 import math
 
@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch", reason="the extra torch is not installed: m
 
 
 def ours(scheme: str, activation: Activation = "linear", **numbers: float) -> np.ndarray:
-    """One kernel (N, M) of a scheme."""
+    """Draw one kernel (N, M) of a scheme."""
     shapes = {"kernel": jax.ShapeDtypeStruct((N, M), jnp.float32)}
     roles = (("kernel", dense(activation=activation)),)
     scheme_ = find_scheme(InitConfig(scheme=scheme, **numbers))
@@ -29,7 +29,7 @@ def ours(scheme: str, activation: Activation = "linear", **numbers: float) -> np
 
 
 def theirs(draw, *arguments, **settings) -> np.ndarray:
-    """One weight (M, N) of PyTorch's, which writes outputs first."""
+    """Draw one weight (M, N) of PyTorch, outputs first."""
     torch.manual_seed(3)
     weight = torch.empty(M, N)
     draw(weight, *arguments, **settings)
@@ -37,7 +37,7 @@ def theirs(draw, *arguments, **settings) -> np.ndarray:
 
 
 def assert_alike(a: np.ndarray, b: np.ndarray) -> None:
-    """One distribution, and standard deviations within five errors of their quotient."""
+    """Check for one distribution, and a ratio of deviations within five standard errors of 1."""
     assert abs(a.std() / b.std() - 1) < 5 / math.sqrt(min(a.size, b.size))
     assert stats.ks_2samp(a.ravel(), b.ravel()).pvalue > 1e-5
 
@@ -95,7 +95,7 @@ def mup_package():
 
 
 class Net(torch.nn.Module):
-    """The MLP of `charjax.models.mlp`, its readout mup's."""
+    """The MLP of `charjax.models.mlp` with the readout of mup."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -119,7 +119,7 @@ LAYERS = {"hidden_0": "first", "hidden_1": "second", "readout": "readout"}
 
 
 def test_mup_trains_as_the_package_does():
-    """The same weights, batches and settings: the same weights and logits after eight steps."""
+    """Compare weights and logits after eight steps from equal weights, batches and settings."""
     base, width, rate, decay = 16, 64, 0.02, 0.3
     settings = {
         "model": {"kind": "mlp", "d_embed": 5, "hidden": (width, width), "context_length": 3},
@@ -178,7 +178,7 @@ def test_mup_trains_as_the_package_does():
 
 
 def test_hidden_kernels_of_mup_are_drawn_as_the_package_draws_them():
-    """Kernels by fan-in: the package's Kaiming draw, which adjusts nothing for them."""
+    """Draw kernels by fan-in with the package's Kaiming draw, which rescales none of them."""
     torch.manual_seed(0)
     other = net(256, 64)
     mup_package().init.kaiming_normal_(other.second.weight, nonlinearity="linear")

@@ -1,11 +1,9 @@
-"""The numbers of PyTorch: what a model, its loss and its optimisers make of the same batches."""
+"""PyTorch's results for a model, its loss and its optimisers on the same batches."""
 
 import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.torch_models.original import build
-from benchmarks.torch_models.training import configure_adamw, get_lr, mean_loss, train_step
 from charjax.config import OptimConfig
 from tests.parity.cases import (
     FUNCTIONAL,
@@ -17,6 +15,8 @@ from tests.parity.cases import (
     make_config,
 )
 from tests.parity.functional import Functional
+from tests.parity.nanogpt_training import configure_adamw, get_lr, mean_loss, train_step
+from tests.parity.originals import build
 
 Arrays = dict[str, np.ndarray]
 
@@ -37,7 +37,7 @@ def randomise(model: nn.Module, seed: int = 1) -> None:
 
 
 def compute(name: str, width: int) -> Arrays:
-    """All numbers of a case: `state/NAME`, `logits`, `grad/NAME`, `adamw/NAME`, ..."""
+    """Return all numbers of a case: `state/NAME`, `logits`, `grad/NAME`, `adamw/NAME`, ..."""
     config = make_config(name, width)
     model = build(config.model, V)
     randomise(model)
@@ -97,7 +97,7 @@ def generate_past_the_context(width: int) -> Arrays:
 def losses_in_float64(
     name: str, width: int, optimizer: str, steps: int
 ) -> tuple[Arrays, list[float]]:
-    """The float32 state that a case begins with, and its losses before each step, in float64."""
+    """Return the initial float32 state of a case, and its losses before each step, in float64."""
     config = make_config(name, width, optimizer)
     model = Functional(config.model, V) if name in FUNCTIONAL else build(config.model, V)
     randomise(model)

@@ -1,12 +1,12 @@
-"""Verdicts and statistics, and that every row is of a config that can give its figures."""
+"""Verdicts and statistics; the config of every row can yield its figures."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from charjax.reproduction.measure import compare, judge, row_config, summary, wanted
-from charjax.reproduction.published import ORDERS, ROWS
-from charjax.reproduction.rows import Figure, Order
+from charjax.reproduction.published import ORDERINGS, ROWS
+from charjax.reproduction.rows import Figure, Ordering
 from charjax.training.seeds import Outcome
 
 
@@ -28,9 +28,9 @@ def outcomes(*values):
 )
 def test_verdicts(values, mark, below, verdict):
     figure = Figure("val", 2.0, "somewhere", mark, 0.05, below, "because")
-    told = judge(figure, outcomes(*values), False)
-    assert told["verdict"] == verdict
-    assert told["measured"]["mean"] == pytest.approx(np.mean(values))
+    verdict_row = judge(figure, outcomes(*values), False)
+    assert verdict_row["verdict"] == verdict
+    assert verdict_row["measured"]["mean"] == pytest.approx(np.mean(values))
     assert judge(figure, outcomes(*values), True)["verdict"] == "diverged"
 
 
@@ -56,7 +56,7 @@ def result(*values):
 @pytest.mark.parametrize(
     ("worse", "better", "verdict"),
     [
-        # The seeds differ by far more than the rows do: only the paired difference can tell.
+        # The seeds differ far more than the rows: only the paired difference is significant.
         ((2.0, 3.0, 4.0), (1.9, 2.88, 3.9), "holds"),
         ((2.0, 3.0, 4.0), (2.1, 2.9, 3.95), "does not hold"),
         ((2.0,), (1.9,), "needs two seeds"),
@@ -64,17 +64,17 @@ def result(*values):
 )
 def test_orders_are_judged_seed_by_seed(worse, better, verdict):
     results = {"a": result(*worse), "b": result(*better)}
-    told = compare(Order("a", "b", "a worse than b"), results)
-    assert told["verdict"] == verdict
+    verdict_row = compare(Ordering("a", "b", "a worse than b"), results)
+    assert verdict_row["verdict"] == verdict
     if len(worse) > 1:
         low, high = stats.ttest_rel(worse, better).confidence_interval(0.95)
-        assert told["difference"]["ci95"] == pytest.approx([low, high])
+        assert verdict_row["difference"]["ci95"] == pytest.approx([low, high])
 
 
 def test_names_are_told_apart():
     names = [row.name for row in ROWS]
     assert len(set(names)) == len(names)
-    assert all({order.worse, order.better} <= set(names) for order in ORDERS)
+    assert all({order.worse, order.better} <= set(names) for order in ORDERINGS)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

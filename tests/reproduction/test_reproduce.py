@@ -1,4 +1,4 @@
-"""`python -m charjax.reproduce`: what it runs, writes and says, and how it ends."""
+"""`python -m charjax.reproduce`: its runs, files, output and exit status."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import pytest
 
 from charjax import reproduce
 from charjax.reproduction import published
-from charjax.reproduction.rows import Figure, Order, Row
+from charjax.reproduction.rows import Figure, Ordering, Row
 from tests.commands import run
 
 FAST = ("train.steps=20", "eval.every=10", "train.batch_size=4", "model.context_length=4")
@@ -21,7 +21,7 @@ def figure(quantity, value, mark="seen"):
 
 @pytest.fixture
 def rows(tmp_path, monkeypatch):
-    """Rows on a small text of ten equally likely symbols: no model can be far from ln 10."""
+    """Rows on a small text of ten equally likely symbols, whose loss is near ln 10."""
     text = tmp_path / "text.txt"
     rng = np.random.default_rng(0)
     text.write_text("".join("abcdefgh \n"[i] for i in rng.integers(0, 10, 1200)))
@@ -35,7 +35,7 @@ def rows(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(published, "ROWS", made)
     monkeypatch.setattr(reproduce, "ROWS", made)
-    monkeypatch.setattr(reproduce, "ORDERS", (Order("bad", "good", "a claim"),))
+    monkeypatch.setattr(reproduce, "ORDERINGS", (Ordering("bad", "good", "a claim"),))
     return made
 
 
@@ -141,10 +141,10 @@ def test_stopped_it_tells_how_to_go_on(rows, tmp_path, monkeypatch):
 
     real = measure.run_row
 
-    def stop_at_bad(row, seeds, told, poll):
+    def stop_at_bad(row, seeds, report, poll):
         if row.name == "bad":
             os.kill(os.getpid(), signal.SIGTERM)
-        return real(row, seeds, told, poll)
+        return real(row, seeds, report, poll)
 
     monkeypatch.setattr(measure, "run_row", stop_at_bad)
     out = tmp_path / "out"

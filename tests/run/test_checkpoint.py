@@ -49,7 +49,7 @@ def warnings() -> list[str]:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    """Steps 100, 200 and 300 of which 200 is the best."""
+    """Save steps 100, 200 and 300; 200 is the best."""
     store = Checkpoints(tmp_path / "checkpoints", keep=3)
     for step in (100, 200, 300):
         store.save(step, make_state(step), {"step": step}, best=step == 200)
@@ -96,7 +96,7 @@ def test_numpy_leaves_stay_numpy_and_keep_wide_dtypes(tmp_path: Path):
 
 
 def test_checkpoints_of_the_first_format_are_read(saved: Path):
-    """It wrote every array by itself, into one database."""
+    """Write every array separately, into one database."""
     state, step = make_state(300), saved / "300"
     leaves = json.loads((step / "meta.json").read_bytes())["leaves"]
     arrays = dict(zip(leaves, map(np.asarray, jax.tree.leaves(state)), strict=True))
@@ -223,17 +223,17 @@ def test_saved_on_four_devices_restored_on_four_two_and_one(tmp_path: Path):
         [sys.executable, "-c", _ON_DEVICES, str(tmp_path)],
         env=env, check=True, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    told = [line.split() for line in done.stdout.splitlines()]
-    assert [count for count, _ in told] == ["4", "2", "1"]
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [count for count, _ in lines] == ["4", "2", "1"]
     here = {"w": jnp.arange(12.0).reshape(3, 4), "carry": jnp.arange(16.0).reshape(8, 2)}
-    assert {digest for _, digest in told} == {state_digest(here)}
+    assert {digest for _, digest in lines} == {state_digest(here)}
 
 
 # Which steps are kept.
 
 
 @pytest.mark.parametrize(
-    ("keep", "best", "kept"),
+    ("keep", "best", "remaining"),
     [
         (1, {1}, [1, 6]),
         (1, {1, 4}, [4, 6]),
@@ -242,12 +242,14 @@ def test_saved_on_four_devices_restored_on_four_two_and_one(tmp_path: Path):
         (2, set(), [5, 6]),
     ],
 )
-def test_the_newest_and_the_best_are_kept(tmp_path: Path, keep: int, best: set[int], kept: list):
+def test_the_newest_and_the_best_are_kept(
+    tmp_path: Path, keep: int, best: set[int], remaining: list
+):
     store = Checkpoints(tmp_path, keep=keep)
     for step in range(1, 7):
         store.save(step, make_state(step), {}, best=step in best)
     store.close()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [str(step) for step in kept]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [str(step) for step in remaining]
     assert store.best_step() == (max(best) if best else None)
     which = max(best) if best else 6
     assert restore(tmp_path, "best")[2] == which
@@ -285,10 +287,10 @@ def test_any_damaged_file_sends_latest_one_step_back(saved: Path, warnings: list
             state, meta, step = restore(saved, "latest", warnings)
             assert (meta, step) == ({"step": 200}, 200), (file, harm)
             assert state_digest(state) == state_digest(make_state(200))
-            told = warnings.pop()
-            assert "checkpoint 300 is damaged" in told
-            assert "going back to checkpoint 200" in told
-            assert file.name in told
+            warning = warnings.pop()
+            assert "checkpoint 300 is damaged" in warning
+            assert "going back to checkpoint 200" in warning
+            assert file.name in warning
             assert not warnings
             file.write_bytes(data)
     assert restore(saved, "latest", warnings)[2] == 300
@@ -418,7 +420,7 @@ def test_what_does_not_exist_is_said(tmp_path: Path, saved: Path):
 
 
 @pytest.mark.parametrize(
-    ("name", "leaf", "told"),
+    ("name", "leaf", "message"),
     [
         ("table", jnp.zeros((28, 28)), "is float32[27, 27] there and float32[28, 28] here"),
         ("table", jnp.zeros((27, 27), jnp.bfloat16), "is float32[27, 27] there and bfloat16["),
@@ -426,7 +428,7 @@ def test_what_does_not_exist_is_said(tmp_path: Path, saved: Path):
     ],
 )
 def test_another_model_is_refused_before_arrays_are_read(
-    saved: Path, name: str, leaf: Any, told: str, monkeypatch: pytest.MonkeyPatch
+    saved: Path, name: str, leaf: Any, message: str, monkeypatch: pytest.MonkeyPatch
 ):
     def fail(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("arrays were read")
@@ -436,7 +438,7 @@ def test_another_model_is_refused_before_arrays_are_read(
     like = shapes(like._replace(params={**like.params, name: leaf}))
     with pytest.raises(UserError) as refusal:
         Checkpoints(saved).restore("latest", like)
-    assert f"params/{name} {told}" in str(refusal.value)
+    assert f"params/{name} {message}" in str(refusal.value)
 
 
 def test_a_leaf_that_is_not_wanted_is_told(saved: Path):

@@ -1,4 +1,4 @@
-"""What the user sees of a run, on a terminal and in a pipe."""
+"""Display of a run, on a terminal and in a pipe."""
 
 import io
 import math
@@ -20,7 +20,7 @@ def make(terminal: bool = False, width: int = 100) -> tuple[Display, io.StringIO
 
 
 def shown(display: Display, out: io.StringIO) -> str:
-    """Everything that was printed, once the bar is gone."""
+    """Return the printed text without the bar."""
     display.stop()
     return out.getvalue()
 
@@ -88,7 +88,7 @@ def test_the_bar_names_what_is_being_done_meanwhile():
 
 
 def wait_for(text: str, out: io.StringIO, begin: int = 0) -> None:
-    """Wait until the bar, which is drawn ten times a second, shows a text."""
+    """Wait until the bar, which is drawn ten times per second, shows a text."""
     deadline = time.monotonic() + 20
     while text not in out.getvalue()[begin:]:
         assert time.monotonic() < deadline, out.getvalue()

@@ -1,4 +1,4 @@
-"""Starting from another run's parameters, and going on where a text was moved."""
+"""Fine-tuning from another run's parameters, and resuming after a text was moved."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ def text(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def sources(text, tmp_path_factory) -> dict[str, Path]:
-    """A small transformer, saved at steps 10 and 20, and a GRU, saved at 10."""
+    """Train a small transformer, saved at steps 10 and 20, and a GRU, saved at 10."""
     folder = tmp_path_factory.mktemp("runs")
     steps = {"transformer": 20, "gru": 10}
     for kind, count in steps.items():

@@ -1,4 +1,4 @@
-"""Lines of metrics: their means do not depend on how steps were cut into chunks; their file."""
+"""Metrics: means do not depend on the chunks of steps; and their file."""
 
 from pathlib import Path
 
@@ -8,29 +8,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charjax.run.metrics import Interval, MetricsFile
+from charjax.training.step import Metrics
 
 
 @given(cuts=st.sets(st.integers(0, 40)), skipped=st.sets(st.integers(0, 39)))
 def test_any_cuts_give_the_bits_of_one_step_after_the_other(cuts: set[int], skipped: set[int]):
     rows = np.random.default_rng(0).lognormal(0, 3, (40, 6)).astype(np.float32)
-    rows[:, 4] = [step in skipped for step in range(40)]
+    rows[:, Metrics._fields.index("skipped")] = [step in skipped for step in range(40)]
     interval, plain = Interval(), Interval()
     for first, last in zip([0, *sorted(cuts)], [*sorted(cuts), 40], strict=True):
         interval.add(rows[first:last])
-    for loss, grad_norm, rate, targets, is_skipped, penalty in rows.tolist():
-        plain.steps, plain.learning_rate = plain.steps + 1, rate
-        if is_skipped:
+    for row in rows.tolist():
+        step = Metrics(*row)
+        plain.steps, plain.learning_rate = plain.steps + 1, step.learning_rate
+        if step.skipped:
             plain.skipped += 1
             continue
-        plain.loss += loss * targets
-        plain.targets += targets
-        plain.grad_norm += grad_norm
-        plain.penalty += penalty
+        plain.loss += step.loss * step.targets
+        plain.targets += step.targets
+        plain.grad_norm += step.grad_norm
+        plain.penalty += step.penalty
     assert interval == plain
 
 
 def test_a_skipped_step_leaves_no_trace_of_its_numbers():
-    rows = np.array([[2, 1, 0.1, 4, 0, 0], [np.nan, np.inf, 0.2, 4, 1, np.nan]], np.float32)
+    steps = [
+        Metrics(loss=2, grad_norm=1, learning_rate=0.1, targets=4, skipped=0, penalty=0),
+        Metrics(np.nan, np.inf, learning_rate=0.2, targets=4, skipped=1, penalty=np.nan),
+    ]
+    rows = np.array(steps, np.float32)
     interval = Interval()
     interval.add(rows)
     line = interval.line()

@@ -1,4 +1,4 @@
-"""The training loop with nothing real in it: which event happens when, and what is written."""
+"""The training loop with fakes: the order of events, and the written files."""
 
 import dataclasses
 import itertools
@@ -23,12 +23,12 @@ from charjax.training.step import Metrics
 
 
 def metrics_of(step: int) -> Metrics:
-    """The metrics of step 1, 2, ...: the loss is the step's number, of as many targets."""
+    """Return the metrics of step 1, 2, ...: the loss is the step's number, of as many targets."""
     return Metrics(step, 10 * step, step / 1000, step, 0, 0)  # type: ignore[arg-type]
 
 
 class Program:
-    """Stands in for the compiled steps; a device that works through what it is given.
+    """Fake of the compiled steps: a device that executes its queue.
 
     Attributes:
       chunks: (first step, steps) of each call.
@@ -62,7 +62,7 @@ class Program:
 
 @dataclasses.dataclass
 class Pending:
-    """The number of steps done, for which the host has to wait."""
+    """Return the number of completed steps, for which the host waits."""
 
     program: Program
     number: int
@@ -77,7 +77,7 @@ class Pending:
 
 @dataclasses.dataclass
 class Clock:
-    """Stands in for the module `time`: it goes on where the host waits for steps."""
+    """Fake of the module `time`, which advances when the host waits for steps."""
 
     now: float = 100.0
 
@@ -88,7 +88,7 @@ class Clock:
 
 
 class Display:
-    """Stands in for the display, whatever is asked of it."""
+    """Fake of the display."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *args, **kwargs: Silent()
@@ -101,7 +101,7 @@ class Silent:
 
 
 class Signals:
-    """Stands in for the signals: one comes as soon as `at` steps have been started."""
+    """Fake of the signals: one arrives as soon as `at` steps have been started."""
 
     def __init__(self, program: Program, at: int | None):
         self.program, self.at = program, at
@@ -122,7 +122,7 @@ def at(step: int) -> Any:
 
 @dataclasses.dataclass
 class Run:
-    """A loop made of fakes, and the events that it has caused: ("save", 20, is the best)."""
+    """A loop made of fakes, with its events: ("save", 20, is the best)."""
 
     loop: Loop
     program: Program
@@ -287,7 +287,7 @@ def test_speed_is_that_of_the_steps_alone(make: Any):
 
 
 def expected_line(first: int, last: int) -> dict[str, Any]:
-    """The training line of the steps first, ..., last as metrics_of gives them."""
+    """Return the training line of steps first, ..., last as metrics_of defines them."""
     steps = np.arange(first, last + 1)
     loss = float((steps**2).sum() / steps.sum())
     return {

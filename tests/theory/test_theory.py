@@ -1,4 +1,4 @@
-"""The theory meets the published figures, and refuses what has no answer."""
+"""The theory reproduces published figures, and rejects undefined arguments."""
 
 import math
 
@@ -89,7 +89,8 @@ def test_he_relu():
 def test_initial_loss():
     assert theory.initial_loss(1, 27) == pytest.approx(3.766, abs=5e-4)
     assert theory.initial_loss(0, 27) == pytest.approx(math.log(27), rel=1e-13)
-    # The lectures' names MLP with everything N(0, 1): 30 inputs, 200 tanh units, biases: 26.4.
+    # The names MLP of the makemore lectures with everything N(0, 1): 30 inputs, 200 tanh units,
+    # biases: 26.4.
     hidden = theory.second_moment(30 + 1, TANH)
     assert theory.initial_loss(math.sqrt(200 * hidden + 1), 27) == pytest.approx(26.4, rel=0.01)
 
@@ -105,7 +106,7 @@ def test_selu_normalises_itself():
     [("gelu", 1.98305826, 0.17292239, 3.5615528), ("silu", 1.98800468, 0.55514317, 14.32017362)],
 )
 def test_half_stable_points(name, weight_variance, bias_variance, variance):
-    # Roberts, Yaida & Hanin 2022: both slopes are 1 at one fixed point.
+    # Roberts, Yaida & Hanin 2022: both derivatives are 1 at one fixed point.
     setting = (theory.find_activation(name), weight_variance)
     assert theory.chi(variance, *setting) == pytest.approx(1, abs=1e-8)
     assert theory.length_map_slope(variance, *setting) == pytest.approx(1, abs=1e-8)

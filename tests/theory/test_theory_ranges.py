@@ -1,4 +1,4 @@
-"""Whatever the arguments, the theory's functions are quick, and finite or refused in one line."""
+"""For any arguments the theory's functions are fast, and finite or rejected in one line."""
 
 import dataclasses
 import math
@@ -60,7 +60,7 @@ DEPTHS = {"length_depth", "correlation_depth", "gradient_depth"}
 
 
 def hold(name, arguments):
-    """Finite or a ValueError of one line, in a second of this process's own time."""
+    """Check for a finite value or a one-line ValueError, within one second of process time."""
     before = time.process_time()
     refusal = ""
     try:

@@ -14,7 +14,7 @@ import pytest
 from charjax import backend, hardware, parallel
 from charjax.config import RuntimeConfig
 from charjax.data.batches import make_source
-from charjax.data.datasets import Split
+from charjax.data.splits import Split
 from charjax.models.ngram import NgramModel
 from charjax.training import evaluation, session
 from charjax.training.evaluation import exact_loss, random_loss
@@ -23,7 +23,7 @@ from tests.models.families import CONTEXT, V, make_model, make_variables
 
 
 def slowly(*values):
-    """Mark another case of what the quicker ones specify."""
+    """Mark a further case of what quicker tests specify."""
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
@@ -36,7 +36,7 @@ def mesh():
 
 
 def text(*lengths: int) -> Split:
-    """Documents of so many targets, one after the other."""
+    """Build consecutive documents of these numbers of targets."""
     sizes = np.asarray(lengths)
     tokens = np.random.default_rng(len(lengths)).integers(0, V, sizes.sum() + len(sizes))
     return Split(tokens.astype(np.uint8), np.cumsum(sizes + 1) - sizes - 1, sizes, "val")
@@ -48,7 +48,7 @@ def exact(model, variables, split, mesh, **options):
 
 
 def at_most(monkeypatch, targets: int) -> None:
-    """Let no more than so many targets' logits be computed at once."""
+    """Limit the number of targets whose logits are computed at once."""
     monkeypatch.setattr(evaluation, "_MOST_LOGITS", {"cpu": targets * V})
     monkeypatch.setattr(evaluation, "_LEAST_CHUNK", 2)
 
@@ -86,7 +86,7 @@ def test_a_random_draw_in_parts_gives_the_same_loss(kind, mesh, monkeypatch):
 @pytest.mark.parametrize("V_wide", [12_000, 65_536])
 @pytest.mark.parametrize("kind", ["mlp", "gru", "transformer", "ngram"])
 def test_no_more_logits_than_the_bound(kind, V_wide, mesh):
-    """Whatever the rows asked for and the symbols."""
+    """Cover any number of rows and symbols."""
     model = make_model(kind).clone(vocab_size=V_wide)
     rows, piece = evaluation._bounded(model, 64, 1024, mesh)
     assert rows == 1 or model.looks_up_targets
@@ -161,7 +161,7 @@ def test_a_lookup_needs_no_memory_for_symbols_that_did_not_follow():
 
 
 def chinese(symbols: int, length: int) -> str:
-    """A text in which every symbol occurs, the frequent ones often."""
+    """Write a text in which every symbol occurs, frequent ones often."""
     ranks = np.random.default_rng(1).zipf(1.3, length) % symbols
     ranks[:symbols] = np.arange(symbols)
     return "".join(chr(0x4E00 + rank) for rank in ranks)
@@ -177,11 +177,11 @@ def test_counting_and_scoring_are_shown_and_timed(tmp_path):
     assert re.search(
         r"^done: .*, counting [\d,]+ tokens/s, scoring [\d,]+ tokens/s$", done.out, re.M
     )
-    told = json.loads((workdir / "summary.json").read_text())
-    assert told["counting_tokens_per_second"] == told["tokens_per_second"] > 0
-    assert told["scoring_tokens_per_second"] > 0
+    result = json.loads((workdir / "summary.json").read_text())
+    assert result["counting_tokens_per_second"] == result["tokens_per_second"] > 0
+    assert result["scoring_tokens_per_second"] > 0
     score = json.loads(run("evaluate", workdir, "--json").out)
-    assert score["loss"] == pytest.approx(told["val_loss"], abs=1e-9)
+    assert score["loss"] == pytest.approx(result["val_loss"], abs=1e-9)
     again = run("train", "--workdir", workdir, "--resume")
     assert again.status == 0
 
@@ -239,7 +239,7 @@ def test_an_alphabet_of_many_symbols_needs_little_memory(symbols, tmp_path):
 
 
 def test_an_impossible_character_costs_only_where_it_counts(mesh):
-    """An alpha too small for float32 makes unseen pairs impossible; padding is not scored."""
+    """Score with an alpha too small for float32: unseen pairs are impossible; skip padding."""
     model = make_model("ngram", order=2, smoothing="additive", alpha=1e-300)
     tokens = np.array([3, 4] * 30, np.uint8)
     variables = model.fit(Split(tokens, np.array([0]), np.array([59])))

@@ -89,7 +89,7 @@ def test_onednn_is_for_large_float32_transformers(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("environment", "given"),
+    ("environment", "are_given"),
     [
         ({}, False),
         ({"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}, True),
@@ -97,14 +97,14 @@ def test_onednn_is_for_large_float32_transformers(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_a_user_may_say_how_many_devices_there_are(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], given: bool
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], are_given: bool
 ) -> None:
     for name in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert backend.devices_are_given() == given
+    assert backend.devices_are_given() == are_given
 
 
 # Three steps of each on one device and on four, from the same parameters: the greatest difference
@@ -112,11 +112,16 @@ def test_a_user_may_say_how_many_devices_there_are(
 # devices drop, each of its own rows.
 _STEPS = """
 import dataclasses, json, sys
+from charjax import backend
+from charjax.config import RuntimeConfig
+
+backend.start_backend(RuntimeConfig())
 import jax, jax.numpy as jnp, numpy as np
 from charjax import parallel
 from charjax.config import load_config
 from charjax.training.program import compile_chunks
-from charjax.training.session import first_state, open_session, purpose_key
+from charjax.training.session import first_state, open_session
+from charjax.random_streams import purpose_key
 
 def steps(count, words):
     session = open_session(load_config(None, words))
@@ -129,21 +134,21 @@ def steps(count, words):
     reduces = program.compiled.as_text().count(" all-reduce(")
     return jax.tree.map(np.asarray, (metrics[:3, :2], state.params, state.carry)), reduces
 
-told = {}
+results = {}
 for name, words in json.loads(sys.argv[1]).items():
     (one, _), (four, reduces) = steps(1, words), steps(4, words)
     differ = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b), initial=0)), one, four)
-    told[name] = [max(jax.tree.leaves(part), default=0) for part in differ] + [reduces]
+    results[name] = [max(jax.tree.leaves(part), default=0) for part in differ] + [reduces]
 
-def dropped(x, key):
-    kept = jax.random.bernoulli(parallel.own_key(key), 0.5, x.shape)
-    return x.sum(), kept
+def dropped(params, scales, model_state, carry, batch, key):
+    mask = jax.random.bernoulli(key, 0.5, batch.shape)
+    return batch.sum(), (model_state, mask)
 
 mesh = parallel.make_mesh(jax.local_devices(), 4)
-drop = jax.jit(parallel.summed_over_devices(dropped, mesh, (True, False)))
-total, kept = drop(jnp.ones((4, 64)), jax.random.key(0))
-told["dropout"] = [float(total), len({row.tobytes() for row in np.asarray(kept)})]
-print(json.dumps(told))
+drop = jax.jit(parallel.data_parallel(dropped, mesh))
+total, (_, mask) = drop((), (), {}, (), jnp.ones((4, 64)), jax.random.key(0))
+results["dropout"] = [float(total), len({row.tobytes() for row in np.asarray(mask)})]
+print(json.dumps(results))
 """
 
 
@@ -171,10 +176,10 @@ def test_the_step_of_four_devices_is_that_of_one(tmp_path: Path) -> None:
         env={**os.environ, "JAX_NUM_CPU_DEVICES": "4"},
         check=True, capture_output=True, text=True, timeout=300, cwd=ROOT,
     )  # fmt: skip
-    told = json.loads(done.stdout)
+    results = json.loads(done.stdout)
     # The mean of all rows' sums; and rows of different devices are dropped apart.
-    assert told.pop("dropout") == [256.0, 4]
-    for name, (losses, params, carry, reduces) in told.items():
+    assert results.pop("dropout") == [256.0, 4]
+    for name, (losses, params, carry, reduces) in results.items():
         exact = "bfloat16" not in name
         assert losses < (1e-5 if exact else 1e-2), name
         # AdamW divides by the gradient's own size, so rounding of a small one is not small.
@@ -207,13 +212,13 @@ def test_a_run_shared_by_the_cores_is_stopped_and_goes_on(tmp_path: Path, run_co
     done = run_command("train", "--workdir", parts, "--resume")
     assert done.code == 0, done.stderr
     assert "may differ" not in done.stdout
-    told, expected = (json.loads((d / "summary.json").read_text()) for d in (parts, whole))
+    results, expected = (json.loads((d / "summary.json").read_text()) for d in (parts, whole))
     assert expected["devices"] == hardware.cores()
-    assert told["state_digest"] == expected["state_digest"]
+    assert results["state_digest"] == expected["state_digest"]
 
 
 def steps_done(workdir: Path) -> int:
-    """The last step in metrics.jsonl."""
+    """Return the last step in metrics.jsonl."""
     path = workdir / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)

@@ -1,4 +1,4 @@
-"""Every micro-batch of every step has dropout of its own."""
+"""Every micro-batch of every step has a separate dropout mask."""
 
 import types
 from typing import Any
@@ -12,13 +12,13 @@ from charjax import parallel
 from charjax.config import parse_config
 from charjax.data.batches import Batch
 from charjax.training.program import make_advance
-from charjax.training.state import TrainState, begin_state
+from charjax.training.state import TrainState, initial_state
 
 PLACES = 2**16
 
 
 class KeyReader:
-    """A model whose gradient shows its dropout keys: each sets another one of many places."""
+    """A model whose gradient shows its dropout keys: each sets one of many positions."""
 
     memory = "windowed"
 
@@ -29,7 +29,7 @@ class KeyReader:
 
 
 def places_after(steps: int, pieces: int, seed: int = 0) -> set[int]:
-    """The places that so many steps have set, on micro-batches that are all the same."""
+    """Return the positions set by a number of steps on identical micro-batches."""
     optim = {"kind": "sgd", "learning_rate": 1.0, "grad_clip": 0.0, "accumulate_steps": pieces}
     config = parse_config({"optim": optim})
     zeros = jnp.zeros((2 * pieces, 3), jnp.int32)
@@ -44,7 +44,7 @@ def places_after(steps: int, pieces: int, seed: int = 0) -> set[int]:
         one = lambda _, state: advance(state, source, key)[0]  # type: ignore[arg-type]  # noqa: E731
         return jax.lax.fori_loop(0, steps, one, state)
 
-    state = begin_state(model, config, jnp.zeros(PLACES), {})
+    state = initial_state(model, config, jnp.zeros(PLACES), {})
     return set(np.flatnonzero(run(state, jax.random.key(seed)).params).tolist())
 
 

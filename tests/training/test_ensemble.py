@@ -1,4 +1,4 @@
-"""Several runs as one program: how many fit, and what becomes of those that diverge."""
+"""Several runs as one program: how many fit, and how diverged runs are treated."""
 
 import dataclasses
 import functools
@@ -13,20 +13,21 @@ import pytest
 from charjax.config import parse_config
 from charjax.data.batches import Batch
 from charjax.training.ensemble import (
-    Numbers,
-    Runs,
+    EnsembleState,
+    EnsembleTraining,
+    RunHyperparameters,
     _block,
     as_many_as_fit,
-    begin_runs,
+    initial_ensemble,
     make_run_advance,
 )
 from charjax.training.seeds import _Group
-from charjax.training.state import begin_state
+from charjax.training.state import initial_state
 
 
 @dataclasses.dataclass
 class Sized:
-    """A program that takes ten bytes a run, and five in any case."""
+    """Fake program that takes ten bytes per run, plus five."""
 
     count: int
 
@@ -76,13 +77,13 @@ def test_as_many_runs_side_by_side_as_a_cache_holds():
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=[])
 @dataclasses.dataclass
 class Held:
-    """A state that is parameters alone."""
+    """State of parameters alone."""
 
     params: Any
 
 
 class Coin:
-    """A model of one parameter: the logit of symbol 0 against symbol 1."""
+    """Model of one parameter: the logit of symbol 0 against symbol 1."""
 
     memory = "windowed"
 
@@ -95,7 +96,7 @@ class Coin:
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["key"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Zeros:
-    """Batches of 2 x 3 targets that are all symbol 0."""
+    """Source of batches of 2 x 3 targets, all symbol 0."""
 
     key: Any
 
@@ -113,9 +114,9 @@ def test_runs_have_rates_of_their_own_and_stop_where_they_diverge():
     keys = jax.random.split(jax.random.key(0), 4)
     # The loss of the third is above what it may be.
     bounds = jnp.array([jnp.inf, jnp.inf, 5.0, jnp.inf], jnp.float32)
-    numbers = Numbers(keys, keys, jnp.asarray(rates, jnp.float32), bounds)
-    begin = jax.vmap(lambda logit: begin_state(model, config, logit, {}))
-    runs = begin_runs(begin(jnp.asarray(logits, jnp.float32)))
+    numbers = RunHyperparameters(keys, keys, jnp.asarray(rates, jnp.float32), bounds)
+    begin = jax.vmap(lambda logit: initial_state(model, config, logit, {}))
+    runs = initial_ensemble(begin(jnp.asarray(logits, jnp.float32)))
     source: Any = Zeros(keys[0])
     step = jax.jit(jax.vmap(lambda run, numbers: advance(run, source, numbers)))
     losses = np.zeros(4)
@@ -136,13 +137,13 @@ def test_runs_have_rates_of_their_own_and_stop_where_they_diverge():
 
 
 class Group(_Group):
-    """Runs of which every loss is given: {step: loss} of each."""
+    """EnsembleState with given losses: {step: loss} of each run."""
 
     val: tuple[dict[int, float], ...]
     measured: list[tuple[str, int, int]]
 
     def _variables(self, index: int) -> Any:
-        return index, self.step
+        return index, self.training.step
 
     def _exact(self, name: str, variables: Any) -> float:
         index, step = variables
@@ -151,24 +152,24 @@ class Group(_Group):
 
 
 class Steps:
-    """Stands in for the program: each step has 10 targets, and as its loss its number."""
+    """Fake of the ensemble: each step has 10 targets, and its number as the loss."""
 
     def __init__(self, count: int):
         self.count, self.chunks = count, []  # type: ignore[var-annotated]
-        self.stack = self
 
-    def begin(self, seeds: tuple[int, ...]) -> tuple[Any, Any]:
+    def start(self, seeds: tuple[int, ...], rates: Any) -> tuple[Any, Any]:
         zeros = np.zeros(self.count)
         counters = types.SimpleNamespace(skipped=np.zeros(self.count, int))
         states: Any = types.SimpleNamespace(counters=counters, done=0)
-        return Runs(states, np.full(self.count, -1), zeros, zeros), None  # type: ignore[arg-type]
+        return EnsembleState(states, np.full(self.count, -1), zeros, zeros), None  # type: ignore[arg-type]
 
-    def run(self, runs: Any, numbers: Any, steps: int) -> Any:
+    def run(self, state: Any, hyperparameters: Any, steps: int) -> Any:
         first = sum(self.chunks)
         self.chunks.append(steps)
-        numbers_of = np.arange(first + 1, first + steps + 1)
-        each = np.ones(self.count)
-        return runs._replace(losses=10.0 * numbers_of.sum() * each, targets=10.0 * steps * each)
+        losses = np.arange(first + 1, first + steps + 1).sum()
+        return state._replace(
+            losses=state.losses + 10.0 * losses, targets=state.targets + 10.0 * steps
+        )
 
 
 def train(
@@ -182,9 +183,11 @@ def train(
     group = Group.__new__(Group)
     group.val, group.measured = val, []
     seeds = tuple(range(7, 7 + len(val)))
-    group.__init__(session, program, seeds, frozenset(wanted), lambda: polled.append(1))  # type: ignore[misc]
     done: list[int] = []
-    outcomes = group.run(done.append)
+    group.__init__(  # type: ignore[misc]
+        session, program, seeds, frozenset(wanted), done.append, lambda: polled.append(1)
+    )
+    outcomes = group.run()
     assert sum(done) == sum(program.chunks) == steps
     # A stop is asked for after every chunk.
     assert len(polled) >= len(program.chunks)
@@ -228,3 +231,27 @@ def test_a_loss_that_is_not_a_number_is_never_better(losses: tuple[float, ...], 
 def test_one_evaluation_at_the_end_where_no_period_is_set():
     (outcome,), *_ = train(({6: 1.0},), {"val"}, steps=6, every=0)
     assert [point.step for point in outcome.curve] == [6]
+
+
+def test_sums_are_added_up_after_the_same_steps_however_long_a_call_is(monkeypatch):
+    """In float64 every 1,000 steps and at the goal, with no stop asked for at the goal."""
+    flushed = []
+    program: Any = Steps(2)
+    emptied = EnsembleState.emptied
+
+    def record(self: EnsembleState) -> EnsembleState:
+        flushed.append(sum(program.chunks))
+        return emptied(self)
+
+    monkeypatch.setattr(EnsembleState, "emptied", record)
+    polled: list[int] = []
+    training = EnsembleTraining(
+        program, *program.start((0, 1), None), poll=lambda: polled.append(sum(program.chunks))
+    )
+    training.advance(2500)
+    training.advance(2600)
+    assert flushed == [1000, 2000, 2500, 2600]
+    assert {1000, 2000} <= set(polled)
+    assert not {2500, 2600} & set(polled)
+    assert training.pop_sums().tolist() == [[10.0 * 2600 * 2601 / 2] * 2, [26000.0] * 2]
+    assert training.pop_sums().tolist() == [[0.0] * 2] * 2

@@ -1,4 +1,4 @@
-"""The exact loss equals one plain pass over the text, however it is cut."""
+"""The exact loss equals one plain pass over the text, for any windows."""
 
 import functools
 
@@ -9,7 +9,7 @@ import pytest
 
 from charjax import backend, models, parallel
 from charjax.config import RuntimeConfig, parse_config
-from charjax.data.datasets import Split
+from charjax.data.splits import Split
 from charjax.errors import UserError
 from charjax.training.evaluation import exact_loss
 from charjax.training.state import create_state
@@ -18,7 +18,7 @@ VOCAB, LENGTH = 13, 8
 
 
 def text(*lengths: int) -> Split:
-    """Documents of so many targets, one after the other."""
+    """Build consecutive documents of these numbers of targets."""
     rng = np.random.default_rng(len(lengths))
     sizes = np.asarray(lengths)
     tokens = rng.integers(1, VOCAB, sizes.sum() + len(sizes)).astype(np.uint8)
@@ -37,7 +37,7 @@ def setup(kind: str):
 
 
 def _shaken(parameter):
-    """Parameters away from their initial zeros and ones."""
+    """Move parameters away from their initial zeros and ones."""
     waves = np.cos(np.arange(parameter.size, dtype=np.float32)).reshape(parameter.shape)
     return parameter + 0.1 * waves
 
@@ -52,7 +52,7 @@ def score(model, variables, split, **options):
 
 
 def plain(model, variables, split, pieces) -> float:
-    """Mean loss of (start, first scored, end) pieces, each read in one pass."""
+    """Compute the mean loss of (start, first scored, end) pieces, each read in one pass."""
     losses = []
     for start, first, end in pieces:
         length = end - start
@@ -123,7 +123,7 @@ def test_the_batch_size_does_not_matter(kind):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"context": LENGTH + 1}, "--context: 9 given; it must be from 1 to 8"),
         ({"context": 0}, "--context: 0 given"),
@@ -131,7 +131,7 @@ def test_the_batch_size_does_not_matter(kind):
         ({"stride": 0}, "--stride: 0 given"),
     ],
 )
-def test_windows_out_of_bounds(options, told):
+def test_windows_out_of_bounds(options, message):
     model, variables = setup("transformer")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         score(model, variables, text(40), **options)

@@ -1,4 +1,4 @@
-"""Schedules and optimisers against their formulas."""
+"""Schedules and optimizers against their formulas."""
 
 import math
 from typing import Any
@@ -11,9 +11,9 @@ import pytest
 
 from charjax.config import OptimConfig
 from charjax.training.optimizer import (
-    Taken,
     clip_factor,
     is_matrix,
+    keep_unless,
     make_optimizer,
     make_schedule,
 )
@@ -61,19 +61,37 @@ def test_decay_and_penalty_are_for_matrices_only():
     config = OptimConfig(kind="sgd", weight_decay=0.5, grad_clip=0.0)
     ones = jax.tree.map(jnp.ones_like, params)
     zeros = jax.tree.map(jnp.zeros_like, params)
-    moved, _ = make_optimizer(config).apply(
-        ones, zeros, make_optimizer(config).init(ones), taken(rate=1.0)
-    )
+    optimizer = make_optimizer(config)
+    moved, _ = apply(optimizer, ones, zeros, optimizer.init(ones), learning_rate=1.0)
     assert float(moved["kernel"][0, 0]) == 0.5
     assert float(moved["bias"][0]) == 1.0
 
 
-def taken(rate: float = 0.01, scale: float = 1.0, finite: bool = True, factors: Any = None):
-    return Taken(jnp.float32(rate), jnp.float32(scale), jnp.bool_(finite), factors)
+def apply(
+    optimizer: optax.GradientTransformationExtraArgs,
+    params: Any,
+    grads: Any,
+    state: Any,
+    learning_rate: float = 0.01,
+    scale: float = 1.0,
+    finite: bool = True,
+    **factors: Any,
+) -> tuple[Any, Any]:
+    """Return parameters and state after a step, as the train step applies the update."""
+    updates, state = optimizer.update(
+        grads,
+        state,
+        params,
+        learning_rate=jnp.float32(learning_rate),
+        scale=jnp.float32(scale),
+        finite=jnp.bool_(finite),
+        **factors,
+    )
+    return keep_unless(jnp.bool_(finite), optax.apply_updates(params, updates), params), state
 
 
 def test_adamw_step_by_step():
-    """Against the algorithm written out (Loshchilov and Hutter 2019)."""
+    """Compare with the algorithm written out (Loshchilov and Hutter 2019)."""
     # So large an epsilon shows where it is added.
     config = OptimConfig(beta1=0.8, beta2=0.9, eps=0.05, weight_decay=0.1, grad_clip=1.0)
     optimizer = make_optimizer(config)
@@ -84,7 +102,7 @@ def test_adamw_step_by_step():
     for step in range(1, 6):
         grad = 3 * rng.normal(size=(3, 4)).astype(np.float32)
         clip = clip_factor(config, jnp.linalg.norm(jnp.asarray(grad)))
-        ours, state = optimizer.apply(ours, jnp.asarray(grad), state, taken(scale=float(clip)))
+        ours, state = apply(optimizer, ours, jnp.asarray(grad), state, scale=float(clip))
         grad = grad / max(1.0, float(np.linalg.norm(grad)))
         mean = 0.8 * mean + 0.2 * grad
         square = 0.9 * square + 0.1 * grad**2
@@ -96,7 +114,7 @@ def test_adamw_step_by_step():
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("factored", [False, True])
 def test_adamw_is_optaxs(decay: float, factored: bool):
-    """With clipping, decay on matrices alone and factors of the rate; ten steps, one skipped."""
+    """Include clipping, decay on matrices only, and rate factors; ten steps, one skipped."""
     config = OptimConfig(beta2=0.99, weight_decay=decay, grad_clip=0.7)
     rng = np.random.default_rng(0)
     shapes = {"kernel": (4, 5), "bias": (5,), "gain": ()}
@@ -116,12 +134,8 @@ def test_adamw_is_optaxs(decay: float, factored: bool):
     for step in range(10):
         grads, finite = draw(), step != 4
         clip = clip_factor(config, optax.tree.norm(grads))
-        ours, mine = optimizer.apply(
-            ours,
-            grads,
-            mine,
-            taken(scale=float(clip), finite=finite, factors=factors if factored else None),
-        )
+        chosen = {"rate_factors": factors} if factored else {}
+        ours, mine = apply(optimizer, ours, grads, mine, scale=float(clip), finite=finite, **chosen)
         if finite:
             with jax.numpy_dtype_promotion("standard"):
                 updates, state = plain.update(grads, state, params)
@@ -131,7 +145,7 @@ def test_adamw_is_optaxs(decay: float, factored: bool):
 
 
 def test_rmsprop_and_sgd_step_by_step():
-    """Tieleman and Hinton 2012, and Polyak's momentum; both with decoupled decay."""
+    """Compare with Tieleman and Hinton 2012 and Polyak's momentum; both with decoupled decay."""
     common = {"momentum": 0.9, "weight_decay": 0.1}
     rmsprop = OptimConfig(kind="rmsprop", rms_decay=0.8, eps=0.05, **common)
     sgd = OptimConfig(kind="sgd", **common)
@@ -143,7 +157,7 @@ def test_rmsprop_and_sgd_step_by_step():
         ours, state = jnp.asarray(param), optimizer.init(jnp.asarray(param))
         square, speed = np.zeros_like(param), np.zeros_like(param)
         for grad in gradients:
-            ours, state = optimizer.apply(ours, jnp.asarray(grad), state, taken(scale=0.5))
+            ours, state = apply(optimizer, ours, jnp.asarray(grad), state, scale=0.5)
             half = 0.5 * grad
             square = 0.8 * square + 0.2 * half**2
             direction = half / (np.sqrt(square) + 0.05) if config.kind == "rmsprop" else half
@@ -167,6 +181,6 @@ def test_a_step_that_is_not_taken_changes_no_bit(kind: str):
     for gradient, finite in ((0.3, True), (math.nan, False), (math.inf, False)):
         before = jax.tree.map(np.asarray, (params, state))
         grads = {"w": jnp.full((2, 3), gradient)}
-        params, state = optimizer.apply(params, grads, state, taken(finite=finite))
+        params, state = apply(optimizer, params, grads, state, finite=finite)
         same = jax.tree.map(np.array_equal, before, jax.tree.map(np.asarray, (params, state)))
         assert all(jax.tree.leaves(same)) is not finite

@@ -20,7 +20,7 @@ COUNT = 3
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A run on lines of unequal length, so that batches have unequal numbers of targets."""
+    """Train on lines of unequal length, so that batches have unequal numbers of targets."""
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("".join("abcdefg"[: 1 + i * i % 7] + "\n" for i in range(200)))
     settings = [*tiny("bigram"), f"data.path={path}", "data.layout=lines", "train.steps=30"]

@@ -1,4 +1,4 @@
-"""Seeds trained together are the runs that each seed would be alone."""
+"""Seeds trained together equal runs of each seed alone."""
 
 import json
 import os
@@ -28,8 +28,8 @@ def text(tmp_path):
     return path
 
 
-def settings(kind, text, *more):
-    return [*tiny(kind), f"data.path={text}", "train.steps=40", "eval.every=20", *more]
+def settings(kind, text, *words):
+    return [*tiny(kind), f"data.path={text}", "train.steps=40", "eval.every=20", *words]
 
 
 def together(overrides, seeds, wanted=frozenset({"val", "final"})):
@@ -39,7 +39,7 @@ def together(overrides, seeds, wanted=frozenset({"val", "final"})):
 
 
 @pytest.mark.parametrize(
-    ("kind", "more"),
+    ("kind", "words"),
     [
         ("mlp", []),
         pytest.param("gru", [], marks=pytest.mark.slow),
@@ -50,8 +50,8 @@ def together(overrides, seeds, wanted=frozenset({"val", "final"})):
         ),
     ],
 )
-def test_a_replica_is_the_run_of_its_seed(kind, more, text, tmp_path):
-    overrides = settings(kind, text, *more)
+def test_a_replica_is_the_run_of_its_seed(kind, words, text, tmp_path):
+    overrides = settings(kind, text, *words)
     plan, outcomes = together(overrides, (3, 5))
     assert plan.at_once == 2
     # Two of one kind; of the others the second, which the first one may have touched.
@@ -60,11 +60,11 @@ def test_a_replica_is_the_run_of_its_seed(kind, more, text, tmp_path):
         assert run("train", *overrides, f"train.seed={outcome.seed}", "--workdir", alone)[0] == 0
         lines = [json.loads(line) for line in (alone / "metrics.jsonl").read_text().splitlines()]
         expected = [(x["step"], x["loss"]) for x in lines if x["split"] == "val"]
-        told = [
+        results = [
             (point.step, point.val if point.random is None else point.random)
             for point in outcome.curve
         ]
-        np.testing.assert_allclose(told, expected, rtol=1e-5)
+        np.testing.assert_allclose(results, expected, rtol=1e-5)
     assert outcomes[0].losses["val"] != outcomes[1].losses["val"]
 
 
@@ -110,7 +110,7 @@ def test_no_validation_split(text):
 
 
 def test_sharded_text_is_untouched(text):
-    """The session's own source can be drawn from after replicas have been trained."""
+    """Draw from the session's source after replicas have been trained."""
     session = open_session(load_config(None, settings("bigram", text)))
     before = jax.device_get(session.source.draw(jax.numpy.int32(3)))
     list(Replicas.plan(session, (0, 1)).train(frozenset({"val"})))
@@ -120,6 +120,10 @@ def test_sharded_text_is_untouched(text):
 
 TOGETHER = """
 import sys
+from charjax import backend
+from charjax.config import RuntimeConfig
+
+backend.start_backend(RuntimeConfig())
 from charjax.config import load_config
 from charjax.training.seeds import Replicas
 from charjax.training.session import open_session

@@ -1,4 +1,4 @@
-"""The context length that a list of lines brings."""
+"""The context length that follows from a list of lines."""
 
 import tomllib
 from pathlib import Path
@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charjax.config import parse_config
-from charjax.data.datasets import Dataset, Split
+from charjax.data.datasets import Dataset
+from charjax.data.splits import Split
 from charjax.data.tokenizers import CharTokenizer
 from charjax.training.session import with_context
 from tests.commands import run, tiny
@@ -17,8 +18,8 @@ from tests.commands import run, tiny
 NAMES = [f"{a}{b}{c}" for a in "bdklmnst" for b in "aeiou" for c in ("n", "ra", "lo", "mi")]
 
 
-def context(longest: int, long: int, given: int | None = None) -> int | None:
-    model = {"kind": "bigram"} | ({"context_length": given} if given else {})
+def context(longest: int, long: int, length: int | None = None) -> int | None:
+    model = {"kind": "bigram"} | ({"context_length": length} if length else {})
     config = parse_config({"model": model, "data": {"path": "a.txt", "layout": "lines"}})
     split = Split(np.zeros(2, np.uint8), np.zeros(1, np.int64), np.ones(1, np.int64))
     tokenizer = CharTokenizer("\na", boundary=True)
@@ -46,8 +47,8 @@ def test_the_longest_line_unless_it_is_over_4_times_the_percentile(
 
 @given(st.integers(1, 9000), st.integers(1, 9000), st.integers(1, 9000))
 @settings(max_examples=40, deadline=None)
-def test_a_context_that_is_given_is_kept(longest: int, long: int, given: int):
-    assert context(max(longest, long), long, given) == given
+def test_a_context_that_is_given_is_kept(longest: int, long: int, length: int):
+    assert context(max(longest, long), long, length) == length
 
 
 def test_one_long_line_does_not_make_every_step_dear(tmp_path: Path):
@@ -83,15 +84,15 @@ def test_a_saved_run_keeps_its_context(tmp_path: Path):
         "[train]\nsteps = 3\nbatch_size = 4\nlog_every = 5\nsample_every = 0\n"
         "[eval]\nevery = 10\n[checkpoint]\nevery = 10\n"
     )
-    for more in (["train.steps=2"], [tmp_path / "same.toml"]):
-        done = run("train", *more, "--workdir", workdir, "--resume")
+    for extra in (["train.steps=2"], [tmp_path / "same.toml"]):
+        done = run("train", *extra, "--workdir", workdir, "--resume")
         assert done.status == 0, done.err
         assert "percentile" not in done.out
     assert tomllib.loads((workdir / "config.toml").read_text())["model"]["context_length"] == 1024
 
 
 def _targets(out: str) -> int:
-    """The targets of all splits, as the run prints them."""
+    """Return the targets of all splits, as the run prints them."""
     line = next(line for line in out.splitlines() if line.startswith("text: "))
     parts = line.partition("targets: ")[2].split(", ")
     return sum(int(part.split()[1].replace(",", "")) for part in parts)

@@ -1,4 +1,4 @@
-"""One step: accumulation equals the large batch, skipping leaves no trace, the penalty."""
+"""One step: accumulation equals the large batch, a skipped step changes nothing, the penalty."""
 
 import functools
 
@@ -11,6 +11,7 @@ import pytest
 from charjax import models
 from charjax.config import Config, parse_config
 from charjax.data.batches import Batch
+from charjax.training.optimizer import from_optax, is_matrix
 from charjax.training.state import TrainState, create_state
 from charjax.training.step import cross_entropy, l2_penalty, make_train_step
 
@@ -53,13 +54,13 @@ def test_accumulation_equals_the_large_batch(kind):
     small = {"n_layer": 1, "n_head": 2, "d_model": 8} if kind == "transformer" else {}
     config, model, state = setup(kind, model=small)
     batch = make_batch(model, 8)
-    large, told = step(config, model, state, batch)
+    large, metrics = step(config, model, state, batch)
     config, *_ = setup(kind, model=small, optim={"accumulate_steps": 4})
     pieces, told_pieces = step(config, model, state, batch)
     for a, b in zip(jax.tree.leaves(large), jax.tree.leaves(pieces), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(told.loss, told_pieces.loss, rtol=1e-6)
-    np.testing.assert_allclose(told.grad_norm, told_pieces.grad_norm, rtol=1e-5)
+    np.testing.assert_allclose(metrics.loss, told_pieces.loss, rtol=1e-6)
+    np.testing.assert_allclose(metrics.grad_norm, told_pieces.grad_norm, rtol=1e-5)
 
 
 def test_a_step_that_is_not_finite_changes_the_counters_alone():
@@ -67,7 +68,7 @@ def test_a_step_that_is_not_finite_changes_the_counters_alone():
     batch = make_batch(model, 4)
     state, _ = step(config, model, state, batch)
     broken = state._replace(params=jax.tree.map(lambda p: p.at[0].set(jnp.nan), state.params))
-    after, told = step(config, model, broken, batch)
+    after, metrics = step(config, model, broken, batch)
     for name in ("params", "opt_state", "model_state", "carry"):
         pairs = zip(
             jax.tree.leaves(getattr(broken, name)),
@@ -75,24 +76,83 @@ def test_a_step_that_is_not_finite_changes_the_counters_alone():
             strict=True,
         )
         assert all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
-    assert told.skipped == 1
+    assert metrics.skipped == 1
     assert [int(c) for c in after.counters] == [2, 1, 1]
-    healed, told = step(config, model, after._replace(params=state.params), batch)
-    assert told.skipped == 0
+    healed, metrics = step(config, model, after._replace(params=state.params), batch)
+    assert metrics.skipped == 0
     assert [int(c) for c in healed.counters] == [3, 1, 0]
+
+
+OPTAX = {
+    "lion": optax.lion(1.0, weight_decay=0.1, mask=is_matrix),
+    "adamw": optax.adamw(1.0, b2=0.99, weight_decay=0.1, mask=is_matrix),
+    "sgd": optax.sgd(1.0, momentum=0.9),
+}
+CLIPPED = {"learning_rate": 0.02, "warmup_steps": 2, "weight_decay": 0.1, "beta2": 0.99}
+CLIPPED |= {"grad_clip": 0.3}
+
+
+@pytest.mark.parametrize("name", OPTAX)
+def test_any_optimizer_of_optax_can_stand_in_the_step(name, monkeypatch):
+    """Compare five steps, one of them not finite, with a loop over optax."""
+    for module in ("step", "state"):
+        monkeypatch.setattr(
+            f"charjax.training.{module}.make_optimizer", lambda config: from_optax(OPTAX[name])
+        )
+    config, model, state = setup("mlp", optim=CLIPPED)
+    params, plain = state.params, optax.chain(optax.clip_by_global_norm(0.3), OPTAX[name])
+    plain_state, train_step = plain.init(params), jax.jit(make_train_step(model, config))
+    for number in range(5):
+        batch = make_batch(model, 4, seed=number)
+        if number == 2:
+            batch = batch._replace(weights=jnp.full_like(batch.weights, jnp.inf))
+        state, _ = train_step(state, batch, jax.random.key(0))
+        if number != 2:
+            grads = jax.grad(mean_loss)(params, model, batch)
+            with jax.numpy_dtype_promotion("standard"):
+                updates, plain_state = plain.update(grads, plain_state, params)
+            learning_rate = 0.02 * min(1, (number + 1) / 3)
+            params = jax.tree.map(lambda p, u, r=learning_rate: p + r * u, params, updates)
+    assert int(state.counters.skipped) == 1
+    for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def mean_loss(params, model, batch):
+    logits, _ = model.apply({"params": params}, batch.inputs, num_outputs=batch.targets.shape[1])
+    losses = cross_entropy(logits, batch.targets)
+    return jnp.sum(losses * batch.weights) / jnp.sum(batch.weights)
+
+
+def test_the_fused_adamw_is_optaxs_in_the_step(monkeypatch):
+    config, model, state = setup("mlp", optim=CLIPPED)
+    fused, plain = state, state._replace(opt_state=OPTAX["adamw"].init(state.params))
+    fused_step = jax.jit(make_train_step(model, config))
+    monkeypatch.setattr(
+        "charjax.training.step.make_optimizer", lambda config: from_optax(OPTAX["adamw"])
+    )
+    plain_step = jax.jit(make_train_step(model, config))
+    for number in range(5):
+        batch = make_batch(model, 4, seed=number)
+        fused, _ = fused_step(fused, batch, jax.random.key(0))
+        plain, _ = plain_step(plain, batch, jax.random.key(0))
+    for ours, theirs in zip(
+        jax.tree.leaves(fused.params), jax.tree.leaves(plain.params), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_the_loss_is_the_weighted_mean_over_targets():
     config, model, state = setup("bigram")
     batch = make_batch(model, 4)
-    _, told = step(config, model, state, batch)
+    _, metrics = step(config, model, state, batch)
     logits, _ = model.apply({"params": state.params}, batch.inputs)
     losses = -jax.nn.log_softmax(logits)[
         np.arange(4)[:, None], np.arange(6)[None, :], batch.targets
     ]
     expected = float((losses * batch.weights).sum() / batch.weights.sum())
-    assert float(told.loss) == pytest.approx(expected, rel=1e-5)
-    assert float(told.targets) == float(batch.weights.sum())
+    assert float(metrics.loss) == pytest.approx(expected, rel=1e-5)
+    assert float(metrics.targets) == float(batch.weights.sum())
 
 
 def test_cross_entropy_of_a_uniform_guess_is_log_v():
@@ -112,14 +172,14 @@ def test_the_penalty_is_added_to_the_mean_of_the_gradients_and_not_to_the_loss()
     # Away from the zeros that a bigram begins with.
     params = jax.tree.map(lambda p: p + jnp.cos(jnp.arange(p.size)).reshape(p.shape), state.params)
     state = state._replace(params=params)
-    without, told = step(config, model, state, batch)
+    without, metrics = step(config, model, state, batch)
     config, *_ = setup("bigram", optim={**plain, "l2": 0.5})
     penalised, told_penalised = step(config, model, state, batch)
     (table,) = jax.tree.leaves(params)
     (moved,), (moved_penalised,) = map(jax.tree.leaves, (without.params, penalised.params))
     np.testing.assert_allclose(moved - moved_penalised, 0.5 * 2 * table / table.size, atol=1e-6)
-    assert told.loss == told_penalised.loss
-    assert told.penalty == 0
+    assert metrics.loss == told_penalised.loss
+    assert metrics.penalty == 0
     assert float(told_penalised.penalty) == pytest.approx(0.5 * float(jnp.mean(table**2)), rel=1e-5)
 
 
@@ -148,10 +208,10 @@ def test_clipping_is_of_the_mean_gradient():
     moves = []
     for bound in (0.0, 0.1, 1e6):
         config, model, state = setup("bigram", optim={**plain, "grad_clip": bound})
-        after, told = step(config, model, state, make_batch(model, 4))
+        after, metrics = step(config, model, state, make_batch(model, 4))
         difference = jax.tree.map(jnp.subtract, state.params, after.params)
         moves.append(float(optax.tree.norm(difference)))
-    norm = float(told.grad_norm)
+    norm = float(metrics.grad_norm)
     assert norm > 0.1
     # Unclipped, a step at the rate 1 is as long as the gradient.
     assert moves == pytest.approx([norm, 0.1, norm], rel=1e-5)

@@ -1,4 +1,4 @@
-"""Dtype, accumulation and devices change how a step is computed, and not what it learns.
+"""Dtype, accumulation and devices change how a step is computed, not its result.
 
 Every family, optimiser and scheme with factors, small, trains on the same rows in float32 and
 bfloat16, whole and in two pieces, on one device and on two. All losses of 21 steps, of which the
@@ -77,7 +77,7 @@ WAYS: list[Way] = [
 
 
 def losses_of(cases: list[tuple[str, Way]], text: Path) -> list[np.ndarray]:
-    """The losses of trainings in some ways, by a process that sees two devices."""
+    """Return the losses of trainings in several ways, by a process with two devices."""
     text.write_text("the cat sat on a mat, and then it ran off.\n" * 200)
     first = [f"data.path={text}", "eval.every=0", "optim.learning_rate=0.01"]
     asked = [[[*first, *TRAININGS[name]], *way] for name, way in cases]
@@ -101,22 +101,22 @@ def assert_alike(losses: dict[Way, np.ndarray], exact: np.ndarray) -> None:
 def test_a_training_in_the_ways_furthest_apart(tmp_path: Path):
     ways = [WAYS[0], ("float32", 2, 2), ("bfloat16", 2, 2)]
     cases = [(name, way) for name in QUICK for way in ways]
-    told = losses_of(cases, tmp_path / "text.txt")
+    measured = losses_of(cases, tmp_path / "text.txt")
     for i in range(0, len(cases), len(ways)):
-        assert_alike(dict(zip(ways, told[i : i + len(ways)], strict=True)), told[i])
+        assert_alike(dict(zip(ways, measured[i : i + len(ways)], strict=True)), measured[i])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAININGS)
 def test_every_training_in_every_way(name: str, tmp_path: Path):
-    told = losses_of([(name, way) for way in WAYS], tmp_path / "text.txt")
-    losses = dict(zip(WAYS, told, strict=True))
+    measured = losses_of([(name, way) for way in WAYS], tmp_path / "text.txt")
+    losses = dict(zip(WAYS, measured, strict=True))
     if "batch norm" not in name:
         assert_alike(losses, losses["float32", 1, 1])
         return
     # Statistics are those of a piece, so two pieces are another training by definition.
     for pieces in (1, 2):
-        same = {way: told for way, told in losses.items() if way[1] == pieces}
+        same = {way: loss for way, loss in losses.items() if way[1] == pieces}
         assert_alike(same, losses["float32", pieces, 1])
     assert abs(losses["float32", 2, 1] / losses["float32", 1, 1] - 1).max() > 1e-3
 

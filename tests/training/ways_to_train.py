@@ -11,16 +11,17 @@ import sys
 
 import jax
 
-from charjax import parallel
-from charjax.config import load_config
+from charjax import backend, parallel
+from charjax.config import RuntimeConfig, load_config
+from charjax.random_streams import purpose_key
 from charjax.training.program import compile_chunks
-from charjax.training.session import Session, first_state, open_session, purpose_key
+from charjax.training.session import Session, first_state, open_session
 
 STEPS, ROWS = 21, 8
 
 
 def losses(words: list[str], dtype: str, pieces: int, devices: int) -> list[float]:
-    """Train on the same rows, whatever the pieces and devices that they are divided over."""
+    """Train on the same rows, divided over any number of pieces and devices."""
     rows = [f"train.batch_size={ROWS // pieces}", f"optim.accumulate_steps={pieces}"]
     session = on_devices(_open((*words, *rows, f"runtime.dtype={dtype}")), devices)
     key = purpose_key(0, "dropout")
@@ -34,7 +35,7 @@ def losses(words: list[str], dtype: str, pieces: int, devices: int) -> list[floa
 
 
 def on_devices(session: Session, count: int) -> Session:
-    """The session on so many of its devices."""
+    """Return the session on a number of its devices."""
     mesh = parallel.make_mesh(session.devices[:count], session.config.train.batch_size)
     assert mesh.size == count
     source = jax.device_put(session.source, parallel.replicated(mesh))
@@ -47,4 +48,5 @@ def _open(words: tuple[str, ...]) -> Session:
 
 
 if __name__ == "__main__":
+    backend.start_backend(RuntimeConfig())
     json.dump([losses(*case) for case in json.load(sys.stdin)], sys.stdout)

@@ -1,15 +1,15 @@
-"""`python -m charjax.initlab probe`: a network at its first step, from all sides, in seconds.
+"""`python -m charjax.initlab probe`: a network at its first step, measured in seconds.
 
 python -m charjax.initlab probe [CONFIG.toml] [section.key=value ...] [--seeds N] [--out DIR]
                                 [--json] [--coordinates W,W,...]
 """
 
+import contextlib
 import json
 import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from charjax.config import Config, load_config
 from charjax.errors import UserError, printable
 from charjax.initlab.sweeps.axes import numbers
 
-# Where the output is no terminal, wide enough for tables whose cells are not folded.
+# Width of the output where it is not a terminal: tables are not folded.
 _PLAIN_COLUMNS = 140
 
 
@@ -31,17 +31,14 @@ def main(argv: list[str]) -> int:
             "model.kind: 'ngram' given; counts have no initialisation: choose a family that is "
             "trained by gradients"
         )
-    # JAX is imported only from here on, so that mistakes are told at once.
+    # JAX is imported only now, so that mistakes are reported at once.
+    from charjax.files import make_directory
     from charjax.init import scheme_for
 
     scheme_for(config)
-    out = None
     if args.out is not None:
-        from charjax.files import make_directory
-
-        out = Path(args.out)
-        make_directory(out, "--out")
-    _probe(args, argv, config, out)
+        make_directory(args.out, "--out")
+    _probe(args, argv, config)
     return 0
 
 
@@ -50,10 +47,10 @@ def arguments(argv: list[str]) -> Namespace:
     parser = cli.Parser(
         prog="python -m charjax.initlab probe",
         usage="%(prog)s [CONFIG.toml] [section.key=value ...] [options]",
-        description="Look at a network at its first step, drawn with several seeds: the initial "
-        "loss, what flows\nthrough each layer forth and back, how alike two inputs become with "
-        "depth, the Jacobian, the\nHessian's largest eigenvalue; and what theory says of them. "
-        "Configurations and settings\nare those of charjax.train.",
+        description="Measure a network at its first step, drawn with several seeds: the initial "
+        "loss, activations\nand gradients of each layer, the correlation of two inputs by depth, "
+        "the Jacobian, the Hessian's\nlargest eigenvalue, each beside its theory. Configurations "
+        "and settings are those of charjax.train.",
     )
     parser.add_argument(
         "words",
@@ -68,11 +65,13 @@ def arguments(argv: list[str]) -> Namespace:
         "--coordinates",
         metavar="W,W,...",
         type=numbers(whole=True, spacing="log", low=1, high=1_000_000),
-        help="check muP, too: train ten steps at these widths, and see whether every layer moves "
-        "as far in a wide network as in a narrow one: passed, failed, or cannot tell and how many "
-        "seeds or widths would",
+        help="also run muP's coordinate check: train ten steps at these widths; every layer must "
+        "move as far in a wide network as in a narrow one: passed, failed, or cannot tell and how "
+        "many seeds or widths would",
     )
-    parser.add_argument("--out", metavar="DIR", help="write probe.json and pictures there")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="write probe.json and pictures there"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_intermixed_args(argv)
     args.config, args.overrides = cli.config_words(args.words)
@@ -88,78 +87,67 @@ def arguments(argv: list[str]) -> Namespace:
     return args
 
 
-def _probe(args: Namespace, argv: list[str], config: Config, out: Path | None) -> None:
+def _probe(args: Namespace, argv: list[str], config: Config) -> None:
     from rich.console import Console
 
-    from charjax.hardware import hardware
+    from charjax import backend
+    from charjax.files import write_json
+    from charjax.hardware import machine_facts
     from charjax.initlab.probes.network import probe_seeds
     from charjax.initlab.probes.summary import summarise
     from charjax.training.session import open_session
 
-    console = Console(width=None if sys.stdout.isatty() else _PLAIN_COLUMNS)
-    with _status() as told:
-        told("reading the text")
+    with _status() as show_stage:
+        show_stage("reading the text")
+        backend.start_backend(config.runtime)
         session = open_session(config)
         coordinates = None
         if args.coordinates:
             # First, as it refuses widths that the family cannot have.
-            coordinates = _coordinates(config, args.coordinates, args.seeds, told)
-        probes = probe_seeds(session, args.seeds, told)
+            coordinates = _check_coordinates(config, args.coordinates, args.seeds, show_stage)
+        probes = probe_seeds(session, args.seeds, show_stage)
     command = f"python -m charjax.initlab probe {shlex.join(argv)}".strip()
     tree: dict[str, Any] = {"command": command, **summarise(session, probes)}
-    tree |= {"coordinates": coordinates, "hardware": hardware()}
-    if out is not None:
-        from charjax.files import write_json
+    tree |= {"coordinates": coordinates, "hardware": machine_facts()}
+    pictures = []
+    if args.out is not None:
         from charjax.initlab.probes.pictures import draw
 
-        draw(tree, probes[0], out)
-        if coordinates is not None:
-            from charjax.initlab.probes.coordinates_shown import draw_coordinates
-
-            draw_coordinates(coordinates, out / "coordinates.png")
-        write_json(out / "probe.json", tree)
+        pictures = draw(tree, probes[0], args.out)
+        write_json(args.out / "probe.json", tree)
     if args.json:
-        json.dump(tree, sys.stdout, allow_nan=False)
-        sys.stdout.write("\n")
+        print(json.dumps(tree, allow_nan=False))
         return
     from charjax.initlab.probes.tables import show
 
-    show(console, tree)
-    if coordinates is not None:
-        from charjax.initlab.probes.coordinates_shown import coordinates_table
-
-        console.print(coordinates_table(coordinates))
-    if out is not None:
-        drawn = ["activations", "gradients", "depth", *(["coordinates"] if coordinates else [])]
-        told_where = f"written: {out}/probe.json, {', '.join(f'{name}.png' for name in drawn)}"
-        console.print(
-            printable(told_where), emoji=False, highlight=False, soft_wrap=True, markup=False
-        )
+    show(Console(width=None if sys.stdout.isatty() else _PLAIN_COLUMNS), tree)
+    if args.out is not None:
+        print(printable(f"written: {args.out}/probe.json, {', '.join(pictures)}"))
 
 
-def _coordinates(
-    config: Config, widths: tuple[int, ...], seeds: int, told: Callable[[str], None]
+def _check_coordinates(
+    config: Config, widths: tuple[int, ...], seeds: int, show_stage: Callable[[str], None]
 ) -> dict[str, Any]:
     from charjax.initlab.probes.coordinates import check_coordinates
 
-    told(f"training at width {widths[0]}")
+    show_stage(f"training at width {widths[0]}")
     first = config.train.seed
     return check_coordinates(
         config,
         widths,
         tuple(range(first, first + seeds)),
-        progress=lambda width: told(f"trained at width {width}"),
+        report_progress=lambda width: show_stage(f"trained at width {width}"),
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _status() -> Iterator[Callable[[str], None]]:
-    """What is being done, on a terminal's stderr; silent elsewhere."""
+    """Yield a function that shows the current stage on a terminal's stderr; silent elsewhere."""
     from rich.console import Console
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda what: None
+        yield lambda stage: None
         return
     with console.status("") as status:
-        yield lambda what: status.update(what)
+        yield lambda stage: status.update(stage)

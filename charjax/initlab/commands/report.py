@@ -1,4 +1,4 @@
-"""`python -m charjax.initlab report DIR`: a sweep's tables as verdicts, pictures and one page."""
+"""`python -m charjax.initlab report DIR`: verdicts, pictures and one page of a sweep's tables."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from charjax.errors import printable
 def main(argv: list[str]) -> int:
     """Write the page of a finished sweep, and print its verdicts."""
     args = _parser().parse_args(argv)
-    # Only now: matplotlib is slow to load, and a mistyped flag is answered at once.
+    # matplotlib is slow to load; a mistyped flag is reported before.
     from charjax.initlab.report import read_sweep, verdict_lines, write_page
 
     sweep = read_sweep(Path(args.directory))
@@ -24,10 +24,10 @@ def _parser() -> cli.Parser:
     parser = cli.Parser(
         prog="python -m charjax.initlab report",
         usage="%(prog)s DIR [--out FILE.html]",
-        description="Make one self-contained page of a finished sweep: which scheme is better than "
-        "which, theory\non the measured points, histograms by layer, learning-rate transfer. "
-        "Pictures go to DIR/figures.",
+        description="Write one self-contained page of a finished sweep: comparisons of schemes,\n"
+        "measurements beside theory, histograms by layer, learning-rate transfer. Pictures go to\n"
+        "DIR/figures.",
     )
-    parser.add_argument("directory", metavar="DIR", help="what `sweep` wrote")
+    parser.add_argument("directory", metavar="DIR", help="directory that `sweep` wrote")
     parser.add_argument("--out", metavar="FILE.html", help="the page (DIR/report.html)")
     return parser

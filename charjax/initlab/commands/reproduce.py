@@ -3,35 +3,39 @@
 python -m charjax.initlab reproduce [NAME|all ...] [--tier cpu|gpu] [--out DIR] [--resume] [--list]
 """
 
+import datetime
+import functools
 import shlex
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charjax import cli
-from charjax.errors import UserError
 from charjax.initlab import reproductions
-from charjax.initlab.reproductions.checks import Check, Reproduction, Tier, not_run
+from charjax.initlab.reproductions import Reproduction
 from charjax.reproduction import output
+from charjax.reproduction.checks import Check, Poll, Progress, Tier, not_run
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from charjax.initlab.reproductions.report import Result
     from charjax.signals import Signals
+
+_PROGRAM = "charjax.initlab reproduce"
 
 
 def main(argv: list[str]) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command; return its exit status."""
     args = _arguments(argv)
     if args.list:
         for each in reproductions.REPRODUCTIONS:
             sys.stdout.write(f"{each.number:>2}  {each.name:<20} {each.title}\n")
         return 0
     chosen = reproductions.select(args.names)
-    if args.resume and args.out is None:
-        raise UserError("--resume: no --out given; name the directory of the results to go on with")
+    output.check_resume(args.out, args.resume)
     from charjax.signals import Signals
 
     with Signals() as signals:
@@ -42,8 +46,8 @@ def _arguments(argv: list[str]) -> Namespace:
     parser = cli.Parser(
         prog="python -m charjax.initlab reproduce",
         usage="%(prog)s [NAME|all ...] [options]",
-        description="Measure what is published on initialisation, and say whether it was "
-        "reproduced. The\nexit status is 1 if a number is out of its tolerance.",
+        description="Measure published numbers on initialisation, and report which are reproduced. "
+        "The\nexit status is 1 if a number is out of its tolerance.",
     )
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="which, by name or number; see --list (all)"
@@ -69,75 +73,76 @@ def _reproduce(
     from charjax import backend
     from charjax.config import DataConfig, RuntimeConfig
     from charjax.data.corpora import load_corpus
-    from charjax.initlab.reproductions import report
-    from charjax.run.lock import Lock
-    from charjax.signals import Interrupted
+    from charjax.reproduction import check_report as report
 
     backend.make_device_of_every_core()
     has_gpu = backend.start_backend(RuntimeConfig())[0].platform == "gpu"
     tier: Tier = args.tier or ("gpu" if has_gpu else "cpu")
     for name in sorted({name for each in chosen for name in each.corpora}):
         load_corpus(DataConfig.model_validate({"name": name}))
-    out = output.results_directory(args.out, args.resume, "initlab-reproduce")
-    lock = Lock(out)
-    lock.acquire()
-    path, console = out / "results.json", output.make_console()
-    command = f"python -m {report.PROGRAM} {shlex.join(cli.without_out(argv))}".strip()
-    try:
-        results = report.read_results(path) if path.exists() else {}
-        output.say(console, f"results: {out}")
-        for place, each in enumerate(chosen, start=1):
-            if each.name in results and report.is_current(results[each.name], tier):
-                continue
-            told = f"{place}/{len(chosen)} {each.name}"
-            results[each.name] = _measure(each, tier, has_gpu, told, console, signals)
-            # One by one, so that a run that is stopped has kept what it finished.
-            report.write_results(path, list(results.values()), command)
-            page = report.document(list(results.values()), command)
-            (out / "RESULTS.md").write_text(page, encoding="utf-8")
-    except Interrupted as stop:
-        output.say_how_to_go_on(
-            stop, report.PROGRAM, argv, "reproductions", out, args.out is not None
+    command = f"python -m {_PROGRAM} {shlex.join(cli.without_out(argv))}".strip()
+
+    def save(out: Path, results: output.Results, _: output.Result) -> None:
+        _write_results(out / "results.json", results, command)
+        page = report.document(list(results.values()), command)
+        (out / "RESULTS.md").write_text(page, encoding="utf-8")
+
+    def finish(out: Path, results: output.Results, console: "Console") -> list[str]:
+        asked = [results[each.name] for each in chosen]
+        report.show(console, asked)
+        return report.failures(asked)
+
+    jobs = [
+        output.Job(
+            name=each.name,
+            unit="pieces",
+            is_current=lambda result: result["tier"] == tier and output.is_from_here(result),
+            measure=functools.partial(_measure, each, tier, has_gpu),
+            describe=report.verdicts_in_words,
         )
-        return stop.status
-    finally:
-        lock.release()
-    asked = [results[each.name] for each in chosen]
-    report.show(console, asked)
-    failed = report.failures(asked)
-    if failed:
-        cli.complain(f"out of tolerance: {', '.join(failed)}")
-    output.say(console, f"results: {out}")
-    return 1 if failed else 0
+        for each in chosen
+    ]
+    this = output.Command(
+        program=_PROGRAM,
+        kind="initlab-reproduce",
+        key="reproductions",
+        start=lambda out, results, console: None,
+        save=save,
+        finish=finish,
+    )
+    return output.run(this, args, argv, jobs, signals)
+
+
+def _write_results(path: Path, results: output.Results, command: str) -> None:
+    from charjax.hardware import machine_facts
+
+    ordered = sorted(results.values(), key=lambda result: result["number"])
+    content = {"hardware": machine_facts(), "reproductions": ordered}
+    output.write_results(path, command, content)
 
 
 def _measure(
-    each: Reproduction,
-    tier: Tier,
-    has_gpu: bool,
-    place: str,
-    console: "Console",
-    signals: "Signals",
-) -> "Result":
-    """Run a reproduction with a bar, and print its line."""
-    from charjax.initlab.reproductions import report
+    each: Reproduction, tier: Tier, has_gpu: bool, progress: Progress, poll: Poll
+) -> output.Result:
+    """Run a reproduction; return its entry of results.json."""
+    from charjax.hardware import machine_facts
 
     began = time.perf_counter()
-    with output.progress_bar(console, place, "pieces") as bar:
-
-        def told(done: int, total: int) -> None:
-            if bar is not None:
-                bar.update(bar.task_ids[0], completed=done, total=total)
-
-        checks: list[Check]
-        if tier == "gpu" and each.larger_on_gpu and not has_gpu:
-            why = "the GPU tier's size needs a GPU, and JAX finds none here"
-            checks = [not_run(each.title, why)]
-        else:
-            checks = list(each.run(tier, told, signals.poll))
-    result = report.result_of(each, tier, checks, time.perf_counter() - began)
-    verdicts = [check.verdict for check in checks]
-    counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}
-    words = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    output.say(console, f"{place}: {words} ({result['seconds']:.0f} s)")
-    return result
+    checks: Sequence[Check]
+    if tier == "gpu" and each.larger_on_gpu and not has_gpu:
+        why = "the GPU tier's size needs a GPU, and JAX finds none here"
+        checks = [not_run(each.title, why)]
+    else:
+        checks = each.run(tier, progress, poll)
+    return {
+        "name": each.name,
+        "number": each.number,
+        "title": each.title,
+        "source": each.source,
+        "tier": tier,
+        "command": f"python -m {_PROGRAM} {each.name} --tier {tier}",
+        "seconds": round(time.perf_counter() - began, 1),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "hardware": machine_facts(),
+        "checks": [check.as_data() for check in checks],
+    }

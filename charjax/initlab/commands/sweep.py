@@ -1,4 +1,4 @@
-"""`python -m charjax.initlab sweep`: schemes over many seeds, each size one program."""
+"""`python -m charjax.initlab sweep`: compare schemes over many seeds, one program per size."""
 
 import dataclasses
 import datetime
@@ -40,8 +40,8 @@ def main(argv: list[str]) -> int:
             again = shlex.join([word for word in argv if word != "--resume"])
             named = "" if args.out else f" --out {shlex.quote(str(out))}"
             cli.complain(
-                f"stopped by {stop}; what is done is kept: go on with python -m charjax.initlab "
-                f"sweep {again}{named} --resume"
+                f"stopped by {stop}; finished runs are saved: continue with python -m "
+                f"charjax.initlab sweep {again}{named} --resume"
             )
             return stop.status
     return 0
@@ -51,70 +51,69 @@ def _arguments(argv: list[str]) -> Namespace:
     parser = cli.Parser(
         prog="python -m charjax.initlab sweep",
         usage="%(prog)s [CONFIG.toml] [section.key=value ...] [options]",
-        description="Train a grid of networks and set their schemes against each other. Numbers "
-        "are given as a,b,c,\nor as lo:hi:n for n of them. Every run of one size is trained in "
-        "one program; seed k sees the\nsame batches under every scheme.",
+        description="Train a grid of networks and compare their schemes. Numbers are given as\n"
+        "a,b,c, or as lo:hi:n for n of them. All runs of one size are trained in one program;\n"
+        "seed k uses the same batches under every scheme.",
     )
     parser.add_argument(
         "words",
         nargs="*",
         metavar="CONFIG.toml | section.key=value",
-        help="what all runs share, as of charjax.train",
+        help="settings that all runs share, as for charjax.train",
     )
     parser.add_argument("--arch", choices=TRAINED, help="the family (mlp, or the CONFIG's)")
     parser.add_argument(
-        "--scheme", metavar="A,B,...", default=_SCHEMES, help=f"of init.scheme ({_SCHEMES})"
+        "--scheme", metavar="A,B,...", default=_SCHEMES, help=f"values of init.scheme ({_SCHEMES})"
     )
     parser.add_argument(
         "--gain",
         metavar="GAINS",
         type=numbers(whole=False, spacing="even", low=0),
         default=(None,),
-        help="of init.gain, which multiplies every kernel but the readout (the scheme's own)",
+        help="values of init.gain, which multiplies every kernel but the readout (each scheme's "
+        "default)",
     )
     whole = numbers(whole=True, spacing="even", low=1, high=100_000)
     parser.add_argument("--depth", metavar="DEPTHS", type=whole, default=(), help="layers")
     wide = numbers(whole=True, spacing="log", low=1, high=10_000_000)
-    parser.add_argument("--width", metavar="WIDTHS", type=wide, default=(), help="units a layer")
+    parser.add_argument("--width", metavar="WIDTHS", type=wide, default=(), help="units per layer")
     parser.add_argument(
         "--lr",
         metavar="RATES",
         type=numbers(whole=False, spacing="log", low=0),
         default=(),
-        help="of optim.learning_rate; lo:hi:n in equal ratios",
+        help="values of optim.learning_rate; lo:hi:n in equal ratios",
     )
     parser.add_argument(
         "--seeds",
         metavar="N",
         type=cli.whole_number(1, 1_000_000),
         default=8,
-        help="runs of each kind: 2 or more, as there are intervals over them; 6 or more can tell "
-        "schemes apart (8)",
+        help="runs at each grid point: 2 or more for intervals over seeds; 6 or more to separate "
+        "schemes (8)",
     )
     parser.add_argument("--steps", metavar="S", type=cli.whole_number(1), help="of each run (1000)")
     parser.add_argument(
-        "--at-once", metavar="N", type=cli.whole_number(1), help="runs in a program (what fits)"
+        "--at-once", metavar="N", type=cli.whole_number(1), help="runs per program (as many as fit)"
     )
     parser.add_argument(
-        "--out", metavar="DIR", help="where the tables and the report go (a new one in runs/)"
+        "--out", metavar="DIR", help="directory of the tables and the report (a new one in runs/)"
     )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with a sweep in --out that was stopped"
-    )
+    parser.add_argument("--resume", action="store_true", help="continue a stopped sweep in --out")
     args = parser.parse_intermixed_args(argv)
     args.config, args.overrides = cli.config_words(args.words)
     if args.seeds < 2:
         raise UserError(
-            f"--seeds: {args.seeds} given; a sweep tells intervals over seeds, which need 2 or "
-            "more (6 or more to tell two schemes apart)"
+            f"--seeds: {args.seeds} given; a sweep reports intervals over seeds, which need 2 or "
+            "more (6 or more to separate two schemes)"
         )
     if args.resume and args.out is None:
-        raise UserError("--resume: no --out given; name the directory of the sweep to go on with")
+        raise UserError("--resume: no --out given; name the directory of the sweep to continue")
     return args
 
 
 def _grid(args: Namespace) -> tuple["Config", Axes]:
-    """What all runs share, and what is varied."""
+    """Return the configuration that all runs share, and the axes that vary."""
     from charjax.config import load_config, read_settings
     from charjax.initlab.sweeps.unread import check_axes, why_no_run_reads
 
@@ -126,11 +125,11 @@ def _grid(args: Namespace) -> tuple["Config", Axes]:
     kind = read_settings(args.config, overrides).get("model", {}).get("kind")
     if isinstance(kind, str) and kind in FAMILIES and kind not in TRAINED:
         raise UserError(
-            f"model.kind: {kind} given; it counts, and has no initialisation: choose --arch "
+            f"model.kind: {kind} given; counts have no initialisation: choose --arch "
             f"{', '.join(TRAINED)}"
         )
-    given = args.config or any(word.startswith("train.steps=") for word in overrides)
-    if args.steps or not given:
+    has_steps = args.config or any(word.startswith("train.steps=") for word in overrides)
+    if args.steps or not has_steps:
         overrides.append(f"train.steps={args.steps or _STEPS}")
     schemes = tuple(dict.fromkeys(name.strip() for name in args.scheme.split(",")))
     seeds = tuple(range(args.seeds))
@@ -141,7 +140,7 @@ def _grid(args: Namespace) -> tuple["Config", Axes]:
 
 
 def _directory(args: Namespace, base: "Config") -> Path:
-    """Where it goes; made only when everything else has been found right."""
+    """Return the output directory; it is made only once everything else has been checked."""
     if args.out is not None:
         return Path(args.out)
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -170,7 +169,7 @@ def _sweep(
     check_tables(axes.runs, 1, base.train.steps)
     of_one_seed = make_groups(base, dataclasses.replace(axes, seeds=axes.seeds[:1]))
     backend.make_device_of_every_core()
-    # A stack takes a few runs at a time, or one if it is large.
+    # An ensemble computes a few runs at a time, or one if it is large.
     are_large = any(needs_one_heap(group.config, 1) for group in of_one_seed)
     devices = backend.start_backend(base.runtime, large_calls=are_large)
     dataset = load_dataset(base.data)
@@ -181,7 +180,7 @@ def _sweep(
     check_room(groups, dataset, devices)
     if not args.resume and out.is_dir() and any(out.iterdir()):
         raise UserError(
-            f"--out: {str(out)!r} is not empty; go on with its sweep by --resume, or give another"
+            f"--out: {str(out)!r} is not empty; continue its sweep with --resume, or give another"
         )
     plan = resumed_plan(out, base, axes) if args.resume else Plan(out, base, axes, {})
     make_directory(out, "--out")
@@ -204,9 +203,9 @@ def _sweep(
 
 
 def _write(out: Path, sweep: "Sweep", argv: list[str], base: "Config", axes: Axes) -> None:
-    """The tables, and sweep.json when they are there; then the parts are not needed any more."""
+    """Write the tables, then sweep.json, and remove the parts."""
     from charjax.files import write_json
-    from charjax.hardware import hardware
+    from charjax.hardware import machine_facts
     from charjax.initlab.sweeps.record import recorded_steps
     from charjax.initlab.sweeps.tables import hidden_activation, unigram_entropy, write_tables
 
@@ -230,7 +229,7 @@ def _write(out: Path, sweep: "Sweep", argv: list[str], base: "Config", axes: Axe
         "recorded": list(recorded_steps(base.train.steps)),
         "vocabulary": sweep.dataset.tokenizer.vocab_size,
         "unigram_entropy": unigram_entropy(sweep.dataset),
-        "hardware": hardware(),
+        "hardware": machine_facts(),
         "seconds": round(sweep.seconds, 1),
         "run_steps_per_second": sweep.run_steps / max(sweep.seconds, 1e-9),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -241,9 +240,11 @@ def _write(out: Path, sweep: "Sweep", argv: list[str], base: "Config", axes: Axe
 
 @contextmanager
 def _bar(groups: list["Group"]) -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time left on a terminal, otherwise a line when a group is done."""
-    from rich import progress
+    """Show a bar with the time left on a terminal, otherwise a line when a group is done."""
     from rich.console import Console
+    from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+
+    from charjax.progress import ProgressBar
 
     totals = [len(g.points) * g.config.train.steps for g in groups]
     names = [f"{len(g.points)} runs of depth {g.depth}, width {g.width}" for g in groups]
@@ -251,28 +252,21 @@ def _bar(groups: list["Group"]) -> Iterator[Callable[[int, int], None]]:
     if not console.is_terminal:
         done = [0] * len(groups)
 
-        def told(index: int, run_steps: int) -> None:
+        def print_done(index: int, run_steps: int) -> None:
             done[index] += run_steps
             if done[index] >= totals[index]:
                 print(f"{index + 1}/{len(groups)}: {names[index]}: done", flush=True)
 
-        yield told
+        yield print_done
         return
-    # Larger networks take longer: a step counts as much as it computes, and something besides.
+    # The cost of a step: a constant, and the FLOPs of the hidden layers.
     weights = [5_000 + g.width**2 * max(1, g.depth) for g in groups]
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.TextColumn("{task.percentage:>3.0f}%"),
-        progress.TimeElapsedColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=console, transient=True) as bar:
-        whole = sum(w * t for w, t in zip(weights, totals, strict=True))
-        task = bar.add_task("compiling", total=whole)
+    columns = ("{task.percentage:>3.0f}%", TimeElapsedColumn(), TimeRemainingColumn())
+    whole = sum(w * t for w, t in zip(weights, totals, strict=True))
+    with ProgressBar(console, "compiling", *columns, total=whole) as bar:
 
-        def moved(index: int, run_steps: int) -> None:
+        def advance(index: int, run_steps: int) -> None:
             text = f"{index + 1}/{len(groups)} {names[index]}"
-            bar.update(task, advance=run_steps * weights[index], description=text)
+            bar.update(advance=run_steps * weights[index], description=text)
 
-        yield moved
+        yield advance

@@ -1,1 +1,1 @@
-"""What can be measured of a network at its first step, a topic a file."""
+"""Measurements of a network at its first step, one topic per file."""

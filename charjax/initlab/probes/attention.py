@@ -1,4 +1,4 @@
-"""How widely a transformer's heads look.
+"""The weights of a transformer's attention heads, and their entropy.
 
 Letters: B batch, T time (queries), S time (keys), H heads, K width of a head, L blocks.
 """
@@ -20,16 +20,16 @@ from charjax.ops.rotary import rotary_angles, rotate
 
 
 def attention_weights(model: Transformer, qkv_BTE: Array) -> Array:
-    """The weights of a block's attention, from what its product of queries, keys and values gives.
+    """Compute the attention weights of a block from its projected queries, keys and values.
 
-    They are nowhere an array of the model's own; here they are computed once more as it does.
+    The model keeps no array of them; they are computed again here, as it does.
 
     Args:
       model: the transformer.
       qkv_BTE: queries, keys and values of all heads side by side, (B, T, 3 H K).
 
     Returns:
-      (B, H, T, S) float32, of which each row sums to 1 over the keys up to its own.
+      (B, H, T, S) float32; each row sums to 1 over the keys up to its own position.
     """
     B, T, _ = qkv_BTE.shape
     qkv_BTHK = qkv_BTE.reshape(B, T, 3 * model.n_head, -1)
@@ -38,12 +38,12 @@ def attention_weights(model: Transformer, qkv_BTE: Array) -> Array:
         angles = rotary_angles(jnp.arange(T), q_BTHK.shape[-1])
         q_BTHK, k_BTHK = rotate(q_BTHK, angles), rotate(k_BTHK, angles)
     scores_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK, k_BTHK) / math.sqrt(q_BTHK.shape[-1])
-    seen_TS = jnp.tri(T, dtype=bool)
-    return jax.nn.softmax(jnp.where(seen_TS, scores_BHTS, -jnp.inf), axis=-1)
+    visible_TS = jnp.tri(T, dtype=bool)
+    return jax.nn.softmax(jnp.where(visible_TS, scores_BHTS, -jnp.inf), axis=-1)
 
 
 def attention_entropy(model: Transformer, qkv_BTE: Array, weights_BT: Array) -> Array:
-    """Mean over the places of the entropy of a head's weights, in nats: (H,) float32.
+    """Return the entropy of each head's weights, mean over positions, in nats: (H,) float32.
 
     Args:
       model: the transformer.
@@ -57,12 +57,12 @@ def attention_entropy(model: Transformer, qkv_BTE: Array, weights_BT: Array) -> 
 
 
 class EntropyTheory(NamedTuple):
-    """Means over the places, in nats.
+    """The predicted entropy of attention, mean over positions, in nats.
 
     Attributes:
-      uniform: of log t, equal weights on the t keys there are.
-      predicted_L: of theory.causal_attention with the scores' predicted size, by block; NaN where
-        that is not known.
+      uniform: the mean of log t: equal weights on t keys.
+      predicted_L: by block, of theory.causal_attention at the scores' predicted size; NaN where
+        that size is not known.
     """
 
     uniform: float
@@ -70,24 +70,25 @@ class EntropyTheory(NamedTuple):
 
 
 def predict_entropy(
-    model: Transformer, prediction: Prediction, weights_BT: ArrayLike, places: int
+    model: Transformer, prediction: Prediction, weights_BT: ArrayLike, positions: int
 ) -> EntropyTheory:
-    """The theory of `attention_entropy`, for keys that are not alike.
+    """Predict `attention_entropy`, for uncorrelated keys.
 
     Args:
       model: the transformer.
-      prediction: of its layers. Queries and keys of variance q have scores of deviation q.
+      prediction: of its layers. Queries and keys of variance q have scores of standard
+        deviation q.
       weights_BT: as of `attention_entropy`.
-      places: T.
+      positions: T.
     """
-    counted_BT = counted_places(jnp.asarray(weights_BT), len(np.asarray(weights_BT)), places)
+    counted_BT = counted_places(jnp.asarray(weights_BT), len(np.asarray(weights_BT)), positions)
     share_T = np.asarray(counted_BT, np.float64).sum(axis=0)
     share_T /= share_T.sum()
     predicted = []
     for layer, std in zip(find_layers(model), prediction.preactivation_std, strict=True):
         if layer.name.endswith("attention/qkv"):
             known = not math.isnan(std)
-            means_T = theory.causal_attention(std**2, places).entropy_T if known else math.nan
+            means_T = theory.causal_attention(std**2, positions).entropy_T if known else math.nan
             predicted.append(float(np.sum(share_T * means_T)))
-    uniform = float(share_T @ np.log(np.arange(1.0, places + 1)))
+    uniform = float(share_T @ np.log(np.arange(1.0, positions + 1)))
     return EntropyTheory(uniform, np.array(predicted))

@@ -1,6 +1,6 @@
-"""How alike inputs and positions become with depth.
+"""Correlation of inputs and of positions, layer by layer.
 
-Letters: B batch, T targets, P places, D width, N vectors, L layers.
+Letters: B batch, T targets, P positions, D width, N vectors, L layers.
 """
 
 import math
@@ -18,14 +18,14 @@ from charjax.models.contract import CharModel
 
 
 def input_correlation(z_BPD: Array, weights_BT: Array) -> Array:
-    """Mean correlation of what two contexts give in a layer, at their last targets' places.
+    """Return the mean correlation of two contexts in a layer, at the position of the last target.
 
-    z_a z_b / (|z_a| |z_b|) of the pre-activations, about 0, over all pairs of rows (Poole et al.
-    2016).
+    z_a z_b / (|z_a| |z_b|) of the pre-activations, not centred, over all pairs of rows (Poole et
+    al. 2016).
 
     Args:
       z_BPD: a layer's pre-activations.
-      weights_BT: 1 for a target, 0 for padding, in the last T places.
+      weights_BT: 1 for a target, 0 for padding, in the last T positions.
 
     Returns:
       float32 scalar; NaN for a single row.
@@ -41,11 +41,17 @@ def input_correlation(z_BPD: Array, weights_BT: Array) -> Array:
 def predict_correlation(
     model: CharModel, moments: WeightMoments, prediction: Prediction, measured_L: ArrayLike
 ) -> NDArray[np.float64]:
-    """The theory of `input_correlation` (theory.correlation_map), from the embeddings' as measured.
+    """Predict `input_correlation` (theory.correlation_map) from its value in the embedding.
+
+    Args:
+      model: of a trained family.
+      moments: of its parameters.
+      prediction: of its layers.
+      measured_L: the measured correlations, of which the embedding's is used.
 
     Returns:
-      (L,) float64; NaN where there is none: of families that are no stacks, and with batch norm,
-      which makes the rows of a batch depend on each other.
+      (L,) float64; NaN where no theory applies: families that are not plain stacks, and batch
+      norm, which makes the rows of a batch depend on each other.
     """
     layers = find_layers(model)
     c_L = np.full(len(layers), math.nan)
@@ -68,30 +74,30 @@ def predict_correlation(
 
 
 def token_cosine(h_BPD: Array, weights_BT: Array) -> Array:
-    """Mean cosine between the vectors at different places of a row.
+    """Return the mean cosine between the vectors at different positions of a row.
 
-    1 where all places have become one, as in rank collapse (Dong et al. 2021). Padding does not
-    count; rows with fewer than two places are left out.
+    It is 1 where all positions have the same vector, as in rank collapse (Dong et al. 2021).
+    Padding does not count; rows with fewer than two positions are left out.
 
     Args:
-      h_BPD: what a layer gives out.
+      h_BPD: a layer's output.
       weights_BT: as of `input_correlation`.
 
     Returns:
-      float32 scalar; NaN where no row has two places.
+      float32 scalar; NaN where no row has two positions.
     """
     counted_BP = counted_places(weights_BT, *h_BPD.shape[:2])
     return jnp.nanmean(jax.vmap(_mean_cosine)(h_BPD, counted_BP))
 
 
 def effective_rank(h_ND: ArrayLike) -> float:
-    """exp of the entropy of the singular values over their sum (Roy and Vetterli 2007).
+    """Return exp of the entropy of the singular values over their sum (Roy and Vetterli 2007).
 
     Args:
       h_ND: vectors, as rows.
 
     Returns:
-      From 1 to min(N, D); NaN where all is 0.
+      A number from 1 to min(N, D); NaN for a matrix of zeros.
     """
     values = np.linalg.svd(np.asarray(h_ND, np.float64), compute_uv=False)
     shares = values[values > 0] / np.sum(values)
@@ -99,7 +105,7 @@ def effective_rank(h_ND: ArrayLike) -> float:
 
 
 def _mean_cosine(h_ND: Array, counted_N: Array) -> Array:
-    """Over all pairs of the rows that count; NaN where a vector is 0."""
+    """Return the mean cosine of all pairs of counted rows; NaN where a vector is 0."""
     unit_ND = h_ND / jnp.linalg.norm(h_ND, axis=1, keepdims=True)
     unit_ND = jnp.where(counted_N[:, None], unit_ND, 0.0)
     count = jnp.sum(counted_N.astype(jnp.float32))

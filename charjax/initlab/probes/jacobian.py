@@ -1,6 +1,6 @@
 """The singular values of a network's input-output Jacobian.
 
-Letters: B batch, P places, D width of the input, H width of the output, K singular values.
+Letters: B batch, P positions, D width of the input, H width of the output, K singular values.
 """
 
 import dataclasses
@@ -20,19 +20,19 @@ from charjax.models.taps import Arrays, Recording
 
 @dataclasses.dataclass(frozen=True)
 class Spectrum:
-    """Of the singular values of a Jacobian.
+    """Statistics of the singular values of a Jacobian.
 
     Attributes:
-      mean: of the singular values.
-      std: of them.
-      largest: singular value.
-      smallest: singular value; 0 below what float32 can tell from it.
-      condition: the largest over the smallest, infinite over 0: a layer norm before the readout
-        takes out two directions.
-      rank: how many are not 0.
-      squared_mean: mean of their squares.
-      squared_relative_variance: variance of the squares over their squared mean, as
-        theory.JacobianMoments has it.
+      mean: mean singular value.
+      std: standard deviation of the singular values.
+      largest: largest singular value.
+      smallest: smallest singular value; 0 if below the resolution of float32.
+      condition: largest / smallest; infinite where that is 0: a layer norm before the readout
+        projects out two directions.
+      rank: number of singular values above 0.
+      squared_mean: mean of the squares.
+      squared_relative_variance: variance of the squares over their squared mean, as in
+        theory.JacobianMoments.
     """
 
     mean: float
@@ -46,21 +46,21 @@ class Spectrum:
 
 
 def embedding_jacobian(model: CharModel, variables: Any, inputs_BS: Array) -> Array:
-    """d (what the readout reads at a row's last place) / d (the embeddings of its context).
+    """Return d (input of the readout at the last position) / d (embeddings of the context).
 
-    Of the first row of a batch; with batch norm the others take part in its statistics, else they
-    are not computed. Every vector that the row has in the layer "token_embedding" counts.
+    The Jacobian is that of a batch's first row; the other rows are computed only where batch norm
+    takes its statistics from them. Every vector of the row in the layer "token_embedding" counts.
 
     Args:
       model: of a family with a hidden layer.
-      variables: as of `measure_layers`.
+      variables: as for `measure_layers`.
       inputs_BS: tokens.
 
     Returns:
       (H, P D) float32.
 
     Raises:
-      ValueError: the embedding is the readout (a bigram): there is nothing between.
+      ValueError: the embedding is the readout (a bigram), with nothing between the two.
     """
     taps = model.taps()
     if len(taps) < 3:
@@ -95,7 +95,7 @@ def embedding_jacobian(model: CharModel, variables: Any, inputs_BS: Array) -> Ar
 
 
 def spectrum(jacobian_HD: ArrayLike) -> Spectrum:
-    """The singular values of a matrix that was computed in float32, as numbers."""
+    """Summarise the singular values of a matrix that was computed in float32."""
     matrix_HD = np.asarray(jacobian_HD, np.float64)
     values_K = np.linalg.svd(matrix_HD, compute_uv=False)
     noise = values_K[0] * max(matrix_HD.shape) * np.finfo(np.float32).eps

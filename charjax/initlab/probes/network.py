@@ -1,9 +1,9 @@
-"""One config's network at its first step, looked at from all sides, over several seeds.
+"""A network at its first step, measured over several seeds.
 
-Seed k draws the parameters of a run with train.seed + k; the text's batches are those of the
-config's own seed, so that what differs between seeds is the draw alone.
+Seed k draws the parameters of a run with train.seed + k. The batches are always those of the
+config's seed, so that seeds differ in the parameters alone.
 
-Letters: B batch, S inputs, T targets, P places, D width, L layers, H heads, N vectors.
+Letters: B batch, S inputs, T targets, P positions, D width, L layers, H heads, N vectors.
 """
 
 import dataclasses
@@ -46,31 +46,32 @@ from charjax.initlab.probes.hessian import Extremes, hessian_extremes
 from charjax.initlab.probes.jacobian import Spectrum, embedding_jacobian, spectrum
 from charjax.models.contract import CharModel
 from charjax.models.transformer import Transformer
-from charjax.training.session import Session, purpose_key, seed_state
+from charjax.random_streams import purpose_key
+from charjax.training.session import Session, seed_state
 from charjax.training.state import TrainState, variables_of
 from charjax.training.step import cross_entropy
 
-# The initial loss is the mean over at least so many targets, of as many batches as that takes.
+# The initial loss is a mean over at least this many targets.
 LOSS_TARGETS = 4096
 _MOST_BATCHES = 64
-# Vectors of which the effective rank is taken.
+# Vectors for the effective rank.
 RANK_VECTORS = 256
-# Contexts whose Jacobian is taken, for each seed.
+# Jacobians per seed.
 JACOBIANS = 2
 
 
-class Look(NamedTuple):
-    """What is returned of one pass, on the device.
+class LayerProbe(NamedTuple):
+    """Measurements of one forward and backward pass.
 
     Attributes:
-      loss: of the batch.
+      loss: the batch's mean loss.
       stats: see LayerStats.
       kernels: see ParameterStats.
       moments: see WeightMoments.
       correlation_L: see depth.input_correlation.
       cosine_L: see depth.token_cosine.
-      entropy_LH: of a transformer's blocks, see attention.attention_entropy; else None.
-      vectors: what each layer gives out in the first rows, (rows, P, D).
+      entropy_LH: for a transformer by block, see attention.attention_entropy; else None.
+      vectors: each layer's output in the first rows, (rows, P, D).
     """
 
     loss: Array
@@ -85,25 +86,25 @@ class Look(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SeedProbe:
-    """One seed's network.
+    """The measurements of one seed's network.
 
     Attributes:
-      seed: train.seed of the run that would begin with it.
-      loss: initial loss, in nats a target.
-      predicted_loss: by theory; NaN where it says nothing.
-      look: what was measured layer by layer, as numbers on the host.
-      prediction: what the theory says of the layers.
+      seed: train.seed of the run that starts from this network.
+      loss: initial loss, in nats per target.
+      predicted_loss: by theory; NaN where no theory applies.
+      layers: measurements by layer, on the host.
+      prediction: theory of the layers.
       predicted_correlation_L: see depth.predict_correlation.
-      rank_L: effective rank of what each layer gives out.
+      rank_L: effective rank of each layer's output.
       spectra: of the Jacobians of some contexts; empty for a family without a hidden layer.
-      entropy: the theory of a transformer's attention, see attention.predict_entropy; else None.
+      entropy: for a transformer, see attention.predict_entropy; else None.
       hessian: see Extremes.
     """
 
     seed: int
     loss: float
     predicted_loss: float
-    look: Look
+    layers: LayerProbe
     prediction: Prediction
     predicted_correlation_L: NDArray[np.float64]
     rank_L: NDArray[np.float64]
@@ -113,14 +114,14 @@ class SeedProbe:
 
 
 def probe_seeds(
-    session: Session, seeds: int, told: Callable[[str], None] = lambda what: None
+    session: Session, seeds: int, report_progress: Callable[[str], None] = lambda stage: None
 ) -> list[SeedProbe]:
-    """Probe as many networks as there are seeds.
+    """Probe one network per seed.
 
     Args:
-      session: of a family that is trained.
-      seeds: how many.
-      told: called with what is done next.
+      session: of a family that is trained by gradients.
+      seeds: number of seeds.
+      report_progress: called with the name of the next stage.
     """
     source = session.source
     assert source is not None
@@ -133,7 +134,7 @@ def probe_seeds(
     draw_state = jax.jit(lambda key: seed_state(session, key, source))
     found = []
     for seed in range(first, first + seeds):
-        told(f"seed {seed}")
+        report_progress(f"seed {seed}")
         found.append(_probe(session, seed, draw_state(purpose_key(seed, "init")), batches))
     return found
 
@@ -141,10 +142,10 @@ def probe_seeds(
 def _probe(session: Session, seed: int, state: TrainState, batches: list[Batch]) -> SeedProbe:
     model, batch = session.model, batches[0]
     variables = variables_of(state)
-    look = jax.device_get(_look(model, variables, batch))
+    layers = jax.device_get(_probe_layers(model, variables, batch))
     times = batch.targets.shape[1]
-    squares_L = np.square(np.float64(look.stats.mean)) + np.square(np.float64(look.stats.std))
-    prediction = predict_layers(model, look.moments, squares_L, times)
+    squares_L = np.square(np.float64(layers.stats.mean)) + np.square(np.float64(layers.stats.std))
+    prediction = predict_layers(model, layers.moments, squares_L, times)
     sums = [_loss_sums(model, variables, one) for one in batches]
     losses, repeats, weights = (float(sum(column)) for column in zip(*sums, strict=True))
     scheme = scheme_for(session.config)
@@ -152,14 +153,14 @@ def _probe(session: Session, seed: int, state: TrainState, batches: list[Batch])
         seed=seed,
         loss=losses / weights,
         predicted_loss=predict_loss(
-            model, scheme, look.moments, prediction, squares_L, repeats / weights
+            model, scheme, layers.moments, prediction, squares_L, repeats / weights
         ),
-        look=look,
+        layers=layers,
         prediction=prediction,
         predicted_correlation_L=predict_correlation(
-            model, look.moments, prediction, look.correlation_L
+            model, layers.moments, prediction, layers.correlation_L
         ),
-        rank_L=np.array([_rank(h_BPD, batch.weights) for h_BPD in look.vectors]),
+        rank_L=np.array([_rank(h_BPD, batch.weights) for h_BPD in layers.vectors]),
         spectra=_spectra(model, variables, batch),
         entropy=predict_entropy(model, prediction, batch.weights, batch.inputs.shape[1])
         if isinstance(model, Transformer)
@@ -169,7 +170,7 @@ def _probe(session: Session, seed: int, state: TrainState, batches: list[Batch])
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _look(model: CharModel, variables: Any, batch: Batch) -> Look:
+def _probe_layers(model: CharModel, variables: Any, batch: Batch) -> LayerProbe:
     inputs_BS, targets_BT, weights_BT, _ = batch
     loss, stats, kernels, values = inspect_layers(
         model, variables, inputs_BS, targets_BT, weights_BT, train=True
@@ -179,7 +180,7 @@ def _look(model: CharModel, variables: Any, batch: Batch) -> Look:
         for layer, value in zip(find_layers(model), values, strict=True)
         if isinstance(model, Transformer) and layer.name.endswith("attention/qkv")
     ]
-    return Look(
+    return LayerProbe(
         loss,
         stats,
         kernels,
@@ -193,7 +194,7 @@ def _look(model: CharModel, variables: Any, batch: Batch) -> Look:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _loss_sums(model: CharModel, variables: Any, batch: Batch) -> tuple[Array, Array, Array]:
-    """Sums over a batch's targets: of losses, of repeated characters, of weights."""
+    """Sum losses, repeated characters and weights over a batch's targets."""
     inputs_BS, targets_BT, weights_BT, _ = batch
     T = targets_BT.shape[1]
     logits_BTV, _ = layer_values(model, variables, inputs_BS, T, train=True)
@@ -207,14 +208,14 @@ def _loss_sums(model: CharModel, variables: Any, batch: Batch) -> tuple[Array, A
 
 
 def _rank(h_BPD: Array, weights_BT: Array) -> float:
-    """The effective rank of the vectors that are not padding."""
+    """Return the effective rank of the vectors that are not padding."""
     R, P, _ = h_BPD.shape
     counted_RP = counted_places(weights_BT, len(weights_BT), P)[:R]
     return effective_rank(np.asarray(h_BPD)[np.asarray(counted_RP)][:RANK_VECTORS])
 
 
 def _spectra(model: CharModel, variables: Any, batch: Batch) -> tuple[Spectrum, ...]:
-    """Of the contexts of the batch's longest rows, cut to one length."""
+    """Return the spectra of the batch's longest contexts, cut to one length."""
     if len(find_layers(model)) < 3:
         return ()
     weights_BT = np.asarray(batch.weights)

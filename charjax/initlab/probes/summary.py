@@ -1,26 +1,26 @@
-"""What the probes of several seeds say together, as a tree for JSON."""
+"""The probes of several seeds combined into one tree for JSON."""
 
 import math
+import operator
 from collections.abc import Iterable
 from typing import Any
 
-import jax
 import numpy as np
 
 from charjax.initlab.activations.layers import Layer, find_layers
 from charjax.initlab.probes.network import SeedProbe
 from charjax.training.session import Session
+from charjax.training.state import parameter_count, state_shapes
 
-# A number over seeds: {"mean", "std"}, the latter with n - 1; null where it is not finite.
+# Over seeds: {"mean", "std"}, the latter with n - 1; null where a value is not finite.
 Number = dict[str, float | None]
 
 
 def summarise(session: Session, probes: list[SeedProbe]) -> dict[str, Any]:
-    """The tree: the config, the initial loss, one entry a layer, and what is of the whole.
+    """Return the config, the initial loss, one entry per layer, and figures of the whole network.
 
-    What does not apply to a family is null.
+    Entries that do not apply to a family are null.
     """
-    params = sum(math.prod(shape) for shape in _shapes(session))
     config = session.config
     return {
         "config": config.model_dump(mode="json"),
@@ -28,7 +28,7 @@ def summarise(session: Session, probes: list[SeedProbe]) -> dict[str, Any]:
         "family": config.model.kind,
         "scheme": config.init.scheme,
         "vocabulary": session.model.vocab_size,
-        "parameters": params,
+        "parameters": parameter_count(state_shapes(session.model, config).params),
         "seeds": [probe.seed for probe in probes],
         "initial_loss": {
             **number(probe.loss for probe in probes),
@@ -44,64 +44,51 @@ def summarise(session: Session, probes: list[SeedProbe]) -> dict[str, Any]:
 
 
 def number(values: Iterable[float]) -> Number:
-    """Mean and standard deviation over seeds."""
+    """Return the mean and standard deviation over seeds."""
     array = np.array([float(value) for value in values])
     if not np.isfinite(array).all():
         return {"mean": None, "std": None}
     return {"mean": float(array.mean()), "std": float(array.std(ddof=1))}
 
 
-def _shapes(session: Session) -> list[tuple[int, ...]]:
-    model = session.model
-    tokens_BT = jax.ShapeDtypeStruct((1, model.lookback + 1), np.int32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
-    return [leaf.shape for leaf in jax.tree.leaves(shapes)]
-
-
 def _layer(layer: Layer, i: int, probes: list[SeedProbe]) -> dict[str, Any]:
-    def over(*path: str) -> Number:
-        return number(_follow(probe.look, path)[i] for probe in probes)
+    def over(path: str) -> Number:
+        return number(operator.attrgetter(path)(probe)[i] for probe in probes)
 
     def theory(name: str) -> float | None:
-        return number(getattr(probe.prediction, name)[i] for probe in probes)["mean"]
+        return over(f"prediction.{name}")["mean"]
 
-    bounded = layer.activation in ("tanh", "gates")
+    is_bounded = layer.activation in ("tanh", "gates")
     return {
         "name": layer.name,
         "kernel": layer.kernel,
         "role": layer.role and str(layer.role),
         "activation": layer.activation,
-        "mean": over("stats", "mean"),
-        "std": over("stats", "std"),
-        "preactivation_std": over("stats", "preactivation_std"),
-        "saturated": over("stats", "saturated") if bounded else None,
-        "dead": over("stats", "dead") if layer.activation != "linear" else None,
+        "mean": over("layers.stats.mean"),
+        "std": over("layers.stats.std"),
+        "preactivation_std": over("layers.stats.preactivation_std"),
+        "saturated": over("layers.stats.saturated") if is_bounded else None,
+        "dead": over("layers.stats.dead") if layer.activation != "linear" else None,
         "theory": {
             "std": theory("std"),
             "preactivation_std": theory("preactivation_std"),
             "saturated": theory("saturated") if layer.activation == "tanh" else None,
-            "correlation": number(probe.predicted_correlation_L[i] for probe in probes)["mean"],
+            "correlation": over("predicted_correlation_L")["mean"],
         },
-        "gradient_mean": over("stats", "gradient_mean"),
-        "gradient_std": over("stats", "gradient_std"),
-        "weight_std": over("kernels", "weight_std"),
-        "kernel_gradient_norm": over("kernels", "gradient_norm"),
-        "kernel_gradient_std": over("kernels", "gradient_std"),
-        "gradient_to_data": over("kernels", "gradient_to_data"),
-        "correlation": over("correlation_L"),
-        "token_cosine": over("cosine_L"),
-        "effective_rank": number(probe.rank_L[i] for probe in probes),
+        "gradient_mean": over("layers.stats.gradient_mean"),
+        "gradient_std": over("layers.stats.gradient_std"),
+        "weight_std": over("layers.kernels.weight_std"),
+        "kernel_gradient_norm": over("layers.kernels.gradient_norm"),
+        "kernel_gradient_std": over("layers.kernels.gradient_std"),
+        "gradient_to_data": over("layers.kernels.gradient_to_data"),
+        "correlation": over("layers.correlation_L"),
+        "token_cosine": over("layers.cosine_L"),
+        "effective_rank": over("rank_L"),
     }
 
 
-def _follow(tree: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        tree = getattr(tree, name)
-    return tree
-
-
 def _attention(probes: list[SeedProbe]) -> dict[str, Any] | None:
-    entropies = [probe.look.entropy_LH for probe in probes]
+    entropies = [probe.layers.entropy_LH for probe in probes]
     theories = [probe.entropy for probe in probes if probe.entropy is not None]
     if not theories:
         return None
@@ -120,7 +107,7 @@ def _attention(probes: list[SeedProbe]) -> dict[str, Any] | None:
 
 
 def _jacobian(probes: list[SeedProbe]) -> dict[str, Any] | None:
-    """Of a seed the mean over its contexts, then over seeds."""
+    """Average over each seed's contexts, then over seeds."""
     if not probes[0].spectra:
         return None
     names = list(vars(probes[0].spectra[0]))
@@ -131,11 +118,5 @@ def _jacobian(probes: list[SeedProbe]) -> dict[str, Any] | None:
 
 
 def _hessian(probes: list[SeedProbe]) -> dict[str, Any]:
-    found = [probe.hessian for probe in probes]
-    return {
-        "largest": number(h.largest for h in found),
-        "smallest": number(h.smallest for h in found),
-        "residual": number(h.residual for h in found),
-        "steps": number(h.steps for h in found),
-        "stable_rate": number(h.stable_rate for h in found),
-    }
+    names = ("largest", "smallest", "residual", "steps", "stable_rate")
+    return {name: number(getattr(probe.hessian, name) for probe in probes) for name in names}

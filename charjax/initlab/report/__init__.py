@@ -1,7 +1,7 @@
-"""A sweep's tables as pictures, verdicts and one self-contained page."""
+"""Verdicts, pictures and one self-contained page of a sweep's tables."""
 
-from charjax.initlab.report.page import write_page, write_report
+from charjax.initlab.report.page import write_page
 from charjax.initlab.report.tables import read_sweep
-from charjax.initlab.report.verdicts import verdict_lines
+from charjax.initlab.report.text import verdict_lines
 
-__all__ = ["read_sweep", "verdict_lines", "write_page", "write_report"]
+__all__ = ["read_sweep", "verdict_lines", "write_page"]

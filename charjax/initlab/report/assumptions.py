@@ -1,4 +1,4 @@
-"""What the verdicts rest on, in words: the family, its power, the test's assumption, odd seeds.
+"""The basis of the verdicts in words: family, power, the test's assumption, single seeds.
 
 Letters: S seeds.
 """
@@ -14,19 +14,19 @@ from charjax.errors import printable
 from charjax.initlab.statistics import LEVEL, Array, Comparison, paired_differences, seeds_needed
 
 _POWER = 0.8
-# A difference, in standard deviations of the paired differences, that is worth seeds.
+# A large difference, in standard deviations of the paired differences.
 _LARGE = 1.5
 _MOST_SEEDS = 1000
 _SAMPLES = 20_000
 
 
 def basis(seeds: int, sizes: int, comparisons: int, tuned: bool = False) -> list[str]:
-    """The lines beside the verdicts: the family, what it can find, what is assumed.
+    """Return the lines below the verdicts: the family, its power, the assumption.
 
     Args:
-      seeds: n.
+      seeds: number of seeds.
       sizes: depths times widths.
-      comparisons: over all sizes.
+      comparisons: their number over all sizes.
       tuned: whether each scheme's best setting was chosen among several.
     """
     lines = []
@@ -35,15 +35,15 @@ def basis(seeds: int, sizes: int, comparisons: int, tuned: bool = False) -> list
         over = f" ({sizes} sizes x {each})" if sizes > 1 else ""
         lines.append(
             f"one family: p is adjusted for all {comparisons} comparisons of this report{over}, so "
-            f"that any false verdict in it has a chance of about {100 * LEVEL:.0f} % at most"
+            f"that the chance of any false verdict in it is at most about {100 * LEVEL:.0f} %"
         )
     return [
         *lines,
         _power_in_words(seeds, comparisons) + ("; less where settings tie" if tuned else ""),
-        "assumed: were two schemes alike, a seed's runs could be exchanged between them (their "
-        "differences are symmetric about 0); a kind of run that comes in fewer than "
-        f"{100 * _unseen(seeds):.0f} % of seeds may be missing from {seeds}, and the verdicts are "
-        "of the other runs",
+        "assumed: if two schemes are equal, a seed's runs can be exchanged between them (their "
+        "differences are symmetric about 0); outcomes that occur in fewer than "
+        f"{100 * _unseen(seeds):.0f} % of seeds may be missing from {seeds}, and the verdicts do "
+        "not cover them",
     ]
 
 
@@ -56,7 +56,7 @@ def _power_in_words(seeds: int, comparisons: int) -> str:
             f"power: {seeds} seeds cannot reach p < {LEVEL}, whatever the difference; "
             f"{seeds_needed()} can, and in 80 % of reports {would} {unit}"
         )
-    # Of 6 seeds every sign must agree, which costs more than the formula knows (measured: 66-73 %).
+    # At 6 seeds every sign must agree, which the formula leaves out (measured: 66-73 %).
     share = 70 if seeds == seeds_needed() else 80
     found = f"power: a difference of {detectable(seeds, comparisons):.1f} {unit} is found in "
     found += f"about {share} % of reports with {seeds} seeds"
@@ -64,15 +64,15 @@ def _power_in_words(seeds: int, comparisons: int) -> str:
 
 
 def _unseen(seeds: int) -> float:
-    """The share of runs that none of so many seeds may show with a chance of 5 %."""
+    """Return the share of runs that n seeds all miss with a probability of 5 %."""
     return float(1 - LEVEL ** (1 / seeds))
 
 
 def detectable(seeds: int, comparisons: int) -> float:
-    """The difference, in standard deviations of the paired differences, found in 80 % of reports.
+    """Return the difference found in 80 % of reports, in standard deviations of the differences.
 
-    Of normal differences, by Student's t at the level over the number of comparisons; the level is
-    the largest that so many sign vectors can keep.
+    For normal differences, by Student's t at the level over the number of comparisons; the level is
+    the largest that 2^n sign vectors can have.
     """
     low, high = 0.0, 1000.0
     for _ in range(60):
@@ -82,7 +82,7 @@ def detectable(seeds: int, comparisons: int) -> float:
 
 
 def seeds_for(difference: float, comparisons: int) -> int:
-    """The fewest seeds that find a difference, in such standard deviations, in 80 % of reports."""
+    """Return the fewest seeds that find a difference, in such units, in 80 % of reports."""
     for seeds in range(seeds_needed(), _MOST_SEEDS):
         if _power(difference, seeds, comparisons) > _POWER:
             return seeds
@@ -99,19 +99,19 @@ def _power(difference: float, seeds: int, comparisons: int) -> float:
 def cautions(
     first_S: Array, second_S: Array, found: Comparison, names: tuple[str, str], seeds: Sequence[int]
 ) -> list[str]:
-    """What a reader of a pair's verdict should know of its seeds.
+    """Return remarks about single seeds for the reader of a pair's verdict.
 
-    That the differences are more skewed than 99 % of normal samples of as many values are; that a
-    verdict rests on a single seed, without which Student's 95 % interval includes 0; that a single
-    seed stands against one. Measured at 8 seeds: of false verdicts of normal losses 60 % are said
-    to rest on one seed, of right ones at d = 1.5 9 %, at d = 2 1 %.
+    Remarks: the differences are more skewed than those of 99 % of normal samples of this size; a
+    verdict rests on a single seed, without which Student's 95 % interval includes 0; a single seed
+    prevents a verdict. Measured at 8 seeds on normal losses: 60 % of false verdicts rest on one
+    seed, and 9 % of right ones at d = 1.5, 1 % at d = 2.
 
     Args:
-      first_S: losses that were compared.
-      second_S: those of the other scheme.
-      found: what that gave.
+      first_S: losses of the one scheme.
+      second_S: losses of the other.
+      found: their comparison.
       names: of the two schemes.
-      seeds: as they are numbered.
+      seeds: their numbers.
     """
     if found.n < 3:
         return []
@@ -126,7 +126,7 @@ def cautions(
         )
     t_S = np.array(
         [
-            student(paired_differences(np.delete(first_S, s), np.delete(second_S, s)))
+            student_t(paired_differences(np.delete(first_S, s), np.delete(second_S, s)))
             for s in range(found.n)
         ]
     )
@@ -145,7 +145,7 @@ def cautions(
 
 
 def skewness(x_S: Array) -> float:
-    """The third central moment over the 3/2 power of the second; 0 where all values are equal."""
+    """Return the third central moment over the 3/2 power of the second; 0 for equal values."""
     deviation_S = x_S - x_S.mean()
     spread = math.sqrt(float((deviation_S**2).mean()))
     return float((deviation_S**3).mean()) / spread**3 if spread > 0 else 0.0
@@ -153,15 +153,15 @@ def skewness(x_S: Array) -> float:
 
 @functools.lru_cache
 def skewness_limit(seeds: int) -> float:
-    """The size of skewness that 99 % of normal samples stay below (20,000 of them, drawn)."""
+    """Return the 99 % point of |skewness| over 20,000 normal samples."""
     x_BS = np.random.default_rng([seeds, 3]).standard_normal((_SAMPLES, seeds))
     deviation_BS = x_BS - x_BS.mean(1, keepdims=True)
     third_B = (deviation_BS**3).mean(1) / (deviation_BS**2).mean(1) ** 1.5
     return float(np.quantile(np.abs(third_B), 0.99))
 
 
-def student(x_S: Array) -> float:
-    """Student's t of the mean; infinite where all values are equal and not 0."""
+def student_t(x_S: Array) -> float:
+    """Return Student's t of the mean; infinite where all values are equal and not 0."""
     mean, spread = float(x_S.mean()), float(x_S.std(ddof=1))
     if spread == 0:
         return math.copysign(math.inf, mean) if mean else 0.0

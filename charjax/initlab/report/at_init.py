@@ -1,4 +1,4 @@
-"""The network before its first step, with theory drawn on the measured points.
+"""The network before its first step: measured points beside theory.
 
 Letters: S seeds, L layers, C schemes, G gains.
 """
@@ -8,13 +8,14 @@ import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from charjax.initlab.report import drawing
 from charjax.initlab.report.drawing import MOST_PANELS, THEORY, Picture
-from charjax.initlab.report.tables import Array, Sweep, Table
+from charjax.initlab.report.tables import Array, Sweep
 from charjax.initlab.report.verdicts import Cell, gain_names, ranked_schemes
 
-# Layer names are written below the points up to so many; beyond, their numbers.
+# Up to this many layers are named below the points; of more, the numbers are shown.
 _MOST_NAMES = 8
 _MEASURED = (
     ("std", "theory_std", "after the activation", "#0072B2", "o"),
@@ -28,8 +29,8 @@ class LayerPoints:
 
     Attributes:
       names: of the layers, in their order.
-      measured_SL: a value a seed; NaN where it was not finite.
-      theory_SL: what theory says of it; NaN where it says nothing.
+      measured_SL: a value per seed; NaN where it was not finite.
+      theory_SL: its theory; NaN where none applies.
     """
 
     names: list[str]
@@ -42,92 +43,80 @@ class LayerPoints:
         return self.measured_SL / np.where(self.theory_SL > 0, self.theory_SL, math.nan) - 1
 
 
-def layer_points(
-    sweep: Sweep, scheme: int, gain: int, column: str, theory: str | None
-) -> LayerPoints:
-    """A column of layers.csv at step 0 in the deepest and widest network, and its theory's.
+def layer_points(sweep: Sweep, scheme: int, gain: int, column: str, theory: str) -> LayerPoints:
+    """Return a column of layers.csv at step 0 in the deepest and widest network, and its theory.
 
     Step 0 does not depend on the learning rate: the lowest is read.
     """
-    deepest, widest = len(sweep.depths) - 1, len(sweep.widths) - 1
-    table = sweep.layers.select(
-        scheme=scheme, gain=gain, depth=deepest, width=widest, learning_rate=0
+    table = sweep.at_largest(sweep.layers, scheme=scheme, gain=gain, learning_rate=0)
+    table = table[table["step"] == 0]
+    layers = table.drop_duplicates("index").sort_values("index")
+    index_L = layers["index"].to_numpy()
+    values = (sweep.by_seed(table, "index", index_L, name) for name in (column, theory))
+    return LayerPoints(
+        list(layers["layer"]), *(np.where(np.isfinite(x), x, np.nan) for x in values)
     )
-    table = table.where(table["step"] == 0)
-    names, measured_SL = by_layer(sweep, table, column)
-    if theory is None:
-        return LayerPoints(names, measured_SL, np.full_like(measured_SL, math.nan))
-    return LayerPoints(names, measured_SL, by_layer(sweep, table, theory)[1])
-
-
-def by_layer(sweep: Sweep, table: Table, column: str) -> tuple[list[str], Array]:
-    """Rows of one setting and step as (S, L), and the layers' names; NaN if not finite."""
-    indices, first, place = np.unique(table["index"], return_index=True, return_inverse=True)
-    values_SL = np.full((len(sweep.seeds), len(indices)), math.nan)
-    values_SL[table.places[-1], place] = table[column]
-    values_SL[~np.isfinite(values_SL)] = math.nan
-    return [str(name) for name in table["layer"][first]], values_SL
 
 
 def mean_and_spread(values_SL: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation over seeds, of the finite values; NaN where there is none."""
-    count_L = np.sum(np.isfinite(values_SL), axis=0)
-    safe_L = np.maximum(count_L, 1)
-    filled_SL = np.nan_to_num(values_SL)
-    mean_L = np.where(count_L > 0, filled_SL.sum(0) / safe_L, math.nan)
-    off_SL = np.where(np.isfinite(values_SL), values_SL - mean_L, 0.0)
-    spread_L = np.sqrt((off_SL**2).sum(0) / np.maximum(count_L - 1, 1))
-    return mean_L, spread_L
+    """Return the mean over seeds of the finite values, NaN without any, and their deviation."""
+    table = pd.DataFrame(np.where(np.isfinite(values_SL), values_SL, math.nan))
+    return table.mean().to_numpy(), table.std().fillna(0.0).to_numpy()
 
 
 def draw_layers(sweep: Sweep, cells: list[Cell]) -> Picture | None:
-    """Standard deviations by layer, a panel for each scheme and gain; None without layers."""
-    shown = [
-        arm
-        for arm in shown_arms(sweep, cells)
-        if layer_points(sweep, *arm, "std", None).measured_SL.size
+    """Draw standard deviations by layer, a panel per scheme and gain; None without layers."""
+    variants = _shown_variants(sweep, cells)
+    points = [
+        [layer_points(sweep, *variant, column, theory) for column, theory, *_ in _MEASURED]
+        for variant in variants
     ]
+    shown = [(v, both) for v, both in zip(variants, points, strict=True) if both[0].names]
     if not shown:
         return None
-    points = {
-        (arm, column): layer_points(sweep, *arm, column, theory)
-        for arm in shown
-        for column, theory, *_ in _MEASURED
-    }
-    has_theory = any(np.isfinite(one.theory_SL).any() for one in points.values())
-    pairs = drawing.paired_panels(len(shown)) if has_theory else drawing.single_panels(len(shown))
-    for place, (arm, (main, below)) in enumerate(zip(shown, pairs.axes, strict=True)):
-        for column, _, words, colour, marker in _MEASURED:
-            _draw_points(main, below, points[arm, column], words, colour, marker)
-        main.set_title(arm_label(sweep, *arm))
-        _name_layers(main if below is None else below, points[arm, "std"].names)
+    has_theory = any(np.isfinite(one.theory_SL).any() for _, both in shown for one in both)
+    panels = drawing.panels(len(shown), residuals=has_theory)
+    for place, ((scheme, gain), both) in enumerate(shown):
+        main, below = panels.main[place], panels.below[place] if has_theory else None
+        for one, (*_, words, colour, marker) in zip(both, _MEASURED, strict=True):
+            _draw_points(main, below, one, words, colour, marker)
+        name = drawing.label(sweep.schemes[scheme])
+        gain_name = f", gain {gain_names(sweep)[gain]}" if len(sweep.gains) > 1 else ""
+        main.set_title(name + gain_name)
+        _name_layers(main if below is None else below, both[0].names)
         if below is not None:
             below.axhline(0, color=THEORY, linewidth=0.8)
-            below.set_ylabel("off by" if place % pairs.columns == 0 else "")
             below.yaxis.set_major_formatter(lambda x, _: f"{100 * x:.3g} %")
-        if place % pairs.columns == 0:
-            main.set_ylabel("standard deviation")
-    mains, lows = [main for main, _ in pairs.axes], [below for _, below in pairs.axes]
-    drawing.share_values(mains)
+    panels.label_rows("standard deviation", "residual")
+    drawing.share_values(panels.main)
     if has_theory:
-        drawing.share_values(lows)
-        mains[0].plot([], [], "_-", ms=11, color="gray", label="theory")
-    drawing.legend_beside(mains[min(pairs.columns, len(shown)) - 1], labels=mains[0])
-    network = f"depth {sweep.depths[-1]}, width {sweep.widths[-1]}"
+        drawing.share_values(panels.below)
+        panels.main[0].plot([], [], "_-", ms=11, color="gray", label="theory")
+    panels.legend(panels.main[0])
     theory = (
         "; lines and dashes: mean-field theory of a wide network; below each panel: measured over "
         "theory, less 1"
         if has_theory
-        else "; there is no theory of these networks"
+        else "; no theory applies to these networks"
     )
-    return drawing.picture(
-        pairs.figure,
+    return panels.picture(
         "layers-at-init",
-        alt=f"Standard deviation of each layer at step 0 in {len(shown)} panels, {network}"
+        alt=f"Standard deviation of each layer at step 0 in {len(shown)} panels, {sweep.largest}"
         + (", with theory and residuals." if has_theory else "."),
-        caption=f"What flows through the layers before the first step, {network}. Points: mean "
-        f"over n = {len(sweep.seeds)} seeds, bars: one standard deviation over seeds{theory}.",
+        caption=f"Activations and pre-activations before the first step, {sweep.largest}. Points: "
+        f"mean over n = {len(sweep.seeds)} seeds, bars: one standard deviation over seeds{theory}.",
     )
+
+
+def _shown_variants(sweep: Sweep, cells: list[Cell]) -> list[tuple[int, int]]:
+    """Return schemes and gains to draw: all, or ranked schemes with evenly spaced gains."""
+    schemes, gains = len(sweep.schemes), len(sweep.gains)
+    if schemes * gains <= MOST_PANELS:
+        return [(scheme, gain) for scheme in range(schemes) for gain in range(gains)]
+    shown = ranked_schemes(sweep, cells, min(schemes, MOST_PANELS if gains == 1 else 4))
+    count = min(max(MOST_PANELS // len(shown), 1), gains)
+    places = np.unique(np.linspace(0, gains - 1, count).round().astype(int))
+    return [(scheme, int(gain)) for scheme in shown for gain in places]
 
 
 def _draw_points(
@@ -152,14 +141,8 @@ def _name_layers(axes: Any, names: list[str]) -> None:
         axes.set_xlabel("layer")
 
 
-def arm_label(sweep: Sweep, scheme: int, gain: int) -> str:
-    """`glorot, gain 1.67`; the gain only where the sweep has several."""
-    told = drawing.label(sweep.schemes[scheme])
-    return f"{told}, gain {gain_names(sweep)[gain]}" if len(sweep.gains) > 1 else told
-
-
 def draw_initial_loss(sweep: Sweep, cells: list[Cell]) -> Picture | None:
-    """The initial loss by gain or by scheme, and theory's; None where it is nowhere finite."""
+    """Draw the initial loss and its theory by gain or by scheme; None where none is finite."""
     at = (slice(None), slice(None), -1, -1, 0)
     measured_CGS = sweep.cube("initial_loss")[at]
     theory_CGS = sweep.cube("initial_loss_theory")[at]
@@ -167,23 +150,22 @@ def draw_initial_loss(sweep: Sweep, cells: list[Cell]) -> Picture | None:
     if np.isnan(measured_CGS).all():
         return None
     shown = ranked_schemes(sweep, cells, MOST_PANELS)
+    names = [short_name(sweep, scheme) for scheme in shown]
     has_theory = bool(np.isfinite(theory_CGS).any())
-    pairs = drawing.paired_panels(1) if has_theory else drawing.single_panels(1)
-    main, below = pairs.axes[0]
+    panels = drawing.panels(1, residuals=has_theory)
+    main, below = panels.main[0], panels.below[0] if has_theory else None
     by_gain = np.sum(np.isfinite(sweep.gains)) >= 2
     for place, scheme in enumerate(shown):
         if by_gain:
-            x_X, measured_SX = sweep.gains, measured_CGS[scheme].T
-            theory_SX = theory_CGS[scheme].T
+            # Schemes that agree are beside each other, not one behind the other.
+            x_X = sweep.gains * 1.012 ** (place - (len(shown) - 1) / 2)
+            measured_SX, theory_SX = measured_CGS[scheme].T, theory_CGS[scheme].T
         else:
-            x_X, measured_SX = np.array([float(place)]), measured_CGS[scheme, :1].T
-            theory_SX = theory_CGS[scheme, :1].T
+            x_X = np.array([float(place)])
+            measured_SX, theory_SX = measured_CGS[scheme, :1].T, theory_CGS[scheme, :1].T
         style = drawing.line_style(scheme)
-        mean_X, spread_X = mean_and_spread(measured_SX)
-        # Schemes that agree are beside each other, not one behind the other.
-        x_X = x_X * 1.012 ** (place - (len(shown) - 1) / 2) if by_gain else x_X
         points = {"fmt": "o", "ms": 4, "capsize": 2, "color": style["color"]}
-        main.errorbar(x_X, mean_X, spread_X, **points, label=arm_name(sweep, scheme))
+        main.errorbar(x_X, *mean_and_spread(measured_SX), **points, label=names[place])
         theory_X, _ = mean_and_spread(theory_SX)
         if by_gain:
             main.plot(x_X, theory_X, **style, linewidth=1.2)
@@ -196,40 +178,26 @@ def draw_initial_loss(sweep: Sweep, cells: list[Cell]) -> Picture | None:
     words, axis = f"uniform, ln {sweep.facts['vocabulary']}", main.get_yaxis_transform()
     main.text(1, uniform, words, transform=axis, ha="right", va="bottom", fontsize=7)
     drawing.plain_log(main.yaxis, subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0))
-    main.set_ylabel("initial loss (nats)")
+    panels.label_rows("initial loss (nats)", "less theory (nats)")
     last = main if below is None else below
     if below is not None:
         below.axhline(0, color=THEORY, linewidth=0.8)
-        below.set_ylabel("less theory (nats)")
     if by_gain:
         drawing.log_axis(last.xaxis, sweep.gains[np.isfinite(sweep.gains)])
         last.set_xlabel("gain")
-        drawing.legend_beside(main)
+        panels.legend()
     else:
-        last.set_xticks(range(len(shown)), [arm_name(sweep, scheme) for scheme in shown])
+        last.set_xticks(range(len(shown)), names)
         last.tick_params(axis="x", labelrotation=20, labelsize=8)
-    network = f"depth {sweep.depths[-1]}, width {sweep.widths[-1]}"
-    told = " Lines: theory of Gaussian logits; below: measured less theory." if has_theory else ""
-    return drawing.picture(
-        pairs.figure,
+    theory = " Lines: theory of Gaussian logits; below: measured less theory." if has_theory else ""
+    return panels.picture(
         "initial-loss",
-        alt=f"Initial loss by {'gain' if by_gain else 'scheme'}, {network}.",
-        caption=f"The loss before the first step, {network}. Points: mean over "
-        f"n = {len(sweep.seeds)} seeds, bars: one standard deviation over seeds.{told}",
+        alt=f"Initial loss by {'gain' if by_gain else 'scheme'}, {sweep.largest}.",
+        caption=f"The loss before the first step, {sweep.largest}. Points: mean over "
+        f"n = {len(sweep.seeds)} seeds, bars: one standard deviation over seeds.{theory}",
     )
 
 
-def arm_name(sweep: Sweep, scheme: int) -> str:
-    """A scheme's name as pictures show it."""
+def short_name(sweep: Sweep, scheme: int) -> str:
+    """Return a scheme's name as pictures show it."""
     return drawing.label(sweep.schemes[scheme], 22)
-
-
-def shown_arms(sweep: Sweep, cells: list[Cell]) -> list[tuple[int, int]]:
-    """Schemes and gains to draw: all, or the ranked schemes with evenly spaced gains of each."""
-    schemes, gains = len(sweep.schemes), len(sweep.gains)
-    if schemes * gains <= MOST_PANELS:
-        return [(scheme, gain) for scheme in range(schemes) for gain in range(gains)]
-    kept = ranked_schemes(sweep, cells, min(schemes, MOST_PANELS if gains == 1 else 4))
-    each = max(MOST_PANELS // len(kept), 1)
-    places = np.unique(np.linspace(0, gains - 1, min(each, gains)).round().astype(int))
-    return [(scheme, int(gain)) for scheme in kept for gain in places]

@@ -1,6 +1,6 @@
-"""The phase map: how deep a network still trains, by the variance of its weights.
+"""The phase map: training loss by depth and by the variance of the weights.
 
-Schoenholz et al. 2017 (arXiv:1611.01232), training stops at a depth of about 6 ξ_c.
+Networks deeper than about 6 ξ_c do not train (Schoenholz et al. 2017, arXiv:1611.01232).
 Letters: G gains, D depths, X weight variances.
 """
 
@@ -13,19 +13,19 @@ import numpy as np
 from charjax import theory
 from charjax.config import FAMILIES
 from charjax.initlab.report import drawing
-from charjax.initlab.report.at_init import arm_name
+from charjax.initlab.report.at_init import short_name
 from charjax.initlab.report.drawing import Picture
 from charjax.initlab.report.losses import best_over_rates
-from charjax.initlab.report.tables import Array, Sweep
+from charjax.initlab.report.tables import Array, Sweep, select
 from charjax.initlab.report.verdicts import Cell, ranked_schemes
 
 _MOST_SCHEMES = 6
-# A grid for all panels: theory takes 40 ms a point.
+# Points of the contours, for all panels: theory takes 40 ms per point.
 _POINTS = 48
 
 
 def draw_phases(sweep: Sweep, cells: list[Cell]) -> Picture | None:
-    """Training loss over σ_w² and depth with ξ_c and 6 ξ_c; None without 3 gains and 2 depths."""
+    """Draw training loss by σ_w² and depth, with ξ_c and 6 ξ_c; None below 3 gains or 2 depths."""
     if len(sweep.depths) < 2:
         return None
     shown = [
@@ -35,50 +35,46 @@ def draw_phases(sweep: Sweep, cells: list[Cell]) -> Picture | None:
     shown = [one for one in shown if len(one[1]) >= 3]
     if not shown:
         return None
-    made = drawing.single_panels(len(shown), size=(4.2, 3.4))
+    panels = drawing.panels(len(shown), size=(4.2, 3.4))
     weight_X = _theory_grid([weight_G for _, weight_G, _ in shown])
     limits = _limits([loss_DG for *_, loss_DG in shown], math.log(sweep.facts["vocabulary"]))
-    drawn: set[str] = set()
+    contours: set[str] = set()
     image: Any = None
-    for place, ((scheme, weight_G, loss_DG), (axes, _)) in enumerate(
-        zip(shown, made.axes, strict=True)
-    ):
+    for (scheme, weight_G, loss_DG), axes in zip(shown, panels.main, strict=True):
         image = _draw_map(axes, sweep, weight_G, loss_DG, limits)
-        drawn.add(_draw_contours(axes, sweep, scheme, weight_X))
-        axes.set(title=arm_name(sweep, scheme), xlabel="σ²w (measured)")
-        if place % made.columns == 0:
-            axes.set_ylabel("depth (layers)")
-    bar = made.figure.colorbar(image, ax=[axes for axes, _ in made.axes], extend="max")
+        contours.add(_draw_contours(axes, sweep, scheme, weight_X))
+        axes.set(title=short_name(sweep, scheme), xlabel="σ²w (measured)")
+    panels.label_rows("depth (layers)")
+    bar = panels.figure.colorbar(image, ax=panels.main, extend="max")
     bar.set_label(f"training loss (nats), step {sweep.facts['steps']}")
     rates = " at each point's best learning rate," if len(sweep.rates) > 1 else ""
-    return drawing.picture(
-        made.figure,
+    return panels.picture(
         "phase-map",
         alt="Training loss as a colour over weight variance and depth"
-        + (", with the contours of the correlation depth." if "inside" in drawn else "."),
+        + (", with the contours of the correlation depth." if "inside" in contours else "."),
         caption=f"Training loss by weight variance and depth,{rates} width {sweep.widths[-1]}; "
-        f"mean over n = {len(sweep.seeds)} seeds; grey: a run diverged; the colour ends at ln "
-        f"{sweep.facts['vocabulary']}, a guess. {_told(drawn)}",
+        f"mean over n = {len(sweep.seeds)} seeds; grey: a run diverged; the colour scale ends at "
+        f"ln {sweep.facts['vocabulary']}, a uniform guess. {_contours_in_words(contours)}",
     )
 
 
-def _told(drawn: set[str]) -> str:
-    """What the caption says of the contours."""
+def _contours_in_words(contours: set[str]) -> str:
+    """Describe the contours for the caption."""
     depths = (
         "depth = ξc (solid) and 6 ξc (dashed) of mean-field theory at the σ²b of the runs, beyond "
-        "which no signal gets through (Schoenholz et al. 2017)"
+        "which no signal propagates (Schoenholz et al. 2017)"
     )
-    if "inside" in drawn:
+    if "inside" in contours:
         return f"Lines: {depths}."
-    if "outside" in drawn:
+    if "outside" in contours:
         return f"The lines of {depths} lie outside these depths."
-    return "There is no mean-field theory of these networks."
+    return "No mean-field theory applies to these networks."
 
 
 def measured_map(sweep: Sweep, scheme: int) -> tuple[Array, Array]:
-    """Measured σ_w² (G,), ascending, and training losses (D, G), inf where a run diverged.
+    """Return measured σ_w² (G,), ascending, and training losses (D, G), inf where a run diverged.
 
-    Gains whose variance was not measured are left out, and of equal ones all but one.
+    Gains whose variance was not measured are left out; equal variances are merged.
     """
     measured_G = sweep.cube("sigma_w2")[scheme, :, :, -1].reshape(len(sweep.gains), -1)
     known_G = np.isfinite(measured_G).all(1) & (measured_G > 0).all(1)
@@ -93,7 +89,7 @@ def measured_map(sweep: Sweep, scheme: int) -> tuple[Array, Array]:
 
 
 def correlation_depths(activation: str, weight_X: Array, bias_variance: float) -> Array:
-    """ξ_c at each σ_w² (X,), inf at criticality; NaN where there is no fixed point."""
+    """Return ξ_c at each σ_w² (X,), inf at criticality; NaN without a fixed point."""
     return np.array([_correlation_depth(activation, float(w), bias_variance) for w in weight_X])
 
 
@@ -107,13 +103,13 @@ def _correlation_depth(activation: str, weight_variance: float, bias_variance: f
         return math.nan
 
 
-def _limits(losses: list[Array], guess: float) -> tuple[float, float]:
-    """The colours' ends: the lowest loss, and the highest unless a guess is lower."""
+def _limits(losses: list[Array], uniform: float) -> tuple[float, float]:
+    """Return the ends of the colour scale: the lowest loss, and at most that of a uniform guess."""
     finite = np.concatenate([loss_DG[np.isfinite(loss_DG)] for loss_DG in losses])
     if not finite.size:
-        return 0.0, guess
+        return 0.0, uniform
     low = float(finite.min())
-    return low, max(min(float(finite.max()), guess), low + 1e-9)
+    return low, max(min(float(finite.max()), uniform), low + 1e-9)
 
 
 def _draw_map(
@@ -136,12 +132,11 @@ def _draw_map(
 
 
 def _draw_contours(axes: Any, sweep: Sweep, scheme: int, weight_X: Array) -> str:
-    """ξ_c and 6 ξ_c: `inside` or `outside` of the panel; `none` where theory says nothing."""
+    """Draw ξ_c and 6 ξ_c; return `inside` or `outside` of the panel, or `none` without a theory."""
     activation = sweep.facts["activation"]
-    rows = sweep.layers.select(scheme=scheme)
-    if not _is_plain_stack(sweep) or activation not in theory.ACTIVATIONS:
-        return "none"
-    if not np.isfinite(rows["theory_preactivation_std"]).any():
+    rows = select(sweep.layers, scheme=scheme)
+    has_theory = np.isfinite(rows["theory_preactivation_std"]).any()
+    if not (_is_plain_stack(sweep) and activation in theory.ACTIVATIONS and has_theory):
         return "none"
     bias = sweep.cube("sigma_b2")[scheme]
     bias_variance = float(bias[np.isfinite(bias)].mean()) if np.isfinite(bias).any() else 0.0
@@ -158,13 +153,13 @@ def _draw_contours(axes: Any, sweep: Sweep, scheme: int, weight_X: Array) -> str
 
 
 def _is_plain_stack(sweep: Sweep) -> bool:
-    """Whether the layers follow each other as in the theory: none skipped, none normalised."""
+    """Return whether layers follow each other as in theory: no residuals, no normalisation."""
     model = sweep.facts["config"].get("model", {})
     return FAMILIES[sweep.facts["arch"]].is_plain_stack and model.get("norm", "none") == "none"
 
 
 def _theory_grid(weights: list[Array]) -> Array:
-    """Weight variances that reach over all panels."""
+    """Return weight variances that span all panels."""
     ends = np.concatenate([_edges(weight_G)[[0, -1]] for weight_G in weights])
     low, high = max(float(np.min(ends)), 1e-3), float(np.max(ends))
     space = np.geomspace if high > 8 * low else np.linspace
@@ -176,7 +171,7 @@ def _is_wide(values: Array) -> bool:
 
 
 def _edges(values: Array) -> Array:
-    """Edges half-way between values, in the logarithm where they span decades."""
+    """Return edges half-way between values, in the logarithm where they span decades."""
     if _is_wide(values):
         return np.exp(_halfway(np.log(values)))
     return _halfway(values)

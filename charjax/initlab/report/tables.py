@@ -1,30 +1,30 @@
-"""A sweep's tables, read back and checked.
+"""A sweep's tables, read and checked.
 
-The axes of a cube of runs, in this order: C schemes, G gains, D depths, W widths, R learning
-rates, S seeds.
+Axes of a cube of runs, in this order: C schemes, G gains, D depths, W widths, R learning rates,
+S seeds. In every table the columns of these names hold places on the axes, counted from 0.
 """
 
 import csv
 import dataclasses
 import functools
-import itertools
 import json
 import math
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pydantic
 from numpy.typing import NDArray
 
 from charjax.errors import UserError, printable
 
 Array = NDArray[np.float64]
-Columns = dict[str, NDArray[Any]]
 
 AXES = ("scheme", "gain", "depth", "width", "learning_rate", "seed")
-# Of the columns that a sweep writes, those that are read.
+# The columns that are read, of those that a sweep writes.
 _COLUMNS = {
     "runs.csv": (
         *("parameters", "sigma_w2", "sigma_b2", "initial_loss", "initial_loss_theory"),
@@ -37,75 +37,42 @@ _COLUMNS = {
         *("gradient_to_data", "update_to_data"),
     ),
 }
-_HISTOGRAM = ("step", "layer", "kind", "low", "high", "counts")
+_HISTOGRAM = (*AXES, "step", "layer", "kind", "low", "high", "counts")
 _TEXT = ("scheme", "layer", "activation", "kind")
 _FILES = ("sweep.json", *_COLUMNS, "histograms.npz")
 _ROWS_AT_ONCE = 50_000
 
-# What sweep.json must hold, and what each value must be.
-_NUMBER = (int, float)
-_FACTS: dict[str, tuple[type, ...]] = {
-    "format": (int,),
-    "command": (str,),
-    "config": (dict,),
-    "config_toml": (str,),
-    "arch": (str,),
-    "activation": (str, type(None)),
-    "schemes": (list,),
-    "gains": (list,),
-    "depths": (list,),
-    "widths": (list,),
-    "learning_rates": (list,),
-    "seeds": (list,),
-    "steps": (int,),
-    "recorded": (list,),
-    "vocabulary": (int,),
-    "unigram_entropy": _NUMBER,
-    "hardware": (dict,),
-    "seconds": _NUMBER,
-    "run_steps_per_second": _NUMBER,
-    "finished": (str,),
-}
-_ITEMS: dict[str, tuple[type, ...]] = {
-    "schemes": (str,),
-    "gains": (int, float, type(None)),
-    "depths": (int,),
-    "widths": (int,),
-    "learning_rates": _NUMBER,
-    "seeds": (int,),
-    "recorded": (int,),
-}
+
+class _Facts(pydantic.BaseModel, strict=True):
+    """The keys of sweep.json that are read."""
+
+    command: str
+    config: dict[str, dict[str, Any]]
+    config_toml: str
+    arch: str
+    activation: str | None
+    schemes: list[str] = pydantic.Field(min_length=1)
+    gains: list[float | None] = pydantic.Field(min_length=1)
+    depths: list[int] = pydantic.Field(min_length=1)
+    widths: list[int] = pydantic.Field(min_length=1)
+    learning_rates: list[float] = pydantic.Field(min_length=1)
+    seeds: list[int] = pydantic.Field(min_length=1)
+    steps: int
+    recorded: list[int] = pydantic.Field(min_length=1)
+    vocabulary: int
+    unigram_entropy: float
+    hardware: dict[str, Any]
+    seconds: float
+    run_steps_per_second: float
+    finished: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """Columns of equal length, and for each row its run's place in the grid.
-
-    Attributes:
-      columns: by name; text, or float64 with NaN where the field was empty.
-      places: (6, rows), the row's index on each of AXES.
-    """
-
-    columns: Columns
-    places: NDArray[np.int64]
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        return self.columns[name]
-
-    def __len__(self) -> int:
-        return self.places.shape[1]
-
-    def select(self, **at: int) -> "Table":
-        """The rows at some places of the grid, named by axis: `select(scheme=0, seed=2)`."""
-        rows = np.ones(len(self), bool)
-        for name, place in at.items():
-            rows &= self.places[AXES.index(name)] == place
-        return self.where(rows)
-
-    def where(self, rows: NDArray[np.bool_]) -> "Table":
-        """The rows for which a mask is true."""
-        kept = {name: column[rows] for name, column in self.columns.items()}
-        return Table(kept, self.places[:, rows])
+def select(table: pd.DataFrame, **places: int) -> pd.DataFrame:
+    """Return the rows at places of the grid, named by axis: `select(runs, scheme=0, seed=2)`."""
+    is_there = np.ones(len(table), bool)
+    for name, place in places.items():
+        is_there &= table[name] == place
+    return table[is_there]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,84 +82,105 @@ class Sweep:
     Attributes:
       directory: where it was read from.
       facts: sweep.json; the axes of numbers ascend.
-      runs: runs.csv, one row a run.
+      schemes: in the order of the sweep.
+      gains: NaN for a scheme's default.
+      depths: of the networks.
+      widths: of the networks.
+      rates: learning rates.
+      seeds: of the runs.
+      runs: runs.csv, one row per run.
       curves: curves.csv.
       layers: layers.csv.
-      histograms: histograms.npz.
+      histograms: histograms.npz but its counts.
+      counts: of the histograms, (rows, bins); a histogram's row is its label in their index.
     """
 
     directory: Path
     facts: Mapping[str, Any]
-    runs: Table
-    curves: Table
-    layers: Table
-    histograms: Table
+    schemes: list[str]
+    gains: Array
+    depths: list[int]
+    widths: list[int]
+    rates: Array
+    seeds: list[int]
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    layers: pd.DataFrame
+    histograms: pd.DataFrame
+    counts: NDArray[Any]
 
     @property
-    def schemes(self) -> list[str]:
-        """The schemes, in the order of the sweep."""
-        return list(self.facts["schemes"])
-
-    @functools.cached_property
-    def gains(self) -> Array:
-        """The gains; NaN where a scheme has its own."""
-        return np.array([math.nan if g is None else g for g in self.facts["gains"]], np.float64)
-
-    @property
-    def depths(self) -> list[int]:
-        """The depths."""
-        return list(self.facts["depths"])
-
-    @property
-    def widths(self) -> list[int]:
-        """The widths."""
-        return list(self.facts["widths"])
-
-    @functools.cached_property
-    def rates(self) -> Array:
-        """The learning rates."""
-        return np.array(self.facts["learning_rates"], np.float64)
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds."""
-        return list(self.facts["seeds"])
-
-    @functools.cached_property
     def shape(self) -> tuple[int, ...]:
-        """How many schemes, gains, depths, widths, learning rates and seeds."""
-        return tuple(len(_axis(self.facts, name)) for name in AXES)
+        """The number of schemes, gains, depths, widths, learning rates and seeds."""
+        return tuple(map(len, _axes(self.facts)))
+
+    @property
+    def largest(self) -> str:
+        """The deepest and widest network, in words."""
+        return f"depth {self.depths[-1]}, width {self.widths[-1]}"
+
+    def at_largest(self, table: pd.DataFrame, **places: int) -> pd.DataFrame:
+        """Select the rows of the deepest and widest network at places of other axes."""
+        return select(table, depth=len(self.depths) - 1, width=len(self.widths) - 1, **places)
 
     def cube(self, column: str) -> Array:
-        """A column of the runs by place in the grid, (C, G, D, W, R, S)."""
+        """Return a column of the runs by place in the grid, (C, G, D, W, R, S)."""
         cube = np.full(self.shape, math.nan)
-        cube[tuple(self.runs.places)] = self.runs[column]
+        cube[tuple(self.runs[name] for name in AXES)] = self.runs[column]
         return cube
 
     @functools.cached_property
     def diverged(self) -> NDArray[np.bool_]:
-        """Which runs diverged, (C, G, D, W, R, S)."""
+        """The runs that diverged, (C, G, D, W, R, S)."""
         return ~np.isnan(self.cube("diverged_step")) | ~np.isfinite(self.cube("train_loss"))
+
+    def has_diverged(self, table: pd.DataFrame) -> NDArray[np.bool_]:
+        """Return for each row of a table whether its run diverged."""
+        has: NDArray[np.bool_] = self.diverged[tuple(table[name] for name in AXES)]
+        return has
 
     @functools.cached_property
     def losses(self) -> Array:
-        """The validation loss after the last step, inf of a run that diverged; as the cube."""
+        """The validation losses after the last step, inf for a run that diverged; as the cube."""
         val = self.cube("val_loss")
         return np.where(self.diverged | ~np.isfinite(val), math.inf, val)
 
+    def by_seed(self, table: pd.DataFrame, axis: str, x_X: Array, column: str) -> Array:
+        """Return a column by seed and by the value of another, which is in x_X: (S, X)."""
+        values_SX = np.full((len(self.seeds), len(x_X)), math.nan)
+        values_SX[table["seed"], np.searchsorted(x_X, table[axis])] = table[column]
+        return values_SX
+
 
 def read_sweep(directory: Path) -> Sweep:
-    """Read what a sweep left in a directory.
+    """Read the results of a sweep from its directory.
 
     Raises:
-      UserError: no sweep there, or one that is not finished, or a file that is not a sweep's.
+      UserError: no sweep there, one that is not finished, or a file that is not a sweep's.
     """
     _require_files(directory)
     facts = _read_facts(directory / "sweep.json")
-    columns = {name: _read_csv(directory / name, wanted) for name, wanted in _COLUMNS.items()}
-    columns["histograms.npz"] = _read_histograms(directory / "histograms.npz")
-    tables = [_placed(directory / name, table, facts) for name, table in columns.items()]
-    sweep = Sweep(directory, facts, *tables)
+    tables = {name: _read_csv(directory / name, columns) for name, columns in _COLUMNS.items()}
+    tables["histograms.npz"], counts = _read_histograms(directory / "histograms.npz")
+    runs, curves, layers, histograms = (
+        _placed(directory / name, table, facts) for name, table in tables.items()
+    )
+    schemes, gains, depths, widths, rates, seeds = _axes(facts)
+    sweep = Sweep(
+        directory,
+        facts,
+        schemes,
+        np.array(gains, np.float64),
+        depths,
+        widths,
+        np.array(rates, np.float64),
+        seeds,
+        runs,
+        curves,
+        layers,
+        histograms,
+        counts,
+    )
     _require_runs(sweep)
     return sweep
 
@@ -209,7 +197,7 @@ def _require_files(directory: Path) -> None:
         )
     if missing:
         raise UserError(
-            f"{shown}: {', '.join(missing)} missing; the sweep did not finish: go on with it, or "
+            f"{shown}: {', '.join(missing)} missing; the sweep did not finish: continue it, or "
             "run it again"
         )
 
@@ -225,109 +213,90 @@ def _read_facts(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{str(path)!r} has format {facts['format']!r}; this version of charjax reads 1"
         )
-    for key, kinds in _FACTS.items():
-        if not _is(facts.get(key, ...), kinds):
-            found = "nothing" if key not in facts else repr(facts[key])[:60]
-            raise _broken(path, f"{key} is {found}")
-    for key, kinds in _ITEMS.items():
-        if not facts[key] or not all(_is(item, kinds) for item in facts[key]):
-            raise _broken(path, f"{key} is {facts[key]!r}"[:80])
-    if not all(isinstance(section, dict) for section in facts["config"].values()):
-        raise _broken(path, "config is not made of sections")
-    for key in ("depths", "widths", "learning_rates", "seeds", "recorded"):
-        facts[key] = sorted(facts[key])
-    facts["gains"] = sorted(facts["gains"], key=lambda gain: -math.inf if gain is None else gain)
+    try:
+        _Facts.model_validate(facts)
+    except pydantic.ValidationError as error:
+        key = error.errors()[0]["loc"][0]
+        found = repr(facts[key]) if key in facts else "missing"
+        raise _broken(path, f"{key} is {found}"[:80]) from None
+    for key in ("gains", "depths", "widths", "learning_rates", "seeds", "recorded"):
+        facts[key] = sorted(facts[key], key=lambda item: -math.inf if item is None else item)
     return facts
 
 
-def _is(value: Any, kinds: tuple[type, ...]) -> bool:
-    return isinstance(value, kinds) and not isinstance(value, bool)
-
-
-def _read_csv(path: Path, columns: tuple[str, ...]) -> Columns:
-    """The columns: text as it stands, all else float64, NaN where a field is empty."""
+def _read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Read columns: text unchanged, all others float64, NaN where a field is empty."""
     wanted = [*AXES, *columns]
-    blocks: dict[str, list[NDArray[Any]]] = {name: [] for name in wanted}
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.reader(file)
-        head = next(reader, [])
-        missing = [name for name in wanted if name not in head]
-        if missing:
+    row = 1
+    try:
+        # pandas fills up short rows and may cut long ones without an error.
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.reader(file)
+            head = next(reader, [])
+            for row, fields in enumerate(reader, start=2):
+                if len(fields) != len(head):
+                    raise _broken(path, f"row {row} has {len(fields)} fields, not {len(head)}")
+        if missing := [name for name in wanted if name not in head]:
             raise _broken(path, f"no column {', '.join(missing)}")
-        place = {name: head.index(name) for name in wanted}
-        for first, rows in _blocks(path, reader, len(head)):
-            for name in wanted:
-                fields = [row[place[name]] for row in rows]
-                blocks[name].append(_parse(path, name, fields, first))
-    empty = {True: np.array([], str), False: np.array([], np.float64)}
-    return {
-        name: np.concatenate(parts) if parts else empty[name in _TEXT]
-        for name, parts in blocks.items()
-    }
+        # In blocks: as text a table may be larger than memory.
+        style: Any = {"usecols": wanted, "dtype": str, "na_filter": False, "encoding": "utf-8"}
+        with pd.read_csv(path, chunksize=_ROWS_AT_ONCE, **style) as blocks:
+            return pd.concat([_parse(path, block) for block in blocks])
+    except (csv.Error, UnicodeDecodeError, pd.errors.ParserError) as error:
+        raise _broken(path, f"after row {row}: {error}") from None
 
 
-def _blocks(path: Path, reader: Any, fields: int) -> Iterator[tuple[int, list[list[str]]]]:
-    """Rows, many at once, with the number of the first; a table may be larger than memory."""
-    first = 2
+def _parse(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    for name in table.columns.difference(_TEXT):
+        texts = table[name].where(table[name] != "", "nan")
+        try:
+            table[name] = texts.to_numpy(str).astype(np.float64)
+        except ValueError:
+            is_bad = pd.to_numeric(texts, errors="coerce").isna() & (texts.str.lower() != "nan")
+            row = is_bad.idxmax()
+            raise _broken(path, f"row {row + 2}: {name} is {texts[row]!r}") from None
+    return table
+
+
+def _read_histograms(path: Path) -> tuple[pd.DataFrame, NDArray[Any]]:
     try:
-        while rows := list(itertools.islice(reader, _ROWS_AT_ONCE)):
-            for number, row in enumerate(rows, start=first):
-                if len(row) != fields:
-                    raise _broken(path, f"row {number} has {len(row)} fields, not {fields}")
-            yield first, rows
-            first += len(rows)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise _broken(path, f"after row {first - 1}: {error}") from None
-
-
-def _parse(path: Path, name: str, fields: list[str], first: int) -> NDArray[Any]:
-    if name in _TEXT:
-        return np.array(fields, str)
-    try:
-        return np.array([field or "nan" for field in fields], np.float64)
-    except ValueError:
-        for number, field in enumerate(fields, start=first):
-            try:
-                float(field or "nan")
-            except ValueError:
-                raise _broken(path, f"row {number}: {name} is {field!r}") from None
-        raise
-
-
-def _read_histograms(path: Path) -> Columns:
-    try:
-        # Unless told otherwise numpy refuses an array of objects, which would be a pickle.
+        # By default numpy refuses an array of objects, which would be a pickle.
         with np.load(path) as file:
-            table = {name: file[name] for name in (*AXES, *_HISTOGRAM) if name in file.files}
+            arrays = {name: file[name] for name in _HISTOGRAM if name in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError, TypeError) as error:
         raise _broken(path, f"not an archive of plain arrays ({error})") from None
-    missing = [name for name in (*AXES, *_HISTOGRAM) if name not in table]
-    if missing:
+    if missing := [name for name in _HISTOGRAM if name not in arrays]:
         raise _broken(path, f"no array {', '.join(missing)}")
-    rows = table["counts"].shape[:1]
-    for name, array in table.items():
+    rows = arrays["counts"].shape[:1]
+    for name, array in arrays.items():
         kinds = "U" if name in _TEXT else "fiu"
         axes = 2 if name == "counts" else 1
         if array.ndim != axes or array.shape[:1] != rows or array.dtype.kind not in kinds:
             raise _broken(path, f"{name} has shape {array.shape} and type {array.dtype}")
-    return table
+    counts = arrays.pop("counts")
+    columns = {name: x if name in _TEXT else x.astype(np.float64) for name, x in arrays.items()}
+    return pd.DataFrame(columns), counts
 
 
-def _axis(facts: Mapping[str, Any], name: str) -> list[Any]:
-    values: list[Any] = facts["learning_rates" if name == "learning_rate" else f"{name}s"]
-    return values
+def _axes(facts: Mapping[str, Any]) -> list[list[Any]]:
+    """Return the values of AXES."""
+    return [facts[f"{name}s"] for name in AXES]
 
 
-def _placed(path: Path, columns: Columns, facts: Mapping[str, Any]) -> Table:
-    places = np.stack([_find(columns[name], _axis(facts, name)) for name in AXES])
-    outside = np.flatnonzero((places < 0).any(0))
+def _placed(path: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> pd.DataFrame:
+    """Put places on the axes in the stead of the values there."""
+    places = {
+        name: _find(table[name].to_numpy(), axis)
+        for name, axis in zip(AXES, _axes(facts), strict=True)
+    }
+    outside = np.flatnonzero((np.stack(list(places.values())) < 0).any(0))
     if outside.size:
         raise _broken(path, f"row {outside[0] + 2} is of no run of sweep.json's grid")
-    return Table(columns, places)
+    return table.assign(**places)
 
 
 def _find(values: NDArray[Any], axis: list[Any]) -> NDArray[np.int64]:
-    """The place of each value on an axis, or -1; numbers may differ by rounding, NaN is None."""
+    """Return each value's place on an axis, or -1; numbers may differ by rounding, NaN is None."""
     found = np.full(len(values), -1)
     for place, item in enumerate(axis):
         if isinstance(item, str):
@@ -340,20 +309,19 @@ def _find(values: NDArray[Any], axis: list[Any]) -> NDArray[np.int64]:
 
 
 def _require_runs(sweep: Sweep) -> None:
-    """Every point of the grid has exactly one run."""
+    """Check that every point of the grid has exactly one run."""
     path, total = sweep.directory / "runs.csv", math.prod(sweep.shape)
-    index = np.ravel_multi_index(tuple(sweep.runs.places), sweep.shape)
-    counts = np.bincount(index, minlength=total)
-    if (counts > 1).any():
-        raise _broken(path, f"{int((counts > 1).sum())} runs are there more than once")
-    if (counts == 0).any():
+    repeated = int(sweep.runs.duplicated([*AXES]).sum())
+    if repeated:
+        raise _broken(path, f"{repeated} runs are there more than once")
+    if len(sweep.runs) < total:
         raise UserError(
-            f"{str(path)!r} holds {len(sweep.runs)} of {total} runs; the sweep did not finish: go "
-            "on with it, or run it again"
+            f"{str(path)!r} holds {len(sweep.runs)} of {total} runs; the sweep did not finish: "
+            "continue it, or run it again"
         )
 
 
-def _broken(path: Path, what: str) -> UserError:
+def _broken(path: Path, defect: str) -> UserError:
     return UserError(
-        f"{str(path)!r} is not as a sweep writes it: {printable(what)}; run the sweep again"
+        f"{str(path)!r} is not as a sweep writes it: {printable(defect)}; run the sweep again"
     )

@@ -1,23 +1,55 @@
-"""The published numbers on initialisation, each measured by a file of its own.
+"""The published numbers on initialisation, each measured by a module of its own.
 
-A file holds `run(tier, progress, poll) -> list[Check]` (checks.py), and is imported when it is
-run: nothing here needs JAX.
+A module has `run(tier, progress, poll)`, which returns checks (charjax/reproduction/checks.py), and
+is imported when it is run: nothing here needs JAX.
 """
 
-import difflib
+import dataclasses
 import importlib
 from collections.abc import Sequence
+from typing import Protocol
 
-from charjax.errors import UserError
-from charjax.initlab.reproductions.checks import Check, Poll, Progress, Reproduction, Run, Tier
+from charjax.errors import UserError, did_you_mean
+from charjax.reproduction.checks import Check, Poll, Progress, Tier
+
+
+class Run(Protocol):
+    """Measures a reproduction."""
+
+    def __call__(self, tier: Tier, progress: Progress, poll: Poll) -> Sequence[Check]:
+        """Measure at a tier's size."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduction:
+    """Published numbers that belong together.
+
+    Attributes:
+      name: what the command takes.
+      number: its place in the list, from 1; the command takes that, too.
+      title: what it is.
+      source: where the numbers are published.
+      run: measures it.
+      larger_on_gpu: whether the GPU tier measures something larger, which is not run on a CPU.
+      corpora: the texts it needs; they are looked up before anything is measured.
+    """
+
+    name: str
+    number: int
+    title: str
+    source: str
+    run: Run
+    larger_on_gpu: bool = False
+    corpora: tuple[str, ...] = ()
 
 
 def _from_file(module: str) -> Run:
-    """The `run` of a file in this directory."""
+    """Return the `run` of a module of this package."""
 
     def run(tier: Tier, progress: Progress, poll: Poll) -> Sequence[Check]:
-        file = importlib.import_module(f"charjax.initlab.reproductions.{module}")
-        checks: Sequence[Check] = file.run(tier, progress, poll)
+        imported = importlib.import_module(f"charjax.initlab.reproductions.{module}")
+        checks: Sequence[Check] = imported.run(tier, progress, poll)
         return checks
 
     return run
@@ -81,7 +113,7 @@ REPRODUCTIONS: tuple[Reproduction, ...] = (
         8,
         "the names MLP from five initialisations, 200k steps",
         _LECTURE,
-        _from_file("names_arms"),
+        _from_file("names_variants"),
         larger_on_gpu=True,
         corpora=("names",),
     ),
@@ -107,7 +139,7 @@ REPRODUCTIONS: tuple[Reproduction, ...] = (
 
 
 def select(words: Sequence[str]) -> tuple[Reproduction, ...]:
-    """The reproductions that the command's words name, in order: names, numbers, or "all".
+    """Return the reproductions that the command's words name, in order: names, numbers, or "all".
 
     Raises:
       UserError: a word that is none of them.
@@ -118,10 +150,9 @@ def select(words: Sequence[str]) -> tuple[Reproduction, ...]:
     by_word = known | {str(each.number): each for each in REPRODUCTIONS}
     for word in words:
         if word not in by_word:
-            near = difflib.get_close_matches(word, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(
-                f"NAME: {word!r} given; allowed: all, {', '.join(known)}, or their numbers{hint}"
+                f"NAME: {word!r} given; allowed: all, {', '.join(known)}, or their numbers"
+                f"{did_you_mean(word, known)}"
             )
     chosen = {by_word[word].name for word in words}
     return tuple(each for each in REPRODUCTIONS if each.name in chosen)

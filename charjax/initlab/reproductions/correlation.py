@@ -1,10 +1,10 @@
-"""Number 4: over how many layers of tanh two inputs forget that they differ.
+"""Number 4: the number of tanh layers over which two inputs become alike.
 
 Schoenholz et al. 2017, σ_b² = 0.05. Below the critical σ_w² = 1.76 all inputs become alike, c* = 1,
 and what is left of the difference falls as exp(-l/ξ_c). It is measured as the squared distance of
 two pre-activations over twice their mean square: equal to 1 - c where both have that mean square,
-and free of the rounding that a difference from 1 would have. Being a mean over inputs, units and
-networks it is fitted after averaging; the networks' logarithms, averaged, would lie below.
+and free of the rounding that a difference from 1 would have. It is averaged over inputs, units
+and networks before the fit; the mean of the networks' logarithms would be biased downwards.
 
 Letters: S settings, P pairs of inputs, D layers, N width, R networks.
 """
@@ -18,24 +18,26 @@ from jax import Array
 from numpy.typing import NDArray
 
 from charjax import theory
-from charjax.initlab.reproductions.checks import Check, Mean, Poll, Progress, Tier, near
 from charjax.initlab.reproductions.nets import measure_nets
+from charjax.reproduction.checks import Check, Mean, Poll, Progress, Tier, near
 
 _BIAS_VARIANCE = 0.05
 # σ_w², the depth expected, and within how many percent.
 _SETTINGS = ((1.0, 3.63, 5.0), (1.3, 7.83, 5.0), (1.5, 15.8, 15.0))
 # 1 - c of the inputs: small, for the law is that of small differences, and large against float32.
 _START = 0.01
-_DEPTH, _NETS, _WIDTH, _PAIRS = 40, 48, 1000, 16
+_DEPTH = 40
 
 
-def run(tier: Tier, progress: Progress, poll: Poll) -> list[Check]:
+def run(
+    tier: Tier,
+    progress: Progress,
+    poll: Poll,
+    nets: int = 48,
+    width: int = 1000,
+    pairs: int = 16,
+) -> list[Check]:
     """Measure ξ_c in three settings; both tiers alike."""
-    return measure(_NETS, _WIDTH, _PAIRS, progress, poll)
-
-
-def measure(nets: int, width: int, pairs: int, progress: Progress, poll: Poll) -> list[Check]:
-    """The checks, from so many networks of a width, each given so many pairs of inputs."""
     tanh = theory.find_activation("tanh")
     variances_S = [theory.fixed_point(tanh, w, _BIAS_VARIANCE) for w, _, _ in _SETTINGS]
 
@@ -61,7 +63,7 @@ def measure(nets: int, width: int, pairs: int, progress: Progress, poll: Poll) -
 
 
 def _depth(apart_RD: NDArray[np.float64], size_RD: NDArray[np.float64]) -> Mean:
-    """ξ_c by least squares on log(1 - c), its error by leaving out one network after the other."""
+    """Fit ξ_c to log(1 - c) by least squares; its standard error is the jackknife's."""
 
     def fit(apart_D: NDArray[np.float64], size_D: NDArray[np.float64]) -> float:
         slope = np.polyfit(np.arange(len(apart_D)), np.log(apart_D / (2 * size_D)), 1)[0]
@@ -75,7 +77,7 @@ def _depth(apart_RD: NDArray[np.float64], size_RD: NDArray[np.float64]) -> Mean:
 
 
 def _squares(key: Array, variances: list[float], width: int, pairs: int) -> tuple[Array, Array]:
-    """Of one network, by layer: mean squares (D, S) of the pairs' difference, and of each."""
+    """Return a network's mean squares (D, S) by layer: of the pairs' difference, and of each."""
     inputs_key, weights_key = jax.random.split(key)
     u_PN, v_PN = jax.random.normal(inputs_key, (2, pairs, width))
     v_PN = (1 - _START) * u_PN + math.sqrt(1 - (1 - _START) ** 2) * v_PN

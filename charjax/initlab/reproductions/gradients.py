@@ -1,4 +1,4 @@
-"""Number 3: how a gradient's variance grows, layer by layer, on its way back.
+"""Number 3: the growth of a gradient's variance from layer to layer, in the backward pass.
 
 By backpropagation through stacks of finite width: of tanh at gain 5/3, started where the variance
 stays (q*), and with the batch norm of charjax's models before the activation. Letters: B inputs,
@@ -16,22 +16,23 @@ import numpy as np
 from jax import Array
 
 from charjax import theory
-from charjax.initlab.reproductions.checks import (
+from charjax.initlab.reproductions.nets import measure_nets
+from charjax.models.layers import BatchNorm
+from charjax.reproduction.checks import (
     Check,
     Poll,
     Progress,
     Tier,
     geometric_mean_of,
     near,
+    part_of,
 )
-from charjax.initlab.reproductions.nets import measure_nets
-from charjax.models.layers import BatchNorm
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 
 
 @dataclasses.dataclass(frozen=True)
-class Stack:
+class LayerStack:
     """A stack of layers h = φ(h W), or φ(BN(h W)).
 
     Attributes:
@@ -52,12 +53,12 @@ class Stack:
 
     @property
     def variance(self) -> float:
-        """Of pre-activations where it stays: q*, or what the norm makes it."""
+        """Fixed point of the pre-activations' variance: q*, or 1 behind a batch norm."""
         return 1.0 if self.norm else theory.fixed_point(self._function, self.gain**2)
 
     @property
     def growth(self) -> float:
-        """χ by theory."""
+        """χ, the growth per layer that theory predicts."""
         if self.norm:
             return theory.batch_norm_chi(self._function)
         return theory.chi_1(self._function, self.gain**2)
@@ -69,11 +70,11 @@ class Stack:
 
 # What is expected, within how many percent, and over how many networks.
 _CASES = (
-    ("tanh at gain 5/3", Stack("tanh", False, 5 / 3, 16, 1000, 64), 1.210, 3.0, 24),
-    ("batch norm, tanh", Stack("tanh", True, 1.0, 16, 1000, 512), 1.178, 2.0, 12),
-    ("batch norm, ReLU", Stack("relu", True, 1.0, 16, 1000, 512), 1.467, 2.0, 12),
+    ("tanh at gain 5/3", LayerStack("tanh", False, 5 / 3, 16, 1000, 64), 1.210, 3.0, 24),
+    ("batch norm, tanh", LayerStack("tanh", True, 1.0, 16, 1000, 512), 1.178, 2.0, 12),
+    ("batch norm, ReLU", LayerStack("relu", True, 1.0, 16, 1000, 512), 1.467, 2.0, 12),
 )
-# Nearest to the loss: the gradient given there is no gradient that a layer has made.
+# Nearest to the loss, where the gradient is the random one that the backward pass starts from.
 _LAST_LAYERS = 2
 
 
@@ -82,25 +83,22 @@ def run(tier: Tier, progress: Progress, poll: Poll) -> list[Check]:
     checks, done = [], 0
     total = sum(nets for *_, nets in _CASES)
     for name, stack, expected, percent, nets in _CASES:
-
-        def told(more: int, _: int, before: int = done) -> None:
-            progress(before + more, total)
-
-        checks.append(measure(name, stack, expected, percent, nets, told, poll))
+        part = part_of(progress, done, total)
+        checks.append(measure(name, stack, expected, percent, nets, part, poll))
         done += nets
     return checks
 
 
 def measure(
     name: str,
-    stack: Stack,
+    stack: LayerStack,
     expected: float,
     percent: float,
     nets: int,
     progress: Progress,
     poll: Poll,
 ) -> Check:
-    """The check of one stack."""
+    """Return the check of one stack."""
     variance = stack.variance
     square_RD = measure_nets(
         lambda key: gradient_squares(key, stack, variance), 3, nets, progress, poll
@@ -118,8 +116,8 @@ def measure(
     )
 
 
-def gradient_squares(key: Array, stack: Stack, variance: float) -> Array:
-    """Of one network, the mean square (D,) of the gradient at each layer's pre-activations.
+def gradient_squares(key: Array, stack: LayerStack, variance: float) -> Array:
+    """Return a network's mean square (D,) of the gradient at each layer's pre-activations.
 
     The gradient is that of a random linear function of the last layer's output.
     """
@@ -140,12 +138,12 @@ def gradient_squares(key: Array, stack: Stack, variance: float) -> Array:
         return jnp.sum(h_BN * end_BN)
 
     # Nothing is added to the pre-activations, and the gradient is taken with respect to it.
-    slope_DBN = jax.grad(loss)(jnp.zeros((stack.depth, stack.inputs, width)))
-    return jnp.mean(jnp.square(slope_DBN), axis=(1, 2))
+    gradient_DBN = jax.grad(loss)(jnp.zeros((stack.depth, stack.inputs, width)))
+    return jnp.mean(jnp.square(gradient_DBN), axis=(1, 2))
 
 
 def _normalised(z_BN: Array) -> Array:
-    """Batch norm as in training, its scale 1 and its bias 0."""
+    """Apply batch norm as in training, with scale 1 and bias 0."""
     norm, z_B1N = BatchNorm(), z_BN[:, None]
     variables = norm.init(jax.random.key(0), z_B1N, train=True)
     return norm.apply(variables, z_B1N, train=True, mutable=["batch_stats"])[0][:, 0]

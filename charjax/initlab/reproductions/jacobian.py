@@ -2,7 +2,7 @@
 
 Pennington, Schoenholz and Ganguli 2017. With M = J J^T of size n, the squared singular values s
 have mean tr M / n and mean square tr M² / n; the variance over the squared mean is
-n tr M² / (tr M)² - 1, and no singular value need be computed.
+n tr M² / (tr M)² - 1, which needs no singular value.
 
 Letters: D layers, N width, R networks.
 """
@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from charjax import theory
-from charjax.initlab.reproductions.checks import Check, Poll, Progress, Tier, mean_of, near
 from charjax.initlab.reproductions.nets import measure_nets
+from charjax.reproduction.checks import Check, Poll, Progress, Tier, mean_of, near, part_of
 
 Weights = Literal["orthogonal", "gaussian"]
 
@@ -34,11 +34,8 @@ def run(tier: Tier, progress: Progress, poll: Poll) -> list[Check]:
     cases, done = [], 0
     total = sum(nets for nets, _, _ in _CASES.values())
     for weights, (nets, expected, percent) in _CASES.items():
-
-        def told(more: int, _: int, before: int = done) -> None:
-            progress(before + more, total)
-
-        cases.append(measure(weights, nets, _WIDTH, expected, percent, told, poll))
+        part = part_of(progress, done, total)
+        cases.append(measure(weights, nets, _WIDTH, expected, percent, part, poll))
         done += nets
     return cases
 
@@ -52,7 +49,7 @@ def measure(
     progress: Progress,
     poll: Poll,
 ) -> Check:
-    """The check of one kind of weights, from so many networks of a width."""
+    """Return the check of one kind of weights, from so many networks of a width."""
     tanh = theory.find_activation("tanh")
     q = theory.fixed_point(tanh, _WEIGHT_VARIANCE, _BIAS_VARIANCE)
 
@@ -72,13 +69,13 @@ def measure(
 
 
 def relative_variance(J_NN: Array) -> Array:
-    """Of the squared singular values of J: their variance over their squared mean, a scalar."""
+    """Return the variance of J's squared singular values over their squared mean, a scalar."""
     M_NN = J_NN @ J_NN.T
     return len(J_NN) * jnp.sum(jnp.square(M_NN)) / jnp.square(jnp.trace(M_NN)) - 1
 
 
 def jacobian(key: Array, weights: Weights, width: int, q: float) -> Array:
-    """dh_16/dh_0 (N, N) of one network, at an input that gives the first layer the variance q."""
+    """Return dh_16/dh_0 (N, N) of a network, at an input that gives layer 1 the variance q."""
     inputs_key, weights_key = jax.random.split(key)
     h_N = jax.random.normal(inputs_key, (width,))
     square = (q - _BIAS_VARIANCE) / _WEIGHT_VARIANCE

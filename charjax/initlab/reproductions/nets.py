@@ -1,4 +1,4 @@
-"""Many random networks, measured one like the other.
+"""Measurements of many random networks.
 
 Letters: R networks.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from charjax import parallel
-from charjax.initlab.reproductions.checks import Poll, Progress
+from charjax.reproduction.checks import Poll, Progress
 
 # Networks that a GPU measures at once; a CPU has one on each of its devices.
 _ON_GPU = 8
@@ -22,13 +22,13 @@ _ON_GPU = 8
 def measure_nets(
     one: Callable[[Array], Any], seed: int, nets: int, progress: Progress, poll: Poll
 ) -> Any:
-    """Measure networks that differ in nothing but their key.
+    """Measure networks that differ in their key alone.
 
     Args:
       one: typed key -> a pytree of arrays, the same shapes for every key; it is compiled.
       seed: of the keys.
       nets: R.
-      progress: told networks done and in all.
+      progress: called with networks done and in all.
       poll: called between groups of networks.
 
     Returns:
@@ -39,16 +39,16 @@ def measure_nets(
     mesh = parallel.make_mesh(devices, group)
     split = parallel.split_over(mesh)
     program = jax.jit(jax.vmap(one), in_shardings=split, out_shardings=split)
-    # The last group is filled up: what is compiled is compiled once.
+    # The last group is padded, so that one program serves all groups.
     numbers_R = jnp.arange(-(-nets // group) * group)
     keys_R = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(numbers_R)
     measured = []
     for first in range(0, len(keys_R), group):
-        # On a GPU products are rounded to ten bits where that is not forbidden.
+        # The default on a GPU is TF32, with ten bits of mantissa.
         with jax.default_matmul_precision("float32"):
             measured.append(program(jax.device_put(keys_R[first : first + group], split)))
         if len(measured) > 1:
-            # Wait for the group before: a signal is answered, the device never idles.
+            # Wait for the previous group alone: signals are answered, and the device never idles.
             jax.block_until_ready(measured[-2])
         poll()
         progress(min(first + group, nets), nets)

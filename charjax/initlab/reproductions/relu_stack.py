@@ -9,39 +9,39 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from charjax.initlab.reproductions.checks import (
+from charjax.initlab.reproductions.nets import measure_nets
+from charjax.reproduction.checks import (
     Check,
     Poll,
     Progress,
     Tier,
     geometric_mean_of,
     near,
+    part_of,
 )
-from charjax.initlab.reproductions.nets import measure_nets
 
 _DEPTH = 30
 # Weights' variance times n, the expected ratio and how near it has to be.
 _SCALES = ((2.0, 1.00, 0.02), (1.0, 0.50, 0.01))
-_NETS, _WIDTH, _INPUTS = 208, 512, 16
 
 
-def run(tier: Tier, progress: Progress, poll: Poll) -> list[Check]:
+def run(
+    tier: Tier,
+    progress: Progress,
+    poll: Poll,
+    nets: int = 208,
+    width: int = 512,
+    inputs: int = 16,
+) -> list[Check]:
     """Measure the growth of a layer's mean square; both tiers alike."""
-    return measure(_NETS, _WIDTH, _INPUTS, progress, poll)
-
-
-def measure(nets: int, width: int, inputs: int, progress: Progress, poll: Poll) -> list[Check]:
-    """The checks, from so many networks of a width, each given so many inputs."""
     checks = []
     for place, (variance, expected, within) in enumerate(_SCALES):
 
         def one(key: Array, variance: float = variance) -> Array:
             return _mean_squares(key, variance, width, inputs)
 
-        def told(done: int, total: int, before: int = place) -> None:
-            progress(before * total + done, len(_SCALES) * total)
-
-        square_RD = measure_nets(one, 60 + place, nets, told, poll)
+        part = part_of(progress, place * nets, len(_SCALES) * nets)
+        square_RD = measure_nets(one, 60 + place, nets, part, poll)
         # The mean of the logarithms of the ratios between neighbours is what telescopes.
         ratio = geometric_mean_of(jnp.log(square_RD[:, -1] / square_RD[:, 0]) / (_DEPTH - 1))
         checks.append(
@@ -59,7 +59,7 @@ def measure(nets: int, width: int, inputs: int, progress: Progress, poll: Poll) 
 
 
 def _mean_squares(key: Array, variance: float, width: int, inputs: int) -> Array:
-    """Of one network, the mean square (D,) of the pre-activations of each layer."""
+    """Return a network's mean square (D,) of the pre-activations of each layer."""
     inputs_key, weights_key = jax.random.split(key)
     z_BN = math.sqrt(2.0) * jax.random.normal(inputs_key, (inputs, width))
 

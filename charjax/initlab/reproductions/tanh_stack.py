@@ -1,6 +1,6 @@
 """Number 2: five layers of tanh at four gains, from inputs of unit variance.
 
-The same weights serve all gains, which differ in their scale alone. Letters: G gains, B inputs,
+All gains scale the same weights. Letters: G gains, B inputs,
 D layers, N width, R networks.
 """
 
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from charjax import theory
-from charjax.initlab.reproductions.checks import Check, Poll, Progress, Tier, mean_of, near
 from charjax.initlab.reproductions.nets import measure_nets
+from charjax.reproduction.checks import Check, Poll, Progress, Tier, mean_of, near
 
 _THRESHOLD = 0.97
 _GAINS = {"0.5": 0.5, "1": 1.0, "5/3": 5 / 3, "3": 3.0}
@@ -23,16 +23,17 @@ _EXPECTED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "5/3": ((0.759, 0.693, 0.669, 0.659, 0.654), (20.9, 9.8, 7.0, 6.0, 5.7)),
     "3": ((0.863, 0.842, 0.838, 0.837, 0.837), (48.6, 41.9, 40.7, 40.5, 40.5)),
 }
-_NETS, _WIDTH, _INPUTS = 32, 1000, 100
 
 
-def run(tier: Tier, progress: Progress, poll: Poll) -> list[Check]:
+def run(
+    tier: Tier,
+    progress: Progress,
+    poll: Poll,
+    nets: int = 32,
+    width: int = 1000,
+    inputs: int = 100,
+) -> list[Check]:
     """Measure standard deviations and saturation; both tiers alike."""
-    return measure(_NETS, _WIDTH, _INPUTS, progress, poll)
-
-
-def measure(nets: int, width: int, inputs: int, progress: Progress, poll: Poll) -> list[Check]:
-    """The checks, from so many networks of a width, each given so many inputs."""
 
     def one(key: Array) -> tuple[Array, Array]:
         return _moments(key, width, inputs)
@@ -73,7 +74,7 @@ def _saturated(variance: float) -> float:
 
 
 def _moments(key: Array, width: int, inputs: int) -> tuple[Array, Array]:
-    """Of one network: standard deviations (D, G) over inputs and units, and shares saturated."""
+    """Return a network's standard deviations (D, G) over inputs and units, and shares saturated."""
     inputs_key, weights_key = jax.random.split(key)
     gains_G11 = jnp.asarray(list(_GAINS.values()))[:, None, None]
     x_BN = jax.random.normal(inputs_key, (inputs, width))

@@ -1,4 +1,4 @@
-"""Number 10: where the best learning rate goes when a transformer is made wider.
+"""Number 10: the best learning rate of a transformer as a function of its width.
 
 Yang et al. 2022 (arXiv:2203.03466): in the standard parametrisation it falls as the width grows;
 in muP it stays, so that a rate found on a small model serves a large one. "Standard" is the scheme
@@ -16,17 +16,14 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 
 from charjax import hardware
 from charjax.config import Config, load_config
-from charjax.data.batches import BatchSource, source_key
 from charjax.initlab.probes.coordinates import at_width
-from charjax.initlab.reproductions.checks import (
+from charjax.initlab.statistics import argmin_interval
+from charjax.reproduction.checks import (
     Check,
     Mean,
     Poll,
@@ -36,24 +33,20 @@ from charjax.initlab.reproductions.checks import (
     at_most,
     stated,
 )
-from charjax.initlab.statistics import argmin_interval
 from charjax.training.ensemble import (
     MEMORY_SHARE,
-    Numbers,
-    Runs,
-    Stack,
+    Ensemble,
+    EnsembleTraining,
     as_many_as_fit,
-    begin_runs,
 )
-from charjax.training.session import Session, open_session, purpose_key, seed_state
+from charjax.training.session import open_session
 
 _RESAMPLES = 2000
-_CHUNK = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How much is trained.
+    """Sizes of an experiment.
 
     Attributes:
       widths: from the base on.
@@ -62,7 +55,7 @@ class Size:
       seeds: how many.
       steps: of a run.
       words: the rest of the configuration.
-      drift: octaves that the standard parametrisation has to drift at least.
+      drift: least number of octaves that the standard parametrisation has to drift.
     """
 
     widths: tuple[int, ...]
@@ -103,7 +96,7 @@ def run(tier: Tier, progress: Progress, poll: Poll) -> list[Check]:
 
 
 def measure(size: Size, progress: Progress, poll: Poll) -> list[Check]:
-    """The checks, from runs of a size."""
+    """Return the checks, from runs of a size."""
     checks: list[Check] = []
     # A step's time grows at least as the width does.
     runs = len(size.rates) * size.seeds
@@ -112,19 +105,19 @@ def measure(size: Size, progress: Progress, poll: Poll) -> list[Check]:
         losses = []
         for width in size.widths:
 
-            def told(steps: int, width: int = width) -> None:
+            def add_steps(steps: int, width: int = width) -> None:
                 nonlocal done
                 done += steps * width
                 progress(min(done, total), total)
 
             config = config_of(size, scheme, width)
-            losses.append(train_rates(config, _rates(size), size.seeds, told, poll))
+            losses.append(train_rates(config, _rates(size), size.seeds, add_steps, poll))
         checks += _checks(name, size, np.stack(losses))
     return checks
 
 
 def config_of(size: Size, scheme: str, width: int) -> Config:
-    """A run at a width, its learning rate left open."""
+    """Return the configuration at a width; its learning rate is set by `train_rates`."""
     words = [
         "data.name=shakespeare",
         "model.kind=transformer",
@@ -153,7 +146,7 @@ def train_rates(
       config: of all runs but for the rate and the seed.
       rates: (L,) learning rates.
       seeds: S; they are 0, 1, ...
-      progress: told the steps done since it was last called, of all runs together.
+      progress: called with the steps done since its last call, of all runs together.
       poll: called between chunks; may raise to stop.
 
     Returns:
@@ -162,64 +155,46 @@ def train_rates(
     session = open_session(config)
     total = len(rates) * seeds
     budget = MEMORY_SHARE * hardware.available_memory(session.devices)
-    program = as_many_as_fit(functools.partial(_Program, session), total, budget)
-    count = program.count
+    ensemble = as_many_as_fit(functools.partial(Ensemble, session), total, budget)
+    count, steps = ensemble.count, config.train.steps
     losses_R = np.empty(total)
     for first in range(0, total, count):
-        # The last group begins anew where it would be too small for the program.
+        # The last group is padded with runs from the beginning.
         place = np.arange(first, first + count) % total
-        losses = program.train(place % seeds, rates[place // seeds], progress, poll)
+        losses = _train(ensemble, steps, place % seeds, rates[place // seeds], progress, poll)
         fresh = min(count, total - first)
         losses_R[first : first + fresh] = losses[:fresh]
     return losses_R.reshape(len(rates), seeds)
 
 
-class _Program:
-    """The compiled loop for `count` runs of a session, any rates and seeds."""
+def _train(
+    ensemble: Ensemble,
+    steps: int,
+    seeds: Any,
+    rates: Any,
+    report_progress: Callable[[int], None],
+    poll: Callable[[], None],
+) -> NDArray[np.float64]:
+    """Return losses (R,) of the last tenth of the steps; infinite where a run diverged."""
 
-    def __init__(self, session: Session, count: int):
-        assert session.source is not None
-        self.count, self.steps = count, session.config.train.steps
-        self._begin = jax.jit(functools.partial(_begin, session))
-        nothing = jnp.zeros(count, jnp.uint32), jnp.zeros(count)
-        begun = jax.eval_shape(self._begin, session.source, *nothing)
-        self.stack = Stack(
-            session.model, session.config, session.source, session.devices, count, begun
-        )
+    def report_steps(steps: int, seconds: float) -> None:
+        report_progress(steps * ensemble.count)
 
-    @property
-    def memory(self) -> int:
-        """Bytes it takes of each device."""
-        return self.stack.memory
-
-    def train(
-        self, seeds: Any, rates: Any, progress: Callable[[int], None], poll: Callable[[], None]
-    ) -> NDArray[np.float64]:
-        """Losses (R,) of the last tenth of the steps; infinite where a run diverged."""
-        stack, step = self.stack, 0
-        numbers_of = jnp.asarray(seeds, jnp.uint32), jnp.asarray(rates, jnp.float32)
-        runs, numbers = stack.place(self._begin(stack.source, *numbers_of))
-        measured_from = self.steps - max(1, self.steps // 10)
-        while step < self.steps:
-            if step == measured_from:
-                runs = runs.emptied()
-            goal = measured_from if step < measured_from else self.steps
-            more = min(_CHUNK, goal - step)
-            runs = stack.run(runs, numbers, more)
-            step += more
-            jax.block_until_ready(runs)
-            progress(more * self.count)
-            poll()
-        host: Any = jax.device_get((runs.losses, runs.targets, runs.diverged))
-        losses_R, targets_R, diverged_R = (np.asarray(x, np.float64) for x in host)
-        finite_R = (diverged_R < 0) & (targets_R > 0) & np.isfinite(losses_R)
-        return np.where(finite_R, losses_R / np.maximum(targets_R, 1.0), np.inf)
+    training = EnsembleTraining(ensemble, *ensemble.start(seeds, rates), report_steps, poll)
+    for goal in (steps - max(1, steps // 10), steps):
+        training.pop_sums()
+        training.advance(goal)
+        poll()
+    losses_R, targets_R = training.pop_sums()
+    diverged_R = np.asarray(training.state.diverged)
+    finite_R = (diverged_R < 0) & (targets_R > 0) & np.isfinite(losses_R)
+    return np.where(finite_R, losses_R / np.maximum(targets_R, 1.0), np.inf)
 
 
 def best_rate(log_rates_L: NDArray[np.float64], losses_L: NDArray[np.float64]) -> float:
-    """The exponent of the best rate: through the lowest loss and its neighbours a parabola.
+    """Return the exponent of the best rate: of the parabola through the lowest loss.
 
-    At the edge of the grid, or beside a run that diverged, the lowest one itself.
+    At the edge of the grid, or beside a run that diverged, it is that of the lowest loss itself.
     """
     best = int(np.argmin(losses_L))
     near = slice(best - 1, best + 2)
@@ -235,10 +210,10 @@ def best_rate(log_rates_L: NDArray[np.float64], losses_L: NDArray[np.float64]) -
 def drift_of(
     log_rates_L: NDArray[np.float64], losses_WLS: NDArray[np.float64]
 ) -> tuple[Mean, NDArray[np.float64]]:
-    """Octaves from the narrowest to the widest model's best rate, and the best rates (W,).
+    """Return the octaves from the narrowest to the widest model's best rate, and all (W,).
 
-    Of the mean loss over seeds; the standard error is that of bootstrap samples of the seeds,
-    the same ones at every width.
+    The best rate is that of the mean loss over seeds; the standard error is that of bootstrap
+    samples of the seeds, the same ones at every width.
     """
 
     def best(seeds: Any) -> NDArray[np.float64]:
@@ -250,25 +225,9 @@ def drift_of(
     rng = np.random.default_rng(0)
     samples = [best(rng.integers(0, count, count)) for _ in range(_RESAMPLES)]
     drifts = np.array([sample[-1] - sample[0] for sample in samples])
-    # n - 1 of n: what resampling few seeds makes too small.
+    # The bootstrap's variance of few seeds is too small by the factor (n - 1) / n.
     error = float(drifts.std() * np.sqrt(count / max(1, count - 1)))
     return Mean(float(everyone[-1] - everyone[0]), count, error), everyone
-
-
-def _begin(
-    session: Session, source: BatchSource, seeds_R: Array, rates_R: Array
-) -> tuple[Runs, Numbers]:
-    """Every run at step 0; for use in jit."""
-
-    def one(seed: Array) -> Any:
-        key = source_key(seed)
-        own = dataclasses.replace(source, key=key)
-        state = seed_state(session, purpose_key(seed, "init"), own)
-        return state, key, purpose_key(seed, "dropout")
-
-    states, batch_keys, dropout_keys = jax.vmap(one)(seeds_R)
-    most_R = jnp.full(rates_R.shape, jnp.inf)
-    return begin_runs(states), Numbers(batch_keys, dropout_keys, rates_R, most_R)
 
 
 def _rates(size: Size) -> NDArray[np.float64]:

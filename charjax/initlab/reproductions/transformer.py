@@ -5,8 +5,8 @@ GPT-2 (Radford et al. 2019) divides the residual outputs by sqrt(2 L), so that w
 and a little faster, as the more alike a deep stream's positions are, the less attention averages
 away. Then the coordinate check of muP (Yang et al. 2022), against the standard
 parametrisation: the same distributions with a readout of 0, but one learning rate for everything.
-The rate is small enough that the logits of the widest standard model are not yet what the loss
-wants after ten steps: from there on they grow no more, whatever the parametrisation.
+The rate is small enough that the logits of the widest standard model are still growing after ten
+steps: once the loss is fitted they stop growing in either parametrisation.
 
 Letters: B batch, T time, R networks, L depths.
 """
@@ -28,7 +28,9 @@ from charjax.initlab.probes.coordinates import (
     check_coordinates,
     fixed_inputs,
 )
-from charjax.initlab.reproductions.checks import (
+from charjax.initlab.reproductions.nets import measure_nets
+from charjax.models.taps import input_of, output_of
+from charjax.reproduction.checks import (
     Check,
     Mean,
     Poll,
@@ -39,20 +41,18 @@ from charjax.initlab.reproductions.checks import (
     near,
     stated,
 )
-from charjax.initlab.reproductions.nets import measure_nets
-from charjax.models.taps import input_of, output_of
 from charjax.training.session import open_session
 from charjax.training.state import create_state, variables_of
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How much is measured.
+    """Sizes of a measurement.
 
     Attributes:
-      depths: of the stream's models.
-      width: theirs.
-      nets: of each depth.
+      depths: numbers of blocks of the models whose stream is measured.
+      width: of these models.
+      nets: networks per depth.
       widths: of the coordinate check, from the base on.
       seeds: its seeds.
       words: the rest of the configuration.
@@ -86,7 +86,7 @@ SIZES: dict[Tier, Size] = {
 }
 _HEAD = 16
 _STEPS, _RATE = 10, 3e-4
-# By scheme: what is said of it, the expected slope, and how near.
+# By scheme: description, expected slope, tolerance.
 _STREAMS = {
     "gpt2": ("GPT-2's scaling of residual outputs", 0.0, 0.05),
     "normal": ("no scaling, N(0, 0.02) throughout", 1.0, 0.12),
@@ -100,26 +100,26 @@ def run(tier: Tier, progress: Progress, poll: Poll) -> list[Check]:
 
 
 def measure(size: Size, progress: Progress, poll: Poll) -> list[Check]:
-    """The checks, from networks of a size."""
+    """Return the checks, from networks of a size."""
     total = len(_STREAMS) * len(size.depths) + len(_PARAMETRISATIONS) * len(size.widths)
     done = 0
 
-    def told(_: Any = None) -> None:
+    def step_done(_: Any = None) -> None:
         nonlocal done
         done += 1
         progress(done, total)
 
-    checks = [_stream(scheme, size, told, poll) for scheme in _STREAMS]
+    checks = [_stream(scheme, size, step_done, poll) for scheme in _STREAMS]
     for name, scheme in _PARAMETRISATIONS.items():
         base = [f"init.base_width={size.widths[0]}"] if scheme == "mup" else []
         config = config_of(size, scheme, f"optim.learning_rate={_RATE}", *base)
-        found = check_coordinates(config, size.widths, size.seeds, _STEPS, told, poll)
+        found = check_coordinates(config, size.widths, size.seeds, _STEPS, step_done, poll)
         checks += _coordinates(name, found)
     return checks
 
 
 def config_of(size: Size, scheme: str, *words: str) -> Config:
-    """A transformer on Shakespeare with two blocks and a head to each 16 of its width."""
+    """Return a transformer on Shakespeare with two blocks and heads of width 16."""
     start = [
         "data.name=shakespeare",
         "model.kind=transformer",
@@ -132,14 +132,14 @@ def config_of(size: Size, scheme: str, *words: str) -> Config:
     return load_config(None, [*start, *size.words, *words])
 
 
-def _stream(scheme: str, size: Size, told: Any, poll: Poll) -> Check:
-    """The slope, over depths, of the log variance that the blocks add to the stream."""
+def _stream(scheme: str, size: Size, step_done: Any, poll: Poll) -> Check:
+    """Check the slope, over depths, of the log variance that the blocks add to the stream."""
     words = ["init.std=0.02"] if scheme == "normal" else []
     config = config_of(size, scheme, *words)
     added = []
     for depth in size.depths:
         added.append(added_variance(at_depth(config, depth), depth, size.nets, poll))
-        told()
+        step_done()
     slopes_R = np.polyfit(np.log(size.depths), np.log(np.stack(added)), 1)[0]
     what, expected, within = _STREAMS[scheme]
     return near(
@@ -152,7 +152,7 @@ def _stream(scheme: str, size: Size, told: Any, poll: Poll) -> Check:
 
 
 def added_variance(config: Config, depth: int, nets: int, poll: Poll) -> np.ndarray:
-    """Of networks as drawn, the variance (R,) of what all `depth` blocks add to the stream.
+    """Return the variance (R,) of what all `depth` blocks of networks at step 0 add to the stream.
 
     It is the mean square, over a batch's positions and coordinates, of the stream behind the last
     block less the one before the first.
@@ -176,7 +176,7 @@ def added_variance(config: Config, depth: int, nets: int, poll: Poll) -> np.ndar
 
 
 def _coordinates(name: str, found: dict[str, Any]) -> list[Check]:
-    """Of a parametrisation, the logits' slope; and of muP that of the layer that is worst."""
+    """Check a parametrisation's slope of the logits, and for muP that of the steepest layer."""
     layers = {layer["layer"]: layer["change"] for layer in found["layers"]}
     seeds, widths = len(found["seeds"]), found["places"]
     of = f"{seeds} seeds, widths {widths[0]}-{widths[-1]}, {_STEPS} steps at rate {_RATE:g}"
@@ -194,5 +194,5 @@ def _coordinates(name: str, found: dict[str, Any]) -> list[Check]:
 
 
 def _slope(change: dict[str, Any], seeds: int) -> Mean:
-    """A slope and its standard error."""
+    """Return a slope and its standard error."""
     return Mean(change["slope"], seeds, change["standard_error"])

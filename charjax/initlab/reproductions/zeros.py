@@ -12,29 +12,27 @@ import numpy as np
 
 from charjax import parallel
 from charjax.config import load_config
-from charjax.data.datasets import Split, target_counts
-from charjax.initlab.reproductions.checks import Check, Mean, Poll, Progress, Tier, at_least, near
+from charjax.data.splits import Split, target_counts
+from charjax.random_streams import purpose_key
+from charjax.reproduction.checks import Check, Mean, Poll, Progress, Tier, at_least, near
 from charjax.training.program import compile_chunks
 from charjax.training.session import (
     Session,
     first_state,
     open_session,
-    purpose_key,
     score_split,
 )
 from charjax.training.state import TrainState, variables_of
 
-_STEPS, _CHUNK = 40_000, 4_000
+_CHUNK = 4_000
 _BIAS = "readout/bias"
 
 
-def run(tier: Tier, progress: Progress, poll: Poll) -> list[Check]:
-    """Train, and see what moved; both tiers alike."""
-    return measure(_STEPS, progress, poll)
+def run(tier: Tier, progress: Progress, poll: Poll, steps: int = 40_000) -> list[Check]:
+    """Train, and count what moved; both tiers alike.
 
-
-def measure(steps: int, progress: Progress, poll: Poll) -> list[Check]:
-    """The checks after so many steps, the learning rate falling tenfold after half of them."""
+    The learning rate falls tenfold after half of the steps.
+    """
     words = ["init.scheme=zeros", f"train.steps={steps}", f"optim.boundaries=[{steps // 2}]"]
     session = open_session(load_config("names-mlp-naive", words))
     # The steps are too small to be worth splitting.
@@ -67,7 +65,7 @@ def measure(steps: int, progress: Progress, poll: Poll) -> list[Check]:
 
 
 def entropy(split: Split, vocab_size: int) -> float:
-    """Of the targets' frequencies in a split, in nats."""
+    """Return the entropy of the targets' frequencies in a split, in nats."""
     counts_V = target_counts(split, vocab_size)
     share_V = counts_V[counts_V > 0] / counts_V.sum()
     return float(-np.sum(share_V * np.log(share_V)))
@@ -90,7 +88,7 @@ def _trained(session: Session, steps: int, progress: Progress, poll: Poll) -> Tr
 
 
 def _moved(params: Any) -> dict[str, int]:
-    """By parameter, the entries whose bits are not those of 0."""
+    """Return by parameter the number of entries whose bits are not those of 0."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     return {
         "/".join(part.key for part in path): int(np.count_nonzero(np.asarray(leaf).view(np.uint32)))

@@ -1,4 +1,4 @@
-"""What a sweep varies: the numbers of each axis, as the command line gives them."""
+"""The axes of a sweep, and their values as parsed from the command line."""
 
 import argparse
 import dataclasses
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-# More values than this on one axis are a slip of the hand.
+# More values than this on one axis are taken for a typing error.
 _MOST = 10_000
 
 
@@ -16,12 +16,12 @@ class Axes:
     """The values of every axis; the grid is their product.
 
     Attributes:
-      schemes: names of `init.scheme`.
-      gains: of `init.gain`; None is the scheme's own.
+      schemes: values of `init.scheme`.
+      gains: values of `init.gain`; None is the scheme's default.
       depths: hidden layers or blocks; empty: the configuration's.
-      widths: of these; empty: the configuration's.
+      widths: of those layers; empty: the configuration's.
       rates: learning rates; empty: the configuration's.
-      seeds: of `train.seed`.
+      seeds: values of `train.seed`.
     """
 
     schemes: tuple[str, ...]
@@ -33,7 +33,7 @@ class Axes:
 
     @property
     def runs(self) -> int:
-        """How many runs the grid has."""
+        """The number of runs in the grid."""
         lengths = (len(getattr(self, field.name)) for field in dataclasses.fields(self))
         return math.prod(max(1, length) for length in lengths)
 
@@ -41,13 +41,13 @@ class Axes:
 def numbers(
     *, whole: bool, spacing: str, low: float, high: float = math.inf
 ) -> Callable[[str], tuple[float, ...]]:
-    """An argument's type: `a,b,c`, or `lo:hi:n` for n numbers evenly (in logarithms: "log") spaced.
+    """Return an argparse type: `a,b,c`, or `lo:hi:n` for n evenly spaced numbers.
 
     Args:
-      whole: whether they are rounded to whole numbers.
-      spacing: "even" or "log".
-      low: the least that is allowed; with `whole` itself allowed, otherwise not.
-      high: the most.
+      whole: round to whole numbers.
+      spacing: "even", or "log" for even spacing of the logarithms.
+      low: the lower bound; inclusive with `whole`, otherwise exclusive.
+      high: the upper bound, inclusive.
     """
 
     def parse(text: str) -> tuple[float, ...]:

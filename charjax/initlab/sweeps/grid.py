@@ -1,4 +1,4 @@
-"""The grid of a sweep: which runs share a program, and the configuration of each."""
+"""The grid of a sweep: its runs in groups that share a program, and each run's configuration."""
 
 import dataclasses
 from typing import Any
@@ -12,7 +12,7 @@ from charjax.initlab.sweeps.axes import Axes
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One run; gain None is the scheme's own."""
+    """One run; gain None is the scheme's default."""
 
     scheme: str
     gain: float | None
@@ -24,13 +24,13 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs that are one program: of one size, and of schemes that need the same architecture.
+    """Runs that share a program: one size, and schemes that need the same architecture.
 
     Attributes:
       depth: of the network.
-      width: likewise.
+      width: of the network.
       configs: by scheme; they differ in `init` alone.
-      points: the runs, scheme after scheme.
+      points: the runs, scheme by scheme.
     """
 
     depth: int
@@ -40,7 +40,7 @@ class Group:
 
     @property
     def config(self) -> Config:
-        """One of the configs, for what they share."""
+        """One of the configs, for the settings they share."""
         return next(iter(self.configs.values()))
 
 
@@ -48,9 +48,10 @@ def make_groups(base: Config, axes: Axes) -> list[Group]:
     """Lay out the grid.
 
     Raises:
-      UserError: an unknown scheme, one that does not suit the family, or a size that it has not.
+      UserError: an unknown scheme, one that does not suit the family, or a size that the family
+        cannot have.
     """
-    for number, value in _numbers_given(base).items():
+    for number, value in _scheme_settings(base).items():
         if all(number not in scheme_numbers(scheme) for scheme in axes.schemes):
             raise UserError(
                 f"init.{number}: {value} given; none of --scheme "
@@ -78,13 +79,13 @@ def make_groups(base: Config, axes: Axes) -> list[Group]:
 
 
 def _with_scheme(config: Config, name: str, axes: Axes) -> Config:
-    """The configuration of a scheme, with the architecture that it says it needs."""
-    given = _numbers_given(config)
-    own = {number: given[number] for number in given if number in scheme_numbers(name)}
+    """Return the configuration of a scheme, with the architecture that it needs."""
+    read = scheme_numbers(name)
+    settings = {key: value for key, value in _scheme_settings(config).items() if key in read}
     if axes.gains != (None,):
-        # What the scheme draws at gain 1 is multiplied in the program.
-        own["gain"] = 1.0
-    init = type(config.init)(scheme=name, **own)
+        # The program multiplies the draw at gain 1 by each run's gain.
+        settings["gain"] = 1.0
+    init = type(config.init)(scheme=name, **settings)
     scheme = find_scheme(init)
     needs = scheme.needs.get("model.residual", ())
     residual = getattr(config.model, "residual", None)
@@ -98,5 +99,5 @@ def _with_scheme(config: Config, name: str, axes: Axes) -> Config:
     return config
 
 
-def _numbers_given(config: Config) -> dict[str, Any]:
+def _scheme_settings(config: Config) -> dict[str, Any]:
     return config.init.model_dump(exclude={"scheme"}, exclude_none=True)

@@ -1,4 +1,4 @@
-"""Before a sweep begins: is there room for it, and is it the one that its directory holds?"""
+"""Checks before a sweep starts: memory, and the plan that a resumed directory holds."""
 
 import dataclasses
 import json
@@ -23,10 +23,9 @@ from charjax.training.state import state_shapes
 
 _FILE = "plan.json"
 _FORMAT = 1
-# Bytes of a layer at a recorded step: two histograms and two dozen numbers, as they are held while
-# the tables are written.
+# Bytes per layer and recorded step while the tables are written: two histograms, two dozen numbers.
 _BYTES_PER_LAYER = 2 * 64 * 4 + 24 * 8
-# Beside its state a run needs its gradients and its updates.
+# Beside its state a run needs gradients and updates, each as large as the parameters.
 _BESIDE_STATE = 2
 
 
@@ -34,7 +33,7 @@ def check_tables(runs: int, layers: int, steps: int) -> None:
     """Refuse a grid whose results would not fit in memory.
 
     Raises:
-      UserError: with the number of runs that would.
+      UserError: the message has the number of runs that would fit.
     """
     needed = runs * layers * len(recorded_steps(steps)) * _BYTES_PER_LAYER
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
@@ -47,13 +46,13 @@ def check_tables(runs: int, layers: int, steps: int) -> None:
 
 
 def check_room(groups: list[Group], dataset: Dataset, devices: list[jax.Device]) -> None:
-    """Refuse networks of which not even one would fit, before anything is compiled.
+    """Refuse networks too large for even one run, before anything is compiled.
 
     Raises:
-      UserError: with the number that would (0).
+      UserError: the message says that 0 would fit.
     """
     layers = 0
-    # Fewer runs than devices have a device, and so all the memory of a CPU, to themselves.
+    # Fewer runs than devices: each has a device, and all the memory of a CPU, to itself.
     free = hardware.available_memory(devices[:1])
     for group in groups:
         config = with_context(group.config, dataset)
@@ -77,22 +76,22 @@ def _bytes(tree: Any) -> int:
 
 
 class Plan:
-    """The grid that a directory is for, and how many runs are trained at once in each group."""
+    """The grid of a directory, and the number of runs trained at once in each group."""
 
     def __init__(self, directory: Path, base: Config, axes: Axes, at_once: dict[int, int]):
         self._path, self._base, self._axes, self.at_once = directory / _FILE, base, axes, at_once
 
     def write(self) -> None:
-        """Keep it, in one move."""
+        """Replace the plan's file, in one move."""
         groups = [[index, count] for index, count in sorted(self.at_once.items())]
         write_json(self._path, _tree(self._base, self._axes) | {"at_once": groups})
 
 
 def resumed_plan(directory: Path, base: Config, axes: Axes) -> Plan:
-    """The plan that a directory holds, if it is this grid's.
+    """Read the plan of a directory, which must be of this grid.
 
     Raises:
-      UserError: there is none, or another's.
+      UserError: there is none, or it is of another grid.
     """
     path = directory / _FILE
     try:
@@ -100,21 +99,21 @@ def resumed_plan(directory: Path, base: Config, axes: Axes) -> Plan:
         at_once = {int(index): int(count) for index, count in held.pop("at_once")}
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
-            f"--resume: {str(directory)!r} holds no sweep that was begun; leave --resume out"
+            f"--resume: {str(directory)!r} holds no sweep to continue; leave --resume out"
         ) from None
-    given = _tree(base, axes)
-    for part in given:
-        if held.get(part) != given[part]:
-            name, old, new = _difference(part, held.get(part), given[part])
+    tree = _tree(base, axes)
+    for part in tree:
+        if held.get(part) != tree[part]:
+            name, old, new = _difference(part, held.get(part), tree[part])
             raise UserError(
-                f"--resume: {name} was {old} when the sweep was begun and is {new} now; give the "
-                "same, or another --out"
+                f"--resume: {name} was {old} when the sweep was started and is {new} now; give "
+                "the same, or another --out"
             )
     return Plan(directory, base, axes, at_once)
 
 
 def _difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
-    """The first leaf that differs, by name."""
+    """Return the name and both values of the first leaf that differs."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in new:
             if old.get(key) != new[key]:
@@ -128,6 +127,6 @@ def _tree(base: Config, axes: Axes) -> dict[str, Any]:
         "config": base.model_dump(mode="json"),
         "axes": dataclasses.asdict(axes),
     }
-    # As JSON gives it back: tuples are lists.
+    # Through JSON, in which tuples are lists.
     read: dict[str, Any] = json.loads(json.dumps(tree))
     return read

@@ -1,4 +1,4 @@
-"""The compiled programs of a group: how its runs begin, move and are measured.
+"""The compiled programs of a sweep's group: its runs at step 0, their training, measurements.
 
 Letters: R runs, L layers.
 """
@@ -15,7 +15,7 @@ from jax import Array
 
 from charjax import parallel
 from charjax.config import Config
-from charjax.data.batches import Batch, BatchSource, source_key
+from charjax.data.batches import Batch, BatchSource
 from charjax.initlab.activations.layers import (
     Layer,
     LayerStats,
@@ -26,20 +26,27 @@ from charjax.initlab.activations.layers import (
 from charjax.initlab.predictions import WeightMoments, weight_moments
 from charjax.initlab.sweeps.grid import Group, Point
 from charjax.models.contract import CharModel
-from charjax.training.ensemble import Numbers, Runs, Stack, begin_runs, with_rate
-from charjax.training.session import Session, purpose_key, seed_state
+from charjax.training.ensemble import (
+    Ensemble,
+    EnsembleState,
+    RunHyperparameters,
+    initial_ensemble,
+    initial_run,
+    with_learning_rate,
+)
+from charjax.training.session import Session
 from charjax.training.state import TrainState, variables_of
 from charjax.training.step import cross_entropy, make_train_step
 
 
 class Measured(NamedTuple):
-    """What is recorded of every run at a step: (R,), and of every layer (R, L); float32.
+    """Measurements of every run at a step: (R,), and of every layer (R, L); float32.
 
     Attributes:
-      val_loss: nats a target, over fixed windows of the validation split, the same for all runs.
-      grad_norm: of the batch that the next step will take.
-      layers: what flows through the layers, on that batch.
-      kernels: their kernels.
+      val_loss: nats per target, over fixed windows of the validation split, the same for all runs.
+      grad_norm: on the batch of the next step.
+      layers: activations and gradients of the layers, on that batch.
+      kernels: statistics of their kernels.
       update_to_data: standard deviation of that step's change of a kernel over the kernel's, as in
         Building makemore Part 3; NaN without a kernel.
       moments: the variances that theory starts from.
@@ -54,7 +61,7 @@ class Measured(NamedTuple):
 
 
 class GroupProgram:
-    """What is compiled for `count` runs at once of a group."""
+    """The programs that train and measure `count` runs of a group at once."""
 
     def __init__(self, group: Group, session: Session, count: int):
         """Compile; `session` is of one of the group's configs, with random validation batches."""
@@ -62,27 +69,27 @@ class GroupProgram:
         assert session.val_source is not None
         self.group, self.session = group, session
         self.layers = find_layers(session.model)
-        self._begins = {
-            scheme: jax.jit(functools.partial(_begin, dataclasses.replace(session, config=config)))
+        self._starts = {
+            scheme: jax.jit(functools.partial(_start, dataclasses.replace(session, config=config)))
             for scheme, config in group.configs.items()
         }
-        source, some = session.source, group.points[:1] * count
-        begun = jax.eval_shape(lambda: self._begin(source, some))
+        source, points = session.source, group.points[:1] * count
+        initial = jax.eval_shape(lambda: self._start(source, points))
         config = _stopping(group.config)
-        self.stack = Stack(session.model, config, session.source, session.devices, count, begun)
-        self._measure = self._compile_measure(config, begun)
+        self.ensemble = Ensemble(dataclasses.replace(session, config=config), count, initial)
+        self._measure = self._compile_measure(config, initial)
 
     @property
     def count(self) -> int:
         """R."""
-        return self.stack.count
+        return self.ensemble.count
 
     @property
     def memory(self) -> int:
-        """Bytes it takes while it runs, of each device."""
+        """Bytes in use while it trains or measures, per device."""
         sizes = self._measure.memory_analysis()
         measuring = sizes.temp_size_in_bytes + sizes.argument_size_in_bytes
-        return max(self.stack.memory, int(measuring))
+        return max(self.ensemble.memory, int(measuring))
 
     @property
     def measured_shapes(self) -> Any:
@@ -90,70 +97,77 @@ class GroupProgram:
         return self._measure.out_info
 
     def val_batches(self, targets: int) -> int:
-        """Validation batches that hold about so many targets."""
+        """Return the number of validation batches that hold at least so many targets."""
         return -(-targets // (self._val_source.batch_size * self._val_source.window))
 
-    def begin(self, points: Sequence[Point]) -> tuple[Runs, Numbers]:
-        """The runs of R points at step 0, and what tells them apart."""
-        return self.stack.place(self._begin(self.stack.source, tuple(points)))
+    def start(self, points: Sequence[Point]) -> tuple[EnsembleState, RunHyperparameters]:
+        """Return the runs of R points at step 0."""
+        return self.ensemble.place(self._start(self.ensemble.source, tuple(points)))
 
-    def measure(self, runs: Runs, numbers: Numbers, batches: int) -> Measured:
-        """Record; the validation loss is the mean over so many batches, from the first one on."""
-        return self._measure(runs, self.stack.source, self._val_source, numbers, jnp.int32(batches))
+    def measure(
+        self, state: EnsembleState, hyperparameters: RunHyperparameters, batches: int
+    ) -> Measured:
+        """Measure every run; the validation loss is the mean over the first `batches` batches."""
+        arguments = (state, self.ensemble.source, self._val_source, hyperparameters)
+        return self._measure(*arguments, jnp.int32(batches))
 
-    def _begin(self, source: BatchSource, points: tuple[Point, ...]) -> tuple[Runs, Numbers]:
+    def _start(
+        self, source: BatchSource, points: tuple[Point, ...]
+    ) -> tuple[EnsembleState, RunHyperparameters]:
         parts = []
-        for scheme, run in itertools.groupby(points, key=lambda point: point.scheme):
-            own = list(run)
-            seeds_R = jnp.asarray([point.seed for point in own], jnp.uint32)
-            gains_R = jnp.asarray([point.gain or 1.0 for point in own], jnp.float32)
-            parts.append(self._begins[scheme](source, seeds_R, gains_R))
-        states, batch_keys, dropout_keys = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
-        rates_R = jnp.asarray([point.rate for point in points], jnp.float32)
-        no_limit_R = jnp.full(len(points), jnp.inf, jnp.float32)
-        return begin_runs(states), Numbers(batch_keys, dropout_keys, rates_R, no_limit_R)
+        for scheme, group in itertools.groupby(points, key=lambda point: point.scheme):
+            points_R = list(group)
+            seeds_R = jnp.asarray([point.seed for point in points_R], jnp.uint32)
+            rates_R = jnp.asarray([point.rate for point in points_R], jnp.float32)
+            gains_R = jnp.asarray([point.gain or 1.0 for point in points_R], jnp.float32)
+            parts.append(self._starts[scheme](source, seeds_R, rates_R, gains_R))
+        states, hyperparameters = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+        return initial_ensemble(states), hyperparameters
 
-    def _compile_measure(self, config: Config, begun: Any) -> Any:
+    def _compile_measure(self, config: Config, initial: Any) -> Any:
         model, layers = self.session.model, self.layers
-        replicated = parallel.replicated(self.stack.mesh)
+        replicated = parallel.replicated(self.ensemble.mesh)
         self._val_source = jax.device_put(self.session.val_source, replicated)
         one = functools.partial(_measure_run, model, config, layers)
 
         def measure(
-            runs: Runs, source: BatchSource, val: BatchSource, numbers: Numbers, batches: Array
+            state: EnsembleState,
+            source: BatchSource,
+            val: BatchSource,
+            hyperparameters: RunHyperparameters,
+            batches: Array,
         ) -> Measured:
             return jax.vmap(one, in_axes=(0, None, None, 0, None))(
-                runs, source, val, numbers, batches
+                state, source, val, hyperparameters, batches
             )
 
-        runs, numbers = self.stack.shaped(begun)
-        program = jax.jit(measure, out_shardings=self.stack.split)
-        val = self._val_source
-        return program.lower(runs, self.stack.source, val, numbers, jnp.int32(1)).compile()
+        state, hyperparameters = self.ensemble.shaped(initial)
+        program = jax.jit(measure, out_shardings=self.ensemble.split)
+        arguments = (state, self.ensemble.source, self._val_source, hyperparameters)
+        return program.lower(*arguments, jnp.int32(1)).compile()
 
 
 def _stopping(config: Config) -> Config:
-    """One step that is not finite, and a run has diverged."""
+    """Return the config under which a run has diverged at its first step that is not finite."""
     return config.model_copy(update={"train": config.train.model_copy(update={"max_skipped": 1})})
 
 
-def _begin(
-    session: Session, source: BatchSource, seeds_R: Array, gains_R: Array
-) -> tuple[TrainState, Array, Array]:
-    """States of one scheme's runs and their keys of batches and dropout; for use in jit."""
+def _start(
+    session: Session, source: BatchSource, seeds_R: Array, rates_R: Array, gains_R: Array
+) -> tuple[TrainState, RunHyperparameters]:
+    """Return the runs of one scheme at step 0; for use in jit."""
 
-    def one(seed: Array, gain: Array) -> tuple[TrainState, Array, Array]:
-        batch_key = source_key(seed)
-        own = dataclasses.replace(source, key=batch_key)
-        here = dataclasses.replace(session, config=_with_gain(session.config, gain))
-        state = seed_state(here, purpose_key(seed, "init"), own, with_scales=True)
-        return state, batch_key, purpose_key(seed, "dropout")
+    def one(
+        seed: Array, learning_rate: Array, gain: Array
+    ) -> tuple[TrainState, RunHyperparameters]:
+        of_gain = dataclasses.replace(session, config=_with_gain(session.config, gain))
+        return initial_run(of_gain, source, seed, learning_rate, with_scales=True)
 
-    return jax.vmap(one)(seeds_R, gains_R)
+    return jax.vmap(one)(seeds_R, rates_R, gains_R)
 
 
 def _with_gain(config: Config, gain: Array) -> Config:
-    """The config with a gain that is data, where it has one."""
+    """Return the config with a traced gain, if it has a gain."""
     if config.init.gain is None:
         return config
     return config.model_copy(update={"init": config.init.model_copy(update={"gain": gain})})
@@ -163,32 +177,34 @@ def _measure_run(
     model: CharModel,
     config: Config,
     layers: tuple[Layer, ...],
-    run: Runs,
+    run: EnsembleState,
     source: BatchSource,
     val_source: BatchSource,
-    numbers: Numbers,
+    hyperparameters: RunHyperparameters,
     batches: Array,
 ) -> Measured:
-    """Measure one run; nothing of it is changed."""
+    """Measure one run, which is not changed."""
     state, step = run.states, run.states.counters.step
-    batch = dataclasses.replace(source, key=numbers.batch_key).draw(step)
+    batch = dataclasses.replace(source, key=hyperparameters.batch_key).draw(step)
     _, flow, kernels = measure_layers(
         model, variables_of(state), batch.inputs, batch.targets, batch.weights, train=True
     )
-    train_step = make_train_step(model, with_rate(config, numbers.rate))
-    after, told = train_step(state, batch, jax.random.fold_in(numbers.dropout_key, step))
+    run_config = with_learning_rate(config, hyperparameters.learning_rate)
+    train_step = make_train_step(model, run_config)
+    dropout_key = jax.random.fold_in(hyperparameters.dropout_key, step)
+    after, metrics = train_step(state, batch, dropout_key)
     return Measured(
         val_loss=_val_loss(model, variables_of(state), val_source, batches),
-        grad_norm=told.grad_norm,
+        grad_norm=metrics.grad_norm,
         layers=flow,
         kernels=kernels,
-        update_to_data=jnp.stack([_moved(layer, state.params, after.params) for layer in layers]),
+        update_to_data=jnp.stack([_change(layer, state.params, after.params) for layer in layers]),
         moments=weight_moments(model, variables_of(state)["params"]),
     )
 
 
-def _moved(layer: Layer, before: Any, after: Any) -> Array:
-    """Standard deviation of a kernel's change over its own; multipliers cancel."""
+def _change(layer: Layer, before: Any, after: Any) -> Array:
+    """Return the standard deviation of a kernel's change over the kernel's; multipliers cancel."""
     if layer.kernel is None:
         return jnp.float32(jnp.nan)
     old, new = (_kernel(layer.kernel, params) for params in (before, after))
@@ -202,7 +218,7 @@ def _kernel(path: str, params: Any) -> Array:
 
 
 def _val_loss(model: CharModel, variables: Any, source: BatchSource, batches: Array) -> Array:
-    """Mean loss over the first batches of a source."""
+    """Return the mean loss over the first batches of a source."""
 
     def add(index: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
         batch: Batch = source.draw(index)
@@ -210,7 +226,7 @@ def _val_loss(model: CharModel, variables: Any, source: BatchSource, batches: Ar
             variables, batch.inputs, num_outputs=batch.targets.shape[1], train=False
         )
         losses_BT = cross_entropy(logits_BTV, batch.targets)
-        # NaN times a weight of 0 is NaN; but then it is one everywhere.
+        # A NaN with weight 0 gives NaN; but then every loss is NaN.
         return sums[0] + jnp.sum(losses_BT * batch.weights), sums[1] + jnp.sum(batch.weights)
 
     loss, targets = jax.lax.fori_loop(0, batches, add, (jnp.float32(0.0), jnp.float32(0.0)))

@@ -1,4 +1,4 @@
-"""What is recorded of a group's runs while they go, and how that is kept.
+"""The record of a group's runs at the recorded steps, and its file.
 
 Letters: S recorded steps, R runs, L layers.
 """
@@ -10,14 +10,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from charjax.files import replacing
 from charjax.initlab.sweeps.program import Measured
-from charjax.training.ensemble import Runs
+from charjax.training.ensemble import EnsembleState
 
 Record = dict[str, np.ndarray]
 
 
 def recorded_steps(steps: int) -> tuple[int, ...]:
-    """0, 1, 2, 5, 10, 20, 50, ... and the last step."""
+    """Return 0, 1, 2, 5, 10, 20, 50, ... and the last step."""
     found, decade = [0], 1
     while decade < steps:
         found += [decade * digit for digit in (1, 2, 5) if decade * digit < steps]
@@ -26,7 +27,7 @@ def recorded_steps(steps: int) -> tuple[int, ...]:
 
 
 def empty_record(measured: Any, recorded: int) -> Record:
-    """Arrays (S, R, ...) for what `Measured` holds, for mean training losses and divergences.
+    """Return arrays (S, R, ...) for the fields of `Measured`, mean training losses and divergences.
 
     Args:
       measured: a Measured, or its shapes.
@@ -39,26 +40,28 @@ def empty_record(measured: Any, recorded: int) -> Record:
     return record | {"train_loss": np.full((recorded, *runs), np.nan)}
 
 
-def note(record: Record, place: int, measured: Measured, runs: Runs, sums_2R: np.ndarray) -> None:
-    """Write down one recorded step.
+def note(
+    record: Record, place: int, measured: Measured, runs: EnsembleState, sums_2R: np.ndarray
+) -> None:
+    """Store one recorded step.
 
     Args:
-      record: is changed.
-      place: which of the S.
-      measured: of this step.
-      runs: as they are.
-      sums_2R: losses and targets since the step recorded before.
+      record: updated in place.
+      place: index of the step among the S.
+      measured: at this step.
+      runs: at this step.
+      sums_2R: losses and targets since the previous recorded step.
     """
     for name, leaf in _named(measured).items():
         record[name][place] = np.asarray(leaf)
     record["diverged"][place] = np.asarray(runs.diverged)
-    # None at step 0, and none of a run that had diverged before.
+    # No targets at step 0, nor for a run that has diverged: NaN.
     with np.errstate(invalid="ignore"):
         record["train_loss"][place] = sums_2R[0] / sums_2R[1]
 
 
 def cut(record: Record, count: int) -> Record:
-    """The record of the first runs of a program."""
+    """Return the record of the first runs of a program."""
     return {name: x[:, :count] for name, x in record.items()}
 
 
@@ -68,17 +71,15 @@ def _named(measured: Any) -> dict[str, Any]:
 
 
 def write_part(path: Path, record: Record) -> None:
-    """Keep a record, in one move."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    """Write a record, in one move, once it is on the disk."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **record)  # type: ignore[arg-type]
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def read_part(path: Path) -> Record:
-    """The record that `write_part` has kept.
+    """Read a record that `write_part` wrote.
 
     Raises:
       OSError, ValueError: it cannot be read.

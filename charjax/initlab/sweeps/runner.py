@@ -1,7 +1,7 @@
-"""Running a sweep: group after group, chunk after chunk, each kept as soon as it is measured.
+"""Running a sweep: group after group, chunk after chunk, each written as soon as it is measured.
 
-A chunk that is stopped, by a signal or by a crash, goes on from where it was last saved, and ends
-with the same bits.
+A chunk that is stopped, by a signal or by a crash, continues from its last checkpoint and ends with
+the same bits.
 
 Letters: S recorded steps, R runs of a chunk.
 """
@@ -33,18 +33,14 @@ from charjax.initlab.sweeps.record import (
 from charjax.initlab.sweeps.tables import Finished, repeats
 from charjax.run.checkpoint import Checkpoints
 from charjax.signals import Interrupted
-from charjax.training.ensemble import MEMORY_SHARE, as_many_as_fit
+from charjax.training.ensemble import MEMORY_SHARE, EnsembleTraining, as_many_as_fit
 from charjax.training.session import Session, make_session
 from charjax.training.state import ADAM_SCALES, state_shapes
 
-_DISPATCH_SECONDS = 0.5
 _SAVE_SECONDS = 30.0
-# The sums of the losses are float32 on the device; they are added up in float64 here, always after
-# the same steps, so that a resumed sweep has the bits of one that was never stopped.
-_FLUSH_STEPS = 1000
 # Validation targets at the first and the last recorded step, and at those between.
 _VAL_TARGETS, _VAL_TARGETS_BETWEEN = 8192, 2048
-# A run whose loss is this many times what it began with has diverged.
+# A run whose loss is this many times its first loss has diverged.
 _DIVERGED = 10.0
 
 
@@ -58,18 +54,18 @@ class Chunk:
 
 @dataclasses.dataclass
 class Sweep:
-    """A sweep on its way.
+    """A sweep being run.
 
     Attributes:
       groups: the grid.
       dataset: the text.
-      devices: all local ones.
-      parts: the directory of what is finished or under way.
-      plan: how many runs each group's program has: filled in as they are compiled, or from before.
+      devices: all local devices.
+      parts: the directory of finished chunks and of the checkpoints of the current one.
+      plan: how many runs each group's program has, filled in as the programs are compiled.
       poll: raises Interrupted to stop.
-      progress: told of which group run-steps are done, and how many.
-      seconds: spent on training alone.
-      run_steps: done in them.
+      progress: called with the index of a group and the run-steps done in it.
+      seconds: spent on training, without measurements.
+      run_steps: done in that time.
     """
 
     groups: list[Group]
@@ -83,14 +79,14 @@ class Sweep:
     run_steps: int = 0
 
     def run(self, limit: int | None) -> None:
-        """Train and measure everything that is not finished yet.
+        """Train and measure all chunks that are not finished yet.
 
         Args:
           limit: the most runs at once; None: as many as memory allows.
 
         Raises:
-          Interrupted: a signal has come; everything is kept.
-          UserError: not even one run, or not `limit` of them, has room.
+          Interrupted: a signal has come; everything is saved.
+          UserError: the memory is too small for one run, or for `limit` of them.
         """
         for index, group in enumerate(self.groups):
             count = self.plan.at_once.get(index)
@@ -106,7 +102,7 @@ class Sweep:
                     self._run_chunk(index, chunk, program)
 
     def finished(self) -> Iterator[Finished]:
-        """The results of every group; what filled up a program is cut off."""
+        """Yield the results of every group, without the runs that filled up a program."""
         repeated = repeats(self.dataset)
         for index, group in enumerate(self.groups):
             chunks = [
@@ -138,13 +134,13 @@ class Sweep:
         budget = MEMORY_SHARE * hardware.available_memory(self.devices)
         count = min(limit or len(group.points), len(group.points))
         program = as_many_as_fit(build, count, budget)
-        devices = program.stack.mesh.size
+        devices = program.ensemble.mesh.size
         needed, total = program.memory * devices / 1e9, budget * devices / 1e9
         if program.memory > budget or (limit is not None and program.count < count):
             fit = 0 if program.memory > budget else program.count
-            given = f"--at-once: {limit}" if limit else f"--width: {group.width}"
+            setting = f"--at-once: {limit}" if limit else f"--width: {group.width}"
             raise UserError(
-                f"{given} given; {program.count} run(s) of depth {group.depth} and width "
+                f"{setting} given; {program.count} run(s) of depth {group.depth} and width "
                 f"{group.width} need {needed:.1f} GB and {total:.1f} GB may be taken: {fit} would "
                 "fit at once; give that many, or a smaller network or batch"
             )
@@ -153,106 +149,100 @@ class Sweep:
         return program
 
     def _run_chunk(self, index: int, chunk: Chunk, program: GroupProgram) -> None:
-        going = _Going(self, index, chunk, program)
-        place = self.parts / f"{chunk.name}.now"
-        store = Checkpoints(place, keep=1)
+        directory = self.parts / f"{chunk.name}.now"
+        store = Checkpoints(directory, keep=1)
+        training = _ChunkTraining(self, index, chunk, program, store)
         if store.steps():
-            going.restore(store)
+            training.restore()
         try:
-            going.finish(store)
+            training.finish()
         except Interrupted:
-            going.save(store)
+            training.save()
             store.close()
             raise
         store.close()
-        write_part(self._part(chunk.name), going.record)
-        shutil.rmtree(place)
+        write_part(self._part(chunk.name), training.record)
+        shutil.rmtree(directory)
 
 
-class _Going:
-    """A chunk on its way from step 0 to the last."""
+class _ChunkTraining:
+    """The runs of a chunk, trained and measured from step 0 to the last."""
 
-    def __init__(self, sweep: Sweep, index: int, chunk: Chunk, program: GroupProgram):
+    def __init__(
+        self, sweep: Sweep, index: int, chunk: Chunk, program: GroupProgram, store: Checkpoints
+    ):
         self.sweep, self.index, self.chunk, self.program = sweep, index, chunk, program
+        self.store, self.saved = store, time.monotonic()
         self.steps = program.group.config.train.steps
         self.recorded = recorded_steps(self.steps)
         filled = chunk.points + chunk.points[-1:] * (program.count - len(chunk.points))
-        self.runs, self.numbers = program.begin(filled)
+        self.training = EnsembleTraining(
+            program.ensemble, *program.start(filled), self._report, self._pause
+        )
         self.record = empty_record(program.measured_shapes, len(self.recorded))
-        self.sums_2R = np.zeros((2, program.count))
-        self.step, self.length, self.saved = 0, 1, time.monotonic()
 
-    def finish(self, store: Checkpoints) -> None:
-        """Go on to the last step, saving now and then."""
-        if self.step == 0:
+    def finish(self) -> None:
+        """Train up to the last step, saving now and then."""
+        training = self.training
+        if training.step == 0:
             self._measure()
-        self._limit()
-        while self.step < self.steps:
-            goal = next(step for step in self.recorded if step > self.step)
-            self._advance(min(goal, (self.step // _FLUSH_STEPS + 1) * _FLUSH_STEPS), store)
-            if self.step == goal:
-                self._measure()
-            # Only here is what belongs to this step done: a sweep that goes on from here would
-            # not do it again.
-            self._pause(store)
+        self._limit_losses()
+        while training.step < self.steps:
+            goal = next(step for step in self.recorded if step > training.step)
+            training.advance(goal)
+            self._measure()
+            # Only now is the work of this step done: a resumed sweep would not repeat it.
+            self._pause()
 
-    def save(self, store: Checkpoints) -> None:
-        """Keep where it is."""
-        tree = {"runs": self.runs, "record": self.record, "sums": self.sums_2R}
-        store.save(self.step, tree, {"points": len(self.chunk.points)})
+    def save(self) -> None:
+        """Save a checkpoint of the chunk."""
+        tree = {"runs": self.training.state, "record": self.record, "sums": self.training.sums_2R}
+        self.store.save(self.training.step, tree, {"points": len(self.chunk.points)})
         self.saved = time.monotonic()
 
-    def restore(self, store: Checkpoints) -> None:
-        """Go back to where it was saved."""
+    def restore(self) -> None:
+        """Continue from the latest checkpoint."""
+        training = self.training
         like = {
-            "runs": self.program.stack.shaped(self.runs),
+            "runs": self.program.ensemble.shaped(training.state),
             "record": self.record,
-            "sums": self.sums_2R,
+            "sums": training.sums_2R,
         }
-        tree, _, self.step = store.restore("latest", like, ones=ADAM_SCALES)
-        self.runs, self.record, self.sums_2R = tree["runs"], tree["record"], tree["sums"]
-        self.sweep.progress(self.index, self.step * len(self.chunk.points))
+        tree, _, training.step = self.store.restore("latest", like, ones=ADAM_SCALES)
+        training.state, self.record, training.sums_2R = tree["runs"], tree["record"], tree["sums"]
+        self.sweep.progress(self.index, training.step * len(self.chunk.points))
 
-    def _limit(self) -> None:
-        """Say from which loss on a run has diverged: by its first, which is in the record."""
+    def _limit_losses(self) -> None:
+        """Set the loss above which a run has diverged, from its first one in the record."""
         uniform = np.log(self.program.session.dataset.tokenizer.vocab_size)
         first_R = self.record["val_loss"][0]
         limit_R = jnp.asarray(_DIVERGED * np.maximum(first_R, uniform), jnp.float32)
-        self.numbers = self.numbers._replace(max_loss=self.program.stack.place(limit_R))
+        self.training.hyperparameters = self.training.hyperparameters._replace(
+            max_loss=self.program.ensemble.place(limit_R)
+        )
 
-    def _advance(self, goal: int, store: Checkpoints) -> None:
-        """Steps up to `goal`, and their losses into the sums."""
-        while self.step < goal:
-            began, steps = time.perf_counter(), min(self.length, goal - self.step)
-            self.runs = self.program.stack.run(self.runs, self.numbers, steps)
-            jax.block_until_ready(self.runs.diverged)
-            seconds = time.perf_counter() - began
-            self.step += steps
-            self.length = int(min(max(_DISPATCH_SECONDS * steps / seconds, 1), 8 * steps))
-            self.sweep.seconds += seconds
-            self.sweep.run_steps += steps * self.program.count
-            self.sweep.progress(self.index, steps * len(self.chunk.points))
-            if self.step < goal:
-                self._pause(store)
-        self.sums_2R += np.asarray([self.runs.losses, self.runs.targets], np.float64)
-        self.runs = self.runs.emptied()
+    def _report(self, steps: int, seconds: float) -> None:
+        self.sweep.seconds += seconds
+        self.sweep.run_steps += steps * self.program.count
+        self.sweep.progress(self.index, steps * len(self.chunk.points))
 
-    def _pause(self, store: Checkpoints) -> None:
+    def _pause(self) -> None:
         """Answer a signal, and save if it is time."""
         self.sweep.poll()
         if time.monotonic() - self.saved > _SAVE_SECONDS:
-            self.save(store)
+            self.save()
 
     def _measure(self) -> None:
-        ends = self.step in (0, self.steps)
-        batches = self.program.val_batches(_VAL_TARGETS if ends else _VAL_TARGETS_BETWEEN)
-        measured = self.program.measure(self.runs, self.numbers, batches)
-        note(self.record, self.recorded.index(self.step), measured, self.runs, self.sums_2R)
-        self.sums_2R = np.zeros_like(self.sums_2R)
+        training, program = self.training, self.program
+        at_end = training.step in (0, self.steps)
+        batches = program.val_batches(_VAL_TARGETS if at_end else _VAL_TARGETS_BETWEEN)
+        measured = program.measure(training.state, training.hyperparameters, batches)
+        place = self.recorded.index(training.step)
+        note(self.record, place, measured, training.state, training.pop_sums())
 
 
 def open_group(group: Group, dataset: Dataset, devices: list[jax.Device]) -> Session:
-    """The session of a group's first config; its validation batches are random and fixed."""
+    """Return the session of a group's first config, with random but fixed validation batches."""
     config = group.config
     length = 1 if config.data.layout == "pairs" else config.model.context_length or 1
     # As large as a training batch, so that measuring needs no more memory than training.
@@ -262,5 +252,5 @@ def open_group(group: Group, dataset: Dataset, devices: list[jax.Device]) -> Ses
 
 
 def _evenly(count: int, devices: int) -> int:
-    """The least multiple of the devices that holds so many; fewer runs than devices stay as is."""
+    """Round up to a multiple of the devices; fewer runs than devices stay as they are."""
     return count if count < devices else -(-count // devices) * devices

@@ -1,22 +1,25 @@
-"""A sweep's results as tidy tables: one row a run, a recorded step of a run, a layer of that.
+"""A sweep's results as tidy tables: one row per run, per recorded step, per layer and step.
 
-runs.csv, curves.csv, layers.csv, histograms.npz and sweep.json, each replaced in one move; the
-last of them is written last, so that a directory that has it is whole. A number that there is not
-(a theory where there is none, the update of a layer without a kernel) is an empty field.
+runs.csv, curves.csv, layers.csv, histograms.npz and sweep.json are each replaced in one move.
+sweep.json is written last: a directory that has it is complete. Values that are not available (a
+theory that does not apply, the update of a layer without a kernel) are empty fields.
 
 Letters: S recorded steps, R runs, L layers.
 """
 
-import csv
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
-from charjax.data.datasets import Dataset, target_counts
+from charjax.data.datasets import Dataset
+from charjax.data.splits import target_counts
+from charjax.files import replacing
 from charjax.init import find_scheme
 from charjax.initlab.activations.layers import Layer, find_layers
 from charjax.initlab.predictions import (
@@ -33,49 +36,32 @@ from charjax.models.roles import Role
 _HIDDEN = (Role.HIDDEN, Role.RECURRENT, Role.RESIDUAL_OUTPUT)
 KEYS = ("scheme", "gain", "depth", "width", "learning_rate", "seed")
 RUNS = (
-    *KEYS,
-    "parameters",
-    "sigma_w2",
-    "sigma_b2",
-    "initial_loss",
-    "initial_loss_theory",
-    "train_loss",
-    "val_loss",
-    "diverged_step",
+    *("parameters", "sigma_w2", "sigma_b2", "initial_loss", "initial_loss_theory"),
+    *("train_loss", "val_loss", "diverged_step"),
 )
-CURVES = (*KEYS, "step", "train_loss", "val_loss", "grad_norm")
+CURVES = ("step", "train_loss", "val_loss", "grad_norm")
 LAYERS = (
-    *KEYS,
-    "step",
-    "index",
-    "layer",
-    "role",
-    "activation",
-    "mean",
-    "std",
-    "theory_std",
-    "preactivation_std",
-    "theory_preactivation_std",
-    "saturated",
-    "dead",
-    "gradient_std",
-    "weight_std",
-    "gradient_to_data",
-    "update_to_data",
+    *("step", "index", "layer", "role", "activation", "mean", "std", "theory_std"),
+    *("preactivation_std", "theory_preactivation_std", "saturated", "dead", "gradient_std"),
+    *("weight_std", "gradient_to_data", "update_to_data"),
 )
-_FLOW = ("mean", "std", "preactivation_std", "saturated", "dead", "gradient_std")
-_KERNELS = ("weight_std", "gradient_to_data")
+# The columns of layers.csv that a record holds, by the name of their part of it.
+_RECORDED = {
+    "layers.": ("mean", "std", "preactivation_std", "saturated", "dead", "gradient_std"),
+    "kernels.": ("weight_std", "gradient_to_data"),
+    "": ("update_to_data",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """A group's runs, measured.
+    """The measured runs of a group.
 
     Attributes:
       group: the group.
       model: of all its runs.
-      repeats: how often a target of the text is the character before it.
-      parameters: how many each run has.
+      repeats: share of the text's targets that equal the character before them.
+      parameters: number of parameters of each run.
       chunks: (points, record) one after the other.
     """
 
@@ -87,7 +73,7 @@ class Finished:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """Of the model."""
+        """The layers of the model."""
         return find_layers(self.model)
 
     @property
@@ -95,16 +81,11 @@ class Finished:
         """The recorded steps."""
         return recorded_steps(self.group.config.train.steps)
 
-    def runs(self) -> Iterator[tuple[Point, Record]]:
-        """Every run with its own part of the record, (S, ...) each."""
-        for points, record in self.chunks:
-            for index, point in enumerate(points):
-                yield point, {name: x[:, index] for name, x in record.items()}
-
-    def theory(self, point: Point, record: Record) -> tuple[Prediction, float]:
-        """What theory says of a run's layers and its loss, from its variances at step 0."""
-        moments = WeightMoments(*(record[f"moments.{name}"][0] for name in WeightMoments._fields))
-        squares_L = record["layers.mean"][0] ** 2 + record["layers.std"][0] ** 2
+    def theory(self, point: Point, record: Record, index: int) -> tuple[Prediction, float]:
+        """Predict a run's layers and initial loss from its variances and mean squares at step 0."""
+        parts = (record[f"moments.{name}"][0, index] for name in WeightMoments._fields)
+        moments = WeightMoments(*parts)
+        squares_L = record["layers.mean"][0, index] ** 2 + record["layers.std"][0, index] ** 2
         times = self.group.config.model.context_length or 1
         layers = predict_layers(self.model, moments, squares_L, times)
         scheme = find_scheme(self.group.configs[point.scheme].init)
@@ -114,137 +95,110 @@ class Finished:
 
 def write_tables(directory: Path, groups: list[Finished]) -> None:
     """Write the three tables and the histograms."""
-    _write_csv(directory / "runs.csv", RUNS, _run_rows(groups))
-    _write_csv(directory / "curves.csv", CURVES, _curve_rows(groups))
-    _write_csv(directory / "layers.csv", LAYERS, _layer_rows(groups))
+    for name, columns, rows in (
+        ("runs.csv", RUNS, _run_rows),
+        ("curves.csv", CURVES, _curve_rows),
+        ("layers.csv", LAYERS, _layer_rows),
+    ):
+        # Eight digits are enough for a float32; NaN is an empty field.
+        style: Any = {"index": False, "float_format": "%.8g", "lineterminator": "\n"}
+        chunks = ((group, *chunk) for group in groups for chunk in group.chunks)
+        with replacing(directory / name) as path, path.open("w", encoding="utf-8") as file:
+            for place, chunk in enumerate(chunks):
+                rows(*chunk).to_csv(file, columns=[*KEYS, *columns], header=place == 0, **style)
     _write_histograms(directory / "histograms.npz", groups)
 
 
 def repeats(dataset: Dataset) -> float:
-    """How often a character of the training split is the one before it."""
+    """Return the share of the training split's characters that equal the one before them."""
     tokens = dataset.splits["train"].tokens
     return float(np.mean(tokens[1:] == tokens[:-1]))
 
 
 def hidden_activation(layers: tuple[Layer, ...]) -> str | None:
-    """The one activation of the hidden layers, None where there is none, or several."""
+    """Return the only activation of the hidden layers; None for none or several."""
     found = {layer.activation for layer in layers} - {"linear"}
     return found.pop() if len(found) == 1 else None
 
 
 def unigram_entropy(dataset: Dataset) -> float:
-    """Of the training split's targets, in nats: the loss of one that knows frequencies alone."""
+    """Return the entropy of the training split's targets by frequency alone, in nats."""
     counts_V = target_counts(dataset.splits["train"], dataset.tokenizer.vocab_size)
     shares = counts_V[counts_V > 0] / counts_V.sum()
     return float(-np.sum(shares * np.log(shares)))
 
 
-def _run_rows(groups: list[Finished]) -> Iterator[dict[str, Any]]:
-    for group in groups:
-        for point, record in group.runs():
-            diverged = int(record["diverged"][-1])
-            yield _keys(point) | {
-                "parameters": group.parameters,
-                **_variances(group.layers, record),
-                "initial_loss": record["val_loss"][0],
-                "initial_loss_theory": group.theory(point, record)[1],
-                "train_loss": record["train_loss"][-1],
-                "val_loss": record["val_loss"][-1],
-                "diverged_step": None if diverged < 0 else diverged,
-            }
+def _product(points: tuple[Point, ...], **axes: Iterable[Any]) -> pd.DataFrame:
+    """Return the keys of the runs times further columns, of which the last varies fastest."""
+    rows = pd.DataFrame([dataclasses.astuple(point) for point in points], columns=list(KEYS))
+    for name, values in axes.items():
+        rows = rows.merge(pd.Series(list(values), name=name), how="cross")
+    return rows
 
 
-def _variances(layers: tuple[Layer, ...], record: Record) -> dict[str, float]:
-    """At step 0, the mean over the hidden kernels."""
-    hidden = [i for i, layer in enumerate(layers) if layer.role in _HIDDEN]
-    if not hidden:
-        return {"sigma_w2": math.nan, "sigma_b2": math.nan}
-    weights_L, biases_L = (record[f"moments.{name}"][0] for name in ("weights", "biases"))
-    return {
-        "sigma_w2": float(weights_L[hidden].mean()),
-        "sigma_b2": float(biases_L[hidden].mean()),
-    }
+def _flat(x_SR: NDArray[Any]) -> NDArray[Any]:
+    """Flatten (S, R, ...), run by run."""
+    return x_SR.swapaxes(0, 1).ravel()
 
 
-def _curve_rows(groups: list[Finished]) -> Iterator[dict[str, Any]]:
-    for group in groups:
-        for point, record in group.runs():
-            for place, step in enumerate(group.recorded):
-                told = {name: record[name][place] for name in CURVES[len(KEYS) + 1 :]}
-                yield _keys(point) | {"step": step} | told
+def _run_rows(group: Finished, points: tuple[Point, ...], record: Record) -> pd.DataFrame:
+    hidden = [i for i, layer in enumerate(group.layers) if layer.role in _HIDDEN]
+    rows = _product(points)
+    rows["parameters"] = group.parameters
+    for column, name in (("sigma_w2", "weights"), ("sigma_b2", "biases")):
+        # At step 0, the mean over the hidden kernels.
+        moments_RL = record[f"moments.{name}"][0]
+        rows[column] = [float(x_L[hidden].mean()) if hidden else math.nan for x_L in moments_RL]
+    rows["initial_loss"] = record["val_loss"][0]
+    rows["initial_loss_theory"] = [
+        group.theory(point, record, index)[1] for index, point in enumerate(points)
+    ]
+    rows["train_loss"], rows["val_loss"] = record["train_loss"][-1], record["val_loss"][-1]
+    diverged = pd.Series(record["diverged"][-1])
+    rows["diverged_step"] = diverged.where(diverged >= 0).astype("Int64")
+    return rows
 
 
-def _layer_rows(groups: list[Finished]) -> Iterator[dict[str, Any]]:
-    for group in groups:
-        layers = group.layers
-        for point, record in group.runs():
-            theory, _ = group.theory(point, record)
-            for place, step in enumerate(group.recorded):
-                for index, layer in enumerate(layers):
-                    at = (place, index)
-                    yield _keys(point) | {
-                        "step": step,
-                        "index": index,
-                        "layer": layer.name,
-                        "role": layer.role,
-                        "activation": layer.activation,
-                        **{name: record[f"layers.{name}"][at] for name in _FLOW},
-                        **{name: record[f"kernels.{name}"][at] for name in _KERNELS},
-                        "theory_std": None if step else theory.std[index],
-                        "theory_preactivation_std": None
-                        if step
-                        else theory.preactivation_std[index],
-                        "update_to_data": record["update_to_data"][at],
-                    }
+def _curve_rows(group: Finished, points: tuple[Point, ...], record: Record) -> pd.DataFrame:
+    rows = _product(points, step=group.recorded)
+    return rows.assign(**{name: _flat(record[name]) for name in CURVES[1:]})
 
 
-def _keys(point: Point) -> dict[str, Any]:
-    values = (point.scheme, point.gain, point.depth, point.width, point.rate, point.seed)
-    return dict(zip(KEYS, values, strict=True))
-
-
-def _write_csv(path: Path, columns: tuple[str, ...], rows: Iterator[dict[str, Any]]) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({name: _field(value) for name, value in row.items()})
-    temporary.replace(path)
-
-
-def _field(value: Any) -> Any:
-    """A number as briefly as its float32 allows; nothing for what is not there."""
-    if isinstance(value, float | np.floating):
-        return "" if math.isnan(value) else f"{value:.8g}"
-    return "" if value is None else value
+def _layer_rows(group: Finished, points: tuple[Point, ...], record: Record) -> pd.DataFrame:
+    rows = _product(points, step=group.recorded, index=range(len(group.layers)))
+    rows["layer"], rows["role"], rows["activation"] = (
+        [str(x or "") for x in column] * (len(rows) // len(column))
+        for column in zip(*((x.name, x.role, x.activation) for x in group.layers), strict=True)
+    )
+    for part, columns in _RECORDED.items():
+        for name in columns:
+            rows[name] = _flat(record[part + name])
+    # Theory is of step 0 alone.
+    theory = [group.theory(point, record, index)[0] for index, point in enumerate(points)]
+    for name in ("std", "preactivation_std"):
+        predicted_SRL = np.full(record["layers.std"].shape, math.nan)
+        predicted_SRL[0] = [getattr(one, name) for one in theory]
+        rows[f"theory_{name}"] = _flat(predicted_SRL)
+    return rows
 
 
 def _write_histograms(path: Path, groups: list[Finished]) -> None:
-    keys: list[tuple[Any, ...]] = []
-    lows, highs, counts = [], [], []
+    kinds = ("activation", "gradient")
+    rows, flows = [], []
     for group in groups:
         names = [layer.name for layer in group.layers]
-        for point, record in group.runs():
-            gain = math.nan if point.gain is None else point.gain
-            own = (point.scheme, gain, point.depth, point.width, point.rate, point.seed)
-            for kind in ("activation", "gradient"):
-                lows.append(record[f"layers.{kind}_low"].ravel())
-                highs.append(record[f"layers.{kind}_high"].ravel())
-                counts.append(record[f"layers.{kind}_counts"].reshape(-1, 64))
-                for step in group.recorded:
-                    keys += [(*own, step, name, kind) for name in names]
-    columns = list(zip(*keys, strict=True))
-    arrays = {
-        name: np.asarray(column)
-        for name, column in zip((*KEYS, "step", "layer", "kind"), columns, strict=True)
-    }
-    arrays |= {
-        "low": np.concatenate(lows),
-        "high": np.concatenate(highs),
-        "counts": np.concatenate(counts).astype(np.uint32),
-    }
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    temporary.replace(path)
+        for points, record in group.chunks:
+            rows.append(_product(points, kind=kinds, step=group.recorded, layer=names))
+            # Arrays (kinds, S, R, L, ...) in the order of the rows: R, kinds, S, L.
+            stacks = (
+                np.stack([record[f"layers.{kind}_{name}"] for kind in kinds])
+                for name in ("low", "high", "counts")
+            )
+            flows.append([np.moveaxis(x, 2, 0).reshape(len(rows[-1]), -1) for x in stacks])
+    keys = pd.concat(rows, ignore_index=True).astype({"gain": np.float64})
+    low, high, counts = (np.concatenate(parts) for parts in zip(*flows, strict=True))
+    arrays = {name: keys[name].to_numpy() for name in (*KEYS, "step", "layer", "kind")}
+    arrays |= {name: arrays[name].astype(str) for name in ("scheme", "layer", "kind")}
+    arrays |= {"low": low[:, 0], "high": high[:, 0], "counts": counts.astype(np.uint32)}
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)

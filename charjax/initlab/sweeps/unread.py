@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from charjax.config import Config
-from charjax.config.errors import fields_of, shown
+from charjax.config.errors import fields_of, format_value
 from charjax.config.reads import Unread, why_unread
 from charjax.errors import UserError
 from charjax.initlab.sizes import size_of
@@ -58,10 +58,10 @@ def check_axes(
         listed = ",".join(str(value) for value in values)
         if name in named:
             raise UserError(
-                f"{name}: {shown(value)} given; no run reads it, as {flag} {listed} is varied: add "
-                f"it to {flag}, or leave {name} out"
+                f"{name}: {format_value(value)} given; no run reads it, as {flag} {listed} is "
+                f"varied: add it to {flag}, or leave {name} out"
             )
-        note(f"no run reads {name} = {shown(value)}, as {flag} {listed} is varied")
+        note(f"no run reads {name} = {format_value(value)}, as {flag} {listed} is varied")
     unused = [n for n in named if n in _OWN or n.partition(".")[0] in _OWN_SECTIONS]
     unused += _sizes(base, axes, named)
     if unused:

@@ -1,0 +1,202 @@
+"""Settings as given by a TOML file and `section.key=value` overrides, not yet validated."""
+
+import os.path
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic.fields import FieldInfo
+
+from charjax.config.errors import (
+    choices,
+    fields_of,
+    format_value,
+    full_name,
+    is_text,
+    unknown_key,
+)
+from charjax.config.peers import advise
+from charjax.config.sections import FAMILIES, SECTIONS
+from charjax.errors import UserError, did_you_mean
+
+Tree = dict[str, dict[str, Any]]
+DEFAULT_KIND = "transformer"
+
+
+class UserSettings(NamedTuple):
+    """The settings of a file and its overrides, by section.
+
+    Attributes:
+      tree: those of the file with the overrides applied.
+      file: those of the file alone.
+      words: the overrides, `section.key` -> text.
+      dropped: settings of the file that the model.kind of an override does not have.
+    """
+
+    tree: Tree
+    file: Tree
+    words: dict[str, str]
+    dropped: dict[str, Any]
+
+
+def read_settings(
+    source: str | Path | None = None, overrides: Sequence[str] = (), *, saved: bool = False
+) -> Tree:
+    """Return the settings of a file and overrides, by section, neither validated nor completed.
+
+    Arguments and errors are those of `load_config`.
+    """
+    return read_user_settings(source, overrides, saved=saved).tree
+
+
+def read_user_settings(
+    source: str | Path | None, overrides: Sequence[str], *, saved: bool
+) -> UserSettings:
+    """Read a file and apply the overrides; arguments and errors are those of `load_config`."""
+    tree = _read_toml(source) if source is not None else {}
+    check_sections(tree)
+    file = {section: dict(values) for section, values in tree.items()}
+    decay_steps = get_setting(tree, "optim", "decay_steps")
+    follows_steps = decay_steps is not None and decay_steps == get_setting(tree, "train", "steps")
+    words = [split_override(word) for word in overrides]
+    # The family first: it determines the other keys of [model].
+    for name, text in sorted(words, key=lambda word: word[0] != "model.kind"):
+        _apply_override(tree, name, text)
+    last = dict(words)
+    if saved and follows_steps and "train.steps" in last and "optim.decay_steps" not in last:
+        del tree["optim"]["decay_steps"]
+    return UserSettings(tree, file, last, _dropped(tree, file))
+
+
+def _dropped(tree: Tree, file: Tree) -> dict[str, Any]:
+    """Return the settings of a file, other than defaults, that the overriding family lacks."""
+    before, after = model_kind(file), model_kind(tree)
+    if not isinstance(before, str) or before not in FAMILIES or after not in FAMILIES:
+        return {}
+    fields, remaining = fields_of("model", before), tree.get("model", {})
+    return {
+        f"model.{key}": value
+        for key, value in file.get("model", {}).items()
+        if key in fields and key not in remaining and value != fields[key].default
+    }
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Return the paths of the configurations shipped with the package, by bare name."""
+    here = Path(__file__).parent.parent
+    folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"), key=lambda path: path.stem)}
+
+
+def _read_toml(source: str | Path) -> dict[str, Any]:
+    path, name = str(source), str(source).removesuffix(".toml")
+    shipped = shipped_configs()
+    if not os.path.isfile(path) and name in shipped:
+        path = str(shipped[name])
+    if not os.path.isfile(path):
+        what = "is a directory" if os.path.isdir(path) else "is not a file"
+        known = f" or one of {', '.join(shipped)}" if shipped else ""
+        raise UserError(
+            f"config: {path!r} {what}; give a TOML file{known}, and settings as section.key=value"
+            f"{did_you_mean(name, shipped) or _nanogpt_hint(path)}"
+        )
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"config: {path!r} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # bad TOML or UTF-8, huge numbers, deep nesting
+        raise UserError(
+            f"config: {path!r} cannot be read as TOML: {error}{_nanogpt_hint(path)}"
+        ) from None
+
+
+def _nanogpt_hint(path: str) -> str:
+    """Return a hint for one of nanoGPT's configurations, which are Python files."""
+    hint = "; nanoGPT's configurations of Shakespeare are nanogpt-char and nanogpt-cpu here"
+    return hint if path.endswith(".py") else ""
+
+
+def check_sections(tree: dict[str, Any]) -> None:
+    """Raise a UserError for an unknown section, or a value in place of one."""
+    for name, section in tree.items():
+        if name not in SECTIONS:
+            raise UserError(unknown_key(name, value=section))
+        if not isinstance(section, dict):
+            raise UserError(
+                f"{name}: {format_value(section)} given; it is a section: write [{name}]"
+            )
+
+
+def split_override(word: str) -> tuple[str, str]:
+    """Split `section.key=value` into name and text.
+
+    Raises:
+      UserError: it has another form, or names an unknown section or key.
+    """
+    name, equals, text = word.partition("=")
+    name = name.strip()
+    section, dot, key = name.partition(".")
+    if not equals or not dot:
+        text = text.strip()
+        if equals and (advice := advise(name, text)):
+            raise UserError(f"{name}: {text} given; {advice}")
+        if setting := full_name(name):
+            raise UserError(
+                f"override: {word!r} given; did you mean {setting}? write {setting}={text or '...'}"
+            )
+        raise UserError(f"override: {word!r} given; write section.key=value, as in train.steps=100")
+    if section not in SECTIONS or key not in fields_of(section):
+        raise UserError(unknown_key(name, value=text))
+    return name, text
+
+
+def _apply_override(tree: dict[str, Any], name: str, text: str) -> None:
+    section, _, key = name.partition(".")
+    fields = fields_of(section, model_kind(tree))
+    if key not in fields:
+        raise UserError(unknown_key(name, model_kind(tree), text))
+    values = tree.setdefault(section, {})
+    if name == "model.kind":
+        # Settings of the previous family that the new one shares remain in force.
+        shared = fields_of("model", _unquote(text))
+        tree["model"] = values = {
+            k: v for k, v in values.items() if k in shared and _is_allowed(shared[k], v)
+        }
+    values[key] = _unquote(text) if is_text(fields[key]) else _toml_value(text)
+
+
+def _is_allowed(field: FieldInfo, value: Any) -> bool:
+    """Return False for a choice that only another family has, such as an activation."""
+    options = choices(field)
+    return not options or value in options
+
+
+def model_kind(tree: dict[str, Any]) -> Any:
+    """Return model.kind as given, or the default."""
+    kind = get_setting(tree, "model", "kind")
+    return DEFAULT_KIND if kind is None else kind
+
+
+def get_setting(tree: dict[str, Any], section: str, key: str) -> Any:
+    """Return a value of the tree; None if it is not given."""
+    return tree.get(section, {}).get(key)
+
+
+def _unquote(text: str) -> str:
+    return text[1:-1] if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'" else text
+
+
+def _toml_value(text: str) -> Any:
+    """Parse a TOML value; other text is returned as it is, to be rejected by its type."""
+    # TOML requires digits on both sides of the decimal point; Python does not.
+    text = re.sub(r"^([+-]?)\.(?=\d)", r"\g<1>0.", text.strip())
+    text = re.sub(r"^([+-]?\d+)\.(?=$|[eE])", r"\1.0", text)
+    if text in ("True", "False"):
+        return text == "True"
+    try:
+        tree = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return tree["value"] if len(tree) == 1 else text

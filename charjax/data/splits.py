@@ -1,0 +1,247 @@
+"""Splits of a text into documents: the tail, shuffled lines, or char-rnn's interleaved chunks.
+
+Letters: N tokens of a split, D documents, V vocabulary.
+"""
+
+import collections
+import dataclasses
+import itertools
+import random
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from charjax.config import DataConfig
+from charjax.data.corpora import Corpus
+from charjax.data.tokenizers import (
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    UnknownCharacterError,
+)
+from charjax.data.unseen import explain_unseen
+from charjax.errors import UserError
+
+# The makemore lectures shuffle the names with Python's random.seed(42).
+_SHUFFLE_SEED = 42
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A part of a text, as documents that are predicted independently of each other.
+
+    Document d has n = doc_lengths[d] targets: its inputs are tokens[s : s + n] and its targets
+    tokens[s + 1 : s + n + 1], with s = doc_starts[d]. Lines share the boundaries between them:
+    `0 e m m a 0 o l i v i a 0` is two documents, of 5 and 7 targets.
+
+    Attributes:
+      tokens: (N,) uint8 or uint16.
+      doc_starts: (D,) int64.
+      doc_lengths: (D,) int64, each at least 1.
+      name: train, val or test.
+    """
+
+    tokens: np.ndarray
+    doc_starts: np.ndarray
+    doc_lengths: np.ndarray
+    name: str = "train"
+
+    @property
+    def num_targets(self) -> int:
+        """Number of predicted characters."""
+        return int(self.doc_lengths.sum())
+
+
+def target_counts(split: Split, vocab_size: int) -> np.ndarray:
+    """Count how often each symbol is a target: (V,) int64."""
+    # +1 at a document's first target, -1 after its last: the running sum counts occurrences.
+    edges = np.zeros(len(split.tokens) + 1, np.int64)
+    np.add.at(edges, split.doc_starts + 1, 1)
+    np.add.at(edges, split.doc_starts + split.doc_lengths + 1, -1)
+    times = np.cumsum(edges[:-1])
+    return np.bincount(split.tokens, times, vocab_size).astype(np.int64)
+
+
+class SplitText(NamedTuple):
+    """A text in tokens.
+
+    Attributes:
+      tokenizer: its tokenizer.
+      splits: by name: train; val unless nothing is held out; test with shuffled or interleaved
+        splits.
+      notes: changes to the text to report to the user, one line each.
+    """
+
+    tokenizer: Tokenizer
+    splits: dict[str, Split]
+    notes: tuple[str, ...]
+
+
+def split_text(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer | None) -> SplitText:
+    """Tokenize a text and split it.
+
+    Args:
+      config: the data section.
+      corpus: the text.
+      tokenizer: another run's alphabet; None for the text's own.
+
+    Raises:
+      UserError: the text is too short, or has characters that the tokenizer does not have.
+    """
+    if config.documents == "lines":
+        return _split_lines(config, corpus, tokenizer)
+    return _split_stream(config, corpus, tokenizer)
+
+
+def _split_lines(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer | None) -> SplitText:
+    """Split the lines, each a document: tail in the file's order, shuffled_lines at random."""
+    text: Any = corpus.text
+    newline: Any = "\n" if isinstance(text, str) else b"\n"
+    all_lines = text.removesuffix(newline).split(newline)
+    lines = [line for line in all_lines if line.strip()]
+    dropped = len(all_lines) - len(lines)
+    notes: tuple[str, ...] = (f"{dropped:,} blank lines were dropped",) if dropped else ()
+    if not lines:
+        raise UserError(f"{corpus.field}: every line of the text is blank; give one item a line")
+    tokenizer = _tokenizer(_join_lines(lines, newline), tokenizer, boundary=True)
+    fraction, count = config.val_fraction, len(lines)
+    # Each line caches its hash, which is fastest to compute in the order of memory.
+    collections.deque(map(hash, lines), maxlen=0)
+    if count == 1 and fraction:
+        raise UserError(f"{corpus.field}: {_explain_one_line(config, lines[0])}")
+    if config.split == "shuffled_lines":
+        random.Random(_SHUFFLE_SEED).shuffle(lines)
+        cuts = [int((1 - 2 * fraction) * count), int((1 - fraction) * count), count]
+    else:
+        cuts = [int((1 - fraction) * count), count]
+    if not fraction:
+        cuts = [count]
+    notes += _repeated_lines(lines, cuts)
+    splits = {}
+    for name, begin, end in zip(("train", "val", "test"), [0, *cuts], cuts, strict=False):
+        if begin == end:
+            raise UserError(
+                f"data.val_fraction: {fraction} of {count:,} lines leaves none for {name}; give "
+                "more lines or another fraction, or 0 to hold nothing out"
+            )
+        tokens = _encode(corpus, tokenizer, _join_lines(lines[begin:end], newline))
+        bounds = np.flatnonzero(tokens == 0)
+        splits[name] = Split(tokens, bounds[:-1], np.diff(bounds), name)
+    return SplitText(tokenizer, splits, notes)
+
+
+def _explain_one_line(config: DataConfig, line: str | bytes) -> str:
+    remedy = "data.layout=stream" if config.layout == "lines" else "data.split=tail"
+    carriage_return: Any = "\r" if isinstance(line, str) else b"\r"
+    if carriage_return in line:
+        remedy += ", or make its line ends LF (tr '\\r' '\\n' < OLD > NEW)"
+    return (
+        f"the text is one line, of {len(line):,} characters, but each line is one document; "
+        f"use {remedy}"
+    )
+
+
+def _repeated_lines(lines: list[Any], cuts: list[int]) -> tuple[str, ...]:
+    """Note how many held-out lines also occur in the train part."""
+    train = itertools.islice(lines, cuts[0])
+    # The set is built of the smaller part.
+    repeated = set(lines[cuts[0] :]).intersection(train)
+    counts = []
+    for name, begin, end in zip(("val", "test"), cuts, cuts[1:], strict=False):
+        number = sum(line in repeated for line in lines[begin:end])
+        if number:
+            counts.append(f"{number:,} of {end - begin:,} {name} lines")
+    return (f"{' and '.join(counts)} also occur in the train part",) if counts else ()
+
+
+def _join_lines(lines: list[Any], newline: Any) -> Any:
+    """Join lines into one text with a newline before, between and after them."""
+    return newline + newline.join(lines) + newline
+
+
+def _split_stream(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer | None) -> SplitText:
+    """Split a text that is one document, by its tail or interleaved."""
+    tokenizer = _tokenizer(corpus.text, tokenizer, boundary=False)
+    tokens = _encode(corpus, tokenizer, corpus.text)
+    if not config.val_fraction:
+        return SplitText(tokenizer, {"train": _one_document(config, corpus, tokens, "train")}, ())
+    if config.split == "interleaved":
+        return SplitText(tokenizer, *_interleave(config, tokens))
+    # As in nanoGPT, the train part is the first int(0.9 * N) characters.
+    cut = int((1 - config.val_fraction) * len(tokens))
+    parts = {"train": tokens[:cut], "val": tokens[cut:]}
+    splits = {name: _one_document(config, corpus, part, name) for name, part in parts.items()}
+    return SplitText(tokenizer, splits, ())
+
+
+def _one_document(config: DataConfig, corpus: Corpus, tokens: np.ndarray, name: str) -> Split:
+    if len(tokens) < 2:
+        part, remedy = "it", "give a longer text"
+        if config.val_fraction:
+            part = f"with data.val_fraction = {config.val_fraction} its {name} part"
+            remedy += " or another fraction"
+        raise UserError(
+            f"{corpus.field}: the text is too short: {part} has {len(tokens)} characters, and at "
+            f"least 2 are needed; {remedy}"
+        )
+    return Split(tokens, np.zeros(1, np.int64), np.array([len(tokens) - 1]), name)
+
+
+def _interleave(config: DataConfig, tokens: np.ndarray) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """Split as char-rnn's loader does (Karpathy et al. 2015).
+
+    The text is trimmed to whole chunks and folded into rows of equal length; the columns of chunks
+    are divided into train, val and test. So every row is a document of each split, and its last
+    target is the next character of the text (for the last row of a text that needed no trimming,
+    the text's first character, as in that loader).
+    """
+    rows, chunk, fraction = config.rows, config.chunk, config.val_fraction
+    chunks = len(tokens) // (rows * chunk)
+    width = chunks * chunk
+    cuts = [int((1 - 2 * fraction) * chunks), int(fraction * chunks)]
+    if 0 in cuts:
+        raise UserError(
+            f"data.split: interleaved given, but {len(tokens):,} characters make {chunks} chunks "
+            f"of {rows} x {chunk}, too few to hold out {fraction} twice; give a longer text, or "
+            "lower data.rows or data.chunk"
+        )
+    used = rows * width
+    following = tokens[used] if len(tokens) > used else tokens[0]
+    folded = tokens[:used].reshape(rows, width)
+    after = np.append(folded[1:, 0], following)[:, None]
+    folded = np.concatenate([folded, after], axis=1)
+    ends = [cuts[0] * chunk, sum(cuts) * chunk, width]
+    splits = {}
+    for name, begin, end in zip(("train", "val", "test"), [0, *ends], ends, strict=False):
+        length = end - begin
+        starts = np.arange(rows) * (length + 1)
+        part = folded[:, begin : end + 1].ravel()
+        splits[name] = Split(part, starts, np.full(rows, length), name)
+    rest = len(tokens) - used
+    notes = (f"the last {rest:,} characters, which fill no whole chunk of each row, are left out",)
+    return splits, notes if rest else ()
+
+
+def _tokenizer(text: str | bytes, other: Tokenizer | None, *, boundary: bool) -> Tokenizer:
+    """Return the text's own tokenizer, or the other run's, with token 0 as this text uses it."""
+    if other is None:
+        if isinstance(text, bytes):
+            return ByteTokenizer(boundary)
+        return CharTokenizer.from_text(text, boundary=boundary)
+    if boundary and other.decode([0]) != "\n":
+        raise UserError(
+            "data.layout: the text is a list of lines, but the other run's alphabet has no newline "
+            "as its token 0; use data.layout=stream, or train on lines from the start"
+        )
+    if isinstance(other, ByteTokenizer):
+        return other
+    return dataclasses.replace(other, boundary=boundary)
+
+
+def _encode(corpus: Corpus, tokenizer: Tokenizer, text: str | bytes) -> np.ndarray:
+    """Encode a part of a corpus."""
+    try:
+        return tokenizer.encode(text)  # type: ignore[arg-type]
+    except UnknownCharacterError:
+        assert isinstance(tokenizer, CharTokenizer)
+        raise UserError(f"{corpus.field}: {explain_unseen(corpus, tokenizer)}") from None

@@ -1,0 +1,49 @@
+"""The lines printed before the first step: model, parameters, text and devices."""
+
+import jax
+from rich.table import Table
+
+from charjax import backend, hardware
+from charjax.run.display import Display
+from charjax.training.session import Session
+from charjax.training.state import TrainState, parameter_count
+
+
+def show_header(display: Display, session: Session, state: TrainState) -> None:
+    """Print a table of the parameters, and a line each for the text, the model and the devices."""
+    config, tokenizer = session.config, session.dataset.tokenizer
+    display.table(_parameter_table(state))
+    for note in session.dataset.notes:
+        display.say(f"note: {note}")
+    splits = session.dataset.splits.items()
+    sizes = ", ".join(f"{name} {split.num_targets:,}" for name, split in splits)
+    display.say(f"text: {session.dataset.name}, {tokenizer.vocab_size} symbols; targets: {sizes}")
+    display.say(
+        f"model: {config.model.kind}, {parameter_count(state.params):,} parameters, "
+        f"{config.runtime.dtype}"
+    )
+    display.say(f"device: {hardware.describe(session.devices)}, {_describe_use(session)}")
+    if 1 < session.mesh.size < len(session.devices):
+        display.say(
+            f"note: {session.mesh.size} devices is the largest number that divides "
+            f"train.batch_size ({config.train.batch_size})"
+        )
+
+
+def _parameter_table(state: TrainState) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for title in ("parameter", "shape", "number"):
+        table.add_column(title, justify="left" if title == "parameter" else "right")
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state.params)[0]:
+        name = "/".join(str(part.key) for part in path)
+        table.add_row(name, " x ".join(map(str, leaf.shape)), f"{leaf.size:,}")
+    return table
+
+
+def _describe_use(session: Session) -> str:
+    """Describe how a batch is divided over the devices."""
+    used, available = session.mesh.size, len(session.devices)
+    are_cores = session.devices[0].platform == "cpu" and not backend.devices_are_given()
+    if are_cores and available > 1:
+        return "each batch shared by the cores" if used > 1 else "each operation shared by them"
+    return f"{used} of {available} used"

@@ -1,0 +1,102 @@
+"""The end of a run: summary.json, the last lines printed, the exit status."""
+
+import dataclasses
+import math
+from typing import Any
+
+from charjax.hardware import environment
+from charjax.run.checkpoint import state_digest
+from charjax.run.display import loss_warning, shown_loss
+from charjax.run.metrics import loss_fields
+from charjax.run.progress import Progress
+from charjax.training.session import Session
+from charjax.training.state import TrainState, parameter_count
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """The result of a run.
+
+    Attributes:
+      session: the run's.
+      step: its last step.
+      state: the state there.
+      progress: the host's side of it.
+      test_loss: nats per character, at the best checkpoint; None without a test split.
+    """
+
+    session: Session
+    step: int
+    state: TrainState
+    progress: Progress
+    test_loss: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of summary.json."""
+        progress, session = self.progress, self.session
+        return {
+            "steps": self.step,
+            "params": parameter_count(self.state.params),
+            **{f"val_{name}": value for name, value in _fields(progress.val_loss).items()},
+            "best_val_loss": progress.best_val_loss,
+            "best_step": progress.best_step,
+            "test_loss": _fields(self.test_loss)["loss"],
+            "skipped": self._skipped(),
+            "seconds": progress.wall_seconds,
+            "compile_seconds": progress.compile_seconds,
+            "tokens_per_second": progress.tokens_per_second,
+            **self._fitting_speeds(),
+            "config_digest": session.config.digest(),
+            "state_digest": state_digest(self.state),
+            **environment(session.devices, session.mesh),
+        }
+
+    def _skipped(self) -> int:
+        return int(self.state.counters.skipped)
+
+    def _fitting_speeds(self) -> dict[str, float | None]:
+        """Return the speeds of the two parts of fitting a family; {} for one that is trained.
+
+        None: not known, of a run that was fitted before scoring was timed.
+        """
+        if not self.session.model.fitted:
+            return {}
+        return {
+            "counting_tokens_per_second": self.progress.tokens_per_second,
+            "scoring_tokens_per_second": self.progress.scoring_tokens_per_second or None,
+        }
+
+    def describe(self) -> str:
+        """Return the line printed at the end."""
+        progress, parts = self.progress, [f"steps {self.step}"]
+        if skipped := self._skipped():
+            parts.append(f"{skipped:,} of them skipped (loss or gradient not finite)")
+        if progress.best_val_loss is not None:
+            best_loss = shown_loss(progress.best_val_loss)
+            parts.append(f"best val {best_loss} at step {progress.best_step}")
+        if self.test_loss is not None:
+            parts.append(f"test {shown_loss(self.test_loss)}")
+        if speeds := self._fitting_speeds():
+            named = {name.split("_")[0]: rate for name, rate in speeds.items() if rate}
+            parts += [f"{name} {rate:,.0f} tokens/s" for name, rate in named.items()]
+        else:
+            parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+        return "done: " + ", ".join(parts)
+
+    def warning(self) -> str | None:
+        """Return the warning for a final loss worse than a uniform guess, if there is one."""
+        size = self.session.dataset.tokenizer.vocab_size
+        warnings = [loss_warning(split, loss, size) for split, loss in self._losses().items()]
+        return next(filter(None, warnings), None)
+
+    def exit_status(self) -> int:
+        """Return 1 if a final loss is not finite, else 0."""
+        losses = self._losses().values()
+        return int(any(loss is not None and not math.isfinite(loss) for loss in losses))
+
+    def _losses(self) -> dict[str, float | None]:
+        return {"validation": self.progress.val_loss, "test": self.test_loss}
+
+
+def _fields(loss: float | None) -> dict[str, float | None]:
+    return loss_fields(math.nan if loss is None else loss)
