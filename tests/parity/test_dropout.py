@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 
 from charjax.config import parse_config
+from charjax.models import attention as attention_module
 from charjax.models import build, transformer
 from charjax.ops.attention import causal_attention, causal_attention_reference
 
@@ -56,9 +57,9 @@ def test_in_the_transformer(monkeypatch):
         rates.append(dropout_rate)
         return causal_attention(*args, dropout_rate=dropout_rate, dropout_key=dropout_key)
 
-    monkeypatch.setattr(transformer, "causal_attention", attention)
+    monkeypatch.setattr(attention_module, "causal_attention", attention)
     # What is traced for all blocks at once cannot be looked at block by block.
-    monkeypatch.setattr(transformer, "_TracedOnce", transformer.Block)
+    monkeypatch.setattr(transformer, "_JittedBlock", transformer.Block)
     places = dropouts(section | {"dropout": RATE, "context_length": T})
     assert len(places) == 1 + 2 * LAYERS
     for x, y in places:
