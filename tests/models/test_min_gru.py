@@ -76,7 +76,7 @@ def test_a_state_does_not_depend_on_later_inputs():
 
 @pytest.mark.parametrize("gate", [-100.0, 100.0], ids=["keeps", "writes"])
 def test_saturated_gates_stay_finite_over_a_long_text(gate):
-    """Where every coefficient is 0 or 1 to the last digit, products of thousands included."""
+    """Coefficients that are 0 or 1 to the last digit, and products of thousands of them."""
     length = 4096
     a_BTH = jnp.full((1, length, 1), jax.nn.sigmoid(-gate))
     z_BTH = jax.nn.sigmoid(gate) * jnp.ones((1, length, 1))
