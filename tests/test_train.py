@@ -38,7 +38,7 @@ def metrics(workdir: Path) -> list[dict]:
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(kind, marks=[pytest.mark.slow] if kind in ("rnn", "lstm") else [])
+        pytest.param(kind, marks=[] if kind in ("ngram", "mlp", "mingru") else [pytest.mark.slow])
         for kind in TINY
     ],
 )
@@ -94,7 +94,9 @@ def check_printed_bpc(text: str, least: int) -> None:
     "kind",
     # Those with a carried state, with statistics of batches and with dropout are among the quick.
     [
-        pytest.param(kind, marks=[pytest.mark.slow] if kind == "rnn" else [])
+        pytest.param(
+            kind, marks=[] if kind in ("mlp", "gru", "transformer") else [pytest.mark.slow]
+        )
         for kind in TINY
         if kind != "ngram"
     ],

@@ -38,6 +38,7 @@ SECTIONS = {
     "rnn": {"d_embed": 6, "d_hidden": 12},
     "gru": {"d_embed": 6, "d_hidden": 12, "n_layer": 2},
     "lstm": {"d_embed": 6, "d_hidden": 12},
+    "mingru": {"d_embed": 6, "d_hidden": 12},
     "transformer": {"n_layer": 1, "n_head": 2, "d_model": 12},
 }
 PROMPTS = {

@@ -86,9 +86,17 @@ def logits_loss(logits_BTV, targets_BT):
 
 # The others are computed by hand below.
 BY_HAND = ("mlp", "mlp-batch_norm", "wavenet", "rnn")
+QUICK = ("transformer", "gru", "mingru", "bow")
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINED if name not in BY_HAND])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
+        for name in TRAINED
+        if name not in BY_HAND
+    ],
+)
 def test_loss_and_slopes_are_those_of_the_model_left_alone(name):
     """Check that gradients at the layers add up to those of the parameters below them."""
     model, variables, (loss, stats, parameters), (expected, gradients) = measured(name)

@@ -24,8 +24,20 @@ def wide():
         yield
 
 
+# Their gradients are JAX's own, or those of a form of the same family.
+OTHERS = ("bigram", "bow", "wavenet", "mlp-batch_norm", "rnn", "transformer-other")
+
+
 @pytest.mark.parametrize(
-    ("name", "shape"), [*((name, MANY) for name in TRAINED), ("gru", FEW)], ids=str
+    ("name", "shape"),
+    [
+        *(
+            pytest.param(name, MANY, marks=[pytest.mark.slow] if name in OTHERS else [])
+            for name in TRAINED
+        ),
+        ("gru", FEW),
+    ],
+    ids=str,
 )
 def test_gradient_equals_finite_differences(name, shape):
     """Compare for every parameter, along two random directions."""

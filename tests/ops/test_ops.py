@@ -120,6 +120,16 @@ CASES = {
 }
 
 
+# One of each op, for what does not depend on shapes; the others are among the slow tests.
+OPS = ("gates of a GRU", "gates of an LSTM", "recurrence of a GRU", "gelu", "gelu_tanh")
+OPS += ("layer_norm", "matmul, widening", "attention 150", "attention, dropout")
+of_each_op = pytest.mark.parametrize(
+    "case",
+    [pytest.param(name, marks=[] if name in OPS else [pytest.mark.slow]) for name in CASES],
+    indirect=True,
+)
+
+
 @pytest.fixture(params=CASES, ids=str)
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
@@ -178,6 +188,7 @@ def test_recurrence_equals_the_plain_version(case: Case) -> None:
     test_equals_the_plain_version(case)
 
 
+@of_each_op
 def test_equals_the_plain_version_in_bfloat16(case: Case) -> None:
     args = draw(case.shapes, jnp.bfloat16)
     if case.fast is normalization.layer_norm:
@@ -189,6 +200,7 @@ def test_equals_the_plain_version_in_bfloat16(case: Case) -> None:
     assert_same(fast_grads, plain_grads, 0.15)
 
 
+@of_each_op
 def test_a_batch_of_calls_equals_the_calls_one_by_one(case: Case) -> None:
     args = draw(tuple((2, *shape) for shape in case.shapes))
     alone = compiled(case.fast, case.shapes)
@@ -198,6 +210,7 @@ def test_a_batch_of_calls_equals_the_calls_one_by_one(case: Case) -> None:
     assert_same(together(*args), stacked, 1e-5)
 
 
+@of_each_op
 def test_a_product_with_the_hessian_equals_the_plain_one(case: Case) -> None:
     args = draw(case.shapes)
     directions = [jnp.asarray(np.cos(a)) for a in args]

@@ -152,24 +152,36 @@ print(json.dumps(results))
 """
 
 
-def test_the_step_of_four_devices_is_that_of_one(tmp_path: Path) -> None:
+# Case -> settings; what a batch is cut into lies across the devices' rows.
+_GRU = ["model.kind=gru", "model.n_layer=2", "model.d_embed=8", "model.d_hidden=8"]
+_GRU += ["data.sampling=contiguous"]
+_SMALL_GPT = [*GPT, "model.n_layer=1", "model.d_model=16"]
+FOUR_DEVICES = {
+    "transformer": _SMALL_GPT,
+    "transformer, in pieces": [*_SMALL_GPT, "optim.accumulate_steps=2"],
+    "gru, carried on": _GRU,
+    "gru, carried on, in pieces": [*_GRU, "optim.accumulate_steps=2"],
+    "transformer, bfloat16": [*_SMALL_GPT, "runtime.dtype=bfloat16"],
+}
+QUICK = ("transformer", "gru, carried on, in pieces")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        QUICK,
+        pytest.param([n for n in FOUR_DEVICES if n not in QUICK], marks=pytest.mark.slow),
+    ],
+    ids=["quick", "others"],
+)
+def test_the_step_of_four_devices_is_that_of_one(names: list[str], tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on a mat, and then it ran off.\n" * 200)
-    same = [
+    shared = [
         f"data.path={text}", "train.batch_size=8", "model.context_length=16", "model.dropout=0",
         "eval.every=0", "optim.grad_clip=0.5",
     ]  # fmt: skip
-    gru = ["model.kind=gru", "model.n_layer=2", "model.d_embed=8", "model.d_hidden=8"]
-    gpt = [*GPT, "model.n_layer=1", "model.d_model=16"]
-    works = {
-        "transformer": [*same, *gpt],
-        "transformer, in pieces": [*same, *gpt, "optim.accumulate_steps=2"],
-        "gru, carried on": [*same, *gru, "data.sampling=contiguous"],
-        "gru, carried on, in pieces": [
-            *same, *gru, "data.sampling=contiguous", "optim.accumulate_steps=2"
-        ],
-        "transformer, bfloat16": [*same, *gpt, "runtime.dtype=bfloat16"],
-    }  # fmt: skip
+    works = {name: [*shared, *FOUR_DEVICES[name]] for name in names}
     done = subprocess.run(
         [sys.executable, "-c", _STEPS, json.dumps(works)],
         # Beside the flags of all tests, which have programs compiled quickly.
