@@ -7,7 +7,7 @@
 #               --compare`: for changes that are meant to change nothing
 # make faults   the fault matrix in full: kill, damage and fill up runs, thousands of cases
 # make parity   an environment on Python 3.11 with PyTorch; compare with its numbers
-# make lint     style, formatting, types, layers of the house and language
+# make lint     style, formatting, types, layers, structure and wording
 # make reproduce  measure every published figure this hardware can (a CPU: under 40 minutes)
 # make results  write the numbers in benchmarks/results/ into README.md, docs/ and configs/
 # make docs     build the documentation into site/ (warnings are errors)

@@ -7,6 +7,7 @@ import argparse
 import errno
 import math
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -211,4 +212,6 @@ class Parser(argparse.ArgumentParser):
         elif text.startswith("unrecognized"):
             flags = [flag for action in self._actions for flag in action.option_strings]
             text += did_you_mean(unknown.partition("=")[0], flags)
+        elif choice := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)$", text):
+            text += did_you_mean(choice[1], re.findall(r"[^', ]+", choice[2]))
         raise UserError(f"{text}; see {self.prog} --help")

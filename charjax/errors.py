@@ -23,8 +23,10 @@ def did_you_mean(name: Any, known: Iterable[str]) -> str:
     """Return `; did you mean NAME?` with the closest known name, or "" if none is close."""
     if not isinstance(name, str):
         return ""
-    matches = difflib.get_close_matches(name[:_LONGEST_COMPARED], list(known), n=1)
-    return f"; did you mean {matches[0]}?" if matches else ""
+    # In lower case: `minGRU` is mingru.
+    by_lower_case = {each.lower(): each for each in known}
+    matches = difflib.get_close_matches(name[:_LONGEST_COMPARED].lower(), by_lower_case, n=1)
+    return f"; did you mean {by_lower_case[matches[0]]}?" if matches else ""
 
 
 def printable(text: str) -> str:

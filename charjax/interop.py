@@ -133,7 +133,9 @@ def interop_arguments(argv: list[str]) -> argparse.Namespace:
         "of nanoGPT, minGPT\nand makemore, torch.nn.RNN, GRU and LSTM (emb, rnn or gru, fc), "
         "makemore's MLP and Bigram.\nSee `import --help`, `export --help`.",
     )
-    parser.add_argument("action", choices=("import", "export"), help="the direction")
+    parser.add_argument(
+        "action", metavar="import|export", choices=("import", "export"), help="the direction"
+    )
     action = parser.parse_args(argv[:1]).action
     args = (_import_arguments if action == "import" else _export_arguments)(argv[1:])
     args.action = action

@@ -142,7 +142,8 @@ def _arguments(argv: list[str]) -> Namespace:
     parser.add_argument(
         "--tier",
         choices=("cpu", "gpu"),
-        help="cpu: what two cores finish in 40 minutes; gpu: what needs one (what there is)",
+        help="cpu: what two cores finish in 40 minutes; gpu: what needs one (default: "
+        "what the machine has)",
     )
     parser.add_argument(
         "--only",

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from charjax import cli, evaluate, sample, signals, train
+from charjax import cli, evaluate, interop, sample, signals, train
 from charjax.errors import UserError, printable
 
 PARSERS = {
     "train": train.train_arguments,
     "sample": sample.sample_arguments,
     "evaluate": evaluate.evaluate_arguments,
+    "interop": interop.interop_arguments,
 }
 
 
@@ -128,6 +129,8 @@ def test_flags_of_evaluate():
         ("sample", "r --checkpoint newest", "must be best, latest or a step's number"),
         ("sample", "r --prompt a --prompt-file b", "not allowed with argument --prompt"),
         ("evaluate", "r --split dev", "--split: invalid choice: 'dev'"),
+        ("evaluate", "r --split Val", "(choose from 'train', 'val', 'test'); did you mean val?"),
+        ("interop", "", "the following arguments are required: import|export"),
         ("evaluate", "r --unseen drop", "--unseen: invalid choice: 'drop'"),
         ("evaluate", "r --greedy", "unrecognized arguments: --greedy"),
         ("evaluate", "r --js", "unrecognized arguments: --js"),

@@ -1,6 +1,6 @@
 """Plain English: words with a standard term in their place stay out of code and pages.
 
-`python tests/language.py [PATH ...]` lists what is found.
+`python tests/test_language.py [PATH ...]` lists what is found.
 """
 
 import ast

@@ -26,6 +26,11 @@ def resume_conflicts(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
     free = set(_FREE_TO_CHANGE)
     if old.data.path is not None and new.data.path is not None:
         free.add("data.path")
+    if old.model.kind != new.model.kind:
+        # Two families have few settings in common: only their names are reported.
+        free.update(
+            f"model.{key}" for key in {**dict(old.model), **dict(new.model)} if key != "kind"
+        )
     return [
         entry
         for entry in differences(old, new)

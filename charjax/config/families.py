@@ -27,7 +27,7 @@ class FamilyConfig(Section):
       learns_from_zeros: some parameter has a gradient where all are zero.
       is_linear_layers: every kernel belongs to a linear layer whose output is its product, so that
         it can be scaled by that output's size.
-      is_plain_stack: layers without gates or skips, one after the other, upon the embeddings.
+      is_plain_stack: layers without gates or skips, one after the other, on the embeddings.
       is_plain_recurrence: one activation of a product with the state, without gates.
       has_forget_gate: a gate with a bias of its own multiplies the old state.
       has_residual_blocks: blocks that are added to a stream.
@@ -51,8 +51,8 @@ class FamilyConfig(Section):
     context_length: Count | None = Field(
         None,
         description="characters seen at once; unset: 64 (bigram, mlp, wavenet 8), and with "
-        "layout lines the longest line, or the 99th percentile where that is not a quarter of it "
-        "(not mlp, wavenet)",
+        "layout lines the longest line, or the 99th percentile of the lengths if the longest is "
+        "over 4 times that (not mlp, wavenet)",
     )
 
     @property
@@ -94,7 +94,7 @@ class NgramConfig(FamilyConfig):
     kind: Literal["ngram"] = Field("ngram", description="the model family")
     order: int = Field(5, ge=1, le=32, description="n: a character given the n - 1 before it")
     smoothing: Literal["additive", "kneser_ney", "modified_kneser_ney"] = Field(
-        "kneser_ney", description="add alpha; one discount an order; three discounts an order"
+        "kneser_ney", description="add alpha; one discount per order; three discounts per order"
     )
     alpha: float = Field(1.0, gt=0, description="additive: the count added to every n-gram")
 
@@ -188,7 +188,7 @@ class _RecurrentConfig(FamilyConfig):
     width_field: ClassVar[str | None] = "d_hidden"
     is_linear_layers: ClassVar[bool] = False
 
-    n_layer: int = Field(1, ge=1, le=64, description="layers, one upon the other")
+    n_layer: int = Field(1, ge=1, le=64, description="number of layers")
     d_embed: Width = Field(128, description="width of an embedding")
     d_hidden: Width = Field(256, description="width of the hidden state")
     dropout: Rate = Field(0.0, description="rate of dropout on every layer's output")
@@ -239,7 +239,7 @@ class TransformerConfig(FamilyConfig):
 
     kind: Literal["transformer"] = Field("transformer", description="the model family")
     n_layer: int = Field(4, ge=1, le=512, description="blocks")
-    n_head: int = Field(4, ge=1, le=1024, description="attention heads a block")
+    n_head: int = Field(4, ge=1, le=1024, description="attention heads per block")
     d_model: Width = Field(128, description="width of the residual stream")
     dropout: Rate = Field(0.0, description="rate of dropout")
     bias: bool = Field(
@@ -247,7 +247,7 @@ class TransformerConfig(FamilyConfig):
     )
     tie_embeddings: bool = Field(True, description="the readout is the token embedding")
     positions: Literal["learned", "rotary"] = Field(
-        "learned", description="a learned vector a position, or rotated queries and keys"
+        "learned", description="a learned vector per position, or rotated queries and keys"
     )
     residual: Literal["pre_norm", "deepnorm", "rezero", "layerscale", "plain"] = Field(
         "pre_norm", description="how sublayers join the stream; plain: no norms at all"

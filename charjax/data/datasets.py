@@ -61,8 +61,8 @@ def load_dataset(
     if digest not in (None, corpus.digest):
         raise UserError(
             f"data: the text has changed since the run began (SHA-256 {corpus.digest[:12]}..., "
-            f"was {str(digest)[:12]}...); put the old text back, or start a new run with "
-            "--init-from"
+            f"was {str(digest)[:12]}...); put the old text back, or use another text in a new run "
+            "(charjax.train --init-from) or for its loss alone (charjax.evaluate --text)"
         )
     tokenizer, splits, notes = split_text(config, corpus, tokenizer)
     lengths_D = np.concatenate([split.doc_lengths for split in splits.values()])

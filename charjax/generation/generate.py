@@ -173,9 +173,8 @@ def stream(
             )
     if past_context == "slide" and model.capacity is None:
         raise UserError(
-            f"--past-context: slide given, but a model whose memory is {model.memory} has no "
-            "context to exceed and writes one and the same text; only the transformer and bow read "
-            "it: leave it out"
+            "--past-context: slide given; only the transformer and bow read it, as a model whose "
+            f"memory is {model.memory} has no context to exceed: leave it out"
         )
     keys_B = sample_keys(seed, num_samples)
     decoder = Groups(model, settings, stop, variables, keys_B)

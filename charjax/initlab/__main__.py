@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
         "report     a sweep's tables as one page\n\n"
         "See `probe --help` and so on for their arguments.",
     )
-    parser.add_argument("command", choices=COMMANDS, help="what to do")
+    parser.add_argument("command", metavar="|".join(COMMANDS), choices=COMMANDS, help="what to do")
     name = parser.parse_args(argv[:1]).command
     command = importlib.import_module(f"charjax.initlab.commands.{name}")
     status: int = command.main(argv[1:])

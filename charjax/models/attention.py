@@ -89,7 +89,7 @@ def _append(cache: KeysValues, k_BTHK: Array, v_BTHK: Array, start: Array | int)
 
 
 def cached_attention(q_BTHK: Array, cache: KeysValues, start: Array | int) -> Array:
-    """Attend from the T queries at start, start + 1, ... over the keys up to each one's place.
+    """Attend from the T queries at start, start + 1, ... over the keys up to each position.
 
     Args:
       q_BTHK: (B, T, H, K).

@@ -24,15 +24,15 @@ _SAVED = 15
 
 
 class MinGRU(CharModel):
-    """Cells of Feng et al. 2024 (arXiv:2410.01201), one upon the other.
+    """Stacked cells of Feng et al. 2024 (arXiv:2410.01201).
 
         z_t = sigma(W_z x_t + b_z)
         n_t = W_n x_t + b_n
         h_t = (1 - z_t) * h_{t-1} + z_t * n_t
 
     As gates and candidate depend on the input alone, h is linear in h_{t-1}, and all times are
-    computed by one associative scan. Against the GRU, z and 1 - z have changed places, and tanh
-    and the reset gate are gone. Dropout is on every layer's output.
+    computed by one associative scan. Unlike in the GRU, z weighs the new value and 1 - z the old
+    state, and there is neither a tanh nor a reset gate. Dropout is on every layer's output.
 
     Attributes:
       n_layer: cells.

@@ -129,7 +129,7 @@ ScannedCell = nn.scan(
 
 
 class Recurrent(CharModel):
-    """Cells, each scanned along the text, one upon the other.
+    """Stacked cells, each scanned along the text.
 
     Dropout (Zaremba et al. 2014) is on every layer's output, not between one time and the next.
 

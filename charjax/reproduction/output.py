@@ -136,7 +136,8 @@ def results_directory(out: str | None, resume: bool, kind: str) -> Path:
       kind: begins the name of a new directory.
 
     Raises:
-      UserError: it holds results and is not to be resumed, or it cannot be made.
+      UserError: it holds results and is not to be resumed, it holds something else and is to be
+        resumed, or it cannot be made.
     """
     from charjax.files import make_directory
 
@@ -150,6 +151,13 @@ def results_directory(out: str | None, resume: bool, kind: str) -> Path:
         raise UserError(
             f"--out: {out!r} already holds results; go on with them by --resume, or give "
             "another directory"
+        )
+    # A run that was stopped before its first result leaves its lock alone.
+    is_new = not directory.is_dir() or {path.name for path in directory.iterdir()} <= {".lock"}
+    if resume and not (is_new or (directory / "results.json").exists()):
+        raise UserError(
+            f"--resume: {out!r} holds no results; give the directory that the stopped command "
+            "printed, or leave --resume out"
         )
     make_directory(directory, "--out")
     return directory

@@ -13,13 +13,13 @@ from charjax.config import Config
 from charjax.models import CharModel, build
 from charjax.ops.choice import onednn_gradient
 
-# Of each core in each pass; less work is over sooner than the cores have met.
+# Per core and pass; with less work, waiting for the other cores costs more than sharing saves.
 _LEAST_MULTIPLICATIONS = 2 * 10**7
 # Each core reads and writes all parameters; with more of them per target that costs more.
 _MOST_PARAMETERS_PER_TARGET = 8192
-# Temporary arrays, by the estimate below, for which there should be one heap.
+# Size of the temporary arrays, as estimated below, from which one heap serves all threads.
 _MANY_BYTES = 48 * 2**20
-# A context length that the text decides, before the text is read.
+# Assumed context length where the text decides it, before the text is read.
 _SHORT = 64
 
 

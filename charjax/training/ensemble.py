@@ -30,7 +30,7 @@ from charjax.training.state import TrainState
 
 # The part of the available memory that one program may use.
 MEMORY_SHARE = 0.6
-# Second-level cache of a CPU's core: 1 or 2 MiB on the servers of these years.
+# Second-level cache of a CPU's core: 1 or 2 MiB on current servers.
 _CACHE = 2 * 2**20
 _DISPATCH_SECONDS = 0.5
 # The sums of the losses are float32 on the device and are added up in float64 on the host, always

@@ -218,6 +218,7 @@ def test_the_default_config_file_holds_the_defaults():
         ("data.tokenizer=chr", 'data.tokenizer: "chr" given; must be one of char, byte; did you'),
         ("data.tokenizer=\x1b[2J", 'data.tokenizer: "\\u001b[2J" given; must be one of char, byte'),
         ("model.kind=grue", 'model.kind: "grue" given; must be one of ngram, bigram, bow, mlp'),
+        ("model.kind=minGRU", "; did you mean mingru?"),
         ("model.kind=", 'model.kind: "" given; must be one of'),
         ("model.d_model=130", "model.d_model: 130 given; it must be a multiple of model.n_head (4"),
         ("data.nmae=x", "data.nmae: unknown key; [data] has: name, path,"),
@@ -517,3 +518,8 @@ def test_numbers_may_leave_out_the_digit_beside_the_point(text, value):
             load_config(None, [f"optim.weight_decay={text}"])
     else:
         assert load_config(None, [f"optim.weight_decay={text}"]).optim.weight_decay == value
+
+
+def test_of_another_family_only_the_kind_is_a_conflict():
+    old, new = (parse_config({"model": {"kind": kind}}) for kind in ("transformer", "mingru"))
+    assert resume_conflicts(old, new) == [("model.kind", "transformer", "mingru")]

@@ -103,6 +103,16 @@ def test_resumed_it_keeps_what_is_done(rows, tmp_path):
     assert len(read(out)[1]["good"]["runs"]) == 1
 
 
+def test_a_directory_of_something_else_is_not_resumed(rows, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.toml").write_text("")
+    refused = run("reproduce", "--only", "good", "--out", out, "--resume")
+    assert refused.status == 2
+    assert "holds no results" in refused.err
+    assert [path.name for path in out.iterdir()] == ["config.toml"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

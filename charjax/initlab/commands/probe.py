@@ -59,15 +59,19 @@ def arguments(argv: list[str]) -> Namespace:
         help="a configuration (a file, or the name of one that is shipped), and settings of it",
     )
     parser.add_argument(
-        "--seeds", metavar="N", type=cli.whole_number(0, 1024), default=4, help="networks (4)"
+        "--seeds",
+        metavar="N",
+        type=cli.whole_number(0, 1024),
+        default=4,
+        help="number of networks (4)",
     )
     parser.add_argument(
         "--coordinates",
         metavar="W,W,...",
         type=numbers(whole=True, spacing="log", low=1, high=1_000_000),
         help="also run muP's coordinate check: train ten steps at these widths; every layer must "
-        "move as far in a wide network as in a narrow one: passed, failed, or cannot tell and how "
-        "many seeds or widths would",
+        "move as far in a wide network as in a narrow one. It passes, fails, or cannot tell, and "
+        "then gives the number of seeds or widths that would decide",
     )
     parser.add_argument(
         "--out", metavar="DIR", type=Path, help="write probe.json and pictures there"

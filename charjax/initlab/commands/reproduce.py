@@ -55,7 +55,8 @@ def _arguments(argv: list[str]) -> Namespace:
     parser.add_argument(
         "--tier",
         choices=("cpu", "gpu"),
-        help="cpu: all in 30 minutes on two cores; gpu: more seeds, wider nets (what there is)",
+        help="cpu: all in 30 minutes on two cores; gpu: more seeds, wider nets (default: "
+        "what the machine has)",
     )
     parser.add_argument(
         "--out", metavar="DIR", help="where results.json goes (a new directory in runs/)"

@@ -284,7 +284,7 @@ def _axes(facts: Mapping[str, Any]) -> list[list[Any]]:
 
 
 def _placed(path: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> pd.DataFrame:
-    """Put places on the axes in the stead of the values there."""
+    """Replace the values of the axes by their indices there."""
     places = {
         name: _find(table[name].to_numpy(), axis)
         for name, axis in zip(AXES, _axes(facts), strict=True)

@@ -106,8 +106,9 @@ def resumed_plan(directory: Path, base: Config, axes: Axes) -> Plan:
         if held.get(part) != tree[part]:
             name, old, new = _difference(part, held.get(part), tree[part])
             raise UserError(
-                f"--resume: {name} was {old} when the sweep was started and is {new} now; give "
-                "the same, or another --out"
+                f"--resume: {name.removeprefix('config.')} was {old} when the sweep was started "
+                f"and is {new} now; repeat the command of the sweep with --resume, or give another "
+                "--out"
             )
     return Plan(directory, base, axes, at_once)
 
@@ -118,7 +119,8 @@ def _difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
         for key in new:
             if old.get(key) != new[key]:
                 return _difference(f"{name}.{key}", old.get(key), new[key])
-    return name, json.dumps(old), json.dumps(new)
+    values = ["not set" if value is None else json.dumps(value) for value in (old, new)]
+    return name, *values
 
 
 def _tree(base: Config, axes: Axes) -> dict[str, Any]:
