@@ -96,7 +96,10 @@ def test_samples_decoded_in_groups_are_the_same(kind, stop, monkeypatch):
     ("kind", "prompt"),
     [
         *((kind, "long") for kind in FAMILIES),
-        *((kind, "one") for kind in ("mlp", "bow", "gru", "transformer")),
+        *(
+            pytest.param(kind, "one", marks=pytest.mark.slow)
+            for kind in ("mlp", "bow", "gru", "transformer")
+        ),
         ("transformer", "full"),
     ],
 )

@@ -143,8 +143,11 @@ def test_the_decay_of_depth_mup_follows_its_rate_with_the_depth():
 @pytest.mark.parametrize(
     "scheme",
     [
-        "completep",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("depth_mup", "mup", "gpt2")),
+        "mup",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("depth_mup", "completep", "gpt2")
+        ),
     ],
 )
 def test_a_first_step_of_adamw_by_hand(scheme):

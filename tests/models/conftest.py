@@ -5,13 +5,20 @@ import pytest
 
 from tests.models.families import CONTEXT, FAMILIES, TRAINED, Family, V, make_model, make_variables
 
+# Further forms of a family: among the slow tests.
+FORMS = ("mlp-blank", "wavenet-batch_norm")
 
-@pytest.fixture(scope="session", params=FAMILIES)
+
+def quick(names):
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in FORMS else []) for name in names]
+
+
+@pytest.fixture(scope="session", params=quick(FAMILIES))
 def family(request) -> Family:
     return _make(request.param)
 
 
-@pytest.fixture(scope="session", params=TRAINED)
+@pytest.fixture(scope="session", params=quick(TRAINED))
 def trained(request) -> Family:
     return _make(request.param)
 

@@ -121,7 +121,7 @@ def test_dropout_is_on_every_layers_output_and_not_on_the_state():
         ("gru", 2, jnp.float32),
         pytest.param("gru", 2, jnp.bfloat16, marks=pytest.mark.slow),
         pytest.param("lstm", 2, jnp.float32, marks=pytest.mark.slow),
-        ("lstm", 1, jnp.bfloat16),
+        pytest.param("lstm", 1, jnp.bfloat16, marks=pytest.mark.slow),
         pytest.param("rnn", 1, jnp.float32, marks=pytest.mark.slow),
     ],
 )

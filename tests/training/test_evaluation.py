@@ -71,7 +71,10 @@ def log_probabilities(model, variables, tokens):
     return jax.nn.log_softmax(logits)
 
 
-@pytest.mark.parametrize("kind", ["bigram", "mlp", "rnn", "gru", "lstm"])
+@pytest.mark.parametrize(
+    "kind",
+    ["mlp", "gru", *(pytest.param(n, marks=pytest.mark.slow) for n in ("bigram", "rnn", "lstm"))],
+)
 def test_finite_and_carried_memory_read_the_text_as_one_stream(kind):
     model, variables = setup(kind)
     split = text(1500)
@@ -80,7 +83,7 @@ def test_finite_and_carried_memory_read_the_text_as_one_stream(kind):
     assert got.loss == pytest.approx(plain(model, variables, split, [(0, 0, 1500)]), rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["bow", "transformer"])
+@pytest.mark.parametrize("kind", ["bow", pytest.param("transformer", marks=pytest.mark.slow)])
 def test_windowed_families_read_windows_that_do_not_overlap(kind):
     model, variables = setup(kind)
     split = text(29)

@@ -119,8 +119,8 @@ def _difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
         for key in new:
             if old.get(key) != new[key]:
                 return _difference(f"{name}.{key}", old.get(key), new[key])
-    values = ["not set" if value is None else json.dumps(value) for value in (old, new)]
-    return name, *values
+    before, after = ("not set" if value is None else json.dumps(value) for value in (old, new))
+    return name, before, after
 
 
 def _tree(base: Config, axes: Axes) -> dict[str, Any]:
