@@ -23,6 +23,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 _FLAGS = (
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
+    # A small program is not worth two compiler threads.
+    "--xla_cpu_parallel_codegen_split_count=1",
     # As charjax sets it (backend.set_flags).
     "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true",
 )

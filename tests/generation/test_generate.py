@@ -223,7 +223,7 @@ def test_a_sliding_window_is_compiled_once_and_stops():
 
 @pytest.mark.parametrize("kind", ["gru", "mlp"])
 def test_a_model_without_a_window_has_nothing_to_slide(kind):
-    with pytest.raises(UserError, match=r"--past-context: slide given, .*transformer and bow"):
+    with pytest.raises(UserError, match=r"--past-context: slide given; .*transformer and bow"):
         tokens_of(kind, PROMPTS["one"], past="slide")
 
 
@@ -294,24 +294,32 @@ from charjax.config import RuntimeConfig
 backend.start_backend(RuntimeConfig(device="cpu"), core_devices=True)
 from tests.generation.test_generate import PROMPTS, tokens_of
 results = []
-for kind, past in (("transformer", "jump"), ("transformer", "slide"), ("gru", "jump")):
+for kind, past in {cases}:
     asked = dict(samples=8 * hardware.cores(), new=100, past=past)
     shared = tokens_of(kind, PROMPTS["one"], **asked)
     used = parallel.core_mesh(asked["samples"], 8).size
     with_one = parallel.make_mesh(jax.local_devices()[:1], 1)
-    kept, parallel.core_mesh = parallel.core_mesh, lambda rows, least: with_one
+    core_mesh, parallel.core_mesh = parallel.core_mesh, lambda rows, least: with_one
     alone = tokens_of(kind, PROMPTS["one"], **asked)
-    parallel.core_mesh = kept
+    parallel.core_mesh = core_mesh
     results.append([bool((shared == alone).all()), used])
 print(json.dumps(results))
 """
 
 
 @pytest.mark.skipif(hardware.cores() < 2, reason="one core has nobody to share with")
-def test_cores_that_share_the_samples_write_the_same() -> None:
+@pytest.mark.parametrize(
+    "cases",
+    [
+        [("transformer", "jump")],
+        pytest.param([("transformer", "slide"), ("gru", "jump")], marks=pytest.mark.slow),
+    ],
+    ids=["quick", "others"],
+)
+def test_cores_that_share_the_samples_write_the_same(cases: list[tuple[str, str]]) -> None:
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", _SHARED.format(root=str(root))],
+        [sys.executable, "-c", _SHARED.format(root=str(root), cases=cases)],
         check=True,
         capture_output=True,
         text=True,
@@ -319,4 +327,4 @@ def test_cores_that_share_the_samples_write_the_same() -> None:
         cwd=root,
     )
     result = json.loads(done.stdout)
-    assert result == [[True, hardware.cores()]] * 3
+    assert result == [[True, hardware.cores()]] * len(cases)

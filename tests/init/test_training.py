@@ -74,7 +74,7 @@ def bench(kind: str, **settings: Any) -> Bench:
     ("kind", "residual"),
     [
         ("mlp", None),
-        ("rnn", None),
+        pytest.param("rnn", None, marks=pytest.mark.slow),
         pytest.param("lstm", None, marks=pytest.mark.slow),
         ("transformer", "plain"),
         *(

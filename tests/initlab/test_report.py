@@ -157,6 +157,7 @@ def test_absent_sections_have_no_heading(small):
     assert "Loss over steps" in headings
 
 
+@pytest.mark.slow
 def test_one_of_everything(tmp_path):
     directory = write_sweep(tmp_path / "one", schemes={"glorot": (1.0, 0.0)}, seeds=1)
     done = report(directory)

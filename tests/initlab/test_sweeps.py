@@ -73,7 +73,14 @@ def alone(overrides, point: Point, steps: int):
 @pytest.mark.parametrize(
     ("kind", "schemes", "gains", "settings"),
     [
-        ("mlp", ("pytorch", "he_normal", "mup"), (0.5, 2.0), ["init.base_width=16"]),
+        ("mlp", ("he_normal", "mup"), (2.0,), ["init.base_width=16"]),
+        pytest.param(
+            "mlp",
+            ("pytorch", "he_normal", "mup"),
+            (0.5, 2.0),
+            ["init.base_width=16"],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "transformer",
             ("gpt2", "mup"),

@@ -54,7 +54,7 @@ def test_the_step_and_the_loss_taken_are_printed(words, step, sources, text, tmp
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("transformer", ["model.dropout=0.3"]),
+        pytest.param("transformer", ["model.dropout=0.3"], marks=pytest.mark.slow),
         ("gru", ["model.dropout=0.3", "model.context_length=32"]),
     ],
 )
