@@ -1,7 +1,8 @@
 """The sublayers of a transformer's block: attention over the positions so far, and an MLP.
 
 Letters: B batch, T time, N outputs, C context length (the cache's length), D width of the
-residual stream, H heads, K width of a head (D = H K), F width within the MLP.
+residual stream, H heads, K width of a head (D = H K), E = 3 D, S time of the keys, F width
+within the MLP.
 """
 
 import math
@@ -17,7 +18,7 @@ from charjax.models.layers import Linear
 from charjax.ops.activation import gelu, gelu_tanh
 from charjax.ops.attention import causal_attention
 from charjax.ops.precision import wide_dtype
-from charjax.ops.rotary import rotate
+from charjax.ops.rotary import rotary_angles, rotate
 
 Gelu = Literal["gelu", "gelu_tanh"]
 _GELUS = {"gelu": gelu, "gelu_tanh": gelu_tanh}
@@ -111,3 +112,16 @@ def cached_attention(q_BTHK: Array, cache: KeysValues, start: Array | int) -> Ar
 
 def _linear(parent: Attention | FeedForward, features: int, name: str) -> Linear:
     return Linear(features, parent.bias, parent.dtype, name=name)
+
+
+def attention_weights(qkv_BTE: Array, n_head: int, *, rotary: bool) -> Array:
+    """Return the weights of causal attention, (B, H, T, S) float32, see CharModel."""
+    B, T, _ = qkv_BTE.shape
+    qkv_BTHK = qkv_BTE.reshape(B, T, 3 * n_head, -1)
+    q_BTHK, k_BTHK, _ = jnp.split(qkv_BTHK, 3, axis=2)
+    if rotary:
+        angles = rotary_angles(jnp.arange(T), q_BTHK.shape[-1])
+        q_BTHK, k_BTHK = rotate(q_BTHK, angles), rotate(k_BTHK, angles)
+    scores_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK, k_BTHK) / math.sqrt(q_BTHK.shape[-1])
+    visible_TS = jnp.tri(T, dtype=bool)
+    return jax.nn.softmax(jnp.where(visible_TS, scores_BHTS, -jnp.inf), axis=-1)

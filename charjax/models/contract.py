@@ -28,6 +28,8 @@ class CharModel(nn.Module):
         all before, through a state; "windowed": at most context_length tokens.
       fitted: the family counts (`fit`) and is not trained by gradients.
       looks_up_targets: it has `target_log_probs`.
+      has_attention: it has `attention_weights`; the layers of its queries, keys and values end in
+        "attention/qkv".
       flops_formula: `forward_flops` as a formula of a training step (three times the forward
         pass), for tables; its letters are those of benchmarks/flops.py.
       roles: (regular expression over a parameter's "/"-joined path, its role); exactly one covers
@@ -39,6 +41,7 @@ class CharModel(nn.Module):
     memory: ClassVar[Memory]
     fitted: ClassVar[bool] = False
     looks_up_targets: ClassVar[bool] = False
+    has_attention: ClassVar[bool] = False
     flops_formula: ClassVar[str] = ""
     roles: ClassVar[Roles]
 
@@ -86,6 +89,20 @@ class CharModel(nn.Module):
     def saved_values(self, length: int) -> int:
         """Estimate the numbers that one window of so many tokens saves for the backward pass."""
         return 0
+
+    def attention_weights(self, qkv_BTE: Array) -> Array:
+        """Compute the attention weights of a block, which the model keeps in no array.
+
+        Args:
+          qkv_BTE: queries, keys and values of all heads side by side, (B, T, 3 H K).
+
+        Returns:
+          (B, H, T, S) float32; each row sums to 1 over the keys up to its own position.
+
+        Raises:
+          NotImplementedError: `has_attention` is false.
+        """
+        raise NotImplementedError
 
     def taps(self) -> tuple[Tap, ...]:
         """Describe the layers, in the order of computation.

@@ -12,7 +12,13 @@ from flax import linen as nn
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from charjax.models.attention import Attention, FeedForward, Gelu, KeysValues
+from charjax.models.attention import (
+    Attention,
+    FeedForward,
+    Gelu,
+    KeysValues,
+    attention_weights,
+)
 from charjax.models.contract import CharModel, Memory, check_window
 from charjax.models.layers import EMBEDDING, ENDS, Embedding, Norm, Readout, float32_logits
 from charjax.models.residual import NORM_FIRST, Residual, ResidualBlock
@@ -127,6 +133,7 @@ class Transformer(CharModel):
     activation: Gelu = "gelu"
     scale_embeddings: bool = False
     memory: ClassVar[Memory] = "windowed"
+    has_attention: ClassVar[bool] = True
     flops_formula: ClassVar[str] = "3 x (2 (12 L D D + D V) + 4 L T D)"
 
     @property
@@ -245,6 +252,10 @@ class Transformer(CharModel):
     def saved_values(self, length: int) -> int:
         """Estimate 24 numbers per unit of the stream, as XLA's figures were."""
         return 24 * self.n_layer * self.d_model * length
+
+    def attention_weights(self, qkv_BTE: Array) -> Array:
+        """See CharModel."""
+        return attention_weights(qkv_BTE, self.n_head, rotary=self.positions == "rotary")
 
     def taps(self) -> tuple[Tap, ...]:
         """Describe the layers."""

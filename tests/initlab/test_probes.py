@@ -13,7 +13,7 @@ from charjax.data.batches import Batch
 from charjax.init import find_scheme, initialise
 from charjax.initlab.activations.layers import find_layers, layer_values
 from charjax.initlab.predictions import predict_layers, weight_moments
-from charjax.initlab.probes.attention import attention_entropy, attention_weights, predict_entropy
+from charjax.initlab.probes.attention import attention_entropy, predict_entropy
 from charjax.initlab.probes.depth import (
     effective_rank,
     input_correlation,
@@ -97,7 +97,7 @@ def test_attention_weights_are_those_the_model_uses():
     _, layers = look(variables)
     by_name = {layer.name: row for layer, row in zip(find_layers(model), layers, strict=True)}
     qkv_BTE = by_name["block_0/attention/qkv"].value
-    p_BHTS = attention_weights(model, qkv_BTE)
+    p_BHTS = model.attention_weights(qkv_BTE)
     np.testing.assert_allclose(p_BHTS.sum(-1), 1.0, rtol=1e-5)
     v_BTHK = qkv_BTE[..., 16:].reshape(2, 9, 2, 4)
     o_BTD = jnp.einsum("bhts,bshk->bthk", p_BHTS, v_BTHK).reshape(2, 9, 8)

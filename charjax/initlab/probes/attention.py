@@ -1,12 +1,12 @@
-"""The weights of a transformer's attention heads, and their entropy.
+"""The entropy of attention heads.
 
-Letters: B batch, T time (queries), S time (keys), H heads, K width of a head, L blocks.
+Letters: B batch, T time (queries), S time (keys), H heads, E = 3 H K with K the width of a head,
+L blocks.
 """
 
 import math
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -15,42 +15,18 @@ from numpy.typing import ArrayLike, NDArray
 from charjax import theory
 from charjax.initlab.activations.layers import counted_places, find_layers
 from charjax.initlab.predictions import Prediction
-from charjax.models.transformer import Transformer
-from charjax.ops.rotary import rotary_angles, rotate
+from charjax.models.contract import CharModel
 
 
-def attention_weights(model: Transformer, qkv_BTE: Array) -> Array:
-    """Compute the attention weights of a block from its projected queries, keys and values.
-
-    The model keeps no array of them; they are computed again here, as it does.
-
-    Args:
-      model: the transformer.
-      qkv_BTE: queries, keys and values of all heads side by side, (B, T, 3 H K).
-
-    Returns:
-      (B, H, T, S) float32; each row sums to 1 over the keys up to its own position.
-    """
-    B, T, _ = qkv_BTE.shape
-    qkv_BTHK = qkv_BTE.reshape(B, T, 3 * model.n_head, -1)
-    q_BTHK, k_BTHK, _ = jnp.split(qkv_BTHK, 3, axis=2)
-    if model.positions == "rotary":
-        angles = rotary_angles(jnp.arange(T), q_BTHK.shape[-1])
-        q_BTHK, k_BTHK = rotate(q_BTHK, angles), rotate(k_BTHK, angles)
-    scores_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK, k_BTHK) / math.sqrt(q_BTHK.shape[-1])
-    visible_TS = jnp.tri(T, dtype=bool)
-    return jax.nn.softmax(jnp.where(visible_TS, scores_BHTS, -jnp.inf), axis=-1)
-
-
-def attention_entropy(model: Transformer, qkv_BTE: Array, weights_BT: Array) -> Array:
+def attention_entropy(model: CharModel, qkv_BTE: Array, weights_BT: Array) -> Array:
     """Return the entropy of each head's weights, mean over positions, in nats: (H,) float32.
 
     Args:
-      model: the transformer.
-      qkv_BTE: as of `attention_weights`.
+      model: a model with attention.
+      qkv_BTE: passed to `CharModel.attention_weights`.
       weights_BT: 1 for a target, 0 for padding, which does not count.
     """
-    p_BHTS = attention_weights(model, qkv_BTE)
+    p_BHTS = model.attention_weights(qkv_BTE)
     entropy_BHT = -jnp.sum(p_BHTS * jnp.log(jnp.where(p_BHTS > 0, p_BHTS, 1.0)), axis=-1)
     counted_BT = counted_places(weights_BT, *qkv_BTE.shape[:2]).astype(jnp.float32)
     return jnp.einsum("bht,bt->h", entropy_BHT, counted_BT) / jnp.sum(counted_BT)
@@ -70,12 +46,12 @@ class EntropyTheory(NamedTuple):
 
 
 def predict_entropy(
-    model: Transformer, prediction: Prediction, weights_BT: ArrayLike, positions: int
+    model: CharModel, prediction: Prediction, weights_BT: ArrayLike, positions: int
 ) -> EntropyTheory:
     """Predict `attention_entropy`, for uncorrelated keys.
 
     Args:
-      model: the transformer.
+      model: a model with attention.
       prediction: of its layers. Queries and keys of variance q have scores of standard
         deviation q.
       weights_BT: as of `attention_entropy`.

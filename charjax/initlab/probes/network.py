@@ -45,7 +45,6 @@ from charjax.initlab.probes.depth import (
 from charjax.initlab.probes.hessian import Extremes, hessian_extremes
 from charjax.initlab.probes.jacobian import Spectrum, embedding_jacobian, spectrum
 from charjax.models.contract import CharModel
-from charjax.models.transformer import Transformer
 from charjax.random_streams import purpose_key
 from charjax.training.session import Session, seed_state
 from charjax.training.state import TrainState, variables_of
@@ -163,7 +162,7 @@ def _probe(session: Session, seed: int, state: TrainState, batches: list[Batch])
         rank_L=np.array([_rank(h_BPD, batch.weights) for h_BPD in layers.vectors]),
         spectra=_spectra(model, variables, batch),
         entropy=predict_entropy(model, prediction, batch.weights, batch.inputs.shape[1])
-        if isinstance(model, Transformer)
+        if model.has_attention
         else None,
         hessian=hessian_extremes(model, state, batch, jax.random.key(seed)),
     )
@@ -178,7 +177,7 @@ def _probe_layers(model: CharModel, variables: Any, batch: Batch) -> LayerProbe:
     entropies = [
         attention_entropy(model, value.value, weights_BT)
         for layer, value in zip(find_layers(model), values, strict=True)
-        if isinstance(model, Transformer) and layer.name.endswith("attention/qkv")
+        if model.has_attention and layer.name.endswith("attention/qkv")
     ]
     return LayerProbe(
         loss,
