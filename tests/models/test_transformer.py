@@ -39,17 +39,24 @@ def evaluate(model, variables, tokens, cache):
     return model.apply(variables, tokens, cache)
 
 
+@pytest.mark.parametrize(("residual", "shape"), [("rezero", ()), ("layerscale", (8,))])
+def test_residual_gains_are_scalars_of_rezero_and_vectors_of_layerscale(residual, shape):
+    _, variables = make(n_layer=1, n_head=2, d_model=8, residual=residual)
+    block = variables["params"]["block_0"]
+    assert [block[f"residual_gain_{i}"].shape for i in (1, 2)] == [shape, shape]
+
+
 @pytest.mark.parametrize(
     ("residual", "bias", "tied", "activation"),
     [
         ("pre_norm", False, True, "gelu"),
         ("deepnorm", True, False, "gelu_tanh"),
         ("layerscale", True, True, "gelu"),
+        ("rezero", False, True, "gelu"),
         *(
             pytest.param(*form, marks=pytest.mark.slow)
             for form in (
                 ("pre_norm", True, False, "gelu_tanh"),
-                ("rezero", False, True, "gelu"),
                 ("plain", False, False, "gelu_tanh"),
             )
         ),
