@@ -4,6 +4,7 @@ The only file that names a mesh axis.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import jax
@@ -13,6 +14,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from charjax import backend
+from charjax.ops.choice import on_cpu
 
 _AXIS = "data"
 # Layouts of an argument: its leading axis divided over the devices, or a whole copy on each.
@@ -24,6 +26,15 @@ def make_mesh(devices: list[jax.Device], batch_size: int) -> Mesh:
     """Return a mesh of the largest number of devices that divides the batch."""
     count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
     return Mesh(np.asarray(devices[:count]), (_AXIS,))
+
+
+def target(mesh: Mesh) -> AbstractContextManager[Any]:
+    """Trace and lower for the devices of a mesh, which need not be of this process.
+
+    Every choice by platform (`ops.choice`) is made for them; outside, for JAX's default device.
+    """
+    context: AbstractContextManager[Any] = jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+    return context
 
 
 def core_mesh(rows: int, least: int) -> Mesh:
@@ -163,7 +174,7 @@ def device_key(key: Array) -> Array:
 
 def _sum_over_devices(sums: T) -> T:
     """Add up over the devices. A CPU's meet once, for one array, and not once for each."""
-    if jax.default_backend() != "cpu":
+    if not on_cpu():
         total: T = jax.lax.psum(sums, _AXIS)
         return total
     leaves, tree = jax.tree.flatten(sums)

@@ -65,6 +65,13 @@ def test_only_parallel_names_a_mesh_axis() -> None:
     assert naming <= {ROOT / "charjax" / "parallel.py"}
 
 
+def test_only_the_choice_asks_for_the_default_backend() -> None:
+    """What is compiled may be for another: `parallel.target`."""
+    asking = {path for path in SOURCES if "default_backend" in path.read_text(encoding="utf-8")}
+    here = {path for path in asking if path.is_relative_to(ROOT / "charjax")}
+    assert here == {ROOT / "charjax" / "ops" / "choice.py"}
+
+
 def test_planted_cases_are_found() -> None:
     planted = "from charjax import backend\nfrom charjax.files import _x\nbackend._flags\n"
     assert len(list(private_imports(ast.parse(planted)))) == 2

@@ -164,7 +164,7 @@ class Decoder:
             static = (self._model, self._mesh, self._settings, self._stop, sliding)
             placed = parallel.place_rows(none, self._mesh)
             self._programs[sliding], first = self._compile(
-                _decode, static, self._variables, self._keys_B, state, placed
+                decode_tokens, static, self._variables, self._keys_B, state, placed
             )
             # The state was donated to the first run.
             state = first[0] if first else state
@@ -190,7 +190,8 @@ def _compiled(
     function: Any, static: tuple[Any, ...], mesh: Mesh, tree: Any, shapes: tuple[Any, ...]
 ) -> Any:
     """Compile a program ahead of time, so that compilation is timed separately."""
-    lowered = function.lower(*static, *jax.tree.unflatten(tree, shapes))
+    with parallel.target(mesh):
+        lowered = function.lower(*static, *jax.tree.unflatten(tree, shapes))
     return backend.compiled(lowered, mesh, onednn=False)
 
 
@@ -223,7 +224,7 @@ def _read(model: CharModel, variables: Any, tokens_BT: Array) -> Any:
     static_argnames=("model", "mesh", "settings", "stop", "sliding"),
     donate_argnames="state",
 )
-def _decode(
+def decode_tokens(
     model: CharModel,
     mesh: Mesh,
     settings: Sampling,

@@ -1,5 +1,11 @@
-"""The choice of a primitive's version: the one place that depends on device and shape."""
+"""The choice of a primitive's version: the one place that depends on device and shape.
 
+A program is traced for the devices of the mesh of `parallel.target`, which need not be those of
+this process (it may be compiled for a TPU on a machine that has none); without one, for JAX's
+default device.
+"""
+
+import importlib.util
 import platform
 import sys
 from typing import Any, Literal
@@ -17,7 +23,9 @@ _ONEDNN_LEAST = 2**28
 
 def on_cpu() -> bool:
     """Return true if XLA's CPU backend compiles the current trace."""
-    return jax.default_backend() == "cpu"
+    # Part of the context that JAX caches traces by, so no target is given another's trace.
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return (jax.default_backend() if device is None else device.platform) == "cpu"
 
 
 def attention_version(q_BTHK: Array, dropout_rate: float) -> Literal["blocks", "cudnn", "plain"]:
@@ -86,6 +94,14 @@ def weights_gradient_version(
 
 
 def _has_flash_attention() -> bool:
-    """CUDA, and an Ampere GPU or a later one."""
-    device = jax.local_devices()[0]
-    return "cuda" in device.client.platform_version and float(device.compute_capability) >= 8.0
+    """CUDA, and an Ampere GPU or a later one, as are all that can be compiled for in absence."""
+    local, target = jax.local_devices()[0], jax.sharding.get_abstract_mesh().abstract_device
+    if target is None or target.device_kind == local.device_kind:
+        is_cuda = "cuda" in local.client.platform_version
+        return is_cuda and float(local.compute_capability) >= 8.0
+    is_cuda = target.platform in ("cuda", "gpu") and target.device_kind.startswith("NVIDIA")
+    return is_cuda and _has_cudnn()
+
+
+def _has_cudnn() -> bool:
+    return bool(importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.cudnn"))

@@ -183,7 +183,9 @@ class Ensemble:
 
         divided = parallel.on_each_device(run, self.mesh, ROWS, WHOLE, ROWS, WHOLE)
         program = jax.jit(divided, donate_argnums=0, out_shardings=self.split)
-        return program.lower(state, self.source, hyperparameters, jnp.int32(1)).compile()
+        with parallel.target(self.mesh):
+            lowered = program.lower(state, self.source, hyperparameters, jnp.int32(1))
+        return lowered.compile()
 
 
 def _start(

@@ -27,7 +27,7 @@ from charjax.training.step import cross_entropy
 
 # Targets read at once by a family that is not bound to windows of its own.
 _CHUNK = 256
-_CARRIED_CHUNK = 1024
+CARRIED_CHUNK = 1024
 # Logits computed at once: 4.8 MB in float32. A program holds two copies, each of a CPU's threads
 # keeps what it has once held, and more at once is slower there (measured at 65,536 symbols: 8 M
 # logits take 3 times as long as 1 M). An accelerator needs more to have enough to do.
@@ -106,7 +106,8 @@ def exact_loss(
         step, lookback = min(stride or window, window), model.lookback if free else 0
         table = evaluation_windows(split, window=window, stride=step)
         batches = _windowed(model, variables, split, mesh, rows, table, window, lookback, piece)
-    return _totals(batches, poll)
+    with parallel.target(mesh):
+        return _totals(batches, poll)
 
 
 def _totals(batches: Iterator[tuple[Array, Array]], poll: Callable[[], None]) -> Score:
@@ -159,7 +160,8 @@ def random_loss(
     for index in range(first, first + batches):
         for part in range(parts):
             place = jnp.int32(index), jnp.int32(part)
-            sums.append(_score_draw(model, variables, source, *place, mesh, rows, piece))
+            with parallel.target(mesh):
+                sums.append(_score_draw(model, variables, source, *place, mesh, rows, piece))
             jax.block_until_ready(sums[-2:-1])
             poll()
     every = np.asarray(jax.device_get(sums), np.float64).reshape(batches, parts, 2)
@@ -202,10 +204,10 @@ def _windowed(
         if model.looks_up_targets:
             # Two programs: the second does not depend on the length of the text, so it is
             # compiled once for all splits.
-            batch = _gather_windows(tokens, *columns, **sizes)
-            yield _score_lookups(model, variables, batch)
+            batch = gather_columns(tokens, *columns, **sizes)
+            yield score_lookups(model, variables, batch)
         else:
-            yield _score_windows(model, variables, tokens, *columns, **sizes, piece=piece)
+            yield score_windows(model, variables, tokens, *columns, **sizes, piece=piece)
 
 
 def _carried(
@@ -217,7 +219,7 @@ def _carried(
     rows = min(rows, parallel.round_up(len(order), mesh))
     most = _most_targets(model, mesh)
     rows = max(mesh.size, min(rows, most // _LEAST_CHUNK // mesh.size * mesh.size))
-    longest = min(_CARRIED_CHUNK, _power_of_two(max(1, most // rows)))
+    longest = min(CARRIED_CHUNK, _power_of_two(max(1, most // rows)))
     for begin in range(0, len(order), rows):
         documents = order[begin : begin + rows]
         starts, left = split.doc_starts[documents], split.doc_lengths[documents]
@@ -227,7 +229,7 @@ def _carried(
             lengths = np.clip(left - offset, 0, window)
             at = np.where(lengths > 0, starts + offset, starts)
             columns = [_padded(column, rows, mesh) for column in (at, lengths)]
-            sums, cache = _score_chunk(model, variables, tokens, *columns, cache, window=window)
+            sums, cache = score_chunk(model, variables, tokens, *columns, cache, window=window)
             yield sums
 
 
@@ -243,7 +245,7 @@ def _padded(column: np.ndarray, rows: int, mesh: Mesh) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames=("window", "lookback"))
-def _gather_windows(
+def gather_columns(
     tokens: Array,
     starts: Array,
     doc_starts: Array,
@@ -260,12 +262,13 @@ def _gather_windows(
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _score_lookups(model: CharModel, variables: Any, batch: Batch) -> tuple[Array, Array]:
+def score_lookups(model: CharModel, variables: Any, batch: Batch) -> tuple[Array, Array]:
+    """Return sums of (loss, weight) over a batch, by looking the targets up."""
     return _score(model, variables, batch, batch.targets.shape[1])
 
 
 @functools.partial(jax.jit, static_argnames=("model", "window", "lookback", "piece"))
-def _score_windows(
+def score_windows(
     model: CharModel,
     variables: Any,
     tokens: Array,
@@ -278,6 +281,7 @@ def _score_windows(
     lookback: int,
     piece: int,
 ) -> tuple[Array, Array]:
+    """Return sums of (loss, weight) over windows; the columns are those of EvalWindows."""
     batch = gather_windows(
         tokens, doc_starts, starts, lengths, firsts, window=window, lookback=lookback
     )
@@ -285,7 +289,7 @@ def _score_windows(
 
 
 @functools.partial(jax.jit, static_argnames=("model", "window"))
-def _score_chunk(
+def score_chunk(
     model: CharModel,
     variables: Any,
     tokens: Array,
@@ -295,6 +299,7 @@ def _score_chunk(
     *,
     window: int,
 ) -> tuple[tuple[Array, Array], Any]:
+    """Return sums of (loss, weight) over the next targets of each row, and the state after them."""
     batch = gather_windows(
         tokens, starts, starts, lengths, jnp.zeros_like(lengths), window=window, lookback=0
     )

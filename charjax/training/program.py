@@ -60,6 +60,21 @@ def lower_chunks(
     model: CharModel, config: Config, source: BatchSource, state: TrainState, mesh: Mesh, key: Array
 ) -> jax.stages.Lowered:
     """Trace and lower the loop for this state, on this mesh."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    program = chunk_function(model, config, mesh, shardings)
+    with parallel.target(mesh):
+        return program.lower(state, source, key, jnp.int32(1))
+
+
+def chunk_function(model: CharModel, config: Config, mesh: Mesh, shardings: TrainState) -> Any:
+    """Return the jitted loop: (state, source, dropout key, steps) -> (state, metrics, done).
+
+    Args:
+      model: the model.
+      config: the configuration.
+      mesh: the devices that share the batch.
+      shardings: of each part of the state.
+    """
     advance = make_advance(model, config, mesh)
     bound = config.train.max_skipped
 
@@ -80,9 +95,7 @@ def lower_chunks(
         return state, buffer, done
 
     whole = parallel.replicated(mesh)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    program = jax.jit(run_chunk, donate_argnums=0, out_shardings=(shardings, whole, whole))
-    return program.lower(state, source, key, jnp.int32(1))
+    return jax.jit(run_chunk, donate_argnums=0, out_shardings=(shardings, whole, whole))
 
 
 def make_advance(
