@@ -19,8 +19,7 @@ from benchmarks.section import check_memory
 from charjax import hardware
 from charjax.config import Config, load_config
 from charjax.data.datasets import Dataset, load_dataset
-from charjax.random_streams import purpose_key
-from charjax.training.program import CAPACITY, ChunkProgram, compile_chunks
+from charjax.training.program import CAPACITY, ChunkProgram, compile_chunks, dropout_key
 from charjax.training.session import Session, first_state, make_session
 from charjax.training.state import TrainState
 
@@ -99,7 +98,7 @@ def prepare(config: Config) -> Training:
     """
     session = open_quietly(config)
     state = first_state(session)
-    key = purpose_key(config.train.seed, "dropout")
+    key = dropout_key(config, session.mesh)
     assert session.source is not None
     program = compile_chunks(session.model, config, session.source, state, session.mesh, key)
     devices = list(session.mesh.devices.flat)

@@ -114,6 +114,11 @@ _ON_GPU = When(
     lambda config: config.runtime.device != "cpu",
     "only a GPU reads it, and runtime.device is {}",
 )
+_DROPOUT = When(
+    ("model.dropout",),
+    lambda config: getattr(config.model, "dropout", 0.0) > 0,
+    "only dropout reads it, and model.dropout is {}",
+)
 _ADAMW = _one_of("optim.kind", "adamw")
 _DECAYING = _one_of("optim.schedule", "cosine", "exponential")
 _MULTIPLIED = _one_of("optim.schedule", "step", "exponential")
@@ -183,4 +188,5 @@ READ: dict[str, tuple[When, ...]] = {
     # A bigram computes in float32 either way, but the setting concerns the whole run.
     "runtime.dtype": (_TRAINED,),
     "runtime.deterministic": (_ON_GPU,),
+    "runtime.prng": (_TRAINED, _DROPOUT),
 }

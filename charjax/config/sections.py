@@ -203,6 +203,11 @@ class RuntimeConfig(Section):
     device: Literal["auto", "cpu", "gpu"] = Field("auto", description="the kind of device")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="dtype of the compute")
     deterministic: bool = Field(False, description="gpu: the same bits on every run, slower")
+    prng: Literal["threefry", "rbg", "auto"] = Field(
+        "threefry",
+        description="generator of the dropout masks (parameters and batches are threefry's); "
+        "auto: rbg on a TPU, threefry elsewhere",
+    )
 
 
 class Config(Section):
@@ -301,6 +306,7 @@ _YOUNGER: tuple[tuple[str, str], ...] = (
     ("model", "scale_embeddings"),
     ("model", "blank"),
     ("model", "activation"),
+    ("runtime", "prng"),
     *(("init", key) for key in InitConfig.model_fields if key not in ("scheme", "std", "scale")),
 )
 

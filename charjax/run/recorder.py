@@ -12,8 +12,6 @@ import jax
 from charjax import files
 from charjax.errors import UserError
 from charjax.files import check_directory, make_directory, write_json
-from charjax.hardware import environment
-from charjax.random_streams import purpose_key
 from charjax.run import fitting
 from charjax.run.checkpoint import Checkpoints
 from charjax.run.display import Display
@@ -22,12 +20,12 @@ from charjax.run.load import has_checkpoints, require_run
 from charjax.run.lock import Lock
 from charjax.run.loop import DivergedError, Loop
 from charjax.run.metrics import MetricsFile, draw_curves
-from charjax.run.notes import check_resumed, checkpoint_meta, read_notes
+from charjax.run.notes import check_resumed, checkpoint_meta, environment, read_notes
 from charjax.run.progress import Progress
 from charjax.run.samples import cut_samples, write_samples
 from charjax.run.summary import Summary
 from charjax.signals import Interrupted, Signals
-from charjax.training.program import ChunkProgram, compile_chunks
+from charjax.training.program import ChunkProgram, compile_chunks, dropout_key
 from charjax.training.session import (
     Session,
     evaluator,
@@ -209,7 +207,7 @@ class Recorder:
         notes = read_notes(meta)
         progress = Progress.from_json(notes.progress)
         self.display.say(f"going on from step {step}")
-        now = environment(self.session.devices, self.session.mesh)
+        now = environment(self.session)
         for name, value in now.items():
             if (then := notes.environment.get(name)) != value:
                 self.display.say(
@@ -228,7 +226,7 @@ class Recorder:
     def _compile(self, state: TrainState) -> ChunkProgram:
         session = self.session
         assert session.source is not None
-        key = purpose_key(session.config.train.seed, "dropout")
+        key = dropout_key(session.config, session.mesh)
         with self.display.doing("compiling"):
             program = compile_chunks(
                 session.model, session.config, session.source, state, session.mesh, key
@@ -242,7 +240,7 @@ class Recorder:
             session.config,
             session.dataset.tokenizer,
             session.dataset.digest,
-            environment(session.devices, session.mesh),
+            environment(session),
             progress.to_json(),
         )
         if session.model.fitted:

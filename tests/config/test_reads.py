@@ -49,6 +49,7 @@ RUNS: list[list[str]] = [
     ["optim.kind=rmsprop"],
     ["eval.protocol=random"],
     ["runtime.device=cpu"],
+    ["model.dropout=0.1"],
     ["data.path=x.txt"],
     ["data.val_fraction=0.0"],
     ["data.name=warpeace"],
