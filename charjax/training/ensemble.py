@@ -79,15 +79,17 @@ class EnsembleState(NamedTuple):
 
 
 def require_threefry(config: Config) -> None:
-    """Refuse rbg for runs that are vmapped: all would have masks of one run's key ("auto" has not).
+    """Refuse rbg for runs that are vmapped: all would draw their masks by the first one's key.
+
+    "auto" is threefry there. The behaviour is JAX's: findings/vmapped-rbg-keys.sh.
 
     Raises:
       UserError: runtime.prng is rbg.
     """
     if config.runtime.prng == "rbg":
         raise UserError(
-            'runtime.prng: "rbg" given; runs that are trained in one program would share one '
-            'run\'s dropout masks: use "threefry", or "auto", which is threefry there'
+            'runtime.prng: "rbg" given; runs that are trained in one program would all draw their '
+            'dropout masks by the first one\'s key: use "threefry", or "auto", which is that there'
         )
 
 
