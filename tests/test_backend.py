@@ -4,10 +4,12 @@ import os
 import platform
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 from charjax import backend
@@ -126,3 +128,25 @@ def test_every_command_starts_the_backend_once(
         starts = 0
         done = run(*command)  # type: ignore[arg-type]
         assert (done.status, starts) == (0, 1), (command, done.err)
+
+
+def devices_of(platform: str, kind: str) -> Any:
+    device = types.SimpleNamespace(platform=platform, device_kind=kind)
+    return types.SimpleNamespace(size=1, devices=np.asarray([device], dtype=object))
+
+
+def test_the_loop_of_an_nvidia_gpu_is_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "")
+    gpu = devices_of("gpu", "NVIDIA H100 80GB HBM3")
+    options = backend.compiler_options(gpu)
+    commands = str(options["xla_gpu_enable_command_buffer"]).split(",")
+    assert "WHILE" in commands
+    assert "COLLECTIVES" not in commands, "CUDA has no loops with NCCL's nodes"
+    assert backend.compiler_options(devices_of("gpu", "AMD Instinct MI300X")) == {}
+    assert backend.compiler_options(devices_of("tpu", "TPU v5 lite")) == {}
+    # A user's own flag is what XLA gets.
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_command_buffer=")
+    assert "xla_gpu_enable_command_buffer" not in backend.compiler_options(gpu)
+    # Not tried on that version.
+    monkeypatch.setattr(jax, "__version_info__", (0, 10, 2))
+    assert backend.compiler_options(gpu) == {}
