@@ -130,9 +130,9 @@ def test_every_command_starts_the_backend_once(
         assert (done.status, starts) == (0, 1), (command, done.err)
 
 
-def devices_of(platform: str, kind: str) -> Any:
+def devices_of(platform: str, kind: str, size: int = 1) -> Any:
     device = types.SimpleNamespace(platform=platform, device_kind=kind)
-    return types.SimpleNamespace(size=1, devices=np.asarray([device], dtype=object))
+    return types.SimpleNamespace(size=size, devices=np.asarray([device] * size, dtype=object))
 
 
 def test_the_loop_of_an_nvidia_gpu_is_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,6 +144,10 @@ def test_the_loop_of_an_nvidia_gpu_is_a_graph(monkeypatch: pytest.MonkeyPatch) -
     assert "COLLECTIVES" not in commands, "CUDA has no loops with NCCL's nodes"
     assert backend.compiler_options(devices_of("gpu", "AMD Instinct MI300X")) == {}
     assert backend.compiler_options(devices_of("tpu", "TPU v5 lite")) == {}
+    several = backend.compiler_options(devices_of("gpu", "NVIDIA H100 80GB HBM3", 4))
+    assert several.keys() - options == {"xla_gpu_all_reduce_combine_threshold_bytes"}
+    (threshold,) = backend.compiler_options(devices_of("tpu", "TPU v5 lite", 4))
+    assert threshold == "xla_jf_crs_combiner_threshold_in_bytes"
     # A user's own flag is what XLA gets.
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_command_buffer=")
     assert "xla_gpu_enable_command_buffer" not in backend.compiler_options(gpu)
