@@ -213,10 +213,12 @@ def _measure_here(benchmark: Benchmark, args: argparse.Namespace) -> int:
         return 0
     section.load()
     section.facts |= facts
-    from benchmarks.peak_rates import Roofline
+    from charjax.performance.rates import Roofline
 
-    roofline = Roofline(section) if benchmark.has_roofline else None
-    if roofline is not None:
+    roofline = None
+    if benchmark.has_roofline:
+        earlier = section.facts.get("roofline", {}).get("start")
+        roofline = Roofline(device, quick=args.quick, earlier=earlier)
         section.facts["roofline"] = {"start": roofline.start}
     benchmark.measure(section)
     if roofline is not None:

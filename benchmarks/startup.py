@@ -20,7 +20,7 @@ from benchmarks.harness import Benchmark, start
 from benchmarks.recording import record
 from benchmarks.section import LeftOut, Section
 from benchmarks.show import Column, Row, spread
-from benchmarks.timing import summary
+from charjax.performance.timing import summary
 
 LAYERS = (6, 12, 24, 48)
 _SMALL = {

@@ -16,13 +16,13 @@ from rich.table import Table
 from benchmarks.devices import nominal
 from benchmarks.flops import flops_formula, train_flops
 from benchmarks.harness import Benchmark, start
-from benchmarks.peak_rates import DTYPES
 from benchmarks.section import Section
 from benchmarks.show import Column, Row, percent, quantity, spread
-from benchmarks.timing import Slice, summary, take_turns
 from benchmarks.workloads import STREAM, make_config, prepare
 from charjax.config import Config
 from charjax.config.families import families_where
+from charjax.performance.rates import DTYPES
+from charjax.performance.timing import Slice, summary, take_turns
 
 _CONTEXT = dict.fromkeys(("bigram", "bow", "mlp", "wavenet"), 8)
 MODELS = {

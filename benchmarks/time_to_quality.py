@@ -19,7 +19,7 @@ from benchmarks.harness import Benchmark, start
 from benchmarks.recording import Line, Recording, record
 from benchmarks.section import LeftOut, Section
 from benchmarks.show import Column, Row, spread
-from benchmarks.timing import summary
+from charjax.performance.timing import summary
 
 
 class Goal(NamedTuple):

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import devices, peak_rates, show, throughput
+from benchmarks import devices, show, throughput
 from benchmarks.flops import flops_formula, forward_flops, train_flops
 from charjax.config import FAMILIES, load_config
+from charjax.performance import rates
 
 # Products of the forward pass for one token, written out: (rows of the kernel, columns).
 _BY_HAND = {
@@ -94,10 +95,10 @@ def test_a_known_device_has_a_source_and_products_in_tf32_by_default():
 
 def test_a_roofline_that_moves_says_so():
     start = {"float32": 100.0, "copy": 50.0}
-    still = peak_rates.compare(start, {"float32": 104.0, "copy": 49.0})
+    still = rates.compare(start, {"float32": 104.0, "copy": 49.0})
     assert not still["drifted"]
     assert still["note"] is None
-    moved = peak_rates.compare(start, {"float32": 94.0, "copy": 49.0})
+    moved = rates.compare(start, {"float32": 94.0, "copy": 49.0})
     assert moved["drifted"]
     assert "float32 -6.0%" in moved["note"]
     assert "copy" not in moved["note"]
