@@ -20,10 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results_file, show
-from benchmarks.section import LIMIT_SECONDS, Heap, LeftOut, Row, Section
+from benchmarks import results_file
+from benchmarks.section import LIMIT_SECONDS, Heap, Row, Section
 from charjax import cli
 from charjax.errors import UserError
+from charjax.performance import show
+from charjax.performance.failures import LeftOut
 
 RESULTS = Path(__file__).parent / "results"
 DEVICES = ("cpu", "gpu")

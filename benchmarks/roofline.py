@@ -13,8 +13,8 @@ from typing import Any
 from benchmarks.devices import peaks
 from benchmarks.harness import Benchmark, start
 from benchmarks.section import Section
-from benchmarks.show import Column, quantity
 from charjax.performance.rates import COPY_BYTES, DTYPES, EDGES, copying, dispatch, product
+from charjax.performance.show import Column, quantity
 from charjax.performance.timing import Slice, summary, take_turns
 
 

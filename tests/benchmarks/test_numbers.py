@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import devices, show, throughput
-from benchmarks.flops import flops_formula, forward_flops, train_flops
+from benchmarks import devices, throughput
 from charjax.config import FAMILIES, load_config
-from charjax.performance import rates
+from charjax.performance import rates, show
+from charjax.performance.flops import flops_formula, forward_flops, train_flops
 
 # Products of the forward pass for one token, written out: (rows of the kernel, columns).
 _BY_HAND = {
