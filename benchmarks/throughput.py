@@ -13,7 +13,6 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.devices import nominal
 from benchmarks.flops import flops_formula, train_flops
 from benchmarks.harness import Benchmark, start
 from benchmarks.peak_rates import DTYPES
@@ -23,6 +22,7 @@ from benchmarks.timing import Slice, summary, take_turns
 from benchmarks.workloads import STREAM, make_config, prepare
 from charjax.config import Config
 from charjax.config.families import families_where
+from charjax.performance.devices import nominal
 
 _CONTEXT = dict.fromkeys(("bigram", "bow", "mlp", "wavenet"), 8)
 MODELS = {
