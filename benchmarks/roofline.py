@@ -10,9 +10,9 @@ after its rows, and reports its figures as fractions of it.
 
 from typing import Any
 
-from benchmarks.devices import peaks
 from benchmarks.harness import Benchmark, start
 from benchmarks.section import Section
+from charjax.performance import devices
 from charjax.performance.rates import COPY_BYTES, DTYPES, EDGES, copying, dispatch, product
 from charjax.performance.show import Column, quantity
 from charjax.performance.timing import Slice, summary, take_turns
@@ -44,7 +44,7 @@ def _add(
     seconds = take_turns({name: work}, section.repeats, section.late)[name]
     rates = [units / s for s in seconds]
     nominal = None
-    if listed := peaks(section.facts["hardware"]["device_kind"]):
+    if listed := devices.find(section.facts["hardware"]["device_kind"]):
         nominal = listed.of(dtype) if dtype else listed.bandwidth if name == "copy" else None
     found = summary(rates)
     section.add(
