@@ -195,7 +195,7 @@ class _Benchmark:
             report=_report,
             leave_out=self._leave_out,
             torch=None if torch is None else torch[0],
-            generates=self._args.sweep is None,
+            in_full=self._args.sweep is None,
         )
         try:
             for point in points:
@@ -243,6 +243,7 @@ class _Benchmark:
         from charjax.performance.report import draw_sweep
 
         tree = self._tree()
+        files.make_directory(self._args.out.absolute().parent, "--out")
         files.write_json(self._args.out, tree)
         if self._args.sweep is not None:
             with files.replacing(self._args.out.with_suffix(".png")) as temporary:
@@ -258,7 +259,7 @@ class _Benchmark:
         from charjax.performance.report import tables
 
         console = show.make_console()
-        for table in tables(tree):
+        for table in tables(tree) if self._has_figures() else ():
             console.print(table)
         for device, facts in tree["devices"].items():
             console.print(f"{device}: {in_words(facts['hardware'])}", highlight=False)

@@ -61,7 +61,7 @@ class Contest:
       report: shows a line of progress.
       leave_out: takes (device, what, why) of what was not measured.
       torch: the Python that has PyTorch, or None.
-      generates: whether generation is timed, too.
+      in_full: whether generation, energy and the drift of the peak rates are measured, too.
       slice_seconds: duration of a turn.
     """
 
@@ -70,7 +70,7 @@ class Contest:
     report: Callable[[str], None]
     leave_out: Callable[[str, str, str], None]
     torch: str | None = None
-    generates: bool = True
+    in_full: bool = True
     slice_seconds: float = SLICE_SECONDS
     rates: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
@@ -95,7 +95,7 @@ class Contest:
             for row in rows:
                 self._build(point, row, workers)
             self._time(rows, workers)
-            for row in rows:
+            for row in rows if self.in_full else ():
                 if row["why"] is None:
                     self._finish(row, workers)
         finally:
@@ -213,7 +213,7 @@ class Contest:
         worker = workers[device, "charjax"]
         row["generation"], row["energy"], row["drift"] = {}, None, None
         try:
-            for texts in TEXTS if self.generates else ():
+            for texts in TEXTS:
                 self.report(f"{device}: generating {texts} text{'s' * (texts > 1)}")
                 row["generation"][str(texts)] = _generation(worker, texts)
             step = row["seconds_per_step"]["median"]

@@ -154,7 +154,7 @@ _LINES: tuple[tuple[str, Any, Any], ...] = (
 def _sweep_table(tree: dict[str, Any]) -> Table:
     columns: tuple[show.Column, ...] = (
         (tree["sweep"]["setting"], lambda row: row["point"].partition("=")[2]),
-        ("device", lambda row: row["device"]),
+        ("device", _device),
         ("step", _if_measured(lambda row: _spread(row["seconds_per_step"]))),
         ("tokens/s", _if_measured(lambda row: _rate(row["tokens_per_second"]))),
         ("MFU", _if_measured(lambda row: percent(row["mfu_measured"]))),
@@ -163,6 +163,10 @@ def _sweep_table(tree: dict[str, Any]) -> Table:
         ("", lambda row: row["why"] or ""),
     )
     return show.make_table(_title(tree), columns, tree["rows"])
+
+
+def _device(row: Row) -> str:
+    return f"{row['devices']} x {row['device']}" if row.get("devices", 1) > 1 else row["device"]
 
 
 def _if_measured(cell: Any) -> Any:
