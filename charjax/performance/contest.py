@@ -62,7 +62,7 @@ class Contest:
       leave_out: takes (device, what, why) of what was not measured.
       torch: the Python that has PyTorch, or None.
       in_full: whether generation, energy and the drift of the peak rates are measured, too.
-      slice_seconds: duration of a turn.
+      rates: the peak rates of each device, once they are measured.
     """
 
     devices: tuple[str, ...]
@@ -71,7 +71,6 @@ class Contest:
     leave_out: Callable[[str, str, str], None]
     torch: str | None = None
     in_full: bool = True
-    slice_seconds: float = SLICE_SECONDS
     rates: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
     def late(self) -> bool:
@@ -174,12 +173,10 @@ class Contest:
             self.report(f"{key}: timing steps")
             try:
                 if label == "charjax":
-                    works[key] = Slice(worker.with_threads(1), self.slice_seconds)
+                    works[key] = Slice(worker.with_threads(1), SLICE_SECONDS)
                 else:
                     counts = thread_counts(device)
-                    works[key], used = best_threads(
-                        worker.with_threads, counts, self.slice_seconds / 2
-                    )
+                    works[key], used = best_threads(worker.with_threads, counts, SLICE_SECONDS / 2)
                     threads[key] = int(used["used"])
             except Exception as error:
                 self._lose(by_device[device], label, reason(error))
