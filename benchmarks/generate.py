@@ -19,13 +19,13 @@ from rich.table import Table
 from benchmarks.harness import Benchmark, start
 from benchmarks.peers import best_threads, thread_counts
 from benchmarks.section import Section
-from benchmarks.show import Column, Row, spread
 from benchmarks.subprocess_worker import Worker, find_torch
-from benchmarks.timing import Slice, paired_ratio, summary, take_turns
 from benchmarks.workloads import STREAM, filled, make_config, open_quietly
 from charjax.generation.generate import generate_uncached, stream
 from charjax.generation.sampling import Sampling
 from charjax.parallel import first_copy
+from charjax.performance.show import Column, Row, spread
+from charjax.performance.timing import Slice, paired_ratio, summary, take_turns
 from charjax.training.session import first_state
 from charjax.training.state import variables_of
 

@@ -20,10 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results_file, show
-from benchmarks.section import LIMIT_SECONDS, Heap, LeftOut, Row, Section
+from benchmarks import results_file
+from benchmarks.section import LIMIT_SECONDS, Heap, Row, Section
 from charjax import cli
 from charjax.errors import UserError
+from charjax.performance import show
+from charjax.performance.failures import LeftOut
 
 RESULTS = Path(__file__).parent / "results"
 DEVICES = ("cpu", "gpu")
@@ -213,10 +215,12 @@ def _measure_here(benchmark: Benchmark, args: argparse.Namespace) -> int:
         return 0
     section.load()
     section.facts |= facts
-    from benchmarks.peak_rates import Roofline
+    from charjax.performance.rates import Roofline
 
-    roofline = Roofline(section) if benchmark.has_roofline else None
-    if roofline is not None:
+    roofline = None
+    if benchmark.has_roofline:
+        earlier = section.facts.get("roofline", {}).get("start")
+        roofline = Roofline(device, quick=args.quick, earlier=earlier)
         section.facts["roofline"] = {"start": roofline.start}
     benchmark.measure(section)
     if roofline is not None:

@@ -23,14 +23,14 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks import workloads
-from benchmarks.flops import flops_formula, train_flops
 from benchmarks.harness import Benchmark, start
-from benchmarks.peak_rates import DTYPES
 from benchmarks.section import Section
-from benchmarks.show import Column, Row, percent, spread
 from benchmarks.subprocess_worker import Worker, find_torch
-from benchmarks.timing import Slice, paired_ratio, summary, take_turns
 from charjax.config import Config
+from charjax.performance.flops import flops_formula, train_flops
+from charjax.performance.rates import DTYPES
+from charjax.performance.show import Column, Row, percent, spread
+from charjax.performance.timing import Slice, paired_ratio, summary, take_turns
 
 TOLERANCE = 1e-5
 FLAX, LECTURE_LOOP = "flax nn.RNN", "lectures"

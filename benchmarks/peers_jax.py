@@ -5,13 +5,14 @@ from collections.abc import Callable
 from benchmarks import peers_flax, workloads
 from benchmarks.peers import FLAX, TOLERANCE
 from charjax.config import load_config
+from charjax.performance import workload
 from charjax.training.session import start_for_training
 
 
 class Charjax:
     """The program that the real loop runs."""
 
-    def __init__(self, training: workloads.Training, dtype: str, device: str):
+    def __init__(self, training: workload.Training, dtype: str, device: str):
         """Do the first step.
 
         Raises:
@@ -39,7 +40,7 @@ class Charjax:
 class Flax:
     """The networks of benchmarks.peers_flax."""
 
-    def __init__(self, training: workloads.Training, dtype: str):
+    def __init__(self, training: workload.Training, dtype: str):
         """Convert the weights."""
         self._peer = peers_flax.Peer(training, dtype)
         self.facts = {"loss": self._peer.exact_loss()}

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.peers import LECTURE_LOOP, TOLERANCE
-from benchmarks.section import LeftOut
 from benchmarks.torch_models import original
 from benchmarks.torch_models.lecture_mlp import LectureMLP, contexts_of
 from benchmarks.workloads import first_batch, open_quietly
 from charjax.config import load_config
 from charjax.conversion.state_dicts import to_state_dict
+from charjax.performance.failures import LeftOut
 from charjax.training.session import Session, first_state
 from charjax.training.state import TrainState, variables_of
 from charjax.training.step import cross_entropy

@@ -11,11 +11,11 @@ after its rows, and reports its figures as fractions of it.
 from typing import Any
 
 from benchmarks.harness import Benchmark, start
-from benchmarks.peak_rates import COPY_BYTES, DTYPES, EDGES, copying, dispatch, product
 from benchmarks.section import Section
-from benchmarks.show import Column, quantity
-from benchmarks.timing import Slice, summary, take_turns
 from charjax.performance import devices
+from charjax.performance.rates import COPY_BYTES, DTYPES, EDGES, copying, dispatch, product
+from charjax.performance.show import Column, quantity
+from charjax.performance.timing import Slice, summary, take_turns
 
 
 def measure(section: Section) -> None:

@@ -19,7 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.section import LeftOut, Section, first_line
+from benchmarks.section import Section
+from charjax.performance.failures import LeftOut, first_line
 
 _PYTHON = "CHARJAX_TORCH_PYTHON"
 # Made by `make parity`.

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import peak_rates, show, throughput
-from benchmarks.flops import flops_formula, forward_flops, train_flops
+from benchmarks import throughput
 from charjax.config import FAMILIES, load_config
-from charjax.performance import devices
+from charjax.performance import devices, rates, show
+from charjax.performance.flops import flops_formula, forward_flops, train_flops
 
 # Products of the forward pass for one token, written out: (rows of the kernel, columns).
 _BY_HAND = {
@@ -86,10 +86,10 @@ def test_an_unknown_device_has_no_peak():
 
 def test_a_roofline_that_moves_says_so():
     start = {"float32": 100.0, "copy": 50.0}
-    still = peak_rates.compare(start, {"float32": 104.0, "copy": 49.0})
+    still = rates.compare(start, {"float32": 104.0, "copy": 49.0})
     assert not still["drifted"]
     assert still["note"] is None
-    moved = peak_rates.compare(start, {"float32": 94.0, "copy": 49.0})
+    moved = rates.compare(start, {"float32": 94.0, "copy": 49.0})
     assert moved["drifted"]
     assert "float32 -6.0%" in moved["note"]
     assert "copy" not in moved["note"]
