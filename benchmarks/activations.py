@@ -18,7 +18,8 @@ from charjax import cli
 from charjax.files import replace
 
 RESULTS = Path(__file__).parent / "results" / "activations.json"
-DEVICES = ("h100", "v5e")
+# Device to a factor of the batch: a TPU holds arrays of up to 128 MiB beside its memory, in VMEM.
+DEVICES = {"h100": 1, "v5e": 16}
 _TRANSFORMER = "model.n_layer={} model.n_head={} model.d_model={} model.context_length={}"
 _RECURRENT = "model.n_layer={} model.d_hidden={} model.d_embed={} model.context_length={}"
 # Family to its settings and batch sizes; large enough that no array is negligible.
@@ -88,10 +89,15 @@ _SIZES: dict[str, list[tuple[str, int]]] = {
 }
 
 
-def cases() -> list[dict[str, Any]]:
+def cases(device: str) -> list[dict[str, Any]]:
     """Return all rows to be measured."""
     return [
-        {"family": kind, "settings": settings.split(), "batch": batch, "dtype": dtype}
+        {
+            "family": kind,
+            "settings": settings.split(),
+            "batch": batch * DEVICES[device],
+            "dtype": dtype,
+        }
         for dtype in ("float32", "bfloat16")
         for kind, sizes in _SIZES.items()
         for settings, batch in sizes
@@ -149,8 +155,8 @@ def main(argv: list[str]) -> int:
     end = time.monotonic() + 60 * args.minutes
     rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
     done = {_key(row) for row in rows}
-    for case in cases():
-        for device in args.device or DEVICES:
+    for device in args.device or DEVICES:
+        for case in cases(device):
             wanted = not args.family or case["family"] in args.family
             if not wanted or _key(case | {"device": device}) in done or time.monotonic() > end:
                 continue

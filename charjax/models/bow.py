@@ -57,7 +57,7 @@ class BagOfCharacters(CharModel):
         return {"vectors": (length, self.d_embed), "logits": (length, self.vocab_size)}
 
     def library_values(self, length: int) -> int:
-        """A copy of the embeddings, of the product that sums them."""
+        """Count a copy of the embeddings, which the product that sums them makes."""
         return length * self.d_embed
 
     def taps(self) -> tuple[Tap, ...]:
