@@ -24,7 +24,7 @@ from benchmarks import results_file
 from benchmarks.section import LIMIT_SECONDS, Heap, Row, Section
 from charjax import cli
 from charjax.errors import UserError
-from charjax.performance import show
+from charjax.performance import show, workers
 from charjax.performance.failures import LeftOut
 
 RESULTS = Path(__file__).parent / "results"
@@ -149,10 +149,7 @@ def _has_gpu() -> bool:
 
 def _environment(device: str, defaults: dict[str, str]) -> dict[str, str]:
     """Return the environment of a process that sees this device alone."""
-    environment = {**defaults, **os.environ}
-    environment.pop("JAX_PLATFORMS", None)
-    if device == "cpu":
-        environment["JAX_PLATFORMS"] = "cpu"
+    environment = workers.device_environment(device, defaults)
     # Benchmarks are run from the root of the repository, and so are their processes.
     paths = [str(Path(__file__).resolve().parent.parent), environment.get("PYTHONPATH")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from benchmarks import results_file
 from benchmarks.section import Section
-from benchmarks.subprocess_worker import Worker, find_torch
+from benchmarks.subprocess_worker import find_torch, start
 from charjax import backend, cli
 from charjax.config import load_config
 from charjax.data.datasets import load_dataset
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     python = find_torch(section)
     if python is None:
         raise UserError(f"PyTorch: {section.left_out[-1]['why']}")
-    peer = Worker(python, "benchmarks.initlab_torch", count=_COUNT)
+    peer = start(python, "benchmarks.initlab_torch", count=_COUNT)
     try:
         difference = compare(first_losses(programs[_COUNT]), peer.facts["losses"])
         works, at_once = {}, {}

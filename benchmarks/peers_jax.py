@@ -1,7 +1,5 @@
 """The works of benchmarks.peers in JAX: the program of charjax's loop, and plain flax."""
 
-from collections.abc import Callable
-
 from benchmarks import peers_flax, workloads
 from benchmarks.peers import FLAX, TOLERANCE
 from charjax.config import load_config
@@ -32,9 +30,9 @@ class Charjax:
             "vocab_size": training.session.dataset.tokenizer.vocab_size,
         }
 
-    def with_threads(self, threads: int) -> Callable[[int], None]:
-        """Return a function that does n steps; XLA uses all threads."""
-        return self._training.steps
+    def run(self, threads: int, count: int) -> None:
+        """Do n steps; XLA uses all threads."""
+        self._training.steps(count)
 
 
 class Flax:
@@ -45,9 +43,9 @@ class Flax:
         self._peer = peers_flax.Peer(training, dtype)
         self.facts = {"loss": self._peer.exact_loss()}
 
-    def with_threads(self, threads: int) -> Callable[[int], None]:
-        """Return a function that does n steps; XLA uses all threads."""
-        return self._peer.steps
+    def run(self, threads: int, count: int) -> None:
+        """Do n steps; XLA uses all threads."""
+        self._peer.steps(count)
 
 
 def build(label: str, words: list[str], dtype: str, device: str) -> Charjax | Flax:

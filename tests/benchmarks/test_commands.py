@@ -142,7 +142,7 @@ def test_a_row_that_fails_leaves_no_process_behind(monkeypatch: pytest.MonkeyPat
     def fails(*arguments: object):
         raise MemoryError
 
-    monkeypatch.setattr(peers, "Worker", Process)
+    monkeypatch.setattr(subprocess_worker, "start", Process)
     monkeypatch.setattr(peers, "_take_turns", fails)
     with pytest.raises(MemoryError):
         peers._compare(Section("cpu"), "name", "bigram", peers._BIGRAM, "float32", "python")
