@@ -105,19 +105,19 @@ def test_another_model_in_pytorch_is_not_timed() -> None:
 @pytest.mark.usefixtures("fake")
 def test_a_point_of_a_sweep_that_fails_is_a_row_that_says_so(tmp_path: Path) -> None:
     out = tmp_path / "new" / "b.json"
-    done, tree = measure("--devices", "cpu", "--sweep", "batch=4,7,8,13,16", "--out", out)
+    words = (*CONFIG, "--devices", "cpu", "--sweep", "batch=4,7,8,13", "--out", out)
+    done = run("commands.benchmark", *words)
     assert done.status == 0
+    tree = json.loads(out.read_text())
     rows = {row["point"]: row for row in tree["rows"]}
-    assert [name for name, row in rows.items() if row["why"] is None] == ["batch=4", "batch=16"]
+    assert [name for name, row in rows.items() if row["why"] is None] == ["batch=4"]
     assert "does not exist" in rows["batch=7"]["why"]
     assert rows["batch=8"]["why"] == "its process ended"
     assert "memory" in rows["batch=13"]["why"]
-    assert tree["sweep"] == {"setting": "batch", "values": [4, 7, 8, 13, 16]}
-    assert json.loads(out.read_text()).keys() == tree.keys()
+    assert tree["sweep"] == {"setting": "batch", "values": [4, 7, 8, 13]}
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in out.parent.iterdir()) == ["b.json", "b.png"]
-    table = run("commands.benchmark", *CONFIG, "--devices", "cpu", "--sweep", "batch=7,4").out
-    assert "does not exist" in table
+    assert "does not exist" in done.out
 
 
 @pytest.mark.usefixtures("fake")
@@ -149,7 +149,13 @@ cli.run(benchmark.main)
 """
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+    ],
+)
 def test_what_was_measured_before_a_signal_is_saved(
     tmp_path: Path, number: int, status: int
 ) -> None:
