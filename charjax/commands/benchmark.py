@@ -94,8 +94,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
             raise UserError(f"--out: {str(args.out)!r} given; its name must end with .json")
         files.check_directory(args.out.absolute().parent, "--out")
     if args.calibrate:
-        given = {"a configuration": args.words, "--against": args.against, "--sweep": args.sweep}
-        if wrong := [name for name, value in {**given, "--json": args.json}.items() if value]:
+        chosen = {"a configuration": args.words, "--against": args.against, "--sweep": args.sweep}
+        if wrong := [name for name, value in {**chosen, "--json": args.json}.items() if value]:
             raise UserError(
                 f"--calibrate: given with {wrong[0]}; it measures every family: leave that out"
             )

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from charjax import backend, hardware
-from charjax.config import Config, RuntimeConfig, load_config
+from charjax.config import FAMILIES, Config, RuntimeConfig, load_config
 from charjax.config.families import families_where
 from charjax.data.datasets import Dataset, load_dataset
 from charjax.errors import UserError
@@ -63,7 +63,7 @@ def work_of(session: Session) -> Work:
 
 def settings_of(kind: str, device: str) -> list[list[str]]:
     """Return the overrides of a family's points."""
-    fields = load_config(None, [f"model.kind={kind}"]).model.model_fields
+    fields = FAMILIES[kind].model_fields
     shape = "transformer" if kind == "transformer" else "recurrent"
     shape = shape if "n_layer" in fields else "window"
     found = []

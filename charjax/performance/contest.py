@@ -53,7 +53,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Contest:
-    """How points are measured.
+    """A way to measure points.
 
     Attributes:
       devices: cpu, gpu, tpu.

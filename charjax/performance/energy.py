@@ -100,7 +100,8 @@ class NvidiaSmi:
         self._watts: float | None = None
         self._since = time.perf_counter()
         self._lock = threading.Lock()
-        threading.Thread(target=self._follow, daemon=True).start()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
 
     @staticmethod
     def start(ids: list[str]) -> "NvidiaSmi | None":
@@ -141,6 +142,9 @@ class NvidiaSmi:
         """End the process."""
         self._process.kill()
         self._process.wait()
+        self._thread.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 def joules_per_step(

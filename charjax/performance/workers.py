@@ -44,7 +44,7 @@ def device_environment(device: str, defaults: dict[str, str]) -> dict[str, str]:
 
 def find_accelerator() -> str | None:
     """Return "gpu" or "tpu" if JAX finds one in a new process, else None."""
-    code = "import jax; print(jax.default_backend())"
+    code = "import jax; print(jax.devices()[0].platform)"
     environment = device_environment("gpu", {})
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
