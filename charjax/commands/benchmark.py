@@ -11,6 +11,7 @@ a process for each device, which sees that device alone; five repeats at least, 
 import argparse
 import contextlib
 import json
+import os
 import shlex
 import signal
 import sys
@@ -183,12 +184,16 @@ class _Benchmark:
         self._rows: list[dict[str, Any]] = []
         self._left_out: list[dict[str, str]] = []
         self._deadline = time.monotonic() + args.seconds
+        self._torch: str | None = None
+        # Others that run on the machine's cores make every figure worse.
+        self._load = [os.getloadavg()[0]]
 
     def run(
         self, points: list[Any], devices: tuple[str, ...], torch: tuple[str, str] | None
     ) -> int:
         from charjax.performance.contest import Contest
 
+        self._torch = None if torch is None else torch[1]
         contest = Contest(
             devices=devices,
             deadline=self._deadline,
@@ -233,8 +238,13 @@ class _Benchmark:
         from charjax.hardware import flags
         from charjax.performance.report import document
 
+        facts = {
+            "flags": flags(),
+            "torch": self._torch,
+            "load_average": [*self._load, os.getloadavg()[0]],
+        }
         return document(
-            self._command, self._config, self._args.sweep, flags(), self._rows, self._left_out
+            self._command, self._config, self._args.sweep, facts, self._rows, self._left_out
         )
 
     def _save(self) -> None:
@@ -263,6 +273,8 @@ class _Benchmark:
             console.print(table)
         for device, facts in tree["devices"].items():
             console.print(f"{device}: {in_words(facts['hardware'])}", highlight=False)
+        if self._load[0] > 1:
+            console.print(f"load average before: {self._load[0]:.1f}", highlight=False)
         if self._args.out is not None and self._args.out.exists():
             cli.remark(f"written: {self._args.out}")
 

@@ -20,7 +20,7 @@ def document(
     command: str,
     config: Config,
     sweep: tuple[str, tuple[int, ...]] | None,
-    flags: dict[str, str],
+    facts: dict[str, Any],
     rows: Sequence[Row],
     left_out: Sequence[dict[str, str]],
 ) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def document(
       command: that makes it again.
       config: without a device.
       sweep: the setting that was swept, and its values.
-      flags: environment variables that change what is measured.
+      facts: of the command's process: flags, load, PyTorch's versions.
       rows: one for each device and point.
       left_out: `{"device", "what", "why"}` of what was not measured.
     """
@@ -46,7 +46,7 @@ def document(
         "config_digest": config.digest(),
         "config": config.model_dump(mode="json"),
         "sweep": None if sweep is None else {"setting": sweep[0], "values": list(sweep[1])},
-        "flags": flags,
+        **facts,
         "devices": devices,
         "rows": [{k: v for k, v in row.items() if k not in _OF_DEVICE} for row in rows],
         "left_out": list(left_out),
