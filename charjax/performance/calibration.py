@@ -37,7 +37,8 @@ class Work:
 
     Attributes:
       flops: of matrix products, forward and backward, of all devices together.
-      saved_bytes: activations that are saved for the backward pass, of all devices together.
+      saved_bytes: activations that are saved for the backward pass, and the logits, of all devices
+        together.
       parameter_bytes: of the parameters in float32, once for each device in use.
       sequence: operations that follow one another: time steps times layers of a recurrent network,
         layers of another.
