@@ -20,10 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results_file, show
-from benchmarks.section import LIMIT_SECONDS, Heap, LeftOut, Row, Section
+from benchmarks import results_file
+from benchmarks.section import LIMIT_SECONDS, Heap, Row, Section
 from charjax import cli
 from charjax.errors import UserError
+from charjax.performance import show, workers
+from charjax.performance.failures import LeftOut
 
 RESULTS = Path(__file__).parent / "results"
 DEVICES = ("cpu", "gpu")
@@ -147,10 +149,7 @@ def _has_gpu() -> bool:
 
 def _environment(device: str, defaults: dict[str, str]) -> dict[str, str]:
     """Return the environment of a process that sees this device alone."""
-    environment = {**defaults, **os.environ}
-    environment.pop("JAX_PLATFORMS", None)
-    if device == "cpu":
-        environment["JAX_PLATFORMS"] = "cpu"
+    environment = workers.device_environment(device, defaults)
     # Benchmarks are run from the root of the repository, and so are their processes.
     paths = [str(Path(__file__).resolve().parent.parent), environment.get("PYTHONPATH")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
@@ -213,10 +212,12 @@ def _measure_here(benchmark: Benchmark, args: argparse.Namespace) -> int:
         return 0
     section.load()
     section.facts |= facts
-    from benchmarks.peak_rates import Roofline
+    from charjax.performance.rates import Roofline
 
-    roofline = Roofline(section) if benchmark.has_roofline else None
-    if roofline is not None:
+    roofline = None
+    if benchmark.has_roofline:
+        earlier = section.facts.get("roofline", {}).get("start")
+        roofline = Roofline(device, quick=args.quick, earlier=earlier)
         section.facts["roofline"] = {"start": roofline.start}
     benchmark.measure(section)
     if roofline is not None:
@@ -235,7 +236,7 @@ def _start_device(device: str, packages: tuple[str, ...], *, one_heap: bool) -> 
 
     from charjax import backend
     from charjax.config import RuntimeConfig
-    from charjax.hardware import machine_facts
+    from charjax.hardware import flags, machine_facts
 
     try:
         config = RuntimeConfig(device=device)  # type: ignore[arg-type]
@@ -245,7 +246,7 @@ def _start_device(device: str, packages: tuple[str, ...], *, one_heap: bool) -> 
     facts = machine_facts()
     facts["device_kind"] = str(devices[0].device_kind)
     facts["versions"] |= results_file.optional_versions(*packages)
-    return {"hardware": facts, "flags": results_file.flags(), "backend": jax.default_backend()}
+    return {"hardware": facts, "flags": flags(), "backend": jax.default_backend()}
 
 
 def _targets(

@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks import (
     render_aot,
+    render_benchmark,
     render_faults,
     render_initlab,
     render_picture,
@@ -76,6 +77,7 @@ def pages(measured: dict[str, report.Result]) -> dict[Path, str]:
             "benchmarks": render_speed.benchmarks(),
         },
         DOCS / "accelerators.md": render_aot.page_parts(),
+        DOCS / "benchmark.md": render_benchmark.page_parts(),
         DOCS / "durability.md": render_faults.page_parts(),
         DOCS / "initlab.md": render_initlab.page_parts() | render_verdicts.page_parts(),
     }

@@ -18,9 +18,10 @@ from typing import Any
 
 from benchmarks.harness import Benchmark, start
 from benchmarks.recording import record
-from benchmarks.section import LeftOut, Section
-from benchmarks.show import Column, Row, spread
-from benchmarks.timing import summary
+from benchmarks.section import Section
+from charjax.performance.failures import LeftOut
+from charjax.performance.show import Column, Row, spread
+from charjax.performance.timing import summary
 
 LAYERS = (6, 12, 24, 48)
 _SMALL = {

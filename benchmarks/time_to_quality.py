@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 
 from benchmarks.harness import Benchmark, start
 from benchmarks.recording import Line, Recording, record
-from benchmarks.section import LeftOut, Section
-from benchmarks.show import Column, Row, spread
-from benchmarks.timing import summary
+from benchmarks.section import Section
+from charjax.performance.failures import LeftOut
+from charjax.performance.show import Column, Row, spread
+from charjax.performance.timing import summary
 
 
 class Goal(NamedTuple):

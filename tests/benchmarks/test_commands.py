@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gpu, harness, initlab, peers, section, show, subprocess_worker
+from benchmarks import gpu, harness, initlab, peers, subprocess_worker
 from benchmarks.render_speed import NAMES
-from benchmarks.section import LeftOut, Section
+from benchmarks.section import Section
 from charjax.config import load_config
 from charjax.errors import UserError
+from charjax.performance import failures, show
+from charjax.performance.failures import LeftOut
 
 
 def test_a_result_holds_hardware_versions_flags_date_command_and_every_repeat(
@@ -140,7 +142,7 @@ def test_a_row_that_fails_leaves_no_process_behind(monkeypatch: pytest.MonkeyPat
     def fails(*arguments: object):
         raise MemoryError
 
-    monkeypatch.setattr(peers, "Worker", Process)
+    monkeypatch.setattr(subprocess_worker, "start", Process)
     monkeypatch.setattr(peers, "_take_turns", fails)
     with pytest.raises(MemoryError):
         peers._compare(Section("cpu"), "name", "bigram", peers._BIGRAM, "float32", "python")
@@ -204,9 +206,9 @@ def test_a_program_that_needs_more_memory_than_there_is_is_not_run():
         def memory_analysis() -> Any:
             return Stats
 
-    assert section.check_memory(Compiled, 90) == 100
+    assert failures.check_memory(Compiled, 90) == 100
     with pytest.raises(LeftOut, match="not enough memory"):
-        section.check_memory(Compiled, 89)
+        failures.check_memory(Compiled, 89)
 
 
 def test_a_crash_leaves_the_rows_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
