@@ -1,4 +1,4 @@
-"""What `charjax plan` knows from measurements: formulas of memory, shares of the roofline.
+"""The measurements that `charjax plan` uses: formulas of memory, shares of the roofline.
 
 Written into charjax/performance/*.json from benchmarks/results/, so that the installed package has
 them without the benchmarks.

@@ -102,7 +102,7 @@ def _target(
 ) -> "Target":
     from charjax import hardware
     from charjax.performance import calibration, devices, estimate
-    from charjax.performance.planning import Target
+    from charjax.performance.planning import Target, least_count
 
     measured: calibration.Calibration | None
     count = args.count or 1
@@ -115,7 +115,7 @@ def _target(
         device = devices.by_name(args.device)
         kind = {"cuda": "gpu"}.get(device.platform, device.platform)
         measured = calibration.load(kind, device.device_kind, hardware.processor())
-        return Target(device, count, measured)
+        return Target(device, args.count or least_count(device), measured)
     measured = calibration.load("cpu", "cpu", hardware.processor())
     size = session.mesh.size
     share = hardware.total_memory(session.devices) / size
@@ -179,7 +179,10 @@ def plan_arguments(argv: list[str]) -> argparse.Namespace:
         "file that describes one",
     )
     parser.add_argument(
-        "--count", metavar="N", type=cli.whole_number(1, 4096), help="devices (1; all cores)"
+        "--count",
+        metavar="N",
+        type=cli.whole_number(1, 4096),
+        help="devices (1, or the smallest slice of TPUs; of a processor, all cores)",
     )
     parser.add_argument(
         "--price-per-hour",

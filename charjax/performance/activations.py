@@ -32,7 +32,7 @@ class Formula(NamedTuple):
     dtype: str
 
     def bytes(
-        self, shapes: dict[str, tuple[int, ...]], rows: int, parameters: int, tpu: bool
+        self, shapes: dict[str, tuple[int, ...]], rows: int, parameters: int, *, tpu: bool
     ) -> int:
         """Return the bytes of temporary arrays.
 

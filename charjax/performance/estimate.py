@@ -32,7 +32,7 @@ _UNKNOWN = (0.1, 0.7)
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What one training step does.
+    """The operations and the traffic of one training step.
 
     Attributes:
       flops: of all devices together: three forward passes' (`charjax.performance.flops`).

@@ -44,7 +44,7 @@ def _run(plan: Plan) -> list[Row]:
     rows = config.train.batch_size // plan.used
     each = f"{rows:,} rows of {source.window:,} on each of {plan.used}"
     if config.optim.accumulate_steps > 1:
-        each += f", {config.optim.accumulate_steps} times a step"
+        each += f", {config.optim.accumulate_steps} times per step"
     return [
         ("device", f"{plan.target.count} x {device.name}", device.device_kind),
         ("model", config.model.kind, f"{config.runtime.dtype}, {_count(plan)} parameters"),
