@@ -86,7 +86,8 @@ def _measure(section: Section, name: str, goal: Goal) -> None:
     if not all(run.complete for run in runs):
         losses = [line.metrics["loss"] for curve in curves for line in curve]
         best = f"{min(losses):.4f}" if losses else "none measured"
-        raise LeftOut(f"not reached in the time left; the best loss was {best}")
+        why = f"not reached in the time left; the best loss was {best}"
+        raise LeftOut(why, late=section.left() < goal.seconds)
     last: list[Line] = [run.lines[-1] for run in runs]
     section.add(
         name,

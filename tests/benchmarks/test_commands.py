@@ -221,14 +221,16 @@ def test_a_crash_leaves_the_rows_before_it(tmp_path: Path, monkeypatch: pytest.M
     )
     from benchmarks.roofline import BENCHMARK
 
-    args = harness._arguments(BENCHMARK, ["--devices", "cpu", "--quick"])
+    out = tmp_path / "roofline.json"
+    args = harness._arguments(BENCHMARK, ["--devices", "cpu", "--quick", "--out", str(out)])
     run = harness._run
     monkeypatch.setattr(
         harness,
         "_run",
         lambda command, *arguments: run([sys.executable, str(script), *command[3:]], *arguments),
     )
-    found, left_out = harness._measure_in_processes(BENCHMARK, "cpu", args)
+    part = harness._part(args, "cpu", tmp_path)
+    found, left_out, _ = harness._measure_in_processes(BENCHMARK, "cpu", args, part)
     assert found is not None
     assert len(found["rows"]) == 1
     assert left_out[0]["why"] == "the process ended with status 137"
