@@ -41,7 +41,7 @@ _STEPS, _QUICK_STEPS = 20, 4
 _SMALL = ("train.batch_size=16", "optim.schedule=constant", "runtime.dtype=float32")
 _CONTEXT = dict.fromkeys(("bigram", "bow", "mlp", "wavenet"), 8)
 KINDS = families_where(fitted=False)
-_QUICK_KINDS = ("bigram", "gru", "transformer")
+_QUICK_KINDS = ("bigram", "transformer")
 
 
 def measure(section: Section) -> None:

@@ -38,6 +38,8 @@ _PATIENCE = 20.0
 _GRACE = 15.0
 # How often a step may end without anything new.
 _MOST_TRIES = 2
+# Of a dry run compiling is most.
+_UNOPTIMIZED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 _RESULTS = ROOT / "benchmarks" / "results"
 
 # Runs a step for so many seconds, and records what came of it.
@@ -187,7 +189,7 @@ def run_step(
     status: int | None = None
     why = "stopped by SIGTERM"
     try:
-        with (folder / "log.txt").open("wb") as log:
+        with gpu_state.log_path(folder).open("wb") as log:
             status = processes.run(
                 words,
                 limit,
@@ -207,8 +209,10 @@ def run_step(
 
 
 def _environment(step: Step, *, dry: bool) -> dict[str, str]:
-    added = {"JAX_PLATFORMS": "cpu"} if dry else dict(step.environment)
-    return {**os.environ, **added, "PYTHONUNBUFFERED": "1"}
+    common = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if dry:
+        return {"XLA_FLAGS": _UNOPTIMIZED, **common, "JAX_PLATFORMS": "cpu"}
+    return common | dict(step.environment)
 
 
 def _judge(record: Record, status: int | None, *, progressed: bool) -> None:

@@ -4,6 +4,7 @@ The file holds every step's outcome, the end of its log, and the JSON files of i
 is all that a later call needs, on the same machine or on another one.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -123,17 +124,21 @@ def fill(folder: Path, record: Record) -> None:
         files.write_json(folder / name, tree)
 
 
+def log_path(folder: Path) -> Path:
+    """Return the log of a step: beside its folder, which some commands want to be empty."""
+    return folder.with_suffix(".log")
+
+
 def collect(folder: Path, record: Record) -> None:
-    """Take over the JSON files and the end of the log of a step's folder."""
+    """Take over the JSON files of a step's folder, and the end of its log."""
     found = {}
     for path in sorted(folder.glob("*.json")):
-        try:
+        # One that cannot be read must not take the place of an earlier one.
+        found[path.name] = record.files.get(path.name, {})
+        with contextlib.suppress(OSError, ValueError):
             found[path.name] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            # It is just being replaced, or is none of ours.
-            continue
     record.files = found
-    log = folder / "log.txt"
+    log = log_path(folder)
     if log.exists():
         text = log.read_bytes()[-_TAIL_CHARACTERS:].decode("utf-8", errors="replace")
         record.log = text.replace("\r", "\n")

@@ -23,7 +23,7 @@ from charjax.reproduction import output, published
 from charjax.reproduction.checks import Check, Poll, Progress, Tier
 from charjax.reproduction.rows import Row, nothing_published
 
-_TRAINING = ("train.steps=2", "train.batch_size=2", "eval.every=2", "eval.batches=1")
+_TRAINING = ("train.steps=2", "eval.every=2")
 _WIDTHS: dict[str, tuple[str, ...]] = {
     "transformer": ("model.n_layer=1", "model.n_head=1", "model.d_model=8"),
     "gru": ("model.n_layer=1", "model.d_hidden=8"),
@@ -79,8 +79,12 @@ def small_rows() -> tuple[Row, ...]:
 
 
 def _small(row: Row) -> Row:
-    kind = load_config(row.config, list(row.overrides)).model.kind
-    words = dict(word.split("=", 1) for word in (*row.overrides, *_TRAINING, *_WIDTHS[kind]))
+    config = load_config(row.config, list(row.overrides))
+    fewer = ["eval.batches=1"] if config.eval.protocol == "random" else []
+    # The text has been cut into as many streams as there are rows.
+    fewer += ["train.batch_size=2"] if config.data.sampling != "contiguous" else []
+    small = (*row.overrides, *_TRAINING, *fewer, *_WIDTHS[config.model.kind])
+    words = dict(word.split("=", 1) for word in small)
     return dataclasses.replace(
         row,
         overrides=tuple(f"{name}={value}" for name, value in words.items()),

@@ -80,7 +80,7 @@ def main(benchmark: Benchmark, argv: list[str]) -> int:
             left_out += missing
             if status:
                 break
-        command = f"python -m benchmarks.{benchmark.name} {shlex.join(_lasting(argv))}".strip()
+        command = f"python -m benchmarks.{benchmark.name} {shlex.join(cli.without_out(argv))}".strip()
         _print_tables(benchmark, sections, left_out)
         for path, chosen in _targets(benchmark, args, sections):
             lost = [each for each in left_out if args.out or each["device"] == chosen[0]["device"]]
@@ -100,11 +100,6 @@ def draw(benchmark: Benchmark, path: Path, tree: dict[str, Any]) -> None:
     if rows := [row for section in tree["devices"] for row in section["rows"]]:
         title = f"{benchmark.title}{' (--quick)' if tree['quick'] else ''}"
         show.picture(path, title, benchmark.draw, rows)
-
-
-def _lasting(argv: list[str]) -> list[str]:
-    """Return the words of a command that do not depend on where it was interrupted."""
-    return [word for word in argv if word != "--resume"]
 
 
 def _part(args: argparse.Namespace, device: str, folder: Path) -> Path:

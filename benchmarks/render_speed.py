@@ -23,6 +23,7 @@ NAMES = (
     "startup",
     "checkpoint_overhead",
     "time_to_quality",
+    "correctness",
 )
 
 
