@@ -66,7 +66,7 @@ def test_only_parallel_names_a_mesh_axis() -> None:
 
 
 def test_only_the_choice_asks_for_the_default_backend() -> None:
-    """What is compiled may be for another: `parallel.target`."""
+    """Every other program is compiled for the devices of its mesh (`parallel.target`)."""
     asking = {path for path in SOURCES if "default_backend" in path.read_text(encoding="utf-8")}
     here = {path for path in asking if path.is_relative_to(ROOT / "charjax")}
     assert here == {ROOT / "charjax" / "ops" / "choice.py"}

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from charjax import parallel
+from charjax import backend, parallel
 from charjax.generation.decoder import State, decode_tokens
 from charjax.generation.sampling import Sampling
 from charjax.models.contract import CharModel
@@ -26,7 +26,7 @@ from charjax.training.evaluation import (
     score_lookups,
     score_windows,
 )
-from charjax.training.program import chunk_function
+from charjax.training.program import chunk_function, uses_onednn
 from charjax.training.session import Session, state_shardings
 from charjax.training.state import state_shapes, variables_of
 
@@ -39,17 +39,23 @@ class Program(NamedTuple):
       function: the jitted function.
       arguments: shapes, dtypes and shardings of its arrays, without static arguments.
       mesh: of the devices that it is for.
+      onednn: compiled with oneDNN's products (`charjax.training.program.uses_onednn`).
     """
 
     name: str
     function: Any
     arguments: tuple[Any, ...]
     mesh: Mesh
+    onednn: bool = False
 
     def lower(self) -> jax.stages.Lowered:
         """Trace and lower for the devices of the mesh."""
         with parallel.target(self.mesh):
             return self.function.lower(*self.arguments)
+
+    def compile(self) -> jax.stages.Compiled:
+        """Compile for the devices of the mesh, with the options of a run."""
+        return backend.compiled(self.lower(), self.mesh, onednn=self.onednn)
 
     def export(self, *platforms: str) -> jax.export.Exported:
         """Trace once and lower for several platforms together, such as "cuda", "tpu", "rocm"."""
@@ -71,7 +77,7 @@ def training(session: Session, mesh: Mesh) -> Program:
         _shaped(key, whole),
         jax.ShapeDtypeStruct((), jnp.int32),
     )
-    return Program("train", function, arguments, mesh)
+    return Program("train", function, arguments, mesh, uses_onednn(session.config, mesh))
 
 
 def evaluation(

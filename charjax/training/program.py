@@ -52,8 +52,14 @@ def compile_chunks(
     """Compile the loop ahead of time for this state, on this mesh."""
     began = time.perf_counter()
     lowered = lower_chunks(model, config, source, state, mesh, key)
-    compiled = backend.compiled(lowered, mesh, onednn=has_onednn_products(config, mesh.size))
+    compiled = backend.compiled(lowered, mesh, onednn=uses_onednn(config, mesh))
     return ChunkProgram(compiled, source, key, time.perf_counter() - began)
+
+
+def uses_onednn(config: Config, mesh: Mesh) -> bool:
+    """Return true if the loop for this mesh is compiled with oneDNN's products."""
+    with parallel.target(mesh):
+        return has_onednn_products(config, mesh.size)
 
 
 def lower_chunks(

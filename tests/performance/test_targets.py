@@ -21,6 +21,7 @@ from charjax.config import load_config
 from charjax.generation.sampling import Sampling
 from charjax.ops import activation, choice, linear
 from charjax.performance import programs
+from charjax.training.program import uses_onednn
 from charjax.training.session import Session, open_session
 from tests.models.families import FAMILIES, V, make_model, make_variables
 
@@ -131,6 +132,16 @@ def test_the_target_is_the_mesh_not_the_default_device() -> None:
         with parallel.target(parallel.make_mesh(jax.local_devices()[:1], 1)):
             assert choice.on_cpu()
     assert choice.on_cpu()
+
+
+def test_onednn_is_for_a_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine's processor is."""
+    monkeypatch.setattr(choice.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(jax, "__version_info__", (0, 12, 0))
+    large = ["model.d_model=512", "train.batch_size=64", "model.n_layer=1"]
+    config = load_config(None, large)
+    assert uses_onednn(config, parallel.make_mesh(jax.local_devices()[:1], 1))
+    assert not uses_onednn(config, accelerator())
 
 
 def test_cudnn_attention_is_for_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:
