@@ -20,8 +20,7 @@ import jax
 import numpy as np
 
 from benchmarks.harness import Benchmark, start
-from benchmarks.section import Section, check_memory
-from benchmarks.show import Column, Row
+from benchmarks.section import Section
 from benchmarks.workloads import STREAM, make_config
 from charjax import hardware
 from charjax.config import Config
@@ -29,6 +28,8 @@ from charjax.config.families import families_where
 from charjax.data.datasets import load_dataset
 from charjax.generation.sampling import Sampling
 from charjax.performance import programs
+from charjax.performance.failures import check_memory
+from charjax.performance.show import Column, Row
 from charjax.random_streams import purpose_key
 from charjax.run.checkpoint import Checkpoints, state_digest
 from charjax.training.program import ChunkProgram, compile_chunks
@@ -89,7 +90,7 @@ def _compile(section: Section, name: str, kind: str) -> None:
     free = hardware.available_memory(list(mesh.devices.flat))
     began, seconds, needed = time.perf_counter(), {}, {}
     for program in found:
-        compiled = program.lower().compile()
+        compiled = program.compile()
         needed[program.name] = check_memory(compiled, free)
         seconds[program.name] = time.perf_counter() - began - sum(seconds.values())
     text = ", ".join(f"{label} {each:.1f} s" for label, each in seconds.items())

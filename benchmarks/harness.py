@@ -18,10 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import processes, results_file, resuming, show
-from benchmarks.section import LIMIT_SECONDS, Heap, LeftOut, Row, Section
+from benchmarks import processes, results_file, resuming
+from benchmarks.section import LIMIT_SECONDS, Heap, Row, Section
 from charjax import cli
 from charjax.errors import UserError
+from charjax.performance import show, workers
+from charjax.performance.failures import LeftOut
 
 RESULTS = Path(__file__).parent / "results"
 DEVICES = ("cpu", "gpu")
@@ -80,7 +82,9 @@ def main(benchmark: Benchmark, argv: list[str]) -> int:
             left_out += missing
             if status:
                 break
-        command = f"python -m benchmarks.{benchmark.name} {shlex.join(cli.without_out(argv))}".strip()
+        command = (
+            f"python -m benchmarks.{benchmark.name} {shlex.join(cli.without_out(argv))}".strip()
+        )
         _print_tables(benchmark, sections, left_out)
         for path, chosen in _targets(benchmark, args, sections):
             lost = [each for each in left_out if args.out or each["device"] == chosen[0]["device"]]
@@ -175,10 +179,7 @@ def _has_gpu() -> bool:
 
 def _environment(device: str, defaults: dict[str, str]) -> dict[str, str]:
     """Return the environment of a process that sees this device alone."""
-    environment = {**defaults, **os.environ}
-    environment.pop("JAX_PLATFORMS", None)
-    if device == "cpu":
-        environment["JAX_PLATFORMS"] = "cpu"
+    environment = workers.device_environment(device, defaults)
     # Benchmarks are run from the root of the repository, and so are their processes.
     paths = [str(Path(__file__).resolve().parent.parent), environment.get("PYTHONPATH")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
@@ -243,10 +244,12 @@ def _measure_here(benchmark: Benchmark, args: argparse.Namespace) -> int:
     if not resuming.is_same_machine(section.facts, facts):
         section.start_anew("earlier rows", "they are of another machine or other versions")
     section.facts |= facts
-    from benchmarks.peak_rates import Roofline
+    from charjax.performance.rates import Roofline
 
-    roofline = Roofline(section) if benchmark.has_roofline else None
-    if roofline is not None:
+    roofline = None
+    if benchmark.has_roofline:
+        earlier = section.facts.get("roofline", {}).get("start")
+        roofline = Roofline(device, quick=args.quick, earlier=earlier)
         section.facts["roofline"] = {"start": roofline.start}
     benchmark.measure(section)
     if roofline is not None:

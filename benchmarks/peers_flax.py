@@ -12,9 +12,9 @@ import optax
 from flax import linen as nn
 from jax import Array
 
-from benchmarks.workloads import Training
 from charjax.config import Config
 from charjax.parallel import first_copy
+from charjax.performance.workload import Training
 from charjax.training.state import variables_of
 from charjax.training.step import cross_entropy
 

@@ -4,7 +4,6 @@ Imported only where PyTorch is installed. Letters: B batch, T time, N characters
 """
 
 import contextlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.peers import LECTURE_LOOP, TOLERANCE
-from benchmarks.section import LeftOut
-from benchmarks.torch_models import original
-from benchmarks.torch_models.lecture_mlp import LectureMLP, contexts_of
 from benchmarks.workloads import first_batch, open_quietly
 from charjax.config import load_config
 from charjax.conversion.state_dicts import to_state_dict
+from charjax.performance.failures import LeftOut
+from charjax.pytorch import original
+from charjax.pytorch.lecture_mlp import LectureMLP, contexts_of
 from charjax.training.session import Session, first_state
 from charjax.training.state import TrainState, variables_of
 from charjax.training.step import cross_entropy
@@ -113,17 +112,13 @@ class Peer:
             x, y = (torch.from_numpy(a.astype(np.int64)).to(self.device) for a in self.first)
             return float(self.net(x, y))
 
-    def with_threads(self, threads: int) -> Callable[[int], None]:
-        """Return a function that does n steps with so many threads, and waits for the last."""
-
-        def run(count: int) -> None:
-            torch.set_num_threads(threads)
-            for _ in range(count):
-                self.step()
-            if self.device == "cuda":
-                torch.cuda.synchronize()
-
-        return run
+    def run(self, threads: int, count: int) -> None:
+        """Do n steps with so many threads, and wait for the last."""
+        torch.set_num_threads(threads)
+        for _ in range(count):
+            self.step()
+        if self.device == "cuda":
+            torch.cuda.synchronize()
 
     def step(self) -> None:
         """Do one step without waiting for the device."""
@@ -215,17 +210,13 @@ class SamplerPeer:
             raise ValueError(f"the losses on the same weights differ: {ours:.7f}, {theirs:.7f}")
         return difference
 
-    def with_threads(self, threads: int) -> Callable[[int], None]:
-        """Return a function that samples n times with so many threads."""
-
-        def run(count: int) -> None:
-            torch.set_num_threads(threads)
-            for _ in range(count):
-                self.sample(self._prompt, self._length)
-            if self._device == "cuda":
-                torch.cuda.synchronize()
-
-        return run
+    def run(self, threads: int, count: int) -> None:
+        """Sample n times with so many threads."""
+        torch.set_num_threads(threads)
+        for _ in range(count):
+            self.sample(self._prompt, self._length)
+        if self._device == "cuda":
+            torch.cuda.synchronize()
 
     @torch.no_grad()
     def sample(self, text: Tensor, length: int) -> Tensor:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from benchmarks import results_file
 from charjax.config import Config
-from charjax.errors import UserError, printable
+from charjax.errors import UserError
+from charjax.performance.failures import LeftOut, first_line
 
 Row = dict[str, Any]
 Heap = Literal["own", "one"]
@@ -22,16 +23,8 @@ LIMIT_SECONDS = 300.0
 _RESERVE_SECONDS = 30.0
 
 
-class LeftOut(Exception):  # noqa: N818 - no error: something is not available here
-    """A row cannot be measured here; the message is one line that says why.
-
-    Attributes:
-      late: whether only the time was too short.
-    """
-
-    def __init__(self, message: str, *, late: bool = False):
-        super().__init__(message)
-        self.late = late
+class TooLate(LeftOut):
+    """Only the time was too short: with more of it the row is measured."""
 
 
 @dataclasses.dataclass
@@ -141,7 +134,7 @@ class Section:
         try:
             yield
         except LeftOut as reason:
-            late = reason.late
+            late = isinstance(reason, TooLate)
             self.leave_out(name, str(reason), late=late)
         except UserError as reason:
             self.leave_out(name, str(reason))
@@ -198,36 +191,3 @@ class Section:
         """Write the section as it is so far."""
         if self.path is not None:
             results_file.write(self.path, self.as_data())
-
-
-def first_line(error: Exception) -> str:
-    """Return one line on an error."""
-    text = str(error).strip() or type(error).__name__
-    line = printable(text.splitlines()[0])[:300]
-    exhausted = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory", "Unable to allocate")
-    if isinstance(error, MemoryError) or any(word in text for word in exhausted):
-        return f"not enough memory ({line})"
-    return f"{type(error).__name__}: {line}"
-
-
-def check_memory(compiled: Any, available: int) -> int:
-    """Return the bytes that a compiled program needs.
-
-    Raises:
-      LeftOut: they are more than `available`; on a CPU the process would be killed without a word.
-    """
-    stats = compiled.memory_analysis()
-    if stats is None:
-        return 0
-    needed = int(
-        stats.argument_size_in_bytes
-        + stats.output_size_in_bytes
-        + stats.temp_size_in_bytes
-        - stats.alias_size_in_bytes
-    )
-    # The arguments are in memory already.
-    if needed - stats.argument_size_in_bytes > available:
-        raise LeftOut(
-            f"not enough memory ({needed / 2**30:.1f} GiB needed, {available / 2**30:.1f} GiB free)"
-        )
-    return needed

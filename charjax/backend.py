@@ -24,6 +24,8 @@ _TRIED_SINCE, _TRIED_BEFORE = (0, 10), (0, 13)
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+# The extra of charjax that brings JAX's support of an accelerator.
+_EXTRAS = {"gpu": "cuda", "tpu": "tpu"}
 # By default XLA warns when a device waits for another, and ends the process after a minute: a run
 # may have been suspended for longer.
 _PATIENT = (
@@ -53,7 +55,7 @@ def start_backend(
     Raises:
       UserError: the device is not available, or JAX runs in more than one process.
     """
-    set_flags(deterministic=config.deterministic and config.device != "cpu")
+    set_flags(deterministic=config.deterministic and config.device in ("auto", "gpu"))
     if config.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
     if core_devices and not devices_are_given():
@@ -76,17 +78,19 @@ def start_backend(
             "one: leave jax.distributed.initialize() out, and start each run as a process of its "
             "own"
         )
-    if config.device == "gpu" and devices[0].platform != "gpu":
+    extra = _EXTRAS.get(config.device)
+    if extra and devices[0].platform != config.device:
         raise UserError(
-            f'runtime.device: "gpu" given, but JAX finds only {devices[0].platform}; install the '
-            '"cuda" extra (pip install "charjax[cuda]"), or use runtime.device=cpu'
+            f'runtime.device: "{config.device}" given, but JAX finds only {devices[0].platform}; '
+            f'install the "{extra}" extra (pip install "charjax[{extra}]"), or use '
+            "runtime.device=cpu"
         )
     return devices
 
 
 def on_any_device(config: RuntimeConfig) -> RuntimeConfig:
-    """Return the settings without a demand for a GPU, for a model trained on one."""
-    if config.device != "gpu":
+    """Return the settings without a demand for an accelerator, for a model trained on one."""
+    if config.device not in _EXTRAS:
         return config
     return config.model_copy(update={"device": "auto"})
 

@@ -12,6 +12,7 @@ import pytest
 
 from charjax import backend
 from charjax.config import RuntimeConfig
+from charjax.errors import UserError
 from tests.commands import run, tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,6 +62,7 @@ _FAULTS = """
 import resource
 from charjax import backend
 from charjax.config import RuntimeConfig
+from charjax.errors import UserError
 from tests.commands import run, tiny
 backend.start_backend(RuntimeConfig(device="cpu"))
 from benchmarks import workloads
@@ -126,3 +128,33 @@ def test_every_command_starts_the_backend_once(
         starts = 0
         done = run(*command)  # type: ignore[arg-type]
         assert (done.status, starts) == (0, 1), (command, done.err)
+
+
+@pytest.mark.parametrize(("device", "extra"), [("gpu", "cuda"), ("tpu", "tpu")])
+def test_an_accelerator_that_is_missing_names_the_extra(device: Any, extra: str) -> None:
+    with pytest.raises(UserError) as refused:
+        backend.start_backend(RuntimeConfig(device=device))
+    assert f'"{device}" given, but JAX finds only cpu' in str(refused.value)
+    assert f'pip install "charjax[{extra}]"' in str(refused.value)
+
+
+@pytest.mark.parametrize("device", ["gpu", "tpu"])
+def test_a_run_of_an_accelerator_is_read_on_a_cpu(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, whole = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text("the cat sat on the mat.\n" * 40)
+    words = [*tiny("bigram"), f"data.path={text}", "train.steps=2", f"runtime.device={device}"]
+    with monkeypatch.context() as patch:
+        # As if JAX had found one.
+        patch.setattr(backend, "_EXTRAS", {})
+        assert run("train", *words, "--workdir", whole).status == 0
+    assert f'device = "{device}"' in (whole / "config.toml").read_text()
+    for command in (("sample", whole, "--max-new-tokens", "3"), ("evaluate", whole)):
+        done = run(*command)
+        assert done.status == 0, done.err
+    resumed = run("train", "--workdir", whole, "--resume", "train.steps=3")
+    assert resumed.status == 2
+    assert "use runtime.device=cpu" in resumed.err
+    here = ("runtime.device=cpu", "train.steps=3")
+    assert run("train", "--workdir", whole, "--resume", *here).status == 0

@@ -111,7 +111,7 @@ _NOT_LSUV = When(
 )
 _ON_GPU = When(
     ("runtime.device",),
-    lambda config: config.runtime.device != "cpu",
+    lambda config: config.runtime.device in ("auto", "gpu"),
     "only a GPU reads it, and runtime.device is {}",
 )
 _ADAMW = _one_of("optim.kind", "adamw")

@@ -200,7 +200,7 @@ class CheckpointConfig(Section):
 class RuntimeConfig(Section):
     """The device and the precision."""
 
-    device: Literal["auto", "cpu", "gpu"] = Field("auto", description="the kind of device")
+    device: Literal["auto", "cpu", "gpu", "tpu"] = Field("auto", description="the kind of device")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="dtype of the compute")
     deterministic: bool = Field(False, description="gpu: the same bits on every run, slower")
 

@@ -31,7 +31,7 @@ class CharModel(nn.Module):
       has_attention: it has `attention_weights`; the layers of its queries, keys and values end in
         "attention/qkv".
       flops_formula: `forward_flops` as a formula of a training step (three times the forward
-        pass), for tables; its letters are those of benchmarks/flops.py.
+        pass), for tables; its letters are those of charjax/performance/flops.py.
       roles: (regular expression over a parameter's "/"-joined path, its role); exactly one covers
         each parameter.
     """

@@ -60,7 +60,7 @@ class SavedRun:
 
     @property
     def config(self) -> Config:
-        """The run's configuration, for any device: a GPU's model can be read on a CPU."""
+        """The run's configuration, for any device: an accelerator's model can be read on a CPU."""
         config = self.notes.config
         return config.model_copy(update={"runtime": backend.on_any_device(config.runtime)})
 

@@ -10,13 +10,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.section import Section
-from benchmarks.timing import Slice, take_turns
+from charjax.performance.timing import Slice, take_turns
 
 DTYPES = ("float32", "bfloat16")
 # Edge lengths of square matrices; the best of them counts.
-EDGES = {"cpu": (512, 1024, 2048), "gpu": (4096, 8192, 16384)}
-COPY_BYTES = {"cpu": 2**28, "gpu": 2**30}
+EDGES = {
+    "cpu": (512, 1024, 2048),
+    "gpu": (4096, 8192, 16384),
+    "tpu": (4096, 8192, 16384),
+}
+COPY_BYTES = {"cpu": 2**28, "gpu": 2**30, "tpu": 2**30}
 
 
 def product(edge: int, dtype: str) -> Callable[[int], Any]:
@@ -75,18 +78,25 @@ class Roofline:
     # A drift above this is reported: the figures are not more exact than that.
     TOLERANCE = 0.05
 
-    def __init__(self, section: Section):
-        """Measure for the first time, unless an earlier process has."""
-        self._seconds = 0.02 if section.quick else 0.15
-        edge = 512 if section.quick else EDGES[section.device][1]
-        size = 2**24 if section.quick else COPY_BYTES[section.device]
+    def __init__(
+        self, device: str, *, quick: bool = False, earlier: dict[str, float] | None = None
+    ):
+        """Measure for the first time, unless an earlier process has.
+
+        Args:
+          device: "cpu", "gpu" or "tpu", started before.
+          quick: small sizes, for a trial.
+          earlier: the rates of an earlier process.
+        """
+        self._seconds = 0.02 if quick else 0.15
+        edge = 512 if quick else EDGES[device][1]
+        size = 2**24 if quick else COPY_BYTES[device]
         self._works: dict[str, tuple[Slice, float]] = {}
         for dtype in DTYPES:
             self._works[dtype] = (Slice(product(edge, dtype), self._seconds), 2.0 * edge**3)
         self._works["copy"] = (Slice(copying(size), self._seconds), 2.0 * size)
         self._works["dispatch"] = (Slice(dispatch(False), self._seconds), 1.0)
-        earlier = section.facts.get("roofline")
-        self.start: dict[str, float] = earlier["start"] if earlier else self._measure()
+        self.start: dict[str, float] = self._measure() if earlier is None else earlier
 
     def _measure(self) -> dict[str, float]:
         found = take_turns({name: work for name, (work, _) in self._works.items()}, 5)
