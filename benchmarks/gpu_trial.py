@@ -112,7 +112,7 @@ def _run_small(name: str, tier: Tier, progress: Progress, poll: Poll) -> Sequenc
             return cast("list[Check]", module.measure(2, 20, *few))
         case "transformer":
             words = ("train.batch_size=2", "model.context_length=8")
-            size = module.Size((2, 4), 16, 2, (16, 32), (0, 1), words)
+            size = module.Size((1, 2), 16, 2, (16, 32), (0, 1), words)
             return cast("list[Check]", module.measure(size, *few))
         case "transfer":
             words = ("train.batch_size=2", "model.context_length=8")

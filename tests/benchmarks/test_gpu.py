@@ -14,6 +14,7 @@ import pytest
 from benchmarks import gpu, gpu_state, gpu_steps, render
 from benchmarks.gpu_state import Record, State
 from benchmarks.gpu_steps import STEPS, Step
+from benchmarks.section import Section
 from charjax.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -312,19 +313,50 @@ def as_gpu(tree: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_every_step_runs_on_a_cpu_at_its_smallest_sizes(tmp_path: Path):
+@pytest.mark.parametrize("half", [0, 1])
+def test_every_step_runs_on_a_cpu_at_its_smallest_sizes(half: int, tmp_path: Path):
+    """In two halves, which pytest's processes run at the same time."""
+    steps = STEPS[half::2]
+    only = [word for each in steps for word in ("--only", each.name)]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--out", str(tmp_path)],
+        [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--out", str(tmp_path), *only],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     state = gpu_state.load(tmp_path, tmp_path, dry=True)
-    for each in STEPS:
+    for each in steps:
         if gpu_steps.lacking(each):
             assert f"left out: {each.name}: needs" in done.stdout
             continue
         assert state[each.name].status == "done"
         assert each.packages or state[each.name].measured() > 0
     assert {path.name for path in tmp_path.iterdir()} == {gpu_state.NAME}
+
+
+@pytest.mark.slow
+def test_a_device_that_computes_something_else_is_found(monkeypatch: pytest.MonkeyPatch):
+    from benchmarks import correctness
+    from charjax.run.checkpoint import Checkpoints
+
+    train, calls = correctness._train, []
+
+    def wrong(*arguments: Any) -> Any:
+        state, losses = train(*arguments)
+        calls.append(losses)
+        return state, losses * (1.002 if len(calls) == 2 else 1.0)
+
+    def forgets(store: Any, which: str, like: Any) -> Any:
+        return like, {}, 0
+
+    monkeypatch.setattr(correctness, "_train", wrong)
+    monkeypatch.setattr(Checkpoints, "restore", forgets)
+    here = Section("cpu", quick=True, only="[lr]* bigram")
+    correctness.measure(here)
+    assert here.rows == []
+    losses, resumed = here.left_out
+    assert "the losses of 4 steps differ by 2.0e-03 of a CPU's" in losses["why"]
+    assert "the losses of the resumed run differ from those of one run" in resumed["why"]
+    assert losses["failed"]
+    assert resumed["failed"]
