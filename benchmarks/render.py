@@ -57,9 +57,9 @@ def main() -> None:
     print(f"README.md, docs/ and configs/ written; {len(measured)} reproduced rows")
 
 
-def pages(measured: dict[str, report.Result]) -> dict[Path, str]:
-    """Return every text that is made, whole or in part, from the results."""
-    results = json.loads((RESULTS / "configs-cpu.json").read_text(encoding="utf-8"))
+def pages(measured: dict[str, report.Result], folder: Path = RESULTS) -> dict[Path, str]:
+    """Return every text that is made, whole or in part, from the results in a folder."""
+    results = json.loads((folder / "configs-cpu.json").read_text(encoding="utf-8"))
     made = {
         path: with_header(path, results.get(path.stem), measured)
         for path in sorted((ROOT / "configs").glob("*.toml"))
@@ -67,19 +67,19 @@ def pages(measured: dict[str, report.Result]) -> dict[Path, str]:
     parts = {
         ROOT / "README.md": {
             "reproduced": headlines([row for row in ROWS if row.name in HEADLINES], measured),
-            "speed": render_speed.summary(),
+            "speed": render_speed.summary(folder),
         },
         DOCS / "guide.md": {"run": run_excerpt(results["default"])},
         DOCS / "results.md": {"results": tables(measured)},
         DOCS / "speed.md": {
             "commands": speed_table(results),
-            "time-to-quality": render_speed.goals(),
-            "benchmarks": render_speed.benchmarks(),
+            "time-to-quality": render_speed.goals(folder),
+            "benchmarks": render_speed.benchmarks(folder),
         },
         DOCS / "accelerators.md": render_aot.page_parts(),
         DOCS / "benchmark.md": render_benchmark.page_parts(),
         DOCS / "durability.md": render_faults.page_parts(),
-        DOCS / "initlab.md": render_initlab.page_parts() | render_verdicts.page_parts(),
+        DOCS / "initlab.md": render_initlab.page_parts(folder) | render_verdicts.page_parts(),
     }
     for page, made_of in parts.items():
         text = page.read_text(encoding="utf-8")
@@ -110,10 +110,10 @@ def _picture(name: str) -> Path:
     return RESULTS / f"{name}-curve.png"
 
 
-def reproduced() -> dict[str, report.Result]:
+def reproduced(folder: Path = RESULTS) -> dict[str, report.Result]:
     """Return the newest result of every row, from all files that `charjax.reproduce` wrote."""
     found: dict[str, report.Result] = {}
-    for path in sorted(RESULTS.glob("reproduce-*.json")):
+    for path in sorted(folder.glob("reproduce-*.json")):
         for name, result in read_results(path, "rows").items():
             if name not in found or found[name]["finished"] < result["finished"]:
                 found[name] = result
