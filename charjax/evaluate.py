@@ -21,7 +21,6 @@ from charjax.units import bits_per_character
 
 if TYPE_CHECKING:
     from charjax.data.datasets import OtherText
-    from charjax.data.splits import Split
     from charjax.run.load import Run
     from charjax.training.evaluation import Score
 
@@ -40,7 +39,7 @@ def main(argv: list[str]) -> int:
 
 def _evaluate(args: Namespace, poll: Any) -> int:
     from charjax import parallel
-    from charjax.run.load import find_run, load_run, require_run
+    from charjax.run.load import find_run, load_run, load_split, require_run
     from charjax.training.evaluation import exact_loss
 
     if args.unseen == "skip" and args.text is None:
@@ -61,7 +60,7 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     # Importing JAX has taken seconds.
     poll()
     other = _other_text(run, args) if args.text is not None else None
-    split = other.split if other else _split(run, args.split, args.data_path)
+    split = other.split if other else load_split(run, args.split, args.data_path)
     length = run.config.model.context_length
     assert length is not None
     score = exact_loss(
@@ -137,26 +136,6 @@ def _explain_loss(args: Namespace, run: "Run", score: "Score") -> str:
 def _where(args: Namespace) -> str:
     """Name the text that was evaluated, escaped for a terminal."""
     return printable(args.text) if args.text is not None else f"the {args.split} split"
-
-
-def _split(run: "Run", name: str, path: str | None) -> "Split":
-    """Load a split of the run's text; `path` is its current path, if it was moved."""
-    from charjax.data.datasets import load_dataset
-
-    data = run.config.data
-    if path is not None:
-        if data.path is None:
-            raise UserError(
-                f"data.path: {path!r} given, but the run was trained on data.name={data.name}; "
-                "set CHARJAX_DATA to the directory that holds it"
-            )
-        data = data.model_copy(update={"path": path})
-    dataset = load_dataset(data, run.tokenizer, run.dataset_digest)
-    if name not in dataset.splits:
-        raise UserError(
-            f"--split: {name!r} given; this run's text has: {', '.join(dataset.splits)}"
-        )
-    return dataset.splits[name]
 
 
 def _other_text(run: "Run", args: Namespace) -> "OtherText":

@@ -37,17 +37,19 @@ def main(argv: list[str]) -> int:
     """Run the command; return its exit status."""
     args = train_arguments(argv)
     notes: list[str] = []
-    config, workdir = _resolve_config(args, notes.append)
+    config, workdir = resolve_config(args, notes.append)
     notes += schedule_notes(config)
     if args.print_config:
         return _print_config(args, config, workdir, notes)
-    with contextlib.ExitStack() as stack:
-        if workdir is None:
-            workdir = stack.enter_context(_new_directory(config))
-        return _train(args, config, workdir, notes)
+    from rich.console import Console
+
+    from charjax.run.display import Display
+
+    with run_directory(workdir, config) as directory:
+        return train_run(args, config, directory, notes, Display(Console()), signals.Signals())
 
 
-def _resolve_config(args: Namespace, note: Callable[[str], None]) -> tuple[Config, Path | None]:
+def resolve_config(args: Namespace, note: Callable[[str], None]) -> tuple[Config, Path | None]:
     """Return the configuration, and the directory if one is named.
 
     A resumed run has the configuration saved with it, a fine-tuned one the other run's model.
@@ -117,8 +119,11 @@ def _with_settled_fields(config: Config, old: Config, requested: dict[str, Any])
 
 
 @contextlib.contextmanager
-def _new_directory(config: Config) -> Iterator[Path]:
-    """Make a directory for a run that names none; remove it if nothing was written there."""
+def run_directory(workdir: Path | None, config: Config) -> Iterator[Path]:
+    """Yield the run's directory; make a new one if none is named, and remove it if left empty."""
+    if workdir is not None:
+        yield workdir
+        return
     from charjax.files import make_directory
 
     corpus = Path(config.data.path).stem if config.data.path else config.data.name
@@ -191,19 +196,32 @@ def _open(
     return open_session(config, *saved), None
 
 
-def _train(args: Namespace, config: Config, workdir: Path, notes: list[str]) -> int:
-    # JAX is imported only now, so that mistakes in the config are reported at once.
-    from rich.console import Console
+def train_run(
+    args: Namespace,
+    config: Config,
+    workdir: Path,
+    notes: list[str],
+    display: "Display",
+    stopping: signals.Signals,
+) -> int:
+    """Train, or resume, the run of a directory; return its exit status.
 
-    from charjax.run.display import Display
+    Args:
+      args: of the command: `resume`, `init_from` and `checkpoint` are read.
+      config: resolved by `resolve_config`.
+      workdir: the directory.
+      notes: to be shown before the run.
+      display: of the run.
+      stopping: not entered yet.
+    """
+    # JAX is imported only now, so that mistakes in the config are reported at once.
     from charjax.run.recorder import Recorder
 
-    display = Display(Console())
     display.say(f"run: {workdir}")
     session, params = _open(args, config, workdir, notes, display)
     began = time.perf_counter()
     # A signal no longer ends the process at once: there is a state to save.
-    with signals.Signals() as received:
+    with stopping as received:
         recorder = Recorder.open(workdir, session, display, received, resume=args.resume)
         try:
             status = recorder.fit() if session.model.fitted else recorder.train(params)
