@@ -65,8 +65,8 @@ class TestFit:
         words = [f"data.path={folder / 'text.txt'}", "model.kind=bigram", *SMALL]
         where = {"workdir": folder / "resumed", "quiet": True}
         assert charjax.fit(*words, **where).metrics.step.max() == 12
-        more = charjax.fit("train.steps=18", resume=True, **where)
-        assert more.metrics.step.max() == 18
+        longer = charjax.fit("train.steps=18", resume=True, **where)
+        assert longer.metrics.step.max() == 18
 
     def test_parameters_of_another_run_are_the_first_ones(self, stream, folder: Path) -> None:
         words = [f"data.path={folder / 'text.txt'}", "optim.learning_rate=1e-30", "train.steps=1"]

@@ -1,8 +1,10 @@
 """Several runs beside each other: scores, differing settings, curves."""
 
 import dataclasses
+import io
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import matplotlib.figure
 import pandas as pd
 
+from charjax import files
 from charjax.config import Config, differences, load_config
 from charjax.errors import UserError, visible
 from charjax.run.load import find_run, has_checkpoints, require_run
@@ -81,9 +84,8 @@ def _check_vocabularies(directories: Sequence[Path]) -> None:
 
 def _scores(directory: Path, config: Config, lines: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a run's row; what is missing in the summary of an unfinished run is NaN."""
-    summary = _summary(directory)
-    val = [line for line in lines if line["split"] == "val" and line["loss"] is not None]
-    best = min(val, key=lambda line: line["loss"], default=None)
+    summary = read_summary(directory)
+    val, best = _validation(lines), best_line(lines)
     found = {
         "model.kind": config.model.kind,
         "step": max((line["step"] for line in lines), default=0),
@@ -96,7 +98,16 @@ def _scores(directory: Path, config: Config, lines: list[dict[str, Any]]) -> dic
     return found | {name: math.nan if value is None else value for name, value in rest.items()}
 
 
-def _summary(directory: Path) -> dict[str, Any]:
+def best_line(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the metrics line of the lowest validation loss, or None."""
+    return min(_validation(lines), key=lambda line: line["loss"], default=None)
+
+
+def _validation(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [line for line in lines if line["split"] == "val" and line["loss"] is not None]
+
+
+def read_summary(directory: Path) -> dict[str, Any]:
     """Return summary.json, or {} where it is missing or damaged."""
     try:
         tree = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
@@ -146,5 +157,20 @@ def _curves(lines: list[list[dict[str, Any]]], names: list[str]) -> matplotlib.f
     axes.set(xlabel="step", ylabel="loss (nats per character)")
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8)
+        for text in axes.legend(fontsize=8).get_texts():
+            text.set_parse_math(False)
     return figure
+
+
+def save_figure(figure: matplotlib.figure.Figure, path: Path) -> None:
+    """Write a figure as a PNG, whole or not at all.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    png = io.BytesIO()
+    with warnings.catch_warnings():
+        # A path may have characters that no installed font has.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(png, format="png")
+    files.replace(path, png.getvalue())
