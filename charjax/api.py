@@ -5,7 +5,6 @@ Letters: T characters, V vocabulary.
 
 import functools
 import io
-import math
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from charjax.config.notes import schedule_notes
 from charjax.data.datasets import load_other_text, run_rules
 from charjax.data.reading import read_prompt
 from charjax.data.splits import Split
-from charjax.data.tokenizers import ByteTokenizer, Tokenizer
+from charjax.data.tokenizers import Tokenizer
 from charjax.errors import UserError
 from charjax.generation.generate import PastContext, generate, start_tokens
 from charjax.generation.sampling import Sampling
@@ -32,10 +31,11 @@ from charjax.models.contract import CharModel
 from charjax.run import load as saved_runs
 from charjax.run.comparison import Comparison, compare_runs
 from charjax.run.display import Display
+from charjax.run.loss_rows import characters
 from charjax.run.metrics import MetricsFile
 from charjax.signals import Signals
 from charjax.training.evaluation import exact_loss, exact_losses
-from charjax.units import bits_per_character
+from charjax.units import bits_per_character, perplexity
 
 
 class Evaluation(NamedTuple):
@@ -176,7 +176,7 @@ class Run:
         sizes = {**self._sizes(), "context": context, "stride": stride}
         score = exact_loss(self.model, self.variables, text, self._mesh(), **sizes)
         loss = score.loss
-        return Evaluation(loss, bits_per_character(loss), _exp(loss), score.targets)
+        return Evaluation(loss, bits_per_character(loss), perplexity(loss), score.targets)
 
     def score(self, text: str) -> np.ndarray:
         """Return the loss of each character, (T,) float64, in nats: -log p(character | before).
@@ -206,10 +206,7 @@ class Run:
             losses = exact_losses(
                 self.model, self.variables, split, self._mesh(), **self._sizes()
             ).astype(np.float64)
-        if isinstance(self.tokenizer, ByteTokenizer) and text:
-            widths = [len(char.encode("utf-8", "surrogateescape")) for char in text]
-            losses = np.add.reduceat(losses, np.cumsum([0, *widths[:-1]]))
-        return losses
+        return characters(self.tokenizer, tokens, losses)[1]
 
     def perplexity(self, text: str) -> float:
         """Return exp of the mean of `score`: the perplexity per character.
@@ -224,7 +221,7 @@ class Run:
                 f"text: {text!r} given; its perplexity needs a character with another one before "
                 "it: give a longer text"
             )
-        return _exp(float(counted.mean()))
+        return perplexity(float(counted.mean()))
 
     def logits(self, text: str) -> np.ndarray:
         """Return the logits after each character: (T, V) float32, softmax not applied.
@@ -352,10 +349,6 @@ def load(workdir: str | Path, checkpoint: str | int = "best") -> Run:
     saved = saved_runs.find_run(Path(workdir), str(checkpoint))
     devices = saved.start_backend(core_devices=True)
     return Run(saved_runs.load_run(saved), devices)
-
-
-def _exp(loss: float) -> float:
-    return math.exp(loss) if loss < 700 else math.inf
 
 
 def _lines(tokens: np.ndarray) -> Split:
