@@ -114,6 +114,7 @@ class Run:
         greedy: bool = False,
         seed: int = 0,
         past_context: PastContext = "jump",
+        stop: str | None = None,
     ) -> list[str]:
         """Generate texts, as `charjax sample` does.
 
@@ -127,6 +128,7 @@ class Run:
           greedy: always the likeliest character.
           seed: 0 to 2**32 - 1; the same seed gives the same texts.
           past_context: "jump" or "slide", for texts longer than the context.
+          stop: a text ends before it.
 
         Returns:
           n texts, prompt included.
@@ -144,6 +146,7 @@ class Run:
             settings=Sampling(temperature, top_k, top_p, greedy),
             seed=seed,
             past_context=past_context,
+            stop_text=stop,
         )
 
     def evaluate(
