@@ -48,6 +48,7 @@ RUNS: list[list[str]] = [
     ["optim.kind=sgd"],
     ["optim.kind=rmsprop"],
     ["eval.protocol=random"],
+    ["eval.every=0"],
     ["runtime.device=cpu"],
     ["data.path=x.txt"],
     ["data.val_fraction=0.0"],
