@@ -172,6 +172,11 @@ class TrainConfig(Section):
     seed: int = Field(0, ge=0, lt=2**32, description="the one seed of the run")
     log_every: Count = Field(100, description="steps between lines of metrics.jsonl")
     sample_every: Period = Field(0, description="steps between samples; 0: only at the end")
+    patience: Period = Field(
+        0,
+        description="evaluations without a better validation loss after which the run ends; 0: "
+        "never",
+    )
     max_skipped: Count = Field(
         100, description="non-finite steps in a row after which the run stops"
     )
@@ -302,6 +307,7 @@ class Config(Section):
 
 
 _YOUNGER: tuple[tuple[str, str], ...] = (
+    ("train", "patience"),
     ("model", "residual"),
     ("model", "scale_embeddings"),
     ("model", "blank"),

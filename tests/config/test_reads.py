@@ -48,6 +48,7 @@ RUNS: list[list[str]] = [
     ["optim.kind=sgd"],
     ["optim.kind=rmsprop"],
     ["eval.protocol=random"],
+    ["eval.every=0"],
     ["runtime.device=cpu"],
     ["model.dropout=0.1"],
     ["data.path=x.txt"],
