@@ -30,7 +30,7 @@ from charjax.errors import UserError, printable
 RESULT = Path(__file__).parent / "results" / "aot.json"
 TARGETS = ("v5e:1", "h100:1", "v5e:4", "h100:4", "v6e:8", "h100:8", "v5e:256", "h200:1", "a100:1")
 SECONDS = 150.0
-_PACKAGES = ("libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt", "nvidia-cudnn-cu12")
+_PACKAGES = ("libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt")
 
 
 def main(argv: list[str]) -> int:

@@ -25,19 +25,23 @@ def page_parts(path: Path = RESULT) -> dict[str, str]:
 def summary(tree: dict[str, Any]) -> str:
     """Return how many programs were compiled and what was wrong, with command and hardware."""
     rows = tree["rows"]
-    done = [row for row in rows if not row["faults"]]
     late = [row for row in rows if any(fault.startswith("not done") for fault in row["faults"])]
     bad = [row for row in rows if row["faults"] and row not in late]
+    large = [row for row in rows if row.get("does_not_fit")]
+    done = len(rows) - len(late) - len(bad) - len(large)
     wanted = len(workloads()) * len(TARGETS)
     lines = [
-        f"{len(done)} programs compiled without a fault; {len(late)} were not done within "
-        f"{tree['limit_seconds']:.0f} s; {len(bad)} at fault; {wanted - len(rows)} of {wanted} are "
-        "left for another call.",
+        f"{done} programs compiled without a fault; {len(large)} "
+        f"{'was' if len(large) == 1 else 'were'} too large for its device; {len(late)} not done "
+        f"within {tree['limit_seconds']:.0f} s; {len(bad)} at fault; {wanted - len(rows)} of "
+        f"{wanted} are left for another call.",
         "",
         *(f"- {row['workload']} {row['target']}: {'; '.join(row['faults'])}" for row in bad),
+        "" if bad else None,
     ]
     facts = tree["hardware"]
     where = f"{in_words(facts)}; {versions_in_words(facts)}"
+    lines = [line for line in lines if line is not None]
     return "\n".join([*lines, f"Compiled by `{tree['command']}` on {where}."])
 
 
@@ -73,6 +77,7 @@ def _cell(row: Row | None) -> str:
         return ""
     if sizes := row.get("does_not_fit"):
         return f"does not fit: {sizes['needed'] / 1e9:.1f} GB"
-    if "cpu_seconds" not in row:
-        return row["faults"][0].partition(":")[0]
+    if row["faults"]:
+        why = str(row["faults"][0])
+        return why if why.startswith("not done") else "at fault"
     return f"{row['cpu_seconds']:.0f} s, {row['total'] / 1e6:,.1f} MB"
