@@ -22,7 +22,7 @@ class Formula(NamedTuple):
     Attributes:
       arrays: number of float32 arrays of each shape that are held at once.
       parameters: number of arrays as large as the parameters.
-      worst: the largest relative error on programs that were not fitted.
+      worst: the largest relative error on a program by the fit to the others.
       dtype: of the programs.
     """
 
@@ -62,7 +62,7 @@ def formula(kind: str, platform: str, dtype: str) -> Formula | None:
 
     None for a family or a platform of which nothing was compiled.
     """
-    found = _table().get("cpu" if platform == "cpu" else platform, {}).get(kind, {})
+    found = _table().get(platform, {}).get(kind, {})
     for name in (dtype, "float32"):
         if name in found:
             entry = found[name]

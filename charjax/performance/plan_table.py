@@ -91,8 +91,12 @@ def _step(plan: Plan) -> list[Row]:
     if time is None:
         dtype = plan.session.config.runtime.dtype
         return [("a step", "n/a", f"the rate of {device.name} in {dtype} is not known")]
+    none = ("products", "none", "")
+    products = quantity(work.flops, "FLOP")
     rows = [
-        ("products", quantity(work.flops, "FLOP"), f"{duration(time.compute)} at the peak rate"),
+        ("products", products, f"{duration(time.compute)} at the peak rate")
+        if work.flops
+        else none,
         ("memory traffic", gib(work.traffic), f"{duration(time.traffic)} at full bandwidth"),
     ]
     if work.devices > 1 and time.network is not None:
