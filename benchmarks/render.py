@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    render_benchmark,
     render_faults,
     render_initlab,
     render_picture,
@@ -75,6 +76,7 @@ def pages(measured: dict[str, report.Result]) -> dict[Path, str]:
             "time-to-quality": render_speed.goals(),
             "benchmarks": render_speed.benchmarks(),
         },
+        DOCS / "benchmark.md": render_benchmark.page_parts(),
         DOCS / "durability.md": render_faults.page_parts(),
         DOCS / "plan.md": render_plan.page_parts(),
         DOCS / "initlab.md": render_initlab.page_parts() | render_verdicts.page_parts(),
