@@ -83,6 +83,8 @@ def _basis(plan: Plan) -> str:
     if found is None:
         return "by a rough formula: nothing was compiled for this device"
     bound = "" if found.dtype == config.runtime.dtype else f", that of {found.dtype}: at most"
+    if found.platform != platform:
+        return f"by the formula of a GPU with a TPU's padding, not checked{bound}"
     return f"by formula (within {found.worst:.0%} of the compiler's){bound}"
 
 
