@@ -124,7 +124,8 @@ def _target(
             f"this processor was not measured: rates are those of {estimate.where()}; "
             "`charjax benchmark --calibrate` measures it"
         )
-    device = devices.processor(hardware.processor(), share, estimate.processor_rates(measured))
+    rates = {name: rate / size for name, rate in estimate.processor_rates(measured).items()}
+    device = devices.processor(hardware.processor(), share, rates)
     return Target(device, size, measured)
 
 
@@ -152,7 +153,10 @@ def _show(plan: "Plan", price: float | None, notes: list[str]) -> None:
     table.add_column()
     for row in plan_rows(plan, price):
         table.add_row(*row, end_section=not any(row))
-    make_console().print(table)
+    console = make_console()
+    with console.capture() as printed:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in printed.get().splitlines()))
     for note in (*notes, *plan.notes):
         print(f"note: {note}")
 
@@ -182,7 +186,7 @@ def plan_arguments(argv: list[str]) -> argparse.Namespace:
         "--count",
         metavar="N",
         type=cli.whole_number(1, 4096),
-        help="devices (1, or the smallest slice of TPUs; of a processor, all cores)",
+        help="devices (1, or the smallest slice; all cores)",
     )
     parser.add_argument(
         "--price-per-hour",

@@ -97,9 +97,10 @@ class MinGRU(CharModel):
         return _SAVED * self.n_layer * self.d_hidden * length
 
     def activation_shapes(self, length: int) -> dict[str, tuple[int, ...]]:
-        """Return the states of all layers and the logits."""
+        """Return the states of all layers, those of the one at work, and the logits."""
         return {
             "states": (self.n_layer, length, self.d_hidden),
+            "layer": (length, self.d_hidden),
             "logits": (length, self.vocab_size),
         }
 

@@ -155,6 +155,11 @@ def where() -> str:
     return str(_table()["where"])
 
 
+def kept() -> float:
+    """Return how many times its first rise a process's memory grew in eight calls on a CPU."""
+    return float(_table()["kept"])
+
+
 def processor_rates(measured: Calibration | None) -> dict[str, float]:
     """Return a processor's FLOP/s by dtype and its "copy" in bytes/s: its own, or another's."""
     if measured is None:

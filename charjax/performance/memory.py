@@ -111,6 +111,12 @@ def temporary(session: Session, platform: Platform) -> Callable[[int], int]:
     return lambda rows: sums + found.bytes(shapes, rows, count, tpu=platform == "tpu")
 
 
+def has_formula(session: Session, platform: Platform) -> bool:
+    """Return true if a formula was fitted to programs of the family for the platform."""
+    config = session.config
+    return activations.formula(config.model.kind, platform, config.runtime.dtype) is not None
+
+
 def library_bytes(session: Session, rows: int) -> int:
     """Return the bytes of a CPU's libraries that its compiler does not know of."""
     assert session.source is not None

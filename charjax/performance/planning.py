@@ -102,6 +102,11 @@ def make_plan(session: Session, target: Target, *, compiles: bool, say: Note) ->
     largest = used * memory.largest_batch(lambda rows: found.fixed + grows(rows), device.usable)
     work = estimate.work_of(session, found, used)
     time = _time(session, work, target)
+    if device.platform == "cpu":
+        notes.append(
+            "Python and JAX themselves are not counted; freed memory is kept, which took up to "
+            f"{estimate.kept():g} times the gradients and activations (docs/plan.md)"
+        )
     if device.platform == "cuda":
         notes.append(
             f"JAX gives programs {device.usable / device.memory:.0%} of a GPU's memory at first "
@@ -176,11 +181,18 @@ def _compiled(session: Session, target: Target, used: int, say: Note) -> int:
 
 
 def _growth(session: Session, found: Memory, rows: int, device: Device) -> Callable[[int], float]:
-    """Return the function from windows on a device to bytes of temporary arrays."""
+    """Return the function from windows on a device to bytes of temporary arrays.
+
+    What was compiled for `rows` windows grows by the formula, or in proportion where there is none:
+    a small program's arrays say little of a large one's.
+    """
+    formula = memory.temporary(session, device.platform)
     if found.source == "formula":
-        return memory.temporary(session, device.platform)
+        return formula
     constant = min(found.gradients, found.temporary)
-    return lambda each: constant + (found.temporary - constant) * each / rows
+    if not memory.has_formula(session, device.platform):
+        return lambda each: constant + (found.temporary - constant) * each / rows
+    return lambda each: max(constant, found.temporary + formula(each) - formula(rows))
 
 
 def _time(session: Session, work: estimate.Work, target: Target) -> estimate.StepTime | None:
