@@ -84,7 +84,7 @@ def _compile(workload: Workload, target: Target, folder: Path, dump: Path) -> di
         "total": found.total,
         "flops": found.flops,
         "state": argument_bytes(program.arguments),
-        "key": argument_bytes(program.arguments[2]),
+        "keys": argument_bytes([program.arguments[1].key, program.arguments[2]]),
         "padded": padded_bytes(text),
         "collectives": [each._asdict() for each in compiled_text.collectives(text)],
         "custom_calls": sorted(compiled_text.custom_calls(text)),
@@ -121,13 +121,13 @@ def faults(row: dict[str, Any], platform: str, devices: int) -> list[str]:
         found.append(f"collectives per step: {kinds}; expected {expected}")
     if any(each["loops"] > 1 for each in in_loop):
         found.append("a collective in a loop of the step")
-    # Without dropout the program has no argument for its key.
-    exact = {row["state"], row["state"] - row["key"]}
+    # A key that nothing is drawn by is no argument: without dropout, with contiguous sampling.
+    exact = {row["state"] - row["keys"] * share // 2 for share in (0, 1, 2)}
     is_exact = row["padded"] in exact if platform == "gpu" else row["padded"] >= min(exact)
     if row["argument"] != row["padded"] or not is_exact:
         found.append(
-            f"arguments: {row['argument']} bytes, {row['padded']} as laid out; state, text and key "
-            f"are {row['state']}"
+            f"arguments: {row['argument']} bytes, {row['padded']} as laid out; state, text, keys "
+            f"{row['state']}"
         )
     known = KNOWN_CALLS[platform]
     unknown = [name for name in row["custom_calls"] if not known.fullmatch(name)]

@@ -6,6 +6,7 @@ S = lookback + T inputs per row, P = S + 1 characters read for both.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -38,6 +39,8 @@ __all__ = [
 
 Layout = Literal["stream", "lines", "pairs"]
 Sampling = Literal["random", "epoch", "contiguous"]
+# From f(key, rows) to the same function of rows that are divided over devices.
+Share = Callable[[Callable[[Array, Array], Array]], Callable[[Array, Array], Array]]
 
 
 class Batch(NamedTuple):
@@ -55,6 +58,10 @@ class Batch(NamedTuple):
     targets: Array
     weights: Array
     restart: Array
+
+
+def _not_shared(function: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
+    return function
 
 
 @functools.partial(
@@ -95,13 +102,18 @@ class BatchSource:
     batches_per_epoch: int
     has_boundaries: bool
 
-    def draw(self, step: Array) -> Batch:
-        """Return the batch of a step, () int32; a pure function, to be called inside jit."""
+    def draw(self, step: Array, share: Share = _not_shared) -> Batch:
+        """Return the batch of a step; a pure function, to be called inside jit.
+
+        Args:
+          step: () int32.
+          share: divides over devices a function of a key and rows.
+        """
         restart = jnp.array(True)
         if self.sampling == "random":
             doc_starts_B, starts_B, lengths_B = self._random(step)
         elif self.sampling == "epoch":
-            doc_starts_B, starts_B, lengths_B = self._epoch(step)
+            doc_starts_B, starts_B, lengths_B = self._epoch(step, share)
         else:
             doc_starts_B, starts_B, lengths_B = self._contiguous(step % self.batches_per_epoch)
             restart = step % self.batches_per_epoch == 0
@@ -123,14 +135,16 @@ class BatchSource:
         index_B = uniform_indices(key, self.batch_size, self.windows.count)
         return self.windows.locate(index_B.astype(jnp.int32))
 
-    def _epoch(self, step: Array) -> tuple[Array, Array, Array]:
+    def _epoch(self, step: Array, share: Share) -> tuple[Array, Array, Array]:
         """Return the next windows in the epoch's order; empty ones fill up the last batch."""
         key = jax.random.fold_in(self.key, step // self.batches_per_epoch)
         first = step % self.batches_per_epoch * self.batch_size
         position_B = first + jnp.arange(self.batch_size, dtype=jnp.int32)
         exists_B = position_B < self.windows.count
         position_B = jnp.where(exists_B, position_B, 0).astype(jnp.uint32)
-        index_B = shuffled_indices(key, position_B, self.windows.count)
+        # A loop until all rows are done: over several devices it would ask them all at every turn.
+        shuffle = share(functools.partial(shuffled_indices, count=self.windows.count))
+        index_B = shuffle(key, position_B)
         doc_starts_B, starts_B, lengths_B = self.windows.locate(index_B.astype(jnp.int32))
         return doc_starts_B, starts_B, jnp.where(exists_B, lengths_B, 0)
 

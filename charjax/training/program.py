@@ -125,11 +125,14 @@ def make_advance(
     """Return one step of a run, whose batch and dropout are drawn by the number of the step."""
     train_step = make_train_step(model, config, max_loss, mesh)
 
+    def share(function: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
+        return parallel.shard_rows(function, mesh, parallel.WHOLE, parallel.ROWS)
+
     def advance(
         state: TrainState, source: BatchSource, dropout_key: Array
     ) -> tuple[TrainState, Metrics]:
         step = state.counters.step
-        batch = parallel.constrain_batch(source.draw(step), mesh)
+        batch = parallel.constrain_batch(source.draw(step, share), mesh)
         return train_step(state, batch, jax.random.fold_in(dropout_key, step))
 
     return advance

@@ -25,7 +25,7 @@ GOOD = {
     "argument": 108,
     "padded": 108,
     "state": 108,
-    "key": 8,
+    "keys": 16,
     "custom_calls": [],
     "host_calls": [],
     "host_waits": ["While: the host reads whether there is another turn"],
@@ -37,6 +37,8 @@ def test_a_good_program_has_no_fault() -> None:
     assert aot_row.faults(GOOD, "gpu", 4) == []
     alone = {**GOOD, "collectives": [], "host_waits": [], "argument": 100, "padded": 100}
     assert aot_row.faults(alone, "gpu", 1) == []
+    contiguous = {**GOOD, "argument": 92, "padded": 92}
+    assert aot_row.faults(contiguous, "gpu", 4) == []
     padded = {**GOOD, "argument": 2048, "padded": 2048, "has_thunks": False, "host_waits": []}
     assert aot_row.faults(padded, "tpu", 4) == []
 
@@ -49,6 +51,7 @@ def test_a_good_program_has_no_fault() -> None:
         ({"collectives": [{**ALL_REDUCE, "kind": "all-gather"}]}, "collectives per step"),
         ({"collectives": [{**ALL_REDUCE, "loops": 2}]}, "in a loop of the step"),
         ({"argument": 104, "padded": 104}, "arguments"),
+        ({"argument": 84, "padded": 84}, "arguments"),
         ({"argument": 104}, "arguments"),
         ({"custom_calls": ["__onednn$matmul"]}, "custom calls"),
         ({"host_calls": ["send: "]}, "the host takes part"),
