@@ -72,13 +72,13 @@ _SHARED = {
 }
 WORKS = {
     "cpu": _SHARED,
-    # The large works first, in case the time is too short.
+    # Those with a target first, in case the time is too short.
     "gpu": {
-        "gru B256 T256 E512 H512 L1": _recurrent("gru", 256, 256, 512, 1),
-        "gpt 6L 6H 384 B64 T256": _gpt(6, 6, 384, 64, 256),
         "gpt 12L 12H 768 B16 T1024": _gpt(12, 12, 768, 16, 1024),
-        **{name: work for name, work in _SHARED.items() if "6L" not in name},
+        "gpt 6L 6H 384 B64 T256": _gpt(6, 6, 384, 64, 256),
         "gpt 6L 6H 384 B256 T256": _gpt(6, 6, 384, 256, 256),
+        "gru B256 T256 E512 H512 L1": _recurrent("gru", 256, 256, 512, 1),
+        **{name: work for name, work in _SHARED.items() if "6L" not in name},
     },
 }
 _QUICK = {

@@ -24,6 +24,7 @@ NAMES = (
     "startup",
     "checkpoint_overhead",
     "time_to_quality",
+    "correctness",
 )
 
 

@@ -52,7 +52,7 @@ def _reproduce(
     rows, runnable = _plan(args, chosen, has_gpu=devices[0].platform != "cpu")
     for row in runnable:
         measure.row_config(row)
-    command = f"python -m charjax.reproduce {shlex.join(argv)}".strip()
+    command = f"python -m charjax.reproduce {shlex.join(cli.without_out(argv))}".strip()
 
     def orderings(results: output.Results) -> list[dict[str, Any]]:
         pairs = [pair for pair in ORDERINGS if {pair.worse, pair.better} <= results.keys()]
