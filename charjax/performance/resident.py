@@ -14,17 +14,17 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def peak_bytes(
     work: Callable[[], None], arguments: Callable[[], Any], devices: list[jax.Device]
 ) -> int | None:
-    """Do work twice; return the bytes that it needed at its peak, on each device.
+    """Do work for the first time, and return the bytes that it needed at its peak, on each device.
 
     On a CPU: the bytes of `arguments()`, which are there before, and the rise of the resident
-    memory above them, of all devices together. None where the system reports neither.
+    memory above them, of all devices together, threads' stacks and libraries' pages included. A
+    later call would be given memory that the first has left, and show less. None where the system
+    reports neither.
     """
     if devices[0].platform != "cpu":
         work()
         stats = devices[0].memory_stats() or {}
         return stats.get("peak_bytes_in_use")
-    # The first call takes memory that stays: threads' stacks, pages of libraries.
-    work()
     # Counted now, as the work may donate them.
     held = sum(shard.data.nbytes for leaf in jax.tree.leaves(arguments()) for shard in shards(leaf))
     with contextlib.suppress(OSError, AttributeError):
