@@ -13,8 +13,8 @@
 # make reproduce  measure every published figure this hardware can (a CPU: under 40 minutes)
 # make results  write the numbers in benchmarks/results/ into README.md, docs/ and configs/
 # make docs     build the documentation into site/ (warnings are errors)
-# make gpu-bench  on a machine with a GPU: its tests, benchmarks and reproductions; results in $$OUT
-#               (ARGS="--devices gpu --minutes 10" where time is short)
+# make gpu-bench  on a machine with a GPU: its tests, benchmarks and reproductions; the results in
+#               $$OUT or runs/gpu-bench (ARGS="--minutes 8" where it is lent for minutes)
 # make clean    remove the environments and what the tools left (never runs/)
 #
 # PYTHON=... takes a certain Python, VENV=... puts the environment elsewhere.

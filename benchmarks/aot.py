@@ -30,7 +30,7 @@ from charjax.errors import UserError, printable
 RESULT = Path(__file__).parent / "results" / "aot.json"
 TARGETS = ("v5e:1", "h100:1", "v5e:4", "h100:4", "v6e:8", "h100:8", "v5e:256", "h200:1", "a100:1")
 SECONDS = 150.0
-_PACKAGES = ("libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt", "nvidia-cudnn-cu12")
+_PACKAGES = ("libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt")
 
 
 def main(argv: list[str]) -> int:
@@ -145,6 +145,7 @@ def _row_in_process(workload: Workload, target: Target, seconds: float) -> dict[
             process = subprocess.Popen(
                 command, env=environment, stdout=file, stderr=file, start_new_session=True
             )
+            earlier = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
             try:
                 status = process.wait(seconds)
                 why = f"the process ended with status {status}: {_last_line(log)}"
@@ -154,6 +155,7 @@ def _row_in_process(workload: Workload, target: Target, seconds: float) -> dict[
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+                signal.signal(signal.SIGTERM, earlier)
         if out.exists():
             return json.loads(out.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
         return {**words_of(workload), "target": str(target), "faults": [why]}

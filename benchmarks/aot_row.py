@@ -15,7 +15,7 @@ from benchmarks.aot_workloads import Workload, words_of
 # products and sorts, kernels of the backend.
 KNOWN_CALLS = {
     "tpu": re.compile(
-        r"Assume\w+|AllocateBuffer|Sharding|TopK|ResizeBilinear|tpu_custom_call|\w*[Cc]ustom_?[Ff]usion"
+        r"Assume\w+|AllocateBuffer|ConcatBitcast|Sharding|TopK|ResizeBilinear|tpu_custom_call|\w*[Cc]ustom_?[Ff]usion"
     ),
     "gpu": re.compile(
         r"__cublas\$\w+|__cudnn\$\w+|__cub\$\w+|__triton\w*|__custom_kernel\$\w+|xla\.gpu\.\w+"
@@ -63,10 +63,12 @@ def _compile(workload: Workload, target: Target, folder: Path, dump: Path) -> di
         return {**words_of(workload), "target": str(target), "faults": [why]}
     found = topology.compiled(program)
     text = found.text()
-    thunks = "\n".join(
-        path.read_text(encoding="utf-8")
-        for path in dump.glob("*run_chunk*.thunk_sequence_after_thunk_passes.txt")
-    )
+    # The second is not written where XLA's passes have changed nothing.
+    thunks = [
+        path
+        for name in ("thunk_sequence", "thunk_sequence_after_thunk_passes")
+        for path in dump.glob(f"*run_chunk.{name}.txt")
+    ]
     used = resource.getrusage(resource.RUSAGE_SELF)
     row = {
         **words_of(workload),
@@ -87,7 +89,7 @@ def _compile(workload: Workload, target: Target, folder: Path, dump: Path) -> di
         "collectives": [each._asdict() for each in compiled_text.collectives(text)],
         "custom_calls": sorted(compiled_text.custom_calls(text)),
         "host_calls": compiled_text.host_calls(text),
-        "host_waits": compiled_text.host_waits(thunks),
+        "host_waits": compiled_text.host_waits(thunks[-1].read_text("utf-8")) if thunks else [],
         "has_thunks": bool(thunks),
         "batch_statistics": has_batch_statistics(program.arguments[0]),
     }

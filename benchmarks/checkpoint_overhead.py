@@ -21,12 +21,13 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from benchmarks.bars import bars
 from benchmarks.harness import Benchmark, start
 from benchmarks.section import Section
-from benchmarks.show import Column, Row, bars, quantity, spread
-from benchmarks.timing import Slice, paired_ratio, summary, take_turns
 from benchmarks.workloads import STREAM, make_config, open_quietly, prepare
 from charjax.config.sections import CheckpointConfig
+from charjax.performance.show import Column, Row, quantity, spread
+from charjax.performance.timing import Slice, paired_ratio, summary, take_turns
 from charjax.run.checkpoint import Checkpoints
 from charjax.run.display import Display
 from charjax.run.loop import Loop

@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from benchmarks import subprocess_worker
 from benchmarks.harness import Benchmark, start
-from benchmarks.peers import best_threads, thread_counts
 from benchmarks.section import Section
-from benchmarks.show import Column, Row, spread
-from benchmarks.subprocess_worker import Worker, find_torch
-from benchmarks.timing import Slice, paired_ratio, summary, take_turns
+from benchmarks.subprocess_worker import find_torch
 from benchmarks.workloads import STREAM, filled, make_config, open_quietly
 from charjax.generation.generate import generate_uncached, stream
 from charjax.generation.sampling import Sampling
 from charjax.parallel import first_copy
+from charjax.performance.show import Column, Row, spread
+from charjax.performance.timing import Slice, paired_ratio, summary, take_turns
+from charjax.performance.workers import Worker, best_threads, thread_counts
 from charjax.training.session import first_state
 from charjax.training.state import variables_of
 
@@ -72,7 +73,7 @@ def _compare(
         lengths["nanoGPT"] = few
         with section.attempt(f"{name}, nanoGPT"):
             workers.append(
-                Worker(
+                subprocess_worker.start(
                     torch,
                     "benchmarks.peers_torch",
                     label="nanoGPT",

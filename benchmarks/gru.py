@@ -18,14 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from benchmarks.flops import flops_formula, train_flops
+from benchmarks.bars import bars
 from benchmarks.harness import Benchmark, start
 from benchmarks.section import Section
-from benchmarks.show import Column, Row, bars, percent, spread
-from benchmarks.timing import Slice, paired_ratio, summary, take_turns
 from charjax.ops.gates import gru_gates
 from charjax.ops.recurrence import recurrence
 from charjax.parallel import first_copy
+from charjax.performance.flops import flops_formula, train_flops
+from charjax.performance.show import Column, Row, percent, spread
+from charjax.performance.timing import Slice, paired_ratio, summary, take_turns
 from charjax.training.session import first_state
 from charjax.training.state import variables_of
 from charjax.training.step import cross_entropy

@@ -6,12 +6,10 @@ not affect the others.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,10 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results_file, show
-from benchmarks.section import LIMIT_SECONDS, Heap, LeftOut, Row, Section
+from benchmarks import processes, results_file, resuming
+from benchmarks.section import LIMIT_SECONDS, Heap, Row, Section
 from charjax import cli
 from charjax.errors import UserError
+from charjax.performance import show, workers
+from charjax.performance.failures import LeftOut
 
 RESULTS = Path(__file__).parent / "results"
 DEVICES = ("cpu", "gpu")
@@ -73,31 +73,56 @@ def main(benchmark: Benchmark, argv: list[str]) -> int:
     args = _arguments(benchmark, argv)
     if args.part is not None:
         return _measure_here(benchmark, args)
-    sections, left_out = [], []
-    for device in args.devices:
-        section, missing = _measure_in_processes(benchmark, device, args)
-        sections += [section] if section else []
-        left_out += missing
-    command = f"python -m benchmarks.{benchmark.name} {shlex.join(argv)}".strip()
-    _print_tables(benchmark, sections, left_out)
-    for path, chosen in _targets(benchmark, args, sections):
-        lost = [each for each in left_out if args.out or each["device"] == chosen[0]["device"]]
-        tree = results_file.document(benchmark.name, command, args.quick, chosen, lost)
-        results_file.write(path, tree)
-        rows = [row for section in chosen for row in section["rows"]]
-        if rows:
-            title = f"{benchmark.title}{' (--quick)' if args.quick else ''}"
-            show.picture(path.with_suffix(".png"), title, benchmark.draw, rows)
-        print(f"written: {path}", file=sys.stderr)
+    sections, left_out, status = [], [], 0
+    with tempfile.TemporaryDirectory() as folder:
+        parts = {device: _part(args, device, Path(folder)) for device in args.devices}
+        for device, part in parts.items():
+            section, missing, status = _measure_in_processes(benchmark, device, args, part)
+            sections += [section] if section else []
+            left_out += missing
+            if status:
+                break
+        command = (
+            f"python -m benchmarks.{benchmark.name} {shlex.join(cli.without_out(argv))}".strip()
+        )
+        _print_tables(benchmark, sections, left_out)
+        for path, chosen in _targets(benchmark, args, sections):
+            lost = [each for each in left_out if args.out or each["device"] == chosen[0]["device"]]
+            tree = results_file.document(benchmark.name, command, args.quick, chosen, lost)
+            results_file.write(path, tree)
+            draw(benchmark, path.with_suffix(".png"), tree)
+            print(f"written: {path}", file=sys.stderr)
+        for part in parts.values():
+            part.unlink(missing_ok=True)
     failed = any(each["failed"] for each in left_out)
-    return 1 if failed or not any(section["rows"] for section in sections) else 0
+    nothing = not any(section["rows"] for section in sections)
+    return status or (1 if failed or nothing else 0)
+
+
+def draw(benchmark: Benchmark, path: Path, tree: dict[str, Any]) -> None:
+    """Draw a result's picture, unless it has no row."""
+    if rows := [row for section in tree["devices"] for row in section["rows"]]:
+        title = f"{benchmark.title}{' (--quick)' if tree['quick'] else ''}"
+        show.picture(path, title, benchmark.draw, rows)
+
+
+def _part(args: argparse.Namespace, device: str, folder: Path) -> Path:
+    """Return the file that a device's process writes after each row, with what is resumed."""
+    if args.out is None:
+        return folder / f"{device}.json"
+    path: Path = args.out.with_name(f"{args.out.stem}-{device}{resuming.PART}")
+    earlier = resuming.earlier(args.out, path, device) if args.resume else None
+    path.unlink(missing_ok=True)
+    if earlier is not None:
+        results_file.write(path, earlier)
+    return path
 
 
 def _arguments(benchmark: Benchmark, argv: list[str]) -> argparse.Namespace:
     parser = cli.Parser(
         prog=f"python -m benchmarks.{benchmark.name}",
         usage="%(prog)s [--devices cpu,gpu] [--quick] [--out FILE.json] [--only PATTERN] "
-        "[--seconds N]",
+        "[--seconds N] [--resume]",
         description=benchmark.doc or benchmark.title,
     )
     parser.add_argument(
@@ -119,12 +144,19 @@ def _arguments(benchmark: Benchmark, argv: list[str]) -> argparse.Namespace:
         default=LIMIT_SECONDS,
         help=f"for one device; what is not done by then is left out ({LIMIT_SECONDS:.0f})",
     )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep the rows that --out already has from this machine, measure the rest",
+    )
     parser.add_argument("--part", metavar="FILE", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--heap", choices=("own", "one"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     args.devices = _devices(args.devices)
     if args.out is not None and args.out.suffix != ".json":
         raise UserError(f"--out: {str(args.out)!r} given; its name must end with .json")
+    if args.resume and args.out is None:
+        raise UserError("--resume: no --out given; name the file of the rows to keep")
     return args
 
 
@@ -147,10 +179,7 @@ def _has_gpu() -> bool:
 
 def _environment(device: str, defaults: dict[str, str]) -> dict[str, str]:
     """Return the environment of a process that sees this device alone."""
-    environment = {**defaults, **os.environ}
-    environment.pop("JAX_PLATFORMS", None)
-    if device == "cpu":
-        environment["JAX_PLATFORMS"] = "cpu"
+    environment = workers.device_environment(device, defaults)
     # Benchmarks are run from the root of the repository, and so are their processes.
     paths = [str(Path(__file__).resolve().parent.parent), environment.get("PYTHONPATH")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
@@ -158,47 +187,47 @@ def _environment(device: str, defaults: dict[str, str]) -> dict[str, str]:
 
 
 def _measure_in_processes(
-    benchmark: Benchmark, device: str, args: argparse.Namespace
-) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """Run a device's processes; return its section, if there is one, and what was left out."""
-    start, stopped = time.monotonic(), []
-    with tempfile.TemporaryDirectory() as folder:
-        part = Path(folder) / "part.json"
-        for heap in benchmark.heaps if device == "cpu" else (None,):
-            # Without time left it still reports what it leaves out.
-            seconds = max(1.0, args.seconds - (time.monotonic() - start))
-            command = [sys.executable, "-m", f"benchmarks.{benchmark.name}"]
-            command += ["--devices", device, "--part", str(part), "--seconds", str(seconds)]
-            command += ["--quick"] if args.quick else []
-            command += ["--only", args.only] if args.only else []
-            command += [] if heap is None else ["--heap", heap]
-            limit = max(seconds, min(_LEAST_SECONDS, args.seconds))
+    benchmark: Benchmark, device: str, args: argparse.Namespace, part: Path
+) -> tuple[dict[str, Any] | None, list[dict[str, Any]], int]:
+    """Run a device's processes.
+
+    Returns:
+      Its section, if there is one; what was left out; and the exit status if SIGTERM came, else 0.
+    """
+    start, ended, status = time.monotonic(), [], 0
+    for heap in benchmark.heaps if device == "cpu" else (None,):
+        # Without time left it still reports what it leaves out.
+        seconds = max(1.0, args.seconds - (time.monotonic() - start))
+        command = [sys.executable, "-m", f"benchmarks.{benchmark.name}"]
+        command += ["--devices", device, "--part", str(part), "--seconds", str(seconds)]
+        command += ["--quick"] if args.quick else []
+        command += ["--only", args.only] if args.only else []
+        command += [] if heap is None else ["--heap", heap]
+        limit = max(seconds, min(_LEAST_SECONDS, args.seconds))
+        try:
             if why := _run(command, _environment(device, benchmark.environment), limit):
-                stopped.append(why)
-        section = json.loads(part.read_text(encoding="utf-8")) if part.exists() else None
+                ended.append(why)
+        except processes.Stopped as stop:
+            ended.append("stopped by SIGTERM")
+            status = stop.status
+            break
+    section = json.loads(part.read_text(encoding="utf-8")) if part.exists() else None
     left_out = section.pop("left_out") if section else []
     if section and "hardware" not in section:
         # The device was not available.
         section = None
     else:
-        rest = {"device": device, "what": "the rest", "failed": True}
-        left_out += [{**rest, "why": why} for why in stopped]
-    return section, left_out
+        left_out += [
+            {"device": device, "what": resuming.REST, "why": why, "failed": True} for why in ended
+        ]
+    return section, left_out, status
 
 
 def _run(command: list[str], environment: dict[str, str], seconds: float) -> str | None:
-    """Run a process, and end it and all that it has started; return what failed, or None."""
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
-    earlier = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        status = process.wait(seconds)
-    except subprocess.TimeoutExpired:
+    """Run a process and end all that it has started; return what failed, or None."""
+    status = processes.run(command, seconds, environment=environment)
+    if status is None:
         return f"stopped after {seconds:.0f} s"
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        signal.signal(signal.SIGTERM, earlier)
     return f"the process ended with status {status}" if status else None
 
 
@@ -212,11 +241,15 @@ def _measure_here(benchmark: Benchmark, args: argparse.Namespace) -> int:
         section.leave_out("everything", str(reason))
         return 0
     section.load()
+    if not resuming.is_same_machine(section.facts, facts):
+        section.start_anew("earlier rows", "they are of another machine or other versions")
     section.facts |= facts
-    from benchmarks.peak_rates import Roofline
+    from charjax.performance.rates import Roofline
 
-    roofline = Roofline(section) if benchmark.has_roofline else None
-    if roofline is not None:
+    roofline = None
+    if benchmark.has_roofline:
+        earlier = section.facts.get("roofline", {}).get("start")
+        roofline = Roofline(device, quick=args.quick, earlier=earlier)
         section.facts["roofline"] = {"start": roofline.start}
     benchmark.measure(section)
     if roofline is not None:
@@ -235,7 +268,7 @@ def _start_device(device: str, packages: tuple[str, ...], *, one_heap: bool) -> 
 
     from charjax import backend
     from charjax.config import RuntimeConfig
-    from charjax.hardware import machine_facts
+    from charjax.hardware import flags, machine_facts
 
     try:
         config = RuntimeConfig(device=device)  # type: ignore[arg-type]
@@ -245,7 +278,7 @@ def _start_device(device: str, packages: tuple[str, ...], *, one_heap: bool) -> 
     facts = machine_facts()
     facts["device_kind"] = str(devices[0].device_kind)
     facts["versions"] |= results_file.optional_versions(*packages)
-    return {"hardware": facts, "flags": results_file.flags(), "backend": jax.default_backend()}
+    return {"hardware": facts, "flags": flags(), "backend": jax.default_backend()}
 
 
 def _targets(

@@ -20,9 +20,7 @@ from rich.console import Console
 
 from benchmarks import results_file
 from benchmarks.section import Section
-from benchmarks.show import make_table
-from benchmarks.subprocess_worker import Worker, find_torch
-from benchmarks.timing import Slice, take_turns
+from benchmarks.subprocess_worker import find_torch, start
 from charjax import backend, cli
 from charjax.config import load_config
 from charjax.data.datasets import load_dataset
@@ -32,6 +30,8 @@ from charjax.initlab.sweeps.axes import Axes
 from charjax.initlab.sweeps.grid import make_groups
 from charjax.initlab.sweeps.program import GroupProgram
 from charjax.initlab.sweeps.runner import open_group
+from charjax.performance.show import make_table
+from charjax.performance.timing import Slice, take_turns
 
 CONFIG = "names-mlp-kaiming"
 SCHEMES = ("naive", "naive_readout", "naive_hidden", "kaiming_tanh")
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     python = find_torch(section)
     if python is None:
         raise UserError(f"PyTorch: {section.left_out[-1]['why']}")
-    peer = Worker(python, "benchmarks.initlab_torch", count=_COUNT)
+    peer = start(python, "benchmarks.initlab_torch", count=_COUNT)
     try:
         difference = compare(first_losses(programs[_COUNT]), peer.facts["losses"])
         works, at_once = {}, {}

@@ -4,7 +4,6 @@ Imported only where PyTorch is installed.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,8 +13,8 @@ import torch
 from torch.nn import functional
 
 from benchmarks.initlab import COMPARED, RATE, sweep_program
-from benchmarks.torch_models.lecture_mlp import contexts_of
 from charjax.initlab.sweeps.program import GroupProgram
+from charjax.pytorch.lecture_mlp import contexts_of
 from charjax.training.state import variables_of
 
 
@@ -52,16 +51,12 @@ class Peer:
             losses.append(float(one_step(self._weights, inputs, targets)))
         return losses
 
-    def with_threads(self, threads: int) -> Callable[[int], None]:
-        """Return a function that does n steps with so many threads."""
-
-        def run(count: int) -> None:
-            torch.set_num_threads(threads)
-            for _ in range(count):
-                picked = torch.randint(0, len(self.targets), (32,))
-                one_step(self._weights, self.contexts[picked], self.targets[picked])
-
-        return run
+    def run(self, threads: int, count: int) -> None:
+        """Do n steps with so many threads."""
+        torch.set_num_threads(threads)
+        for _ in range(count):
+            picked = torch.randint(0, len(self.targets), (32,))
+            one_step(self._weights, self.contexts[picked], self.targets[picked])
 
 
 def one_step(weights: list[torch.Tensor], contexts: torch.Tensor, targets: torch.Tensor) -> Any:

@@ -10,27 +10,28 @@ their losses on one batch must agree to a relative 1e-5, in full float32, before
 "bfloat16" is the dtype of the matrix products: torch.autocast there, runtime.dtype here.
 
 A call of charjax's program takes about 0.4 s (in its loop 0.8 s). Each contestant is timed 5 times,
-in turns, in a separate process (see benchmarks/subprocess_worker.py). Where PyTorch is not
+in turns, in a separate process (see charjax/performance/workers.py). Where PyTorch is not
 installed, it is that of the Python named by CHARJAX_TORCH_PYTHON, or of the environment made by
 `make parity`; without PyTorch only flax is compared.
 """
 
 import shutil
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from rich.table import Table
 
-from benchmarks import workloads
-from benchmarks.flops import flops_formula, train_flops
+from benchmarks import subprocess_worker, workloads
 from benchmarks.harness import Benchmark, start
-from benchmarks.peak_rates import DTYPES
 from benchmarks.section import Section
-from benchmarks.show import Column, Row, percent, spread
-from benchmarks.subprocess_worker import Worker, find_torch
-from benchmarks.timing import Slice, paired_ratio, summary, take_turns
+from benchmarks.subprocess_worker import find_torch
 from charjax.config import Config
+from charjax.performance.flops import flops_formula, train_flops
+from charjax.performance.rates import DTYPES
+from charjax.performance.same_work import labels
+from charjax.performance.show import Column, Row, percent, spread
+from charjax.performance.timing import Slice, paired_ratio, summary, take_turns
+from charjax.performance.workers import Worker, best_threads, thread_counts
 
 TOLERANCE = 1e-5
 FLAX, LECTURE_LOOP = "flax nn.RNN", "lectures"
@@ -71,13 +72,13 @@ _SHARED = {
 }
 WORKS = {
     "cpu": _SHARED,
-    # The large works first, in case the time is too short.
+    # Those with a target first, in case the time is too short.
     "gpu": {
-        "gru B256 T256 E512 H512 L1": _recurrent("gru", 256, 256, 512, 1),
-        "gpt 6L 6H 384 B64 T256": _gpt(6, 6, 384, 64, 256),
         "gpt 12L 12H 768 B16 T1024": _gpt(12, 12, 768, 16, 1024),
-        **{name: work for name, work in _SHARED.items() if "6L" not in name},
+        "gpt 6L 6H 384 B64 T256": _gpt(6, 6, 384, 64, 256),
         "gpt 6L 6H 384 B256 T256": _gpt(6, 6, 384, 256, 256),
+        "gru B256 T256 E512 H512 L1": _recurrent("gru", 256, 256, 512, 1),
+        **{name: work for name, work in _SHARED.items() if "6L" not in name},
     },
 }
 _QUICK = {
@@ -119,7 +120,7 @@ def _compare(
     workers: dict[str, Worker] = {}
 
     def launch(label: str, python: str, module: str) -> None:
-        workers[label] = Worker(
+        workers[label] = subprocess_worker.start(
             python, module, label=label, words=words, dtype=dtype, device=section.device
         )
 
@@ -200,30 +201,8 @@ def agreed(label: str, exact: float, reference: float) -> dict[str, Any]:
 
 def _torch_labels(kind: str, dtype: str) -> dict[str, str]:
     """Return PyTorch's contestants, each with the reason to leave it out, or none."""
-    compiled = ""
-    if kind in ("gru", "lstm"):
-        compiled = "torch.compile leaves nn.GRU and nn.LSTM as they are"
-    elif not any(shutil.which(name) for name in ("g++", "c++", "clang++")):
-        compiled = "no C++ compiler found"
-    labels = {"torch eager": "", "torch compile": compiled}
-    return labels | ({LECTURE_LOOP: ""} if kind in ("bigram", "mlp") and dtype == "float32" else {})
-
-
-def thread_counts(device: str) -> tuple[int, ...]:
-    """Return the numbers of threads to try."""
-    from charjax import hardware
-
-    return tuple(dict.fromkeys((1, hardware.cores()))) if device == "cpu" else (1,)
-
-
-def best_threads(
-    make: Callable[[int], Callable[[int], Any]], counts: tuple[int, ...], seconds: float
-) -> tuple[Slice, dict[str, float]]:
-    """Return the slice at the better number of threads, and the seconds at each."""
-    slices = {count: Slice(make(count), seconds) for count in counts}
-    seconds_at = {count: min(work(), work()) for count, work in slices.items()}
-    best = min(seconds_at, key=lambda count: seconds_at[count])
-    return slices[best], {"used": best, **{f"look at {n}": s for n, s in seconds_at.items()}}
+    found = labels(kind, has_compiler=any(map(shutil.which, ("g++", "c++", "clang++"))))
+    return found | ({LECTURE_LOOP: ""} if kind in ("bigram", "mlp") and dtype == "float32" else {})
 
 
 def ratios(rows: list[Row]) -> list[Table]:

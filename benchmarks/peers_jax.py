@@ -1,24 +1,23 @@
 """The works of benchmarks.peers in JAX: the program of charjax's loop, and plain flax."""
 
-from collections.abc import Callable
-
 from benchmarks import peers_flax, workloads
 from benchmarks.peers import FLAX, TOLERANCE
 from charjax.config import load_config
+from charjax.performance import workload
 from charjax.training.session import start_for_training
 
 
 class Charjax:
     """The program that the real loop runs."""
 
-    def __init__(self, training: workloads.Training, dtype: str, device: str):
+    def __init__(self, training: workload.Training, dtype: str, device: str):
         """Do the first step.
 
         Raises:
           ValueError: its first loss is not the model's, though both are in full float32.
         """
         self._training = training
-        exact = peers_flax.exact_loss(training)
+        exact = workload.exact_loss(training)
         training.state, metrics, _ = training.program.run(training.state, 1)
         first = float(metrics[0, 0])
         is_full = dtype == "float32" and device == "cpu"
@@ -31,22 +30,22 @@ class Charjax:
             "vocab_size": training.session.dataset.tokenizer.vocab_size,
         }
 
-    def with_threads(self, threads: int) -> Callable[[int], None]:
-        """Return a function that does n steps; XLA uses all threads."""
-        return self._training.steps
+    def run(self, threads: int, count: int) -> None:
+        """Do n steps; XLA uses all threads."""
+        self._training.steps(count)
 
 
 class Flax:
     """The networks of benchmarks.peers_flax."""
 
-    def __init__(self, training: workloads.Training, dtype: str):
+    def __init__(self, training: workload.Training, dtype: str):
         """Convert the weights."""
         self._peer = peers_flax.Peer(training, dtype)
         self.facts = {"loss": self._peer.exact_loss()}
 
-    def with_threads(self, threads: int) -> Callable[[int], None]:
-        """Return a function that does n steps; XLA uses all threads."""
-        return self._peer.steps
+    def run(self, threads: int, count: int) -> None:
+        """Do n steps; XLA uses all threads."""
+        self._peer.steps(count)
 
 
 def build(label: str, words: list[str], dtype: str, device: str) -> Charjax | Flax:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.section import LeftOut, Section
+from benchmarks.section import Section
 from charjax.errors import printable
+from charjax.performance.failures import LeftOut
 
 _POLL_SECONDS = 0.01
 

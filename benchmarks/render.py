@@ -1,8 +1,8 @@
 """Write the measured numbers into README.md, docs/ and the headers of configs/.
 
 `make results`. Everything between `<!-- begin NAME -->` and `<!-- end NAME -->` in README.md and
-docs/, every line of a config that begins with `# Measured`, and the pictures in docs/figures are
-made here from benchmarks/results/*.json.
+docs/, every line of a config that begins with `# Measured`, the pictures in docs/figures and
+charjax/performance/*.json are made here from benchmarks/results/*.json.
 """
 
 import json
@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    render_aot,
+    render_benchmark,
     render_faults,
     render_initlab,
     render_picture,
+    render_plan,
     render_speed,
     render_verdicts,
 )
@@ -55,9 +58,9 @@ def main() -> None:
     print(f"README.md, docs/ and configs/ written; {len(measured)} reproduced rows")
 
 
-def pages(measured: dict[str, report.Result]) -> dict[Path, str]:
-    """Return every text that is made, whole or in part, from the results."""
-    results = json.loads((RESULTS / "configs-cpu.json").read_text(encoding="utf-8"))
+def pages(measured: dict[str, report.Result], folder: Path = RESULTS) -> dict[Path, str]:
+    """Return every text that is made, whole or in part, from the results in a folder."""
+    results = json.loads((folder / "configs-cpu.json").read_text(encoding="utf-8"))
     made = {
         path: with_header(path, results.get(path.stem), measured)
         for path in sorted((ROOT / "configs").glob("*.toml"))
@@ -65,24 +68,27 @@ def pages(measured: dict[str, report.Result]) -> dict[Path, str]:
     parts = {
         ROOT / "README.md": {
             "reproduced": headlines([row for row in ROWS if row.name in HEADLINES], measured),
-            "speed": render_speed.summary(),
+            "speed": render_speed.summary(folder),
         },
         DOCS / "guide.md": {"run": run_excerpt(results["default"])},
         DOCS / "results.md": {"results": tables(measured)},
         DOCS / "speed.md": {
             "commands": speed_table(results),
-            "time-to-quality": render_speed.goals(),
-            "benchmarks": render_speed.benchmarks(),
+            "time-to-quality": render_speed.goals(folder),
+            "benchmarks": render_speed.benchmarks(folder),
         },
+        DOCS / "accelerators.md": render_aot.page_parts(),
+        DOCS / "benchmark.md": render_benchmark.page_parts(),
         DOCS / "durability.md": render_faults.page_parts(),
-        DOCS / "initlab.md": render_initlab.page_parts() | render_verdicts.page_parts(),
+        DOCS / "plan.md": render_plan.page_parts(),
+        DOCS / "initlab.md": render_initlab.page_parts(folder) | render_verdicts.page_parts(),
     }
     for page, made_of in parts.items():
         text = page.read_text(encoding="utf-8")
         for name, part in made_of.items():
             text = replace_part(page.name, text, name, part)
         made[page] = text
-    return made
+    return made | render_plan.package_files()
 
 
 def tables(measured: dict[str, report.Result]) -> str:
@@ -106,10 +112,10 @@ def _picture(name: str) -> Path:
     return RESULTS / f"{name}-curve.png"
 
 
-def reproduced() -> dict[str, report.Result]:
+def reproduced(folder: Path = RESULTS) -> dict[str, report.Result]:
     """Return the newest result of every row, from all files that `charjax.reproduce` wrote."""
     found: dict[str, report.Result] = {}
-    for path in sorted(RESULTS.glob("reproduce-*.json")):
+    for path in sorted(folder.glob("reproduce-*.json")):
         for name, result in read_results(path, "rows").items():
             if name not in found or found[name]["finished"] < result["finished"]:
                 found[name] = result

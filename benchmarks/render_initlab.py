@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 from benchmarks.configs import RESULTS
@@ -15,10 +16,10 @@ from charjax.reproduction.output import read_results
 Results = dict[tuple[str, str], dict[str, Any]]
 
 
-def results() -> Results:
+def results(folder: Path = RESULTS) -> Results:
     """Return the newest result of every reproduction and tier."""
     found: Results = {}
-    for path in sorted(RESULTS.glob("initlab-reproduce-*.json")):
+    for path in sorted(folder.glob("initlab-reproduce-*.json")):
         for name, result in read_results(path, "reproductions").items():
             key = (name, result["tier"])
             if key not in found or found[key]["finished"] < result["finished"]:
@@ -26,9 +27,9 @@ def results() -> Results:
     return found
 
 
-def page_parts() -> dict[str, str]:
+def page_parts(folder: Path = RESULTS) -> dict[str, str]:
     """Return the parts of docs/initlab.md: every scheme with its source, and every number."""
-    found = results()
+    found = results(folder)
     # The source of a figure is not a measurement: take it from the code, not from the results.
     order = [
         found[each.name, tier] | {"source": each.source}
@@ -41,7 +42,7 @@ def page_parts() -> dict[str, str]:
     return {
         "schemes": _schemes(),
         "initlab": _summary(found),
-        "initlab-speed": _speed(),
+        "initlab-speed": _speed(folder),
         "reproductions": numbers,
     }
 
@@ -79,9 +80,9 @@ def _line(name: str, result: dict[str, Any]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
 
 
-def _speed() -> str:
+def _speed(folder: Path) -> str:
     lines = []
-    for path in sorted(RESULTS.glob("initlab-speed-*.json")):
+    for path in sorted(folder.glob("initlab-speed-*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         lines += [
             "| names MLP, batch 32, SGD | run-steps per second, median | quartiles |",

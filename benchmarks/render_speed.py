@@ -10,9 +10,10 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks import peers, show
+from benchmarks import peers
 from benchmarks.harness import RESULTS
 from charjax.hardware import in_words, versions_in_words
+from charjax.performance import show
 
 NAMES = (
     "roofline",
@@ -23,6 +24,7 @@ NAMES = (
     "startup",
     "checkpoint_overhead",
     "time_to_quality",
+    "correctness",
 )
 
 

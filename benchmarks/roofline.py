@@ -10,12 +10,12 @@ after its rows, and reports its figures as fractions of it.
 
 from typing import Any
 
-from benchmarks.devices import peaks
 from benchmarks.harness import Benchmark, start
-from benchmarks.peak_rates import COPY_BYTES, DTYPES, EDGES, copying, dispatch, product
 from benchmarks.section import Section
-from benchmarks.show import Column, quantity
-from benchmarks.timing import Slice, summary, take_turns
+from charjax.performance import devices
+from charjax.performance.rates import COPY_BYTES, DTYPES, EDGES, copying, dispatch, product
+from charjax.performance.show import Column, quantity
+from charjax.performance.timing import Slice, summary, take_turns
 
 
 def measure(section: Section) -> None:
@@ -44,7 +44,7 @@ def _add(
     seconds = take_turns({name: work}, section.repeats, section.late)[name]
     rates = [units / s for s in seconds]
     nominal = None
-    if listed := peaks(section.facts["hardware"]["device_kind"]):
+    if listed := devices.find(section.facts["hardware"]["device_kind"]):
         nominal = listed.of(dtype) if dtype else listed.bandwidth if name == "copy" else None
     found = summary(rates)
     section.add(

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from benchmarks import results_file
 from charjax.config import Config
-from charjax.errors import UserError, printable
+from charjax.errors import UserError
+from charjax.performance.failures import LeftOut, first_line
 
 Row = dict[str, Any]
 Heap = Literal["own", "one"]
@@ -22,8 +23,8 @@ LIMIT_SECONDS = 300.0
 _RESERVE_SECONDS = 30.0
 
 
-class LeftOut(Exception):  # noqa: N818 - no error: something is not available here
-    """A row cannot be measured here; the message is one line that says why."""
+class TooLate(LeftOut):
+    """Only the time was too short: with more of it the row is measured."""
 
 
 @dataclasses.dataclass
@@ -39,7 +40,10 @@ class Section:
       heap: malloc arenas of this process on a CPU: one per thread ("own"), or "one".
       now: the clock.
       rows: measured so far.
-      left_out: `{"device", "what", "why", "failed"}` of each thing that was not measured.
+      left_out: `{"device", "what", "why", "failed"}` of each thing that was not measured; with
+        "late" where only the time was too short.
+      attempts: `{"tried", "done", "rows"}` by the name of an attempt: how often it was begun,
+        whether it came to an end, and the names of its rows.
       facts: hardware, versions, peak rates.
     """
 
@@ -52,10 +56,12 @@ class Section:
     now: Callable[[], float] = time.monotonic
     rows: list[Row] = dataclasses.field(default_factory=list)
     left_out: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    attempts: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._start, self._earlier_seconds = self.now(), 0.0
+        self._under_way: str | None = None
 
     def load(self) -> None:
         """Continue with what an earlier process has written, if there was one."""
@@ -63,8 +69,14 @@ class Section:
             return
         tree = json.loads(self.path.read_text(encoding="utf-8"))
         self.rows, self.left_out = tree.pop("rows"), tree.pop("left_out")
-        self._earlier_seconds = tree.pop("seconds")
+        self._earlier_seconds, self.attempts = tree.pop("seconds"), tree.pop("attempts")
         self.facts = {name: fact for name, fact in tree.items() if name != "device"}
+
+    def start_anew(self, what: str, why: str) -> None:
+        """Forget what was loaded, and list it as left out."""
+        self.rows, self.left_out, self.attempts, self.facts = [], [], {}, {}
+        self._earlier_seconds = 0.0
+        self.leave_out(what, why)
 
     def has_heap_for(self, config: Config) -> bool:
         """Return whether a training run of this config has the kind of heap of this process."""
@@ -95,12 +107,18 @@ class Section:
         return self.limit - reserve - (self.now() - self._start)
 
     def wants(self, name: str) -> bool:
-        """Return whether a row is requested, and not too late; a row that is too late is listed."""
+        """Return whether a row is requested, not measured yet, and not too late.
+
+        A row that is too late is listed.
+        """
         matches = self.only is None or fnmatch.fnmatchcase(name, self.only)
-        if matches and self.late():
-            self.leave_out(name, f"the {self.limit:.0f} s of one device were over; try --only")
+        if not matches or self.attempts.get(name, {}).get("done"):
             return False
-        return matches
+        if self.late():
+            why = f"the {self.limit:.0f} s of one device were over; try --only, or --resume"
+            self.leave_out(name, why, late=True)
+            return False
+        return True
 
     @contextlib.contextmanager
     def attempt(self, name: str) -> Iterator[None]:
@@ -109,23 +127,53 @@ class Section:
         To be entered after `wants(name)`. What does not fit in memory, or is not available, is left
         out; any other failure also makes the benchmark's exit status 1.
         """
+        outermost = self._under_way is None
+        if outermost:
+            self._begin(name)
+        late = False
         try:
             yield
-        except (LeftOut, UserError) as reason:
+        except LeftOut as reason:
+            late = isinstance(reason, TooLate)
+            self.leave_out(name, str(reason), late=late)
+        except UserError as reason:
             self.leave_out(name, str(reason))
         except Exception as error:
             why = first_line(error)
             self.leave_out(name, why, failed="not enough memory" not in why)
+        if outermost:
+            self._end(name, done=not late)
+
+    def _begin(self, name: str) -> None:
+        tried = self.attempts.get(name, {}).get("tried", 0)
+        self.attempts[name] = {"tried": tried + 1, "done": False, "rows": []}
+        self._under_way = name
+        self.save()
+
+    def _end(self, name: str, *, done: bool) -> None:
+        if done:
+            self.attempts[name]["done"] = True
+        else:
+            # It is not the row's fault.
+            del self.attempts[name]
+        self._under_way = None
+        self.save()
 
     def add(self, name: str, **fields: Any) -> None:
         """Add a row."""
         print(f"{self.device}: {name}", file=sys.stderr, flush=True)
         self.rows.append({"name": name, "device": self.device, **fields})
+        if self._under_way is not None:
+            self.attempts[self._under_way]["rows"].append(name)
         self.save()
 
-    def leave_out(self, what: str, why: str, failed: bool = False) -> None:
+    def leave_out(self, what: str, why: str, failed: bool = False, *, late: bool = False) -> None:
         """List something that is not measured, and the reason."""
-        self.left_out.append({"device": self.device, "what": what, "why": why, "failed": failed})
+        line = {"device": self.device, "what": what, "why": why, "failed": failed}
+        line |= {"late": True} if late else {}
+        # A process that goes on with another's rows finds the same things missing.
+        if line not in self.left_out:
+            self.left_out.append(line)
         self.save()
 
     def as_data(self) -> dict[str, Any]:
@@ -136,42 +184,10 @@ class Section:
             "seconds": round(self._earlier_seconds + self.now() - self._start, 1),
             "rows": self.rows,
             "left_out": self.left_out,
+            "attempts": self.attempts,
         }
 
     def save(self) -> None:
         """Write the section as it is so far."""
         if self.path is not None:
             results_file.write(self.path, self.as_data())
-
-
-def first_line(error: Exception) -> str:
-    """Return one line on an error."""
-    text = str(error).strip() or type(error).__name__
-    line = printable(text.splitlines()[0])[:300]
-    exhausted = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory", "Unable to allocate")
-    if isinstance(error, MemoryError) or any(word in text for word in exhausted):
-        return f"not enough memory ({line})"
-    return f"{type(error).__name__}: {line}"
-
-
-def check_memory(compiled: Any, available: int) -> int:
-    """Return the bytes that a compiled program needs.
-
-    Raises:
-      LeftOut: they are more than `available`; on a CPU the process would be killed without a word.
-    """
-    stats = compiled.memory_analysis()
-    if stats is None:
-        return 0
-    needed = int(
-        stats.argument_size_in_bytes
-        + stats.output_size_in_bytes
-        + stats.temp_size_in_bytes
-        - stats.alias_size_in_bytes
-    )
-    # The arguments are in memory already.
-    if needed - stats.argument_size_in_bytes > available:
-        raise LeftOut(
-            f"not enough memory ({needed / 2**30:.1f} GiB needed, {available / 2**30:.1f} GiB free)"
-        )
-    return needed

@@ -18,9 +18,9 @@ from typing import Any
 
 from benchmarks.harness import Benchmark, start
 from benchmarks.recording import record
-from benchmarks.section import LeftOut, Section
-from benchmarks.show import Column, Row, spread
-from benchmarks.timing import summary
+from benchmarks.section import Section, TooLate
+from charjax.performance.show import Column, Row, spread
+from charjax.performance.timing import summary
 
 LAYERS = (6, 12, 24, 48)
 _SMALL = {
@@ -42,7 +42,8 @@ def measure(section: Section) -> None:
         for name, words in wanted.items():
             found[name].append(_run(words))
     for name, values in found.items():
-        section.add(name, unit="s", kind="start", layers=None, **summary(values))
+        with section.attempt(name):
+            section.add(name, unit="s", kind="start", layers=None, **summary(values))
     for layers in (1,) if section.quick else LAYERS:
         name = f"first step, {layers} layers"
         if section.wants(name):
@@ -84,7 +85,7 @@ def _first_step(section: Section, layers: int, cache: Path) -> tuple[float, floa
     arguments = [f"model.n_layer={layers}"]
     found = record(section, arguments, lambda line: line["step"] == 1, cache, section.left())
     if not found.complete:
-        raise LeftOut("no step in the time left")
+        raise TooLate("no step in the time left")
     compiled = re.search(r"compiled in ([\d.]+) s", found.output)
     return found.lines[-1].seconds, float(compiled[1]) if compiled else 0.0
 

@@ -4,25 +4,25 @@
 
 A row is a family, a dtype of the products, a batch size and the number of steps that one call of
 the compiled program makes (1 or 100; the calls follow one another without waiting). Compilation
-is timed separately. FLOPs per token are counted by the formulas of benchmarks/flops.py, which are
-printed; MFU is their rate as a fraction of the best matrix product measured in the same run, and
-of the device's nominal peak where it is known. Memory is what the compiled program reports.
+is timed separately. FLOPs per token are counted by the formulas of charjax/performance/flops.py,
+which are printed; MFU is their rate as a fraction of the best matrix product measured in the same
+run, and of the nominal peak where it is known. Memory is what the compiled program reports.
 """
 
 from typing import Any
 
 from rich.table import Table
 
-from benchmarks.devices import nominal
-from benchmarks.flops import flops_formula, train_flops
 from benchmarks.harness import Benchmark, start
-from benchmarks.peak_rates import DTYPES
 from benchmarks.section import Section
-from benchmarks.show import Column, Row, percent, quantity, spread
-from benchmarks.timing import Slice, summary, take_turns
 from benchmarks.workloads import STREAM, make_config, prepare
 from charjax.config import Config
 from charjax.config.families import families_where
+from charjax.performance.devices import nominal
+from charjax.performance.flops import flops_formula, train_flops
+from charjax.performance.rates import DTYPES
+from charjax.performance.show import Column, Row, percent, quantity, spread
+from charjax.performance.timing import Slice, summary, take_turns
 
 _CONTEXT = dict.fromkeys(("bigram", "bow", "mlp", "wavenet"), 8)
 MODELS = {

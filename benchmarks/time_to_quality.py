@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 
 from benchmarks.harness import Benchmark, start
 from benchmarks.recording import Line, Recording, record
-from benchmarks.section import LeftOut, Section
-from benchmarks.show import Column, Row, spread
-from benchmarks.timing import summary
+from benchmarks.section import Section, TooLate
+from charjax.performance.failures import LeftOut
+from charjax.performance.show import Column, Row, spread
+from charjax.performance.timing import summary
 
 
 class Goal(NamedTuple):
@@ -86,7 +87,8 @@ def _measure(section: Section, name: str, goal: Goal) -> None:
     if not all(run.complete for run in runs):
         losses = [line.metrics["loss"] for curve in curves for line in curve]
         best = f"{min(losses):.4f}" if losses else "none measured"
-        raise LeftOut(f"not reached in the time left; the best loss was {best}")
+        why = f"not reached in the time left; the best loss was {best}"
+        raise (TooLate if section.left() < goal.seconds else LeftOut)(why)
     last: list[Line] = [run.lines[-1] for run in runs]
     section.add(
         name,

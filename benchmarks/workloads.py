@@ -4,24 +4,20 @@ Nothing is downloaded: the texts are drawn at random, with as many symbols and c
 Shakespeare (65, a million) and the names (26 and a boundary, 32,000 lines).
 """
 
-import dataclasses
 import functools
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.section import check_memory
-from charjax import hardware
 from charjax.config import Config, load_config
 from charjax.data.datasets import Dataset, load_dataset
-from charjax.training.program import CAPACITY, ChunkProgram, compile_chunks, dropout_key
-from charjax.training.session import Session, first_state, make_session
-from charjax.training.state import TrainState
+from charjax.performance import workload
+from charjax.performance.workload import Training
+from charjax.training.session import Session, make_session
 
 _CHARACTERS = 1_000_000
 _LINES = 32_000
@@ -36,47 +32,6 @@ PAIRS = (
     "eval.every=0",
     "checkpoint.every=0",
 )
-
-
-@dataclasses.dataclass
-class Training:
-    """A run that is trained chunk by chunk, as the real loop does it.
-
-    Attributes:
-      session: text, model, devices.
-      program: the compiled chunk of steps.
-      state: the current one; donated to each chunk.
-      bytes_needed: by the compiled program.
-    """
-
-    session: Session
-    program: ChunkProgram
-    state: TrainState
-    bytes_needed: int
-
-    def steps(self, count: int) -> None:
-        """Do so many steps in calls as long as the loop's longest, and wait for the last."""
-        whole, rest = divmod(count, CAPACITY)
-        for steps in [CAPACITY] * whole + [rest] * bool(rest):
-            self.state, _, done = self.program.run(self.state, steps)
-        done.block_until_ready()
-
-    def dispatches(self, steps: int) -> Callable[[int], None]:
-        """Return a function that runs n chunks of so many steps, and waits for the last."""
-
-        def run(count: int) -> None:
-            for _ in range(count):
-                self.state, _, done = self.program.run(self.state, steps)
-            done.block_until_ready()
-
-        return run
-
-    @property
-    def tokens_a_step(self) -> int:
-        """Number of targets in a batch."""
-        source = self.session.source
-        assert source is not None
-        return source.batch_size * source.window
 
 
 def make_config(*overrides: str) -> Config:
@@ -96,14 +51,7 @@ def prepare(config: Config) -> Training:
     Raises:
       LeftOut: it needs more memory than is available.
     """
-    session = open_quietly(config)
-    state = first_state(session)
-    key = dropout_key(config, session.mesh)
-    assert session.source is not None
-    program = compile_chunks(session.model, config, session.source, state, session.mesh, key)
-    devices = list(session.mesh.devices.flat)
-    needed = check_memory(program.compiled, hardware.available_memory(devices))
-    return Training(session, program, state, needed)
+    return workload.prepare(open_quietly(config))
 
 
 def open_quietly(config: Config) -> Session:
@@ -133,9 +81,3 @@ def _texts() -> tuple[str, str]:
 
 
 _FOLDERS: list[Any] = []
-
-
-def first_batch(session: Session) -> tuple[np.ndarray, np.ndarray]:
-    """Return the inputs (B, S) and targets (B, T) of step 0."""
-    batch = jax.jit(lambda source: source.draw(jnp.int32(0)))(session.source)
-    return np.asarray(batch.inputs), np.asarray(batch.targets)

@@ -24,6 +24,8 @@ _TRIED_SINCE, _TRIED_BEFORE = (0, 10), (0, 13)
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+# The extra of charjax that brings JAX's support of an accelerator.
+_EXTRAS = {"gpu": "cuda", "tpu": "tpu"}
 # By default XLA warns when a device waits for another, and ends the process after a minute: a run
 # may have been suspended for longer.
 _PATIENT = (
@@ -39,6 +41,11 @@ _LOOP_IN_GRAPH: dict[str, bool | str] = {
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,COLLECTIVES_KERNEL,"
     "DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE",
     "xla_disable_hlo_passes": "dynamic-slice-annotator",
+}
+# XLA's default sums the gradients over the devices in parts: 30 MB on GPUs, about 128 MB on TPUs.
+_ONE_ALL_REDUCE: dict[str, dict[str, bool | str]] = {
+    "gpu": {"xla_gpu_all_reduce_combine_threshold_bytes": str(2**62)},
+    "tpu": {"xla_jf_crs_combiner_threshold_in_bytes": str(2**62)},
 }
 
 
@@ -63,7 +70,7 @@ def start_backend(
     Raises:
       UserError: the device is not available, or JAX runs in more than one process.
     """
-    set_flags(deterministic=config.deterministic and config.device != "cpu")
+    set_flags(deterministic=config.deterministic and config.device in ("auto", "gpu"))
     if config.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
     if core_devices and not devices_are_given():
@@ -86,17 +93,19 @@ def start_backend(
             "one: leave jax.distributed.initialize() out, and start each run as a process of its "
             "own"
         )
-    if config.device == "gpu" and devices[0].platform != "gpu":
+    extra = _EXTRAS.get(config.device)
+    if extra and devices[0].platform != config.device:
         raise UserError(
-            f'runtime.device: "gpu" given, but JAX finds only {devices[0].platform}; install the '
-            '"cuda" extra (pip install "charjax[cuda]"), or use runtime.device=cpu'
+            f'runtime.device: "{config.device}" given, but JAX finds only {devices[0].platform}; '
+            f'install the "{extra}" extra (pip install "charjax[{extra}]"), or use '
+            "runtime.device=cpu"
         )
     return devices
 
 
 def on_any_device(config: RuntimeConfig) -> RuntimeConfig:
-    """Return the settings without a demand for a GPU, for a model trained on one."""
-    if config.device != "gpu":
+    """Return the settings without a demand for an accelerator, for a model trained on one."""
+    if config.device not in _EXTRAS:
         return config
     return config.model_copy(update={"device": "auto"})
 
@@ -178,11 +187,14 @@ def compiler_options(mesh: Mesh) -> dict[str, bool | str]:
             "xla_cpu_multi_thread_eigen": False,
             "xla_disable_hlo_passes": "cpu-parallel-task-assigner",
         }
-    is_tried_gpu = (0, 12) <= jax.__version_info__[:2] < (0, 13)
-    if device.platform == "gpu" and device.device_kind.startswith("NVIDIA") and is_tried_gpu:
-        flags = os.environ.get("XLA_FLAGS", "")
-        return {name: value for name, value in _LOOP_IN_GRAPH.items() if name not in flags}
-    return {}
+    wanted: dict[str, bool | str] = {}
+    if (0, 12) <= jax.__version_info__[:2] < (0, 13):
+        is_nvidia = device.platform == "gpu" and device.device_kind.startswith("NVIDIA")
+        wanted |= _LOOP_IN_GRAPH if is_nvidia else {}
+        if mesh.size > 1 and (is_nvidia or device.platform == "tpu"):
+            wanted |= _ONE_ALL_REDUCE[device.platform]
+    flags = os.environ.get("XLA_FLAGS", "") + os.environ.get("LIBTPU_INIT_ARGS", "")
+    return {name: value for name, value in wanted.items() if name not in flags}
 
 
 def _keep_compiled() -> None:

@@ -49,10 +49,10 @@ def _reproduce(
 
     backend.make_device_of_every_core()
     devices = backend.start_backend(RuntimeConfig())
-    rows, runnable = _plan(args, chosen, has_gpu=devices[0].platform == "gpu")
+    rows, runnable = _plan(args, chosen, has_gpu=devices[0].platform != "cpu")
     for row in runnable:
         measure.row_config(row)
-    command = f"python -m charjax.reproduce {shlex.join(argv)}".strip()
+    command = f"python -m charjax.reproduce {shlex.join(cli.without_out(argv))}".strip()
 
     def orderings(results: output.Results) -> list[dict[str, Any]]:
         pairs = [pair for pair in ORDERINGS if {pair.worse, pair.better} <= results.keys()]
@@ -60,7 +60,7 @@ def _reproduce(
 
     def start(out: Path, results: output.Results, console: "Console") -> None:
         if not runnable:
-            cli.remark("nothing to run: these rows need a GPU, and JAX finds none here")
+            cli.remark("nothing to run: these rows need an accelerator, and JAX finds none here")
         write(out, results)
 
     def write(out: Path, results: output.Results) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from charjax import backend
 from charjax.config import RuntimeConfig
+from charjax.errors import UserError
 from tests.commands import run, tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,6 +64,7 @@ _FAULTS = """
 import resource
 from charjax import backend
 from charjax.config import RuntimeConfig
+from charjax.errors import UserError
 from tests.commands import run, tiny
 backend.start_backend(RuntimeConfig(device="cpu"))
 from benchmarks import workloads
@@ -130,9 +132,9 @@ def test_every_command_starts_the_backend_once(
         assert (done.status, starts) == (0, 1), (command, done.err)
 
 
-def devices_of(platform: str, kind: str) -> Any:
+def devices_of(platform: str, kind: str, size: int = 1) -> Any:
     device = types.SimpleNamespace(platform=platform, device_kind=kind)
-    return types.SimpleNamespace(size=1, devices=np.asarray([device], dtype=object))
+    return types.SimpleNamespace(size=size, devices=np.asarray([device] * size, dtype=object))
 
 
 def test_the_loop_of_an_nvidia_gpu_is_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,9 +146,43 @@ def test_the_loop_of_an_nvidia_gpu_is_a_graph(monkeypatch: pytest.MonkeyPatch) -
     assert "COLLECTIVES" not in commands, "CUDA has no loops with NCCL's nodes"
     assert backend.compiler_options(devices_of("gpu", "AMD Instinct MI300X")) == {}
     assert backend.compiler_options(devices_of("tpu", "TPU v5 lite")) == {}
+    several = backend.compiler_options(devices_of("gpu", "NVIDIA H100 80GB HBM3", 4))
+    assert several.keys() - options == {"xla_gpu_all_reduce_combine_threshold_bytes"}
+    (threshold,) = backend.compiler_options(devices_of("tpu", "TPU v5 lite", 4))
+    assert threshold == "xla_jf_crs_combiner_threshold_in_bytes"
     # A user's own flag is what XLA gets.
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_command_buffer=")
     assert "xla_gpu_enable_command_buffer" not in backend.compiler_options(gpu)
     # Not tried on that version.
     monkeypatch.setattr(jax, "__version_info__", (0, 10, 2))
     assert backend.compiler_options(gpu) == {}
+
+
+@pytest.mark.parametrize(("device", "extra"), [("gpu", "cuda"), ("tpu", "tpu")])
+def test_an_accelerator_that_is_missing_names_the_extra(device: Any, extra: str) -> None:
+    with pytest.raises(UserError) as refused:
+        backend.start_backend(RuntimeConfig(device=device))
+    assert f'"{device}" given, but JAX finds only cpu' in str(refused.value)
+    assert f'pip install "charjax[{extra}]"' in str(refused.value)
+
+
+@pytest.mark.parametrize("device", ["gpu", "tpu"])
+def test_a_run_of_an_accelerator_is_read_on_a_cpu(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, whole = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text("the cat sat on the mat.\n" * 40)
+    words = [*tiny("bigram"), f"data.path={text}", "train.steps=2", f"runtime.device={device}"]
+    with monkeypatch.context() as patch:
+        # As if JAX had found one.
+        patch.setattr(backend, "_EXTRAS", {})
+        assert run("train", *words, "--workdir", whole).status == 0
+    assert f'device = "{device}"' in (whole / "config.toml").read_text()
+    for command in (("sample", whole, "--max-new-tokens", "3"), ("evaluate", whole)):
+        done = run(*command)
+        assert done.status == 0, done.err
+    resumed = run("train", "--workdir", whole, "--resume", "train.steps=3")
+    assert resumed.status == 2
+    assert "use runtime.device=cpu" in resumed.err
+    here = ("runtime.device=cpu", "train.steps=3")
+    assert run("train", "--workdir", whole, "--resume", *here).status == 0

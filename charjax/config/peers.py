@@ -70,7 +70,14 @@ _GPTS = "nanoGPT, minGPT, makemore"
 _NO_WANDB = "metrics.jsonl in the run's directory holds every figure"
 _ONE_DROPOUT = "one rate for embeddings, attention and residual branches"
 _EPOCH = "an epoch is the training text's length / (train.batch_size x context_length) steps"
-_DEVICES = {"cuda": "gpu", "cuda:0": "gpu", "cpu": "cpu", "auto": "auto", "gpu": "gpu"}
+_DEVICES = {
+    "cuda": "gpu",
+    "cuda:0": "gpu",
+    "cpu": "cpu",
+    "auto": "auto",
+    "gpu": "gpu",
+    "tpu": "tpu",
+}
 
 PEERS: dict[str, Peer] = {
     # nanoGPT, and names that others share with it.

@@ -31,7 +31,7 @@ class CharModel(nn.Module):
       has_attention: it has `attention_weights`; the layers of its queries, keys and values end in
         "attention/qkv".
       flops_formula: `forward_flops` as a formula of a training step (three times the forward
-        pass), for tables; its letters are those of benchmarks/flops.py.
+        pass), for tables; its letters are those of charjax/performance/flops.py.
       roles: (regular expression over a parameter's "/"-joined path, its role); exactly one covers
         each parameter.
     """
@@ -88,6 +88,22 @@ class CharModel(nn.Module):
 
     def saved_values(self, length: int) -> int:
         """Estimate the numbers that one window of so many tokens saves for the backward pass."""
+        return 0
+
+    def activation_shapes(self, length: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the arrays that dominate the memory of a training step.
+
+        Those of one window of so many targets; layers that are all held are a leading axis. How
+        many of them a device holds at once is its compiler's choice, and is measured
+        (`charjax.performance.activations`).
+        """
+        return {"logits": (length, self.vocab_size)}
+
+    def library_values(self, length: int) -> int:
+        """Count numbers in the CPU libraries' own arrays for one window, unknown to the compiler.
+
+        Measured as resident memory: benchmarks/plan.py.
+        """
         return 0
 
     def attention_weights(self, qkv_BTE: Array) -> Array:

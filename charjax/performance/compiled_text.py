@@ -37,7 +37,7 @@ _HOST_TARGETS = re.compile(r"callback|host|Host|Debug", re.ASCII)
 _HOST_MEMORY = re.compile(r"[:)]S\(5\)")
 # Thunks that copy between the device and the host, or run on the host.
 _HOST_THUNKS = ("HostExecute", "HostSend", "HostRecv", "Infeed", "Outfeed", "HostToDevice")
-_THUNK = re.compile(r"^(\s*)(?:\d+: k(\w+)|(condition|body):)(.*)$")
+_THUNK = re.compile(r"^(\s*)\d+: k(\w+)(.*)$")
 
 
 class Collective(NamedTuple):
@@ -108,7 +108,7 @@ def host_waits(thunks: str) -> list[str]:
     graphs: list[int] = []
     for line in thunks.splitlines():
         match = _THUNK.match(line)
-        if match is None or match[2] is None:
+        if match is None:
             continue
         indent, kind = len(match[1]), match[2]
         graphs = [each for each in graphs if each < indent]
@@ -117,7 +117,7 @@ def host_waits(thunks: str) -> list[str]:
         if kind == "While" and not graphs:
             found.append(f"{kind}: the host reads whether there is another turn")
         if kind.startswith(_HOST_THUNKS) or (kind == "CustomCall" and not graphs):
-            found.append(f"{kind}:{match[4].rstrip()}")
+            found.append(f"{kind}:{match[3].rstrip()}")
     return found
 
 

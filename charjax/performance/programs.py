@@ -18,14 +18,9 @@ from charjax import backend, parallel
 from charjax.generation.decoder import State, decode_tokens
 from charjax.generation.sampling import Sampling
 from charjax.models.contract import CharModel
-from charjax.training.evaluation import (
-    CARRIED_CHUNK,
-    gather_columns,
-    score_chunk,
-    score_lookups,
-    score_windows,
-)
+from charjax.training.evaluation import CARRIED_CHUNK
 from charjax.training.program import chunk_function, dropout_key, uses_onednn
+from charjax.training.scoring import gather_columns, score_chunk, score_lookups, score_windows
 from charjax.training.session import Session, state_shardings
 from charjax.training.state import state_shapes, variables_of
 

@@ -120,7 +120,7 @@ def compile_mesh(device: str, count: int) -> Mesh:
       count: devices.
 
     Raises:
-      UserError: an unknown device, a number of them that is not sold together, or the extra "aot"
+      UserError: an unknown device, a number of them that is not lent together, or the extra "aot"
         is not installed.
     """
     if device in TPUS:
@@ -182,9 +182,8 @@ def _refuse_count(device: str, count: int, allowed: str) -> NoReturn:
 
 
 def _tpus(name: str) -> list[Any]:
-    for variable, value in _LIBTPU.items():
-        os.environ.setdefault(variable, value)
-    return _devices("tpu", topology_name=name)
+    with _set(_LIBTPU):
+        return _devices("tpu", topology_name=name)
 
 
 def _gpus(device: str, name: str) -> list[Any]:
@@ -210,6 +209,7 @@ def _devices(platform: str, **named: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def _set(variables: dict[str, str]) -> Iterator[None]:
+    """Set variables that are not set, and remove them again: other processes may have a TPU."""
     added = [name for name in variables if name not in os.environ]
     os.environ.update({name: variables[name] for name in added})
     try:

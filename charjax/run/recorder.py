@@ -99,7 +99,7 @@ class Recorder:
         state, progress = self._initial_state(params)
         step = int(state.counters.step)
         show_header(self.display, self.session, state)
-        if step >= self.session.config.train.steps and progress.events_done >= step:
+        if progress.is_over(step, self.session.config):
             return self._already_done(step, state, progress)
         if params is not None:
             # Saved before config.toml exists: a run that can be resumed has its parameters.
@@ -180,7 +180,9 @@ class Recorder:
     def _already_done(self, step: int, state: TrainState, progress: Progress) -> int:
         """Change nothing, unless a crash at the very end has left the summary unwritten."""
         if (self.directory / "summary.json").exists():
-            self.display.say(f"nothing to do: the run is at step {step}, its last")
+            early = step < self.session.config.train.steps and not self.session.model.fitted
+            further = "; it ended early: train.patience=N with a greater N continues" * early
+            self.display.say(f"nothing to do: the run is at step {step}, its last{further}")
             return 0
         return self._finish(step, state, progress)
 

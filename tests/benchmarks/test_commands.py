@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gpu, harness, initlab, peers, section, show, subprocess_worker
+from benchmarks import gpu_steps, harness, initlab, peers, subprocess_worker
 from benchmarks.render_speed import NAMES
-from benchmarks.section import LeftOut, Section
+from benchmarks.section import Section
 from charjax.config import load_config
 from charjax.errors import UserError
+from charjax.performance import failures, show
+from charjax.performance.failures import LeftOut
 
 
 def test_a_result_holds_hardware_versions_flags_date_command_and_every_repeat(
@@ -55,7 +57,7 @@ def test_every_benchmark_is_a_command_with_columns_that_fit_no_rows(name: str):
     assert f"python -m benchmarks.{name} [--devices cpu,gpu] [--quick]" in benchmark.doc
     show.make_table(benchmark.title, benchmark.columns, [])
     benchmark.extra([])
-    assert name in {step.name for step in gpu.STEPS}
+    assert name in {step.name for step in gpu_steps.STEPS}
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def test_a_row_that_fails_leaves_no_process_behind(monkeypatch: pytest.MonkeyPat
     def fails(*arguments: object):
         raise MemoryError
 
-    monkeypatch.setattr(peers, "Worker", Process)
+    monkeypatch.setattr(subprocess_worker, "start", Process)
     monkeypatch.setattr(peers, "_take_turns", fails)
     with pytest.raises(MemoryError):
         peers._compare(Section("cpu"), "name", "bigram", peers._BIGRAM, "float32", "python")
@@ -204,9 +206,9 @@ def test_a_program_that_needs_more_memory_than_there_is_is_not_run():
         def memory_analysis() -> Any:
             return Stats
 
-    assert section.check_memory(Compiled, 90) == 100
+    assert failures.check_memory(Compiled, 90) == 100
     with pytest.raises(LeftOut, match="not enough memory"):
-        section.check_memory(Compiled, 89)
+        failures.check_memory(Compiled, 89)
 
 
 def test_a_crash_leaves_the_rows_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -221,14 +223,16 @@ def test_a_crash_leaves_the_rows_before_it(tmp_path: Path, monkeypatch: pytest.M
     )
     from benchmarks.roofline import BENCHMARK
 
-    args = harness._arguments(BENCHMARK, ["--devices", "cpu", "--quick"])
+    out = tmp_path / "roofline.json"
+    args = harness._arguments(BENCHMARK, ["--devices", "cpu", "--quick", "--out", str(out)])
     run = harness._run
     monkeypatch.setattr(
         harness,
         "_run",
         lambda command, *arguments: run([sys.executable, str(script), *command[3:]], *arguments),
     )
-    found, left_out = harness._measure_in_processes(BENCHMARK, "cpu", args)
+    part = harness._part(args, "cpu", tmp_path)
+    found, left_out, _ = harness._measure_in_processes(BENCHMARK, "cpu", args, part)
     assert found is not None
     assert len(found["rows"]) == 1
     assert left_out[0]["why"] == "the process ended with status 137"
@@ -288,20 +292,3 @@ def _is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def test_gpu_bench_goes_on_after_a_failure_and_says_what_was_left_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    (tmp_path / "logs").mkdir()
-    steps = [
-        gpu.Step("bad", ("-c", "raise SystemExit(3)"), 60.0),
-        gpu.Step("slow", ("-c", "import time; time.sleep(60)"), -gpu._GRACE + 0.2),
-        gpu.Step("good", ("-c", "open('{out}/done', 'w').close()"), 60.0),
-    ]
-    assert gpu.run(steps, tmp_path, "gpu", 1000.0) == 1
-    assert (tmp_path / "done").exists()
-    said = [x for x in capsys.readouterr().out.splitlines() if x.startswith("left out")]
-    assert [line.split(":")[1].strip() for line in said] == ["bad", "slow"]
-    assert "status 3" in said[0]
-    assert "stopped after" in said[1]

@@ -138,6 +138,7 @@ def test_the_programs_named_have_the_name():
         ("--decay_lr=False", "write optim.schedule=constant"),
         ("--device=cuda", "write runtime.device=gpu"),
         ("-gpuid -1", "write runtime.device=cpu"),
+        ("--device=tpu", "write runtime.device=tpu"),
         ("--dataset=shakespeare_char", "write data.name=shakespeare"),
         ("--compile=False", "has no counterpart here (every step is compiled): leave it out"),
         ("--model.n_embd=48", "write model.d_model=48"),

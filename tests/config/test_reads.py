@@ -48,6 +48,7 @@ RUNS: list[list[str]] = [
     ["optim.kind=sgd"],
     ["optim.kind=rmsprop"],
     ["eval.protocol=random"],
+    ["eval.every=0"],
     ["runtime.device=cpu"],
     ["model.dropout=0.1"],
     ["data.path=x.txt"],
@@ -147,6 +148,7 @@ def test_a_setting_is_read_or_refused(name: str):
         (["model.kind=ngram", "optim.learning_rate=0.1"], "model.kind=ngram counts"),
         (["model.kind=ngram", "train.batch_size=4"], "model.kind=ngram counts"),
         (["runtime.device=cpu", "runtime.deterministic=true"], "only a GPU reads it"),
+        (["runtime.device=tpu", "runtime.deterministic=true"], "only a GPU reads it"),
     ],
 )
 def test_the_reader_is_named(words: list[str], message: str, tmp_path: Path):

@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from benchmarks.torch_models import original
 from charjax.config import ModelConfig
+from charjax.pytorch import original
 from tests.parity import mingpt
 from tests.parity.makemore import MLP
 

@@ -14,7 +14,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 
 
 def test_a_gpt_trained_elsewhere(tmp_path: Path):
-    from benchmarks.torch_models.gpt import GPT
+    from charjax.pytorch.gpt import GPT
     from tests.parity.nanogpt_training import configure_adamw, mean_loss, train_step
 
     text = "".join(f"{n} bottles of beer on the wall, {n - 1} left.\n" for n in range(999, 0, -1))
@@ -104,8 +104,8 @@ def test_makemores_transformer(tmp_path: Path):
 
 @pytest.mark.parametrize("kind", ["gru", "lstm", "mlp", "bigram"])
 def test_a_model_of_names(kind: str, tmp_path: Path):
-    from benchmarks.torch_models.original import Bigram
-    from benchmarks.torch_models.recurrent import RecurrentModel
+    from charjax.pytorch.original import Bigram
+    from charjax.pytorch.recurrent import RecurrentModel
     from tests.parity.makemore import MLP
 
     names = ["emma", "olivia", "ava", "isabella", "sophia", "mia", "amelia", "ella", "zoe", "ada"]

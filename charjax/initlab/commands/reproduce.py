@@ -77,7 +77,7 @@ def _reproduce(
     from charjax.reproduction import check_report as report
 
     backend.make_device_of_every_core()
-    has_gpu = backend.start_backend(RuntimeConfig())[0].platform == "gpu"
+    has_gpu = backend.start_backend(RuntimeConfig())[0].platform != "cpu"
     tier: Tier = args.tier or ("gpu" if has_gpu else "cpu")
     for name in sorted({name for each in chosen for name in each.corpora}):
         load_corpus(DataConfig.model_validate({"name": name}))

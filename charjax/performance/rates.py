@@ -4,19 +4,23 @@ Products are timed in float32 (at JAX's default precision, which on a GPU with t
 and in bfloat16; a copy counts the bytes read and the bytes written.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks.section import Section
-from benchmarks.timing import Slice, take_turns
+from charjax.performance.timing import Slice, take_turns
 
 DTYPES = ("float32", "bfloat16")
 # Edge lengths of square matrices; the best of them counts.
-EDGES = {"cpu": (512, 1024, 2048), "gpu": (4096, 8192, 16384)}
-COPY_BYTES = {"cpu": 2**28, "gpu": 2**30}
+EDGES = {
+    "cpu": (512, 1024, 2048),
+    "gpu": (4096, 8192, 16384),
+    "tpu": (4096, 8192, 16384),
+}
+COPY_BYTES = {"cpu": 2**28, "gpu": 2**30, "tpu": 2**30}
 
 
 def product(edge: int, dtype: str) -> Callable[[int], Any]:
@@ -75,18 +79,29 @@ class Roofline:
     # A drift above this is reported: the figures are not more exact than that.
     TOLERANCE = 0.05
 
-    def __init__(self, section: Section):
-        """Measure for the first time, unless an earlier process has."""
-        self._seconds = 0.02 if section.quick else 0.15
-        edge = 512 if section.quick else EDGES[section.device][1]
-        size = 2**24 if section.quick else COPY_BYTES[section.device]
-        self._works: dict[str, tuple[Slice, float]] = {}
-        for dtype in DTYPES:
-            self._works[dtype] = (Slice(product(edge, dtype), self._seconds), 2.0 * edge**3)
-        self._works["copy"] = (Slice(copying(size), self._seconds), 2.0 * size)
-        self._works["dispatch"] = (Slice(dispatch(False), self._seconds), 1.0)
-        earlier = section.facts.get("roofline")
-        self.start: dict[str, float] = earlier["start"] if earlier else self._measure()
+    def __init__(
+        self, device: str, *, quick: bool = False, earlier: dict[str, float] | None = None
+    ):
+        """Measure for the first time, unless an earlier process has.
+
+        Args:
+          device: "cpu", "gpu" or "tpu", started before.
+          quick: small sizes, for a trial.
+          earlier: the rates of an earlier process.
+        """
+        self._device, self._quick = device, quick
+        self.start: dict[str, float] = self._measure() if earlier is None else earlier
+
+    @functools.cached_property
+    def _works(self) -> dict[str, tuple[Slice, float]]:
+        """Quantity to work and its size."""
+        seconds = 0.02 if self._quick else 0.15
+        edge = 512 if self._quick else EDGES[self._device][1]
+        size = 2**24 if self._quick else COPY_BYTES[self._device]
+        works = {dtype: (Slice(product(edge, dtype), seconds), 2.0 * edge**3) for dtype in DTYPES}
+        works["copy"] = (Slice(copying(size), seconds), 2.0 * size)
+        works["dispatch"] = (Slice(dispatch(False), seconds), 1.0)
+        return works
 
     def _measure(self) -> dict[str, float]:
         found = take_turns({name: work for name, (work, _) in self._works.items()}, 5)

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from benchmarks.torch_models.gpt import GPT
-from benchmarks.torch_models.recurrent import RecurrentModel
 from charjax.config import ModelConfig
+from charjax.pytorch.gpt import GPT
+from charjax.pytorch.recurrent import RecurrentModel
 
 
 class Bigram(nn.Module):
@@ -23,6 +23,7 @@ class Bigram(nn.Module):
 def build(config: ModelConfig, vocab_size: int) -> nn.Module:
     """Build the original of a model."""
     if config.kind == "transformer":
+        assert config.context_length is not None
         return GPT(
             vocab_size,
             config.context_length,
@@ -38,5 +39,7 @@ def build(config: ModelConfig, vocab_size: int) -> nn.Module:
     # The originals of other families are only in the tests (tests/parity/originals.py).
     assert config.kind in ("rnn", "gru", "lstm")
     hidden, layers = config.d_hidden, config.n_layer
-    options = {"nonlinearity": config.activation} if config.kind == "rnn" else {}
-    return RecurrentModel(config.kind, vocab_size, config.d_embed, hidden, layers, **options)
+    options = {"nonlinearity": str(config.activation)} if config.kind == "rnn" else {}
+    return RecurrentModel(
+        config.kind, vocab_size, config.d_embed, hidden, layers, config.dropout, **options
+    )

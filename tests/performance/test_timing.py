@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.timing import Slice, paired_ratio, summary, take_turns
+from charjax.performance.timing import Slice, paired_ratio, summary, take_turns
 
 
 class Clock:
