@@ -4,6 +4,7 @@ Letters: B batch, T time, N outputs, C context length (the cache's length), D wi
 residual stream, H heads, V vocabulary.
 """
 
+import functools
 import math
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -27,6 +28,7 @@ from charjax.models.roles import Parameter, Role, Roles, dense
 from charjax.models.taps import Tap
 from charjax.models.transformer_taps import transformer_taps
 from charjax.ops.choice import compiles_layers_once
+from charjax.ops.dropout import MASK
 from charjax.ops.rotary import rotary_angles
 
 
@@ -236,7 +238,9 @@ class Transformer(CharModel):
     def _scan_blocks(self, x_BTD: Array, angles: tuple[Array, Array] | None) -> Array:
         """Compute the blocks in training as a loop over their stacked parameters.
 
-        Each has the dropout key that it has in `_unrolled_blocks`.
+        Each has the dropout key that it has in `_unrolled_blocks`. For the backward pass products
+        and masks are saved, and the work between them is done again: all that a loop saves is
+        written to memory, where a compiler fuses much of it away in unrolled blocks.
         """
         T = x_BTD.shape[1]
         blocks = [self._block(f"block_{i}", jitted=True) for i in range(self.n_layer)]
@@ -244,6 +248,12 @@ class Transformer(CharModel):
         keys = [block.make_rng("dropout") for block in blocks] if self.dropout else []
         block = self._block(None, jitted=False, parent=None)
 
+        policies = jax.checkpoint_policies
+        saved = policies.save_from_both_policies(
+            policies.dots_saveable, policies.save_only_these_names(MASK)
+        )
+
+        @functools.partial(jax.checkpoint, prevent_cse=False, policy=saved)
         def body(x_BTD: Array, layer: tuple[Any, Array | None]) -> tuple[Array, None]:
             params, key = layer
             rngs = {} if key is None else {"dropout": key}

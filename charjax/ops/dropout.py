@@ -2,8 +2,12 @@
 
 import jax
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name
 
 from charjax.ops.choice import stores_masks
+
+# Under which a policy of `jax.checkpoint` may save a mask.
+MASK = "mask"
 
 
 def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
@@ -18,4 +22,4 @@ def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
       True with probability 1 - rate, of the shape given.
     """
     keep = jax.random.bernoulli(key, 1 - rate, shape)
-    return lax.optimization_barrier(keep) if stores_masks() else keep
+    return checkpoint_name(lax.optimization_barrier(keep), MASK) if stores_masks() else keep
