@@ -29,6 +29,7 @@ from pathlib import Path
 from benchmarks import gpu_state, gpu_steps, processes
 from benchmarks.gpu_state import Record, State
 from benchmarks.gpu_steps import LONGEST_SECONDS, ROOT, STEPS, Step
+from benchmarks.results_file import RESULTS
 from charjax import cli
 from charjax.errors import UserError
 
@@ -40,7 +41,6 @@ _GRACE = 15.0
 _MOST_TRIES = 2
 # Of a dry run compiling is most.
 _UNOPTIMIZED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-_RESULTS = ROOT / "benchmarks" / "results"
 
 # Runs a step for so many seconds, and records what came of it.
 Run = Callable[[Step, Record, float], None]
@@ -204,7 +204,7 @@ def run_step(
         _judge(record, status, progressed=record.measured() > before)
     finally:
         record.seconds = round(record.seconds + time.monotonic() - start, 1)
-        record.why = "" if record.status == "done" else _with_last_line(why, record.log)
+        record.why = "" if record.status == "done" else f"{why}; {_reason(record)}"
         save()
 
 
@@ -227,9 +227,10 @@ def _judge(record: Record, status: int | None, *, progressed: bool) -> None:
         record.status = "failed"
 
 
-def _with_last_line(why: str, log: str) -> str:
-    lines = [line for line in log.splitlines() if line.strip()]
-    return f"{why}; {lines[-1].strip()[:200]}" if lines else why
+def _reason(record: Record) -> str:
+    """Return the rows that failed, or else the last line of the log."""
+    lines = [line.strip() for line in record.log.splitlines() if line.strip()]
+    return "; ".join(record.failures()) or (lines[-1][:200] if lines else "no output")
 
 
 def _report(steps: Sequence[Step], state: State, args: argparse.Namespace) -> int:
@@ -314,14 +315,14 @@ def _publish(state: State) -> int:
     for name, record in state.records.items():
         for file, tree in record.files.items():
             if "devices" in tree and "benchmark" in tree:
-                results_file.write(_RESULTS / file, tree)
+                results_file.write(RESULTS / file, tree)
                 benchmark = importlib.import_module(f"benchmarks.{name}").BENCHMARK
-                harness.draw(benchmark, (_RESULTS / file).with_suffix(".png"), tree)
+                harness.draw(benchmark, (RESULTS / file).with_suffix(".png"), tree)
             elif file == "results.json" and (target := results[name]):
-                write_json(_RESULTS / target, tree)
+                write_json(RESULTS / target, tree)
             else:
                 continue
-            print(f"written: {_RESULTS / (results[name] or file)}")
+            print(f"written: {RESULTS / (results[name] or file)}")
     return 0
 
 

@@ -47,6 +47,11 @@ class Record:
         """Return how many entries its files have; a step that goes on has more of them."""
         return sum(_entries(tree) for tree in self.files.values())
 
+    def failures(self) -> list[str]:
+        """Return the rows that failed, and why."""
+        lost = [each for tree in self.files.values() for each in tree.get("left_out", ())]
+        return [f"{each['what']}: {each['why']}" for each in lost if each["failed"]]
+
     def is_complete(self) -> bool:
         """Return whether no file has a row that only time was too short for."""
         results = [tree for tree in self.files.values() if "left_out" in tree]

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import processes, results_file, resuming
+from benchmarks.results_file import RESULTS
 from benchmarks.section import LIMIT_SECONDS, Heap, Row, Section
 from charjax import cli
 from charjax.errors import UserError
 from charjax.performance import show, workers
 from charjax.performance.failures import LeftOut
 
-RESULTS = Path(__file__).parent / "results"
 DEVICES = ("cpu", "gpu")
 # A process needs this to report what it has no time for.
 _LEAST_SECONDS = 30.0

@@ -9,6 +9,7 @@ from typing import Any
 
 from charjax import files
 
+RESULTS = Path(__file__).parent / "results"
 # Environment variables that change what is measured; those that are set are recorded.
 FLAGS = (
     "XLA_FLAGS",

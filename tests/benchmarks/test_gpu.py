@@ -59,7 +59,7 @@ def test_a_step_goes_on_as_long_as_it_brings_something(tmp_path: Path):
         ran.append(step.name)
         before = record.measured()
         count = rows[step.name].pop(0)
-        late = [{"what": "x", "late": True}] if rows[step.name] else []
+        late = [{"what": "x", "failed": False, "late": True}] if rows[step.name] else []
         tree = {"devices": [{"rows": [{}] * count}], "left_out": late}
         record.files = {"result.json": tree}
         gpu._judge(record, 0, progressed=record.measured() > before)
@@ -109,6 +109,9 @@ def test_what_fails_or_hangs_is_ended_kept_and_the_next_step_runs(
     assert "some output" in state["bad"].log
     assert state["hangs"].why == "stopped after 1 s; hanging"
     assert not is_running(int(pid.read_text()))
+    row = {"device": "gpu", "what": "gpt B256", "why": "the losses differ", "failed": True}
+    state["bad"].files = {"x.json": {"left_out": [row, row | {"failed": False}]}}
+    assert gpu._reason(state["bad"]) == "gpt B256: the losses differ"
     tree = json.loads((tmp_path / gpu_state.NAME).read_text())
     assert tree["steps"]["good"]["files"] == {"results.json": {"rows": [1, 2]}}
 
@@ -280,7 +283,7 @@ def test_what_comes_back_is_published_and_shown(
             files = {"results.json": as_gpu(tree | {"reproductions": rows})}
         state[each.name].files = files
     state.save()
-    monkeypatch.setattr(gpu, "_RESULTS", results)
+    monkeypatch.setattr(gpu, "RESULTS", results)
     assert gpu.main(["--publish", "--resume", str(tmp_path)]) == 0
     written = {path.name for path in results.iterdir()}
     assert {"peers-gpu.json", "peers-gpu.png", "reproduce-shakespeare-gpu.json"} <= written
