@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
         out = args.out or args.resume or Path(os.environ.get("OUT") or work)
         if args.dry_run:
             work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            out = args.out or work
+            out = args.out or args.resume or work
         out = out.resolve()
         state = _state(args, out)
         if args.list:

@@ -268,7 +268,7 @@ def _start_device(device: str, packages: tuple[str, ...], *, one_heap: bool) -> 
 
     from charjax import backend
     from charjax.config import RuntimeConfig
-    from charjax.hardware import machine_facts
+    from charjax.hardware import flags, machine_facts
 
     try:
         config = RuntimeConfig(device=device)  # type: ignore[arg-type]
@@ -278,7 +278,7 @@ def _start_device(device: str, packages: tuple[str, ...], *, one_heap: bool) -> 
     facts = machine_facts()
     facts["device_kind"] = str(devices[0].device_kind)
     facts["versions"] |= results_file.optional_versions(*packages)
-    return {"hardware": facts, "flags": results_file.flags(), "backend": jax.default_backend()}
+    return {"hardware": facts, "flags": flags(), "backend": jax.default_backend()}
 
 
 def _targets(

@@ -28,6 +28,7 @@ from benchmarks.subprocess_worker import find_torch
 from charjax.config import Config
 from charjax.performance.flops import flops_formula, train_flops
 from charjax.performance.rates import DTYPES
+from charjax.performance.same_work import labels
 from charjax.performance.show import Column, Row, percent, spread
 from charjax.performance.timing import Slice, paired_ratio, summary, take_turns
 from charjax.performance.workers import Worker, best_threads, thread_counts
@@ -200,13 +201,8 @@ def agreed(label: str, exact: float, reference: float) -> dict[str, Any]:
 
 def _torch_labels(kind: str, dtype: str) -> dict[str, str]:
     """Return PyTorch's contestants, each with the reason to leave it out, or none."""
-    compiled = ""
-    if kind in ("gru", "lstm"):
-        compiled = "torch.compile leaves nn.GRU and nn.LSTM as they are"
-    elif not any(shutil.which(name) for name in ("g++", "c++", "clang++")):
-        compiled = "no C++ compiler found"
-    labels = {"torch eager": "", "torch compile": compiled}
-    return labels | ({LECTURE_LOOP: ""} if kind in ("bigram", "mlp") and dtype == "float32" else {})
+    found = labels(kind, has_compiler=any(map(shutil.which, ("g++", "c++", "clang++"))))
+    return found | ({LECTURE_LOOP: ""} if kind in ("bigram", "mlp") and dtype == "float32" else {})
 
 
 def ratios(rows: list[Row]) -> list[Table]:

@@ -19,22 +19,6 @@ from charjax.training.state import variables_of
 from charjax.training.step import cross_entropy
 
 
-def exact_loss(training: Training) -> float:
-    """Return charjax's mean loss on the first batch, with all products in full float32."""
-    session = training.session
-    model = session.model.clone(dtype=jnp.float32)
-    assert session.source is not None
-    batch = jax.jit(first_copy(session.source).draw)(jnp.int32(0))
-
-    @jax.jit
-    def loss(variables: Any) -> Array:
-        logits, _ = model.apply(variables, batch.inputs, num_outputs=batch.targets.shape[1])
-        return jnp.mean(cross_entropy(logits, batch.targets))
-
-    with jax.default_matmul_precision("highest"):
-        return float(loss(first_copy(variables_of(training.state))))
-
-
 class Network(nn.Module):
     """Embedding, layers of nn.RNN, readout."""
 

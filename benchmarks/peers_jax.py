@@ -17,7 +17,7 @@ class Charjax:
           ValueError: its first loss is not the model's, though both are in full float32.
         """
         self._training = training
-        exact = peers_flax.exact_loss(training)
+        exact = workload.exact_loss(training)
         training.state, metrics, _ = training.program.run(training.state, 1)
         first = float(metrics[0, 0])
         is_full = dtype == "float32" and device == "cpu"

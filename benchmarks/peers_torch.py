@@ -3,28 +3,23 @@
 Imported only where PyTorch is installed. Letters: B batch, T time, N characters, V vocabulary.
 """
 
-import contextlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.peers import LECTURE_LOOP, TOLERANCE
-from benchmarks.workloads import first_batch, open_quietly
+from benchmarks.workloads import open_quietly
 from charjax.config import load_config
-from charjax.conversion.state_dicts import to_state_dict
 from charjax.performance.failures import LeftOut
-from charjax.pytorch import original
-from charjax.pytorch.lecture_mlp import LectureMLP, contexts_of
+from charjax.pytorch.peer import DEVICES, Peer, WithLoss, build_model, full_precision
 from charjax.training.session import Session, first_state
 from charjax.training.state import TrainState, variables_of
 from charjax.training.step import cross_entropy
-
-_DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 
 
 def build(
@@ -50,99 +45,6 @@ def build(
     if label == LECTURE_LOOP:
         return LecturePeer(session, state, "float32", device, compiled=False)
     return Peer(session, state, dtype, device, compiled=label == "torch compile")
-
-
-class WithLoss(nn.Module):
-    """A model and its mean cross entropy, compiled as one."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the mean loss in nats."""
-        out = self.model(x)
-        logits = out[0] if isinstance(out, tuple) else out
-        return functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), y.reshape(-1))
-
-
-class Peer:
-    """A PyTorch model with charjax's weights, trained by idiomatic, fast PyTorch."""
-
-    def __init__(
-        self, session: Session, state: TrainState, dtype: str, device: str, compiled: bool
-    ):
-        """Build the model and put the text on the device."""
-        self.config, self.device = session.config, _DEVICES[device]
-        self.model = build_model(session, state).to(self.device)
-        self.first = first_batch(session)
-        self.net = WithLoss(self.model)
-        self.loss: Any = torch.compile(self.net) if compiled else self.net
-        self._bfloat16 = dtype == "bfloat16"
-        self.optimizer = self.make_optimizer()
-        tokens = torch.from_numpy(session.dataset.splits["train"].tokens.astype(np.int64))
-        assert self.config.model.context_length is not None
-        self.window = torch.arange(self.config.model.context_length + 1, device=self.device)
-        self._is_pairs = self.config.model.kind == "mlp"
-        if self._is_pairs:
-            contexts, targets = contexts_of(tokens.numpy(), len(self.window) - 1)
-            self.contexts = torch.from_numpy(contexts).to(self.device)
-            self.targets = torch.from_numpy(targets).to(self.device)
-        self.tokens = tokens.to(self.device)
-        self.facts = {"loss": self.exact_loss()}
-
-    def make_optimizer(self) -> torch.optim.Optimizer:
-        """Return a fused AdamW that decays matrices alone."""
-        optim, parameters = self.config.optim, list(self.model.parameters())
-        groups = [
-            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": optim.weight_decay},
-            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=optim.learning_rate,
-            betas=(optim.beta1, optim.beta2),
-            eps=optim.eps,
-            fused=True,
-        )
-
-    def exact_loss(self) -> float:
-        """Return the loss on charjax's first batch, with all products in full float32."""
-        with _full_precision(), torch.no_grad():
-            x, y = (torch.from_numpy(a.astype(np.int64)).to(self.device) for a in self.first)
-            return float(self.net(x, y))
-
-    def run(self, threads: int, count: int) -> None:
-        """Do n steps with so many threads, and wait for the last."""
-        torch.set_num_threads(threads)
-        for _ in range(count):
-            self.step()
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-
-    def step(self) -> None:
-        """Do one step without waiting for the device."""
-        with self._autocast():
-            loss = self.loss(*self.batch())
-        loss.backward()
-        if self.config.optim.grad_clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.grad_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def batch(self) -> tuple[Tensor, Tensor]:
-        """Draw random windows by one gather."""
-        rows = self.config.train.batch_size
-        if self._is_pairs:
-            picked = torch.randint(len(self.targets), (rows,), device=self.device)
-            return self.contexts[picked], self.targets[picked]
-        last = len(self.tokens) - len(self.window)
-        starts = torch.randint(last, (rows,), device=self.device)
-        both = self.tokens[starts[:, None] + self.window]
-        return both[:, :-1].contiguous(), both[:, 1:].contiguous()
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast(self.device, torch.bfloat16, enabled=self._bfloat16)
 
 
 class LecturePeer(Peer):
@@ -181,7 +83,7 @@ class SamplerPeer:
 
     def __init__(self, session: Session, state: TrainState, device: str, batch: int, length: int):
         """Build the model with the weights of a state; the prompt is the beginning of the text."""
-        self._device = _DEVICES[device]
+        self._device = DEVICES[device]
         self._session = session
         self._model: Any = build_model(session, state).to(self._device).eval()
         self._length = length
@@ -202,7 +104,7 @@ class SamplerPeer:
         with jax.default_matmul_precision("highest"):
             logits, _ = self._session.model.apply(variables, rows[:, :-1])
             ours = float(cross_entropy(logits, jnp.asarray(rows[:, 1:])).mean())
-        with _full_precision(), torch.no_grad():
+        with full_precision(), torch.no_grad():
             x = torch.from_numpy(rows.astype(np.int64)).to(self._device)
             theirs = float(WithLoss(self._model)(x[:, :-1], x[:, 1:]))
         difference = abs(ours - theirs) / ours
@@ -233,33 +135,3 @@ class SamplerPeer:
             drawn = torch.multinomial(functional.softmax(logits, dim=-1), num_samples=1)
             text = torch.cat((text, drawn), dim=1)
         return text
-
-
-def build_model(session: Session, state: TrainState) -> nn.Module:
-    """Build the original of a model, with the weights of a state of charjax."""
-    config, size = session.config.model, session.dataset.tokenizer.vocab_size
-    variables = _plain(variables_of(state))
-    if config.kind == "mlp":
-        return LectureMLP.holding(variables["params"])
-    model = original.build(config, size)
-    tensors = to_state_dict(config, size, variables)
-    model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in tensors.items()})
-    return model
-
-
-def _plain(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {name: _plain(value) for name, value in tree.items()}
-    return np.array(tree)
-
-
-@contextlib.contextmanager
-def _full_precision() -> Any:
-    """Turn TF32 off while losses are compared; afterwards on, as it is by default in JAX."""
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    render_benchmark,
     render_faults,
     render_initlab,
     render_picture,
@@ -74,6 +75,7 @@ def pages(measured: dict[str, report.Result], folder: Path = RESULTS) -> dict[Pa
             "time-to-quality": render_speed.goals(folder),
             "benchmarks": render_speed.benchmarks(folder),
         },
+        DOCS / "benchmark.md": render_benchmark.page_parts(),
         DOCS / "durability.md": render_faults.page_parts(),
         DOCS / "initlab.md": render_initlab.page_parts(folder) | render_verdicts.page_parts(),
     }

@@ -3,35 +3,12 @@
 import datetime
 import importlib.metadata
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from charjax import files
 
 RESULTS = Path(__file__).parent / "results"
-# Environment variables that change what is measured; those that are set are recorded.
-FLAGS = (
-    "XLA_FLAGS",
-    "LIBTPU_INIT_ARGS",
-    "JAX_PLATFORMS",
-    "JAX_DEFAULT_MATMUL_PRECISION",
-    "JAX_COMPILATION_CACHE_DIR",
-    "JAX_ENABLE_COMPILATION_CACHE",
-    "JAX_ENABLE_X64",
-    "JAX_NUMPY_DTYPE_PROMOTION",
-    "XLA_PYTHON_CLIENT_PREALLOCATE",
-    "XLA_PYTHON_CLIENT_MEM_FRACTION",
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "NVIDIA_TF32_OVERRIDE",
-)
-
-
-def flags() -> dict[str, str]:
-    """Return those of the variables above that are set."""
-    return {name: os.environ[name] for name in FLAGS if name in os.environ}
 
 
 def optional_versions(*packages: str) -> dict[str, str]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from charjax.config import Config, load_config
@@ -82,9 +81,3 @@ def _texts() -> tuple[str, str]:
 
 
 _FOLDERS: list[Any] = []
-
-
-def first_batch(session: Session) -> tuple[np.ndarray, np.ndarray]:
-    """Return the inputs (B, S) and targets (B, T) of step 0."""
-    batch = jax.jit(lambda source: source.draw(jnp.int32(0)))(session.source)
-    return np.asarray(batch.inputs), np.asarray(batch.targets)

@@ -14,6 +14,24 @@ from jax.sharding import Mesh
 
 from charjax import __version__
 
+# Environment variables that change what is measured; those that are set are recorded.
+_FLAGS = (
+    "XLA_FLAGS",
+    "LIBTPU_INIT_ARGS",
+    "JAX_PLATFORMS",
+    "JAX_DEFAULT_MATMUL_PRECISION",
+    "JAX_COMPILATION_CACHE_DIR",
+    "JAX_ENABLE_COMPILATION_CACHE",
+    "JAX_ENABLE_X64",
+    "JAX_NUMPY_DTYPE_PROMOTION",
+    "XLA_PYTHON_CLIENT_PREALLOCATE",
+    "XLA_PYTHON_CLIENT_MEM_FRACTION",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NVIDIA_TF32_OVERRIDE",
+)
+
 
 def machine_facts() -> dict[str, Any]:
     """Return processor, accelerators, versions and the date, as every result file holds them."""
@@ -101,3 +119,8 @@ def environment(devices: list[jax.Device], mesh: Mesh) -> dict[str, Any]:
         "cores": cores(),
         "versions": {"python": platform.python_version(), **used},
     }
+
+
+def flags() -> dict[str, str]:
+    """Return the environment variables that are set and change what is measured."""
+    return {name: os.environ[name] for name in _FLAGS if name in os.environ}

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 _PROGRAM = """
-import importlib, logging, os, pkgutil, signal, sys, threading, warnings
+import importlib, importlib.util, logging, os, pkgutil, signal, sys, threading, warnings
 # They change settings of their own.
 import flax.linen, jax, matplotlib.figure, optax, pandas, pydantic, scipy.sparse.linalg
 import scipy.special
@@ -21,10 +21,15 @@ def settings():
         "recursion": sys.getrecursionlimit(),
     }
 
+# What it changes is its own.
+has_torch = importlib.util.find_spec("torch") is not None
+if has_torch:
+    import torch
 before = settings()
 import charjax
 for module in pkgutil.walk_packages(charjax.__path__, "charjax."):
-    if not module.name.endswith("__main__"):
+    needs_torch = module.name.startswith("charjax.pytorch.") and not has_torch
+    if not module.name.endswith("__main__") and not needs_torch:
         importlib.import_module(module.name)
 after = settings()
 print([name for name in before if before[name] != after[name]])

@@ -51,6 +51,9 @@ class _Published:
       url: its public address.
       digest: its SHA-256.
       size: in bytes.
+      symbols: different characters, without the newlines of a list.
+      longest_line: characters of the longest, where its lines are documents.
+      lines: their number there.
       rules: how it is read, and every later text and prompt of its runs.
       file_names: its possible names in $CHARJAX_DATA.
     """
@@ -58,8 +61,11 @@ class _Published:
     url: str
     digest: str
     size: int
+    symbols: int
     rules: ReadingRules
     file_names: tuple[str, ...]
+    longest_line: int = 0
+    lines: int = 0
 
 
 _PUBLISHED = {
@@ -67,6 +73,7 @@ _PUBLISHED = {
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
         1_115_394,
+        65,
         UTF_8,
         ("shakespeare.txt", "tinyshakespeare.txt", "tinyshakespeare/input.txt"),
     ),
@@ -74,13 +81,17 @@ _PUBLISHED = {
         "https://raw.githubusercontent.com/karpathy/makemore/master/names.txt",
         "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d",
         228_145,
+        26,
         UTF_8,
         ("names.txt",),
+        longest_line=15,
+        lines=32_033,
     ),
     "warpeace": _Published(
         "https://cs.stanford.edu/people/karpathy/char-rnn/warpeace_input.txt",
         "fb66ba999dafe24017cdd59e04c56d385a9c8466993d374fd4c6f08b2142985e",
         3_258_246,
+        87,
         # Its published results count bytes, so the byte order mark and the CRLFs are kept.
         LATIN_1,
         ("warpeace.txt", "warpeace_input.txt"),
@@ -144,16 +155,63 @@ def _with_list_note(corpus: Corpus) -> Corpus:
     return dataclasses.replace(corpus, notes=(*corpus.notes, note))
 
 
-def _find(name: str, published: _Published) -> bytes:
-    """Return the bytes of a published file from $CHARJAX_DATA, the cache or the network."""
+def stand_in(config: DataConfig) -> Corpus | None:
+    """Return a text as large as a published one, with as many symbols, where that is not here.
+
+    For what depends on sizes alone. None if a run would not have to download its text.
+    """
+    published = None if config.path is not None else _PUBLISHED.get(config.name)
+    if published is None or _find_here(config.name, published) is not None:
+        return None
+    alphabet = "".join(map(chr, range(ord("!"), ord("!") + published.symbols)))
+    if published.lines:
+        text = _stand_in_lines(published, alphabet)
+    else:
+        text = (alphabet * (published.size // len(alphabet) + 1))[: published.size]
+    note = (
+        f"{config.name} is not on this machine and was not downloaded: its size "
+        f"({published.size:,} bytes) and its {published.symbols} symbols are known"
+    )
+    is_bytes = config.tokenizer == "byte"
+    return Corpus(
+        config.name, text.encode("latin-1") if is_bytes else text, published.digest, (note,)
+    )
+
+
+def _stand_in_lines(published: _Published, alphabet: str) -> str:
+    """Return as many lines, one as long as the longest, the others alike."""
+    longest = (alphabet * published.longest_line)[: published.longest_line]
+    rest = published.size - published.longest_line - published.lines
+    short, more = divmod(rest, published.lines - 1)
+    lines = [alphabet[: short + (index < more)] for index in range(published.lines - 1)]
+    # Every symbol is in some line.
+    lines[: len(alphabet)] = [
+        (alphabet[index:] + alphabet)[: len(line)]
+        for index, line in enumerate(lines[: len(alphabet)])
+    ]
+    return "\n".join([*lines, longest]) + "\n"
+
+
+def _find_here(name: str, published: _Published) -> bytes | None:
+    """Return the bytes of a published file from $CHARJAX_DATA or the cache."""
     raw = _from_data_directory(name, published)
-    if raw is not None:
+    folder = user_cache()
+    if raw is not None or folder is None:
         return raw
-    cached = _cache_directory() / f"{name}.txt"
+    cached = folder / f"{name}.txt"
     if cached.is_file():
         raw = read_bytes(cached, "data.name")
         if hashlib.sha256(raw).hexdigest() == published.digest:
             return raw
+    return None
+
+
+def _find(name: str, published: _Published) -> bytes:
+    """Return the bytes of a published file from $CHARJAX_DATA, the cache or the network."""
+    raw = _find_here(name, published)
+    if raw is not None:
+        return raw
+    cached = _cache_directory() / f"{name}.txt"
     try:
         return download(
             published.url, cached, digest=published.digest, size=published.size, opener=open_https

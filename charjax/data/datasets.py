@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from charjax.config import DataConfig
-from charjax.data.corpora import load_corpus, read_file, reading_rules
+from charjax.data.corpora import Corpus, load_corpus, read_file, reading_rules
 from charjax.data.reading import ReadingRules
 from charjax.data.splits import Split, split_text
 from charjax.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
@@ -64,6 +64,11 @@ def load_dataset(
             f"was {str(digest)[:12]}...); put the old text back, or use another text in a new run "
             "(charjax.train --init-from) or for its loss alone (charjax.evaluate --text)"
         )
+    return dataset_of(config, corpus, tokenizer)
+
+
+def dataset_of(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer | None = None) -> Dataset:
+    """Tokenize and split a text; arguments as of `load_dataset`."""
     tokenizer, splits, notes = split_text(config, corpus, tokenizer)
     lengths_D = np.concatenate([split.doc_lengths for split in splits.values()])
     # method="lower": with few lines, a single long one stays above the percentile.

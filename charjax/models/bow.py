@@ -52,6 +52,14 @@ class BagOfCharacters(CharModel):
         """The readout's."""
         return 2.0 * self.d_embed * self.vocab_size
 
+    def activation_shapes(self, length: int) -> dict[str, tuple[int, ...]]:
+        """Return embeddings and averages, and the logits."""
+        return {"vectors": (length, self.d_embed), "logits": (length, self.vocab_size)}
+
+    def library_values(self, length: int) -> int:
+        """Count a copy of the embeddings, which the product that sums them makes."""
+        return length * self.d_embed
+
     def taps(self) -> tuple[Tap, ...]:
         """Describe the embedding, the average and the readout."""
         embedding = layer_of(self.roles, "token_embedding/embedding")

@@ -90,6 +90,22 @@ class CharModel(nn.Module):
         """Estimate the numbers that one window of so many tokens saves for the backward pass."""
         return 0
 
+    def activation_shapes(self, length: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the arrays that dominate the memory of a training step.
+
+        Those of one window of so many targets, one shape for all arrays of a kind, layers on the
+        leading axis. How many of them a device holds at once is its compiler's choice, and is
+        measured (`charjax.performance.activations`).
+        """
+        return {"logits": (length, self.vocab_size)}
+
+    def library_values(self, length: int) -> int:
+        """Count numbers in the CPU libraries' own arrays for one window, unknown to the compiler.
+
+        Measured as resident memory: benchmarks/plan.py.
+        """
+        return 0
+
     def attention_weights(self, qkv_BTE: Array) -> Array:
         """Compute the attention weights of a block, which the model keeps in no array.
 

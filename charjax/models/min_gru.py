@@ -96,6 +96,13 @@ class MinGRU(CharModel):
         """Estimate the numbers that the cells and the levels of their scans save."""
         return _SAVED * self.n_layer * self.d_hidden * length
 
+    def activation_shapes(self, length: int) -> dict[str, tuple[int, ...]]:
+        """Return the states of all layers and the logits."""
+        return {
+            "states": (self.n_layer, length, self.d_hidden),
+            "logits": (length, self.vocab_size),
+        }
+
     def taps(self) -> tuple[Tap, ...]:
         """Describe the embedding, each cell's state, and the readout."""
         embedding = layer_of(self.roles, "token_embedding/embedding")

@@ -69,6 +69,14 @@ class MLP(FiniteModel):
         """Estimate 6 numbers per hidden unit, for one target per window."""
         return 6 * sum(self.hidden)
 
+    def activation_shapes(self, length: int) -> dict[str, tuple[int, ...]]:
+        """Return the vectors side by side, the hidden units and the logits."""
+        return {
+            "vectors": (length, self.context_length * self.d_embed),
+            "units": (length, sum(self.hidden)),
+            "logits": (length, self.vocab_size),
+        }
+
     def taps(self) -> tuple[Tap, ...]:
         """Describe embedding, hidden layers and readout.
 

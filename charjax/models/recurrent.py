@@ -215,6 +215,13 @@ class Recurrent(CharModel):
         """Estimate 8 numbers per unit, as XLA's figures were."""
         return 8 * self.n_layer * self.d_hidden * length
 
+    def activation_shapes(self, length: int) -> dict[str, tuple[int, ...]]:
+        """Return the states of all layers and the logits."""
+        return {
+            "states": (self.n_layer, length, self.d_hidden),
+            "logits": (length, self.vocab_size),
+        }
+
     def taps(self) -> tuple[Tap, ...]:
         """Describe the embedding, each cell's state, and the readout."""
         return recurrent_taps(self, has_theory=False)

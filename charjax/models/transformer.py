@@ -253,6 +253,17 @@ class Transformer(CharModel):
         """Estimate 24 numbers per unit of the stream, as XLA's figures were."""
         return 24 * self.n_layer * self.d_model * length
 
+    def activation_shapes(self, length: int) -> dict[str, tuple[int, ...]]:
+        """Return the stream and the attention's weights in all blocks, and the logits."""
+        L, T, D = self.n_layer, length, self.d_model
+        return {
+            "stream": (L, T, D),
+            "weights": (L, self.n_head, T, T),
+            # The derivative of one block's scores, whatever the number of blocks.
+            "block": (self.n_head, T, T),
+            "logits": (T, self.vocab_size),
+        }
+
     def attention_weights(self, qkv_BTE: Array) -> Array:
         """See CharModel."""
         return attention_weights(qkv_BTE, self.n_head, rotary=self.positions == "rotary")

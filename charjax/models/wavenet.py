@@ -83,6 +83,17 @@ class WaveNet(FiniteModel):
         """Estimate 6 numbers per hidden unit."""
         return 6 * self.d_hidden * length
 
+    def activation_shapes(self, length: int) -> dict[str, tuple[int, ...]]:
+        """Return the embeddings, the units of all levels and the logits."""
+        # For one target only the places of its tree; for many, a place of each level per token.
+        tree = self.context_length - 1
+        places = tree if length == 1 else self.levels * (length + tree)
+        return {
+            "vectors": (length + tree, self.d_embed),
+            "units": (places, self.d_hidden),
+            "logits": (length, self.vocab_size),
+        }
+
     def taps(self) -> tuple[Tap, ...]:
         """Describe embedding, levels and readout."""
         embedding = layer_of(self.roles, "token_embedding/embedding")

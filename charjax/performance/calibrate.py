@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from charjax import backend, hardware
-from charjax.config import Config, RuntimeConfig, load_config
+from charjax.config import FAMILIES, Config, RuntimeConfig, load_config
 from charjax.config.families import families_where
 from charjax.data.datasets import Dataset, load_dataset
 from charjax.errors import UserError
@@ -24,12 +24,30 @@ from charjax.training.state import state_shapes
 
 _EDGES = {"cpu": (64, 128, 256, 512, 1024), "gpu": (256, 1024, 4096, 8192)}
 _EDGES["tpu"] = _EDGES["gpu"]
-# Batch, context length, then width and layers where the family has them. Small beside large, wide
-# beside long: the fit has as many unknowns as there are points.
+# Batch, context length, then width and layers where the family has them: small beside large, wide
+# beside long, as many as the fit has unknowns.
 _POINTS = {
-    "transformer": ((8, 64, 64, 2), (16, 64, 128, 4), (8, 128, 256, 2), (32, 32, 64, 1)),
-    "recurrent": ((8, 64, 64, 1), (32, 64, 128, 2), (16, 32, 256, 1), (64, 64, 64, 1)),
-    "window": ((32, 8, 64, 1), (256, 8, 128, 1), (64, 16, 512, 1), (2048, 8, 64, 1)),
+    "transformer": (
+        (8, 64, 64, 2),
+        (16, 64, 128, 4),
+        (8, 128, 256, 2),
+        (32, 32, 64, 1),
+        (4, 32, 128, 2),
+    ),
+    "recurrent": (
+        (8, 64, 64, 1),
+        (32, 64, 128, 2),
+        (16, 32, 256, 1),
+        (64, 64, 64, 1),
+        (4, 128, 128, 1),
+    ),
+    "window": (
+        (32, 8, 64, 1),
+        (256, 8, 128, 1),
+        (64, 16, 512, 1),
+        (2048, 8, 64, 1),
+        (512, 4, 256, 1),
+    ),
 }
 # On an accelerator those would all take a launch's time.
 _LARGER = {"cpu": 1, "gpu": 4, "tpu": 4}
@@ -54,7 +72,7 @@ def work_of(session: Session) -> Work:
     steps = context if model.memory == "carried" and config.model.kind != "mingru" else 1
     return Work(
         flops=(train_flops(config.model, model.vocab_size) or 0.0) * targets,
-        saved_bytes=4.0 * rows * model.saved_values(context),
+        saved_bytes=4.0 * (rows * model.saved_values(context) + targets * model.vocab_size),
         parameter_bytes=4.0 * size * session.mesh.size,
         sequence=steps * layers * config.optim.accumulate_steps,
         devices=session.mesh.size,
@@ -63,7 +81,7 @@ def work_of(session: Session) -> Work:
 
 def settings_of(kind: str, device: str) -> list[list[str]]:
     """Return the overrides of a family's points."""
-    fields = load_config(None, [f"model.kind={kind}"]).model.model_fields
+    fields = FAMILIES[kind].model_fields
     shape = "transformer" if kind == "transformer" else "recurrent"
     shape = shape if "n_layer" in fields else "window"
     found = []

@@ -1,4 +1,4 @@
-"""What `charjax benchmark --calibrate` has measured of a machine, and the step times it predicts.
+"""Measurements of a machine by `charjax benchmark --calibrate`, and step times from them.
 
 A calibration is a JSON, by default in the user's cache, one for each kind of device and processor:
 
@@ -33,11 +33,12 @@ _LEAST_POINTS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What a training step does, by formulas.
+    """Work of a training step, by formulas.
 
     Attributes:
       flops: of matrix products, forward and backward, of all devices together.
-      saved_bytes: activations that are saved for the backward pass, of all devices together.
+      saved_bytes: activations that are saved for the backward pass, and the logits, of all devices
+        together.
       parameter_bytes: of the parameters in float32, once for each device in use.
       sequence: operations that follow one another: time steps times layers of a recurrent network,
         layers of another.
@@ -56,7 +57,7 @@ class Work:
 
 
 class Prediction(NamedTuple):
-    """Seconds of a step: the middle, and a range as wide as the fit's errors on its own points."""
+    """Seconds of a step: the middle, and a range as wide as the fit's errors on the points."""
 
     low: float
     middle: float

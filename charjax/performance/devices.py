@@ -146,11 +146,33 @@ def by_name(name: str) -> Device:
     )
 
 
+def processor(name: str, memory: float, rates: dict[str, float]) -> Device:
+    """Return the device of JAX that a CPU is, or its share of the cores.
+
+    Args:
+      name: of the processor.
+      memory: bytes for each device.
+      rates: FLOP/s by dtype, and "copy" in bytes/s.
+    """
+    return Device(
+        name="cpu",
+        device_kind="cpu",
+        platform="cpu",
+        memory=memory,
+        usable=memory,
+        float32=rates["float32"],
+        bfloat16=rates["bfloat16"],
+        bandwidth=rates["copy"],
+        interconnect=None,
+        source=f"measured: {name}",
+    )
+
+
 def read_file(path: Path) -> dict[str, Any]:
-    """Read a description of a device, TOML or JSON, with a table `device`.
+    """Read a description of a device, TOML or JSON: a table `device`, or a calibration.
 
     Raises:
-      UserError: it cannot be read, or is not a table of that form.
+      UserError: it cannot be read, or is neither.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -158,9 +180,33 @@ def read_file(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"--device: {str(path)!r} cannot be read: {reason}") from None
-    if not isinstance(tree, dict) or not isinstance(tree.get("device"), dict):
+    is_calibration = isinstance(tree, dict) and "points" in tree
+    if not is_calibration and not (isinstance(tree, dict) and isinstance(tree.get("device"), dict)):
         raise UserError(f"--device: {str(path)!r} has no table [device]; see docs/plan.md")
     return tree
+
+
+def calibrated(tree: dict[str, Any], where: str) -> Device:
+    """Return the device of a calibration, with the rates that were measured.
+
+    Raises:
+      UserError: it is of a kind whose memory is not known.
+    """
+    kind = str(tree.get("device_kind"))
+    found = find(kind)
+    if found is None:
+        raise UserError(
+            f"--device: {where!r} is a calibration of {kind!r}, whose memory is not known here; "
+            "give --device cpu on the machine itself, or describe the device in a file"
+        )
+    products = tree["rates"]["products"]
+    return dataclasses.replace(
+        found,
+        float32=max(products["float32"].values()),
+        bfloat16=max(products["bfloat16"].values()),
+        bandwidth=tree["rates"]["copy"],
+        source=f"measured: {where}",
+    )
 
 
 def parse(table: dict[str, Any], where: str) -> Device:

@@ -4,6 +4,7 @@ Products are timed in float32 (at JAX's default precision, which on a GPU with t
 and in bfloat16; a copy counts the bytes read and the bytes written.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -88,15 +89,19 @@ class Roofline:
           quick: small sizes, for a trial.
           earlier: the rates of an earlier process.
         """
-        self._seconds = 0.02 if quick else 0.15
-        edge = 512 if quick else EDGES[device][1]
-        size = 2**24 if quick else COPY_BYTES[device]
-        self._works: dict[str, tuple[Slice, float]] = {}
-        for dtype in DTYPES:
-            self._works[dtype] = (Slice(product(edge, dtype), self._seconds), 2.0 * edge**3)
-        self._works["copy"] = (Slice(copying(size), self._seconds), 2.0 * size)
-        self._works["dispatch"] = (Slice(dispatch(False), self._seconds), 1.0)
+        self._device, self._quick = device, quick
         self.start: dict[str, float] = self._measure() if earlier is None else earlier
+
+    @functools.cached_property
+    def _works(self) -> dict[str, tuple[Slice, float]]:
+        """Quantity to work and its size."""
+        seconds = 0.02 if self._quick else 0.15
+        edge = 512 if self._quick else EDGES[self._device][1]
+        size = 2**24 if self._quick else COPY_BYTES[self._device]
+        works = {dtype: (Slice(product(edge, dtype), seconds), 2.0 * edge**3) for dtype in DTYPES}
+        works["copy"] = (Slice(copying(size), seconds), 2.0 * size)
+        works["dispatch"] = (Slice(dispatch(False), seconds), 1.0)
+        return works
 
     def _measure(self) -> dict[str, float]:
         found = take_turns({name: work for name, (work, _) in self._works.items()}, 5)

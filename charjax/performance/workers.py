@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from charjax.errors import UserError
 from charjax.performance.failures import LeftOut, first_line
 from charjax.performance.timing import Slice
 
@@ -39,6 +40,16 @@ def device_environment(device: str, defaults: dict[str, str]) -> dict[str, str]:
     if device == "cpu":
         environment["JAX_PLATFORMS"] = "cpu"
     return environment
+
+
+def find_accelerator() -> str | None:
+    """Return "gpu" or "tpu" if JAX finds one in a new process, else None."""
+    code = "import jax; print(jax.devices()[0].platform)"
+    environment = device_environment("gpu", {})
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    found = done.stdout.strip()
+    return found if found in ("gpu", "tpu") else None
 
 
 def find_torch(fallback: str | None = None) -> tuple[str, str]:
@@ -101,6 +112,7 @@ class Worker:
 
         Raises:
           LeftOut: something that it needs is not available.
+          UserError: a mistake in the configuration or the data.
           RuntimeError: it could not be built; with the message of the error there.
         """
         found: dict[str, Any] = self._reply()
@@ -141,6 +153,8 @@ class Worker:
         if "ok" in reply:
             return reply["ok"]
         self.close()
+        if "mistake" in reply:
+            raise UserError(reply["mistake"])
         raise LeftOut(reply["left out"]) if "left out" in reply else RuntimeError(reply["error"])
 
 
@@ -172,6 +186,8 @@ def main() -> None:
             result = {"ok": work()}
         except LeftOut as reason:
             result = {"left out": str(reason)}
+        except UserError as mistake:
+            result = {"mistake": str(mistake)}
         except Exception as error:
             result = {"error": first_line(error)}
         replies.write(json.dumps(result) + "\n")

@@ -2,13 +2,24 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
 
 from charjax import hardware
+from charjax.parallel import first_copy
 from charjax.performance.failures import check_memory
 from charjax.random_streams import purpose_key
 from charjax.training.program import CAPACITY, ChunkProgram, compile_chunks
 from charjax.training.session import Session, first_state
-from charjax.training.state import TrainState
+from charjax.training.state import TrainState, variables_of
+from charjax.training.step import cross_entropy
+
+# Batches of lines whose targets are counted.
+_DRAWN = 32
 
 
 @dataclasses.dataclass
@@ -65,3 +76,36 @@ def prepare(session: Session) -> Training:
     devices = list(session.mesh.devices.flat)
     needed = check_memory(program.compiled, hardware.available_memory(devices))
     return Training(session, program, state, needed)
+
+
+def exact_loss(training: Training) -> float:
+    """Return charjax's mean loss on the first batch, with all products in full float32."""
+    session = training.session
+    model = session.model.clone(dtype=jnp.float32)
+    assert session.source is not None
+    batch = jax.jit(first_copy(session.source).draw)(jnp.int32(0))
+
+    @jax.jit
+    def loss(variables: Any) -> Array:
+        logits, _ = model.apply(variables, batch.inputs, num_outputs=batch.targets.shape[1])
+        return jnp.mean(cross_entropy(logits, batch.targets))
+
+    with jax.default_matmul_precision("highest"):
+        return float(loss(first_copy(variables_of(training.state))))
+
+
+def first_batch(session: Session) -> tuple[np.ndarray, np.ndarray]:
+    """Return the inputs (B, S) and targets (B, T) of step 0."""
+    batch = jax.jit(lambda source: source.draw(jnp.int32(0)))(session.source)
+    return np.asarray(batch.inputs), np.asarray(batch.targets)
+
+
+def targets_per_step(session: Session) -> float:
+    """Return the mean number of targets of a batch, padding left out."""
+    source = session.source
+    assert source is not None
+    if session.config.data.layout != "lines":
+        return float(source.batch_size * source.window)
+    weights = jax.jit(lambda source, step: jnp.sum(source.draw(step).weights))
+    steps = range(_DRAWN)
+    return float(np.mean([float(weights(first_copy(source), jnp.int32(n))) for n in steps]))

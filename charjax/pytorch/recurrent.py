@@ -27,8 +27,9 @@ class RecurrentModel(nn.Module):
     ):
         super().__init__()
         self.emb = nn.Embedding(vocab_size, d_embed)
+        between = dropout if n_layer > 1 else 0.0
         cell = _MODULES[kind](
-            d_embed, d_hidden, n_layer, batch_first=True, dropout=dropout, **options
+            d_embed, d_hidden, n_layer, batch_first=True, dropout=between, **options
         )
         self.module_name = "gru" if kind == "gru" else "rnn"
         self.add_module(self.module_name, cell)

@@ -89,6 +89,7 @@ def test_what_fails_or_hangs_is_ended_kept_and_the_next_step_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(gpu, "_PATIENCE", 0.2)
+    monkeypatch.setattr(gpu, "_MOST_TRIES", 1)
     pid = tmp_path / "pid"
     hangs = (
         # It ignores SIGTERM, and has started a process in a session of its own.
@@ -103,11 +104,11 @@ def test_what_fails_or_hangs_is_ended_kept_and_the_next_step_runs(
     fails = "print('some output'); raise SystemExit('error: planted')"
     good = "import json; json.dump(dict(rows=[1, 2]), open('{folder}/results.json', 'w'))"
     steps = [step("bad", fails), step("hangs", hangs), step("good", good)]
-    state = run_steps(tmp_path, steps, seconds=1.2)
+    state = run_steps(tmp_path, steps, seconds=4.2)
     assert [state[each.name].status for each in steps] == ["failed", "failed", "done"]
     assert state["bad"].why == "status 1; error: planted"
     assert "some output" in state["bad"].log
-    assert state["hangs"].why == "stopped after 1 s; hanging"
+    assert state["hangs"].why == "stopped after 4 s; hanging"
     assert not is_running(int(pid.read_text()))
     row = {"device": "gpu", "what": "gpt B256", "why": "the losses differ", "failed": True}
     state["bad"].files = {"x.json": {"left_out": [row, row | {"failed": False}]}}
@@ -187,6 +188,20 @@ def test_a_missing_text_or_package_is_a_step_left_out_and_no_failure(
     assert "left out: has no package: needs the package no_such_package" in output
     monkeypatch.delenv("CHARJAX_DATA")
     assert gpu_steps.lacking(steps[0]) == "needs names.txt, and CHARJAX_DATA is not set"
+
+
+def test_a_resumed_call_writes_where_it_was_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """And runs nothing that is done."""
+    monkeypatch.setattr(gpu, "STEPS", (step("one"), step("two")))
+    assert gpu.main(["--dry-run", "--only", "one", "--out", str(tmp_path)]) == 0
+    first = json.loads((tmp_path / gpu_state.NAME).read_text())["steps"]["one"]
+    assert gpu.main(["--dry-run", "--resume", str(tmp_path)]) == 0
+    assert f"results: {tmp_path / gpu_state.NAME}" in capsys.readouterr().out
+    steps = json.loads((tmp_path / gpu_state.NAME).read_text())["steps"]
+    assert steps["one"] == first
+    assert steps["two"]["status"] == "done"
 
 
 def test_a_broken_step_of_a_dry_run_is_listed_and_its_status_is_1(

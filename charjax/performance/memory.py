@@ -1,0 +1,166 @@
+"""Bytes that a training run holds on each device, before it is started."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+
+from charjax.performance import activations
+from charjax.performance.devices import Platform
+from charjax.training.program import CAPACITY
+from charjax.training.session import Session
+from charjax.training.state import TrainState, parameter_count, state_shapes
+from charjax.training.step import Metrics
+
+_FLOAT = 4
+# Threads' stacks and pages of libraries that the first call of any program on a CPU adds to the
+# process (measured: benchmarks/plan.py).
+_PROCESS = 13 * 2**20
+Source = Literal["compiler", "formula"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes per device; every device holds the whole state and the whole text.
+
+    Attributes:
+      parameters: in float32.
+      moments: the optimizer's state.
+      other: statistics of batch norm, carried states, a scheme's factors, counters.
+      text: the training tokens and the windows in them.
+      metrics: the buffer of a chunk's metrics.
+      temporary: gradients, activations and all else that a step holds for a while.
+      gradients: one array for each parameter, a part of `temporary`.
+      source: of `temporary`.
+    """
+
+    parameters: int
+    moments: int
+    other: int
+    text: int
+    metrics: int
+    temporary: int
+    gradients: int
+    source: Source
+
+    @property
+    def state(self) -> int:
+        """Bytes of what a checkpoint holds."""
+        return self.parameters + self.moments + self.other
+
+    @property
+    def fixed(self) -> int:
+        """Bytes that do not depend on the batch, without temporary arrays."""
+        return self.state + self.text + self.metrics
+
+    @property
+    def activations(self) -> int:
+        """Bytes of temporary arrays other than gradients."""
+        return max(0, self.temporary - self.gradients)
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.fixed + self.temporary
+
+
+def predict(session: Session, *, devices: int, platform: Platform) -> Memory:
+    """Return the memory of a run by formulas.
+
+    Args:
+      session: the run; no array of its state is made.
+      devices: that share the batch; a divisor of it.
+      platform: of the devices.
+    """
+    rows = session.config.train.batch_size // devices
+    return with_temporary(
+        session, devices=devices, temporary=temporary(session, rows, platform), source="formula"
+    )
+
+
+def with_temporary(session: Session, *, devices: int, temporary: int, source: Source) -> Memory:
+    """Return the memory of a run whose temporary arrays are known."""
+    state = state_shapes(session.model, session.config)
+    carry = size_of(state.carry) // devices
+    rest = state._replace(params=(), opt_state=(), carry=())
+    return Memory(
+        parameters=size_of(state.params),
+        moments=size_of(state.opt_state),
+        other=size_of(rest) + carry,
+        text=size_of(session.source),
+        metrics=CAPACITY * len(Metrics._fields) * _FLOAT,
+        temporary=temporary,
+        gradients=_gradients(session, state),
+        source=source,
+    )
+
+
+def temporary(session: Session, rows: int, platform: Platform) -> int:
+    """Return the bytes of temporary arrays for so many windows at once, by formula."""
+    config, model = session.config, session.model
+    assert session.source is not None
+    window = session.source.window
+    state = state_shapes(model, config)
+    count = parameter_count(state.params)
+    found = activations.formula(config.model.kind, platform, config.runtime.dtype)
+    if found is None:
+        saved = _FLOAT * rows * (model.saved_values(window) + 4 * window * model.vocab_size)
+        return saved + _gradients(session, state)
+    shapes = model.activation_shapes(window)
+    step = found.bytes(shapes, rows, count, platform == "tpu")
+    accumulated = _FLOAT * count if config.optim.accumulate_steps > 1 else 0
+    return step + accumulated
+
+
+def library_bytes(session: Session, rows: int) -> int:
+    """Return the bytes of a CPU's libraries that its compiler does not know of."""
+    assert session.source is not None
+    return _FLOAT * rows * session.model.library_values(session.source.window)
+
+
+def largest_batch(total: Callable[[int], float], usable: float, most: int = 2**24) -> int:
+    """Return the greatest number of windows for which `total` is at most `usable`; 0 for none.
+
+    Args:
+      total: from a number of windows on a device to bytes; it grows.
+      usable: bytes of the device.
+      most: where the search ends.
+    """
+    low, high = 0, 1
+    while high <= most and total(high) <= usable:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if total(middle) <= usable else (low, middle)
+    return low
+
+
+def size_of(tree: Any) -> int:
+    """Return the bytes of arrays, or of their shapes."""
+    return sum(_bytes(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def compiled_bytes(session: Session, found: Any) -> int:
+    """Return the temporary bytes of a compiled program on each device.
+
+    Args:
+      session: the run.
+      found: a `charjax.performance.topology.Compilation`.
+    """
+    devices = session.mesh.size
+    if session.mesh.devices.flat[0].platform != "cpu":
+        return int(found.temporary)
+    rows = session.config.train.batch_size // devices
+    return int(found.temporary) + library_bytes(session, rows) + _PROCESS // devices
+
+
+def _gradients(session: Session, state: TrainState) -> int:
+    sums = 2 if session.config.optim.accumulate_steps > 1 else 1
+    return sums * size_of(state.params)
+
+
+def _bytes(leaf: Any) -> int:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return int(leaf.size) * int(leaf.dtype.itemsize)
