@@ -7,6 +7,8 @@
 #               --compare`: for changes that are meant to change nothing
 # make faults   the fault matrix in full: kill, damage and fill up runs, thousands of cases
 # make parity   an environment on Python 3.11 with PyTorch; compare with its numbers
+# make aot      an environment with compilers for TPUs and GPUs (1.2 GB); compile training loops for
+#               devices that are not there, and check them (ARGS="--only 'tiny-*' --minutes 10")
 # make lint     style, formatting, types, layers, structure and wording
 # make reproduce  measure every published figure this hardware can (a CPU: under 40 minutes)
 # make results  write the numbers in benchmarks/results/ into README.md, docs/ and configs/
@@ -20,6 +22,7 @@
 VENV = .venv
 PYTHON =
 TORCH_VENV = .venv-torch
+AOT_VENV = .venv-aot
 TORCH = torch==2.13.0
 # Its own requirements are for plots that no test makes.
 MUP = mup==1.0.0
@@ -31,7 +34,7 @@ FAILED = { echo "error: the installation failed; another Python may work: make P
 
 FAULTS_OUT =
 
-.PHONY: train test slow golden recording kills faults parity lint reproduce results docs gpu-bench \
+.PHONY: train test slow golden recording kills faults parity aot lint reproduce results docs gpu-bench \
 	clean
 
 train: $(VENV)/.run
@@ -63,6 +66,13 @@ parity:
 	@python=`if [ -n "$(PYTHON)" ]; then echo "$(PYTHON)"; else sh .ci/newest-python 3.11; fi` && \
 		$(MAKE) --no-print-directory VENV=$(TORCH_VENV) PYTHON="$$python" $(TORCH_VENV)/.torch
 	"$(TORCH_VENV)/bin/python" -m pytest -n 2 tests/parity
+
+# The compilers go into an environment of their own: where they are installed, JAX looks for their
+# devices whenever it starts. Rows that benchmarks/results/aot.json has are not compiled again.
+aot:
+	@$(MAKE) --no-print-directory VENV=$(AOT_VENV) $(AOT_VENV)/.aot
+	"$(AOT_VENV)/bin/python" -m pytest tests/aot
+	"$(AOT_VENV)/bin/python" -m benchmarks.aot $(ARGS)
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
@@ -114,6 +124,11 @@ $(VENV)/.docs: pyproject.toml | $(VENV)/.made
 	@echo "installing charjax and the documentation tools in $(VENV)"
 	@$(PIP) --editable ".[docs]" || $(FAILED)
 	@touch "$(VENV)/.run" "$@"
+
+$(VENV)/.aot: $(VENV)/.dev
+	@echo "installing the compilers for TPUs and GPUs (1.2 GB)"
+	@$(PIP) --editable ".[dev,aot]" || $(FAILED)
+	@touch "$@"
 
 $(VENV)/.torch: $(VENV)/.dev
 	@echo "installing $(TORCH) in $(VENV)"

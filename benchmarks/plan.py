@@ -5,7 +5,8 @@
 Memory: in a new process, the resident memory before the first call of the real loop's program, and
 its peak after that call (VmHWM, reset before), minus one another; beside it the sum that `charjax
 plan` gives for temporary arrays and results. The C library keeps what is freed (`charjax.backend`),
-each thread in a heap of its own, so further calls add to it: the peak after eight calls is given too.
+each thread in a heap of its own, so further calls add to it: the peak after eight calls is given
+too.
 
 Time: the median of five runs of some steps each, beside the prediction from the calibration that
 `charjax benchmark --calibrate` made of this machine; without one, times are left out.

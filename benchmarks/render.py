@@ -1,8 +1,8 @@
 """Write the measured numbers into README.md, docs/ and the headers of configs/.
 
 `make results`. Everything between `<!-- begin NAME -->` and `<!-- end NAME -->` in README.md and
-docs/, every line of a config that begins with `# Measured`, and the pictures in docs/figures are
-made here from benchmarks/results/*.json.
+docs/, every line of a config that begins with `# Measured`, the pictures in docs/figures and
+charjax/performance/*.json are made here from benchmarks/results/*.json.
 """
 
 import json
@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    render_aot,
     render_benchmark,
     render_faults,
     render_initlab,
     render_picture,
+    render_plan,
     render_speed,
     render_verdicts,
 )
@@ -75,8 +77,10 @@ def pages(measured: dict[str, report.Result], folder: Path = RESULTS) -> dict[Pa
             "time-to-quality": render_speed.goals(folder),
             "benchmarks": render_speed.benchmarks(folder),
         },
+        DOCS / "accelerators.md": render_aot.page_parts(),
         DOCS / "benchmark.md": render_benchmark.page_parts(),
         DOCS / "durability.md": render_faults.page_parts(),
+        DOCS / "plan.md": render_plan.page_parts(),
         DOCS / "initlab.md": render_initlab.page_parts(folder) | render_verdicts.page_parts(),
     }
     for page, made_of in parts.items():
@@ -84,7 +88,7 @@ def pages(measured: dict[str, report.Result], folder: Path = RESULTS) -> dict[Pa
         for name, part in made_of.items():
             text = replace_part(page.name, text, name, part)
         made[page] = text
-    return made
+    return made | render_plan.package_files()
 
 
 def tables(measured: dict[str, report.Result]) -> str:

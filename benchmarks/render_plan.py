@@ -1,4 +1,4 @@
-"""What `charjax plan` knows from measurements: formulas of memory, shares of the roofline.
+"""The measurements that `charjax plan` uses: formulas of memory, shares of the roofline.
 
 Written into charjax/performance/*.json from benchmarks/results/, so that the installed package has
 them without the benchmarks.
@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from scipy import optimize
 
+from charjax.hardware import in_words
 from charjax.performance.activations import elements
+from charjax.performance.plan_table import duration
 
 _RESULTS = Path(__file__).parent / "results"
 _PACKAGE = Path(__file__).resolve().parent.parent / "charjax" / "performance"
@@ -24,10 +26,75 @@ _LEAST_BATCH = 16
 
 def package_files() -> dict[Path, str]:
     """Return the text of each file in the package that is made from the results."""
-    compiled = json.loads((_RESULTS / "activations.json").read_text(encoding="utf-8"))
-    throughput = json.loads((_RESULTS / "throughput-cpu.json").read_text(encoding="utf-8"))
-    made = {"activations.json": formulas(compiled), "efficiency.json": efficiencies(throughput)}
+    plans = _read("plan-cpu")["rows"]
+    kept = max(row["memory"]["after_calls"][1] / row["memory"]["measured"] for row in plans)
+    made = {
+        "activations.json": formulas(_read("activations")),
+        "efficiency.json": efficiencies(_read("throughput-cpu")) | {"kept": _two_digits(kept)},
+    }
     return {_PACKAGE / name: json.dumps(tree, indent=1) + "\n" for name, tree in made.items()}
+
+
+def page_parts() -> dict[str, str]:
+    """Return the parts of docs/plan.md."""
+    return {"measured": _measured(_read("plan-cpu")), "formulas": _formulas(_read("activations"))}
+
+
+def _measured(results: dict[str, Any]) -> str:
+    """Return the table of predicted and measured memory and time."""
+    lines = ["| model | devices | predicted MiB | measured MiB | error | after 8 calls |"]
+    lines[0] += " step predicted | step measured | error |"
+    lines.append("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for row in results["rows"]:
+        memory, time = row["memory"], row.get("time") or {}
+        words = " ".join(word.removeprefix("model.") for word in row["settings"])
+        cells = [
+            words.replace("train.batch_size", "batch_size"),
+            str(memory["devices"]),
+            *(f"{memory[name] / 2**20:,.0f}" for name in ("predicted", "measured")),
+            f"{memory['error']:+.0%}",
+            f"{memory['after_calls'][1] / 2**20:,.0f}",
+            *(
+                (duration(time["predicted"]), duration(time["median"]), f"{time['error']:+.0%}")
+                if time.get("median")
+                else ("not measured", "", "")
+            ),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    worst_memory = max(abs(row["memory"]["error"]) for row in results["rows"])
+    within = sum(abs(row["memory"]["error"]) <= 0.15 for row in results["rows"])
+    times = [row["time"] for row in results["rows"] if (row.get("time") or {}).get("median")]
+    lines += [
+        "",
+        f"Memory: {within} of {len(results['rows'])} within 15 %, the largest error "
+        f"{worst_memory:.0%}.",
+    ]
+    if times:
+        close = sum(abs(time["error"]) <= 0.25 for time in times)
+        lines[-1] += f" Time: {close} of {len(times)} within 25 %."
+    lines += ["", f"Measured by `{results['command']}` on {in_words(results['hardware'])}."]
+    return "\n".join(lines)
+
+
+def _formulas(results: dict[str, Any]) -> str:
+    """Return the table of the formulas' errors."""
+    tree = formulas(results)["formulas"]
+    lines = ["| compiled for | family | dtype | programs | largest error |"]
+    lines.append("|---|---|---|---:|---:|")
+    names = {platform: device for device, platform in _PLATFORMS.items()}
+    for platform, families in tree.items():
+        for family, dtypes in families.items():
+            for dtype, entry in dtypes.items():
+                lines.append(
+                    f"| {names[platform]} | {family} | {dtype} | {entry['programs']} | "
+                    f"{entry['worst']:.1%} |"
+                )
+    compilers = ", ".join(f"{name} {version}" for name, version in results["compilers"].items())
+    return "\n".join([*lines, "", f"Compiled by `{results['command']}` with {compilers}."])
+
+
+def _read(name: str) -> Any:
+    return json.loads((_RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def formulas(compiled: dict[str, Any]) -> dict[str, Any]:
@@ -38,14 +105,13 @@ def formulas(compiled: dict[str, Any]) -> dict[str, Any]:
         groups.setdefault(key, []).append(row)
     tree: dict[str, Any] = {}
     for (platform, family, dtype), rows in sorted(groups.items()):
-        fitted = [row for row in rows if not row.get("held_out")]
-        held_out = [row for row in rows if row.get("held_out")]
-        entry = fit(fitted, tpu=platform == "tpu")
+        if len(rows) <= len(rows[0]["shapes"]):
+            continue
+        tpu = platform == "tpu"
         tree.setdefault(platform, {}).setdefault(family, {})[dtype] = {
-            **entry,
-            "fitted": worst(entry, fitted, tpu=platform == "tpu"),
-            "worst": worst(entry, held_out or fitted, tpu=platform == "tpu"),
-            "rows": [len(fitted), len(held_out)],
+            **fit(rows, tpu=tpu),
+            "programs": len(rows),
+            "worst": round(max(left_out(rows, index, tpu=tpu) for index in range(len(rows))), 3),
         }
     return {"command": compiled["command"], "compilers": compiled["compilers"], "formulas": tree}
 
@@ -67,18 +133,14 @@ def features(row: dict[str, Any], names: list[str], *, tpu: bool) -> list[float]
     return [float(_FLOAT * size) for size in [*sizes, row["parameters"]]]
 
 
-def worst(entry: dict[str, Any], rows: list[dict[str, Any]], *, tpu: bool) -> float:
-    """Return the largest relative error of a formula on these rows."""
-    errors = []
-    for row in rows:
-        names = list(entry["arrays"])
-        numbers = [*entry["arrays"].values(), entry["parameters"]]
-        predicted = sum(
-            number * size
-            for number, size in zip(numbers, features(row, names, tpu=tpu), strict=True)
-        )
-        errors.append(abs(predicted / row["temporary"] - 1))
-    return round(max(errors), 3)
+def left_out(rows: list[dict[str, Any]], index: int, *, tpu: bool) -> float:
+    """Return the relative error on one program of the formula that is fitted to the others."""
+    row = rows[index]
+    entry = fit([*rows[:index], *rows[index + 1 :]], tpu=tpu)
+    numbers = [*entry["arrays"].values(), entry["parameters"]]
+    sizes = features(row, list(entry["arrays"]), tpu=tpu)
+    predicted = sum(number * size for number, size in zip(numbers, sizes, strict=True))
+    return float(abs(predicted / row["temporary"] - 1))
 
 
 def efficiencies(throughput: dict[str, Any]) -> dict[str, Any]:

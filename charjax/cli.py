@@ -9,6 +9,7 @@ import math
 import os
 import re
 import sys
+import tomllib
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -60,17 +61,56 @@ def remark(message: str) -> None:
     print(f"note: {printable(message)}", file=sys.stderr)
 
 
-def config_words(words: list[str]) -> tuple[str | None, list[str]]:
-    """Split words into the configuration, if any, and the settings."""
+def config_words(
+    words: list[str], note: Callable[[str], None] = remark
+) -> tuple[str | None, list[str]]:
+    """Split words into the configuration, if any, and the settings.
+
+    A text file where a configuration is expected becomes the setting data.path, with a note.
+
+    Args:
+      words: of the command line.
+      note: called with the line about the text file.
+
+    Raises:
+      UserError: more than one configuration, or more than one text.
+    """
     # Path.is_file would raise if a name is too long for a file.
     overrides = [word for word in words if "=" in word and not os.path.isfile(word)]
     files = [word for word in words if word not in overrides]
+    texts = [file for file in files if _is_text(file)]
+    if texts:
+        path = next((word for word in overrides if word.startswith("data.path=")), None)
+        others = [*texts[1:], *([path] if path else [])]
+        if others:
+            raise UserError(
+                f"{texts[0]!r} and {others[0]!r} given; a run has one text: leave one out"
+            )
+        note(f"{texts[0]} is no configuration and is read as the text: data.path={texts[0]}")
+        overrides = [f"data.path={texts[0]}", *overrides]
+        files = [file for file in files if file not in texts]
     if len(files) > 1:
         raise UserError(
             f"{files[0]!r} and {files[1]!r} given; one configuration at most, and settings as "
             "section.key=value"
         )
     return files[0] if files else None, overrides
+
+
+def _is_text(file: str) -> bool:
+    """Return true for a file that is neither TOML nor a program of a peer's."""
+    if file.endswith((".toml", ".py", ".ipynb")) or not os.path.isfile(file):
+        return False
+    try:
+        if os.path.getsize(file) > _LARGEST_CONFIG:
+            return True
+        with open(file, encoding="utf-8-sig") as opened:
+            return not tomllib.loads(opened.read())
+    except (OSError, ValueError, RecursionError):
+        return True
+
+
+_LARGEST_CONFIG = 1_000_000
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

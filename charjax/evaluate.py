@@ -3,6 +3,7 @@
 python -m charjax.evaluate WORKDIR [data.path=FILE] [--split train|val|test] [--text FILE]
                            [--context N] [--stride N] [--unseen error|skip]
                            [--checkpoint best|latest|STEP] [--json]
+                           [--per-line | --per-character] [--format jsonl|csv]
 
 A FILE is read as the run's text was. The exit status is 1 if the loss is not finite.
 """
@@ -17,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from charjax import cli
 from charjax.errors import UserError, printable
-from charjax.units import bits_per_character
+from charjax.units import bits_per_character, perplexity
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from charjax.data.datasets import OtherText
     from charjax.data.splits import Split
     from charjax.run.load import Run
@@ -40,8 +43,8 @@ def main(argv: list[str]) -> int:
 
 def _evaluate(args: Namespace, poll: Any) -> int:
     from charjax import parallel
-    from charjax.run.load import find_run, load_run, require_run
-    from charjax.training.evaluation import exact_loss
+    from charjax.run.load import find_run, load_run, load_split, require_run
+    from charjax.training.evaluation import exact_loss, exact_losses
 
     if args.unseen == "skip" and args.text is None:
         raise UserError(
@@ -61,20 +64,21 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     # Importing JAX has taken seconds.
     poll()
     other = _other_text(run, args) if args.text is not None else None
-    split = other.split if other else _split(run, args.split, args.data_path)
+    split = other.split if other else load_split(run, args.split, args.data_path)
     length = run.config.model.context_length
     assert length is not None
-    score = exact_loss(
-        run.model,
-        run.variables,
-        split,
-        parallel.make_mesh(devices, len(devices)),
-        context_length=length,
-        batch_size=run.config.eval.batch_size,
-        context=args.context,
-        stride=args.stride,
-        poll=poll,
-    )
+    mesh = parallel.make_mesh(devices, len(devices))
+    sizes: dict[str, Any] = {
+        "context_length": length,
+        "batch_size": run.config.eval.batch_size,
+        "context": args.context,
+        "stride": args.stride,
+        "poll": poll,
+    }
+    if args.per_line or args.per_character:
+        losses_N = exact_losses(run.model, run.variables, split, mesh, **sizes)
+        return _print_rows(args, run, split, losses_N)
+    score = exact_loss(run.model, run.variables, split, mesh, **sizes)
     finite = math.isfinite(score.loss)
     if args.json:
         result = _json(args, run, score, other)
@@ -87,6 +91,24 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     return 0 if finite else 1
 
 
+def _print_rows(args: Namespace, run: "Run", split: "Split", losses_N: "np.ndarray") -> int:
+    """Print the loss of each line or character; return 1 if one is not finite, else 0."""
+    import numpy as np
+
+    from charjax.run import loss_rows
+
+    # Nothing stands before the first token of a document; any other NaN is the model's.
+    undefined = np.isnan(losses_N).sum() > len(losses_N) - split.num_targets
+    tokens = split.tokens
+    if run.tokenizer.boundary:
+        # The boundary before the first line is no character of the text.
+        tokens, losses_N = tokens[1:], losses_N[1:]
+    text, losses_C = loss_rows.characters(run.tokenizer, tokens, losses_N)
+    rows = (loss_rows.by_line if args.per_line else loss_rows.by_character)(text, losses_C)
+    loss_rows.write(rows, sys.stdout, args.format)
+    return int(undefined or np.isinf(losses_N).any())
+
+
 def _json(args: Namespace, run: "Run", score: "Score", other: "OtherText | None") -> dict[str, Any]:
     """Return the object to print; a loss that is not finite is null."""
     from charjax.run.metrics import loss_fields
@@ -96,6 +118,7 @@ def _json(args: Namespace, run: "Run", score: "Score", other: "OtherText | None"
     result = {
         "split": None if other else args.split,
         **loss_fields(score.loss),
+        "perplexity": perplexity(score.loss) if math.isfinite(score.loss) else None,
         "tokens": score.targets,
         "context": args.context or window,
         "stride": args.stride or args.context or window,
@@ -121,7 +144,8 @@ def _print(args: Namespace, run: "Run", score: "Score", other: "OtherText | None
     left_out = f", {other.unseen:,} unseen characters left out" if other and other.unseen else ""
     sys.stdout.write(
         f"{_where(args)}: loss {shown_loss(score.loss)} nats per character, "
-        f"{shown_loss(bits_per_character(score.loss))} bpc, over {score.targets:,} targets"
+        f"{shown_loss(bits_per_character(score.loss))} bpc, perplexity "
+        f"{shown_loss(perplexity(score.loss))}, over {score.targets:,} targets"
         f"{left_out} (checkpoint of step {run.step})\n"
     )
 
@@ -137,26 +161,6 @@ def _explain_loss(args: Namespace, run: "Run", score: "Score") -> str:
 def _where(args: Namespace) -> str:
     """Name the text that was evaluated, escaped for a terminal."""
     return printable(args.text) if args.text is not None else f"the {args.split} split"
-
-
-def _split(run: "Run", name: str, path: str | None) -> "Split":
-    """Load a split of the run's text; `path` is its current path, if it was moved."""
-    from charjax.data.datasets import load_dataset
-
-    data = run.config.data
-    if path is not None:
-        if data.path is None:
-            raise UserError(
-                f"data.path: {path!r} given, but the run was trained on data.name={data.name}; "
-                "set CHARJAX_DATA to the directory that holds it"
-            )
-        data = data.model_copy(update={"path": path})
-    dataset = load_dataset(data, run.tokenizer, run.dataset_digest)
-    if name not in dataset.splits:
-        raise UserError(
-            f"--split: {name!r} given; this run's text has: {', '.join(dataset.splits)}"
-        )
-    return dataset.splits[name]
 
 
 def _other_text(run: "Run", args: Namespace) -> "OtherText":
@@ -197,6 +201,21 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--stride", metavar="N", type=cli.whole_number(1), help="between windows (their length)"
     )
+    rows = parser.add_mutually_exclusive_group()
+    rows.add_argument(
+        "--per-line",
+        action="store_true",
+        help="print a row for each line: its mean and total loss, its bpc, perplexity and text",
+    )
+    rows.add_argument(
+        "--per-character", action="store_true", help="print a row for each character: its loss"
+    )
+    parser.add_argument(
+        "--format",
+        metavar="jsonl|csv",
+        choices=("jsonl", "csv"),
+        help="of these rows: JSON lines, or CSV with a header (jsonl)",
+    )
     parser.add_argument(
         "words",
         nargs="*",
@@ -204,6 +223,17 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
         help="current path of the run's text, if it was moved (known by its SHA-256)",
     )
     args = parser.parse_intermixed_args(argv)
+    if args.format and not (args.per_line or args.per_character):
+        raise UserError(
+            f"--format: {args.format} given without --per-line or --per-character, whose rows it "
+            "is the format of: add one, or leave it out"
+        )
+    if args.json and (args.per_line or args.per_character):
+        raise UserError(
+            "--json: given with --per-line or --per-character, which print rows (JSON lines by "
+            "default): leave one out"
+        )
+    args.format = args.format or "jsonl"
     args.data_path = _moved_text(args.words)
     del args.words
     return args

@@ -2,7 +2,7 @@
 
     python -m charjax.sample WORKDIR [--prompt STR | --prompt-file FILE] [--num-samples N]
                              [--max-new-tokens N] [--temperature F] [--top-k N] [--top-p F]
-                             [--greedy] [--past-context jump|slide] [--seed N]
+                             [--greedy] [--past-context jump|slide] [--stop STR] [--seed N]
                              [--checkpoint best|latest|STEP] [--json]
 
 Each text, printed or in the JSON, begins with the prompt. With data.layout=lines each sample is one
@@ -62,7 +62,7 @@ def _sample(args: Namespace, signals: "Signals") -> int:
     # Importing JAX has taken seconds.
     signals.poll()
     prompt, notes = _prompt(args, raw_prompt, run)
-    live = args.num_samples == 1 and not args.json and sys.stdout.isatty()
+    live = args.num_samples == 1 and not args.json and not args.stop and sys.stdout.isatty()
     generated = _generate(run, prompt, settings, args, signals, live)
     texts = [prompt + run.tokenizer.decode(tokens) for tokens in generated.tokens]
     has_origins = run.tokenizer.boundary and not generated.status
@@ -72,7 +72,9 @@ def _sample(args: Namespace, signals: "Signals") -> int:
         result["notes"] = list(notes)
         sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
     else:
-        _print(texts, origins or _unfinished(generated), run.tokenizer.boundary, live)
+        # Only a line has room for a label.
+        labels = _unfinished(generated) if run.tokenizer.boundary else [""] * len(texts)
+        _print(texts, origins or labels, run.tokenizer.boundary, live)
     sys.stdout.flush()
     if not args.json:
         sys.stderr.write("".join(f"note: {note}\n" for note in notes))
@@ -126,7 +128,7 @@ class _Generated:
 
     Attributes:
       tokens: new tokens of each sample, without the stop token.
-      finished: whether each sample ended with the stop token; None if there is no such token.
+      finished: whether each sample ended by a line's end or --stop; None if neither can be.
       seconds: time of generation, without compilation.
       compile_seconds: time of compilation.
       status: exit status.
@@ -151,7 +153,7 @@ def _generate(
     run: "Run", prompt: str, settings: "Sampling", args: Namespace, signals: "Signals", live: bool
 ) -> _Generated:
     """Generate until the end or a signal, whichever is first."""
-    from charjax.generation.generate import join, start_tokens, stop_token, stream
+    from charjax.generation.generate import StopText, join, start_tokens, stop_token, stream
     from charjax.signals import Interrupted
 
     try:
@@ -159,6 +161,10 @@ def _generate(
     except UserError as error:
         flag = "--prompt" if args.prompt_file is None else "--prompt-file"
         raise UserError(f"{flag}: {error}") from None
+    try:
+        ending = StopText(run.tokenizer, args.stop, args.num_samples)
+    except UserError as error:
+        raise UserError(f"--stop: {error}") from None
     stop, chunks, status = stop_token(run.tokenizer), [], 0
     calls = stream(
         run.model,
@@ -180,6 +186,8 @@ def _generate(
             if terminal:
                 terminal.add(join([chunk.tokens_BK], stop)[0])
             signals.poll()
+            if ending.reached(chunk.tokens_BK):
+                break
     except Interrupted as interrupted:
         status = interrupted.status
     if terminal:
@@ -187,8 +195,11 @@ def _generate(
     parts = [np.zeros((args.num_samples, 0), np.int32), *(chunk.tokens_BK for chunk in chunks)]
     seconds, compiling = sum(c.seconds for c in chunks), sum(c.compile_seconds for c in chunks)
     ended_B = (np.concatenate(parts, axis=1) == stop).any(axis=1)
-    finished = None if stop is None else ended_B.tolist()
-    return _Generated(join(parts, stop), finished, seconds, compiling, status)
+    tokens = join(parts, stop)
+    cut = [ending.cut(row) for row in tokens]
+    is_cut_B = np.array([len(a) < len(b) for a, b in zip(cut, tokens, strict=True)])
+    finished = None if stop is None and args.stop is None else (ended_B | is_cut_B).tolist()
+    return _Generated(cut, finished, seconds, compiling, status)
 
 
 class _Terminal:
@@ -262,6 +273,7 @@ def _json(
         "seed": args.seed,
         "settings": dataclasses.asdict(settings) | numbers,
         "past_context": args.past_context,
+        **({} if args.stop is None else {"stop": args.stop}),
         "step": step,
         "characters": generated.characters,
         "seconds": generated.seconds,
@@ -333,6 +345,9 @@ def sample_arguments(argv: list[str]) -> argparse.Namespace:
         help="transformer and bow, when the text is longer than the context: jump keeps the newest "
         "half of it and continues from there, with the cache (fast); slide draws every character "
         "from the newest context_length ones, as nanoGPT does (a full forward pass each) (jump)",
+    )
+    parser.add_argument(
+        "--stop", metavar="STR", help="end each text before this one, wherever it is generated"
     )
     parser.add_argument(
         "--seed",

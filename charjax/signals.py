@@ -74,10 +74,15 @@ class Signals:
     Python calls a signal handler only between two bytecode instructions, and one of them may be a
     compilation of a minute. So the second signal is not left to a handler: the interpreter writes
     the number of every signal into a pipe as soon as it arrives, and a thread reads it.
+
+    Outside the main thread, where Python lets nobody handle signals, nothing is recorded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, ends_at_second: bool = True) -> None:
+        """Prepare; with `ends_at_second=False`, as in a notebook, no signal ends the process."""
         self.received: int | None = None
+        self._ends_at_second = ends_at_second
+        self._is_entered = False
         self._before: dict[int, object] = {}
         self._pipe_before = -1
         self._pipe = (-1, -1)
@@ -88,9 +93,13 @@ class Signals:
             raise Interrupted(self.received)
 
     def __enter__(self) -> "Signals":
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        self._is_entered = True
         self._pipe = read, write = os.pipe()
         os.set_blocking(write, False)
-        threading.Thread(target=_exit_at_second_signal, args=(read,), daemon=True).start()
+        watch = _exit_at_second_signal if self._ends_at_second else _drain
+        threading.Thread(target=watch, args=(read,), daemon=True).start()
         self._pipe_before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         for number in _STOPPING:
             self._before[number] = signal.signal(number, self._record)
@@ -105,6 +114,8 @@ class Signals:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
+        if not self._is_entered:
+            return
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         signal.set_wakeup_fd(self._pipe_before)
@@ -114,6 +125,12 @@ class Signals:
     def _record(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received = number
+
+
+def _drain(pipe: int) -> None:
+    while os.read(pipe, 64):
+        pass
+    os.close(pipe)
 
 
 def _exit_at_second_signal(pipe: int) -> None:

@@ -2,6 +2,7 @@
 
     python -m charjax.train [CONFIG.toml] [section.key=value ...] [--workdir DIR] [--resume]
                             [--init-from RUN [--checkpoint best|latest|STEP]] [--print-config]
+                            [--dry-run] [--list-configs]
 
 This file reads top to bottom: the configuration, the parts of the run, the run, the arguments.
 """
@@ -9,6 +10,7 @@ This file reads top to bottom: the configuration, the parts of the run, the run,
 import argparse
 import contextlib
 import datetime
+import re
 import sys
 import textwrap
 import time
@@ -35,19 +37,23 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Run the command; return its exit status."""
-    args = train_arguments(argv)
     notes: list[str] = []
-    config, workdir = _resolve_config(args, notes.append)
+    args = train_arguments(argv, notes.append)
+    if args.list_configs:
+        return _list_configs()
+    config, workdir = resolve_config(args, notes.append)
     notes += schedule_notes(config)
-    if args.print_config:
-        return _print_config(args, config, workdir, notes)
-    with contextlib.ExitStack() as stack:
-        if workdir is None:
-            workdir = stack.enter_context(_new_directory(config))
-        return _train(args, config, workdir, notes)
+    if args.print_config or args.dry_run:
+        return _check_start(args, config, workdir, notes)
+    from rich.console import Console
+
+    from charjax.run.display import Display
+
+    with run_directory(workdir, config) as directory:
+        return train_run(args, config, directory, notes, Display(Console()), signals.Signals())
 
 
-def _resolve_config(args: Namespace, note: Callable[[str], None]) -> tuple[Config, Path | None]:
+def resolve_config(args: Namespace, note: Callable[[str], None]) -> tuple[Config, Path | None]:
     """Return the configuration, and the directory if one is named.
 
     A resumed run has the configuration saved with it, a fine-tuned one the other run's model.
@@ -117,8 +123,11 @@ def _with_settled_fields(config: Config, old: Config, requested: dict[str, Any])
 
 
 @contextlib.contextmanager
-def _new_directory(config: Config) -> Iterator[Path]:
-    """Make a directory for a run that names none; remove it if nothing was written there."""
+def run_directory(workdir: Path | None, config: Config) -> Iterator[Path]:
+    """Yield the run's directory; make a new one if none is named, and remove it if left empty."""
+    if workdir is not None:
+        yield workdir
+        return
     from charjax.files import make_directory
 
     corpus = Path(config.data.path).stem if config.data.path else config.data.name
@@ -150,22 +159,43 @@ def _new_directory(config: Config) -> Iterator[Path]:
         yield path
 
 
-def _print_config(args: Namespace, config: Config, workdir: Path | None, notes: list[str]) -> int:
-    """Check all that a run checks before its first step; print the resolved configuration."""
+def _check_start(args: Namespace, config: Config, workdir: Path | None, notes: list[str]) -> int:
+    """Check all that a run checks before its first step; print its header or configuration."""
     from rich.console import Console
 
     from charjax.run.display import Display
+    from charjax.run.header import show_plan
     from charjax.run.recorder import check_can_start
 
-    # On stdout there is only the configuration.
-    display = Display(Console(stderr=True))
+    # With --print-config there is only the configuration on stdout.
+    display = Display(Console(stderr=args.print_config))
     session, _ = _open(args, config, workdir, [], display)
     if workdir is not None:
         check_can_start(workdir, session, resume=args.resume)
     # Not before: an error is printed as one line, without notes.
     for note in notes:
         display.say(f"note: {note}")
-    sys.stdout.write(session.config.to_toml(comments=True))
+    if args.dry_run:
+        show_plan(display, session)
+        display.say("dry run: nothing was trained or written")
+    if args.print_config:
+        sys.stdout.write(session.config.to_toml(comments=True))
+    return 0
+
+
+def _list_configs() -> int:
+    """Print the shipped configurations, each with the first sentence of its header."""
+    from charjax.config import shipped_configs
+
+    found = shipped_configs()
+    indent = " " * (max(map(len, found), default=0) + 2)
+    for name, path in found.items():
+        lines = path.read_text(encoding="utf-8").split("\n")
+        header = [line.removeprefix("# ") for line in lines[: lines.index("")]]
+        about = " ".join(line for line in header if not line.startswith("Measured: "))
+        first = re.split(r"(?<=[.)])\s+(?=[A-Z])", about)[0]
+        start = f"{name:{len(indent)}}"
+        print(textwrap.fill(first, cli.COLUMNS, initial_indent=start, subsequent_indent=indent))
     return 0
 
 
@@ -191,19 +221,32 @@ def _open(
     return open_session(config, *saved), None
 
 
-def _train(args: Namespace, config: Config, workdir: Path, notes: list[str]) -> int:
-    # JAX is imported only now, so that mistakes in the config are reported at once.
-    from rich.console import Console
+def train_run(
+    args: Namespace,
+    config: Config,
+    workdir: Path,
+    notes: list[str],
+    display: "Display",
+    stopping: signals.Signals,
+) -> int:
+    """Train, or resume, the run of a directory; return its exit status.
 
-    from charjax.run.display import Display
+    Args:
+      args: of the command: `resume`, `init_from` and `checkpoint` are read.
+      config: resolved by `resolve_config`.
+      workdir: the directory.
+      notes: to be shown before the run.
+      display: of the run.
+      stopping: not entered yet.
+    """
+    # JAX is imported only now, so that mistakes in the config are reported at once.
     from charjax.run.recorder import Recorder
 
-    display = Display(Console())
     display.say(f"run: {workdir}")
     session, params = _open(args, config, workdir, notes, display)
     began = time.perf_counter()
     # A signal no longer ends the process at once: there is a state to save.
-    with signals.Signals() as received:
+    with stopping as received:
         recorder = Recorder.open(workdir, session, display, received, resume=args.resume)
         try:
             status = recorder.fit() if session.model.fitted else recorder.train(params)
@@ -215,8 +258,13 @@ def _train(args: Namespace, config: Config, workdir: Path, notes: list[str]) -> 
     return status
 
 
-def train_arguments(argv: list[str]) -> argparse.Namespace:
-    """Parse the arguments; `config`, `workdir`, `init_from`, `checkpoint` are None unless given."""
+def train_arguments(
+    argv: list[str], note: Callable[[str], None] = cli.remark
+) -> argparse.Namespace:
+    """Parse the arguments; `config`, `workdir`, `init_from`, `checkpoint` are None unless given.
+
+    `note` is called with a line about words that were understood as something else.
+    """
     parser = cli.Parser(
         prog="python -m charjax.train",
         usage="%(prog)s [CONFIG.toml] [section.key=value ...] [options]",
@@ -248,8 +296,16 @@ def train_arguments(argv: list[str]) -> argparse.Namespace:
         help="check all that comes before the first step, print the resolved configuration, and "
         "stop",
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check the same, print parameters, text, devices and epochs, and stop",
+    )
+    parser.add_argument(
+        "--list-configs", action="store_true", help="print the shipped configurations, and stop"
+    )
     args = parser.parse_intermixed_args(argv)
-    args.config, args.overrides = cli.config_words(args.words)
+    args.config, args.overrides = cli.config_words(args.words, note)
     del args.words
     return args
 

@@ -4,10 +4,12 @@ import os
 import platform
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 from charjax import backend
@@ -128,6 +130,32 @@ def test_every_command_starts_the_backend_once(
         starts = 0
         done = run(*command)  # type: ignore[arg-type]
         assert (done.status, starts) == (0, 1), (command, done.err)
+
+
+def devices_of(platform: str, kind: str, size: int = 1) -> Any:
+    device = types.SimpleNamespace(platform=platform, device_kind=kind)
+    return types.SimpleNamespace(size=size, devices=np.asarray([device] * size, dtype=object))
+
+
+def test_the_loop_of_an_nvidia_gpu_is_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "")
+    gpu = devices_of("gpu", "NVIDIA H100 80GB HBM3")
+    options = backend.compiler_options(gpu)
+    commands = str(options["xla_gpu_enable_command_buffer"]).split(",")
+    assert "WHILE" in commands
+    assert "COLLECTIVES" not in commands, "CUDA has no loops with NCCL's nodes"
+    assert backend.compiler_options(devices_of("gpu", "AMD Instinct MI300X")) == {}
+    assert backend.compiler_options(devices_of("tpu", "TPU v5 lite")) == {}
+    several = backend.compiler_options(devices_of("gpu", "NVIDIA H100 80GB HBM3", 4))
+    assert several.keys() - options == {"xla_gpu_all_reduce_combine_threshold_bytes"}
+    (threshold,) = backend.compiler_options(devices_of("tpu", "TPU v5 lite", 4))
+    assert threshold == "xla_jf_crs_combiner_threshold_in_bytes"
+    # A user's own flag is what XLA gets.
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_command_buffer=")
+    assert "xla_gpu_enable_command_buffer" not in backend.compiler_options(gpu)
+    # Not tried on that version.
+    monkeypatch.setattr(jax, "__version_info__", (0, 10, 2))
+    assert backend.compiler_options(gpu) == {}
 
 
 @pytest.mark.parametrize(("device", "extra"), [("gpu", "cuda"), ("tpu", "tpu")])

@@ -51,6 +51,32 @@ def test_a_config_may_have_an_equals_sign_in_its_path(tmp_path: Path):
     assert (args.config, args.overrides) == (str(path), ["train.steps=3"])
 
 
+def test_a_text_file_is_the_text(tmp_path: Path):
+    """A file that is no TOML stands where a configuration is expected."""
+    text = tmp_path / "my.txt"
+    text.write_text("To be = or not to be\n" * 20)
+    notes: list[str] = []
+    args = train.train_arguments(["nanogpt-cpu", str(text), "train.steps=3"], notes.append)
+    assert args.config == "nanogpt-cpu"
+    assert args.overrides == [f"data.path={text}", "train.steps=3"]
+    assert notes == [f"{text} is no configuration and is read as the text: data.path={text}"]
+
+
+def test_a_configuration_of_any_name_is_one(tmp_path: Path):
+    path = tmp_path / "settings.conf"
+    path.write_text("[train]\nsteps = 3\n")
+    assert train.train_arguments([str(path)]).config == str(path)
+
+
+@pytest.mark.parametrize("other", ["data.path=b.txt", "b.txt"])
+def test_a_run_has_one_text(tmp_path: Path, other: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.txt", "b.txt"):
+        Path(name).write_text("no settings here\n")
+    with pytest.raises(UserError, match="a run has one text: leave one out"):
+        train.train_arguments(["a.txt", other])
+
+
 def test_flags_of_train():
     args = train.train_arguments(
         ["--workdir", "w", "--resume", "--init-from", "r", "--print-config"]
@@ -78,6 +104,7 @@ def test_flags_of_sample():
         "temperature": 1.0,
         "top_k": None,
         "top_p": None,
+        "stop": None,
         "greedy": False,
         "past_context": "jump",
         "seed": 0,
@@ -100,6 +127,9 @@ def test_flags_of_evaluate():
         "unseen": "error",
         "context": None,
         "stride": None,
+        "per_line": False,
+        "per_character": False,
+        "format": "jsonl",
         "data_path": None,
     }
     args = evaluate.evaluate_arguments(

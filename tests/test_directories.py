@@ -29,7 +29,7 @@ def at_noon(monkeypatch, tmp_path):
 
 def test_runs_that_start_in_the_same_second_take_numbers(at_noon):
     config = load_config(None, ["model.kind=bigram"])
-    with train._new_directory(config) as first, train._new_directory(config) as second:
+    with train.run_directory(None, config) as first, train.run_directory(None, config) as second:
         assert first == Path("runs/stdlib-bigram-20260102-120000")
         assert second == Path("runs/stdlib-bigram-20260102-120000-2")
         (first / "config.toml").touch()

@@ -1,15 +1,20 @@
 """The evaluate command on other texts, and with losses that are not finite."""
 
+import csv
 import hashlib
+import io
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from charjax.data import corpora
 from charjax.data.reading import LATIN_1
+from charjax.data.tokenizers import ByteTokenizer
+from charjax.run.loss_rows import characters
 from tests.commands import Result, run, tiny
 
 TEXT = "the cat sat on a mat\nand then ran off\n" * 40
@@ -223,3 +228,82 @@ def test_bpc_is_the_loss_in_bits(stream: Path):
     out = run("evaluate", stream).out
     loss, bits = (float(word) for word in (out.split()[4], out.split()[8]))
     assert bits == pytest.approx(loss / math.log(2), abs=1e-4)
+
+
+class TestRows:
+    """The loss of each line and of each character."""
+
+    @staticmethod
+    def rows(*words: object) -> list[dict[str, Any]]:
+        done = run("evaluate", *words)
+        assert (done.status, done.err) == (0, "")
+        return [json.loads(line) for line in done.out.splitlines()]
+
+    @pytest.mark.parametrize("name", ["stream", "names"])
+    def test_characters_make_up_the_text_and_its_loss(self, name: str, request) -> None:
+        workdir = request.getfixturevalue(name)
+        rows = self.rows(workdir, "--split", "train", "--per-character")
+        whole = evaluate(workdir, "--split", "train")
+        losses = [row["loss"] for row in rows if row["loss"] is not None]
+        assert len(losses) == whole["tokens"]
+        assert sum(losses) / len(losses) == pytest.approx(whole["loss"], rel=1e-5)
+        assert [row["index"] for row in rows] == list(range(len(rows)))
+        if name == "stream":
+            text = "".join(row["character"] for row in rows)
+            assert TEXT.startswith(text)
+            assert [row["line"] for row in rows][:23] == [1] * 21 + [2] * 2
+            assert rows[0]["loss"] is None
+
+    @pytest.mark.parametrize("name", ["stream", "names"])
+    def test_lines_add_up_to_the_loss(self, name: str, request) -> None:
+        workdir = request.getfixturevalue(name)
+        rows = self.rows(workdir, "--per-line")
+        whole = evaluate(workdir)
+        assert sum(row["characters"] for row in rows) == whole["tokens"]
+        total = sum(row["total"] for row in rows)
+        assert total / whole["tokens"] == pytest.approx(whole["loss"], rel=1e-5)
+        first = rows[0]
+        assert first["loss"] == pytest.approx(first["total"] / first["characters"])
+        assert first["perplexity"] == pytest.approx(math.exp(first["loss"]))
+        if name == "names":
+            assert {row["text"] for row in rows} <= set(NAMES)
+
+    def test_csv_has_the_same_rows(self, stream: Path) -> None:
+        done = run("evaluate", stream, "--per-character", "--format", "csv")
+        read = list(csv.DictReader(io.StringIO(done.out)))
+        rows = self.rows(stream, "--per-character")
+        assert [row["character"] for row in read] == [row["character"] for row in rows]
+        assert [row["loss"] for row in read[1:]] == [str(row["loss"]) for row in rows[1:]]
+        assert read[0]["loss"] == ""
+
+    def test_another_text(self, stream: Path, tmp_path: Path) -> None:
+        (tmp_path / "other.txt").write_text("the mat\n\nsat on a cat")
+        rows = self.rows(stream, "--text", tmp_path / "other.txt", "--per-line")
+        assert [row["text"] for row in rows] == ["the mat", "", "sat on a cat"]
+        assert [row["characters"] for row in rows] == [7, 1, 12]
+
+    def test_characters_of_several_bytes(self) -> None:
+        raw = "aé\u4e2d\n".encode() + b"\xff" + b"b"
+        losses = np.arange(len(raw), dtype=np.float32)
+        tokens = np.frombuffer(raw, np.uint8)
+        text, summed = characters(ByteTokenizer(), tokens, losses)
+        assert text == "aé\u4e2d\n\ufffdb"
+        assert summed.tolist() == [0, 1 + 2, 3 + 4 + 5, 6, 7, 8]
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--format", "csv"], "given without --per-line or --per-character"),
+            (["--per-line", "--json"], "--json: given with --per-line"),
+            (["--per-line", "--per-character"], "not allowed with"),
+            (["--per-line", "--format", "xml"], "invalid choice"),
+        ],
+    )
+    def test_mistakes(self, stream: Path, words: list[str], message: str) -> None:
+        assert message in mistake(stream, *words)
+
+
+def test_perplexity_is_reported_beside_the_loss(stream: Path) -> None:
+    result = evaluate(stream)
+    assert result["perplexity"] == pytest.approx(math.exp(result["loss"]))
+    assert f"perplexity {result['perplexity']:.4f}" in run("evaluate", stream).out

@@ -16,6 +16,7 @@ import pytest
 from charjax.data.reading import UTF_8, read_prompt
 from charjax.data.tokenizers import ByteTokenizer, CharTokenizer
 from charjax.errors import UserError
+from charjax.generation.generate import StopText
 from charjax.run import load
 from charjax.run.load import load_run
 from charjax.sample import _Terminal
@@ -296,3 +297,54 @@ def test_advice_about_a_prompt_file_is_that_about_a_text(content, said):
     with pytest.raises(UserError, match=said) as refused:
         read_prompt(content, UTF_8, CharTokenizer("abc"), "--prompt-file: 'prompt'")
     assert str(refused.value).startswith("--prompt-file: 'prompt' is ")
+
+
+class TestStop:
+    """Texts end before the one that --stop names."""
+
+    WORDS = ("--num-samples", 4, "--max-new-tokens", 400, "--seed", 3, "--json")
+
+    def test_texts_are_the_same_up_to_the_stop(self, stream_run):
+        whole = json.loads(sample(stream_run, *self.WORDS).out)["samples"]
+        result = json.loads(sample(stream_run, *self.WORDS, "--stop", "d\x1b\n").out)
+        assert result["samples"] == [text.partition("d\x1b\n")[0] for text in whole]
+        assert result["finished"] == ["d\x1b\n" in text for text in whole]
+        assert result["stop"] == "d\x1b\n"
+        run = load_run(load.find_run(stream_run))
+        assert "".join(result["samples"])
+        assert run.step == 20
+
+    def test_generation_ends_when_all_texts_have(self, stream_run):
+        words = ["--max-new-tokens", 100_000, "--json", "--stop", "\n"]
+        result = json.loads(sample(stream_run, "--prompt", "a", *words).out)
+        assert result["finished"] == [True]
+        assert result["characters"] < 5000
+
+    def test_a_stop_in_the_prompt_does_not_count(self, stream_run):
+        words = ["--prompt", "b\x1bc", "--max-new-tokens", 6, "--stop", "b\x1bc", "--json"]
+        assert len(json.loads(sample(stream_run, *words).out)["samples"][0]) >= 3
+
+    def test_lines_end_at_either(self, names_run):
+        result = json.loads(sample(names_run, "--num-samples", 30, "--stop", "n", "--json").out)
+        assert all(result["finished"])
+        assert not any("n" in name for name in result["samples"])
+
+    @pytest.mark.parametrize(("stop", "message"), [("", "at least one"), ("\u4e2d", "is not one")])
+    def test_mistakes(self, stream_run, stop, message):
+        done = run("sample", stream_run, "--stop", stop)
+        assert (done.status, done.out, done.err.count("\n")) == (2, "", 1)
+        assert done.err.startswith("error: --stop: ")
+        assert message in done.err
+
+    @pytest.mark.parametrize("calls", [[3, 1, 4], [1] * 8, [8]])
+    def test_a_stop_may_lie_across_calls(self, calls):
+        tokenizer = CharTokenizer("ab\n")
+        tokens = tokenizer.encode("baabbaab").astype(np.int32)
+        ending, reached, begin = StopText(tokenizer, "abb", 1), [], 0
+        for length in calls:
+            reached.append(ending.reached(tokens[None, begin : begin + length]))
+            begin += length
+        # "abb" stands at 2 and is complete with the fifth token.
+        ends = np.cumsum(calls)
+        assert reached == [bool(end >= 5) for end in ends]
+        assert tokenizer.decode(ending.cut(tokens)) == "ba"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from charjax.config import load_config
+from charjax.config import load_config, shipped_configs
 from tests.commands import TINY, run, tiny
 
 
@@ -295,6 +295,27 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "short rows": (["data.path=long.txt", "data.split=interleaved"], "data.rows"),
         "unknown name": (["block_size=64"], "model.context_length=64"),
     }
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("my.txt").write_text("abcdefg hij\n" * 60)
+    done = run("train", "my.txt", *tiny("bigram"), "train.steps=9", "--dry-run")
+    assert (done.status, done.err) == (0, "")
+    assert "text: my.txt, 12 symbols" in done.out
+    # 9 steps of 4 windows of 8 of the 647 targets that are trained on.
+    assert "run: 9 steps of 4 windows, at most 288 targets (0.45 times" in done.out
+    assert [path.name for path in tmp_path.iterdir()] == ["my.txt"]
+    done = run("train", "my.txt", "model.kind=ngram", "--dry-run", "--workdir", "run")
+    assert "counted in one pass" in done.out
+    assert not Path("run").exists()
+
+
+def test_list_configs_names_every_shipped_one():
+    done = run("train", "--list-configs")
+    assert done.status == 0
+    listed = [line.split()[0] for line in done.out.splitlines() if not line.startswith(" ")]
+    assert listed == list(shipped_configs())
 
 
 def test_print_config_is_what_the_run_saves(tmp_path, monkeypatch):

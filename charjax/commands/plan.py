@@ -102,7 +102,7 @@ def _target(
 ) -> "Target":
     from charjax import hardware
     from charjax.performance import calibration, devices, estimate
-    from charjax.performance.planning import Target
+    from charjax.performance.planning import Target, least_count
 
     measured: calibration.Calibration | None
     count = args.count or 1
@@ -115,7 +115,7 @@ def _target(
         device = devices.by_name(args.device)
         kind = {"cuda": "gpu"}.get(device.platform, device.platform)
         measured = calibration.load(kind, device.device_kind, hardware.processor())
-        return Target(device, count, measured)
+        return Target(device, args.count or least_count(device), measured)
     measured = calibration.load("cpu", "cpu", hardware.processor())
     size = session.mesh.size
     share = hardware.total_memory(session.devices) / size
@@ -124,7 +124,8 @@ def _target(
             f"this processor was not measured: rates are those of {estimate.where()}; "
             "`charjax benchmark --calibrate` measures it"
         )
-    device = devices.processor(hardware.processor(), share, estimate.processor_rates(measured))
+    rates = {name: rate / size for name, rate in estimate.processor_rates(measured).items()}
+    device = devices.processor(hardware.processor(), share, rates)
     return Target(device, size, measured)
 
 
@@ -152,7 +153,10 @@ def _show(plan: "Plan", price: float | None, notes: list[str]) -> None:
     table.add_column()
     for row in plan_rows(plan, price):
         table.add_row(*row, end_section=not any(row))
-    make_console().print(table)
+    console = make_console()
+    with console.capture() as printed:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in printed.get().splitlines()))
     for note in (*notes, *plan.notes):
         print(f"note: {note}")
 
@@ -179,7 +183,10 @@ def plan_arguments(argv: list[str]) -> argparse.Namespace:
         "file that describes one",
     )
     parser.add_argument(
-        "--count", metavar="N", type=cli.whole_number(1, 4096), help="devices (1; all cores)"
+        "--count",
+        metavar="N",
+        type=cli.whole_number(1, 4096),
+        help="devices (1, or the smallest slice; all cores)",
     )
     parser.add_argument(
         "--price-per-hour",

@@ -69,6 +69,7 @@ _FREE_TO_CHANGE = (
     "train.steps",
     "train.log_every",
     "train.sample_every",
+    "train.patience",
     "train.max_skipped",
     "runtime.device",
 )

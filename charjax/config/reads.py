@@ -114,6 +114,16 @@ _ON_GPU = When(
     lambda config: config.runtime.device in ("auto", "gpu"),
     "only a GPU reads it, and runtime.device is {}",
 )
+_DROPOUT = When(
+    ("model.dropout",),
+    lambda config: getattr(config.model, "dropout", 0.0) > 0,
+    "only dropout reads it, and model.dropout is {}",
+)
+_EVALUATED = When(
+    ("eval.every",),
+    lambda config: config.eval.every > 0,
+    "only evaluations during the run count, and eval.every is {}",
+)
 _ADAMW = _one_of("optim.kind", "adamw")
 _DECAYING = _one_of("optim.schedule", "cosine", "exponential")
 _MULTIPLIED = _one_of("optim.schedule", "step", "exponential")
@@ -170,6 +180,7 @@ READ: dict[str, tuple[When, ...]] = {
     "train.seed": (),
     "train.log_every": (_TRAINED,),
     "train.sample_every": (_TRAINED,),
+    "train.patience": (_TRAINED, _HELD_OUT, _EVALUATED),
     "train.max_skipped": (_TRAINED,),
     # The loop stops at these steps even where nothing is held out.
     "eval.every": (_TRAINED,),
@@ -183,4 +194,5 @@ READ: dict[str, tuple[When, ...]] = {
     # A bigram computes in float32 either way, but the setting concerns the whole run.
     "runtime.dtype": (_TRAINED,),
     "runtime.deterministic": (_ON_GPU,),
+    "runtime.prng": (_TRAINED, _DROPOUT),
 }

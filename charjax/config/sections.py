@@ -172,6 +172,11 @@ class TrainConfig(Section):
     seed: int = Field(0, ge=0, lt=2**32, description="the one seed of the run")
     log_every: Count = Field(100, description="steps between lines of metrics.jsonl")
     sample_every: Period = Field(0, description="steps between samples; 0: only at the end")
+    patience: Period = Field(
+        0,
+        description="evaluations without a better validation loss after which the run ends; 0: "
+        "never",
+    )
     max_skipped: Count = Field(
         100, description="non-finite steps in a row after which the run stops"
     )
@@ -203,6 +208,11 @@ class RuntimeConfig(Section):
     device: Literal["auto", "cpu", "gpu", "tpu"] = Field("auto", description="the kind of device")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="dtype of the compute")
     deterministic: bool = Field(False, description="gpu: the same bits on every run, slower")
+    prng: Literal["threefry", "rbg", "auto"] = Field(
+        "threefry",
+        description="generator of the dropout masks (parameters and batches are threefry's); "
+        "auto: rbg on a TPU, threefry elsewhere",
+    )
 
 
 class Config(Section):
@@ -297,10 +307,12 @@ class Config(Section):
 
 
 _YOUNGER: tuple[tuple[str, str], ...] = (
+    ("train", "patience"),
     ("model", "residual"),
     ("model", "scale_embeddings"),
     ("model", "blank"),
     ("model", "activation"),
+    ("runtime", "prng"),
     *(("init", key) for key in InitConfig.model_fields if key not in ("scheme", "std", "scale")),
 )
 

@@ -182,8 +182,8 @@ def _stand_in_lines(published: _Published, alphabet: str) -> str:
     """Return as many lines, one as long as the longest, the others alike."""
     longest = (alphabet * published.longest_line)[: published.longest_line]
     rest = published.size - published.longest_line - published.lines
-    short, more = divmod(rest, published.lines - 1)
-    lines = [alphabet[: short + (index < more)] for index in range(published.lines - 1)]
+    short, one_longer = divmod(rest, published.lines - 1)
+    lines = [alphabet[: short + (index < one_longer)] for index in range(published.lines - 1)]
     # Every symbol is in some line.
     lines[: len(alphabet)] = [
         (alphabet[index:] + alphabet)[: len(line)]

@@ -150,8 +150,12 @@ class ByteTokenizer:
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Decode tokens; bytes that are not UTF-8 become U+FFFD."""
+        return self.to_bytes(ids).decode("utf-8", "replace")
+
+    def to_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        """Return the bytes of tokens."""
         raw = np.asarray(ids, np.uint8).tobytes()
-        return (raw.translate(_SWAP) if self.boundary else raw).decode("utf-8", "replace")
+        return raw.translate(_SWAP) if self.boundary else raw
 
     def to_json(self) -> dict[str, Any]:
         """Return the tokenizer as JSON values, read by `tokenizer_from_json`."""

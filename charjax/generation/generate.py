@@ -61,6 +61,7 @@ def generate(
     settings: Sampling,
     seed: int,
     past_context: PastContext = "jump",
+    stop_text: str | None = None,
     poll: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """Continue a prompt several times; compiled once per model, settings and shapes.
@@ -75,6 +76,7 @@ def generate(
       settings: the logits processors.
       seed: 0 to 2**32 - 1.
       past_context: see `window_start`.
+      stop_text: a text ends before it; generation ends when all texts have.
       poll: called between calls of the loop; may raise.
 
     Returns:
@@ -84,6 +86,7 @@ def generate(
       UserError: a number out of its bounds, or a character that is not in the alphabet.
     """
     stop, parts_BK = stop_token(tokenizer), []
+    ending = StopText(tokenizer, stop_text, num_samples)
     for chunk in stream(
         model,
         variables,
@@ -97,7 +100,50 @@ def generate(
     ):
         parts_BK.append(chunk.tokens_BK)
         poll()
-    return [prompt + tokenizer.decode(tokens) for tokens in join(parts_BK, stop)]
+        if ending.reached(chunk.tokens_BK):
+            break
+    return [prompt + tokenizer.decode(ending.cut(tokens)) for tokens in join(parts_BK, stop)]
+
+
+class StopText:
+    """A text before which samples end, found in their tokens while they are generated."""
+
+    def __init__(self, tokenizer: Tokenizer, text: str | None, num_samples: int):
+        """Encode the text; None is never found.
+
+        Raises:
+          UserError: it is empty, or has a character that is not in the alphabet.
+        """
+        if text == "":
+            raise UserError("stop: '' given; it must have at least one character")
+        self._tokens_S = None if text is None else np.asarray(tokenizer.encode(text), np.int32)
+        self._ended_B = np.zeros(num_samples, bool)
+        self._tail_BS = np.full((num_samples, 0), 0, np.int32)
+
+    def reached(self, tokens_BK: np.ndarray) -> bool:
+        """Read the newest tokens; return true once it stands in every sample."""
+        if self._tokens_S is None:
+            return False
+        recent_BN = np.concatenate([self._tail_BS, tokens_BK], axis=1)
+        self._ended_B |= self._places(recent_BN).any(axis=1)
+        self._tail_BS = recent_BN[:, max(0, recent_BN.shape[1] - len(self._tokens_S) + 1) :]
+        return bool(self._ended_B.all())
+
+    def cut(self, tokens_N: np.ndarray) -> np.ndarray:
+        """Return a sample's tokens up to the text, or all of them."""
+        if self._tokens_S is None:
+            return tokens_N
+        places = np.flatnonzero(self._places(np.asarray(tokens_N)[None])[0])
+        return tokens_N[: places[0]] if places.size else tokens_N
+
+    def _places(self, rows_BN: np.ndarray) -> np.ndarray:
+        """Return where the text begins, (B, N - S + 1) bool."""
+        assert self._tokens_S is not None
+        if rows_BN.shape[1] < len(self._tokens_S):
+            return np.zeros((len(rows_BN), 0), bool)
+        windows = np.lib.stride_tricks.sliding_window_view(rows_BN, len(self._tokens_S), axis=1)
+        found: np.ndarray = (windows == self._tokens_S).all(axis=-1)
+        return found
 
 
 def start_tokens(tokenizer: Tokenizer, prompt: str) -> np.ndarray:

@@ -93,9 +93,9 @@ class CharModel(nn.Module):
     def activation_shapes(self, length: int) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the arrays that dominate the memory of a training step.
 
-        Those of one window of so many targets, one shape for all arrays of a kind, layers on the
-        leading axis. How many of them a device holds at once is its compiler's choice, and is
-        measured (`charjax.performance.activations`).
+        Those of one window of so many targets; layers that are all held are a leading axis. How
+        many of them a device holds at once is its compiler's choice, and is measured
+        (`charjax.performance.activations`).
         """
         return {"logits": (length, self.vocab_size)}
 

@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from charjax.models.roles import Parameter, Role, dense
+from charjax.ops.dropout import keep_mask
 from charjax.ops.linear import matmul, matmul_reference
 from charjax.ops.lookup import lookup
 from charjax.ops.normalization import layer_norm
@@ -93,6 +94,28 @@ class Readout(nn.Module):
         if self.bias:
             logits_BTV += self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
         return logits_BTV
+
+
+class Dropout(nn.Module):
+    """Zeros in a part of the elements, the others scaled up (Srivastava et al. 2014).
+
+    The draws are those of `nn.Dropout`.
+
+    Attributes:
+      rate: the part.
+      deterministic: the elements as they are.
+    """
+
+    rate: float
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Any shape to the same."""
+        if self.rate == 0.0 or self.deterministic:
+            return x
+        keep = keep_mask(self.make_rng("dropout"), self.rate, x.shape)
+        return jax.lax.select(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
 
 
 def float32_logits(h_BTD: Array, kernel_DV: Array) -> Array:

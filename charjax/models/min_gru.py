@@ -13,7 +13,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from charjax.models.contract import CharModel, Memory
-from charjax.models.layers import ENDS, Embedding, Linear, Readout
+from charjax.models.layers import ENDS, Dropout, Embedding, Linear, Readout
 from charjax.models.roles import Parameter, Role, Roles, dense
 from charjax.models.taps import LOGITS, Tap, input_of, layer_of, output_of, tap_at
 from charjax.ops.precision import wide_dtype
@@ -77,7 +77,7 @@ class MinGRU(CharModel):
         for i, h_BH in enumerate(states):
             h_BTH = Cell(self.d_hidden, self.dtype, name=f"cell_{i}")(x_BTD, h_BH)
             new_states.append(h_BTH[:, -1])
-            x_BTD = nn.Dropout(self.dropout, deterministic=not train)(h_BTH)
+            x_BTD = Dropout(self.dropout, deterministic=not train)(h_BTH)
         readout = Readout(self.vocab_size, bias=True, dtype=self.dtype, name="readout")
         return readout(x_BTD[:, T - (num_outputs or T) :]), tuple(new_states)
 
@@ -97,9 +97,10 @@ class MinGRU(CharModel):
         return _SAVED * self.n_layer * self.d_hidden * length
 
     def activation_shapes(self, length: int) -> dict[str, tuple[int, ...]]:
-        """Return the states of all layers and the logits."""
+        """Return the states of all layers, those of the one at work, and the logits."""
         return {
             "states": (self.n_layer, length, self.d_hidden),
+            "layer": (length, self.d_hidden),
             "logits": (length, self.vocab_size),
         }
 

@@ -70,10 +70,11 @@ class MLP(FiniteModel):
         return 6 * sum(self.hidden)
 
     def activation_shapes(self, length: int) -> dict[str, tuple[int, ...]]:
-        """Return the vectors side by side, the hidden units and the logits."""
+        """Return the vectors side by side, all units, those of the widest layer, and the logits."""
         return {
             "vectors": (length, self.context_length * self.d_embed),
             "units": (length, sum(self.hidden)),
+            "layer": (length, max(self.hidden, default=0)),
             "logits": (length, self.vocab_size),
         }
 

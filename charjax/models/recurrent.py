@@ -16,7 +16,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from charjax.models.contract import CharModel, Memory
-from charjax.models.layers import ENDS, Embedding, Readout
+from charjax.models.layers import ENDS, Dropout, Embedding, Readout
 from charjax.models.recurrent_taps import recurrent_taps
 from charjax.models.roles import Activation, Parameter, Role, Roles, dense
 from charjax.models.taps import Tap
@@ -194,7 +194,7 @@ class Recurrent(CharModel):
                 h_TBH = embedding(h_TBH).astype(self.dtype)
             scan = cell.along if owns_scan(T) else cell
             state, h_TBH = scan(state, h_TBH, table_VG)
-            h_TBH = nn.Dropout(self.dropout, deterministic=not train)(h_TBH)
+            h_TBH = Dropout(self.dropout, deterministic=not train)(h_TBH)
             new_states.append(state)
         h_NBH = h_TBH[T - (num_outputs or T) :]
         logits_NBV = Readout(self.vocab_size, bias=True, dtype=self.dtype, name="readout")(h_NBH)
@@ -216,9 +216,10 @@ class Recurrent(CharModel):
         return 8 * self.n_layer * self.d_hidden * length
 
     def activation_shapes(self, length: int) -> dict[str, tuple[int, ...]]:
-        """Return the states of all layers and the logits."""
+        """Return the states of all layers, those of the one at work, and the logits."""
         return {
             "states": (self.n_layer, length, self.d_hidden),
+            "layer": (length, self.d_hidden),
             "logits": (length, self.vocab_size),
         }
 

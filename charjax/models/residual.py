@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from charjax.models.attention import Attention, FeedForward, Gelu, KeysValues
-from charjax.models.layers import Norm
+from charjax.models.layers import Dropout, Norm
 from charjax.ops.precision import wide_dtype
 
 Residual = Literal["pre_norm", "deepnorm", "rezero", "layerscale", "plain"]
@@ -53,7 +53,7 @@ class ResidualBlock(nn.Module):
         train: bool,
     ) -> tuple[Array, KeysValues | None]:
         """Compute a block, with the arguments and results of Block."""
-        drop = nn.Dropout(self.dropout, deterministic=not train)
+        drop = Dropout(self.dropout, deterministic=not train)
         attention = Attention(self.n_head, self.dropout, self.bias, self.dtype, name="attention")
         feed_forward = FeedForward(self.bias, self.activation, self.dtype, name="mlp")
         read_BTD = self._read(x_BTD, 1)

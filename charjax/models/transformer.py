@@ -7,6 +7,7 @@ residual stream, H heads, V vocabulary.
 import math
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
@@ -20,11 +21,12 @@ from charjax.models.attention import (
     attention_weights,
 )
 from charjax.models.contract import CharModel, Memory, check_window
-from charjax.models.layers import EMBEDDING, ENDS, Embedding, Norm, Readout, float32_logits
+from charjax.models.layers import EMBEDDING, ENDS, Dropout, Embedding, Norm, Readout, float32_logits
 from charjax.models.residual import NORM_FIRST, Residual, ResidualBlock
 from charjax.models.roles import Parameter, Role, Roles, dense
 from charjax.models.taps import Tap
 from charjax.models.transformer_taps import transformer_taps
+from charjax.ops.choice import compiles_layers_once
 from charjax.ops.rotary import rotary_angles
 
 
@@ -69,7 +71,7 @@ class Block(nn.Module):
         Returns:
           the stream (B, N, D) at the last N positions, and the cache with the T keys and values.
         """
-        drop = nn.Dropout(self.dropout, deterministic=not train)
+        drop = Dropout(self.dropout, deterministic=not train)
         attention = Attention(self.n_head, self.dropout, self.bias, self.dtype, name="attention")
         feed_forward = FeedForward(self.bias, self.activation, self.dtype, name="mlp")
         norm_1 = Norm(self.bias, self.dtype, name="norm_1")
@@ -196,15 +198,12 @@ class Transformer(CharModel):
         else:
             angles = rotary_angles(start + jnp.arange(T), self.d_model // self.n_head)
         x_BTD = x_BTD.astype(self.dtype)
-        x_BTD = nn.Dropout(self.dropout, deterministic=not train)(x_BTD)
-        layers = []
-        for i in range(self.n_layer):
-            # After the last attention, only the outputs' positions are needed.
-            N = num_outputs if num_outputs and i == self.n_layer - 1 else T
-            block = self._block(f"block_{i}", jitted=train or self.is_initializing())
-            layer = None if cache is None else cache.layers[i]
-            x_BTD, layer = block(x_BTD, layer, start, angles, num_outputs=N, train=train)
-            layers.append(layer)
+        x_BTD = Dropout(self.dropout, deterministic=not train)(x_BTD)
+        is_training = train and cache is None and not self.is_initializing()
+        if is_training and num_outputs in (None, T) and compiles_layers_once(self.n_layer):
+            x_BTD = self._scan_blocks(x_BTD, angles)
+        else:
+            x_BTD, cache = self._unrolled_blocks(x_BTD, cache, angles, num_outputs, train=train)
         x_BND = x_BTD
         if self.residual in NORM_FIRST:
             x_BND = Norm(self.bias, self.dtype, name="final_norm")(x_BTD)
@@ -212,9 +211,52 @@ class Transformer(CharModel):
             logits_BNV = float32_logits(x_BND, embedding.embedding.T.astype(self.dtype))
         else:
             logits_BNV = Readout(self.vocab_size, False, self.dtype, name="readout")(x_BND)
-        return logits_BNV, None if cache is None else Cache(tuple(layers), cache.length + T)
+        return logits_BNV, cache
 
-    def _block(self, name: str, *, jitted: bool) -> nn.Module:
+    def _unrolled_blocks(
+        self,
+        x_BTD: Array,
+        cache: Cache | None,
+        angles: tuple[Array, Array] | None,
+        num_outputs: int | None,
+        *,
+        train: bool,
+    ) -> tuple[Array, Cache | None]:
+        """Return the stream (B, N, D) after the last block, and the cache with the T tokens."""
+        T, start, layers = x_BTD.shape[1], 0 if cache is None else cache.length, []
+        for i in range(self.n_layer):
+            # After the last attention, only the outputs' positions are needed.
+            N = num_outputs if num_outputs and i == self.n_layer - 1 else T
+            block = self._block(f"block_{i}", jitted=train or self.is_initializing())
+            layer = None if cache is None else cache.layers[i]
+            x_BTD, layer = block(x_BTD, layer, start, angles, num_outputs=N, train=train)
+            layers.append(layer)
+        return x_BTD, None if cache is None else Cache(tuple(layers), cache.length + T)
+
+    def _scan_blocks(self, x_BTD: Array, angles: tuple[Array, Array] | None) -> Array:
+        """Compute the blocks in training as a loop over their stacked parameters.
+
+        Each has the dropout key that it has in `_unrolled_blocks`.
+        """
+        T = x_BTD.shape[1]
+        blocks = [self._block(f"block_{i}", jitted=True) for i in range(self.n_layer)]
+        params = [self.variables["params"][block.name] for block in blocks]
+        keys = [block.make_rng("dropout") for block in blocks] if self.dropout else []
+        block = self._block(None, jitted=False, parent=None)
+
+        def body(x_BTD: Array, layer: tuple[Any, Array | None]) -> tuple[Array, None]:
+            params, key = layer
+            rngs = {} if key is None else {"dropout": key}
+            arguments: tuple[Any, ...] = (x_BTD, None, 0, angles)
+            settings = {"num_outputs": T, "train": True}
+            return block.apply({"params": params}, *arguments, **settings, rngs=rngs)[0], None
+
+        stacked = jax.tree.map(lambda *each: jnp.stack(each), *params)
+        keys_L = jnp.stack(keys) if keys else None
+        x_BTD, _ = lax.scan(body, x_BTD, (stacked, keys_L))
+        return x_BTD
+
+    def _block(self, name: str | None, *, jitted: bool, **others: Any) -> nn.Module:
         settings: dict[str, Any] = {
             "n_head": self.n_head,
             "dropout": self.dropout,
@@ -222,6 +264,7 @@ class Transformer(CharModel):
             "dtype": self.dtype,
             "activation": self.activation,
             "name": name,
+            **others,
         }
         if self.residual == "pre_norm":
             return (_JittedBlock if jitted else Block)(**settings)

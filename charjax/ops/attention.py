@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from charjax.ops.choice import QUERY_BLOCK, attention_version
+from charjax.ops.dropout import keep_mask
 from charjax.ops.linear import row_major
 from charjax.ops.precision import wide_dtype
 
@@ -170,7 +171,7 @@ def _keep(q_BTHK: Array, dropout_rate: float, dropout_key: Array | None) -> Arra
     if dropout_key is None:
         raise TypeError(f"dropout_rate is {dropout_rate}, but there is no dropout_key")
     B, T, H, _ = q_BTHK.shape
-    return jax.random.bernoulli(dropout_key, 1 - dropout_rate, (B, H, T, T))
+    return keep_mask(dropout_key, dropout_rate, (B, H, T, T))
 
 
 def _masked(scores_BHTS: Array, K: int, start: int) -> Array:

@@ -23,9 +23,29 @@ _ONEDNN_LEAST = 2**28
 
 def on_cpu() -> bool:
     """Return true if XLA's CPU backend compiles the current trace."""
-    # Part of the context that JAX caches traces by, so no target is given another's trace.
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return (jax.default_backend() if device is None else device.platform) == "cpu"
+    return _platform() == "cpu"
+
+
+def compiles_layers_once(n_layer: int) -> bool:
+    """Return true if equal blocks are trained in a loop, which a compiler compiles once.
+
+    A TPU's compiler schedules the instructions of each fusion anew in every block; a CPU's and a
+    GPU's are fast, and their loops are not (measured: benchmarks/NOTES.md).
+    """
+    return n_layer > 1 and _platform() == "tpu"
+
+
+def stores_masks() -> bool:
+    """Return true if a mask of dropout is drawn into memory, false if its readers may draw it.
+
+    Drawing is much code, and a TPU's compiler would put it into each product that reads a mask.
+    """
+    return _platform() == "tpu"
+
+
+def mask_generator() -> Literal["threefry", "rbg"]:
+    """Choose the generator of dropout masks ("auto"): that of a TPU's own instructions, if any."""
+    return "rbg" if _platform() == "tpu" else "threefry"
 
 
 def attention_version(q_BTHK: Array, dropout_rate: float) -> Literal["blocks", "cudnn", "plain"]:
@@ -91,6 +111,13 @@ def weights_gradient_version(
     if onednn_gradient(N, D, E, x_ND.dtype):
         return "onednn"
     return "laid out, turned" if E < D else "laid out"
+
+
+def _platform() -> str:
+    """Return the platform that the current trace is for, such as cpu, gpu, cuda or tpu."""
+    # Part of the context that JAX caches traces by, so no target is given another's trace.
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else str(device.platform)
 
 
 def _has_flash_attention() -> bool:

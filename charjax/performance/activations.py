@@ -22,17 +22,19 @@ class Formula(NamedTuple):
     Attributes:
       arrays: number of float32 arrays of each shape that are held at once.
       parameters: number of arrays as large as the parameters.
-      worst: the largest relative error on programs that were not fitted.
+      worst: the largest relative error on a program by the fit to the others.
+      platform: of the programs.
       dtype: of the programs.
     """
 
     arrays: dict[str, float]
     parameters: float
     worst: float
+    platform: str
     dtype: str
 
     def bytes(
-        self, shapes: dict[str, tuple[int, ...]], rows: int, parameters: int, tpu: bool
+        self, shapes: dict[str, tuple[int, ...]], rows: int, parameters: int, *, tpu: bool
     ) -> int:
         """Return the bytes of temporary arrays.
 
@@ -58,15 +60,18 @@ def elements(shape: tuple[int, ...], *, tpu: bool) -> int:
 
 
 def formula(kind: str, platform: str, dtype: str) -> Formula | None:
-    """Return the formula of a family; that of float32, an upper bound, if a dtype has none.
+    """Return the formula of a family.
 
-    None for a family or a platform of which nothing was compiled.
+    That of float32, an upper bound, if a dtype has none; that of a GPU if a TPU has none, whose
+    padding counts anyway. None for a family of which nothing was compiled, and for a CPU.
     """
-    found = _table().get("cpu" if platform == "cpu" else platform, {}).get(kind, {})
-    for name in (dtype, "float32"):
-        if name in found:
-            entry = found[name]
-            return Formula(entry["arrays"], entry["parameters"], entry["worst"], name)
+    table = _table()
+    for fitted in (platform, "cuda") if platform == "tpu" else (platform,):
+        found = table.get(fitted, {}).get(kind, {})
+        for name in (dtype, "float32"):
+            if name in found:
+                entry = found[name]
+                return Formula(entry["arrays"], entry["parameters"], entry["worst"], fitted, name)
     return None
 
 

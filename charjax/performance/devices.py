@@ -152,7 +152,7 @@ def processor(name: str, memory: float, rates: dict[str, float]) -> Device:
     Args:
       name: of the processor.
       memory: bytes for each device.
-      rates: FLOP/s by dtype, and "copy" in bytes/s.
+      rates: FLOP/s by dtype, and "copy" in bytes/s, of that share.
     """
     return Device(
         name="cpu",

@@ -32,7 +32,7 @@ _UNKNOWN = (0.1, 0.7)
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What one training step does.
+    """The operations and the traffic of one training step.
 
     Attributes:
       flops: of all devices together: three forward passes' (`charjax.performance.flops`).
@@ -153,6 +153,11 @@ def efficiency(kind: str, dtype: str) -> tuple[float, float, str]:
 def where() -> str:
     """Return the machine whose rates and shares are in the package."""
     return str(_table()["where"])
+
+
+def kept() -> float:
+    """Return how many times its first rise a process's memory grew in eight calls on a CPU."""
+    return float(_table()["kept"])
 
 
 def processor_rates(measured: Calibration | None) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Bytes that a training run holds on each device, before it is started."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -14,8 +15,8 @@ from charjax.training.state import TrainState, parameter_count, state_shapes
 from charjax.training.step import Metrics
 
 _FLOAT = 4
-# Threads' stacks and pages of libraries that the first call of any program on a CPU adds to the
-# process (measured: benchmarks/plan.py).
+# Threads' stacks and pages of libraries that the first call of a program with products adds to a
+# CPU's process (measured: benchmarks/plan.py).
 _PROCESS = 13 * 2**20
 Source = Literal["compiler", "formula"]
 
@@ -74,14 +75,13 @@ def predict(session: Session, *, devices: int, platform: Platform) -> Memory:
       platform: of the devices.
     """
     rows = session.config.train.batch_size // devices
-    return with_temporary(
-        session, devices=devices, temporary=temporary(session, rows, platform), source="formula"
-    )
+    held = temporary(session, platform)(rows)
+    return with_temporary(session, devices=devices, temporary=held, source="formula")
 
 
 def with_temporary(session: Session, *, devices: int, temporary: int, source: Source) -> Memory:
     """Return the memory of a run whose temporary arrays are known."""
-    state = state_shapes(session.model, session.config)
+    state = _state(session)
     carry = size_of(state.carry) // devices
     rest = state._replace(params=(), opt_state=(), carry=())
     return Memory(
@@ -96,21 +96,25 @@ def with_temporary(session: Session, *, devices: int, temporary: int, source: So
     )
 
 
-def temporary(session: Session, rows: int, platform: Platform) -> int:
-    """Return the bytes of temporary arrays for so many windows at once, by formula."""
+def temporary(session: Session, platform: Platform) -> Callable[[int], int]:
+    """Return the function from windows at once to bytes of temporary arrays, by formula."""
     config, model = session.config, session.model
     assert session.source is not None
-    window = session.source.window
-    state = state_shapes(model, config)
-    count = parameter_count(state.params)
+    window, state = session.source.window, _state(session)
     found = activations.formula(config.model.kind, platform, config.runtime.dtype)
     if found is None:
-        saved = _FLOAT * rows * (model.saved_values(window) + 4 * window * model.vocab_size)
-        return saved + _gradients(session, state)
-    shapes = model.activation_shapes(window)
-    step = found.bytes(shapes, rows, count, platform == "tpu")
-    accumulated = _FLOAT * count if config.optim.accumulate_steps > 1 else 0
-    return step + accumulated
+        each = _FLOAT * (model.saved_values(window) + 4 * window * model.vocab_size)
+        gradients = _gradients(session, state)
+        return lambda rows: rows * each + gradients
+    shapes, count = model.activation_shapes(window), parameter_count(state.params)
+    sums = _FLOAT * count if config.optim.accumulate_steps > 1 else 0
+    return lambda rows: sums + found.bytes(shapes, rows, count, tpu=platform == "tpu")
+
+
+def has_formula(session: Session, platform: Platform) -> bool:
+    """Return true if a formula was fitted to programs of the family for the platform."""
+    config = session.config
+    return activations.formula(config.model.kind, platform, config.runtime.dtype) is not None
 
 
 def library_bytes(session: Session, rows: int) -> int:
@@ -152,7 +156,17 @@ def compiled_bytes(session: Session, found: Any) -> int:
     if session.mesh.devices.flat[0].platform != "cpu":
         return int(found.temporary)
     rows = session.config.train.batch_size // devices
-    return int(found.temporary) + library_bytes(session, rows) + _PROCESS // devices
+    process = _PROCESS // devices if session.model.forward_flops else 0
+    return int(found.temporary) + library_bytes(session, rows) + process
+
+
+def _state(session: Session) -> TrainState:
+    shapes: TrainState = _shapes(session.model, session.config)
+    return shapes
+
+
+# The search for a batch asks for it again and again.
+_shapes = functools.lru_cache(maxsize=8)(state_shapes)
 
 
 def _gradients(session: Session, state: TrainState) -> int:

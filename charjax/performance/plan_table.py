@@ -44,7 +44,7 @@ def _run(plan: Plan) -> list[Row]:
     rows = config.train.batch_size // plan.used
     each = f"{rows:,} rows of {source.window:,} on each of {plan.used}"
     if config.optim.accumulate_steps > 1:
-        each += f", {config.optim.accumulate_steps} times a step"
+        each += f", {config.optim.accumulate_steps} times per step"
     return [
         ("device", f"{plan.target.count} x {device.name}", device.device_kind),
         ("model", config.model.kind, f"{config.runtime.dtype}, {_count(plan)} parameters"),
@@ -83,6 +83,8 @@ def _basis(plan: Plan) -> str:
     if found is None:
         return "by a rough formula: nothing was compiled for this device"
     bound = "" if found.dtype == config.runtime.dtype else f", that of {found.dtype}: at most"
+    if found.platform != platform:
+        return f"by the formula of a GPU with a TPU's padding, not checked{bound}"
     return f"by formula (within {found.worst:.0%} of the compiler's){bound}"
 
 
@@ -91,8 +93,12 @@ def _step(plan: Plan) -> list[Row]:
     if time is None:
         dtype = plan.session.config.runtime.dtype
         return [("a step", "n/a", f"the rate of {device.name} in {dtype} is not known")]
+    none = ("products", "none", "")
+    products = quantity(work.flops, "FLOP")
     rows = [
-        ("products", quantity(work.flops, "FLOP"), f"{duration(time.compute)} at the peak rate"),
+        ("products", products, f"{duration(time.compute)} at the peak rate")
+        if work.flops
+        else none,
         ("memory traffic", gib(work.traffic), f"{duration(time.traffic)} at full bandwidth"),
     ]
     if work.devices > 1 and time.network is not None:

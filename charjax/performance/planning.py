@@ -15,12 +15,14 @@ from charjax.performance.memory import Memory
 from charjax.training.session import Session
 
 _MOST_DEVICES = 256
+# Of accumulation, that are tried.
+_MOST_STEPS = 2**20
 Note = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What a run is planned for.
+    """The devices that a run is planned for.
 
     Attributes:
       device: one of them.
@@ -100,6 +102,11 @@ def make_plan(session: Session, target: Target, *, compiles: bool, say: Note) ->
     largest = used * memory.largest_batch(lambda rows: found.fixed + grows(rows), device.usable)
     work = estimate.work_of(session, found, used)
     time = _time(session, work, target)
+    if device.platform == "cpu":
+        notes.append(
+            "Python and JAX themselves are not counted; freed memory is kept, which took up to "
+            f"{estimate.kept():g} times the gradients and activations (docs/plan.md)"
+        )
     if device.platform == "cuda":
         notes.append(
             f"JAX gives programs {device.usable / device.memory:.0%} of a GPU's memory at first "
@@ -110,6 +117,11 @@ def make_plan(session: Session, target: Target, *, compiles: bool, say: Note) ->
     notes.append("time is that of the training steps: compilation and evaluation are left out")
     plan = Plan(session, target, used, found, largest, work, time, (), tuple(notes))
     return plan if plan.fits else dataclasses.replace(plan, would_fit=remedies(plan))
+
+
+def least_count(device: Device) -> int:
+    """Return the smallest number of devices that there is."""
+    return min(topology.TPUS.get(device.name, [1]))
 
 
 def check_count(target: Target) -> None:
@@ -169,11 +181,18 @@ def _compiled(session: Session, target: Target, used: int, say: Note) -> int:
 
 
 def _growth(session: Session, found: Memory, rows: int, device: Device) -> Callable[[int], float]:
-    """Return the function from windows on a device to bytes of temporary arrays."""
+    """Return the function from windows on a device to bytes of temporary arrays.
+
+    What was compiled for `rows` windows grows by the formula, or in proportion where there is none:
+    a small program's arrays say little of a large one's.
+    """
+    formula = memory.temporary(session, device.platform)
     if found.source == "formula":
-        return lambda each: memory.temporary(session, each, device.platform)
+        return formula
     constant = min(found.gradients, found.temporary)
-    return lambda each: constant + (found.temporary - constant) * each / rows
+    if not memory.has_formula(session, device.platform):
+        return lambda each: constant + (found.temporary - constant) * each / rows
+    return lambda each: max(constant, found.temporary + formula(each) - formula(rows))
 
 
 def _time(session: Session, work: estimate.Work, target: Target) -> estimate.StepTime | None:
@@ -183,29 +202,32 @@ def _time(session: Session, work: estimate.Work, target: Target) -> estimate.Ste
     measured = target.calibration
     if measured is None or roofline is None:
         return roofline
-    predicted = measured.predict(kind, dtype, work_of(session))
+    each, network = work_of(session), 0.0
+    if target.device.platform != "cpu":
+        each = dataclasses.replace(
+            each, flops=each.flops / work.devices, saved_bytes=each.saved_bytes / work.devices
+        )
+        network = roofline.network or 0.0
+    predicted = measured.predict(kind, dtype, each)
     if predicted is None:
         return roofline
+    low, middle, high = (seconds + network for seconds in predicted)
+    basis = "charjax benchmark --calibrate"
     return dataclasses.replace(
-        roofline,
-        low=predicted.low,
-        middle=predicted.middle,
-        high=predicted.high,
-        basis="charjax benchmark --calibrate",
-        guess=False,
+        roofline, low=low, middle=middle, high=high, basis=basis, guess=False
     )
 
 
 def remedies(plan: Plan) -> tuple[str, ...]:
-    """Return what would make a run fit, each on its own: settings and flags."""
+    """Return settings and flags, each of which would make a run fit."""
     config, target, found = plan.session.config, plan.target, plan.memory
     rows, device = config.train.batch_size // plan.used, target.device
     grows = _growth(plan.session, found, rows, device)
     ways = []
     if plan.largest:
         ways.append(smaller_batch(config.train.batch_size, config.optim.accumulate_steps, plan))
-        if device.platform != "cpu" and (more := _more_devices(plan, grows)):
-            ways.append(f"--count {more}")
+        if device.platform != "cpu" and (count := _more_devices(plan, grows)):
+            ways.append(f"--count {count}")
     if config.runtime.dtype == "float32" and device.bfloat16:
         half = found.gradients + found.activations / 2
         if plan.largest and found.fixed + half <= device.usable:
@@ -231,13 +253,14 @@ def smaller_batch(batch: int, accumulate: int, plan: Plan) -> str:
     usable = plan.target.device.usable - sums
     grows = _growth(plan.session, plan.memory, batch // plan.used, plan.target.device)
     fitting = plan.used * memory.largest_batch(lambda n: plan.memory.fixed + grows(n), usable)
-    divisors = [n for n in range(plan.used, fitting + 1, plan.used) if whole % n == 0]
-    if not divisors:
-        return f"train.batch_size={plan.largest}"
-    size = max(divisors)
-    return (
-        f"train.batch_size={size} optim.accumulate_steps={whole // size} (as many targets per step)"
-    )
+    least = -(-whole // fitting) if fitting else whole + 1
+    for steps in range(least, min(whole // plan.used, _MOST_STEPS) + 1):
+        size, rest = divmod(whole, steps)
+        if not rest and size % plan.used == 0:
+            return (
+                f"train.batch_size={size} optim.accumulate_steps={steps} (as many targets per step)"
+            )
+    return f"train.batch_size={plan.largest}"
 
 
 def _more_devices(plan: Plan, grows: Callable[[int], float]) -> int | None:

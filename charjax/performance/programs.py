@@ -18,15 +18,9 @@ from charjax import backend, parallel
 from charjax.generation.decoder import State, decode_tokens
 from charjax.generation.sampling import Sampling
 from charjax.models.contract import CharModel
-from charjax.random_streams import purpose_key
-from charjax.training.evaluation import (
-    CARRIED_CHUNK,
-    gather_columns,
-    score_chunk,
-    score_lookups,
-    score_windows,
-)
-from charjax.training.program import chunk_function, uses_onednn
+from charjax.training.evaluation import CARRIED_CHUNK
+from charjax.training.program import chunk_function, dropout_key, uses_onednn
+from charjax.training.scoring import gather_columns, score_chunk, score_lookups, score_windows
 from charjax.training.session import Session, state_shardings
 from charjax.training.state import state_shapes, variables_of
 
@@ -70,7 +64,7 @@ def training(session: Session, mesh: Mesh) -> Program:
     state = state_shapes(session.model, session.config)
     shardings = state_shardings(placed, state)
     function = chunk_function(session.model, session.config, mesh, shardings)
-    key = jax.eval_shape(lambda: purpose_key(0, "dropout"))
+    key = jax.eval_shape(lambda: dropout_key(session.config, mesh))
     arguments = (
         jax.tree.map(_shaped, state, shardings),
         _whole(session.source, mesh),

@@ -53,8 +53,12 @@ _LIBTPU = {
 _CUDA_PLUGIN = "jax_plugins.xla_cuda12"
 # Without it the plugin refuses to start where there is no cuDNN.
 _CUDA = {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}
-# As in "Used 19.92G of 15.75G hbm".
-_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+# As in "Used 19.92G of 15.75G hbm" and "required for HLO temporaries (32.00G) exceeds available HBM
+# (15.75G)".
+_TOO_LARGE = re.compile(
+    r"(?:Used ([\d.]+)([KMGT]?) of|\(([\d.]+)([KMGT]?)\) exceeds available HBM) "
+    r"\(?([\d.]+)([KMGT]?)\)?"
+)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -116,17 +120,19 @@ def compile_mesh(device: str, count: int) -> Mesh:
       count: devices.
 
     Raises:
-      UserError: an unknown device, a number of them that is not sold together, or the extra "aot"
+      UserError: an unknown device, a number of them that is not lent together, or the extra "aot"
         is not installed.
     """
     if device in TPUS:
         if count not in TPUS[device]:
             _refuse_count(device, count, ", ".join(map(str, TPUS[device])))
+        check_installed(device)
         found = _tpus(f"{device}:{TPUS[device][count]}")
     elif device in GPUS:
         hosts, rest = divmod(count, _GPUS_PER_HOST)
         if count < 1 or (hosts and rest):
             _refuse_count(device, count, "1 to 8, or a multiple of 8")
+        check_installed(device)
         found = _gpus(device, f"1x{hosts}x8" if hosts else f"1x1x{count}")
     else:
         raise UserError(
@@ -134,6 +140,16 @@ def compile_mesh(device: str, count: int) -> Mesh:
             f"{did_you_mean(device, DEVICES)}"
         )
     return parallel.make_mesh(found, len(found))
+
+
+def check_installed(device: str) -> None:
+    """Raise a UserError that names the extra if a device cannot be compiled for here."""
+    if device in TPUS and importlib.util.find_spec("libtpu") is None:
+        raise UserError(f"compiling for a TPU needs libtpu, which is not installed; {_INSTALL}")
+    if device in GPUS and not _has_cuda_plugin():
+        raise UserError(
+            f"compiling for a GPU needs jax-cuda12-plugin, which is not installed; {_INSTALL}"
+        )
 
 
 def compiled(program: Program) -> Compilation:
@@ -166,18 +182,11 @@ def _refuse_count(device: str, count: int, allowed: str) -> NoReturn:
 
 
 def _tpus(name: str) -> list[Any]:
-    if importlib.util.find_spec("libtpu") is None:
-        raise UserError(f"compiling for a TPU needs libtpu, which is not installed; {_INSTALL}")
-    for variable, value in _LIBTPU.items():
-        os.environ.setdefault(variable, value)
-    return _devices("tpu", topology_name=name)
+    with _set(_LIBTPU):
+        return _devices("tpu", topology_name=name)
 
 
 def _gpus(device: str, name: str) -> list[Any]:
-    if not _has_cuda_plugin():
-        raise UserError(
-            f"compiling for a GPU needs jax-cuda12-plugin, which is not installed; {_INSTALL}"
-        )
     config = target_config(GPUS[device])
     with _set(_CUDA):
         try:
@@ -200,6 +209,7 @@ def _devices(platform: str, **named: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def _set(variables: dict[str, str]) -> Iterator[None]:
+    """Set variables that are not set, and remove them again: other processes may have a TPU."""
     added = [name for name in variables if name not in os.environ]
     os.environ.update({name: variables[name] for name in added})
     try:
@@ -217,8 +227,12 @@ def _flops(executable: jax.stages.Compiled) -> float | None:
 
 def too_large(message: str) -> DoesNotFitError | None:
     """Return the error for a TPU compiler's message that a program does not fit, else None."""
-    found = _USED.search(message) if "RESOURCE_EXHAUSTED" in message else None
+    found = _TOO_LARGE.search(message) if "RESOURCE_EXHAUSTED" in message else None
     if found is None:
         return None
-    needed, unit, available, of = found.groups()
-    return DoesNotFitError(int(float(needed) * _UNITS[unit]), int(float(available) * _UNITS[of]))
+    numbers = [word for word in found.groups() if word is not None]
+    needed, available = (
+        int(float(number) * _UNITS[unit])
+        for number, unit in zip(numbers[::2], numbers[1::2], strict=True)
+    )
+    return DoesNotFitError(needed, available)

@@ -12,8 +12,7 @@ from jax import Array
 from charjax import hardware
 from charjax.parallel import first_copy
 from charjax.performance.failures import check_memory
-from charjax.random_streams import purpose_key
-from charjax.training.program import CAPACITY, ChunkProgram, compile_chunks
+from charjax.training.program import CAPACITY, ChunkProgram, compile_chunks, dropout_key
 from charjax.training.session import Session, first_state
 from charjax.training.state import TrainState, variables_of
 from charjax.training.step import cross_entropy
@@ -70,7 +69,7 @@ def prepare(session: Session) -> Training:
       LeftOut: it needs more memory than is available.
     """
     config, state = session.config, first_state(session)
-    key = purpose_key(config.train.seed, "dropout")
+    key = dropout_key(config, session.mesh)
     assert session.source is not None
     program = compile_chunks(session.model, config, session.source, state, session.mesh, key)
     devices = list(session.mesh.devices.flat)

@@ -121,6 +121,17 @@ class Checkpoints:
         """Return the steps, oldest first, damaged ones included."""
         return checkpoint_files.steps(self._directory)
 
+    def prune(self) -> None:
+        """Remove all steps but the best and the latest one.
+
+        Raises:
+          UserError: a step is damaged, so it is not known which one is the best.
+          OSError: one cannot be removed.
+        """
+        self.best_step()
+        if present := self.steps():
+            checkpoint_files.prune(self._directory, present[-1], 1)
+
     def best_step(self) -> int | None:
         """Return the newest step that was saved as the best, or None.
 

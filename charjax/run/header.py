@@ -6,11 +6,34 @@ from rich.table import Table
 from charjax import backend, hardware
 from charjax.run.display import Display
 from charjax.training.session import Session
-from charjax.training.state import TrainState, parameter_count
+from charjax.training.state import TrainState, parameter_count, state_shapes
+
+
+def show_plan(display: Display, session: Session) -> None:
+    """Print the header of a run, and its length, without a state."""
+    if session.model.fitted:
+        display.say(f"model: {session.config.model.kind}, counted in one pass over the text")
+        return
+    show_header(display, session, state_shapes(session.model, session.config))
+    config, source = session.config, session.source
+    assert source is not None
+    rows = config.train.batch_size * config.optim.accumulate_steps
+    targets = config.train.steps * rows * source.window
+    epochs = targets / session.dataset.splits["train"].num_targets
+    display.say(
+        f"run: {config.train.steps:,} steps of {rows:,} windows, at most {targets:,} targets "
+        f"({epochs:.2f} times the training split)"
+    )
 
 
 def show_header(display: Display, session: Session, state: TrainState) -> None:
-    """Print a table of the parameters, and a line each for the text, the model and the devices."""
+    """Print a table of the parameters, and a line each for the text, the model and the devices.
+
+    Args:
+      display: of the run.
+      session: text, model, devices.
+      state: the state, or its shapes.
+    """
     config, tokenizer = session.config, session.dataset.tokenizer
     display.table(_parameter_table(state))
     for note in session.dataset.notes:

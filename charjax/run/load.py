@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from charjax import backend
 from charjax.config import Config
+from charjax.data.datasets import load_dataset
+from charjax.data.splits import Split
 from charjax.data.tokenizers import Tokenizer
 from charjax.errors import UserError
 from charjax.models import build_model
@@ -107,6 +109,33 @@ def load_run(saved: SavedRun) -> Run:
     state, _, step = saved.store.restore(saved.checkpoint, shapes, ones=ADAM_SCALES)
     variables, digest = variables_of(state), notes.dataset_digest
     return Run(saved.directory, config, notes.tokenizer, model, variables, step, digest)
+
+
+def load_split(run: Run, name: str, path: str | None = None) -> Split:
+    """Load a split of the text that a run was trained on.
+
+    Args:
+      run: the run.
+      name: train, val or test.
+      path: the current path of the text, if it was moved.
+
+    Raises:
+      UserError: there is no such split, or the text is missing or has changed.
+    """
+    data = run.config.data
+    if path is not None:
+        if data.path is None:
+            raise UserError(
+                f"data.path: {path!r} given, but the run was trained on data.name={data.name}; "
+                "set CHARJAX_DATA to the directory that holds it"
+            )
+        data = data.model_copy(update={"path": path})
+    dataset = load_dataset(data, run.tokenizer, run.dataset_digest)
+    if name not in dataset.splits:
+        raise UserError(
+            f"--split: {name!r} given; this run's text has: {', '.join(dataset.splits)}"
+        )
+    return dataset.splits[name]
 
 
 def saved_dataset(directory: Path) -> tuple[Tokenizer, str] | tuple[None, None]:

@@ -51,6 +51,15 @@ class Lock:
             self._file = None
 
 
+def is_held(directory: Path) -> bool:
+    """Return whether a process has the lock of a directory; nothing is written there."""
+    try:
+        with (directory / ".lock").open("rb") as file:
+            return not _try_lock(file)
+    except OSError:
+        return False
+
+
 def _try_lock(file: IO[bytes]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -88,11 +88,10 @@ class Loop:
           Interrupted: a signal came; `state`, `step` and `progress` are those to save.
           DivergedError: more than train.max_skipped steps in a row were not finite.
         """
-        total = self.config.train.steps
         while True:
             if self.step > self.progress.events_done and any(self._events.due(self.step)):
                 self._run_events()
-            if self.step >= total:
+            if self.progress.is_over(self.step, self.config):
                 return
             self._advance(self._events.next_after(self.step))
             self.signals.poll()
@@ -158,10 +157,16 @@ class Loop:
         step, progress = self.step, self.progress
         due = self._events.due(step)
         best = self._evaluate(self.evaluate) if due.evaluation and self.evaluate else False
-        if due.samples:
+        ends_early = 0 < self.config.train.patience <= progress.stalled
+        if ends_early and step < self.config.train.steps:
+            self.display.say(
+                f"ended at step {step}: no better validation loss in {progress.stalled} "
+                f"evaluations, since step {progress.best_step} (train.patience)"
+            )
+        if due.samples or ends_early:
             self.sample(step, self.state)
         progress.events_done = step
-        if best or due.checkpoint:
+        if best or due.checkpoint or ends_early:
             self.save(step, self.state, progress, best)
 
     def _evaluate(self, evaluate: Callable[[int, TrainState], Score]) -> bool:
@@ -183,6 +188,7 @@ class Loop:
         best = bool(np.isfinite(score.loss)) and (
             progress.best_val_loss is None or score.loss < progress.best_val_loss
         )
+        progress.stalled = 0 if best else progress.stalled + 1
         if best:
             progress.best_val_loss, progress.best_step = score.loss, self.step
         self.display.evaluated(self.step, score.loss, best)

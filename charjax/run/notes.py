@@ -6,9 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from charjax import hardware
 from charjax.config import Config, describe_conflicts, parse_config, resume_conflicts
 from charjax.data.tokenizers import Tokenizer, tokenizer_from_json
 from charjax.errors import UserError
+from charjax.training.program import generator
 from charjax.training.session import Session
 from charjax.training.state import Tables
 
@@ -52,7 +54,8 @@ def read_notes(meta: dict[str, Any]) -> Notes:
             ),
             tokenizer=tokenizer,
             dataset_digest=str(meta["dataset_digest"]),
-            environment=dict(meta["environment"]),
+            # Early checkpoints are of runs with that generator, and do not name it.
+            environment={"prng": "threefry", **meta["environment"]},
             progress=dict(meta["progress"]),
             tables={
                 str(name): jax.ShapeDtypeStruct(tuple(map(int, shape)), jnp.dtype(dtype))
@@ -64,6 +67,12 @@ def read_notes(meta: dict[str, Any]) -> Notes:
             f"checkpoint: its notes are not as charjax writes them ({type(error).__name__}: "
             f"{error}); use another checkpoint, or another run"
         ) from None
+
+
+def environment(session: Session) -> dict[str, Any]:
+    """Return the facts of the machine, versions and settings on which a run's bits depend."""
+    machine = hardware.environment(session.devices, session.mesh)
+    return {**machine, "prng": generator(session.config, session.mesh)}
 
 
 def checkpoint_meta(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pydantic
 
+from charjax.config import Config
 from charjax.errors import UserError
 from charjax.run.metrics import Interval
 
@@ -22,6 +23,7 @@ class Progress:
       val_loss: the latest validation loss, nats per character.
       best_val_loss: the lowest validation loss.
       best_step: the step of the lowest validation loss.
+      stalled: evaluations since then.
       seconds: time in training steps alone.
       targets: targets trained on in that time.
       wall_seconds: total time, earlier sessions included.
@@ -35,6 +37,7 @@ class Progress:
     val_loss: float | None = None
     best_val_loss: float | None = None
     best_step: int | None = None
+    stalled: int = 0
     seconds: float = 0.0
     targets: float = 0.0
     wall_seconds: float = 0.0
@@ -51,6 +54,11 @@ class Progress:
     def scoring_tokens_per_second(self) -> float:
         """Targets scored per second, without compilation."""
         return self.scored / self.scoring_seconds if self.scoring_seconds else 0.0
+
+    def is_over(self, step: int, config: Config) -> bool:
+        """Return true if no step follows this one, and its evaluation and samples are done."""
+        is_last = step >= config.train.steps or 0 < config.train.patience <= self.stalled
+        return is_last and self.events_done >= step
 
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers; JSON keeps every bit of the floats."""

@@ -12,8 +12,6 @@ import jax
 from charjax import files
 from charjax.errors import UserError
 from charjax.files import check_directory, make_directory, write_json
-from charjax.hardware import environment
-from charjax.random_streams import purpose_key
 from charjax.run import fitting
 from charjax.run.checkpoint import Checkpoints
 from charjax.run.display import Display
@@ -22,12 +20,12 @@ from charjax.run.load import has_checkpoints, require_run
 from charjax.run.lock import Lock
 from charjax.run.loop import DivergedError, Loop
 from charjax.run.metrics import MetricsFile, draw_curves
-from charjax.run.notes import check_resumed, checkpoint_meta, read_notes
+from charjax.run.notes import check_resumed, checkpoint_meta, environment, read_notes
 from charjax.run.progress import Progress
 from charjax.run.samples import cut_samples, write_samples
 from charjax.run.summary import Summary
 from charjax.signals import Interrupted, Signals
-from charjax.training.program import ChunkProgram, compile_chunks
+from charjax.training.program import ChunkProgram, compile_chunks, dropout_key
 from charjax.training.session import (
     Session,
     evaluator,
@@ -101,7 +99,7 @@ class Recorder:
         state, progress = self._initial_state(params)
         step = int(state.counters.step)
         show_header(self.display, self.session, state)
-        if step >= self.session.config.train.steps and progress.events_done >= step:
+        if progress.is_over(step, self.session.config):
             return self._already_done(step, state, progress)
         if params is not None:
             # Saved before config.toml exists: a run that can be resumed has its parameters.
@@ -182,7 +180,9 @@ class Recorder:
     def _already_done(self, step: int, state: TrainState, progress: Progress) -> int:
         """Change nothing, unless a crash at the very end has left the summary unwritten."""
         if (self.directory / "summary.json").exists():
-            self.display.say(f"nothing to do: the run is at step {step}, its last")
+            early = step < self.session.config.train.steps and not self.session.model.fitted
+            further = "; it ended early: train.patience=N with a greater N continues" * early
+            self.display.say(f"nothing to do: the run is at step {step}, its last{further}")
             return 0
         return self._finish(step, state, progress)
 
@@ -209,7 +209,7 @@ class Recorder:
         notes = read_notes(meta)
         progress = Progress.from_json(notes.progress)
         self.display.say(f"going on from step {step}")
-        now = environment(self.session.devices, self.session.mesh)
+        now = environment(self.session)
         for name, value in now.items():
             if (then := notes.environment.get(name)) != value:
                 self.display.say(
@@ -228,7 +228,7 @@ class Recorder:
     def _compile(self, state: TrainState) -> ChunkProgram:
         session = self.session
         assert session.source is not None
-        key = purpose_key(session.config.train.seed, "dropout")
+        key = dropout_key(session.config, session.mesh)
         with self.display.doing("compiling"):
             program = compile_chunks(
                 session.model, session.config, session.source, state, session.mesh, key
@@ -242,7 +242,7 @@ class Recorder:
             session.config,
             session.dataset.tokenizer,
             session.dataset.digest,
-            environment(session.devices, session.mesh),
+            environment(session),
             progress.to_json(),
         )
         if session.model.fitted:

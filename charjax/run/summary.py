@@ -4,10 +4,10 @@ import dataclasses
 import math
 from typing import Any
 
-from charjax.hardware import environment
 from charjax.run.checkpoint import state_digest
 from charjax.run.display import loss_warning, shown_loss
 from charjax.run.metrics import loss_fields
+from charjax.run.notes import environment
 from charjax.run.progress import Progress
 from charjax.training.session import Session
 from charjax.training.state import TrainState, parameter_count
@@ -48,7 +48,7 @@ class Summary:
             **self._fitting_speeds(),
             "config_digest": session.config.digest(),
             "state_digest": state_digest(self.state),
-            **environment(session.devices, session.mesh),
+            **environment(session),
         }
 
     def _skipped(self) -> int:

@@ -21,6 +21,7 @@ from jax import Array
 from charjax import parallel
 from charjax.config import Config
 from charjax.data.batches import BatchSource
+from charjax.errors import UserError
 from charjax.models.contract import CharModel
 from charjax.parallel import ROWS, WHOLE
 from charjax.random_streams import purpose_key
@@ -77,6 +78,21 @@ class EnsembleState(NamedTuple):
         )
 
 
+def require_threefry(config: Config) -> None:
+    """Refuse rbg for runs that are vmapped: all would draw their masks by the first one's key.
+
+    "auto" is threefry there. The behaviour is JAX's: findings/vmapped-rbg-keys.sh.
+
+    Raises:
+      UserError: runtime.prng is rbg.
+    """
+    if config.runtime.prng == "rbg":
+        raise UserError(
+            'runtime.prng: "rbg" given; runs that are trained in one program would all draw their '
+            'dropout masks by the first one\'s key: use "threefry", or "auto", which is that there'
+        )
+
+
 def initial_run(
     session: Session,
     source: BatchSource,
@@ -116,8 +132,12 @@ class Ensemble:
           count: R.
           initial: (EnsembleState, RunHyperparameters) at step 0, or their shapes; by default those
             of `start`.
+
+        Raises:
+          UserError: runtime.prng is rbg.
         """
         assert session.source is not None
+        require_threefry(session.config)
         self.count = count
         self.mesh = parallel.make_mesh(session.devices, count)
         self.split = parallel.split_over(self.mesh)

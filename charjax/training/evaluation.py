@@ -6,7 +6,6 @@ in fewer rows than asked for, in shorter chunks, and at last in pieces of a wind
 Letters: B rows at once, T targets, V vocabulary.
 """
 
-import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -18,12 +17,18 @@ from jax import Array
 from jax.sharding import Mesh
 
 from charjax import parallel
-from charjax.data.batches import Batch, BatchSource, gather_windows
+from charjax.data.batches import BatchSource
 from charjax.data.splits import Split
 from charjax.data.windows import EvalWindows, evaluation_windows
 from charjax.errors import UserError
 from charjax.models.contract import CharModel
-from charjax.training.step import cross_entropy
+from charjax.training.scoring import (
+    gather_columns,
+    score_chunk,
+    score_draw,
+    score_lookups,
+    score_windows,
+)
 
 # Targets read at once by a family that is not bound to windows of its own.
 _CHUNK = 256
@@ -90,30 +95,92 @@ def exact_loss(
     Raises:
       UserError: context or stride out of bounds.
     """
+    sizes = _Sizes(context_length, batch_size, context, stride)
+    with parallel.target(mesh):
+        return _totals(_batches(model, variables, split, mesh, sizes, each=False), poll)
+
+
+def exact_losses(
+    model: CharModel,
+    variables: Any,
+    split: Split,
+    mesh: Mesh,
+    *,
+    context_length: int,
+    batch_size: int,
+    context: int | None = None,
+    stride: int | None = None,
+    poll: Callable[[], None] = lambda: None,
+) -> np.ndarray:
+    """Return the loss of each token of a split, whose mean is `exact_loss`.
+
+    Arguments and errors are those of `exact_loss`.
+
+    Returns:
+      (N,) float32, in nats; NaN for the first token of a document, before which nothing stands.
+    """
+    sizes = _Sizes(context_length, batch_size, context, stride)
+    losses_N = np.full(len(split.tokens), np.nan, np.float32)
+    with parallel.target(mesh):
+        for batch in _batches(model, variables, split, mesh, sizes, each=True):
+            losses_BT, weights_BT = np.asarray(batch.losses), np.asarray(batch.weights)
+            row, column = np.nonzero(weights_BT)
+            losses_N[batch.starts_B[row] + 1 + column] = losses_BT[row, column]
+            poll()
+    return losses_N
+
+
+class _Sizes(NamedTuple):
+    """The numbers of `exact_loss`."""
+
+    context_length: int
+    batch_size: int
+    context: int | None
+    stride: int | None
+
+
+class _Scored(NamedTuple):
+    """A scored batch.
+
+    Attributes:
+      losses: (B, T), or their weighted sum.
+      weights: likewise.
+      starts_B: the token before each row's first target; empty for sums.
+    """
+
+    losses: Array
+    weights: Array
+    starts_B: np.ndarray
+
+
+def _batches(
+    model: CharModel, variables: Any, split: Split, mesh: Mesh, sizes: _Sizes, *, each: bool
+) -> Iterator[_Scored]:
+    """Yield the scored batches of a split: every target once, or (not `each`) their sums."""
+    context_length, batch_size, context, stride = sizes
     _check_window(model, context_length, context, stride)
     # Lookups gain nothing from small batches: as many rows as the bound allows.
     asked = _most_targets(model, mesh) if model.looks_up_targets else batch_size
     rows = parallel.round_up(asked, mesh)
     if context is None and stride is None and model.memory == "carried":
-        batches = _carried(model, variables, split, mesh, rows)
-    else:
-        free = context is None and stride is None and model.memory == "finite"
-        window = _CHUNK if free else context or context_length
-        window = min(window, int(split.doc_lengths.max()))
-        rows, piece = _bounded(model, rows, window, mesh)
-        if free:
-            window = piece
-        step, lookback = min(stride or window, window), model.lookback if free else 0
-        table = evaluation_windows(split, window=window, stride=step)
-        batches = _windowed(model, variables, split, mesh, rows, table, window, lookback, piece)
-    with parallel.target(mesh):
-        return _totals(batches, poll)
+        return _carried(model, variables, split, mesh, rows, each)
+    free = context is None and stride is None and model.memory == "finite"
+    window = _CHUNK if free else context or context_length
+    window = min(window, int(split.doc_lengths.max()))
+    rows, piece = _bounded(model, rows, window, mesh)
+    if free:
+        window = piece
+    step, lookback = min(stride or window, window), model.lookback if free else 0
+    table = evaluation_windows(split, window=window, stride=step)
+    how: Any = {"window": window, "lookback": lookback, "piece": piece, "each": each}
+    return _windowed(model, variables, split, mesh, rows, table, **how)
 
 
-def _totals(batches: Iterator[tuple[Array, Array]], poll: Callable[[], None]) -> Score:
+def _totals(batches: Iterator[_Scored], poll: Callable[[], None]) -> Score:
     """Add up the sums of all batches, calling `poll` in between."""
     sums, began, at_first = [], time.perf_counter(), 0.0
-    for pair in batches:
+    for batch in batches:
+        pair = batch.losses, batch.weights
         sums.append(pair)
         if len(sums) == 1:
             jax.block_until_ready(pair)
@@ -161,7 +228,7 @@ def random_loss(
         for part in range(parts):
             place = jnp.int32(index), jnp.int32(part)
             with parallel.target(mesh):
-                sums.append(_score_draw(model, variables, source, *place, mesh, rows, piece))
+                sums.append(score_draw(model, variables, source, *place, mesh, rows, piece))
             jax.block_until_ready(sums[-2:-1])
             poll()
     every = np.asarray(jax.device_get(sums), np.float64).reshape(batches, parts, 2)
@@ -190,30 +257,35 @@ def _windowed(
     mesh: Mesh,
     rows: int,
     table: EvalWindows,
+    *,
     window: int,
     lookback: int,
     piece: int,
-) -> Iterator[tuple[Array, Array]]:
-    """Yield sums of (loss, weight) over batches of windows."""
+    each: bool,
+) -> Iterator[_Scored]:
+    """Score batches of windows."""
     tokens = jax.device_put(split.tokens, parallel.replicated(mesh))
     sizes = {"window": window, "lookback": lookback}
     # Compiling a lookup takes longer than running it: an empty batch waits for the compiler.
     first = -rows if model.looks_up_targets else 0
     for begin in range(first, len(table.starts), rows):
-        columns = [_padded(column[max(begin, 0) : begin + rows], rows, mesh) for column in table]
+        here = [_filled(column[max(begin, 0) : begin + rows], rows) for column in table]
+        columns = [jax.device_put(column, parallel.split_over(mesh)) for column in here]
         if model.looks_up_targets:
             # Two programs: the second does not depend on the length of the text, so it is
             # compiled once for all splits.
             batch = gather_columns(tokens, *columns, **sizes)
-            yield score_lookups(model, variables, batch)
+            scored = score_lookups(model, variables, batch, each=each)
         else:
-            yield score_windows(model, variables, tokens, *columns, **sizes, piece=piece)
+            how = {**sizes, "piece": piece, "each": each}
+            scored = score_windows(model, variables, tokens, *columns, **how)
+        yield _Scored(scored[0], scored[1], here[0])
 
 
 def _carried(
-    model: CharModel, variables: Any, split: Split, mesh: Mesh, rows: int
-) -> Iterator[tuple[Array, Array]]:
-    """Yield sums of (loss, weight) with a state carried along each of `rows` documents at once."""
+    model: CharModel, variables: Any, split: Split, mesh: Mesh, rows: int, each: bool
+) -> Iterator[_Scored]:
+    """Score chunks with a state carried along each of `rows` documents at once."""
     tokens = jax.device_put(split.tokens, parallel.replicated(mesh))
     order = np.argsort(-split.doc_lengths, kind="stable")
     rows = min(rows, parallel.round_up(len(order), mesh))
@@ -228,9 +300,12 @@ def _carried(
         for offset in range(0, int(left.max()), window):
             lengths = np.clip(left - offset, 0, window)
             at = np.where(lengths > 0, starts + offset, starts)
-            columns = [_padded(column, rows, mesh) for column in (at, lengths)]
-            sums, cache = score_chunk(model, variables, tokens, *columns, cache, window=window)
-            yield sums
+            here = [_filled(column, rows) for column in (at, lengths)]
+            columns = [jax.device_put(column, parallel.split_over(mesh)) for column in here]
+            scored, cache = score_chunk(
+                model, variables, tokens, *columns, cache, window=window, each=each
+            )
+            yield _Scored(scored[0], scored[1], here[0])
 
 
 def _power_of_two(bound: int) -> int:
@@ -238,138 +313,7 @@ def _power_of_two(bound: int) -> int:
     return 1 << (bound.bit_length() - 1)
 
 
-def _padded(column: np.ndarray, rows: int, mesh: Mesh) -> Array:
+def _filled(column: np.ndarray, rows: int) -> np.ndarray:
     full = np.full(rows, _PADDING, np.int32)
     full[: len(column)] = column
-    return jax.device_put(full, parallel.split_over(mesh))
-
-
-@functools.partial(jax.jit, static_argnames=("window", "lookback"))
-def gather_columns(
-    tokens: Array,
-    starts: Array,
-    doc_starts: Array,
-    lengths: Array,
-    firsts: Array,
-    *,
-    window: int,
-    lookback: int,
-) -> Batch:
-    """Return the batch of some windows; the columns are those of EvalWindows."""
-    return gather_windows(
-        tokens, doc_starts, starts, lengths, firsts, window=window, lookback=lookback
-    )
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def score_lookups(model: CharModel, variables: Any, batch: Batch) -> tuple[Array, Array]:
-    """Return sums of (loss, weight) over a batch, by looking the targets up."""
-    return _score(model, variables, batch, batch.targets.shape[1])
-
-
-@functools.partial(jax.jit, static_argnames=("model", "window", "lookback", "piece"))
-def score_windows(
-    model: CharModel,
-    variables: Any,
-    tokens: Array,
-    starts: Array,
-    doc_starts: Array,
-    lengths: Array,
-    firsts: Array,
-    *,
-    window: int,
-    lookback: int,
-    piece: int,
-) -> tuple[Array, Array]:
-    """Return sums of (loss, weight) over windows; the columns are those of EvalWindows."""
-    batch = gather_windows(
-        tokens, doc_starts, starts, lengths, firsts, window=window, lookback=lookback
-    )
-    return _score(model, variables, batch, piece)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "window"))
-def score_chunk(
-    model: CharModel,
-    variables: Any,
-    tokens: Array,
-    starts: Array,
-    lengths: Array,
-    cache: Any,
-    *,
-    window: int,
-) -> tuple[tuple[Array, Array], Any]:
-    """Return sums of (loss, weight) over the next targets of each row, and the state after them."""
-    batch = gather_windows(
-        tokens, starts, starts, lengths, jnp.zeros_like(lengths), window=window, lookback=0
-    )
-    logits_BTV, cache = model.apply(variables, batch.inputs, cache)
-    return _sums(cross_entropy(logits_BTV, batch.targets), batch.weights), cache
-
-
-@functools.partial(jax.jit, static_argnames=("model", "mesh", "rows", "piece"))
-def _score_draw(
-    model: CharModel,
-    variables: Any,
-    source: BatchSource,
-    index: Array,
-    part: Array,
-    mesh: Mesh,
-    rows: int,
-    piece: int,
-) -> tuple[Array, Array]:
-    """Return sums of (loss, weight) over the rows of a draw, or over one part of them."""
-    batch = source.draw(index)
-    if rows < source.batch_size:
-        place_B = part * rows + jnp.arange(rows, dtype=jnp.int32)
-        pick = functools.partial(jnp.take, indices=place_B, axis=0, mode="clip")
-        exists_B1 = (place_B < source.batch_size)[:, None]
-        batch = batch._replace(
-            inputs=pick(batch.inputs),
-            targets=pick(batch.targets),
-            weights=jnp.where(exists_B1, pick(batch.weights), 0.0),
-        )
-    return _score(model, variables, parallel.constrain_batch(batch, mesh), piece)
-
-
-def _score(model: CharModel, variables: Any, batch: Batch, piece: int) -> tuple[Array, Array]:
-    """Return sums of (loss, weight) over a batch, scoring `piece` targets of each row at a time."""
-    T = batch.targets.shape[1]
-    if model.looks_up_targets:
-        logs_BT = model.apply(variables, batch.inputs, batch.targets, method="target_log_probs")
-        return _sums(-logs_BT, batch.weights)
-    if piece >= T:
-        logits_BTV, _ = model.apply(variables, batch.inputs, num_outputs=T)
-        return _sums(cross_entropy(logits_BTV, batch.targets), batch.weights)
-    return _score_pieces(model, variables, batch, piece)
-
-
-def _score_pieces(
-    model: CharModel, variables: Any, batch: Batch, piece: int
-) -> tuple[Array, Array]:
-    """Return the sums, with a cache carried from piece to piece; the first may be shorter."""
-    B, T = batch.targets.shape
-    count = -(-T // piece)
-    first = T - (count - 1) * piece
-    head = batch.inputs.shape[1] - T + first
-
-    def score(cache: Any, part: tuple[Array, Array, Array]) -> tuple[Any, tuple[Array, Array]]:
-        inputs, targets, weights = part
-        logits, cache = model.apply(variables, inputs, cache, num_outputs=targets.shape[1])
-        return cache, _sums(cross_entropy(logits, targets), weights)
-
-    def later(array: Array, begin: int) -> Array:
-        """Return all pieces but the first, (count - 1, B, piece)."""
-        return array[:, begin:].reshape(B, count - 1, piece).swapaxes(0, 1)
-
-    first_piece = batch.inputs[:, :head], batch.targets[:, :first], batch.weights[:, :first]
-    cache, (loss, weight) = score(model.init_cache(B), first_piece)
-    parts = later(batch.inputs, head), later(batch.targets, first), later(batch.weights, first)
-    _, (losses, weights) = jax.lax.scan(score, cache, parts)
-    return loss + jnp.sum(losses), weight + jnp.sum(weights)
-
-
-def _sums(losses_BT: Array, weights_BT: Array) -> tuple[Array, Array]:
-    # A loss that is not finite counts only where its weight is above 0.
-    counted_BT = jnp.where(weights_BT > 0, losses_BT * weights_BT, 0.0)
-    return jnp.sum(counted_BT), jnp.sum(weights_BT)
+    return full

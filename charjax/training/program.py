@@ -18,6 +18,8 @@ from charjax import backend, parallel
 from charjax.config import Config
 from charjax.data.batches import BatchSource
 from charjax.models.contract import CharModel
+from charjax.ops.choice import mask_generator
+from charjax.random_streams import Generator, purpose_key
 from charjax.training.cpu_plan import has_onednn_products
 from charjax.training.state import TrainState
 from charjax.training.step import Metrics, make_train_step
@@ -54,6 +56,19 @@ def compile_chunks(
     lowered = lower_chunks(model, config, source, state, mesh, key)
     compiled = backend.compiled(lowered, mesh, onednn=uses_onednn(config, mesh))
     return ChunkProgram(compiled, source, key, time.perf_counter() - began)
+
+
+def generator(config: Config, mesh: Mesh) -> Generator:
+    """Return the generator of a run's dropout masks on these devices."""
+    if config.runtime.prng != "auto":
+        return config.runtime.prng
+    with parallel.target(mesh):
+        return mask_generator()
+
+
+def dropout_key(config: Config, mesh: Mesh) -> Array:
+    """Return the key from which a run on these devices draws its dropout masks."""
+    return purpose_key(config.train.seed, "dropout", generator(config, mesh))
 
 
 def uses_onednn(config: Config, mesh: Mesh) -> bool:

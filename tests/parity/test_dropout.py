@@ -9,6 +9,7 @@ from flax import linen as nn
 from charjax.config import parse_config
 from charjax.models import attention as attention_module
 from charjax.models import build, transformer
+from charjax.models.layers import Dropout
 from charjax.ops.attention import causal_attention, causal_attention_reference
 
 RATE, V, T, LAYERS = 0.2, 11, 16, 2
@@ -23,7 +24,7 @@ def drops(x, y) -> None:
 
 
 def dropouts(section: dict[str, object]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the inputs and outputs of every nn.Dropout of a model in training mode."""
+    """Return the inputs and outputs of every Dropout of a model in training mode."""
     model = build(parse_config({"model": section}).model, V, jnp.float32)
     tokens_BT = np.random.default_rng(0).integers(0, V, (16, T))
     shapes = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)
@@ -37,7 +38,7 @@ def dropouts(section: dict[str, object]) -> list[tuple[np.ndarray, np.ndarray]]:
 
         def look(next_method, args, kwargs, context):
             out = next_method(*args, **kwargs)
-            if isinstance(context.module, nn.Dropout):
+            if isinstance(context.module, Dropout):
                 places.append((args[0], out))
             return out
 

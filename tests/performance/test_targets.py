@@ -4,11 +4,13 @@ What is special to a CPU would be compiled for the others in silence, or fail th
 constraint, a blocked product. So the lowered text must hold nothing that only a CPU knows.
 """
 
+import dataclasses
 import functools
 import itertools
 import re
 import types
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.export
@@ -123,6 +125,23 @@ def test_a_branch_by_the_default_device_is_caught(
     monkeypatch.setattr(module, attribute, lambda: jax.default_backend() == "cpu")
     with pytest.raises((AssertionError, ValueError)), pytest.MonkeyPatch.context() as patch:
         test_programs_lower_for_every_accelerator("transformer", folder, patch)
+
+
+def test_a_tpu_trains_blocks_in_a_loop_and_stores_masks(folder: Path) -> None:
+    """So each layer's fusions are compiled once, without the drawing of the masks in them."""
+    device = AbstractDevice("TPU v5 lite", None, "tpu")
+    mesh: Any = AbstractMesh((1,), ("data",), (AxisType.Auto,), abstract_device=device)
+    session = session_of("transformer", folder)
+    session = dataclasses.replace(session, model=session.model.clone(dropout=0.5))
+    tpu, other = (
+        str(programs.training(session, where).export("tpu").mlir_module())
+        for where in (mesh, accelerator())
+    )
+    assert set(CUSTOM_CALL.findall(tpu)) <= EVERYWHERE
+    # The training loop itself, and the layers forward and backward.
+    assert tpu.count("stablehlo.while") == other.count("stablehlo.while") + 2
+    assert "optimization_barrier" in tpu
+    assert "optimization_barrier" not in other
 
 
 def test_the_target_is_the_mesh_not_the_default_device() -> None:

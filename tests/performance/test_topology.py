@@ -79,12 +79,19 @@ def test_a_missing_extra_is_named(device: str, monkeypatch: pytest.MonkeyPatch) 
         topology.compile_mesh(device, 1)
 
 
-def test_a_tpu_compiler_names_the_bytes_that_do_not_fit() -> None:
-    text = (
-        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
-        "hbm. Used 19.50G of 15.75G hbm. Exceeded hbm capacity by 3.75G."
-    )
+@pytest.mark.parametrize(
+    ("text", "needed"),
+    [
+        ("RESOURCE_EXHAUSTED: Ran out of memory in hbm. Used 19.50G of 15.75G hbm.", 19.5),
+        (
+            "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: the total memory required for HLO "
+            "temporaries (32.00G) exceeds available HBM (15.75G).",
+            32.0,
+        ),
+    ],
+)
+def test_a_tpu_compiler_names_the_bytes_that_do_not_fit(text: str, needed: float) -> None:
     error = topology.too_large(text)
     assert error is not None
-    assert (error.needed, error.available) == (int(19.5 * 2**30), int(15.75 * 2**30))
-    assert topology.too_large("INTERNAL: another fault") is None
+    assert (error.needed, error.available) == (int(needed * 2**30), int(15.75 * 2**30))
+    assert topology.too_large(text.replace("RESOURCE_EXHAUSTED", "INTERNAL")) is None

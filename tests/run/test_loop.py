@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import types
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -198,8 +199,10 @@ def make_config(
     sample: int = 0,
     save: int = 0,
     max_skipped: int = 100,
+    patience: int = 0,
 ) -> Config:
     train = {"steps": steps, "log_every": log, "sample_every": sample, "max_skipped": max_skipped}
+    train["patience"] = patience
     return parse_config(
         {"train": train, "eval": {"every": evaluate}, "checkpoint": {"every": save}}
     )
@@ -355,6 +358,43 @@ def test_the_best_is_the_lowest_finite_loss_and_the_first_of_equals(
     assert progress.best_step == (best[-1] if best else None)
     assert progress.best_val_loss == (losses[best[-1] // 2 - 1] if best else None)
     np.testing.assert_equal(progress.val_loss, losses[-1])
+
+
+class TestPatience:
+    """The run ends after so many evaluations without a better validation loss."""
+
+    LOSSES = types.MappingProxyType({2: 3.0, 4: 2.0, 6: 2.5, 8: 2.0, 10: 1.0})
+
+    @pytest.mark.parametrize(("patience", "last"), [(1, 6), (2, 8), (3, 12), (0, 12)])
+    def test_the_last_step_is_a_whole_one(self, make: Any, patience: int, last: int):
+        losses = {**self.LOSSES, 12: 0.5}
+        run = make(steps=12, evaluate=2, losses=losses, patience=patience)
+        run.loop.run()
+        assert run.loop.step == last
+        # Equal to the best is not better.
+        assert run.loop.progress.best_step == (4 if last < 10 else 12)
+        assert run.events[-2:] == [("sample", last), ("save", last, last == 12)]
+
+    def test_a_resumed_run_waits_no_longer(self, make: Any):
+        settings = {"steps": 12, "evaluate": 2, "save": 1, "patience": 2}
+        cut = make(losses=self.LOSSES, stop_at=7, **settings)
+        with pytest.raises(Interrupted):
+            cut.loop.run()
+        progress = Progress.from_json(json.loads(json.dumps(cut.loop.progress.to_json())))
+        assert progress.stalled == 1
+        rest = make(losses=self.LOSSES, start=cut.loop.step, progress=progress, **settings)
+        rest.loop.run()
+        assert rest.loop.step == 8
+
+    def test_it_is_over_when_it_is_resumed_and_goes_on_with_greater_patience(self, make: Any):
+        run = make(steps=12, evaluate=2, losses=self.LOSSES, patience=2)
+        run.loop.run()
+        assert run.loop.progress.is_over(8, run.loop.config)
+        settings = {"steps": 12, "evaluate": 2, "patience": 3}
+        longer = make(losses=self.LOSSES, start=8, progress=run.loop.progress, **settings)
+        longer.loop.run()
+        assert longer.loop.step == 12
+        assert longer.loop.progress.best_step == 10
 
 
 @pytest.mark.parametrize("stop_at", [1, 7, 10, 13])

@@ -124,9 +124,9 @@ def test_lookups_of_random_batches_equal_the_logits(mesh, monkeypatch):
     got = random_loss(model, variables, source, mesh, batches=2, first=0)
     monkeypatch.setattr(NgramModel, "looks_up_targets", False)
     # Compiled for the model as it was.
-    evaluation._score_draw.clear_cache()
+    evaluation.score_draw.clear_cache()
     expected = random_loss(model, variables, source, mesh, batches=2, first=0)
-    evaluation._score_draw.clear_cache()
+    evaluation.score_draw.clear_cache()
     assert got.loss == pytest.approx(expected.loss, abs=1e-6)
 
 

@@ -11,7 +11,7 @@ from charjax import backend, models, parallel
 from charjax.config import RuntimeConfig, parse_config
 from charjax.data.splits import Split
 from charjax.errors import UserError
-from charjax.training.evaluation import exact_loss
+from charjax.training.evaluation import exact_loss, exact_losses
 from charjax.training.state import create_state
 
 VOCAB, LENGTH = 13, 8
@@ -53,6 +53,10 @@ def score(model, variables, split, **options):
 
 def plain(model, variables, split, pieces) -> float:
     """Compute the mean loss of (start, first scored, end) pieces, each read in one pass."""
+    return float(np.mean(np.concatenate(plain_losses(model, variables, split, pieces))))
+
+
+def plain_losses(model, variables, split, pieces) -> list[np.ndarray]:
     losses = []
     for start, first, end in pieces:
         length = end - start
@@ -62,7 +66,7 @@ def plain(model, variables, split, pieces) -> float:
         logs = np.asarray(log_probabilities(model, variables, tokens))[0, :length]
         targets = split.tokens[start + 1 : end + 1]
         losses.append(-logs[np.arange(length), targets][first - start :])
-    return float(np.mean(np.concatenate(losses)))
+    return losses
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -116,6 +120,32 @@ def test_context_and_stride(kind, context, stride):
     got = score(model, variables, split, context=context, stride=stride)
     assert got.targets == n
     assert got.loss == pytest.approx(plain(model, variables, split, pieces), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "gru", "transformer"])
+def test_losses_of_each_token(kind):
+    """They stand at the tokens they are of; before a document's first nothing stands."""
+    model, variables = setup(kind)
+    split = text(3, 8, 1, 7, 5)
+    pieces = [(s, s, s + n) for s, n in zip(split.doc_starts, split.doc_lengths, strict=True)]
+    options = {"context_length": LENGTH, "batch_size": 3}
+    got = exact_losses(model, variables, split, mesh(), **options)
+    assert np.flatnonzero(np.isnan(got)).tolist() == split.doc_starts.tolist()
+    expected = np.concatenate(plain_losses(model, variables, split, pieces))
+    np.testing.assert_allclose(got[~np.isnan(got)], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "transformer"])
+def test_losses_of_each_token_in_windows_that_overlap(kind):
+    model, variables = setup(kind)
+    pieces = [(0, 0, 6)]
+    while pieces[-1][2] < 31:
+        start = pieces[-1][0] + 2
+        pieces.append((start, pieces[-1][2], min(start + 6, 31)))
+    options = {"context_length": LENGTH, "batch_size": 3, "context": 6, "stride": 2}
+    got = exact_losses(model, variables, text(31), mesh(), **options)
+    expected = np.concatenate(plain_losses(model, variables, text(31), pieces))
+    np.testing.assert_allclose(got[1:], expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "gru", "transformer"])

@@ -12,7 +12,7 @@ from charjax.initlab.sweeps.axes import Axes
 
 # A sweep measures at steps and on windows of its own, and keeps no checkpoints of its runs.
 _OWN_SECTIONS = ("eval", "checkpoint")
-_OWN = ("train.log_every", "train.sample_every", "train.max_skipped")
+_OWN = ("train.log_every", "train.sample_every", "train.max_skipped", "train.patience")
 
 
 def why_no_run_reads(axes: Axes) -> Callable[[Config, str], Unread | None]:

@@ -1,0 +1,176 @@
+"""Several runs beside each other: scores, differing settings, curves."""
+
+import dataclasses
+import io
+import json
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.figure
+import pandas as pd
+
+from charjax import files
+from charjax.config import Config, differences, load_config
+from charjax.errors import UserError, visible
+from charjax.run.load import find_run, has_checkpoints, require_run
+from charjax.run.metrics import MetricsFile
+from charjax.units import bits_per_character
+
+_SUMMARY = ("params", "best_step", "test_loss", "tokens_per_second", "seconds")
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Several runs beside each other, in the order in which they were given.
+
+    Attributes:
+      scores: a row for each run: model.kind, params, step (the last), best_val_loss and val_loss
+        (nats per character), best_val_bpc, best_step, test_loss, tokens_per_second, seconds; NaN
+        where a run has none, as before its end.
+      settings: a row for each setting that differs, a column for each run.
+      figure: training and validation losses by step.
+    """
+
+    scores: pd.DataFrame
+    settings: pd.DataFrame
+    figure: matplotlib.figure.Figure
+
+    def __repr__(self) -> str:
+        return f"{self.scores.T.to_string()}\n\n{self.settings.to_string()}"
+
+    def _repr_html_(self) -> str:
+        return str(self.scores.T.to_html()) + str(self.settings.to_html())
+
+
+def compare_runs(directories: Sequence[Path]) -> Comparison:
+    """Compare runs, finished or not, on the same text.
+
+    Raises:
+      UserError: fewer than two runs, an unknown one, one given twice, or different vocabularies.
+    """
+    if len(directories) < 2:
+        raise UserError(f"compare: {len(directories)} runs given; at least two are needed")
+    names = [str(directory) for directory in directories]
+    for directory in directories:
+        require_run(directory, "compare")
+    if len({directory.resolve() for directory in directories}) < len(directories):
+        raise UserError(f"compare: {', '.join(names)} given; a run is given twice: leave it out")
+    _check_vocabularies(directories)
+    configs = [load_config(directory / "config.toml", saved=True) for directory in directories]
+    lines = [MetricsFile(directory / "metrics.jsonl").read() for directory in directories]
+    rows = [
+        _scores(directory, config, read)
+        for directory, config, read in zip(directories, configs, lines, strict=True)
+    ]
+    scores = pd.DataFrame(rows, index=pd.Index(names, name="run"))
+    return Comparison(scores, _settings(configs, names), _curves(lines, names))
+
+
+def _check_vocabularies(directories: Sequence[Path]) -> None:
+    """Raise a UserError unless all runs that have been saved have one vocabulary."""
+    saved = [directory for directory in directories if has_checkpoints(directory)]
+    notes = [find_run(directory, "latest").notes for directory in saved]
+    for directory, note in zip(saved, notes, strict=True):
+        if note.tokenizer != notes[0].tokenizer:
+            raise UserError(
+                f"compare: {str(saved[0])!r} has a vocabulary of {notes[0].tokenizer.vocab_size:,} "
+                f"symbols and {str(directory)!r} another one, of {note.tokenizer.vocab_size:,}; "
+                "losses per symbol are comparable within one vocabulary: give runs of one text"
+            )
+
+
+def _scores(directory: Path, config: Config, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a run's row; what is missing in the summary of an unfinished run is NaN."""
+    summary = read_summary(directory)
+    val, best = _validation(lines), best_line(lines)
+    found = {
+        "model.kind": config.model.kind,
+        "step": max((line["step"] for line in lines), default=0),
+        "best_val_loss": best["loss"] if best else math.nan,
+        "best_val_bpc": bits_per_character(best["loss"]) if best else math.nan,
+        "val_loss": val[-1]["loss"] if val else math.nan,
+        "best_step": best["step"] if best else math.nan,
+    }
+    rest = {name: summary.get(name) for name in _SUMMARY}
+    return found | {name: math.nan if value is None else value for name, value in rest.items()}
+
+
+def best_line(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the metrics line of the lowest validation loss, or None."""
+    return min(_validation(lines), key=lambda line: line["loss"], default=None)
+
+
+def _validation(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [line for line in lines if line["split"] == "val" and line["loss"] is not None]
+
+
+def read_summary(directory: Path) -> dict[str, Any]:
+    """Return summary.json, or {} where it is missing or damaged."""
+    try:
+        tree = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return tree if isinstance(tree, dict) else {}
+
+
+def _settings(configs: list[Config], names: list[str]) -> pd.DataFrame:
+    """Return the settings that differ between any two runs; NaN where a family has none."""
+    trees = [dict(_flat(config)) for config in configs]
+    keys = dict.fromkeys(
+        key for config in configs[1:] for key, _, _ in differences(configs[0], config)
+    )
+    columns = {
+        name: [tree.get(key, math.nan) for key in keys]
+        for name, tree in zip(names, trees, strict=True)
+    }
+    return pd.DataFrame(columns, index=pd.Index(list(keys), name="setting"), dtype=object)
+
+
+def _flat(config: Config) -> list[tuple[str, Any]]:
+    return [
+        (f"{section}.{key}", value)
+        for section, values in config.model_dump().items()
+        for key, value in values.items()
+    ]
+
+
+def _curves(lines: list[list[dict[str, Any]]], names: list[str]) -> matplotlib.figure.Figure:
+    """Draw the losses of every run, training thin and validation with points."""
+    figure = matplotlib.figure.Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for number, (read, name) in enumerate(zip(lines, names, strict=True)):
+        for split, style, width in (("train", "-", 0.8), ("val", "o-", 1.4)):
+            points = [(x["step"], x["loss"]) for x in read if x["split"] == split and x["loss"]]
+            if points:
+                axes.plot(
+                    *zip(*points, strict=True),
+                    style,
+                    color=f"C{number % 10}",
+                    alpha=0.5 if split == "train" else 1.0,
+                    linewidth=width,
+                    markersize=3,
+                    label=visible(name) if split == "val" else None,
+                )
+    axes.set(xlabel="step", ylabel="loss (nats per character)")
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        for text in axes.legend(fontsize=8).get_texts():
+            text.set_parse_math(False)
+    return figure
+
+
+def save_figure(figure: matplotlib.figure.Figure, path: Path) -> None:
+    """Write a figure as a PNG, whole or not at all.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    png = io.BytesIO()
+    with warnings.catch_warnings():
+        # A path may have characters that no installed font has.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(png, format="png")
+    files.replace(path, png.getvalue())

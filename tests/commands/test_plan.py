@@ -1,0 +1,169 @@
+"""`charjax plan`: what fits and what does not, on devices that are not here."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charjax.commands import plan
+from charjax.errors import UserError
+from charjax.performance.devices import DEVICES
+
+GPT = ("model.n_layer=2", "model.n_head=2", "model.d_model=64", "model.context_length=32")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("the quick brown fox jumps over the lazy dog\n" * 40, encoding="ascii")
+    return f"data.path={path}"
+
+
+def run(*words: str) -> int:
+    """Run the command without any compiler."""
+    return plan.main([*words, "--no-compile"])
+
+
+def planned(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert run(*words, "--json") == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_a_table_names_parameters_moments_and_activations(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (text, *GPT, "--device", "h100", "--count", "4", "--price-per-hour", "2.5")
+    assert run(*words) == 0
+    printed = capsys.readouterr().out
+    for word in ("parameters", "gradients", "moments", "activations", "all-reduce", "a guess"):
+        assert word in printed
+    assert "4 x h100" in printed
+    assert "at 2.5 per device and hour" in printed
+    assert "compilation and evaluation are left out" in printed
+
+
+def test_json_has_the_same_figures(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = (text, *GPT, "train.steps=3600", "--device", "v5e", "--count", "4")
+    found = planned(capsys, *words, "--price-per-hour", "2")
+    sizes = found["bytes"]
+    names = ("parameters", "moments", "other", "gradients", "activations", "text", "metrics")
+    assert sizes["total"] == sum(sizes[name] for name in names)
+    assert sizes["parameters"] == 4 * found["parameters"]
+    assert (found["fits"], found["would_fit"]) == (True, [])
+    low, high = found["seconds"]["low"], found["seconds"]["high"]
+    assert found["hours"] == pytest.approx([low, high])
+    assert found["cost"] == pytest.approx([2 * 4 * low, 2 * 4 * high])
+    assert found["seconds"]["guess"]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_batch_that_is_too_large_is_refused_with_what_would_fit(
+    device: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (text, *GPT, "--device", device)
+    with pytest.raises(UserError, match=rf"\d x {device} given.*would fit with") as refused:
+        run(*words, f"train.batch_size={2**26}", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert not found["fits"]
+    assert found["bytes"]["total"] > found["bytes"]["usable"]
+    assert all(way in str(refused.value) for way in found["would_fit"])
+    # The first is a smaller batch with as many targets per step.
+    settings = [word for word in found["would_fit"][0].split() if "=" in word]
+    smaller = planned(capsys, *words, *settings)
+    assert smaller["fits"]
+    assert smaller["targets_per_step"] == found["targets_per_step"]
+    largest = found["largest_batch_size"]
+    assert planned(capsys, *words, f"train.batch_size={largest}")["fits"]
+    with pytest.raises(UserError):
+        run(*words, f"train.batch_size={largest + found['devices_used']}")
+
+
+def test_a_model_that_no_device_holds_is_refused_as_a_model(text: str) -> None:
+    words = (text, "model.d_model=65536", "model.n_head=16", "model.n_layer=2")
+    for device in (*DEVICES, "cpu"):
+        with pytest.raises(UserError, match="would fit with a smaller model"):
+            run(*words, "--device", device)
+
+
+def test_other_ways_to_fit_are_devices_in_greater_number_or_of_another_kind(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batch = f"train.batch_size={2**16}"
+    with pytest.raises(UserError):
+        run(text, *GPT, batch, "--device", "v5e", "--json")
+    ways = json.loads(capsys.readouterr().out)["would_fit"]
+    count = next(way for way in ways if way.startswith("--count"))
+    assert planned(capsys, text, *GPT, batch, "--device", "v5e", *count.split())["fits"]
+    other = next(way for way in ways if way.startswith("--device"))
+    assert planned(capsys, text, *GPT, batch, *other.split())["fits"]
+
+
+def test_devices_that_do_not_divide_the_batch_idle(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (text, *GPT, "train.batch_size=9", "--device", "h100", "--count", "4")
+    found = planned(capsys, *words)
+    assert (found["count"], found["devices_used"]) == (4, 3)
+    assert any("3 devices is the largest number up to 4" in note for note in found["notes"])
+
+
+def test_a_text_that_is_not_here_is_not_downloaded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("CHARJAX_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = planned(capsys, "data.name=shakespeare", *GPT, "--device", "l4")
+    assert any("was not downloaded" in note for note in found["notes"])
+    # One byte per character, and the key.
+    assert found["bytes"]["text"] >= 1_003_854
+
+
+def test_a_file_describes_a_device(
+    text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[device]\nname = "mine"\nmemory = 24e9\nfloat32 = 30e12\nbandwidth = 1e12\n')
+    found = planned(capsys, text, *GPT, "--device", str(path), "--count", "2")
+    assert found["device"]["name"] == "mine"
+    assert any("interconnect of mine is not known" in note for note in found["notes"])
+
+
+def test_a_compiler_that_is_not_installed_is_named(
+    text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from charjax.performance import topology
+
+    def missing(device: str, count: int) -> None:
+        raise UserError('it is not installed; pip install "charjax[aot]"')
+
+    monkeypatch.setattr(topology, "compile_mesh", missing)
+    assert plan.main([text, *GPT, "--device", "v5e"]) == 0
+    printed = capsys.readouterr()
+    assert 'by formula: it is not installed; pip install "charjax[aot]"' in printed.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--device", "h10"], "'h10' given; must be cpu, h100.*did you mean h100"),
+        ([], "required: --device"),
+        (["--device", "h100", "--count", "0"], "'0' given; must be a whole number from 1"),
+        (["--device", "v5e", "--count", "3"], "3 given; v5e comes in slices of 1, 4, 8"),
+        (["--device", "h100", "--price-per-hour", "-1"], "'-1' given; must be a number greater"),
+        (["--device", "none.toml"], "none.toml' cannot be read"),
+        (["--device", "h100", "model.kind=ngram"], "ngram counts its text once"),
+        (["--device", "h100", "model.kindd=gru"], "model.kindd"),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], message: str, text: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        run(text, *words)
+    assert "\n" not in str(error.value)
+
+
+def test_help_names_the_devices(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        plan.main(["--help"])
+    assert "h100, h200, a100, v5e, v6e, cpu" in capsys.readouterr().out

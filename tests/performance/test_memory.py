@@ -1,0 +1,128 @@
+"""Bytes of a training run: exact for its state, by formula for the rest."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import pytest
+
+from charjax.config import FAMILIES, load_config
+from charjax.performance import activations, memory, programs, topology
+from charjax.training.session import Session, open_session
+
+TRAINED = sorted(kind for kind, family in FAMILIES.items() if not family.fitted)
+SMALL = ("model.n_layer=2", "model.n_head=2", "model.d_model=16", "model.context_length=8")
+
+
+@functools.cache
+def session_of(folder: Path, *words: str) -> Session:
+    text = folder / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog\n" * 40, encoding="ascii")
+    data = [f"data.path={text}", "train.batch_size=4", *words]
+    return open_session(load_config(None, data))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("text")
+
+
+def test_state_text_and_metrics_are_the_arguments_and_results_of_the_program(folder: Path) -> None:
+    session = session_of(folder, *SMALL)
+    found = topology.compiled(programs.training(session, session.mesh))
+    plan = memory.predict(session, devices=1, platform="cuda")
+    # Without dropout nothing reads its key; the number of steps is 4 bytes.
+    assert plan.state + plan.text + 4 == found.argument
+    # Counters and the number of steps beside the metrics, and what the runtime adds to them.
+    assert 0 <= found.output - found.alias - plan.metrics < 1024
+    assert plan.moments == 2 * plan.parameters + 4
+    assert plan.gradients == plan.parameters
+
+
+def test_plain_descent_has_no_moments_and_accumulation_a_second_sum(folder: Path) -> None:
+    plain = session_of(folder, *SMALL, "optim.kind=sgd")
+    assert memory.predict(plain, devices=1, platform="cuda").moments < 16
+    once, twice = (
+        memory.predict(
+            session_of(folder, *SMALL, f"optim.accumulate_steps={steps}"),
+            devices=1,
+            platform="cuda",
+        )
+        for steps in (1, 2)
+    )
+    assert twice.temporary == once.temporary + once.parameters
+    assert twice.gradients == 2 * once.gradients
+
+
+def test_devices_divide_activations_but_not_the_state(folder: Path) -> None:
+    session = session_of(folder, *SMALL)
+    one = memory.predict(session, devices=1, platform="cuda")
+    four = memory.predict(session, devices=4, platform="cuda")
+    assert four.fixed == one.fixed
+    assert four.temporary < one.temporary
+
+
+def test_a_carried_state_is_divided(folder: Path) -> None:
+    words = ("model.kind=gru", "model.d_hidden=16", "model.context_length=8")
+    session = session_of(folder, *words, "data.sampling=contiguous")
+    carried = [memory.predict(session, devices=n, platform="cuda").other for n in (1, 4)]
+    assert carried[0] - carried[1] == 4 * 4 * 16 - 4 * 16
+
+
+@pytest.mark.parametrize("usable", [0, 99, 100, 107, 108, 10_000_000])
+def test_the_largest_batch_is_exact(usable: int) -> None:
+    def total(rows: int) -> int:
+        return 100 + 8 * rows if rows else 0
+
+    largest = memory.largest_batch(total, usable)
+    assert largest == max(0, (usable - 100) // 8)
+    assert largest == 0 or total(largest) <= usable < total(largest + 1)
+
+
+def test_the_search_ends() -> None:
+    assert memory.largest_batch(lambda rows: 0, 1.0, most=1000) >= 1000
+
+
+def test_a_tpu_pads_the_last_axes_to_its_tiles() -> None:
+    assert activations.elements((3, 5, 65), tpu=False) == 3 * 5 * 65
+    assert activations.elements((3, 5, 65), tpu=True) == 3 * 8 * 128
+    assert activations.elements((3, 8, 128), tpu=True) == 3 * 8 * 128
+    assert activations.elements((65,), tpu=True) == 128
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_every_family_has_a_formula_that_agrees_with_the_compiler(kind: str) -> None:
+    """`worst` is its error on programs that were not fitted (benchmarks/activations.py)."""
+    found = activations.formula(kind, "cuda", "float32")
+    assert found is not None
+    assert found.worst <= 0.15
+
+
+def test_a_formula_of_float32_stands_in_as_an_upper_bound() -> None:
+    found = activations.formula("bigram", "cuda", "bfloat16")
+    assert found is not None
+    assert found.dtype == "float32"
+    assert activations.formula("bigram", "cpu", "float32") is None
+
+
+def test_library_arrays_count_on_a_processor_alone(folder: Path) -> None:
+    words = ("model.kind=bow", "model.d_embed=8", "model.context_length=8")
+    session = session_of(folder, *words)
+    rows = session.config.train.batch_size
+    assert memory.library_bytes(session, rows) == 4 * rows * 8 * 8
+    found = topology.compiled(programs.training(session, session.mesh))
+    assert memory.compiled_bytes(session, found) > found.temporary + 4 * rows * 8 * 8
+
+
+def test_sizes_are_those_of_the_arrays() -> None:
+    tree = {"a": jax.ShapeDtypeStruct((3, 5), "bfloat16"), "key": jax.random.key(0)}
+    assert memory.size_of(tree) == 3 * 5 * 2 + 8
+
+
+def test_parts_add_up(folder: Path) -> None:
+    found = memory.predict(session_of(folder, *SMALL), devices=1, platform="cuda")
+    parts = [getattr(found, name) for name in ("parameters", "moments", "other", "text", "metrics")]
+    assert found.total == sum(parts) + found.gradients + found.activations
+    less = dataclasses.replace(found, temporary=found.gradients // 2)
+    assert less.activations == 0
