@@ -42,7 +42,7 @@ _MOST_TRIES = 2
 # Of a dry run compiling is most.
 _UNOPTIMIZED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
-# Runs a step for so many seconds, and records what came of it.
+# Runs the given step within so many seconds, and records what came of it.
 Run = Callable[[Step, Record, float], None]
 
 
@@ -65,8 +65,9 @@ def main(argv: list[str]) -> int:
             return 0
         if args.publish:
             return _publish(state)
-        _check_packages()
+        _check_machine(dry=args.dry_run)
         out.mkdir(parents=True, exist_ok=True)
+        state.save()
 
         def run(step: Step, record: Record, seconds: float) -> None:
             run_step(step, record, seconds, state, work / step.name, args.devices)
@@ -291,7 +292,7 @@ def _print_needs() -> int:
     return 1 if lost else 0
 
 
-def _check_packages() -> None:
+def _check_machine(*, dry: bool) -> None:
     lost = [
         name
         for name, least, installed in gpu_steps.requirements()
@@ -301,6 +302,12 @@ def _check_packages() -> None:
         raise UserError(
             f"packages: {', '.join(lost)} missing or too old; python -m benchmarks.gpu --needs "
             "lists what to install"
+        )
+    from benchmarks import harness
+
+    if not dry and not harness.has_gpu():
+        raise UserError(
+            "device: JAX finds no GPU here; run it where there is one, or --dry-run on the CPU"
         )
 
 

@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.gpu` has done, in one file that is written after every row.
+"""Outcomes of `python -m benchmarks.gpu`, in one file that is written after every row.
 
 The file holds every step's outcome, the end of its log, and the JSON files of its folder, so it
 is all that a later call needs, on the same machine or on another one.
