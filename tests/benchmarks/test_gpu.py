@@ -11,11 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import (
-    gpu,
-    gpu_state,
-    gpu_steps,
-)
+from benchmarks import gpu, gpu_state, gpu_steps
 from benchmarks.gpu_state import Record, State
 from benchmarks.gpu_steps import Step
 from charjax.errors import UserError
