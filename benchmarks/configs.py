@@ -15,11 +15,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results_file import RESULTS
 from charjax import files
 from charjax.config import shipped_configs
 from charjax.hardware import machine_facts
 
-RESULTS = Path(__file__).parent / "results"
 SHOWN = (
     "default",
     "names-bigram-smoothed",

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import results_file
-from benchmarks.configs import RESULTS
+from benchmarks.results_file import RESULTS
 from charjax.config import load_config
 from charjax.hardware import machine_facts
 from charjax.initlab.probes.coordinates import (

@@ -29,6 +29,7 @@ from pathlib import Path
 from benchmarks import gpu_state, gpu_steps, processes
 from benchmarks.gpu_state import Record, State
 from benchmarks.gpu_steps import LONGEST_SECONDS, ROOT, STEPS, Step
+from benchmarks.results_file import RESULTS
 from charjax import cli
 from charjax.errors import UserError
 
@@ -40,9 +41,8 @@ _GRACE = 15.0
 _MOST_TRIES = 2
 # Of a dry run compiling is most.
 _UNOPTIMIZED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-_RESULTS = ROOT / "benchmarks" / "results"
 
-# Runs a step for so many seconds, and records what came of it.
+# Runs the given step within so many seconds, and records what came of it.
 Run = Callable[[Step, Record, float], None]
 
 
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
         out = args.out or args.resume or Path(os.environ.get("OUT") or work)
         if args.dry_run:
             work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            out = args.out or work
+            out = args.out or args.resume or work
         out = out.resolve()
         state = _state(args, out)
         if args.list:
@@ -65,8 +65,9 @@ def main(argv: list[str]) -> int:
             return 0
         if args.publish:
             return _publish(state)
-        _check_packages()
+        _check_machine(dry=args.dry_run)
         out.mkdir(parents=True, exist_ok=True)
+        state.save()
 
         def run(step: Step, record: Record, seconds: float) -> None:
             run_step(step, record, seconds, state, work / step.name, args.devices)
@@ -204,7 +205,7 @@ def run_step(
         _judge(record, status, progressed=record.measured() > before)
     finally:
         record.seconds = round(record.seconds + time.monotonic() - start, 1)
-        record.why = "" if record.status == "done" else _with_last_line(why, record.log)
+        record.why = "" if record.status == "done" else f"{why}; {_reason(record)}"
         save()
 
 
@@ -227,9 +228,10 @@ def _judge(record: Record, status: int | None, *, progressed: bool) -> None:
         record.status = "failed"
 
 
-def _with_last_line(why: str, log: str) -> str:
-    lines = [line for line in log.splitlines() if line.strip()]
-    return f"{why}; {lines[-1].strip()[:200]}" if lines else why
+def _reason(record: Record) -> str:
+    """Return the rows that failed, or else the last line of the log."""
+    lines = [line.strip() for line in record.log.splitlines() if line.strip()]
+    return "; ".join(record.failures()) or (lines[-1][:200] if lines else "no output")
 
 
 def _report(steps: Sequence[Step], state: State, args: argparse.Namespace) -> int:
@@ -290,7 +292,7 @@ def _print_needs() -> int:
     return 1 if lost else 0
 
 
-def _check_packages() -> None:
+def _check_machine(*, dry: bool) -> None:
     lost = [
         name
         for name, least, installed in gpu_steps.requirements()
@@ -300,6 +302,12 @@ def _check_packages() -> None:
         raise UserError(
             f"packages: {', '.join(lost)} missing or too old; python -m benchmarks.gpu --needs "
             "lists what to install"
+        )
+    from benchmarks import harness
+
+    if not dry and not harness.has_gpu():
+        raise UserError(
+            "device: JAX finds no GPU here; run it where there is one, or --dry-run on the CPU"
         )
 
 
@@ -314,14 +322,14 @@ def _publish(state: State) -> int:
     for name, record in state.records.items():
         for file, tree in record.files.items():
             if "devices" in tree and "benchmark" in tree:
-                results_file.write(_RESULTS / file, tree)
+                results_file.write(RESULTS / file, tree)
                 benchmark = importlib.import_module(f"benchmarks.{name}").BENCHMARK
-                harness.draw(benchmark, (_RESULTS / file).with_suffix(".png"), tree)
+                harness.draw(benchmark, (RESULTS / file).with_suffix(".png"), tree)
             elif file == "results.json" and (target := results[name]):
-                write_json(_RESULTS / target, tree)
+                write_json(RESULTS / target, tree)
             else:
                 continue
-            print(f"written: {_RESULTS / (results[name] or file)}")
+            print(f"written: {RESULTS / (results[name] or file)}")
     return 0
 
 

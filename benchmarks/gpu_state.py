@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.gpu` has done, in one file that is written after every row.
+"""Outcomes of `python -m benchmarks.gpu`, in one file that is written after every row.
 
 The file holds every step's outcome, the end of its log, and the JSON files of its folder, so it
 is all that a later call needs, on the same machine or on another one.
@@ -46,6 +46,11 @@ class Record:
     def measured(self) -> int:
         """Return how many entries its files have; a step that goes on has more of them."""
         return sum(_entries(tree) for tree in self.files.values())
+
+    def failures(self) -> list[str]:
+        """Return the rows that failed, and why."""
+        lost = [each for tree in self.files.values() for each in tree.get("left_out", ())]
+        return [f"{each['what']}: {each['why']}" for each in lost if each["failed"]]
 
     def is_complete(self) -> bool:
         """Return whether no file has a row that only time was too short for."""

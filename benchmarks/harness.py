@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import processes, results_file, resuming
+from benchmarks.results_file import RESULTS
 from benchmarks.section import LIMIT_SECONDS, Heap, Row, Section
 from charjax import cli
 from charjax.errors import UserError
 from charjax.performance import show, workers
 from charjax.performance.failures import LeftOut
 
-RESULTS = Path(__file__).parent / "results"
 DEVICES = ("cpu", "gpu")
 # A process needs this to report what it has no time for.
 _LEAST_SECONDS = 30.0
@@ -162,7 +162,7 @@ def _arguments(benchmark: Benchmark, argv: list[str]) -> argparse.Namespace:
 
 def _devices(text: str | None) -> list[str]:
     if text is None:
-        return [device for device in DEVICES if device == "cpu" or _has_gpu()]
+        return [device for device in DEVICES if device == "cpu" or has_gpu()]
     names = [word.strip() for word in text.split(",")]
     unknown = [word for word in names if word not in DEVICES]
     if unknown:
@@ -170,7 +170,8 @@ def _devices(text: str | None) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
+    """Return whether JAX starts on a GPU here, in a process of its own."""
     code = "import jax; raise SystemExit(jax.default_backend() != 'gpu')"
     return not subprocess.run(
         [sys.executable, "-c", code], env=_environment("gpu", {}), capture_output=True, check=False

@@ -20,7 +20,7 @@ from benchmarks import (
     render_speed,
     render_verdicts,
 )
-from benchmarks.configs import RESULTS
+from benchmarks.results_file import RESULTS
 from charjax.hardware import in_words
 from charjax.reproduction import report
 from charjax.reproduction.measure import compare

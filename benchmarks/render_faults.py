@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.configs import RESULTS
+from benchmarks.results_file import RESULTS
 from charjax.hardware import in_words
 
 # What is done to a run, and the outcome required. The results say how often it was met.

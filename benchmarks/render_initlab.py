@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.configs import RESULTS
+from benchmarks.results_file import RESULTS
 from charjax.config import InitConfig
 from charjax.hardware import in_words
 from charjax.init import find_scheme, scheme_names, scheme_numbers

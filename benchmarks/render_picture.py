@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import peers
-from benchmarks.configs import RESULTS
+from benchmarks.results_file import RESULTS
 
 
 class Shown(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks import peers
-from benchmarks.harness import RESULTS
+from benchmarks.results_file import RESULTS
 from charjax.hardware import in_words, versions_in_words
 from charjax.performance import show
 

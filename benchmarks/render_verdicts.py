@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.configs import RESULTS
+from benchmarks.results_file import RESULTS
 from charjax.hardware import in_words
 
 Rows = list[dict[str, Any]]

@@ -8,6 +8,8 @@ from typing import Any
 
 from charjax import files
 
+RESULTS = Path(__file__).parent / "results"
+
 
 def optional_versions(*packages: str) -> dict[str, str]:
     """Return the versions of those packages that are installed."""

@@ -1,4 +1,4 @@
-"""What a benchmark's --resume keeps of earlier rows."""
+"""Earlier rows that a benchmark's --resume keeps."""
 
 import json
 from pathlib import Path
@@ -50,8 +50,8 @@ def reopened(section: dict[str, Any]) -> dict[str, Any]:
             attempts[name] = {"tried": attempt["tried"], "done": True, "rows": []}
             why = f"its process ended or was stopped {attempt['tried']} times"
             left_out.append({"device": section["device"], "what": name, "why": why, "failed": True})
-    kept = {row for attempt in attempts.values() for row in attempt["rows"]}
-    rows = [row for row in section["rows"] if row["name"] in kept]
+    names = {row for attempt in attempts.values() for row in attempt["rows"]}
+    rows = [row for row in section["rows"] if row["name"] in names]
     return section | {"attempts": attempts, "rows": rows, "left_out": left_out}
 
 

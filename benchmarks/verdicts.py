@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import results_file
-from benchmarks.configs import RESULTS
+from benchmarks.results_file import RESULTS
 from charjax.hardware import machine_facts
 from charjax.initlab.report.assumptions import cautions
 from charjax.initlab.report.swaps import (

@@ -57,6 +57,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tests/initlab/test_coordinates.py": ("slopes", "Slopes", "tell"),
     "tests/initlab/test_probe.py": ("tell",),
     "charjax/initlab/reproductions/__init__.py": ("arms",),
+    "benchmarks/gpu_steps.py": ("arms",),
+    "benchmarks/gpu_trial.py": ("arms",),
     # A contestant's name in the results.
     "docs/speed.md": ("lectures",),
     "benchmarks/peers.py": ("lectures",),

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gpu, gpu_state, gpu_steps, render
+from benchmarks import gpu, gpu_state, gpu_steps
 from benchmarks.gpu_state import Record, State
-from benchmarks.gpu_steps import STEPS, Step
-from benchmarks.section import Section
+from benchmarks.gpu_steps import Step
 from charjax.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -59,7 +58,7 @@ def test_a_step_goes_on_as_long_as_it_brings_something(tmp_path: Path):
         ran.append(step.name)
         before = record.measured()
         count = rows[step.name].pop(0)
-        late = [{"what": "x", "late": True}] if rows[step.name] else []
+        late = [{"what": "x", "failed": False, "late": True}] if rows[step.name] else []
         tree = {"devices": [{"rows": [{}] * count}], "left_out": late}
         record.files = {"result.json": tree}
         gpu._judge(record, 0, progressed=record.measured() > before)
@@ -89,6 +88,7 @@ def test_what_fails_or_hangs_is_ended_kept_and_the_next_step_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(gpu, "_PATIENCE", 0.2)
+    monkeypatch.setattr(gpu, "_MOST_TRIES", 1)
     pid = tmp_path / "pid"
     hangs = (
         # It ignores SIGTERM, and has started a process in a session of its own.
@@ -103,12 +103,15 @@ def test_what_fails_or_hangs_is_ended_kept_and_the_next_step_runs(
     fails = "print('some output'); raise SystemExit('error: planted')"
     good = "import json; json.dump(dict(rows=[1, 2]), open('{folder}/results.json', 'w'))"
     steps = [step("bad", fails), step("hangs", hangs), step("good", good)]
-    state = run_steps(tmp_path, steps, seconds=1.2)
+    state = run_steps(tmp_path, steps, seconds=4.2)
     assert [state[each.name].status for each in steps] == ["failed", "failed", "done"]
     assert state["bad"].why == "status 1; error: planted"
     assert "some output" in state["bad"].log
-    assert state["hangs"].why == "stopped after 1 s; hanging"
+    assert state["hangs"].why == "stopped after 4 s; hanging"
     assert not is_running(int(pid.read_text()))
+    row = {"device": "gpu", "what": "gpt B256", "why": "the losses differ", "failed": True}
+    state["bad"].files = {"x.json": {"left_out": [row, row | {"failed": False}]}}
+    assert gpu._reason(state["bad"]) == "gpt B256: the losses differ"
     tree = json.loads((tmp_path / gpu_state.NAME).read_text())
     assert tree["steps"]["good"]["files"] == {"results.json": {"rows": [1, 2]}}
 
@@ -186,6 +189,20 @@ def test_a_missing_text_or_package_is_a_step_left_out_and_no_failure(
     assert gpu_steps.lacking(steps[0]) == "needs names.txt, and CHARJAX_DATA is not set"
 
 
+def test_a_resumed_call_writes_where_it_was_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """And runs nothing that is done."""
+    monkeypatch.setattr(gpu, "STEPS", (step("one"), step("two")))
+    assert gpu.main(["--dry-run", "--only", "one", "--out", str(tmp_path)]) == 0
+    first = json.loads((tmp_path / gpu_state.NAME).read_text())["steps"]["one"]
+    assert gpu.main(["--dry-run", "--resume", str(tmp_path)]) == 0
+    assert f"results: {tmp_path / gpu_state.NAME}" in capsys.readouterr().out
+    steps = json.loads((tmp_path / gpu_state.NAME).read_text())["steps"]
+    assert steps["one"] == first
+    assert steps["two"]["status"] == "done"
+
+
 def test_a_broken_step_of_a_dry_run_is_listed_and_its_status_is_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -219,6 +236,12 @@ def test_mistakes_are_one_line(argv: list[str], tmp_path: Path):
         gpu.main([word.format(**folders) for word in argv])
 
 
+def test_without_a_gpu_only_a_dry_run_begins(tmp_path: Path):
+    with pytest.raises(UserError, match="JAX finds no GPU here"):
+        gpu.main(["--only", "roofline", "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_any_package_the_command_says_which_it_needs():
     """As on a machine that was never set up: nothing but the standard library is found."""
     for argv, status, expected in (
@@ -235,128 +258,3 @@ def test_without_any_package_the_command_says_which_it_needs():
         )
         assert done.returncode == status, done.stderr
         assert expected in done.stdout + done.stderr
-
-
-@pytest.mark.parametrize(
-    ("least", "installed", "enough"),
-    [
-        ("2.11", "2.9.9", False),
-        ("2.11", "2.11", True),
-        ("0.10", "0.11.2", True),
-        ("0.2.8", None, False),
-    ],
-)
-def test_versions_are_compared_by_their_numbers(least: str, installed: str | None, enough: bool):
-    assert gpu_steps.is_enough(least, installed) is enough
-
-
-def test_steps_are_short_and_in_the_order_of_their_importance():
-    names = [step.name for step in STEPS]
-    assert len(names) == len(set(names))
-    assert names[:5] == ["tests-ops", "tests-models", "correctness", "peers", "time_to_quality"]
-    assert names.index("gru") < names.index("reproduce-shakespeare") < names.index("throughput")
-    assert all(step.least_seconds <= gpu_steps.LONGEST_SECONDS < 480 for step in STEPS)
-
-
-def test_what_comes_back_is_published_and_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    """TEST DATA: the CPU's published results under the name of a GPU that does not exist."""
-    results, state = tmp_path / "results", State(tmp_path / gpu_state.NAME)
-    results.mkdir()
-    for each in STEPS:
-        files = {}
-        if each.name in ("peers", "gru"):
-            path = render.RESULTS / f"{each.name}-cpu.json"
-            files = {f"{each.name}-gpu.json": as_gpu(json.loads(path.read_text()))}
-        elif each.name == "reproduce-shakespeare":
-            tree = json.loads((render.RESULTS / "reproduce-cpu.json").read_text())
-            row = next(row for row in tree["rows"] if row["name"] == "nanogpt-cpu")
-            row |= {"name": "nanogpt-char", "config": "nanogpt-char"}
-            files = {"results.json": as_gpu(tree | {"rows": [row]})}
-        elif each.name == "initlab-reproduce-names":
-            tree = json.loads((render.RESULTS / "initlab-reproduce-cpu.json").read_text())
-            rows = [row | {"tier": "gpu"} for row in tree["reproductions"] if row["number"] == 8]
-            files = {"results.json": as_gpu(tree | {"reproductions": rows})}
-        state[each.name].files = files
-    state.save()
-    monkeypatch.setattr(gpu, "_RESULTS", results)
-    assert gpu.main(["--publish", "--resume", str(tmp_path)]) == 0
-    written = {path.name for path in results.iterdir()}
-    assert {"peers-gpu.json", "peers-gpu.png", "reproduce-shakespeare-gpu.json"} <= written
-    assert "initlab-reproduce-names-gpu.json" in written
-    for path in render.RESULTS.glob("*.json"):
-        (results / path.name).write_text(path.read_text())
-    pages = render.pages(render.reproduced(results), results)
-    speed = pages[render.DOCS / "speed.md"]
-    for name in ("peers", "gru"):
-        assert f"benchmarks/results/{name}-gpu.png" in speed
-    assert "gpu: 1 x TEST DATA GPU" in speed
-    assert "1 x TEST DATA GPU" in pages[ROOT / "README.md"]
-    assert "# Measured: 1 x TEST DATA GPU" in pages[ROOT / "configs" / "nanogpt-char.toml"]
-    assert "1 x TEST DATA GPU" in pages[render.DOCS / "initlab.md"]
-    assert "gpu, " in pages[render.DOCS / "initlab.md"]
-
-
-def as_gpu(tree: Any) -> Any:
-    """Return a result with the name of a device that does not exist."""
-    if isinstance(tree, list):
-        return [as_gpu(each) for each in tree]
-    if not isinstance(tree, dict):
-        return tree
-    found = {name: as_gpu(each) for name, each in tree.items()}
-    if "processor" in found:
-        found |= {"accelerator": "1 x TEST DATA GPU", "device_kind": "TEST DATA GPU"}
-    if found.get("device") == "cpu":
-        found["device"] = "gpu"
-    return found
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("half", [0, 1])
-def test_every_step_runs_on_a_cpu_at_its_smallest_sizes(half: int, tmp_path: Path):
-    """In two halves, which pytest's processes run at the same time."""
-    steps = STEPS[half::2]
-    only = [word for each in steps for word in ("--only", each.name)]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--out", str(tmp_path), *only],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    state = gpu_state.load(tmp_path, tmp_path, dry=True)
-    for each in steps:
-        if gpu_steps.lacking(each):
-            assert f"left out: {each.name}: needs" in done.stdout
-            continue
-        assert state[each.name].status == "done"
-        assert each.packages or state[each.name].measured() > 0
-    assert {path.name for path in tmp_path.iterdir()} == {gpu_state.NAME}
-
-
-@pytest.mark.slow
-def test_a_device_that_computes_something_else_is_found(monkeypatch: pytest.MonkeyPatch):
-    from benchmarks import correctness
-    from charjax.run.checkpoint import Checkpoints
-
-    train, calls = correctness._train, []
-
-    def wrong(*arguments: Any) -> Any:
-        state, losses = train(*arguments)
-        calls.append(losses)
-        return state, losses * (1.002 if len(calls) == 2 else 1.0)
-
-    def forgets(store: Any, which: str, like: Any) -> Any:
-        return like, {}, 0
-
-    monkeypatch.setattr(correctness, "_train", wrong)
-    monkeypatch.setattr(Checkpoints, "restore", forgets)
-    here = Section("cpu", quick=True, only="[lr]* bigram")
-    correctness.measure(here)
-    assert here.rows == []
-    losses, resumed = here.left_out
-    assert "the losses of 4 steps differ by 2.0e-03 of a CPU's" in losses["why"]
-    assert "the losses of the resumed run differ from those of one run" in resumed["why"]
-    assert losses["failed"]
-    assert resumed["failed"]

@@ -80,7 +80,7 @@ def test_out_of_tolerance_is_status_1_and_named(rows, tmp_path):
 def test_without_a_gpu_its_rows_are_not_run(rows, asked, tmp_path):
     done = run("reproduce", *asked, "--out", tmp_path / "out")
     assert done.status == 0
-    assert "need a GPU" in done.err
+    assert "need an accelerator" in done.err
     assert read(tmp_path / "out")[1] == {}
     line = next(
         x for x in (tmp_path / "out" / "RESULTS.md").read_text().splitlines() if "giant" in x
