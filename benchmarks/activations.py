@@ -8,8 +8,12 @@ second call goes on with the rows that are missing. `make results` fits the form
 """
 
 import argparse
+import atexit
+import functools
 import json
 import math
+import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -46,6 +50,8 @@ _SIZES: dict[str, list[tuple[str, int]]] = {
             (8, 128, "128", 8192),
             (3, 10, "300", 32768),
             (8, 16, "1024", 1024),
+            (8, 16, "256,256", 8192),
+            (4, 32, "1024,256", 4096),
         )
     ],
     "wavenet": [
@@ -71,6 +77,8 @@ _SIZES: dict[str, list[tuple[str, int]]] = {
                 (1, 128, 128, 256, 256),
                 (2, 512, 512, 128, 64),
                 (1, 64, 64, 256, 256),
+                (2, 128, 64, 256, 128),
+                (1, 96, 64, 128, 512),
             )
         ]
         for kind in ("rnn", "gru", "lstm", "mingru")
@@ -92,9 +100,31 @@ _SIZES: dict[str, list[tuple[str, int]]] = {
 }
 
 
+# Narrow models of many symbols, whose logits dominate; as many as a text of Chinese characters has.
+_SYMBOLS = 2048
+_WIDE = {
+    "bow": ("model.context_length=32 model.d_embed=64", 64),
+    "mlp": ("model.context_length=4 model.d_embed=16 model.hidden=[64]", 4096),
+    "wavenet": ("model.context_length=4 model.d_embed=16 model.d_hidden=64", 4096),
+    **dict.fromkeys(("rnn", "gru", "lstm", "mingru"), (_RECURRENT.format(1, 64, 64, 64), 64)),
+    "transformer": (_TRANSFORMER.format(1, 2, 64, 64), 64),
+}
+
+
 def cases(device: str) -> list[dict[str, Any]]:
     """Return all rows to be measured."""
-    return [
+    wide = [
+        {
+            "family": kind,
+            "settings": settings.split(),
+            "batch": batch * DEVICES[device],
+            "dtype": dtype,
+            "symbols": _SYMBOLS,
+        }
+        for dtype in ("float32", "bfloat16")
+        for kind, (settings, batch) in _WIDE.items()
+    ]
+    return wide + [
         {
             "family": kind,
             "settings": settings.split(),
@@ -114,8 +144,12 @@ def measure(case: dict[str, Any], device: str) -> dict[str, Any]:
     from charjax.performance import programs, topology
 
     kind = case["family"]
+    pairs = kind in ("mlp", "wavenet")
+    text = PAIRS if pairs else STREAM
+    if "symbols" in case:
+        text = (f"data.path={_many_symbols()}", "data.layout=pairs" if pairs else STREAM[1])
     config = make_config(
-        *(PAIRS if kind in ("mlp", "wavenet") else STREAM),
+        *text,
         f"model.kind={kind}",
         *case["settings"],
         f"train.batch_size={case['batch']}",
@@ -137,6 +171,16 @@ def measure(case: dict[str, Any], device: str) -> dict[str, Any]:
         "alias": found.alias,
         "seconds": round(found.seconds, 1),
     }
+
+
+@functools.cache
+def _many_symbols() -> Path:
+    """Write a text of `_SYMBOLS` different characters."""
+    path = Path(tempfile.mkdtemp(prefix="charjax-activations-")) / "text.txt"
+    atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
+    symbols = "".join(map(chr, range(0x4E00, 0x4E00 + _SYMBOLS)))
+    path.write_text(symbols * 100, encoding="utf-8")
+    return path
 
 
 def _params(session: Any) -> list[Any]:
@@ -170,7 +214,8 @@ def main(argv: list[str]) -> int:
 
 
 def _key(row: dict[str, Any]) -> str:
-    return json.dumps([row[key] for key in ("family", "settings", "batch", "dtype", "device")])
+    names = ("family", "settings", "batch", "dtype", "device", "symbols")
+    return json.dumps([row.get(name) for name in names])
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:

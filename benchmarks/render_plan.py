@@ -26,18 +26,18 @@ _LEAST_BATCH = 16
 
 def package_files() -> dict[Path, str]:
     """Return the text of each file in the package that is made from the results."""
-    plans = _read("plan-cpu")["rows"]
+    plans = read("plan-cpu")["rows"]
     kept = max(row["memory"]["after_calls"][1] / row["memory"]["measured"] for row in plans)
     made = {
-        "activations.json": formulas(_read("activations")),
-        "efficiency.json": efficiencies(_read("throughput-cpu")) | {"kept": _two_digits(kept)},
+        "activations.json": formulas(read("activations")),
+        "efficiency.json": efficiencies(read("throughput-cpu")) | {"kept": _two_digits(kept)},
     }
     return {_PACKAGE / name: json.dumps(tree, indent=1) + "\n" for name, tree in made.items()}
 
 
 def page_parts() -> dict[str, str]:
     """Return the parts of docs/plan.md."""
-    return {"measured": _measured(_read("plan-cpu")), "formulas": _formulas(_read("activations"))}
+    return {"measured": _measured(read("plan-cpu")), "formulas": _formulas(read("activations"))}
 
 
 def _measured(results: dict[str, Any]) -> str:
@@ -93,7 +93,8 @@ def _formulas(results: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"Compiled by `{results['command']}` with {compilers}."])
 
 
-def _read(name: str) -> Any:
+def read(name: str) -> Any:
+    """Return a results file."""
     return json.loads((_RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 

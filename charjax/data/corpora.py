@@ -181,7 +181,7 @@ def stand_in(config: DataConfig) -> Corpus | None:
 def _stand_in_lines(published: _Published, alphabet: str) -> str:
     """Return as many lines, one as long as the longest, the others alike."""
     longest = (alphabet * published.longest_line)[: published.longest_line]
-    rest = published.size - published.longest_line - published.lines
+    rest = published.size - published.longest_line - (published.lines - 1)
     short, one_longer = divmod(rest, published.lines - 1)
     lines = [alphabet[: short + (index < one_longer)] for index in range(published.lines - 1)]
     # Every symbol is in some line.
@@ -189,7 +189,7 @@ def _stand_in_lines(published: _Published, alphabet: str) -> str:
         (alphabet[index:] + alphabet)[: len(line)]
         for index, line in enumerate(lines[: len(alphabet)])
     ]
-    return "\n".join([*lines, longest]) + "\n"
+    return "\n".join([*lines, longest])
 
 
 def _find_here(name: str, published: _Published) -> bytes | None:

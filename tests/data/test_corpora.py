@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from charjax.config import DataConfig
+from charjax.config import DataConfig, load_config
 from charjax.data import corpora
 from charjax.data.corpora import Corpus, load_corpus
 from charjax.errors import UserError
@@ -235,3 +235,24 @@ def test_reading_a_text_needs_no_jax():
 
     code = "import sys, charjax.data.datasets; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["shakespeare", "names", "warpeace"])
+def test_a_stand_in_has_the_sizes_and_symbols_of_the_published_text(
+    name: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = load_config(None, [f"data.name={name}"]).data
+    assert corpora.stand_in(config) is None
+    published = load_corpus(config)
+    monkeypatch.delenv("CHARJAX_DATA")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = corpora.stand_in(config)
+    assert found is not None
+    assert len(found.text) == len(published.text)
+    assert len(set(found.text)) == len(set(published.text))
+    lines, own = (str(text).split("\n") for text in (published.text, found.text))
+    if name == "names":
+        assert (len(own), max(map(len, own))) == (len(lines), max(map(len, lines)))
+    assert "was not downloaded" in found.notes[0]
+    assert corpora.stand_in(config.model_copy(update={"path": "my.txt"})) is None
+    assert corpora.stand_in(config.model_copy(update={"name": "stdlib"})) is None
