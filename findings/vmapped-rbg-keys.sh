@@ -5,8 +5,8 @@
 #   alone; but all the others are the first key's too, and another key in their place changes
 #   nothing. So run r's numbers depend on which run is first and on its own place, not on its key.
 # Version: jax 0.12.0.1, on a CPU.
-# Source: intended, for speed: https://github.com/google/jax/issues/19085 (option 2) and
-#   https://github.com/google/jax/pull/20094, "a loop-free untrue batching rule".
+# Source: documented in the docstring of jax.random, "Advanced RNG configuration"; for speed:
+#   https://github.com/google/jax/issues/19085 (option 2), https://github.com/google/jax/pull/20094
 # Output seen:
 #   threefry2x32: each as alone [True, True, True, True], distinct 4, other keys behind the first [True, False, False, False]
 #   rbg: each as alone [True, False, False, False], distinct 4, other keys behind the first [True, True, True, True]

@@ -29,8 +29,8 @@ def on_cpu() -> bool:
 def compiles_layers_once(n_layer: int) -> bool:
     """Return true if equal blocks are trained in a loop, which a compiler compiles once.
 
-    A TPU's compiler schedules the instructions of each fusion anew in every block; a CPU's and a
-    GPU's are fast, and their loops are not (measured: benchmarks/NOTES.md).
+    A TPU's compiler schedules the instructions of each fusion anew in every block; a CPU's is fast,
+    and its steps are slower in a loop (measured: benchmarks/NOTES.md). On a GPU neither is measured.
     """
     return n_layer > 1 and _platform() == "tpu"
 
@@ -44,7 +44,7 @@ def stores_masks() -> bool:
 
 
 def mask_generator() -> Literal["threefry", "rbg"]:
-    """Choose the generator of dropout masks ("auto"): that of a TPU's own instructions, if any."""
+    """Choose the generator of dropout masks ("auto"): the device's own on a TPU."""
     return "rbg" if _platform() == "tpu" else "threefry"
 
 
