@@ -3,7 +3,7 @@
 #   alone, as with threefry; if not, all runs draw the same numbers.
 # Behaviour: neither. The rows differ from one another, and the first is what the first key draws
 #   alone; but all the others are the first key's too, and another key in their place changes
-#   nothing. So run r's numbers depend on which run is first and on its own place, not on its key.
+#   nothing. So run r's numbers depend on which run is first and on its place, not on its key.
 # Version: jax 0.12.0.1, on a CPU.
 # Source: documented in the docstring of jax.random, "Advanced RNG configuration"; for speed:
 #   https://github.com/google/jax/issues/19085 (option 2), https://github.com/google/jax/pull/20094

@@ -29,8 +29,9 @@ def on_cpu() -> bool:
 def compiles_layers_once(n_layer: int) -> bool:
     """Return true if equal blocks are trained in a loop, which a compiler compiles once.
 
-    A TPU's compiler schedules the instructions of each fusion anew in every block; a CPU's is fast,
-    and its steps are slower in a loop (measured: benchmarks/NOTES.md). On a GPU neither is measured.
+    A TPU's compiler schedules the instructions of each fusion anew in every block; a CPU's is
+    fast, and its steps are slower in a loop (measured: benchmarks/NOTES.md). On a GPU neither is
+    measured.
     """
     return n_layer > 1 and _platform() == "tpu"
 

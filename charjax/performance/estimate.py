@@ -155,9 +155,9 @@ def where() -> str:
     return str(_table()["where"])
 
 
-def kept() -> float:
+def memory_growth() -> float:
     """Return how many times its first rise a process's memory grew in eight calls on a CPU."""
-    return float(_table()["kept"])
+    return float(_table()["growth"])
 
 
 def processor_rates(measured: Calibration | None) -> dict[str, float]:

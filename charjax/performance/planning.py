@@ -105,7 +105,7 @@ def make_plan(session: Session, target: Target, *, compiles: bool, say: Note) ->
     if device.platform == "cpu":
         notes.append(
             "Python and JAX themselves are not counted; freed memory is kept, which took up to "
-            f"{estimate.kept():g} times the gradients and activations (docs/plan.md)"
+            f"{estimate.memory_growth():g} times the gradients and activations (docs/plan.md)"
         )
     if device.platform == "cuda":
         notes.append(

@@ -250,9 +250,9 @@ def test_a_stand_in_has_the_sizes_and_symbols_of_the_published_text(
     assert found is not None
     assert len(found.text) == len(published.text)
     assert len(set(found.text)) == len(set(published.text))
-    lines, own = (str(text).split("\n") for text in (published.text, found.text))
+    lines, here = (str(text).split("\n") for text in (published.text, found.text))
     if name == "names":
-        assert (len(own), max(map(len, own))) == (len(lines), max(map(len, lines)))
+        assert (len(here), max(map(len, here))) == (len(lines), max(map(len, lines)))
     assert "was not downloaded" in found.notes[0]
     assert corpora.stand_in(config.model_copy(update={"path": "my.txt"})) is None
     assert corpora.stand_in(config.model_copy(update={"name": "stdlib"})) is None
