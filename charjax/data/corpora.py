@@ -51,19 +51,19 @@ class _Published:
       url: its public address.
       digest: its SHA-256.
       size: in bytes.
+      rules: how it is read, and every later text and prompt of its runs.
+      file_names: its possible names in $CHARJAX_DATA.
       symbols: different characters, without the newlines of a list.
       longest_line: characters of the longest, where its lines are documents.
       lines: their number there.
-      rules: how it is read, and every later text and prompt of its runs.
-      file_names: its possible names in $CHARJAX_DATA.
     """
 
     url: str
     digest: str
     size: int
-    symbols: int
     rules: ReadingRules
     file_names: tuple[str, ...]
+    symbols: int = 0
     longest_line: int = 0
     lines: int = 0
 
@@ -73,17 +73,17 @@ _PUBLISHED = {
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
         1_115_394,
-        65,
         UTF_8,
         ("shakespeare.txt", "tinyshakespeare.txt", "tinyshakespeare/input.txt"),
+        symbols=65,
     ),
     "names": _Published(
         "https://raw.githubusercontent.com/karpathy/makemore/master/names.txt",
         "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d",
         228_145,
-        26,
         UTF_8,
         ("names.txt",),
+        symbols=26,
         longest_line=15,
         lines=32_033,
     ),
@@ -91,10 +91,10 @@ _PUBLISHED = {
         "https://cs.stanford.edu/people/karpathy/char-rnn/warpeace_input.txt",
         "fb66ba999dafe24017cdd59e04c56d385a9c8466993d374fd4c6f08b2142985e",
         3_258_246,
-        87,
         # Its published results count bytes, so the byte order mark and the CRLFs are kept.
         LATIN_1,
         ("warpeace.txt", "warpeace_input.txt"),
+        symbols=87,
     ),
 }
 
