@@ -74,6 +74,7 @@ def alternatives(config: Config, section: str, key: str) -> Iterator[Any]:
         "eval.protocol": ["random"],
         "runtime.device": ["cpu"],
         "runtime.dtype": ["bfloat16"],
+        "runtime.prng": ["rbg"],
     }
     yield from choices.get(f"{section}.{key}", [])
     if isinstance(value, bool):

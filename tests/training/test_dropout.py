@@ -34,7 +34,7 @@ def places_after(steps: int, pieces: int, seed: int = 0) -> set[int]:
     config = parse_config({"optim": optim})
     zeros = jnp.zeros((2 * pieces, 3), jnp.int32)
     batch = Batch(zeros, zeros, jnp.ones(zeros.shape), jnp.array(True))
-    source = types.SimpleNamespace(draw=lambda step: batch)
+    source = types.SimpleNamespace(draw=lambda step, share: batch)
     mesh = parallel.make_mesh(jax.devices()[:1], 1)
     model: Any = KeyReader()
     advance = make_advance(model, config, mesh)

@@ -100,7 +100,7 @@ class Zeros:
 
     key: Any
 
-    def draw(self, step: Any) -> Batch:
+    def draw(self, step: Any, share: Any) -> Batch:
         zeros = jnp.zeros((2, 3), jnp.int32)
         return Batch(zeros, zeros, jnp.ones((2, 3)), jnp.array(True))
 
