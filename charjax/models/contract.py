@@ -65,6 +65,11 @@ class CharModel(nn.Module):
         return None
 
     @property
+    def tabled_flops(self) -> float:
+        """The part of `forward_flops` that is computed once per symbol and looked up per token."""
+        return 0.0
+
+    @property
     def matrix_weights(self) -> int:
         """Weights between embedding and readout that every position of a window is multiplied by.
 

@@ -211,6 +211,11 @@ class Recurrent(CharModel):
         widths = [self.d_embed] + [self.d_hidden] * (self.n_layer - 1)
         return self.gates * sum((D + self.d_hidden) * self.d_hidden for D in widths)
 
+    @property
+    def tabled_flops(self) -> float:
+        """Those of the first layer's input: its products are a table over symbols."""
+        return 2.0 * self.gates * self.d_embed * self.d_hidden
+
     def saved_values(self, length: int) -> int:
         """Estimate 8 numbers per unit, as XLA's figures were."""
         return 8 * self.n_layer * self.d_hidden * length

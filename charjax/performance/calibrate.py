@@ -16,7 +16,6 @@ from charjax.errors import UserError
 from charjax.performance import workload
 from charjax.performance.calibration import Work
 from charjax.performance.failures import LeftOut
-from charjax.performance.flops import train_flops
 from charjax.performance.rates import COPY_BYTES, copying, dispatch, product
 from charjax.performance.timing import Slice, summary, take_turns
 from charjax.training.session import Session, make_session
@@ -25,7 +24,7 @@ from charjax.training.state import state_shapes
 _EDGES = {"cpu": (64, 128, 256, 512, 1024), "gpu": (256, 1024, 4096, 8192)}
 _EDGES["tpu"] = _EDGES["gpu"]
 # Batch, context length, then width and layers where the family has them: small beside large, wide
-# beside long, as many as the fit has unknowns.
+# beside long. The large ones do not fit into a processor's caches.
 _POINTS = {
     "transformer": (
         (8, 64, 64, 2),
@@ -33,6 +32,9 @@ _POINTS = {
         (8, 128, 256, 2),
         (32, 32, 64, 1),
         (4, 32, 128, 2),
+        (64, 64, 128, 4),
+        (48, 128, 128, 2),
+        (16, 256, 256, 4),
     ),
     "recurrent": (
         (8, 64, 64, 1),
@@ -40,6 +42,9 @@ _POINTS = {
         (16, 32, 256, 1),
         (64, 64, 64, 1),
         (4, 128, 128, 1),
+        (192, 64, 256, 1),
+        (64, 128, 256, 2),
+        (768, 64, 192, 1),
     ),
     "window": (
         (32, 8, 64, 1),
@@ -47,6 +52,9 @@ _POINTS = {
         (64, 16, 512, 1),
         (2048, 8, 64, 1),
         (512, 4, 256, 1),
+        (4096, 8, 128, 1),
+        (65_536, 8, 256, 1),
+        (6144, 16, 128, 1),
     ),
 }
 # On an accelerator those would all take a launch's time.
@@ -70,8 +78,9 @@ def work_of(session: Session) -> Work:
     size = sum(leaf.size for leaf in params)
     layers = getattr(config.model, "n_layer", 1)
     steps = context if model.memory == "carried" and config.model.kind != "mingru" else 1
+    forward = (model.forward_flops or 0.0) - model.tabled_flops
     return Work(
-        flops=(train_flops(config.model, model.vocab_size) or 0.0) * targets,
+        flops=3.0 * (forward * targets + model.tabled_flops * model.vocab_size),
         saved_bytes=4.0 * (rows * model.saved_values(context) + targets * model.vocab_size),
         parameter_bytes=4.0 * size * session.mesh.size,
         sequence=steps * layers * config.optim.accumulate_steps,

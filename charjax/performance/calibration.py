@@ -27,6 +27,8 @@ from charjax import files
 from charjax.errors import UserError
 
 FORMAT = 1
+# Activations beyond this many bytes are not in a processor's caches any more.
+_CACHED_BYTES = 2.0**24
 # Fewer points than this say nothing about a family.
 _LEAST_POINTS = 2
 
@@ -36,7 +38,7 @@ class Work:
     """Work of a training step, by formulas.
 
     Attributes:
-      flops: of matrix products, forward and backward, of all devices together.
+      flops: of matrix products that are computed, forward and backward, of all devices together.
       saved_bytes: activations that are saved for the backward pass, and the logits, of all devices
         together.
       parameter_bytes: of the parameters in float32, once for each device in use.
@@ -53,7 +55,9 @@ class Work:
 
     def features(self) -> list[float]:
         """Return what its duration is a sum of, each times a number of seconds >= 0."""
-        return [self.flops, self.saved_bytes, self.parameter_bytes, float(self.sequence), 1.0]
+        uncached = max(0.0, self.saved_bytes - _CACHED_BYTES)
+        sizes = [self.flops, self.saved_bytes, uncached, self.parameter_bytes]
+        return [*sizes, float(self.sequence), 1.0]
 
 
 class Prediction(NamedTuple):
