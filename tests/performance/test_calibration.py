@@ -13,15 +13,18 @@ from charjax.errors import UserError
 from charjax.performance import calibrate, calibration, workers
 from charjax.performance.calibration import Calibration, Work
 from charjax.performance.failures import LeftOut
+from charjax.training.session import open_session
 
-# Seconds per FLOP, saved byte, byte of a parameter, operation in sequence, and step.
-COSTS = (1e-11, 2e-10, 5e-10, 1e-6, 1e-4)
+# Seconds per FLOP, saved byte, one beyond the caches, byte of a parameter, operation in sequence,
+# and step.
+COSTS = (1e-11, 2e-10, 3e-10, 5e-10, 1e-6, 1e-4)
 WORKS = [
     Work(flops=1e9, saved_bytes=1e6, parameter_bytes=4e5, sequence=64, devices=1),
     Work(flops=2e10, saved_bytes=2e7, parameter_bytes=8e5, sequence=128, devices=1),
     Work(flops=5e9, saved_bytes=8e7, parameter_bytes=4e6, sequence=32, devices=1),
     Work(flops=1e8, saved_bytes=4e6, parameter_bytes=3e7, sequence=64, devices=1),
     Work(flops=3e7, saved_bytes=2e5, parameter_bytes=2e5, sequence=512, devices=1),
+    Work(flops=4e9, saved_bytes=1.5e7, parameter_bytes=2e6, sequence=16, devices=1),
 ]
 
 
@@ -59,6 +62,19 @@ def test_a_fit_with_errors_has_a_range_as_wide_as_they_are() -> None:
     prediction = made_of(doubled).predict("gru", "float32", WORKS[1])
     assert prediction is not None
     assert prediction.high / prediction.low > 1.5
+
+
+def test_products_that_are_looked_up_are_not_work(tmp_path: Path) -> None:
+    """A recurrent network projects each symbol once; the width of its embedding costs no more."""
+    text = tmp_path / "text.txt"
+    text.write_text("abcdefgh" * 200, encoding="ascii")
+    words = ["model.kind=gru", "model.d_hidden=16", "model.context_length=8", f"data.path={text}"]
+    works = [
+        calibrate.work_of(open_session(load_config(None, [*words, f"model.d_embed={width}"])))
+        for width in (8, 24)
+    ]
+    # 3 passes over 8 symbols, 2 operations for each of 3 gates of 16 units.
+    assert works[1].flops - works[0].flops == 3 * 8 * 2 * 3 * 16 * (24 - 8)
 
 
 def test_no_cost_is_negative() -> None:
@@ -99,7 +115,7 @@ def test_the_points_of_a_family_are_configurations(kind: str) -> None:
     """On every device, and no two alike."""
     for device in ("cpu", "gpu"):
         found = [load_config(None, words) for words in calibrate.settings_of(kind, device)]
-        assert len({config.digest() for config in found}) == 5
+        assert len({config.digest() for config in found}) == 8
 
 
 class FakeWorker:
