@@ -32,8 +32,9 @@ def test_state_text_and_metrics_are_the_arguments_and_results_of_the_program(fol
     session = session_of(folder, *SMALL)
     found = topology.compiled(programs.training(session, session.mesh))
     plan = memory.predict(session, devices=1, platform="cuda")
-    # Without dropout nothing reads its key; the number of steps is 4 bytes.
-    assert plan.state + plan.text + 4 == found.argument
+    # The number of steps is 4 bytes. Without dropout nothing reads its key (8 bytes), and only newer
+    # versions of JAX leave it out.
+    assert found.argument - plan.state - plan.text - 4 in (0, 8)
     # Counters and the number of steps beside the metrics, and what the runtime adds to them.
     assert 0 <= found.output - found.alias - plan.metrics < 1024
     assert plan.moments == 2 * plan.parameters + 4
