@@ -60,6 +60,7 @@ class Loop:
       sample: step, state -> None; writes samples.
       save: step, state, progress, best -> None.
       check: raises if the last save has failed; called between chunks.
+      steps_per_epoch: those in which every target occurs once.
       step: steps done.
     """
 
@@ -74,6 +75,7 @@ class Loop:
     sample: Callable[[int, TrainState], None]
     save: Callable[[int, TrainState, Progress, bool], None]
     check: Callable[[], None]
+    steps_per_epoch: float
     step: int = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
@@ -142,15 +144,19 @@ class Loop:
         for step in sorted({1, *due} if first == 0 and last else due):
             progress.interval.add(rows[done - first : step - first])
             line = {**progress.interval.line(), "tokens_per_second": rate}
-            lines.append({"step": step, "split": "train", **line})
+            lines.append({"step": step, "split": "train", **line, "epoch": self._epoch(step)})
             progress.interval, done = Interval(), step
         progress.interval.add(rows[done - first :])
         if lines:
             self.metrics.write_all(lines)
         if done < last == self.config.train.steps:
             # Shown, not written: with more steps the interval would go on.
-            lines.append({"step": last, **progress.interval.line()})
+            lines.append({"step": last, **progress.interval.line(), "epoch": self._epoch(last)})
         self.display.steps(last, rate, lines)
+
+    def _epoch(self, step: int) -> float:
+        """Return the epochs that a number of steps comes to."""
+        return round(step / self.steps_per_epoch, 6)
 
     def _run_events(self) -> None:
         """Evaluate, sample and save, whichever is due at this step."""
