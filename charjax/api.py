@@ -296,6 +296,7 @@ def fit(
         resume=resume,
         init_from=None if init_from is None else str(init_from),
         checkpoint=None,
+        profile=None,
     )
     notes: list[str] = []
     if isinstance(config, Config):

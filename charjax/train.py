@@ -2,7 +2,7 @@
 
     python -m charjax.train [CONFIG.toml] [section.key=value ...] [--workdir DIR] [--resume]
                             [--init-from RUN [--checkpoint best|latest|STEP]] [--print-config]
-                            [--dry-run] [--list-configs]
+                            [--dry-run] [--list-configs] [--profile STEPS]
 
 This file reads top to bottom: the configuration, the parts of the run, the run, the arguments.
 """
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from charjax.training.session import Session
 
 
+# A trace holds every operation of every step.
+_MOST_PROFILED = 1000
+
+
 def main(argv: list[str]) -> int:
     """Run the command; return its exit status."""
     notes: list[str] = []
@@ -42,6 +46,11 @@ def main(argv: list[str]) -> int:
     if args.list_configs:
         return _list_configs()
     config, workdir = resolve_config(args, notes.append)
+    if args.profile is not None and config.model.fitted:
+        raise UserError(
+            f"--profile: {args.profile} given, but model.kind={config.model.kind} counts and has "
+            "no steps: leave it out"
+        )
     if args.print_config or args.dry_run:
         return _check_start(args, config, workdir, notes)
     from rich.console import Console
@@ -236,7 +245,7 @@ def train_run(
     """Train, or resume, the run of a directory; return its exit status.
 
     Args:
-      args: of the command: `resume`, `init_from` and `checkpoint` are read.
+      args: of the command: `resume`, `init_from`, `checkpoint` and `profile` are read.
       config: resolved by `resolve_config`.
       workdir: the directory.
       notes: to be shown before the run.
@@ -256,7 +265,10 @@ def train_run(
         recorder = Recorder.open(workdir, session, display, received, resume=args.resume)
         status = 1
         try:
-            status = recorder.fit() if session.model.fitted else recorder.train(params)
+            if session.model.fitted:
+                status = recorder.fit()
+            else:
+                status = recorder.train(params, args.profile)
         except signals.Interrupted as stop:
             status = stop.status
         finally:
@@ -296,6 +308,12 @@ def train_arguments(
         metavar="best|latest|STEP",
         type=cli.checkpoint_step,
         help="with --init-from: which of its saved steps (best)",
+    )
+    parser.add_argument(
+        "--profile",
+        metavar="STEPS",
+        type=cli.whole_number(1, _MOST_PROFILED),
+        help="write a trace of so many steps to profile/ in the run (XProf, TensorBoard, Perfetto)",
     )
     parser.add_argument(
         "--print-config",

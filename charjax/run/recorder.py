@@ -21,6 +21,7 @@ from charjax.run.lock import Lock
 from charjax.run.loop import DivergedError, Loop
 from charjax.run.metrics import MetricsFile, draw_curves
 from charjax.run.notes import check_resumed, checkpoint_meta, environment, read_notes
+from charjax.run.profiling import Profile
 from charjax.run.progress import Progress
 from charjax.run.samples import cut_samples, read_samples, write_samples
 from charjax.run.summary import Summary
@@ -105,11 +106,12 @@ class Recorder:
         """The run's metrics.jsonl."""
         return MetricsFile(self.directory / "metrics.jsonl", self.tracking.write)
 
-    def train(self, params: Any = None) -> int:
+    def train(self, params: Any = None, profile: int | None = None) -> int:
         """Train to the last step; return the exit status.
 
         Args:
           params: the parameters to start from; None: drawn by the scheme.
+          profile: steps of which a trace is written to profile/.
         """
         began = time.perf_counter()
         state, progress = self._initial_state(params)
@@ -143,6 +145,7 @@ class Recorder:
             save=save,
             check=self.checkpoints.check,
             steps_per_epoch=self.session.steps_per_epoch,
+            profile=profile and Profile(self.directory / "profile", profile, self.display),
         )
         self.display.start(step, self.session.config.train.steps)
         try:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from charjax.config import load_config
-from charjax.errors import UserError, printable
+from charjax.errors import UserError, one_line
 from charjax.files import check_directory
 from charjax.run.comparison import read_summary
 from charjax.run.load import require_run
@@ -66,7 +66,7 @@ def replay(directory: Path, name: str, out: Path | None = None) -> Replayed:
     # Whatever the library of the tracker raises.
     except Exception as error:
         raise UserError(
-            f"--to: {name} given, but it has failed ({type(error).__name__}: "
-            f"{printable(str(error))}); nothing of the run was changed"
+            f"--to: {name} given, but it has failed ({one_line(error)}); the run's own files are "
+            "as they were"
         ) from None
     return Replayed(len(lines), len(samples), message)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from charjax.errors import printable
+from charjax.errors import one_line
 from charjax.tracking.tracker import Line, Texts, Tracker
 
 # Lines that may wait for a tracker: W&B takes about 1,000 per second.
@@ -123,7 +123,7 @@ class _Worker:
         # Libraries of others, networks and disks: whatever fails there, the training goes on.
         except Exception as error:
             if not self._has_failed:
-                self._fail(f"{type(error).__name__}: {printable(str(error))}")
+                self._fail(one_line(error))
             return
         if result and not self._has_failed:
             self.messages.append(result)

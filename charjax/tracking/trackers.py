@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from charjax.config import Config
-from charjax.errors import UserError, printable
+from charjax.errors import UserError, one_line
 from charjax.tracking.background import Tracking
 from charjax.tracking.tensorboard import TensorBoard
 from charjax.tracking.tracker import TrackedRun, Tracker, run_id
@@ -44,10 +44,10 @@ def import_package(name: str, given: str, otherwise: str = "") -> None:
     try:
         importlib.import_module(package)
     except ImportError as error:
-        reason = "is not installed" if error.name == package else f"cannot be imported ({error})"
+        reason = "is not installed" if error.name == package else f"cannot be imported ({one_line(error)})"
     # Whatever a broken installation raises.
     except Exception as error:
-        reason = f"cannot be imported ({type(error).__name__}: {printable(str(error))})"
+        reason = f"cannot be imported ({one_line(error)})"
     else:
         return
     remedy = f'pip install "charjax[{name}]"'

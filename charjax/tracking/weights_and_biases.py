@@ -4,6 +4,7 @@ import contextlib
 import netrc
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,21 +26,24 @@ class WeightsAndBiases:
     def __init__(self, run: TrackedRun):
         self._run = run
         self._wandb: Any = None
+        self._teardown: Callable[[], None] = lambda: None
         self._first = 0
 
     def open(self, lines: list[Line], samples: list[Texts]) -> None:
         """Start the run, or take it up again, and log what is missing there."""
         import wandb
 
+        self._teardown = wandb.teardown
         config, folder = self._run.config, self._run.folder
         folder.mkdir(parents=True, exist_ok=True)
         mode = wandb_mode()
-        if mode == "offline":
+        is_offline = mode in ("offline", "dryrun")
+        if is_offline:
             self._remove_offline()
         self._wandb = wandb.init(
             mode=mode,
             id=self._run.run_id,
-            resume=None if mode == "offline" else "allow",
+            resume=None if is_offline else "allow",
             name=self._run.name,
             project=config.log.wandb_project or os.environ.get("WANDB_PROJECT") or _PROJECT,
             config=config.model_dump(mode="json"),
@@ -77,9 +81,18 @@ class WeightsAndBiases:
         if self._wandb is None:
             return ""
         run, files = self._wandb, Path(self._wandb.dir).parent
-        where = f"{files} (upload it with: wandb sync {files})" if run.offline else run.url
-        run.summary.update({f"summary/{name}": value for name, value in summary.items()})
-        run.finish(exit_code=status)
+        if run.offline:
+            where = f"{files} (upload it with: wandb sync {files})"
+        else:
+            where = "disabled by $WANDB_MODE" if run.disabled else run.url
+        try:
+            run.summary.update({f"summary/{name}": value for name, value in summary.items()})
+            run.finish(exit_code=status)
+        except Exception:
+            # Its hook at the exit of Python would fail again, with a traceback.
+            with contextlib.suppress(Exception):
+                self._teardown()
+            raise
         return f"Weights & Biases: {where}"
 
     def _remove_offline(self) -> None:
