@@ -20,6 +20,7 @@ COMMANDS = {
     "benchmark": ("charjax.commands.benchmark", "speed and memory of your model on your devices"),
     "initlab": ("charjax.initlab.__main__", "initialisation schemes, measured and compared"),
     "reproduce": ("charjax.reproduce", "measure published figures, with verdicts"),
+    "completion": ("charjax.commands.completion", "completion of commands by bash and zsh"),
     "interop": ("charjax.interop", "PyTorch's and other programs' checkpoints, in and out"),
 }
 
