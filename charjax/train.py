@@ -114,8 +114,9 @@ def resolve_config(args: Namespace, note: Callable[[str], None]) -> tuple[Config
 def _with_settled_fields(config: Config, old: Config, requested: dict[str, Any]) -> Config:
     """Return a configuration with the fields that the saved run determined itself.
 
-    They are a context length taken from the text, the steps of train.epochs, and, unless it is requested, whether embeddings
-    are scaled: a run may have been saved before its scheme determined that.
+    They are a context length taken from the text, the steps of train.epochs, and, unless it is
+    requested, whether embeddings are scaled: a run may have been saved before its scheme
+    determined that.
 
     Args:
       config: the configuration given with --resume.

@@ -34,7 +34,8 @@ def main(argv: list[str]) -> int:
         import shtab
     except ImportError:
         raise UserError(
-            f'completion: {shell} given, but shtab is not installed; pip install "charjax[completion]"'
+            f"completion: {shell} given, but shtab is not installed; pip install "
+            '"charjax[completion]"'
         ) from None
     print(shtab.complete(_tree(), shell=shell, preamble=_words_function()))
     if shell == "bash":
@@ -80,7 +81,7 @@ def _add(
             _add(nested, choice, "", run, [*words, choice])
 
 
-class _Found(Exception):
+class _FoundParserError(Exception):
     """The parser of a command, raised in place of parsing."""
 
 
@@ -89,7 +90,7 @@ def _parser_of(run: Callable[[list[str]], Any], words: list[str]) -> cli.Parser:
     with _stopping_after(len(words)), contextlib.suppress(UserError):
         try:
             run(words)
-        except _Found as found:
+        except _FoundParserError as found:
             parser: cli.Parser = found.args[0]
             return parser
     raise AssertionError(f"{run.__module__} parses no arguments")
@@ -104,7 +105,7 @@ def _stopping_after(count: int) -> Iterator[None]:
         nonlocal calls
         calls += 1
         if calls > count:
-            raise _Found(self)
+            raise _FoundParserError(self)
         return original(self, *arguments, **keywords)
 
     cli.Parser.parse_known_args = parse  # type: ignore[method-assign]
@@ -120,7 +121,7 @@ def _completed_by(action: argparse.Action) -> Any:
 
     shown = action.metavar if isinstance(action.metavar, str) else ""
     if "section.key=value" in shown or "CONFIG" in shown:
-        return {shell: "_charjax_words" for shell in _SHELLS}
+        return dict.fromkeys(_SHELLS, "_charjax_words")
     if shown.startswith(("DIR", "RUN", "WORKDIR")):
         return shtab.DIRECTORY
     return shtab.FILE if shown.startswith("FILE") else None
@@ -143,5 +144,3 @@ def _words_function() -> dict[str, str]:
   _files
 }}""",
     }
-
-

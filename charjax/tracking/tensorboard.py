@@ -86,7 +86,7 @@ class TensorBoard:
             self._add(event_pb2.Event(wall_time=time.time(), summary=part))
 
     def _write(self, lines: list[Line], samples: list[Texts]) -> None:
-        from tensorboardX.proto import event_pb2, summary_pb2
+        from tensorboardX.proto import summary_pb2
 
         for line in lines:
             values = [

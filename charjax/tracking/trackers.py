@@ -44,7 +44,11 @@ def import_package(name: str, given: str, otherwise: str = "") -> None:
     try:
         importlib.import_module(package)
     except ImportError as error:
-        reason = "is not installed" if error.name == package else f"cannot be imported ({one_line(error)})"
+        reason = (
+            "is not installed"
+            if error.name == package
+            else f"cannot be imported ({one_line(error)})"
+        )
     # Whatever a broken installation raises.
     except Exception as error:
         reason = f"cannot be imported ({one_line(error)})"

@@ -54,7 +54,7 @@ class WeightsAndBiases:
         )
         self._first = self._wandb.starting_step
         # Steps have to be logged in order.
-        texts = {step: texts for step, texts in samples}
+        texts = dict(samples)
         for line in lines:
             for step in [step for step in texts if step < line["step"]]:
                 self.sample(step, texts.pop(step))
