@@ -160,3 +160,10 @@ def test_of_a_file_with_both_the_epochs_count(text: Path, tmp_path: Path) -> Non
     assert again.optim.decay_steps is None
     dataset = load_dataset(again.data)
     assert make_session(again, dataset, jax.local_devices()[:1]).config == printed.config
+
+
+def test_sweeps_have_steps(text: Path, tmp_path: Path) -> None:
+    words = [f"data.path={text}", "train.epochs=3", "--out", str(tmp_path / "sweep")]
+    done = run("initlab.__main__", "sweep", *words)
+    assert (done.status, done.out, done.err.count("\n")) == (2, "", 1)
+    assert "train.epochs: 3.0 given; a sweep reads --steps or train.steps instead" in done.err

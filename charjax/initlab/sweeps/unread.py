@@ -23,7 +23,7 @@ def why_no_run_reads(axes: Axes) -> Callable[[Config, str], Unread | None]:
 
     def unread(config: Config, name: str) -> Unread | None:
         if name == "train.epochs":
-            return Unread(("--steps",), "the length of a sweep is --steps or train.steps")
+            return Unread(("--steps",), "a sweep reads --steps or train.steps instead")
         if not name.startswith("init.") or name == "init.scheme":
             return why_unread(config, name)
         for scheme in axes.schemes:
