@@ -33,6 +33,8 @@ PIP = $(RUN) -m pip --disable-pip-version-check install --quiet
 FAILED = { echo "error: the installation failed; another Python may work: make PYTHON=python3.12" >&2; exit 1; }
 
 FAULTS_OUT =
+# Of the slow tests: .ci/run leaves out the longest.
+SLOW = slow
 
 .PHONY: train test slow golden recording kills faults parity aot lint reproduce results docs gpu-bench \
 	clean
@@ -45,7 +47,7 @@ test: $(VENV)/.dev
 	$(RUN) -m pytest -n 2 --dist loadfile
 
 slow: $(VENV)/.dev
-	$(RUN) -m pytest -n 2 -m slow
+	$(RUN) -m pytest -n 2 -m "$(SLOW)"
 
 # Not to make a test pass: see tests/golden/test_golden.py.
 golden: $(VENV)/.dev

@@ -239,6 +239,7 @@ def test_steps_that_are_not_finite_end_the_run(text, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_eight_virtual_devices_give_the_losses_of_one(text, tmp_path, run_command):
     options = [f"data.path={text}", *tiny("transformer"), "train.steps=20", "train.log_every=1"]
     options += ["train.batch_size=16", "eval.every=0", "model.dropout=0"]
