@@ -7,6 +7,7 @@
 #               --compare`: for changes that are meant to change nothing
 # make faults   the fault matrix in full: kill, damage and fill up runs, thousands of cases
 # make parity   an environment on Python 3.11 with PyTorch; compare with its numbers
+# make trackers  install wandb (75 MB) in the environment; read back what it and TensorBoard hold
 # make aot      an environment with compilers for TPUs and GPUs (1.2 GB); compile training loops for
 #               devices that are not there, and check them (ARGS="--only 'tiny-*' --minutes 10")
 # make lint     style, formatting, types, layers, structure and wording
@@ -36,7 +37,7 @@ FAULTS_OUT =
 # Of the slow tests: .ci/run leaves out the longest.
 SLOW = slow
 
-.PHONY: train test slow golden recording kills faults parity aot lint reproduce results docs gpu-bench \
+.PHONY: train test slow golden recording kills faults parity trackers aot lint reproduce results docs gpu-bench \
 	clean
 
 train: $(VENV)/.run
@@ -68,6 +69,10 @@ parity:
 	@python=`if [ -n "$(PYTHON)" ]; then echo "$(PYTHON)"; else sh .ci/newest-python 3.11; fi` && \
 		$(MAKE) --no-print-directory VENV=$(TORCH_VENV) PYTHON="$$python" $(TORCH_VENV)/.torch
 	"$(TORCH_VENV)/bin/python" -m pytest -n 2 tests/parity
+
+# With wandb the tests in tests/tracking leave nothing out.
+trackers: $(VENV)/.trackers
+	$(RUN) -m pytest -n 2 -m "slow or not slow" tests/tracking
 
 # The compilers go into an environment of their own: where they are installed, JAX looks for their
 # devices whenever it starts. Rows that benchmarks/results/aot.json has are not compiled again.
@@ -121,6 +126,11 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 	@echo "installing charjax and its test tools in $(VENV)"
 	@$(PIP) --editable ".[dev]" || $(FAILED)
 	@touch "$(VENV)/.run" "$@"
+
+$(VENV)/.trackers: $(VENV)/.dev
+	@echo "installing wandb in $(VENV)"
+	@$(PIP) --editable ".[dev,wandb]" || $(FAILED)
+	@touch "$@"
 
 $(VENV)/.docs: pyproject.toml | $(VENV)/.made
 	@echo "installing charjax and the documentation tools in $(VENV)"

@@ -19,7 +19,6 @@ from jax import Array
 from charjax import parallel
 from charjax.cli import config_words
 from charjax.config import Config
-from charjax.config.notes import schedule_notes
 from charjax.data.datasets import load_other_text, run_rules
 from charjax.data.reading import read_prompt
 from charjax.data.splits import Split
@@ -297,6 +296,7 @@ def fit(
         resume=resume,
         init_from=None if init_from is None else str(init_from),
         checkpoint=None,
+        profile=None,
     )
     notes: list[str] = []
     if isinstance(config, Config):
@@ -308,7 +308,6 @@ def fit(
         resolved, directory = config, None if workdir is None else Path(workdir)
     else:
         resolved, directory = train.resolve_config(args, notes.append)
-    notes += schedule_notes(resolved)
     display = Display(Console(file=io.StringIO()) if quiet else Console())
     stopping = Signals(ends_at_second=False)
     with train.run_directory(directory, resolved) as target:

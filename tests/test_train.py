@@ -305,7 +305,7 @@ def test_dry_run_shows_the_plan_and_writes_nothing(tmp_path, monkeypatch):
     assert (done.status, done.err) == (0, "")
     assert "text: my.txt, 12 symbols" in done.out
     # 9 steps of 4 windows of 8 of the 647 targets that are trained on.
-    assert "run: 9 steps of 4 windows, at most 288 targets (0.45 times" in done.out
+    assert "run: 9 steps of 4 windows, at most 288 targets (0.45 epochs)" in done.out
     assert [path.name for path in tmp_path.iterdir()] == ["my.txt"]
     done = run("train", "my.txt", "model.kind=ngram", "--dry-run", "--workdir", "run")
     assert "counted in one pass" in done.out

@@ -119,6 +119,11 @@ _DROPOUT = When(
     lambda config: getattr(config.model, "dropout", 0.0) > 0,
     "only dropout reads it, and model.dropout is {}",
 )
+_WANDB = When(
+    ("log.wandb",),
+    lambda config: config.log.wandb,
+    "only log.wandb=true reads it, and log.wandb is {}",
+)
 _EVALUATED = When(
     ("eval.every",),
     lambda config: config.eval.every > 0,
@@ -175,6 +180,7 @@ READ: dict[str, tuple[When, ...]] = {
     "optim.grad_clip": (_TRAINED,),
     "optim.accumulate_steps": (_TRAINED,),
     "train.steps": (_TRAINED,),
+    "train.epochs": (_TRAINED,),
     "train.batch_size": (_TRAINED,),
     # Samples read it, too.
     "train.seed": (),
@@ -190,6 +196,9 @@ READ: dict[str, tuple[When, ...]] = {
     "eval.batch_size": (),
     "checkpoint.every": (_TRAINED,),
     "checkpoint.keep": (_TRAINED,),
+    "log.tensorboard": (),
+    "log.wandb": (),
+    "log.wandb_project": (_WANDB,),
     "runtime.device": (),
     # A bigram computes in float32 either way, but the setting concerns the whole run.
     "runtime.dtype": (_TRAINED,),

@@ -168,6 +168,12 @@ class TrainConfig(Section):
     """Length of the run, size of a batch, and reports meanwhile."""
 
     steps: Count = Field(2000, description="optimiser steps")
+    epochs: float | None = Field(
+        None,
+        gt=0,
+        le=10**9,
+        description="length in passes over the training split, instead of train.steps",
+    )
     batch_size: Count = Field(16, description="windows in a batch")
     seed: int = Field(0, ge=0, lt=2**32, description="the one seed of the run")
     log_every: Count = Field(100, description="steps between lines of metrics.jsonl")
@@ -202,6 +208,16 @@ class CheckpointConfig(Section):
     keep: Count = Field(2, description="newest checkpoints kept, beside the best one")
 
 
+class LogConfig(Section):
+    """Other places that metrics and samples are written to, beside the run's own files."""
+
+    tensorboard: bool = Field(False, description="write event files to tensorboard/ in the run")
+    wandb: bool = Field(False, description="write a run of Weights & Biases")
+    wandb_project: str | None = Field(
+        None, min_length=1, description="its project; unset: $WANDB_PROJECT or charjax"
+    )
+
+
 class RuntimeConfig(Section):
     """The device and the precision."""
 
@@ -225,12 +241,14 @@ class Config(Section):
     train: TrainConfig = Field(default_factory=TrainConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    log: LogConfig = Field(default_factory=LogConfig)
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
 
     @model_validator(mode="after")
     def _resolve(self) -> "Config":
         """Fill in what depends on other sections (decay_steps, context_length of streams)."""
-        if self.optim.decay_steps is None:
+        # With train.epochs the steps are known once the text is: see `with_steps`.
+        if self.optim.decay_steps is None and self.train.epochs is None:
             object.__setattr__(
                 self, "optim", self.optim.model_copy(update={"decay_steps": self.train.steps})
             )
@@ -274,6 +292,16 @@ class Config(Section):
                 f"optim.learning_rate ({optim.learning_rate})"
             )
 
+    def with_steps(self, steps: int) -> "Config":
+        """Return the configuration with the steps that train.epochs comes to.
+
+        The schedule follows them, unless optim.decay_steps is given.
+        """
+        train = self.train.model_copy(update={"steps": steps})
+        decay_steps = steps if self.optim.decay_steps is None else self.optim.decay_steps
+        optim = self.optim.model_copy(update={"decay_steps": decay_steps})
+        return self.model_copy(update={"train": train, "optim": optim})
+
     def to_toml(self, comments: bool = False) -> str:
         """Return the resolved configuration as TOML; with comments, one per field."""
         lines: list[str] = []
@@ -282,6 +310,8 @@ class Config(Section):
             lines.append(f"[{name}]")
             for key, field in ordered_fields(type(section)):
                 value = getattr(section, key)
+                if (name, key) == ("optim", "decay_steps") and self._follows_epochs():
+                    value = None
                 if value is not None:
                     line = f"{key} = {_toml(value)}"
                 elif comments:
@@ -291,6 +321,10 @@ class Config(Section):
                 lines.append(f"{line:<31} # {field.description}" if comments else line)
             lines.append("")
         return "\n".join(lines)
+
+    def _follows_epochs(self) -> bool:
+        """Return true if the schedule follows train.epochs, as it is to do in another text, too."""
+        return self.train.epochs is not None and self.optim.decay_steps == self.train.steps
 
     def digest(self) -> str:
         """SHA-256 over the resolved configuration.
@@ -303,11 +337,14 @@ class Config(Section):
             field = type(getattr(self, section)).model_fields.get(key)
             if field is not None and tree[section][key] == field.default:
                 del tree[section][key]
+        tree = {section: values for section, values in tree.items() if values}
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
 _YOUNGER: tuple[tuple[str, str], ...] = (
     ("train", "patience"),
+    ("train", "epochs"),
+    *(("log", key) for key in LogConfig.model_fields),
     ("model", "residual"),
     ("model", "scale_embeddings"),
     ("model", "blank"),

@@ -65,9 +65,23 @@ def read_user_settings(
     for name, text in sorted(words, key=lambda word: word[0] != "model.kind"):
         _apply_override(tree, name, text)
     last = dict(words)
-    if saved and follows_steps and "train.steps" in last and "optim.decay_steps" not in last:
+    _keep_one_length(tree, last)
+    has_length = "train.steps" in last or "train.epochs" in last
+    if saved and follows_steps and has_length and "optim.decay_steps" not in last:
         del tree["optim"]["decay_steps"]
     return UserSettings(tree, file, last, _dropped(tree, file))
+
+
+def _keep_one_length(tree: Tree, words: dict[str, str]) -> None:
+    """Drop the one of train.steps and train.epochs that an override of the other replaces."""
+    given = [name for name in ("steps", "epochs") if f"train.{name}" in words]
+    if len(given) > 1:
+        raise UserError(
+            f"train.epochs: {words['train.epochs']} given with train.steps={words['train.steps']}; "
+            "both are the length of the run: leave one out"
+        )
+    if given:
+        tree["train"].pop("epochs" if given == ["steps"] else "steps", None)
 
 
 def _dropped(tree: Tree, file: Tree) -> dict[str, Any]:

@@ -102,6 +102,21 @@ class BatchSource:
     batches_per_epoch: int
     has_boundaries: bool
 
+    def steps_per_epoch(self, num_targets: int) -> float:
+        """Return the number of steps in which every target occurs once.
+
+        With random sampling it is the number after which as many targets are expected to have been
+        drawn as there are.
+
+        Args:
+          num_targets: targets of the split.
+        """
+        if self.sampling != "random":
+            return float(self.batches_per_epoch)
+        if isinstance(self.windows, Table):
+            return self.windows.count / self.batch_size
+        return num_targets / (self.batch_size * self.window)
+
     def draw(self, step: Array, share: Share = _not_shared) -> Batch:
         """Return the batch of a step; a pure function, to be called inside jit.
 

@@ -57,12 +57,13 @@ class Display:
         Args:
           step: steps done.
           rate: targets per second.
-          lines: for each interval `step`, its last step; `loss`, the mean in nats per character, or
-            None if all steps were skipped; and `skipped`, the number of them, if any were.
+          lines: for each interval `step`, its last step; `epoch`, the epochs that it comes to;
+            `loss`, the mean in nats per character, or None if all steps were skipped; and
+            `skipped`, the number of them, if any were.
         """
         shown = [
             f"step {line['step']}/{self._total}  loss {_nats(line['loss'])}{_skipped(line)}  "
-            f"{rate:,.0f} tokens/s"
+            f"{rate:,.0f} tokens/s  epoch {line['epoch']:.2f}"
             for line in lines
         ]
         if shown:

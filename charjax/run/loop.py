@@ -14,6 +14,7 @@ from charjax.config import Config
 from charjax.run.display import Display
 from charjax.run.events import EventSchedule
 from charjax.run.metrics import Interval, MetricsFile, columns, loss_fields
+from charjax.run.profiling import Profile
 from charjax.run.progress import Progress
 from charjax.signals import Signals
 from charjax.training.evaluation import Score
@@ -60,6 +61,8 @@ class Loop:
       sample: step, state -> None; writes samples.
       save: step, state, progress, best -> None.
       check: raises if the last save has failed; called between chunks.
+      steps_per_epoch: those in which every target occurs once.
+      profile: the trace of some steps, if one is wanted.
       step: steps done.
     """
 
@@ -74,6 +77,8 @@ class Loop:
     sample: Callable[[int, TrainState], None]
     save: Callable[[int, TrainState, Progress, bool], None]
     check: Callable[[], None]
+    steps_per_epoch: float
+    profile: Profile | None = None
     step: int = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,12 +93,24 @@ class Loop:
           Interrupted: a signal came; `state`, `step` and `progress` are those to save.
           DivergedError: more than train.max_skipped steps in a row were not finite.
         """
+        try:
+            self._run()
+        finally:
+            if self.profile is not None:
+                self.profile.reached(self.step, is_last=True)
+
+    def _run(self) -> None:
         while True:
+            if self.profile is not None:
+                self.profile.reached(self.step)
             if self.step > self.progress.events_done and any(self._events.due(self.step)):
                 self._run_events()
             if self.progress.is_over(self.step, self.config):
                 return
-            self._advance(self._events.next_after(self.step))
+            goal = self._events.next_after(self.step)
+            if self.profile is not None:
+                goal = self.profile.next_stop(self.step, goal)
+            self._advance(goal)
             self.signals.poll()
 
     def _advance(self, goal: int) -> None:
@@ -142,15 +159,19 @@ class Loop:
         for step in sorted({1, *due} if first == 0 and last else due):
             progress.interval.add(rows[done - first : step - first])
             line = {**progress.interval.line(), "tokens_per_second": rate}
-            lines.append({"step": step, "split": "train", **line})
+            lines.append({"step": step, "split": "train", **line, "epoch": self._epoch(step)})
             progress.interval, done = Interval(), step
         progress.interval.add(rows[done - first :])
         if lines:
             self.metrics.write_all(lines)
         if done < last == self.config.train.steps:
             # Shown, not written: with more steps the interval would go on.
-            lines.append({"step": last, **progress.interval.line()})
+            lines.append({"step": last, **progress.interval.line(), "epoch": self._epoch(last)})
         self.display.steps(last, rate, lines)
+
+    def _epoch(self, step: int) -> float:
+        """Return the epochs that a number of steps comes to."""
+        return round(step / self.steps_per_epoch, 6)
 
     def _run_events(self) -> None:
         """Evaluate, sample and save, whichever is due at this step."""

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,9 @@ class MetricsFile:
     with it, and it is not created again.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, also: Callable[[list[dict[str, Any]]], None] | None = None):
+        """Write to `path`, and call `also` with all lines that were appended."""
+        self.path, self._also = path, also
 
     def write(self, step: int, split: str, **fields: Any) -> None:
         """Append one line."""
@@ -108,6 +110,8 @@ class MetricsFile:
         """Append several lines at once."""
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         files.append(self.path, text, create=False)
+        if self._also is not None:
+            self._also(lines)
 
     def cut(self, step: int, events_done: int) -> None:
         """Drop the lines that a resumed run will write again: later steps and unfinished events."""

@@ -21,10 +21,13 @@ from charjax.run.lock import Lock
 from charjax.run.loop import DivergedError, Loop
 from charjax.run.metrics import MetricsFile, draw_curves
 from charjax.run.notes import check_resumed, checkpoint_meta, environment, read_notes
+from charjax.run.profiling import Profile
 from charjax.run.progress import Progress
-from charjax.run.samples import cut_samples, write_samples
+from charjax.run.samples import cut_samples, read_samples, write_samples
 from charjax.run.summary import Summary
 from charjax.signals import Interrupted, Signals
+from charjax.tracking.background import Tracking
+from charjax.tracking.trackers import tracking
 from charjax.training.program import ChunkProgram, compile_chunks, dropout_key
 from charjax.training.session import (
     Session,
@@ -49,6 +52,7 @@ class Recorder:
       checkpoints: the store.
       lock: held while the process lives.
       resumed: whether the run continues from a checkpoint.
+      tracking: the trackers that the configuration asks for.
     """
 
     directory: Path
@@ -58,6 +62,7 @@ class Recorder:
     checkpoints: Checkpoints
     lock: Lock
     resumed: bool
+    tracking: Tracking
 
     @staticmethod
     def open(
@@ -82,18 +87,31 @@ class Recorder:
                 lock.release()
                 raise
         store = Checkpoints(directory / "checkpoints", session.config.checkpoint.keep)
-        return Recorder(directory, session, display, signals, store, lock, resume)
+        trackers = tracking(session.config, directory, display.say)
+        return Recorder(directory, session, display, signals, store, lock, resume, trackers)
+
+    def close(self, status: int) -> None:
+        """Close the trackers, and let others write the directory.
+
+        Args:
+          status: the exit status of the run.
+        """
+        try:
+            self.tracking.close(status)
+        finally:
+            self.lock.release()
 
     @property
     def metrics(self) -> MetricsFile:
         """The run's metrics.jsonl."""
-        return MetricsFile(self.directory / "metrics.jsonl")
+        return MetricsFile(self.directory / "metrics.jsonl", self.tracking.write)
 
-    def train(self, params: Any = None) -> int:
+    def train(self, params: Any = None, profile: int | None = None) -> int:
         """Train to the last step; return the exit status.
 
         Args:
           params: the parameters to start from; None: drawn by the scheme.
+          profile: steps of which a trace is written to profile/.
         """
         began = time.perf_counter()
         state, progress = self._initial_state(params)
@@ -126,6 +144,8 @@ class Recorder:
             sample=self._sample,
             save=save,
             check=self.checkpoints.check,
+            steps_per_epoch=self.session.steps_per_epoch,
+            profile=profile and Profile(self.directory / "profile", profile, self.display),
         )
         self.display.start(step, self.session.config.train.steps)
         try:
@@ -224,6 +244,7 @@ class Recorder:
         (self.directory / "summary.json").unlink(missing_ok=True)
         self.metrics.cut(step, progress.events_done)
         cut_samples(self.directory / "samples.txt", progress.events_done)
+        self.tracking.start(self.metrics.read(), read_samples(self.directory / "samples.txt"))
 
     def _compile(self, state: TrainState) -> ChunkProgram:
         session = self.session
@@ -254,8 +275,9 @@ class Recorder:
     def _sample(self, step: int, state: TrainState) -> None:
         """Append to samples.txt, and show the first sample."""
         path = self.directory / "samples.txt"
-        text = write_samples(path, self.session, step, state, self.signals.poll)
-        self.display.say(f"--- sample at step {step} ---\n{text}\n---")
+        texts = write_samples(path, self.session, step, state, self.signals.poll)
+        self.tracking.sample(step, texts)
+        self.display.say(f"--- sample at step {step} ---\n{texts[0]}\n---")
 
     def _finish(self, step: int, state: TrainState, progress: Progress) -> int:
         """Write curves.png and summary.json; return the exit status."""
@@ -265,6 +287,7 @@ class Recorder:
         title = f"{self.session.dataset.name}, {self.session.config.model.kind}"
         draw_curves(self.metrics.read(), title, self.directory / "curves.png")
         write_json(self.directory / "summary.json", fields)
+        self.tracking.summarize(fields)
         self.checkpoints.close()
         self.display.say(summary.describe())
         if warning := summary.warning():

@@ -36,6 +36,7 @@ class Summary:
         progress, session = self.progress, self.session
         return {
             "steps": self.step,
+            "epochs": self._epochs(),
             "params": parameter_count(self.state.params),
             **{f"val_{name}": value for name, value in _fields(progress.val_loss).items()},
             "best_val_loss": progress.best_val_loss,
@@ -50,6 +51,9 @@ class Summary:
             "state_digest": state_digest(self.state),
             **environment(session),
         }
+
+    def _epochs(self) -> float:
+        return round(self.step / self.session.steps_per_epoch, 6)
 
     def _skipped(self) -> int:
         return int(self.state.counters.skipped)
@@ -71,6 +75,8 @@ class Summary:
         progress, parts = self.progress, [f"steps {self.step}"]
         if skipped := self._skipped():
             parts.append(f"{skipped:,} of them skipped (loss or gradient not finite)")
+        if not self.session.model.fitted:
+            parts.append(f"epochs {self._epochs():.2f}")
         if progress.best_val_loss is not None:
             best_loss = shown_loss(progress.best_val_loss)
             parts.append(f"best val {best_loss} at step {progress.best_step}")

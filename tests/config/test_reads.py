@@ -49,6 +49,7 @@ RUNS: list[list[str]] = [
     ["optim.kind=rmsprop"],
     ["eval.protocol=random"],
     ["eval.every=0"],
+    ["log.wandb=true"],
     ["runtime.device=cpu"],
     ["model.dropout=0.1"],
     ["data.path=x.txt"],

@@ -72,6 +72,7 @@ def alternatives(config: Config, section: str, key: str) -> Iterator[Any]:
         "optim.schedule": ["constant"],
         "optim.boundaries": [[7]],
         "eval.protocol": ["random"],
+        "log.wandb_project": ["mine"],
         "runtime.device": ["cpu"],
         "runtime.dtype": ["bfloat16"],
         "runtime.prng": ["rbg"],

@@ -186,6 +186,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             sample=sample,
             save=save,
             check=lambda: events.append(("check",)) if checked else None,
+            steps_per_epoch=4.0,
         )
         return Run(loop, program, metrics.path, events)
 
