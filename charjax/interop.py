@@ -91,6 +91,8 @@ def _import(args: Namespace) -> str:
                 for name, question in resolved.unanswered.items()
             )
         )
+    if header is not None and args.alphabet is not None:
+        raise UserError("--alphabet: given, but the file's header has the alphabet; leave it out")
     alphabet = args.alphabet or described.tokenizer
     text = find_text(resolved, header, alphabet and Path(alphabet), vocab_size)
     config = text.config

@@ -136,11 +136,13 @@ def write_directory(
       config: the section `model`.
       tokenizer: the run's alphabet.
     """
-    boundary = bool(getattr(tokenizer, "boundary", False))
-    tree = to_config(config, tokenizer.vocab_size, boundary=boundary)
+    tree = to_config(config, tokenizer.vocab_size, boundary=tokenizer.boundary)
+    # transformers writes a tied readout under one name.
+    tied = {"lm_head.weight"} if config.tie_embeddings else set()
+    tensors = {name: array for name, array in content.tensors.items() if name not in tied}
     with replacing(path, shared=True) as staging:
         staging.mkdir()
-        write_file(staging / _TENSORS, content)
+        write_file(staging / _TENSORS, content._replace(tensors=tensors))
         write_json(staging / _CONFIG, tree)
         write_json(staging / _TOKENIZER, to_tokenizer_json(tokenizer))
         write_json(
