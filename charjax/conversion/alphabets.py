@@ -195,6 +195,8 @@ def _read_pickle(raw: bytes, path: Path) -> Any:
 
     The instructions are those that pickle itself writes for such values. A pickle's other
     instructions can import and call anything; here they are refused, as nothing carries them out.
+    pickle.Unpickler without imports would not do: it may allocate gigabytes for a few bytes
+    (github.com/python/cpython/issues/115952).
     """
     stack: list[Any] = []
     marks: list[int] = []

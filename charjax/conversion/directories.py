@@ -140,6 +140,8 @@ def write_directory(
     # transformers writes a tied readout under one name.
     tied = {"lm_head.weight"} if config.tie_embeddings else set()
     tensors = {name: array for name, array in content.tensors.items() if name not in tied}
+    # A path such as "." has no name to write beside.
+    path = path.absolute().resolve()
     with replacing(path, shared=True) as staging:
         staging.mkdir()
         write_file(staging / _TENSORS, content._replace(tensors=tensors))
