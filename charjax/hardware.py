@@ -89,7 +89,7 @@ def processor() -> str:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    # macOS has no /proc, and platform.processor() is "arm" for all of Apple's.
+    # macOS has no /proc, and platform.processor() is the same for all of Apple's.
     brand = _output_on_macos("sysctl", "-n", "machdep.cpu.brand_string").strip()
     return brand or platform.processor() or platform.machine()
 

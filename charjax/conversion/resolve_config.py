@@ -85,8 +85,8 @@ def resolve_config(
     tree["data"] = inferred.data | data
     config = parse_config(tree)
     refuse_unread(config, tree, overrides)
-    given = user.get("data", {})
-    return Resolved(config, unanswered, bool({"name", "path"} & given.keys()), bool(given))
+    settings = user.get("data", {})
+    return Resolved(config, unanswered, bool({"name", "path"} & settings.keys()), bool(settings))
 
 
 def _user_settings(kind: str, source: str | None, overrides: Sequence[str]) -> Tree:

@@ -121,7 +121,7 @@ def test_a_text_in_the_order_of_code_points(tmp_path: Path):
     ("name", "content"),
     [
         ("makemore.json", {"stoi": {"b": 1, "a": 2, "é": 3, "!": 4}}),
-        ("lectures.json", {"stoi": {"b": 1, "a": 2, "é": 3, "!": 4, ".": 0}}),
+        ("notebook.json", {"stoi": {"b": 1, "a": 2, "é": 3, "!": 4, ".": 0}}),
         ("charjax.json", META),
         ("order.txt", "baé!"),
         ("with_boundary.txt", ".baé!"),
