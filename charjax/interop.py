@@ -93,7 +93,9 @@ def _import(args: Namespace) -> str:
         )
     if header is not None and args.alphabet is not None:
         raise UserError("--alphabet: given, but the file's header has the alphabet; leave it out")
-    alphabet = args.alphabet or described.tokenizer
+    alphabet = args.alphabet
+    if alphabet is None and config.data.tokenizer in ("char", "byte"):
+        alphabet = described.tokenizer
     text = find_text(resolved, header, alphabet and Path(alphabet), vocab_size)
     config = text.config
     devices = backend.start_backend(backend.on_any_device(config.runtime))
