@@ -6,8 +6,8 @@
 # make recording OUT=FILE.json  record what the commands do, to compare by `python -m tests.recording
 #               --compare`: for changes that are meant to change nothing
 # make faults   the fault matrix in full: kill, damage and fill up runs, thousands of cases
-# make parity   an environment on Python 3.11 with PyTorch; compare with its numbers
 # make trackers  install wandb (75 MB) in the environment; read back what it and TensorBoard hold
+# make parity   an environment on Python 3.11 with PyTorch and transformers; compare with their numbers
 # make aot      an environment with compilers for TPUs and GPUs (1.2 GB); compile training loops for
 #               devices that are not there, and check them (ARGS="--only 'tiny-*' --minutes 10")
 # make lint     style, formatting, types, layers, structure and wording
@@ -27,6 +27,8 @@ AOT_VENV = .venv-aot
 TORCH = torch==2.13.0
 # Its own requirements are for plots that no test makes.
 MUP = mup==1.0.0
+# Whose GPT-2 the exported one is compared with (163 MB with what it needs beside PyTorch).
+TRANSFORMERS = transformers==5.24.0
 # The newest that really runs, unless one is given.
 FIND = if [ -n "$(PYTHON)" ]; then echo "$(PYTHON)"; else sh .ci/newest-python; fi
 RUN = "$(VENV)/bin/python"
@@ -143,7 +145,8 @@ $(VENV)/.aot: $(VENV)/.dev
 	@touch "$@"
 
 $(VENV)/.torch: $(VENV)/.dev
-	@echo "installing $(TORCH) in $(VENV)"
+	@echo "installing $(TORCH) and $(TRANSFORMERS) in $(VENV)"
 	@$(PIP) "$(TORCH)" || $(FAILED)
 	@$(PIP) --no-deps "$(MUP)" || echo "note: $(MUP) is not installed; its tests are skipped" >&2
+	@$(PIP) "$(TRANSFORMERS)" || echo "note: $(TRANSFORMERS) is not installed; its tests are skipped" >&2
 	@touch "$@"

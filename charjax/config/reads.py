@@ -76,6 +76,21 @@ _HELD_OUT = When(
     lambda config: config.data.val_fraction > 0,
     "it concerns the held-out part of the text, and data.val_fraction is {}",
 )
+_OWN_TEXT = When(
+    ("data.path",),
+    lambda config: config.data.path is not None,
+    "only a text of your own (data.path) is read by it, and none is given",
+)
+_CHARACTERS = When(
+    ("data.tokenizer",),
+    lambda config: config.data.tokenizer != "byte",
+    "data.tokenizer={} reads every byte",
+)
+_LIST = When(
+    ("data.layout", "data.split", "data.name"),
+    lambda config: config.data.documents == "lines",
+    "only a list of lines is read by it, and the text is one document (data.layout={})",
+)
 _NAMED = When(("data.path",), lambda config: config.data.path is None, "data.path is read instead")
 # An unset split follows from the corpus and the layout.
 _INTERLEAVED = When(
@@ -144,6 +159,8 @@ READ: dict[str, tuple[When, ...]] = {
     "data.val_fraction": (),
     "data.layout": (),
     "data.sampling": (_TRAINED,),
+    "data.byte_order_mark": (_OWN_TEXT, _CHARACTERS),
+    "data.strip_lines": (_LIST,),
     "data.rows": (_INTERLEAVED, _HELD_OUT),
     "data.chunk": (_INTERLEAVED, _HELD_OUT),
     # Settings of [model] belong to one family; all are read except these.

@@ -42,6 +42,12 @@ class DataConfig(Section):
     )
     rows: Count = Field(100, description="interleaved: rows the text is folded into")
     chunk: Count = Field(100, description="interleaved: characters per chunk of a row")
+    byte_order_mark: Literal["drop", "keep"] = Field(
+        "drop", description="at the start of your own text; keep: it is a symbol, as in nanoGPT"
+    )
+    strip_lines: bool = Field(
+        False, description="lines: blanks at both ends of a line are left out, as in makemore"
+    )
 
     @model_validator(mode="after")
     def _resolve(self) -> "DataConfig":
@@ -342,6 +348,8 @@ class Config(Section):
 
 
 _YOUNGER: tuple[tuple[str, str], ...] = (
+    ("data", "byte_order_mark"),
+    ("data", "strip_lines"),
     ("train", "patience"),
     ("train", "epochs"),
     *(("log", key) for key in LogConfig.model_fields),

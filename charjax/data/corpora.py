@@ -124,7 +124,9 @@ def reading_rules(config: DataConfig) -> ReadingRules:
     name = None if config.path is not None else config.name
     if config.tokenizer == "byte":
         return BYTES_TO_LF if name == "stdlib" else BYTES
-    published = _PUBLISHED.get(name or "")
+    if name is None:
+        return dataclasses.replace(UTF_8, drop_mark=config.byte_order_mark == "drop")
+    published = _PUBLISHED.get(name)
     return UTF_8 if published is None else published.rules
 
 

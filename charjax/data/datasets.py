@@ -14,6 +14,9 @@ from charjax.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
 from charjax.data.unseen import remove_unseen
 from charjax.errors import UserError
 
+# Stands for the SHA-256 of the text of a run that was imported without one.
+NO_TEXT = ""
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -46,12 +49,19 @@ def load_dataset(
     Args:
       config: the data section.
       tokenizer: another run's alphabet, for fine-tuning or evaluation; by default the text's own.
-      digest: SHA-256 that the text must have, that of a run's first text; None for any text.
+      digest: SHA-256 that the text must have, that of a run's first text; None for any text;
+        NO_TEXT, which no text has, for a run that was imported without one.
 
     Raises:
       UserError: the text cannot be read, has changed, is too short or too long, or has characters
         that the given tokenizer does not have.
     """
+    if digest == NO_TEXT:
+        raise UserError(
+            "data: the run was imported with an alphabet and without a text; evaluate a file "
+            "(--text FILE), train a new run from it (charjax.train --init-from), or import it "
+            "with its text (data.path=...)"
+        )
     if digest is not None and config.path is not None and not _exists(config.path):
         raise UserError(
             f"data.path: {config.path!r} does not exist; if the run's text was moved, give its "

@@ -160,7 +160,10 @@ def _decode_characters(
             f"{raw.count(10, 0, error.start) + 1:,}); {remedy}"
         ) from None
     text, notes = _normalize(text, rules)
-    return text, notes + _likely_mistakes(text)
+    # A mark that is kept at the start is meant.
+    return text, notes + _likely_mistakes(
+        text.removeprefix("" if rules.drop_mark else _BYTE_ORDER_MARK)
+    )
 
 
 def _normalize(text: str, rules: ReadingRules) -> tuple[str, tuple[str, ...]]:

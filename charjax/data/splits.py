@@ -98,7 +98,7 @@ def _split_lines(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer | None
     text: Any = corpus.text
     newline: Any = "\n" if isinstance(text, str) else b"\n"
     all_lines = text.removesuffix(newline).split(newline)
-    lines = [line for line in all_lines if line.strip()]
+    lines = [line.strip() if config.strip_lines else line for line in all_lines if line.strip()]
     dropped = len(all_lines) - len(lines)
     notes: tuple[str, ...] = (f"{dropped:,} blank lines were dropped",) if dropped else ()
     if not lines:

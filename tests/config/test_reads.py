@@ -53,6 +53,8 @@ RUNS: list[list[str]] = [
     ["runtime.device=cpu"],
     ["model.dropout=0.1"],
     ["data.path=x.txt"],
+    ["data.path=x.txt", "data.tokenizer=byte"],
+    ["data.name=names"],
     ["data.val_fraction=0.0"],
     ["data.name=warpeace"],
     ["data.name=warpeace", "data.val_fraction=0.0"],

@@ -61,6 +61,7 @@ def alternatives(config: Config, section: str, key: str) -> Iterator[Any]:
         "data.layout": ["pairs"],
         "data.sampling": ["epoch"],
         "data.tokenizer": ["byte"],
+        "data.byte_order_mark": ["keep"],
         "init.scheme": ["normal"],
         "model.kind": ["bigram", "gru"],
         "model.smoothing": ["kneser_ney"],
