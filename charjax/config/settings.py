@@ -74,14 +74,14 @@ def read_user_settings(
 
 def _keep_one_length(tree: Tree, words: dict[str, str]) -> None:
     """Drop the one of train.steps and train.epochs that an override of the other replaces."""
-    given = [name for name in ("steps", "epochs") if f"train.{name}" in words]
-    if len(given) > 1:
+    lengths = [name for name in ("steps", "epochs") if f"train.{name}" in words]
+    if len(lengths) > 1:
         raise UserError(
             f"train.epochs: {words['train.epochs']} given with train.steps={words['train.steps']}; "
             "both are the length of the run: leave one out"
         )
-    if given:
-        tree["train"].pop("epochs" if given == ["steps"] else "steps", None)
+    if lengths:
+        tree["train"].pop("epochs" if lengths == ["steps"] else "steps", None)
 
 
 def _dropped(tree: Tree, file: Tree) -> dict[str, Any]:

@@ -145,7 +145,7 @@ class Recorder:
             save=save,
             check=self.checkpoints.check,
             steps_per_epoch=self.session.steps_per_epoch,
-            profile=profile and Profile(self.directory / "profile", profile, self.display),
+            profile=self._profile(profile),
         )
         self.display.start(step, self.session.config.train.steps)
         try:
@@ -177,6 +177,9 @@ class Recorder:
         self.checkpoints.wait()
         progress.wall_seconds = earlier + time.perf_counter() - began
         return self._finish(loop.step, loop.state, progress)
+
+    def _profile(self, steps: int | None) -> Profile | None:
+        return None if steps is None else Profile(self.directory / "profile", steps, self.display)
 
     def fit(self) -> int:
         """Fit a family that counts, in one step; return the exit status."""

@@ -15,7 +15,7 @@ from charjax.tracking.trackers import TRACKERS, import_package, own_folder, trac
 
 
 class Replayed(NamedTuple):
-    """What was written.
+    """Numbers of what was written.
 
     Attributes:
       lines: of metrics.jsonl.

@@ -44,7 +44,7 @@ def write_samples(
 
 
 def read_samples(path: Path) -> list[tuple[int, list[str]]]:
-    """Return the samples of each step, as they can be told apart in the file."""
+    """Return the samples of each step: what stands between the lines with the steps."""
     found: dict[int, list[list[str]]] = {}
     texts: list[list[str]] = []
     # Split at "\n" alone: a sample may hold any kind of line end.

@@ -1,6 +1,10 @@
 """Trackers in threads of their own: training neither waits for them nor fails with them."""
 
+import atexit
+import contextlib
+import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -66,6 +70,21 @@ class Tracking:
                 self.report(worker.messages.pop(0))
 
 
+def leave_at_exit(status: int) -> None:
+    """End the process at its exit without the exit hooks of a tracker that hangs.
+
+    Hooks that were registered earlier, and would wait for it once more, are called later.
+    """
+
+    def leave() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
+
+    atexit.register(leave)
+
+
 class _Worker:
     """A tracker, and the thread that calls it.
 
@@ -105,8 +124,10 @@ class _Worker:
             self._thread.join(0.1)
             if self._done != done:
                 done, since = self._done, time.monotonic()
-        if self._thread.is_alive() and not self._has_failed:
-            self._fail(f"it has not answered for {_PATIENCE:.0f} s")
+        if self._thread.is_alive():
+            if not self._has_failed:
+                self._fail(f"it has not answered for {_PATIENCE:.0f} s")
+            leave_at_exit(status)
 
     def _work(self) -> None:
         while True:

@@ -29,12 +29,12 @@ def check_installed(config: Config) -> None:
         import_package(name, f"log.{name}: true", f", or leave log.{name} out")
 
 
-def import_package(name: str, given: str, otherwise: str = "") -> None:
+def import_package(name: str, request: str, otherwise: str = "") -> None:
     """Import the package of a tracker.
 
     Args:
       name: of the tracker.
-      given: what asks for it, the beginning of the message.
+      request: what asks for it, the beginning of the message.
       otherwise: what else can be done, the end of it.
 
     Raises:
@@ -55,7 +55,7 @@ def import_package(name: str, given: str, otherwise: str = "") -> None:
     else:
         return
     remedy = f'pip install "charjax[{name}]"'
-    raise UserError(f"{given} given, but {package} {reason}; {remedy}{otherwise}")
+    raise UserError(f"{request} given, but {package} {reason}; {remedy}{otherwise}")
 
 
 def tracked_run(config: Config, directory: Path, folder: Path) -> TrackedRun:

@@ -164,13 +164,16 @@ class TestBackground:
         assert len(said) == 1
 
     def test_a_tracker_that_hangs_is_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        left: list[int] = []
         monkeypatch.setattr("charjax.tracking.background._PATIENCE", 0.2)
+        monkeypatch.setattr("charjax.tracking.background.leave_at_exit", left.append)
         said: list[str] = []
         tracking = Tracking({"log.wandb": Recorded(seconds=3.0)}, said.append)
         tracking.start([], [])
         began = time.perf_counter()
-        tracking.close(0)
+        tracking.close(3)
         assert time.perf_counter() - began < 2
+        assert left == [3]
         assert "it has not answered for" in said[0]
 
 
@@ -359,7 +362,7 @@ class FakeRun:
 
 
 class TestWandbOnline:
-    """What is sent to a server, seen by a stand-in for the package."""
+    """Rows that are sent to a server, seen by a stand-in for the package."""
 
     LINES = (
         {"step": 1, "split": "train", "loss": 3.0},
@@ -466,6 +469,11 @@ class TestWandbOffline:
 
     def assert_equal_file(self, workdir: Path, folder: Path) -> None:
         path = readers.offline_file(folder)
+        # Its process goes on writing after `finish`, until Python exits.
+        deadline = time.monotonic() + 30
+        while not any(r.WhichOneof("record_type") == "exit" for r in readers.records(path)):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         rows = readers.history(path)
         steps = [row["_step"] for row in rows]
         assert steps == sorted(set(steps))
@@ -508,11 +516,13 @@ class TestWandbOffline:
         assert config["train"]["steps"] == 60
         assert paths[0].name == paths[1].name
 
+    @pytest.mark.slow
     def test_each_step_once_after_a_kill(self, text: Path, tmp_path: Path) -> None:
         workdir = tmp_path / "run"
         kill_and_resume(text, workdir, "log.wandb=true")
         self.assert_equal_file(workdir, workdir)
 
+    @pytest.mark.slow
     def test_its_process_is_killed(self, text: Path, tmp_path: Path) -> None:
         workdir = tmp_path / "run"
         settings = [*tiny("bigram"), "train.steps=30000", "train.log_every=50", "eval.every=5000"]
@@ -521,9 +531,12 @@ class TestWandbOffline:
         )
         try:
             deadline = time.monotonic() + 120
-            while not (cores := children(child.pid, "wandb-core")):
+            # Once it is in the middle of writing.
+            while not any(p.stat().st_size for p in workdir.glob("wandb/*/*.wandb")):
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
+            cores = children(child.pid, "wandb-core")
+            assert cores
             for core in cores:
                 os.kill(core, signal.SIGKILL)
             out, err = child.communicate(timeout=120)

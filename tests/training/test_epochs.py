@@ -139,9 +139,12 @@ def test_the_schedule_of_completed_steps_stays(text: Path, tmp_path: Path) -> No
     ],
 )
 def test_mistakes_are_one_line(words: list[str], message: str, text: Path) -> None:
-    with pytest.raises(UserError) as caught:
+    def start() -> None:
         config = load_config(None, [f"data.path={text}", *words])
         make_session(config, load_dataset(config.data), jax.local_devices()[:1])
+
+    with pytest.raises(UserError) as caught:
+        start()
     assert message in str(caught.value)
 
 
