@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charjax import cli
+from charjax.config.settings import parse_paths
 from charjax.errors import UserError, printable
 from charjax.units import bits_per_character, perplexity
 
@@ -51,10 +52,10 @@ def _evaluate(args: Namespace, poll: Any) -> int:
             "--unseen: skip given without --text; a run knows every symbol of its own text: leave "
             "it out"
         )
-    if args.text is not None and args.data_path is not None:
+    if args.text is not None and args.moved:
         raise UserError(
-            "data.path: given with --text, which is evaluated instead of the run's own text: leave "
-            "one out"
+            f"data.{next(iter(args.moved))}: given with --text, which is evaluated instead of the "
+            "run's own text: leave one out"
         )
     workdir = Path(args.workdir)
     require_run(workdir)
@@ -64,7 +65,7 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     # Importing JAX has taken seconds.
     poll()
     other = _other_text(run, args) if args.text is not None else None
-    split = other.split if other else load_split(run, args.split, args.data_path)
+    split = other.split if other else load_split(run, args.split, args.moved)
     length = run.config.model.context_length
     assert length is not None
     mesh = parallel.make_mesh(devices, len(devices))
@@ -234,22 +235,25 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
             "default): leave one out"
         )
     args.format = args.format or "jsonl"
-    args.data_path = _moved_text(args.words)
+    args.moved = _moved_text(args.words)
     del args.words
     return args
 
 
-def _moved_text(words: list[str]) -> str | None:
-    """Return the file of a `data.path=FILE` word, or None."""
-    path = None
+def _moved_text(words: list[str]) -> dict[str, Any]:
+    """Return the paths of `data.path=FILE` and `data.val_path=FILE` words, by their keys."""
+    moved: dict[str, Any] = {}
     for word in words:
         name, _, path = word.partition("=")
-        if name != "data.path" or not path:
+        if name not in ("data.path", "data.val_path") or not path:
             raise UserError(
-                f"{word!r} given after the run; only data.path=FILE may stand there, with the file "
-                "that the run was trained on: another one is given by --text"
+                f"{word!r} given after the run; only data.path=FILE (and data.val_path=FILE) may "
+                "stand there, with the file that the run was trained on: another one is given by "
+                "--text"
             )
-    return path
+        paths = parse_paths(path, name)
+        moved[name.removeprefix("data.")] = tuple(paths) if isinstance(paths, list) else paths
+    return moved
 
 
 if __name__ == "__main__":

@@ -77,6 +77,11 @@ _HELD_OUT = When(
     "it concerns the held-out part of the text, and data.val_fraction is {}",
 )
 _NAMED = When(("data.path",), lambda config: config.data.path is None, "data.path is read instead")
+_OWN_SPLIT = When(
+    ("data.val_path",),
+    lambda config: config.data.val_path is None,
+    "data.val_path={} is the validation text",
+)
 # An unset split follows from the corpus and the layout.
 _INTERLEAVED = When(
     ("data.split", "data.name", "data.path", "data.layout"),
@@ -134,9 +139,10 @@ _SCALED_DEPTH = _one_of("init.scheme", "depth_mup", "completep")
 READ: dict[str, tuple[When, ...]] = {
     "data.name": (_NAMED,),
     "data.path": (),
+    "data.val_path": (),
     "data.tokenizer": (),
     "data.split": (_CUT,),
-    "data.val_fraction": (),
+    "data.val_fraction": (_OWN_SPLIT,),
     "data.layout": (),
     "data.sampling": (_TRAINED,),
     "data.rows": (_INTERLEAVED, _HELD_OUT),

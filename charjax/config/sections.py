@@ -9,7 +9,7 @@ import typing
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from charjax.config.families import FAMILIES, ModelConfig, TransformerConfig
@@ -24,8 +24,15 @@ class DataConfig(Section):
     """The text, its split, and its layout in batches."""
 
     name: Corpus = Field("stdlib", description="a named corpus: found, cached or downloaded")
-    path: str | None = Field(
-        None, min_length=1, description="your own text file; overrides data.name"
+    path: str | tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="your own text: a file, a folder, or a list of them; overrides data.name",
+    )
+    val_path: str | tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="your own validation text, likewise; the whole data.path is then trained on",
     )
     tokenizer: Literal["char", "byte"] = Field("char", description="unit of a token")
     split: Split | None = Field(
@@ -43,11 +50,30 @@ class DataConfig(Section):
     rows: Count = Field(100, description="interleaved: rows the text is folded into")
     chunk: Count = Field(100, description="interleaved: characters per chunk of a row")
 
+    @field_validator("path", "val_path", mode="before")
+    @classmethod
+    def _check_paths(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse, in one line, what is neither a path nor a list of them."""
+        paths = value if isinstance(value, tuple) and value else (value,)
+        if value is None or all(isinstance(path, str) and _is_utf8(path) for path in paths):
+            return value
+        raise ValueError(
+            f"data.{info.field_name}: {json.dumps(value, default=str)} given; must be a text file, "
+            'a folder of them, or a list such as ["a.txt", "b.txt"], with names in UTF-8'
+        )
+
     @model_validator(mode="after")
     def _resolve(self) -> "DataConfig":
         """Fill in the corpus's own split and layout, and refuse the pairs that make no sense."""
         split, layout = self.split, self.layout
         own_split, own_layout = _CORPUS_DEFAULTS[None if self.path else self.name]
+        if own_split == "interleaved" and self.val_path:
+            own_split = "tail"
+        if split == "interleaved" and self.val_path:
+            raise ValueError(
+                'data.split: "interleaved" given with data.val_path; it divides one text into '
+                "train, val and test: leave one of the two out"
+            )
         if layout is None:
             layout = "lines" if split == "shuffled_lines" else own_layout
         if layout == "lines" and (split == "interleaved" or self.sampling == "contiguous"):
@@ -74,11 +100,27 @@ class DataConfig(Section):
         return self
 
     @property
+    def title(self) -> str:
+        """The text's name in reports: the corpus, or the file, folder or first of a list."""
+        if self.path is None:
+            return self.name
+        return self.path if isinstance(self.path, str) else self.path[0]
+
+    @property
     def documents(self) -> Literal["lines", "one"]:
         """The documents of the text: its lines, or the text as one."""
         is_list = self.path is None and self.name == "names" and self.layout != "stream"
         lines = self.layout == "lines" or self.split == "shuffled_lines" or is_list
         return "lines" if lines else "one"
+
+
+def _is_utf8(text: str) -> bool:
+    """Return false for a name with bytes that config.toml could not hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _CORPUS_DEFAULTS: dict[str | None, tuple[Split, Layout]] = {
@@ -307,6 +349,7 @@ class Config(Section):
 
 
 _YOUNGER: tuple[tuple[str, str], ...] = (
+    ("data", "val_path"),
     ("train", "patience"),
     ("model", "residual"),
     ("model", "scale_embeddings"),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from charjax.config import DataConfig
-from charjax.data.corpora import Corpus
+from charjax.data.texts import Corpus
 from charjax.data.tokenizers import (
     ByteTokenizer,
     CharTokenizer,

@@ -244,6 +244,7 @@ class Recorder:
             session.dataset.digest,
             environment(session),
             progress.to_json(),
+            session.dataset.files,
         )
         if session.model.fitted:
             meta["tables"] = {

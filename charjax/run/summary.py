@@ -46,6 +46,7 @@ class Summary:
             "compile_seconds": progress.compile_seconds,
             "tokens_per_second": progress.tokens_per_second,
             **self._fitting_speeds(),
+            **_files(session),
             "config_digest": session.config.digest(),
             "state_digest": state_digest(self.state),
             **environment(session),
@@ -100,3 +101,9 @@ class Summary:
 
 def _fields(loss: float | None) -> dict[str, float | None]:
     return loss_fields(math.nan if loss is None else loss)
+
+
+def _files(session: Session) -> dict[str, Any]:
+    """Return the user's files that the text consists of; {} for a corpus by name."""
+    files = session.dataset.files
+    return {"files": [dataclasses.asdict(file) for file in files]} if files else {}
