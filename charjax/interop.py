@@ -95,6 +95,10 @@ def _import(args: Namespace) -> str:
 
 def _order(config: "Config", tokenizer: "Tokenizer") -> str:
     """Describe which symbol each token stands for."""
+    if config.data.subwords:
+        return "symbols are numbered as in tokenizer.json" + (
+            ", newline and 0 exchanged" * tokenizer.boundary
+        )
     if config.data.tokenizer == "byte":
         return "symbols are bytes" + (", newline and 0 exchanged" * tokenizer.boundary)
     first = "symbol 0 is the boundary of lines, the others" if tokenizer.boundary else "symbols"
@@ -119,7 +123,7 @@ def _text(
         raise UserError(
             f"data: {source} has {tokenizer.vocab_size} symbols, but the tensors have a "
             f"vocabulary of {vocab_size}; give the text that the model was trained on: "
-            "data.name=... or data.path=..."
+            "data.name=... or data.path=... (of subword tokens, also data.tokenizer=FILE.json)"
         )
     return config, tokenizer, digest
 

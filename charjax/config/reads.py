@@ -141,6 +141,7 @@ READ: dict[str, tuple[When, ...]] = {
     "data.path": (),
     "data.val_path": (),
     "data.tokenizer": (),
+    "data.vocab_size": (_one_of("data.tokenizer", "bpe"),),
     "data.split": (_CUT,),
     "data.val_fraction": (_OWN_SPLIT,),
     "data.layout": (),

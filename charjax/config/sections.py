@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from charjax.config.families import FAMILIES, ModelConfig, TransformerConfig
 from charjax.config.fields import Count, Period, Rate, Section, Width
+from charjax.errors import did_you_mean
 
 Corpus = Literal["stdlib", "shakespeare", "names", "warpeace"]
 Split = Literal["tail", "shuffled_lines", "interleaved"]
@@ -34,7 +35,12 @@ class DataConfig(Section):
         min_length=1,
         description="your own validation text, likewise; the whole data.path is then trained on",
     )
-    tokenizer: Literal["char", "byte"] = Field("char", description="unit of a token")
+    tokenizer: Literal["char", "byte", "bpe"] | str = Field(
+        "char", description="unit of a token; or the path of a byte-level tokenizer.json"
+    )
+    vocab_size: int = Field(
+        1024, ge=256, le=1_000_000, description="bpe: tokens learned from the training part"
+    )
     split: Split | None = Field(
         None, description="the split into train, val and test; unset: the corpus's default"
     )
@@ -67,7 +73,7 @@ class DataConfig(Section):
         """Fill in the corpus's own split and layout, and refuse the pairs that make no sense."""
         split, layout = self.split, self.layout
         own_split, own_layout = _CORPUS_DEFAULTS[None if self.path else self.name]
-        if own_split == "interleaved" and self.val_path:
+        if own_split == "interleaved" and (self.val_path or self.subwords):
             own_split = "tail"
         if split == "interleaved" and self.val_path:
             raise ValueError(
@@ -99,6 +105,22 @@ class DataConfig(Section):
         object.__setattr__(self, "layout", layout)
         return self
 
+    @field_validator("tokenizer", mode="before")
+    @classmethod
+    def _check_tokenizer(cls, value: Any) -> Any:
+        if value in _TOKENIZERS or (isinstance(value, str) and value.endswith(".json")):
+            return value
+        raise ValueError(
+            f"data.tokenizer: {json.dumps(value, default=str)} given; must be one of "
+            f"{', '.join(_TOKENIZERS)}, or the path of a tokenizer.json"
+            f"{did_you_mean(value, _TOKENIZERS)}"
+        )
+
+    @property
+    def subwords(self) -> bool:
+        """Whether a token may hold several characters, or a part of one."""
+        return self.tokenizer not in ("char", "byte")
+
     @property
     def title(self) -> str:
         """The text's name in reports: the corpus, or the file, folder or first of a list."""
@@ -112,6 +134,9 @@ class DataConfig(Section):
         is_list = self.path is None and self.name == "names" and self.layout != "stream"
         lines = self.layout == "lines" or self.split == "shuffled_lines" or is_list
         return "lines" if lines else "one"
+
+
+_TOKENIZERS = ("char", "byte", "bpe")
 
 
 def _is_utf8(text: str) -> bool:
@@ -350,6 +375,7 @@ class Config(Section):
 
 _YOUNGER: tuple[tuple[str, str], ...] = (
     ("data", "val_path"),
+    ("data", "vocab_size"),
     ("train", "patience"),
     ("model", "residual"),
     ("model", "scale_embeddings"),

@@ -134,8 +134,11 @@ def _with_list_note(corpus: Corpus) -> Corpus:
 def stand_in(config: DataConfig) -> Corpus | None:
     """Return a text as large as a published one, with as many symbols, where that is not here.
 
-    For what depends on sizes alone. None if a run would not have to download its text.
+    For what depends on sizes alone. None if a run would not have to download its text, or if its
+    tokens depend on it.
     """
+    if config.subwords:
+        return None
     published = None if config.path is not None else _PUBLISHED.get(config.name)
     if published is None or _find_here(config.name, published) is not None:
         return None

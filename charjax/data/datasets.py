@@ -11,7 +11,7 @@ from charjax.data.corpora import load_corpus, load_validation, reading_rules
 from charjax.data.reading import ReadingRules
 from charjax.data.splits import Split, SplitText, split_text
 from charjax.data.texts import Corpus, TextFile, exists, read_file
-from charjax.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
+from charjax.data.tokenizers import CharTokenizer, Tokenizer
 from charjax.data.unseen import remove_unseen
 from charjax.errors import UserError
 
@@ -218,5 +218,5 @@ def run_rules(config: DataConfig, tokenizer: Tokenizer) -> ReadingRules:
 
 
 def _with_kind(config: DataConfig, tokenizer: Tokenizer) -> DataConfig:
-    kind = "byte" if isinstance(tokenizer, ByteTokenizer) else "char"
+    kind = str(tokenizer.to_json()["kind"])
     return config.model_copy(update={"tokenizer": kind})

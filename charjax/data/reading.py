@@ -256,8 +256,8 @@ def read_prompt(
     text = raw.decode(rules.encoding)
     if isinstance(source, str):
         # A pasted sample of the run already consists of its symbols; so does ASCII.
-        assert isinstance(tokenizer, CharTokenizer)
-        if text == source or tokenizer.find_unknown(text).size:
+        unknown = isinstance(tokenizer, CharTokenizer) and tokenizer.find_unknown(text).size > 0
+        if text == source or unknown:
             return source, notes
         notes += (f"the prompt was read as {rules.encoding}, as the run's text was",)
     return text, notes

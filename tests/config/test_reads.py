@@ -54,6 +54,7 @@ RUNS: list[list[str]] = [
     ["data.path=x.txt"],
     ["data.val_fraction=0.0"],
     ["data.val_path=x.txt"],
+    ["data.tokenizer=bpe"],
     ["data.name=warpeace"],
     ["data.name=warpeace", "data.val_fraction=0.0"],
     ["model.kind=ngram"],
