@@ -5,7 +5,7 @@ The host reads the metrics of one chunk after it has started the next, so the de
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from charjax.signals import Signals
 from charjax.training.evaluation import Score
 from charjax.training.program import CAPACITY, ChunkProgram
 from charjax.training.state import TrainState
+from charjax.units import TextSize
 
 # A signal is answered after a chunk, so a chunk should last about this long.
 _CHUNK_SECONDS = 0.8
@@ -60,6 +61,7 @@ class Loop:
       sample: step, state -> None; writes samples.
       save: step, state, progress, best -> None.
       check: raises if the last save has failed; called between chunks.
+      sizes: of the training and validation splits.
       step: steps done.
     """
 
@@ -74,6 +76,7 @@ class Loop:
     sample: Callable[[int, TrainState], None]
     save: Callable[[int, TrainState, Progress, bool], None]
     check: Callable[[], None]
+    sizes: Mapping[str, TextSize]
     step: int = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
@@ -141,7 +144,7 @@ class Loop:
         lines, done = [], first
         for step in sorted({1, *due} if first == 0 and last else due):
             progress.interval.add(rows[done - first : step - first])
-            line = {**progress.interval.line(), "tokens_per_second": rate}
+            line = {**progress.interval.line(self.sizes["train"]), "tokens_per_second": rate}
             lines.append({"step": step, "split": "train", **line})
             progress.interval, done = Interval(), step
         progress.interval.add(rows[done - first :])
@@ -149,7 +152,7 @@ class Loop:
             self.metrics.write_all(lines)
         if done < last == self.config.train.steps:
             # Shown, not written: with more steps the interval would go on.
-            lines.append({"step": last, **progress.interval.line()})
+            lines.append({"step": last, **progress.interval.line(self.sizes["train"])})
         self.display.steps(last, rate, lines)
 
     def _run_events(self) -> None:
@@ -180,7 +183,7 @@ class Loop:
         self.metrics.write(
             self.step,
             "val",
-            **loss_fields(score.loss),
+            **loss_fields(score.loss, self.sizes["val"]),
             learning_rate=None,
             grad_norm=None,
             tokens_per_second=score.targets / seconds,
@@ -191,5 +194,5 @@ class Loop:
         progress.stalled = 0 if best else progress.stalled + 1
         if best:
             progress.best_val_loss, progress.best_step = score.loss, self.step
-        self.display.evaluated(self.step, score.loss, best)
+        self.display.evaluated(self.step, score.loss, best, self.sizes["val"].bpc(score.loss))
         return best
