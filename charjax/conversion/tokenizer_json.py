@@ -28,8 +28,8 @@ def to_tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     A character outside the alphabet is an error there too, not an unknown token.
     """
     if isinstance(tokenizer, BpeTokenizer):
-        own: dict[str, Any] = json.loads(tokenizer.json)
-        return _newline_first(own) if tokenizer.boundary else own
+        subwords: dict[str, Any] = json.loads(tokenizer.json)
+        return _newline_first(subwords) if tokenizer.boundary else subwords
     tree: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
