@@ -10,6 +10,7 @@ This file reads top to bottom: the configuration, the parts of the run, the run,
 import argparse
 import contextlib
 import datetime
+import os
 import re
 import sys
 import textwrap
@@ -142,7 +143,9 @@ def run_directory(workdir: Path | None, config: Config) -> Iterator[Path]:
         return
     from charjax.files import make_directory
 
-    corpus = Path(config.data.path).stem if config.data.path else config.data.name
+    # Of a path that ends with a slash, or is a dot, the name of that folder.
+    named = os.path.abspath(config.data.title) if config.data.path else config.data.name
+    corpus = Path(named).stem or "text"
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     base = Path("runs") / f"{corpus}-{config.model.kind}-{stamp}"
     made_parent = not base.parent.exists()

@@ -92,6 +92,11 @@ _LIST = When(
     "only a list of lines is read by it, and the text is one document (data.layout={})",
 )
 _NAMED = When(("data.path",), lambda config: config.data.path is None, "data.path is read instead")
+_OWN_SPLIT = When(
+    ("data.val_path",),
+    lambda config: config.data.val_path is None,
+    "data.val_path={} is the validation text",
+)
 # An unset split follows from the corpus and the layout.
 _INTERLEAVED = When(
     ("data.split", "data.name", "data.path", "data.layout"),
@@ -154,9 +159,11 @@ _SCALED_DEPTH = _one_of("init.scheme", "depth_mup", "completep")
 READ: dict[str, tuple[When, ...]] = {
     "data.name": (_NAMED,),
     "data.path": (),
+    "data.val_path": (),
     "data.tokenizer": (),
+    "data.vocab_size": (_one_of("data.tokenizer", "bpe"),),
     "data.split": (_CUT,),
-    "data.val_fraction": (),
+    "data.val_fraction": (_OWN_SPLIT,),
     "data.layout": (),
     "data.sampling": (_TRAINED,),
     "data.byte_order_mark": (_OWN_TEXT, _CHARACTERS),

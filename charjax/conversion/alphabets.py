@@ -95,7 +95,9 @@ def _numbers(tree: Any, path: Path) -> dict[str, int]:
         tree = model.get("vocab") if isinstance(model, Mapping) else None
         if isinstance(model, Mapping) and model.get("merges"):
             raise _not_in_a_form(
-                path, "joins characters to longer tokens, and an alphabet has single ones"
+                path,
+                "joins characters to longer tokens, and an alphabet has single ones: give it as "
+                f"data.tokenizer={path}",
             )
     if isinstance(tree, Mapping) and ("stoi" in tree or "itos" in tree):
         tree = tree["stoi"] if "stoi" in tree else tree["itos"]

@@ -8,6 +8,7 @@ from charjax.conversion.alphabets import Alphabet, read_alphabet
 from charjax.conversion.files import Header
 from charjax.conversion.resolve_config import Resolved
 from charjax.data.datasets import NO_TEXT, Dataset, load_dataset
+from charjax.data.subwords import read_tokenizer
 from charjax.data.tokenizers import ByteTokenizer, Tokenizer
 from charjax.errors import UserError
 from charjax.training.session import with_context
@@ -54,6 +55,10 @@ def find_text(
     if alphabet is not None:
         found = read_alphabet(alphabet, vocab_size, boundary=boundary)
         _check_unit(config, found.tokenizer)
+    elif config.data.subwords and config.data.tokenizer != "bpe" and not resolved.names_text:
+        found = Alphabet(
+            read_tokenizer(config.data.tokenizer, boundary=boundary), _numbered(boundary)
+        )
     elif config.data.tokenizer == "byte" and not resolved.names_text:
         found = Alphabet(ByteTokenizer(boundary), _order(boundary, is_bytes=True))
     if resolved.names_text:
@@ -62,10 +67,10 @@ def find_text(
         raise UserError(
             f"alphabet: the file does not say what its {vocab_size:,} symbols stand for; give "
             "--alphabet FILE (nanoGPT's meta.pkl or meta.json, the symbols in their order, or the "
-            "text that the model was trained on), or that text itself (data.path=... or "
-            "data.name=...)"
+            "text that the model was trained on), that text itself (data.path=... or "
+            "data.name=...), or data.tokenizer=FILE.json for subword tokens"
         )
-    _check_size("data.tokenizer=byte", found.tokenizer, vocab_size, config)
+    _check_size(f"data.tokenizer={config.data.tokenizer}", found.tokenizer, vocab_size, config)
     if config.model.context_length is None:
         # No line is there to take it from.
         model = config.model.model_copy(update={"context_length": config.model.default_context})
@@ -79,7 +84,10 @@ def _with_text(config: Config, found: Alphabet | None, vocab_size: int) -> Impor
     source = f"the text ({dataset.name})"
     _check_size(source, dataset.tokenizer, vocab_size, config, dataset)
     boundary = dataset.tokenizer.boundary
-    order = _order(boundary, is_bytes=isinstance(dataset.tokenizer, ByteTokenizer))
+    if config.data.subwords:
+        order = _numbered(boundary)
+    else:
+        order = _order(boundary, is_bytes=isinstance(dataset.tokenizer, ByteTokenizer))
     return ImportedText(
         with_context(config, dataset),
         dataset.tokenizer,
@@ -103,7 +111,11 @@ def _check_size(
     raise UserError(
         f"data: {source} has {tokenizer.vocab_size} symbols, but the tensors have a "
         f"vocabulary of {vocab_size}; "
-        + (hint or "give the text that the model was trained on: data.name=... or data.path=...")
+        + (
+            hint
+            or "give the text that the model was trained on: data.name=... or data.path=... (of "
+            "subword tokens, also data.tokenizer=FILE.json)"
+        )
     )
 
 
@@ -135,6 +147,10 @@ def _check_unit(config: Config, tokenizer: Tokenizer) -> None:
             f"data.tokenizer: {config.data.tokenizer} given, but the alphabet is of {unit}s; give "
             f"data.tokenizer={unit}"
         )
+
+
+def _numbered(boundary: bool) -> str:
+    return "symbols are numbered as in tokenizer.json" + ", newline and 0 exchanged" * boundary
 
 
 def _order(boundary: bool, *, is_bytes: bool) -> str:

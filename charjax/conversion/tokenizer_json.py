@@ -6,9 +6,12 @@ merges behind a byte-level split, as in GPT-2's tokenizer.
 Format: github.com/huggingface/tokenizers, https://huggingface.co/docs/tokenizers/api/models.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from charjax.data.byte_level import byte_letters
+from charjax.data.subwords import BpeTokenizer
 from charjax.data.tokenizers import ByteTokenizer, Tokenizer
 
 _BYTE_LEVEL = {
@@ -24,6 +27,9 @@ def to_tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
 
     A character outside the alphabet is an error there too, not an unknown token.
     """
+    if isinstance(tokenizer, BpeTokenizer):
+        subwords: dict[str, Any] = json.loads(tokenizer.json)
+        return _newline_first(subwords) if tokenizer.boundary else subwords
     tree: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
@@ -47,6 +53,20 @@ def to_tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
+def _newline_first(tree: dict[str, Any]) -> dict[str, Any]:
+    """Exchange the numbers of the newline and of 0, as a run whose documents are lines does."""
+    vocabulary: dict[str, int] = tree["model"]["vocab"]
+    newline = vocabulary[_NEWLINE]
+    exchange = {0: newline, newline: 0}
+    exchanged = {name: exchange.get(token, token) for name, token in vocabulary.items()}
+    added = [
+        token | {"id": exchange.get(token["id"], token["id"])} for token in tree["added_tokens"]
+    ]
+    return tree | {"model": tree["model"] | {"vocab": exchanged}, "added_tokens": added}
+
+
+# A newline as GPT-2's tokenizer shows it.
+_NEWLINE = "\u010a"
 # No symbol has so many characters: a character outside the alphabet is refused.
 _UNKNOWN = "<unk>"
 
@@ -60,10 +80,6 @@ def bytes_of(vocabulary: Mapping[str, int]) -> ByteTokenizer | None:
 
 
 def _byte_vocabulary(tokenizer: ByteTokenizer) -> dict[str, int]:
-    """Return the token of each byte under the character by which GPT-2's tokenizer shows it."""
-    # Printable bytes are shown as themselves, the others by the code points from 256 on.
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    shown = dict(zip(printable, map(chr, printable), strict=True))
-    shown |= {byte: chr(256 + index) for index, byte in enumerate(others)}
-    return {shown[tokenizer.to_bytes([token])[0]]: token for token in range(256)}
+    """Return the token of each byte under the letter by which GPT-2's tokenizer shows it."""
+    letters = {byte: letter for letter, byte in byte_letters().items()}
+    return {letters[tokenizer.to_bytes([token])[0]]: token for token in range(256)}

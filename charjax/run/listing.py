@@ -12,7 +12,7 @@ from charjax.errors import UserError
 from charjax.run.checkpoint import Checkpoints
 from charjax.run.comparison import best_line, read_summary
 from charjax.run.lock import is_held
-from charjax.run.metrics import MetricsFile
+from charjax.run.metrics import MetricsFile, per_character
 
 State = Literal["training", "finished", "stopped", "not saved", "damaged"]
 
@@ -83,7 +83,7 @@ def describe_run(directory: Path) -> ListedRun:
         kind=config.model.kind if config else "",
         step=max([*saved, *(line["step"] for line in lines)], default=0),
         steps=config.train.steps if config and not summary.get("counting_tokens_per_second") else 1,
-        best_val_loss=best["loss"] if best else None,
+        best_val_loss=per_character(best) if best else None,
         best_step=best["step"] if best else None,
         size=_size(directory),
         saved=tuple(saved),

@@ -25,6 +25,7 @@ from charjax.run.profiling import Profile
 from charjax.run.progress import Progress
 from charjax.run.samples import cut_samples, read_samples, write_samples
 from charjax.run.summary import Summary
+from charjax.run.tokenizer_file import check_tokenizer, write_tokenizer
 from charjax.signals import Interrupted, Signals
 from charjax.tracking.background import Tracking
 from charjax.tracking.trackers import tracking
@@ -80,12 +81,14 @@ class Recorder:
         lock = Lock(directory)
         lock.acquire()
         # Only with the lock: another process may have started a run there, and even ended it.
-        if not resume:
-            try:
+        try:
+            if resume:
+                check_tokenizer(directory, session.dataset.tokenizer)
+            else:
                 _refuse_existing_run(directory)
-            except UserError:
-                lock.release()
-                raise
+        except UserError:
+            lock.release()
+            raise
         store = Checkpoints(directory / "checkpoints", session.config.checkpoint.keep)
         trackers = tracking(session.config, directory, display.say)
         return Recorder(directory, session, display, signals, store, lock, resume, trackers)
@@ -146,6 +149,7 @@ class Recorder:
             check=self.checkpoints.check,
             steps_per_epoch=self.session.steps_per_epoch,
             profile=self._profile(profile),
+            sizes={name: split.size for name, split in self.session.dataset.splits.items()},
         )
         self.display.start(step, self.session.config.train.steps)
         try:
@@ -244,6 +248,7 @@ class Recorder:
     def _prepare_directory(self, step: int, progress: Progress) -> None:
         """Write config.toml, and cut from the other files what will be written again."""
         files.replace(self.directory / "config.toml", self.session.config.to_toml())
+        write_tokenizer(self.directory, self.session.dataset.tokenizer)
         (self.directory / "summary.json").unlink(missing_ok=True)
         self.metrics.cut(step, progress.events_done)
         cut_samples(self.directory / "samples.txt", progress.events_done)
@@ -268,6 +273,7 @@ class Recorder:
             session.dataset.digest,
             environment(session),
             progress.to_json(),
+            session.dataset.files,
         )
         if session.model.fitted:
             meta["tables"] = {
@@ -322,7 +328,9 @@ def check_can_start(directory: Path, session: Session, *, resume: bool) -> None:
     if not resume:
         _refuse_existing_run(directory)
         check_directory(directory, "--workdir")
-    elif has_checkpoints(directory):
+        return
+    check_tokenizer(directory, session.dataset.tokenizer)
+    if has_checkpoints(directory):
         store = Checkpoints(directory / "checkpoints")
         check_resumed(read_notes(store.read_meta("latest")), session)
 

@@ -56,6 +56,7 @@ def alternatives(config: Config, section: str, key: str) -> Iterator[Any]:
     value = config.model_dump()[section][key]
     choices = {
         "data.path": [str(Path(config.data.path or "").with_name("other.txt"))],
+        "data.val_path": ["other.txt"],
         "data.name": ["names"],
         "data.split": ["interleaved", "shuffled_lines"],
         "data.layout": ["pairs"],

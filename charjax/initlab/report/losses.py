@@ -39,7 +39,7 @@ def draw_curves(sweep: Sweep, cells: list[Cell]) -> Picture | None:
             axes.set_ylim(lowest - 0.05 * (highest - lowest), highest)
         drawing.step_axis(axes, sweep.facts["recorded"])
         axes.set_title(f"depth {sweep.depths[cell.depth]}, width {sweep.widths[cell.width]}")
-    panels.label_rows("loss (nats per character)")
+    panels.label_rows(f"loss (nats per {sweep.facts.get('unit', 'character')})")
     panels.legend()
     band = ", bands: 95 % bootstrap intervals of the mean" if len(sweep.seeds) > 1 else ""
     few = "" if len(shown) == len(cells) else f" {len(shown)} of {len(cells)} networks are shown."
