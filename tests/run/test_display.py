@@ -118,8 +118,12 @@ def test_the_bar_is_taken_away_once_and_for_all():
 def test_a_terminal_and_a_pipe_show_the_same_lines(terminal):
     display, out = make(terminal)
     display.start(0, 30)
-    display.steps(20, 1000.0, [{"step": 10, "loss": 2.0}, {"step": 20, "loss": 1.5, "skipped": 3}])
-    display.steps(30, 1000.0, [{"step": 30, "loss": None, "skipped": 10}])
+    lines = [
+        {"step": 10, "loss": 2.0, "bpc": 2.0 / LN2},
+        {"step": 20, "loss": 1.5, "bpc": 1.5 / LN2, "skipped": 3},
+    ]
+    display.steps(20, 1000.0, lines)
+    display.steps(30, 1000.0, [{"step": 30, "loss": None, "bpc": None, "skipped": 10}])
     display.stop()
     bpc = 2.0 / math.log(2)
     assert f"step 10/30  loss 2.0000 ({bpc:.4f} bpc)  1,000 tokens/s\n" in out.getvalue()
