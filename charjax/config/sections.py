@@ -124,7 +124,7 @@ class DataConfig(Section):
 
     @property
     def subwords(self) -> bool:
-        """Whether a token may hold several characters, or a part of one."""
+        """Return true if a token may hold several characters, or a part of one."""
         return self.tokenizer not in ("char", "byte")
 
     @property

@@ -119,11 +119,11 @@ def test_a_terminal_and_a_pipe_show_the_same_lines(terminal):
     display, out = make(terminal)
     display.start(0, 30)
     lines = [
-        {"step": 10, "epoch": 0.5, "loss": 2.0},
-        {"step": 20, "epoch": 1.0, "loss": 1.5, "skipped": 3},
+        {"step": 10, "epoch": 0.5, "loss": 2.0, "bpc": 2.0 / LN2},
+        {"step": 20, "epoch": 1.0, "loss": 1.5, "bpc": 1.5 / LN2, "skipped": 3},
     ]
     display.steps(20, 1000.0, lines)
-    lines = [{"step": 30, "epoch": 1.5, "loss": None, "skipped": 10}]
+    lines = [{"step": 30, "epoch": 1.5, "loss": None, "bpc": None, "skipped": 10}]
     display.steps(30, 1000.0, lines)
     display.stop()
     bpc = 2.0 / math.log(2)
