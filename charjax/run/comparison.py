@@ -62,7 +62,7 @@ def compare_runs(directories: Sequence[Path]) -> Comparison:
     configs = [load_config(directory / "config.toml", saved=True) for directory in directories]
     lines = [MetricsFile(directory / "metrics.jsonl").read() for directory in directories]
     rows = [
-        _scores(directory, config, read)
+        score_row(directory, config, read)
         for directory, config, read in zip(directories, configs, lines, strict=True)
     ]
     scores = pd.DataFrame(rows, index=pd.Index(names, name="run"))
@@ -82,7 +82,7 @@ def _check_vocabularies(directories: Sequence[Path]) -> None:
             )
 
 
-def _scores(directory: Path, config: Config, lines: list[dict[str, Any]]) -> dict[str, Any]:
+def score_row(directory: Path, config: Config, lines: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a run's row; what is missing in the summary of an unfinished run is NaN."""
     summary = read_summary(directory)
     val, best = _validation(lines), best_line(lines)
