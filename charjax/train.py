@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import datetime
 import re
+import shlex
 import sys
 import textwrap
 import time
@@ -254,6 +255,7 @@ def train_run(
             status = stop.status
         finally:
             recorder.lock.release()
+    display.say(f"look at it: charjax report {shlex.quote(str(workdir))}")
     display.say(f"run: {workdir}  ({time.perf_counter() - began:.1f} s)")
     return status
 

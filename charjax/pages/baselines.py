@@ -1,4 +1,4 @@
-"""What counting gets on a run's text: losses that a trained model is compared with."""
+"""Losses of counts on a run's text, with which a trained model is compared."""
 
 import contextlib
 import hashlib

@@ -8,10 +8,10 @@ from typing import Any
 
 from charjax.config import Config, differences, load_config, parse_config
 from charjax.errors import UserError
-from charjax.run.comparison import best_line, read_summary, score_row
+from charjax.run.comparison import read_summary, score_row
 from charjax.run.listing import run_state
 from charjax.run.load import SavedRun, find_run, has_checkpoints, require_run
-from charjax.run.metrics import MetricsFile
+from charjax.run.metrics import MetricsFile, best_line
 from charjax.units import bits_per_character
 
 # Of samples.txt: the last steps, each with its texts.
@@ -170,9 +170,7 @@ def setting_rows(facts: list[Facts]) -> list[tuple[str, list[str], bool]]:
     keys = dict.fromkeys(key for tree in trees for key in tree)
     if len(facts) > 1:
         marked = {
-            key
-            for run in facts[1:]
-            for key, _, _ in differences(facts[0].config, run.config)
+            key for run in facts[1:] for key, _, _ in differences(facts[0].config, run.config)
         }
     else:
         (run,) = facts

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import markupsafe
 
 from charjax.errors import UserError, printable, visible
 
@@ -58,14 +57,22 @@ def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
         "base64": _base64,
         "sha256": _sha256,
         "data": _data,
-        "lines": _lines,
+        "lines": _Lines,
     }
     return environment
 
 
+class _Lines(str):
+    """A text whose line breaks stay."""
+
+    __slots__ = ()
+
+
 def _shown(value: Any) -> Any:
     """Make a value printable, unless it is markup of the template itself."""
-    return value if hasattr(value, "__html__") else printable(str(value))
+    if hasattr(value, "__html__"):
+        return value
+    return visible(value) if isinstance(value, _Lines) else printable(str(value))
 
 
 def _base64(data: bytes) -> str:
@@ -77,24 +84,18 @@ def _sha256(text: str) -> str:
     return _base64(hashlib.sha256(text.encode()).digest())
 
 
-def _lines(text: str) -> markupsafe.Markup:
-    """Return a text of several lines, printable and escaped."""
-    return markupsafe.escape(visible(text))
-
-
-def _data(tree: Any) -> markupsafe.Markup:
+def _data(tree: Any) -> str:
     """Return JSON for a script element: no character in it ends the element or begins a tag."""
     text = json.dumps(tree, allow_nan=False, separators=(",", ":"))
     for char in "<>&":
         text = text.replace(char, f"\\u{ord(char):04x}")
-    return markupsafe.Markup(text)
+    return text
 
 
 @functools.cache
-def _assets(*names: str) -> markupsafe.Markup:
-    """Return styles or scripts of this package, which are not escaped."""
-    texts = [(_HERE / name).read_text(encoding="utf-8") for name in names]
-    return markupsafe.Markup("\n".join(texts))
+def _assets(*names: str) -> str:
+    """Return styles or scripts of this package, which templates do not escape."""
+    return "\n".join((_HERE / name).read_text(encoding="utf-8") for name in names)
 
 
 def check_out(out: Path) -> None:

@@ -103,9 +103,7 @@ def _score(
     return cross_entropy(logits_BTV, batch.targets), ids_BTK, shares_BTK
 
 
-def _pieces(
-    tokenizer: Tokenizer, tokens_N: np.ndarray, first: int
-) -> list[tuple[int, int, str]]:
+def _pieces(tokenizer: Tokenizer, tokens_N: np.ndarray, first: int) -> list[tuple[int, int, str]]:
     """Return the tokens from the first on, joined to characters: begin, end, text."""
     if not isinstance(tokenizer, ByteTokenizer):
         return [

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from charjax import __version__, files
-from charjax.errors import UserError, printable
+from charjax.errors import printable
 from charjax.pages import parts
 from charjax.pages.curves import MOST_POINTS, curves
 from charjax.pages.facts import (
@@ -138,8 +138,7 @@ def _thinned(facts: list[Facts]) -> str:
 def _passage(found: Studied) -> dict[str, Any]:
     return {
         "characters": [
-            {"text": show_character(one.text), "level": _level(one.loss)}
-            for one in found.passage
+            {"text": show_character(one.text), "level": _level(one.loss)} for one in found.passage
         ],
         "step": found.step,
         "where": found.where,

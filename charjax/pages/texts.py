@@ -1,4 +1,4 @@
-"""What the page needs a run's text and model for: counts, and the held-out passage."""
+"""The parts of the page that need a run's text or model: counts, and the held-out passage."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ from charjax.run.load import load_run
 
 @dataclasses.dataclass
 class Studied:
-    """What was found of a run's text.
+    """Results on a run's text.
 
     Attributes:
       key: equal for runs whose losses can be compared.
@@ -115,14 +115,14 @@ def _study(facts: Facts, shelf: _Shelf) -> Studied:
 def _count(facts: Facts, key: str, text: Dataset | None, shelf: _Shelf) -> Counted | None:
     """Return the losses of counts: of this page's, an earlier page's, or measured now."""
     if key not in shelf.counted:
-        kept = read_counted(facts.directory, key)
-        if kept is None and text is None:
+        earlier = read_counted(facts.directory, key)
+        if earlier is None and text is None:
             return None
-        if kept is None and text is not None and "val" in text.splits:
+        if earlier is None and text is not None and "val" in text.splits:
             shelf.note(f"counting {text.name}")
             _start()
-            kept = count(text)
-        shelf.counted[key] = kept
+            earlier = count(text)
+        shelf.counted[key] = earlier
     counted = shelf.counted[key]
     if counted is not None and read_counted(facts.directory, key) is None:
         keep_counted(facts.directory, key, counted)
@@ -141,7 +141,7 @@ def _predict(facts: Facts, text: Dataset, found: Studied, note: Callable[[str], 
         found.missing.append(f"a passage: {error}")
         return
     found.step = run.step
-    found.where = f"the beginning of the validation split of {text.name}"
+    found.where = f"The beginning of the validation split of {text.name}"
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from charjax import files
 from charjax.config import Config, differences, load_config
 from charjax.errors import UserError, visible
 from charjax.run.load import find_run, has_checkpoints, require_run
-from charjax.run.metrics import MetricsFile
+from charjax.run.metrics import MetricsFile, best_line, validation_lines
 from charjax.units import bits_per_character
 
 _SUMMARY = ("params", "best_step", "test_loss", "tokens_per_second", "seconds")
@@ -85,7 +85,7 @@ def _check_vocabularies(directories: Sequence[Path]) -> None:
 def score_row(directory: Path, config: Config, lines: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a run's row; what is missing in the summary of an unfinished run is NaN."""
     summary = read_summary(directory)
-    val, best = _validation(lines), best_line(lines)
+    val, best = validation_lines(lines), best_line(lines)
     found = {
         "model.kind": config.model.kind,
         "step": max((line["step"] for line in lines), default=0),
@@ -96,15 +96,6 @@ def score_row(directory: Path, config: Config, lines: list[dict[str, Any]]) -> d
     }
     rest = {name: summary.get(name) for name in _SUMMARY}
     return found | {name: math.nan if value is None else value for name, value in rest.items()}
-
-
-def best_line(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the metrics line of the lowest validation loss, or None."""
-    return min(_validation(lines), key=lambda line: line["loss"], default=None)
-
-
-def _validation(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [line for line in lines if line["split"] == "val" and line["loss"] is not None]
 
 
 def read_summary(directory: Path) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from charjax.config import Config, load_config
 from charjax.errors import UserError
 from charjax.run.checkpoint import Checkpoints
-from charjax.run.comparison import best_line, read_summary
+from charjax.run.comparison import read_summary
 from charjax.run.lock import is_held
-from charjax.run.metrics import MetricsFile
+from charjax.run.metrics import MetricsFile, best_line
 
 State = Literal["training", "finished", "stopped", "not saved", "damaged"]
 

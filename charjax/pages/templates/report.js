@@ -39,8 +39,12 @@ function swatch(run) {
 function short(value, digits = 4) {
   if (!isNumber(value)) return "–";
   const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2);
+  if (size !== 0 && (size < 1e-3 || size >= 1e12)) return value.toExponential(2).replace("+", "");
   return size >= 100 ? Math.round(value).toLocaleString("en") : value.toFixed(digits);
+}
+
+function precise(value) {
+  return isNumber(value) ? String(+value.toPrecision(3)) : "–";
 }
 
 function nearest(steps, x) {
@@ -99,7 +103,7 @@ function showValues(x) {
       short(train.loss.mean[at]),
       short(loss) + (val.step[there] === step || !isNumber(loss) ? "" : ` (${val.step[there].toLocaleString("en")})`),
       short(isNumber(loss) ? loss / LN2 : null),
-      short(train.learning_rate.mean[at], 5),
+      precise(train.learning_rate.mean[at]),
       short(train.grad_norm.mean[at], 3),
       short(train.tokens_per_second.mean[at], 0),
     ];
@@ -108,7 +112,7 @@ function showValues(x) {
 }
 
 function showReferences() {
-  const box = byId("references"), seen = new Set();
+  const box = byId("references");
   for (const line of DATA.references) {
     const label = element("label"), tick = element("input", { type: "checkbox" });
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -130,11 +134,12 @@ function showReferences() {
     const whose = line.whose ? ` (${line.whose})` : "";
     label.append(tick, " ", svg, `${line.label}${whose}: ${short(line.loss)} nats, ${short(line.bits)} bits`);
     box.append(label);
-    seen.add(line.label);
   }
 }
 
 // Charts
+
+const logarithmic = (chart) => byId(`log-${chart.key}`).checked;
 
 function series(chart, place) {
   // Tables to be joined by step, and what is drawn of them.
@@ -177,7 +182,7 @@ function plotted(chart) {
     tables.push(...one.tables);
     lines.push(...one.lines);
   });
-  const isLog = chart.first && byId("log-loss").checked;
+  const isLog = logarithmic(chart);
   const cleaned = tables.map(([steps, ...columns]) => {
     const from = byId("log-step").checked ? steps.findIndex((step) => step > 0) : 0;
     return [steps.slice(from), ...columns.map((values) => values.slice(from).map((value) =>
@@ -204,7 +209,7 @@ function yRange(chart) {
         high = Math.max(high, line.loss);
       }
     }
-    if (chart.first && byId("log-loss").checked) return [low / 1.05, high * 1.05];
+    if (logarithmic(chart)) return [low / 1.05, high * 1.05];
     const room = 0.05 * (high - low) || Math.abs(high) * 0.1 || 1;
     return [low >= 0 && low < room ? 0 : low - room, high + room];
   };
@@ -232,11 +237,12 @@ function drawMarks(chart, isWide) {
       if (isWide) ctx.fillText(line.label, bbox.left + bbox.width + 52 * ratio, below);
     }
     ctx.setLineDash([]);
-    ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
-    ctx.clip();
     RUNS.forEach((run, place) => {
       if (!run.best || !state.shown[place]) return;
       const x = plot.valToPos(run.best.step, "x", true), y = plot.valToPos(run.best.loss, "y", true);
+      const isInside = x >= bbox.left - 1 && x <= bbox.left + bbox.width + 1
+        && y >= bbox.top - 1 && y <= bbox.top + bbox.height + 1;
+      if (!isInside) return;
       ctx.lineWidth = 2.5 * ratio;
       ctx.strokeStyle = colour(`--run${run.hue}`);
       ctx.fillStyle = colour("--ground");
@@ -285,7 +291,7 @@ function options(chart, lines, bands, box) {
   const ink = colour("--faint"), grid = { stroke: colour("--line"), width: 1 };
   const isWide = box.clientWidth > 640;
   const axis = { stroke: ink, grid, ticks: grid, font: "11px system-ui, sans-serif", size: 52 };
-  const distr = chart.first && byId("log-loss").checked ? 3 : 1;
+  const distr = logarithmic(chart) ? 3 : 1;
   const scales = { x: { time: false, distr: byId("log-step").checked ? 3 : 1 },
     y: { distr, range: yRange(chart) } };
   const axes = [{ ...axis, size: 30, values: (_, ticks) => ticks.map((tick) => tick === null ? "" : compact(tick)) },
@@ -346,12 +352,17 @@ function dragByTouch(over) {
 function startCharts() {
   for (const chart of CHARTS) {
     const box = element("div", chart.first ? { class: "first" } : {});
-    box.append(element("h3", {}, chart.title), element("div"));
+    const head = element("h3", {}, chart.title), label = element("label");
+    const tick = element("input", { type: "checkbox", id: `log-${chart.key}` });
+    tick.addEventListener("change", draw);
+    label.append(tick, " log");
+    head.append(label);
+    box.append(head, element("div"));
     byId("charts").append(box);
   }
   showReferences();
   draw();
-  for (const id of ["smoothing", "log-loss", "log-step", "extremes"]) {
+  for (const id of ["smoothing", "log-step", "extremes"]) {
     byId(id).addEventListener("input", draw);
   }
   byId("zoom-all").addEventListener("click", () => showRange(null));
@@ -426,8 +437,11 @@ function predict(span) {
   }
   for (const [text, share] of here.top[place]) {
     const item = element("li", text === (truth === " " ? "space" : truth) ? { class: "right" } : {});
-    item.append(element("code", {}, text), element("meter", { value: share, max: 1 }),
-      element("span", {}, `${(100 * share).toFixed(1)} %`));
+    const bar = element("span", { class: "share" });
+    bar.style.width = `${100 * share}%`;
+    const track = element("span", { class: "track" });
+    track.append(bar);
+    item.append(element("code", {}, text), track, element("span", {}, `${(100 * share).toFixed(1)} %`));
     list.append(item);
   }
   box.append(list);
