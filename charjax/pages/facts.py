@@ -198,7 +198,8 @@ def _value(value: Any) -> str:
 def samples(directory: Path) -> tuple[list[tuple[int, list[str]]], bool]:
     """Return (step, texts) of samples.txt, the last step first, and whether more are left out."""
     try:
-        text = (directory / "samples.txt").read_text(encoding="utf-8", errors="replace")
+        # Bytes: a sample may hold any kind of line end.
+        text = (directory / "samples.txt").read_bytes().decode("utf-8", "replace")
     except OSError:
         return [], False
     # What stands before the first head was cut by hand.
