@@ -28,7 +28,7 @@ THEORY = "#222222"
 # Activations, and the values before them.
 AFTER, BEFORE = "#6A3D9A", "#7F7F00"
 # Maps of ordered things, and the part of each that is readable on white.
-_ORDERED = {"layer": ("viridis", 0.0, 0.85), "depth": ("pink", 0.2, 0.8), "width": ("Reds", 0.3, 1)}
+_ORDERED = {"layer": ("viridis", 0.0, 0.85), "depth": ("pink", 0.1, 0.5), "width": ("Reds", 0.3, 1)}
 LOSSES = "magma_r"
 _RC: dict[str, Any] = {
     # Names of schemes and layers are text, and may hold a dollar sign.

@@ -150,7 +150,9 @@ function series(chart, place) {
   const curve = train[chart.key];
   if (train.step.length) {
     const table = [train.step, curve.mean];
-    lines.push({ stroke: weight ? stroke + "55" : stroke, width: 1, dash });
+    // A line of one point would not be seen.
+    const points = { show: train.step.length < 3, size: 5, fill: stroke, stroke };
+    lines.push({ stroke: weight ? stroke + "55" : stroke, width: 1, dash, points });
     if (weight) {
       table.push(smoothed(curve.mean, weight));
       lines.push({ stroke, width: 1.5, dash });
@@ -234,7 +236,7 @@ function drawMarks(chart, isWide) {
       ctx.lineTo(bbox.left + bbox.width, y);
       ctx.stroke();
       below = Math.max(y, below + 14 * ratio);
-      if (isWide) ctx.fillText(line.label, bbox.left + bbox.width + 52 * ratio, below);
+      if (isWide) ctx.fillText(gutterLabel(line), bbox.left + bbox.width + 52 * ratio, below);
     }
     ctx.setLineDash([]);
     RUNS.forEach((run, place) => {
@@ -253,6 +255,11 @@ function drawMarks(chart, isWide) {
     });
     ctx.restore();
   };
+}
+
+function gutterLabel(line) {
+  const text = line.whose ? `${line.label.split(" ").pop()} ${line.whose}` : line.label;
+  return text.length > 19 ? `${text.slice(0, 18)}…` : text;
 }
 
 let isSyncing = false;
@@ -304,7 +311,7 @@ function options(chart, lines, bands, box) {
   const height = chart.first ? (isWide ? 360 : 280) : 190;
   return {
     width: box.clientWidth, height, scales, axes, bands, series: lines,
-    padding: [8, chart.first ? (isWide ? 122 : 0) : 12, 0, 0],
+    padding: [8, chart.first ? (isWide ? 122 : 4) : 18, 0, 0],
     legend: { show: false },
     cursor: { sync: { key: "steps", setSeries: false }, drag: { x: true, y: false, setScale: true },
       points: { size: 6 }, y: false },
