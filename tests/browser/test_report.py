@@ -251,6 +251,28 @@ def test_a_phone(browser: Any, page_file: Path) -> None:
         assert panel["y"] + panel["height"] <= text["y"] + 1
 
 
+def test_a_finger_zooms(browser: Any, page_file: Path) -> None:
+    with opened(browser, page_file, viewport=PHONE, has_touch=True, is_mobile=True) as page:
+        touch = page.context.new_cdp_session(page)
+
+        def send(kind: str, *points: tuple[float, float]) -> None:
+            points_sent = [{"x": x, "y": y} for x, y in points]
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points_sent})
+
+        x, y = place_of(page, 0.5)
+        right = place_of(page, 0.9)[0]
+        image = "document.querySelector('#charts canvas').toDataURL()"
+        whole = page.evaluate(image)
+        send("touchStart", (x, y))
+        for share in (0.25, 0.5, 0.75, 1):
+            send("touchMove", (x + share * (right - x), y))
+        send("touchEnd")
+        page.wait_for_timeout(100)
+        assert page.evaluate(image) != whole
+        page.click("#zoom-all")
+        assert page.evaluate(image) == whole
+
+
 def test_ten_long_runs(browser: Any, tmp_path: Path) -> None:
     runs = [
         write_run(

@@ -349,7 +349,8 @@ function dragByTouch(over) {
   for (const [touch, mouse] of Object.entries(names)) {
     over.addEventListener(touch, (event) => {
       const { clientX, clientY } = event.changedTouches[0];
-      const made = { clientX, clientY, bubbles: true, button: 0, view: window };
+      // Without a movement uPlot would ignore it.
+      const made = { clientX, clientY, movementX: 1, bubbles: true, button: 0, view: window };
       if (touch === "touchstart") over.dispatchEvent(new MouseEvent("mousemove", made));
       (touch === "touchend" ? document : over).dispatchEvent(new MouseEvent(mouse, made));
     }, { passive: true });
