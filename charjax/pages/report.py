@@ -29,6 +29,14 @@ COLOURS = 8
 # Upper ends of the colours of the passage, nats.
 LEVELS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
+_SCRIPTS = (
+    "templates/common.js",
+    "vendor/uPlot.iife.min.js",
+    "templates/curves.js",
+    "templates/passage.js",
+    "templates/start.js",
+)
+
 
 def write_report(
     directories: Sequence[Path],
@@ -69,7 +77,7 @@ def document(facts: list[Facts], studied: list[Studied]) -> str:
     return parts.render(
         "report.html.j2",
         styles=("vendor/uPlot.min.css", "templates/report.css"),
-        scripts=("vendor/uPlot.iife.min.js", "templates/report.js"),
+        scripts=_SCRIPTS,
         title=names[0] if len(names) == 1 else f"{len(names)} runs",
         runs=[_shown(place, run) for place, run in enumerate(facts)],
         headlines=headline(facts, studied),
