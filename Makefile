@@ -10,6 +10,7 @@
 # make parity   an environment on Python 3.11 with PyTorch and transformers; compare with their numbers
 # make aot      an environment with compilers for TPUs and GPUs (1.2 GB); compile training loops for
 #               devices that are not there, and check them (ARGS="--only 'tiny-*' --minutes 10")
+# make pages    open the pages in headless Chromium; skipped aloud where there is none
 # make lint     style, formatting, types, layers, structure and wording
 # make reproduce  measure every published figure this hardware can (a CPU: under 40 minutes)
 # make results  write the numbers in benchmarks/results/ into README.md, docs/ and configs/
@@ -39,8 +40,8 @@ FAULTS_OUT =
 # Of the slow tests: .ci/run leaves out the longest.
 SLOW = slow
 
-.PHONY: train test slow golden recording kills faults parity trackers aot lint reproduce results docs gpu-bench \
-	clean
+.PHONY: train test slow golden recording kills faults parity trackers aot pages lint reproduce \
+	results docs gpu-bench clean
 
 train: $(VENV)/.run
 	$(RUN) -m charjax.train
@@ -82,6 +83,10 @@ aot:
 	@$(MAKE) --no-print-directory VENV=$(AOT_VENV) $(AOT_VENV)/.aot
 	"$(AOT_VENV)/bin/python" -m pytest tests/aot
 	"$(AOT_VENV)/bin/python" -m benchmarks.aot $(ARGS)
+
+# -rs: what is skipped, and why.
+pages: $(VENV)/.pages
+	$(RUN) -m pytest tests/browser -m "" -rs
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
@@ -138,6 +143,12 @@ $(VENV)/.docs: pyproject.toml | $(VENV)/.made
 	@echo "installing charjax and the documentation tools in $(VENV)"
 	@$(PIP) --editable ".[docs]" || $(FAILED)
 	@touch "$(VENV)/.run" "$@"
+
+# Playwright drives a browser of the system; it downloads none.
+$(VENV)/.pages: $(VENV)/.dev
+	@echo "installing the driver of a browser in $(VENV)"
+	@$(PIP) --editable ".[dev,pages]" || $(FAILED)
+	@touch "$@"
 
 $(VENV)/.aot: $(VENV)/.dev
 	@echo "installing the compilers for TPUs and GPUs (1.2 GB)"

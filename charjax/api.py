@@ -259,6 +259,19 @@ class Run:
         logits_BTV = _apply(self.model, self.variables, jnp.asarray(tokens_T)[None])
         return np.asarray(logits_BTV[0])
 
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write one HTML page about the run, as `charjax report` does, and return its path.
+
+        Args:
+          out: the page's file; by default report.html in the run's directory.
+
+        Raises:
+          UserError: `out` is a directory, or in none.
+        """
+        from charjax.pages import write_report
+
+        return write_report([self.directory], None if out is None else Path(out))
+
     def _read(self, text: str, name: str) -> str:
         """Normalize a text as the run's own was."""
         if not isinstance(text, str):

@@ -12,6 +12,7 @@ import contextlib
 import datetime
 import os
 import re
+import shlex
 import sys
 import textwrap
 import time
@@ -277,6 +278,7 @@ def train_run(
             status = stop.status
         finally:
             recorder.close(status)
+    display.say(f"look at it: charjax report {shlex.quote(str(workdir))}")
     display.say(f"run: {workdir}  ({time.perf_counter() - began:.1f} s)")
     return status
 

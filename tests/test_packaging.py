@@ -65,9 +65,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_and_its_configs_and_nothing_else(wheel: Path):
     here = {path.relative_to(ROOT).as_posix() for path in SOURCES}
     here |= {f"charjax/configs/{path.name}" for path in (ROOT / "configs").glob("*.toml")}
-    for kind in ("*.j2", "*.json", "py.typed"):
+    for kind in ("*.j2", "*.json", "*.css", "*.js", "*.txt", "py.typed"):
         here |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "charjax").rglob(kind)}
     assert "charjax/initlab/report/page.html.j2" in here
+    assert "charjax/pages/vendor/uPlot.iife.min.js" in here
+    assert "charjax/pages/vendor/LICENSE.txt" in here
     assert "charjax/performance/activations.json" in here
     built = {path.relative_to(wheel).as_posix() for path in wheel.rglob("*") if path.is_file()}
     assert {path for path in built if ".dist-info/" not in path} == here

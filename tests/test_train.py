@@ -47,6 +47,7 @@ def test_every_family_trains_samples_and_is_evaluated(kind, text, tmp_path):
     done = train(workdir, text, kind, *["train.steps=20"] * (kind != "ngram"))
     assert done.status == 0, done.err
     assert done.out.startswith(f"run: {workdir}")
+    assert done.out.rstrip().splitlines()[-2] == f"look at it: charjax report {workdir}"
     assert done.out.rstrip().splitlines()[-1].startswith(f"run: {workdir}")
     names = {path.name for path in workdir.iterdir()}
     files = {"config.toml", "metrics.jsonl", "checkpoints", "samples.txt", "curves.png"}

@@ -16,7 +16,7 @@ from charjax import files
 from charjax.config import Config, differences, load_config
 from charjax.errors import UserError, visible
 from charjax.run.load import find_run, has_checkpoints, require_run
-from charjax.run.metrics import MetricsFile, per_character
+from charjax.run.metrics import MetricsFile, best_line, per_character, validation_lines
 
 _SUMMARY = ("params", "tokens_per_second", "seconds")
 
@@ -62,7 +62,7 @@ def compare_runs(directories: Sequence[Path]) -> Comparison:
     configs = [load_config(directory / "config.toml", saved=True) for directory in directories]
     lines = [MetricsFile(directory / "metrics.jsonl").read() for directory in directories]
     rows = [
-        _scores(directory, config, read)
+        score_row(directory, config, read)
         for directory, config, read in zip(directories, configs, lines, strict=True)
     ]
     scores = pd.DataFrame(rows, index=pd.Index(names, name="run"))
@@ -90,10 +90,10 @@ def _check_vocabularies(directories: Sequence[Path]) -> None:
         )
 
 
-def _scores(directory: Path, config: Config, lines: list[dict[str, Any]]) -> dict[str, Any]:
+def score_row(directory: Path, config: Config, lines: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a run's row; what is missing in the summary of an unfinished run is NaN."""
     summary = read_summary(directory)
-    val, best = _validation(lines), best_line(lines)
+    val, best = validation_lines(lines), best_line(lines)
     test = {"loss": summary.get("test_loss"), "bpc": summary.get("test_bpc")}
     found = {
         "model.kind": config.model.kind,
@@ -109,15 +109,6 @@ def _scores(directory: Path, config: Config, lines: list[dict[str, Any]]) -> dic
     }
     row = found | {name: summary.get(name) for name in _SUMMARY}
     return {name: math.nan if value is None else value for name, value in row.items()}
-
-
-def best_line(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the metrics line of the lowest validation loss, or None."""
-    return min(_validation(lines), key=lambda line: line["loss"], default=None)
-
-
-def _validation(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [line for line in lines if line["split"] == "val" and line["loss"] is not None]
 
 
 def read_summary(directory: Path) -> dict[str, Any]:

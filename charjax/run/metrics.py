@@ -159,8 +159,27 @@ def _parse(text: str) -> dict[str, Any] | None:
     return line if whole else None
 
 
-def draw_curves(lines: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Draw training and validation loss by step, as a PNG."""
+def best_line(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the metrics line of the lowest validation loss, or None."""
+    return min(validation_lines(lines), key=lambda line: line["loss"], default=None)
+
+
+def validation_lines(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the metrics lines with a validation loss."""
+    return [line for line in lines if line["split"] == "val" and line["loss"] is not None]
+
+
+def draw_curves(
+    lines: list[dict[str, Any]], title: str, path: Path, vocab_size: int | None = None
+) -> None:
+    """Draw training and validation loss by step, as a PNG, with the best step and ln V.
+
+    Args:
+      lines: of metrics.jsonl.
+      title: of the picture.
+      path: the file.
+      vocab_size: V; None: no line.
+    """
     import matplotlib.figure
 
     figure = matplotlib.figure.Figure(figsize=(7, 4), dpi=120, layout="constrained")
@@ -169,11 +188,18 @@ def draw_curves(lines: list[dict[str, Any]], title: str, path: Path) -> None:
         points = [(x["step"], per_character(x)) for x in lines if x["split"] == split and x["loss"]]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=split, markersize=3, linewidth=1)
+    if vocab_size:
+        uniform, gray = math.log(vocab_size), "#59636e"
+        axes.axhline(uniform, color=gray, linestyle="--", linewidth=1, label=f"ln {vocab_size:,}")
+    if (best := best_line(lines)) is not None:
+        label = f"best: {best['loss']:.4f} at step {best['step']:,}"
+        axes.plot(best["step"], best["loss"], "o", ms=9, mfc="none", mec="C1", mew=2, label=label)
     axes.set(xlabel="step", ylabel="loss (nats per character)")
     axes.set_title(visible(title), parse_math=False, fontsize=10)
     axes.grid(alpha=0.3)
     if axes.lines:
-        axes.legend()
+        # Below the axes, where it covers nothing.
+        figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     png = io.BytesIO()
     with warnings.catch_warnings():
         # The title may have characters that no installed font has.

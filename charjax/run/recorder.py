@@ -294,7 +294,8 @@ class Recorder:
         summary = Summary(self.session, step, state, progress, test_loss)
         fields = summary.to_json()
         title = f"{self.session.dataset.name}, {self.session.config.model.kind}"
-        draw_curves(self.metrics.read(), title, self.directory / "curves.png")
+        size = self.session.dataset.tokenizer.vocab_size
+        draw_curves(self.metrics.read(), title, self.directory / "curves.png", size)
         write_json(self.directory / "summary.json", fields)
         self.tracking.summarize(fields)
         self.checkpoints.close()
