@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -357,3 +358,25 @@ def test_a_process_of_its_own_ends_without_noise(folder: Path):
     _, err = done.communicate()
     assert done.returncode == 0
     assert "parallelism" not in err
+
+
+def test_a_page_shows_subwords_and_characters_by_the_character(folder: Path, tmp_path: Path):
+    out = tmp_path / "both.html"
+    done = run("commands.report", folder / "bpe", folder / "char", "--out", out)
+    assert done.status == 0, done.err
+    found = re.search(r'<script[^>]*id="data">(.*?)</script>', out.read_text("utf-8"), re.DOTALL)
+    assert found is not None
+    data = json.loads(found[1])
+    # One text: counts and ln V are of its characters, for both.
+    assert [line["runs"] for line in data["references"]] == [[0, 1]] * 3
+    assert data["references"][0]["loss"] == pytest.approx(math.log(len(set(TEXT))), rel=1e-3)
+    for place, name in enumerate(("bpe", "char")):
+        val = [line for line in read_metrics(folder / name) if line["split"] == "val"]
+        assert data["runs"][place]["best"]["loss"] == pytest.approx(
+            min(line["bpc"] for line in val) * math.log(2)
+        )
+    subwords, characters = data["passages"]
+    assert max(subwords["size"]) > 1 == max(characters["size"])
+    length = min(len("".join(passage["text"])) for passage in (subwords, characters))
+    assert length > 50
+    assert "".join(subwords["text"])[:length] == "".join(characters["text"])[:length]

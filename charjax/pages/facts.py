@@ -11,7 +11,7 @@ from charjax.errors import UserError
 from charjax.run.comparison import read_summary, score_row
 from charjax.run.listing import run_state
 from charjax.run.load import SavedRun, find_run, has_checkpoints, require_run
-from charjax.run.metrics import MetricsFile, best_line
+from charjax.run.metrics import MetricsFile, best_line, per_character
 from charjax.units import bits_per_character
 
 # Of samples.txt: the last steps, each with its texts.
@@ -27,7 +27,7 @@ class Facts:
       directory: of the run.
       name: as the page shows it.
       config: the resolved configuration.
-      lines: of metrics.jsonl.
+      lines: of metrics.jsonl; losses in nats per character.
       saved: its best checkpoint; None where there is none that can be read.
       unreadable: the reason, if there are checkpoints.
       state: as of `charjax runs`.
@@ -90,6 +90,7 @@ def _read(directory: Path, name: str) -> Facts:
             unreadable = str(error)
     state = run_state(directory, config, has_saved, bool(summary))
     scores = score_row(directory, config, lines)
+    lines = [line | {"loss": per_character(line)} for line in lines]
     return Facts(directory, name, config, lines, saved, unreadable, state, scores, summary)
 
 

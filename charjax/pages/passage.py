@@ -15,7 +15,7 @@ from jax import Array
 from charjax import parallel
 from charjax.data.batches import Batch, evaluation_windows
 from charjax.data.splits import Split
-from charjax.data.tokenizers import ByteTokenizer, Tokenizer
+from charjax.data.tokenizers import CharTokenizer, Tokenizer
 from charjax.models.contract import CharModel
 from charjax.pages.baselines import first_targets
 from charjax.training.scoring import gather_columns
@@ -28,11 +28,11 @@ _PREDICTIONS = 5
 
 
 class Character(NamedTuple):
-    """A character of the passage.
+    """A character of the passage, or the characters of one subword.
 
     Attributes:
-      text: the character; U+FFFD for bytes that are not UTF-8.
-      loss: nats, the sum over its tokens; NaN for the first, which nothing precedes.
+      text: the characters; U+FFFD for bytes that are not UTF-8.
+      loss: nats per character, the sum over its tokens; NaN for the first, which nothing precedes.
       predictions: the likeliest first tokens and their probabilities.
     """
 
@@ -62,7 +62,8 @@ def passage(
             for token, share in zip(ids_NK[begin], shares_NK[begin], strict=True)
             if not math.isnan(losses_N[begin])
         ]
-        characters.append(Character(text, float(losses_N[begin:end].sum()), predictions))
+        loss = float(losses_N[begin:end].sum()) / len(text)
+        characters.append(Character(text, loss, predictions))
     return characters
 
 
@@ -104,27 +105,32 @@ def _score(
 
 
 def _pieces(tokenizer: Tokenizer, tokens_N: np.ndarray, first: int) -> list[tuple[int, int, str]]:
-    """Return the tokens from the first on, joined to characters: begin, end, text."""
-    if not isinstance(tokenizer, ByteTokenizer):
+    """Return the tokens from the first on, joined to whole characters: begin, end, text."""
+    if isinstance(tokenizer, CharTokenizer):
         return [
             (place, place + 1, tokenizer.decode(tokens_N[place : place + 1]))
             for place in range(first, len(tokens_N))
         ]
-    raw = tokenizer.to_bytes(tokens_N)
+    raw = [tokenizer.to_bytes(tokens_N[place : place + 1]) for place in range(len(tokens_N))]
     # Continuation bytes are 10xxxxxx.
     starts = [
-        place for place in range(first, len(raw)) if raw[place] & 0xC0 != 0x80 or place == first
+        place
+        for place in range(first, len(raw))
+        if place == first or (raw[place] and raw[place][0] & 0xC0 != 0x80)
     ]
     ends = [*starts[1:], len(raw)]
     return [
-        (begin, end, raw[begin:end].decode("utf-8", "replace"))
+        (begin, end, b"".join(raw[begin:end]).decode("utf-8", "replace") or "\ufffd")
         for begin, end in zip(starts, ends, strict=True)
     ]
 
 
 def _token_text(tokenizer: Tokenizer, token: int) -> str:
-    """Return a token as text; a byte that is no character as its number."""
-    if isinstance(tokenizer, ByteTokenizer):
-        (byte,) = tokenizer.to_bytes([token])
-        return chr(byte) if byte < 0x80 else f"byte {byte:02X}"
-    return tokenizer.decode([token])
+    """Return a token as text; bytes that are no characters as their numbers."""
+    if isinstance(tokenizer, CharTokenizer):
+        return tokenizer.decode([token])
+    raw = tokenizer.to_bytes([token])
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return "byte " * (len(raw) == 1) + "bytes " * (len(raw) > 1) + raw.hex(" ").upper()

@@ -179,6 +179,7 @@ def _data(facts: list[Facts], studied: list[Studied]) -> dict[str, Any]:
         "passages": [
             {
                 "text": [printable(show_character(one.text)) for one in found.passage],
+                "size": [len(one.text) for one in found.passage],
                 "loss": [_rounded(one.loss) for one in found.passage],
                 "top": [
                     [[show_prediction(text), _rounded(share)] for text, share in one.predictions]

@@ -10,7 +10,7 @@ from charjax import backend
 from charjax.config import DataConfig
 from charjax.data.corpora import stand_in
 from charjax.data.datasets import Dataset, load_dataset
-from charjax.data.tokenizers import Tokenizer
+from charjax.data.tokenizers import CharTokenizer, Tokenizer
 from charjax.errors import UserError
 from charjax.pages.baselines import Counted, count, keep_counted, read_counted, text_key
 from charjax.pages.facts import Facts
@@ -24,7 +24,7 @@ class Studied:
 
     Attributes:
       key: equal for runs whose losses can be compared.
-      symbols: V; 0 where it is not known.
+      symbols: number of different characters; 0 where it is not known.
       counted: losses of counts; None where the text is not at hand.
       passage: characters of the validation split.
       step: the checkpoint's that predicted them.
@@ -98,8 +98,15 @@ def _study(facts: Facts, shelf: _Shelf) -> Studied:
             key=str(facts.directory),
             missing=[f"ln V, counts and a passage: not saved yet, and the text: {text}"],
         )
-    found = Studied(text_key(data, digest, tokenizer.digest()), tokenizer.vocab_size)
-    found.counted = _count(facts, found.key, text if at_hand else None, shelf)
+    characters, alphabet = text, tokenizer
+    if not isinstance(tokenizer, CharTokenizer):
+        # Counts are of characters: all losses of the text are compared per character.
+        characters = shelf.text(_in_characters(data), None, digest)
+        alphabet = characters.tokenizer if isinstance(characters, Dataset) else tokenizer
+    size = alphabet.vocab_size if isinstance(alphabet, CharTokenizer) else 0
+    found = Studied(text_key(data, digest, alphabet.digest()), size)
+    counted_text = characters if isinstance(characters, Dataset) else None
+    found.counted = _count(facts, found.key, counted_text, shelf)
     if not at_hand:
         lost = "a passage" if found.counted else "the losses of counts and a passage"
         found.missing.append(f"{lost}: the text is not at hand: {text}")
@@ -110,6 +117,11 @@ def _study(facts: Facts, shelf: _Shelf) -> Studied:
     else:
         _predict(facts, text, found, shelf.note)
     return found
+
+
+def _in_characters(data: DataConfig) -> DataConfig:
+    """Return the settings of the same text and split, in characters."""
+    return data.model_copy(update={"tokenizer": "char"})
 
 
 def _count(facts: Facts, key: str, text: Dataset | None, shelf: _Shelf) -> Counted | None:

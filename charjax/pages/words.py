@@ -52,10 +52,10 @@ def _sentence(facts: list[Facts], studied: Studied) -> str:
 
 
 def show_character(text: str) -> str:
-    """Return a character of the passage so that it can be seen; a line break stays one."""
-    return "⏎\n" if text == "\n" else _SEEN.get(text, text)
+    """Return characters of the passage so that they can be seen; a line break stays one."""
+    return "".join("⏎\n" if one == "\n" else _SEEN.get(one, one) for one in text)
 
 
 def show_prediction(text: str) -> str:
-    """Return a predicted character as a list shows it."""
-    return "space" if text == " " else printable(_SEEN.get(text, text))
+    """Return a predicted token as a list shows it."""
+    return "space" if text == " " else printable("".join(_SEEN.get(one, one) for one in text))

@@ -101,7 +101,8 @@ def loss_fields(loss: float, size: TextSize) -> dict[str, float | None]:
 def per_character(line: dict[str, Any]) -> float | None:
     """Return the loss of a metrics line in nats per character; None where it has none."""
     loss, bpc = line["loss"], line.get("bpc")
-    if loss is None or bpc is None or bits_per_character(loss) == bpc:
+    # Older lines have no bpc, and a damaged one may have anything.
+    if loss is None or not isinstance(bpc, float) or bits_per_character(loss) == bpc:
         return loss
     return float(bpc * math.log(2))
 
@@ -178,7 +179,7 @@ def draw_curves(
       lines: of metrics.jsonl.
       title: of the picture.
       path: the file.
-      vocab_size: V; None: no line.
+      vocab_size: V, where a token is a character; None: no line.
     """
     import matplotlib.figure
 
@@ -192,8 +193,9 @@ def draw_curves(
         uniform, gray = math.log(vocab_size), "#59636e"
         axes.axhline(uniform, color=gray, linestyle="--", linewidth=1, label=f"ln {vocab_size:,}")
     if (best := best_line(lines)) is not None:
-        label = f"best: {best['loss']:.4f} at step {best['step']:,}"
-        axes.plot(best["step"], best["loss"], "o", ms=9, mfc="none", mec="C1", mew=2, label=label)
+        loss = per_character(best)
+        label = f"best: {loss:.4f} at step {best['step']:,}"
+        axes.plot(best["step"], loss, "o", ms=9, mfc="none", mec="C1", mew=2, label=label)
     axes.set(xlabel="step", ylabel="loss (nats per character)")
     axes.set_title(visible(title), parse_math=False, fontsize=10)
     axes.grid(alpha=0.3)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from charjax import files
+from charjax.data.tokenizers import CharTokenizer
 from charjax.errors import UserError
 from charjax.files import check_directory, make_directory, write_json
 from charjax.run import fitting
@@ -294,7 +295,8 @@ class Recorder:
         summary = Summary(self.session, step, state, progress, test_loss)
         fields = summary.to_json()
         title = f"{self.session.dataset.name}, {self.session.config.model.kind}"
-        size = self.session.dataset.tokenizer.vocab_size
+        tokenizer = self.session.dataset.tokenizer
+        size = tokenizer.vocab_size if isinstance(tokenizer, CharTokenizer) else None
         draw_curves(self.metrics.read(), title, self.directory / "curves.png", size)
         write_json(self.directory / "summary.json", fields)
         self.tracking.summarize(fields)

@@ -35,6 +35,8 @@ function listAgainst() {
   const text = DATA.passages[current].text.join("");
   DATA.passages.forEach((passage, place) => {
     if (place === current || !text || passage.text.join("") !== text) return;
+    // Subwords and characters are pieces of other lengths.
+    if (passage.text.length !== DATA.passages[current].text.length) return;
     select.append(element("option", { value: place }, `difference to ${RUNS[place].name}`));
   });
 }
@@ -44,9 +46,11 @@ function predict(span) {
   for (const other of section.querySelectorAll(".here")) other.classList.remove("here");
   span.classList.add("here");
   const truth = here.text[place].replace(/\\n$/, ""), loss = here.loss[place];
+  const size = here.size[place];
   const box = element("div"), list = element("ol");
   const words = isNumber(loss)
-    ? `${loss.toFixed(3)} nats, probability ${Math.exp(-loss).toPrecision(2)}`
+    ? `${loss.toFixed(3)} nats${size > 1 ? " per character" : ""}, ` +
+      `probability ${Math.exp(-loss * size).toPrecision(2)}`
     : "nothing stands before it";
   box.append(element("strong", {}, truth === " " ? "space" : truth), ` ${words}`);
   if (against !== null && isNumber(loss)) {
