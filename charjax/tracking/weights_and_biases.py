@@ -79,6 +79,7 @@ class WeightsAndBiases:
     def close(self, status: int, summary: dict[str, Any]) -> str:
         """End the run and wait until it is written or sent."""
         if self._wandb is None:
+            self._end_process()
             return ""
         run, files = self._wandb, Path(self._wandb.dir).parent
         if run.offline:
@@ -89,11 +90,14 @@ class WeightsAndBiases:
             run.summary.update({f"summary/{name}": value for name, value in summary.items()})
             run.finish(exit_code=status)
         except Exception:
-            # Its hook at the exit of Python would fail again, with a traceback.
-            with contextlib.suppress(Exception):
-                self._teardown()
+            self._end_process()
             raise
         return f"Weights & Biases: {where}"
+
+    def _end_process(self) -> None:
+        """End wandb's process after a failure: its exit hook would fail again, with a traceback."""
+        with contextlib.suppress(Exception):
+            self._teardown()
 
     def _remove_offline(self) -> None:
         for path in (self._run.folder / "wandb").glob(f"offline-run-*-{self._run.run_id}"):
