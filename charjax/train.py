@@ -10,7 +10,9 @@ This file reads top to bottom: the configuration, the parts of the run, the run,
 import argparse
 import contextlib
 import datetime
+import os
 import re
+import shlex
 import sys
 import textwrap
 import time
@@ -142,7 +144,9 @@ def run_directory(workdir: Path | None, config: Config) -> Iterator[Path]:
         return
     from charjax.files import make_directory
 
-    corpus = Path(config.data.path).stem if config.data.path else config.data.name
+    # Of a path that ends with a slash, or is a dot, the name of that folder.
+    named = os.path.abspath(config.data.title) if config.data.path else config.data.name
+    corpus = Path(named).stem or "text"
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     base = Path("runs") / f"{corpus}-{config.model.kind}-{stamp}"
     made_parent = not base.parent.exists()
@@ -274,6 +278,7 @@ def train_run(
             status = stop.status
         finally:
             recorder.close(status)
+    display.say(f"look at it: charjax report {shlex.quote(str(workdir))}")
     display.say(f"run: {workdir}  ({time.perf_counter() - began:.1f} s)")
     return status
 

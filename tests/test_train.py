@@ -47,6 +47,7 @@ def test_every_family_trains_samples_and_is_evaluated(kind, text, tmp_path):
     done = train(workdir, text, kind, *["train.steps=20"] * (kind != "ngram"))
     assert done.status == 0, done.err
     assert done.out.startswith(f"run: {workdir}")
+    assert done.out.rstrip().splitlines()[-2] == f"look at it: charjax report {workdir}"
     assert done.out.rstrip().splitlines()[-1].startswith(f"run: {workdir}")
     names = {path.name for path in workdir.iterdir()}
     files = {"config.toml", "metrics.jsonl", "checkpoints", "samples.txt", "curves.png"}
@@ -239,6 +240,7 @@ def test_steps_that_are_not_finite_end_the_run(text, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_eight_virtual_devices_give_the_losses_of_one(text, tmp_path, run_command):
     options = [f"data.path={text}", *tiny("transformer"), "train.steps=20", "train.log_every=1"]
     options += ["train.batch_size=16", "eval.every=0", "model.dropout=0"]

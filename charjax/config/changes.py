@@ -21,11 +21,12 @@ def resume_conflicts(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
 
     A different train.steps or train.epochs is no conflict: a schedule depends on it only through
     optim.decay_steps. A setting that neither configuration reads is no conflict, nor is another
-    data.path: the text's digest is checked when it is loaded.
+    data.path or data.val_path: the text's digest is checked when it is loaded.
     """
     free = set(_FREE_TO_CHANGE)
-    if old.data.path is not None and new.data.path is not None:
-        free.add("data.path")
+    for key in ("path", "val_path"):
+        if getattr(old.data, key) is not None and getattr(new.data, key) is not None:
+            free.add(f"data.{key}")
     if old.model.kind != new.model.kind:
         # Two families have few settings in common: only their names are reported.
         free.update(

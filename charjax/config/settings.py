@@ -178,7 +178,27 @@ def _apply_override(tree: dict[str, Any], name: str, text: str) -> None:
         tree["model"] = values = {
             k: v for k, v in values.items() if k in shared and _is_allowed(shared[k], v)
         }
-    values[key] = _unquote(text) if is_text(fields[key]) else _toml_value(text)
+    if name in ("data.path", "data.val_path"):
+        values[key] = parse_paths(text, name)
+    else:
+        values[key] = _unquote(text) if is_text(fields[key]) else _toml_value(text)
+
+
+def parse_paths(text: str, name: str) -> str | list[str]:
+    """Return the path of a `data.path=...` override, or the paths of a list.
+
+    Raises:
+      UserError: a list that is not TOML, and no file has that name.
+    """
+    if not (text.startswith("[") and text.endswith("]")) or os.path.exists(text):
+        return _unquote(text)
+    value = _toml_value(text)
+    if not isinstance(value, list):
+        raise UserError(
+            f"{name}: {text} given; a list of files has quotes around each, which the shell drops "
+            f'unless they are quoted too: \'{name}=["a.txt", "b.txt"]\''
+        )
+    return value
 
 
 def _is_allowed(field: FieldInfo, value: Any) -> bool:

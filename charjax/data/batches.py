@@ -81,7 +81,7 @@ class BatchSource:
     """Source of batches: a pytree, to be passed to jit as an argument.
 
     Attributes:
-      tokens: (N,) uint8 or uint16, on the device.
+      tokens: (N,) uint8, uint16 or uint32, on the device.
       key: the typed PRNG key of this source.
       windows: the windows that can be drawn; with contiguous sampling, the B streams.
       sampling: random, epoch or contiguous.
@@ -252,7 +252,7 @@ def gather_windows(
     """Gather windows from a text; to be called inside jit.
 
     Args:
-      tokens: (N,) uint8 or uint16.
+      tokens: (N,) uint8, uint16 or uint32.
       doc_starts: (B,) int32, the first token of each window's document.
       starts: (B,) int32, the input before each window's first target.
       lengths: (B,) int32, targets of each window, 0 to `window`.

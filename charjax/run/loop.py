@@ -5,7 +5,7 @@ The host reads the metrics of one chunk after it has started the next, so the de
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from charjax.signals import Signals
 from charjax.training.evaluation import Score
 from charjax.training.program import CAPACITY, ChunkProgram
 from charjax.training.state import TrainState
+from charjax.units import TextSize
 
 # A signal is answered after a chunk, so a chunk should last about this long.
 _CHUNK_SECONDS = 0.8
@@ -61,6 +62,7 @@ class Loop:
       sample: step, state -> None; writes samples.
       save: step, state, progress, best -> None.
       check: raises if the last save has failed; called between chunks.
+      sizes: of the training and validation splits.
       steps_per_epoch: those in which every target occurs once.
       profile: the trace of some steps, if one is wanted.
       step: steps done.
@@ -77,6 +79,7 @@ class Loop:
     sample: Callable[[int, TrainState], None]
     save: Callable[[int, TrainState, Progress, bool], None]
     check: Callable[[], None]
+    sizes: Mapping[str, TextSize]
     steps_per_epoch: float
     profile: Profile | None = None
     step: int = dataclasses.field(init=False)
@@ -158,7 +161,7 @@ class Loop:
         lines, done = [], first
         for step in sorted({1, *due} if first == 0 and last else due):
             progress.interval.add(rows[done - first : step - first])
-            line = {**progress.interval.line(), "tokens_per_second": rate}
+            line = {**progress.interval.line(self.sizes["train"]), "tokens_per_second": rate}
             lines.append({"step": step, "split": "train", **line, "epoch": self._epoch(step)})
             progress.interval, done = Interval(), step
         progress.interval.add(rows[done - first :])
@@ -166,7 +169,8 @@ class Loop:
             self.metrics.write_all(lines)
         if done < last == self.config.train.steps:
             # Shown, not written: with more steps the interval would go on.
-            lines.append({"step": last, **progress.interval.line(), "epoch": self._epoch(last)})
+            line = progress.interval.line(self.sizes["train"])
+            lines.append({"step": last, **line, "epoch": self._epoch(last)})
         self.display.steps(last, rate, lines)
 
     def _epoch(self, step: int) -> float:
@@ -201,7 +205,7 @@ class Loop:
         self.metrics.write(
             self.step,
             "val",
-            **loss_fields(score.loss),
+            **loss_fields(score.loss, self.sizes["val"]),
             learning_rate=None,
             grad_norm=None,
             tokens_per_second=score.targets / seconds,
@@ -212,5 +216,5 @@ class Loop:
         progress.stalled = 0 if best else progress.stalled + 1
         if best:
             progress.best_val_loss, progress.best_step = score.loss, self.step
-        self.display.evaluated(self.step, score.loss, best)
+        self.display.evaluated(self.step, score.loss, best, self.sizes["val"].bpc(score.loss))
         return best

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from charjax import files
+from charjax.data.tokenizers import CharTokenizer
 from charjax.errors import UserError
 from charjax.files import check_directory, make_directory, write_json
 from charjax.run import fitting
@@ -25,6 +26,7 @@ from charjax.run.profiling import Profile
 from charjax.run.progress import Progress
 from charjax.run.samples import cut_samples, read_samples, write_samples
 from charjax.run.summary import Summary
+from charjax.run.tokenizer_file import check_tokenizer, write_tokenizer
 from charjax.signals import Interrupted, Signals
 from charjax.tracking.background import Tracking
 from charjax.tracking.trackers import tracking
@@ -80,12 +82,14 @@ class Recorder:
         lock = Lock(directory)
         lock.acquire()
         # Only with the lock: another process may have started a run there, and even ended it.
-        if not resume:
-            try:
+        try:
+            if resume:
+                check_tokenizer(directory, session.dataset.tokenizer)
+            else:
                 _refuse_existing_run(directory)
-            except UserError:
-                lock.release()
-                raise
+        except UserError:
+            lock.release()
+            raise
         store = Checkpoints(directory / "checkpoints", session.config.checkpoint.keep)
         trackers = tracking(session.config, directory, display.say)
         return Recorder(directory, session, display, signals, store, lock, resume, trackers)
@@ -146,6 +150,7 @@ class Recorder:
             check=self.checkpoints.check,
             steps_per_epoch=self.session.steps_per_epoch,
             profile=self._profile(profile),
+            sizes={name: split.size for name, split in self.session.dataset.splits.items()},
         )
         self.display.start(step, self.session.config.train.steps)
         try:
@@ -244,6 +249,7 @@ class Recorder:
     def _prepare_directory(self, step: int, progress: Progress) -> None:
         """Write config.toml, and cut from the other files what will be written again."""
         files.replace(self.directory / "config.toml", self.session.config.to_toml())
+        write_tokenizer(self.directory, self.session.dataset.tokenizer)
         (self.directory / "summary.json").unlink(missing_ok=True)
         self.metrics.cut(step, progress.events_done)
         cut_samples(self.directory / "samples.txt", progress.events_done)
@@ -268,6 +274,7 @@ class Recorder:
             session.dataset.digest,
             environment(session),
             progress.to_json(),
+            session.dataset.files,
         )
         if session.model.fitted:
             meta["tables"] = {
@@ -288,7 +295,9 @@ class Recorder:
         summary = Summary(self.session, step, state, progress, test_loss)
         fields = summary.to_json()
         title = f"{self.session.dataset.name}, {self.session.config.model.kind}"
-        draw_curves(self.metrics.read(), title, self.directory / "curves.png")
+        tokenizer = self.session.dataset.tokenizer
+        size = tokenizer.vocab_size if isinstance(tokenizer, CharTokenizer) else None
+        draw_curves(self.metrics.read(), title, self.directory / "curves.png", size)
         write_json(self.directory / "summary.json", fields)
         self.tracking.summarize(fields)
         self.checkpoints.close()
@@ -322,7 +331,9 @@ def check_can_start(directory: Path, session: Session, *, resume: bool) -> None:
     if not resume:
         _refuse_existing_run(directory)
         check_directory(directory, "--workdir")
-    elif has_checkpoints(directory):
+        return
+    check_tokenizer(directory, session.dataset.tokenizer)
+    if has_checkpoints(directory):
         store = Checkpoints(directory / "checkpoints")
         check_resumed(read_notes(store.read_meta("latest")), session)
 

@@ -198,7 +198,8 @@ def _check_memory(config: Config, model: CharModel, devices: list[jax.Device]) -
             f"model.kind: {config.model.kind} of {model.vocab_size:,} symbols needs "
             f"{needed / 1e9:.1f} GB for its parameters and the optimizer's state, and there are "
             f"{there / 1e9:.1f} GB of memory; choose another model.kind (ngram with model.order=2 "
-            "counts pairs), a smaller model, or data.tokenizer=byte"
+            "counts pairs), a smaller model, data.tokenizer=byte, or with bpe a smaller "
+            "data.vocab_size"
         )
 
 
