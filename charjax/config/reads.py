@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from charjax.config.families import FAMILIES
 from charjax.config.sections import Config
+from charjax.extensions import FIELDS, is_reference
 
 
 class When(NamedTuple):
@@ -59,9 +60,15 @@ def _value(config: Config, name: str) -> Any:
 def _one_of(choice: str, *values: str) -> When:
     section, _, key = choice.partition(".")
     named = " or ".join(values)
+
+    def holds(config: Config) -> bool:
+        value = getattr(getattr(config, section), key)
+        # What code of the user's own reads is seen when it is built.
+        return value in values or (choice in FIELDS and is_reference(value))
+
     return When(
         (choice,),
-        lambda config: getattr(getattr(config, section), key) in values,
+        holds,
         f"only {choice}={named} reads it, and {choice} is {{}}",
     )
 

@@ -30,4 +30,5 @@ def _parser() -> cli.Parser:
     )
     parser.add_argument("directory", metavar="DIR", help="directory that `sweep` wrote")
     parser.add_argument("--out", metavar="FILE.html", help="the page (DIR/report.html)")
+    cli.add_code(parser)
     return parser
