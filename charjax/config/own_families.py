@@ -55,15 +55,14 @@ def is_own(kind: Any) -> bool:
 
 
 def _make_section(kind: str, found: Any) -> type[FamilyConfig]:
-    fields = getattr(found, "__dataclass_fields__", None)
-    if not isinstance(found, type) or fields is None:
+    if not isinstance(found, type) or not dataclasses.is_dataclass(found):
         raise UserError(
             f"{_FIELD}: {kind!r} is of type {type(found).__name__}; it must be a class: a subclass "
             "of charjax.models.CharModel"
         )
     section = getattr(found, "section", None)
     if section is None:
-        return _section_of_fields(kind, found, fields)
+        return _section_of_fields(kind, found)
     if not isinstance(section, type) or not issubclass(section, FamilyConfig):
         raise UserError(
             f"{_FIELD}: the attribute `section` of {kind!r} must be a subclass of "
@@ -77,12 +76,11 @@ def _make_section(kind: str, found: Any) -> type[FamilyConfig]:
     return create_model(section.__name__, __base__=section, kind=(str, about))
 
 
-def _section_of_fields(
-    kind: str, found: type, fields: dict[str, dataclasses.Field]
-) -> type[FamilyConfig]:
+def _section_of_fields(kind: str, found: Any) -> type[FamilyConfig]:
     hints = get_type_hints(found)
     settings: dict[str, Any] = {}
-    for name, field in fields.items():
+    for field in dataclasses.fields(found):
+        name = field.name
         if name in _NOT_SETTINGS or not field.init:
             continue
         if field.default is dataclasses.MISSING:
