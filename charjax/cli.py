@@ -131,6 +131,7 @@ def add_code(parser: argparse.ArgumentParser, *, resumes: bool = True) -> None:
         metavar="FILE.py",
         action="append",
         type=_named_file,
+        default=argparse.SUPPRESS,
         help="a file of your own code that the configuration or the run names; no file is executed "
         "that is not named here or in a setting on the command line",
     )
@@ -139,6 +140,7 @@ def add_code(parser: argparse.ArgumentParser, *, resumes: bool = True) -> None:
             "--accept-changed-code",
             action=_AcceptChanges,
             nargs=0,
+            default=argparse.SUPPRESS,
             help="use it although it has changed since the run was begun",
         )
 

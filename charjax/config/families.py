@@ -138,7 +138,7 @@ class MLPConfig(FamilyConfig):
     blank: bool = Field(
         False, description="a symbol of its own stands before a line's start, as in makemore.py"
     )
-    activation: Annotated[Literal["tanh"], OrOwn("model.activation")] = Field(
+    activation: Annotated[Literal["tanh", "relu"], OrOwn("model.activation")] = Field(
         "tanh", description="of the hidden layers"
     )
 
@@ -169,7 +169,7 @@ class WaveNetConfig(FamilyConfig):
     d_embed: Width = Field(24, description="width of an embedding")
     d_hidden: Width = Field(128, description="width of every level")
     norm: Literal["none", "batch"] = Field("none", description="normalisation before each tanh")
-    activation: Annotated[Literal["tanh"], OrOwn("model.activation")] = Field(
+    activation: Annotated[Literal["tanh", "relu"], OrOwn("model.activation")] = Field(
         "tanh", description="of every level"
     )
 

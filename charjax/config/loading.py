@@ -23,7 +23,7 @@ from charjax.config.settings import (
     split_override,
 )
 from charjax.errors import UserError, did_you_mean
-from charjax.extensions import is_reference, refuse_unnamed
+from charjax.extensions import is_named
 
 # Settings of a transformer implied by a scheme unless given; equal to the scheme's `sets`.
 IMPLIED: dict[str, dict[str, Any]] = {"tfixup": {"scale_embeddings": True}}
@@ -165,7 +165,7 @@ def _family(kind: Any, *, saved: bool) -> type[FamilyConfig]:
     try:
         family = find_family(kind)
     except UserError:
-        if saved and is_reference(kind) and not _is_named(kind):
+        if saved and not is_named(kind):
             return UnnamedFamily
         raise
     if family is not None:
@@ -174,14 +174,6 @@ def _family(kind: Any, *, saved: bool) -> type[FamilyConfig]:
         f"model.kind: {format_value(kind)} given; must be one of {', '.join(FAMILIES)}, or your "
         f"own as FILE.py:NAME{did_you_mean(kind, FAMILIES)}"
     )
-
-
-def _is_named(kind: str) -> bool:
-    try:
-        refuse_unnamed("model.kind", kind)
-    except UserError:
-        return False
-    return True
 
 
 def _own_section(family: type[FamilyConfig], settings: dict[str, Any]) -> FamilyConfig:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from charjax.config.families import FAMILIES
 from charjax.config.sections import Config
 from charjax.extensions import FIELDS, is_reference
+from charjax.extensions.loading import installed_names
 
 
 class When(NamedTuple):
@@ -64,7 +65,8 @@ def _one_of(choice: str, *values: str) -> When:
     def holds(config: Config) -> bool:
         value = getattr(getattr(config, section), key)
         # What code of the user's own reads is seen when it is built.
-        return value in values or (choice in FIELDS and is_reference(value))
+        own = choice in FIELDS and (is_reference(value) or value in installed_names(choice))
+        return value in values or own
 
     return When(
         (choice,),

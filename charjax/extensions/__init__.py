@@ -14,6 +14,7 @@ from charjax.extensions.loading import (
     check_callable,
     executed,
     find_object,
+    is_named,
     name_word,
     refuse_unnamed,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "describe_failure",
     "executed",
     "find_object",
+    "is_named",
     "is_reference",
     "name_file",
     "name_word",

@@ -67,13 +67,19 @@ def bind(field: str, text: str) -> str:
     return f"{source.file}:{reference.name}@{source.version}"
 
 
+def is_named(text: Any) -> bool:
+    """Return False for a reference to a file that the user has not named."""
+    reference = parse_reference(text)
+    return reference is None or named_source(reference.file, reference.version) is not None
+
+
 def refuse_unnamed(field: str, text: str) -> None:
     """Raise a UserError for a file that only a configuration or a run names."""
-    reference = parse_reference(text)
-    if reference is not None and named_source(reference.file, reference.version) is None:
+    if not is_named(text):
+        file = text.partition(":")[0].replace("\\", "/").rpartition("/")[2]
         raise UserError(
             f"{field}: {text!r} is code in a file that only a configuration or a run names, and "
-            f"such files are not executed: if you trust it, add --code PATH/{reference.file} "
+            f"such files are not executed: if you trust it, add --code PATH/{file} "
             "(code= in Python; a run has a copy of its own in code/)"
         )
 
@@ -121,6 +127,11 @@ def executed(field: str, text: str) -> Any:
     """
     found = _objects.get((field, text))
     return found if found is not None else find_object(field, text)
+
+
+def was_found(field: str, text: str) -> bool:
+    """Return True for a setting that `find_object` has found before in this process."""
+    return (field, text) in _objects
 
 
 def installed_names(field: str) -> list[str]:

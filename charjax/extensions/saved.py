@@ -5,6 +5,7 @@ from typing import Any
 
 from charjax.extensions.fields import FIELDS
 from charjax.extensions.installed import installed, package
+from charjax.extensions.loading import was_found
 from charjax.extensions.references import parse_reference
 from charjax.extensions.sources import Source, named_source
 from charjax.files import make_directory, replace
@@ -16,9 +17,7 @@ def references_in(tree: dict[str, Any]) -> list[tuple[str, str]]:
     for field in FIELDS:
         section, _, key = field.partition(".")
         value = tree.get(section, {}).get(key)
-        if isinstance(value, str) and (
-            parse_reference(value) or value in installed(FIELDS[field].group)
-        ):
+        if isinstance(value, str) and (parse_reference(value) or was_found(field, value)):
             found.append((field, value))
     return found
 

@@ -104,7 +104,8 @@ def check_draws(
         if (array.shape, array.dtype) != (shape.shape, jnp.float32):
             raise UserError(
                 f"init.scheme: {name!r} draws {array.dtype}{list(array.shape)} for {where!r}, "
-                f"which is float32{list(shape.shape)}; a draw returns an array of site.shape, float32"
+                f"which is float32{list(shape.shape)}; a draw returns an array of site.shape, "
+                "float32"
             )
         if not bool(jnp.isfinite(array).all()):
             raise UserError(

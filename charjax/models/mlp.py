@@ -38,7 +38,7 @@ class MLP(FiniteModel):
       hidden: widths of the hidden layers.
       norm: "none" or "batch".
       blank: whether the blank is a symbol of its own; for texts of lines.
-      activation: "tanh", or one of the user's own in its place.
+      activation: "tanh", or in its place "relu" or one of the user's own.
     """
 
     context_length: int

@@ -11,17 +11,11 @@ from charjax.errors import UserError
 from charjax.extensions import check_callable, executed, find_object, is_reference, refuse_unnamed
 from charjax.extensions.loading import installed_names
 from charjax.models.contract import CharModel
-from charjax.ops.activation import gelu, gelu_tanh
 from charjax.ops.precision import wide_dtype
 
 Function = Callable[[Array], Array]
 
-_KNOWN: dict[str, Function] = {
-    "tanh": jax.numpy.tanh,
-    "relu": jax.nn.relu,
-    "gelu": gelu,
-    "gelu_tanh": gelu_tanh,
-}
+_KNOWN: dict[str, Function] = {"tanh": jax.numpy.tanh, "relu": jax.nn.relu}
 
 
 @functools.cache

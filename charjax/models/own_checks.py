@@ -52,9 +52,9 @@ def check_activation(name: str) -> None:
     ):
         raise refuse("depends on the other elements of its argument; it must be elementwise")
     for what, array in (("value", values), ("derivative", derivatives)):
-        wrong = ~np.isfinite(np.asarray(array))
-        if wrong.any():
-            at = float(np.asarray(grid)[wrong][np.abs(np.asarray(grid)[wrong]).argmin()])
+        wrong = np.asarray(grid)[~np.isfinite(np.asarray(array))]
+        if wrong.size:
+            at = min(wrong.tolist(), key=abs)
             raise refuse(
                 f"has a {what} that is not finite at x = {at:g}; it must be finite from "
                 f"{-_LARGEST:g} to {_LARGEST:g}"

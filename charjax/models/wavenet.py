@@ -47,7 +47,7 @@ class WaveNet(FiniteModel):
       d_embed: E.
       d_hidden: H of every level.
       norm: "none" or "batch".
-      activation: "tanh", or one of the user's own in its place.
+      activation: "tanh", or in its place "relu" or one of the user's own.
     """
 
     context_length: int

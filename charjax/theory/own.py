@@ -72,7 +72,7 @@ def _jumps(derivative: Callable[[Array], Array]) -> Array:
     change = np.abs(derivative(high) - derivative(low))
     suspected = ~(change <= _JUMP)
     low, high = low[suspected], high[suspected]
-    while low.size and (high - low).max() > _NEAR:
+    while low.size and float(np.max(high - low)) > _NEAR:
         middle = (low + high) / 2
         at_low, at_middle, at_high = (derivative(x) for x in (low, middle, high))
         is_left = ~(np.abs(at_high - at_middle) >= np.abs(at_middle - at_low))

@@ -1,5 +1,8 @@
 """Code of the user's own, checked before anything of a run is written."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -13,6 +16,9 @@ from charjax.models.own_checks import check_activation, check_family
 from charjax.training.own_optimizer import check_direction
 from charjax.training.own_optimizer import is_own as is_own_optimizer
 
+# What has passed in this process: a sweep has many runs of one model.
+_passed: set[tuple[str, ...]] = set()
+
 
 def check_own(config: Config, model: CharModel) -> None:
     """Check the scheme, optimiser, activation and family of a run that are the user's own.
@@ -20,19 +26,31 @@ def check_own(config: Config, model: CharModel) -> None:
     Raises:
       UserError: one of them is not what it should be; the message says how.
     """
-    activation = getattr(config.model, "activation", None)
-    if activation is not None and is_own_activation(activation):
-        check_activation(activation)
-    if is_own_family(config.model.kind):
-        check_family(config.model.kind, model)
-    has_scheme, has_optimizer = is_own_scheme(config.init.scheme), is_own_optimizer(config.optim)
-    if not (has_scheme or has_optimizer):
-        return
+    activation, kind = getattr(config.model, "activation", None), config.model.kind
+    built = config.model.model_dump_json(), str(model.vocab_size), config.runtime.dtype
+    if is_own_activation(activation):
+        _once(("activation", str(activation)), lambda: check_activation(str(activation)))
+    if is_own_family(kind):
+        _once(("family", *built), lambda: check_family(kind, model))
+    if is_own_scheme(config.init.scheme):
+        init = config.init.model_dump_json()
+        _once(("scheme", *built, init), lambda: _check_scheme(config, model))
+    if is_own_optimizer(config.optim):
+        optim = config.optim.model_dump_json()
+        _once(("optim", *built, optim), lambda: check_direction(config.optim, _shapes(model)))
+
+
+def _once(key: tuple[str, ...], check: Callable[[], None]) -> None:
+    if key not in _passed:
+        check()
+        _passed.add(key)
+
+
+def _check_scheme(config: Config, model: CharModel) -> None:
+    name, depth = config.init.scheme, getattr(model, "n_layer", 0)
+    check_draws(name, scheme_for(config), _shapes(model), model.roles, depth, model.vocab_size)
+
+
+def _shapes(model: CharModel) -> Any:
     tokens_BT = jnp.zeros((1, model.lookback + 1), jnp.int32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
-    if has_scheme:
-        depth = getattr(model, "n_layer", 0)
-        name, scheme = config.init.scheme, scheme_for(config)
-        check_draws(name, scheme, shapes, model.roles, depth, model.vocab_size)
-    if has_optimizer:
-        check_direction(config.optim, shapes)
+    return jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]

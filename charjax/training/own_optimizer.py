@@ -92,8 +92,8 @@ def check_direction(config: OptimConfig, shapes: Any) -> None:
     if products < 0:
         raise refuse(
             "gives a direction against the gradient: it comes with a sign of its own, as "
-            "optax.adam and other whole optimisers do, and charjax multiplies by minus the learning rate; "
-            "return the direction alone, as optax.scale_by_adam does"
+            "optax.adam and other whole optimisers do, and charjax multiplies by minus the "
+            "learning rate; return the direction alone, as optax.scale_by_adam does"
         )
     if size < _SMALLEST:
         raise refuse(
@@ -130,8 +130,9 @@ def _trial(optimizer: Any, shapes: Any) -> Array:
 
 def _difference(tree: Any, wanted: Any) -> str | None:
     """Return the first difference between two pytrees of arrays, or None."""
-    (here, structure), (there, expected) = jax.tree.flatten(tree), jax.tree.flatten(wanted)
-    if structure != expected:
+    here, there = jax.tree.leaves(tree), jax.tree.leaves(wanted)
+    structure: Any = jax.tree.structure(tree)
+    if structure != jax.tree.structure(wanted):
         return f"another structure, of {len(here)} arrays for {len(there)}"
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(wanted)[0]]
     for path, leaf, other in zip(paths, here, there, strict=True):

@@ -66,7 +66,8 @@ def _arguments(argv: list[str]) -> Namespace:
         "--arch",
         metavar="FAMILY",
         type=_family,
-        help=f"the family: {', '.join(TRAINED)}, or your own as FILE.py:NAME (mlp, or the CONFIG's)",
+        help=f"the family: {', '.join(TRAINED)}, or your own as FILE.py:NAME (mlp, or the "
+        "CONFIG's)",
     )
     parser.add_argument(
         "--scheme", metavar="A,B,...", default=_SCHEMES, help=f"values of init.scheme ({_SCHEMES})"
