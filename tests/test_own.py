@@ -1,6 +1,7 @@
 """A scheme, an optimiser, an activation and a family from one file: trained, resumed, refused."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -124,16 +125,28 @@ class TestSecurity:
             ("sample", []),
             ("evaluate", []),
             ("train", ["--resume"]),
+            ("train", ["--init-from"]),
             ("interop", ["export", "x.safetensors"]),
         ],
-        ids=lambda command: command[0],
+        ids=lambda command: " ".join([command[0], *command[1]]),
     )
+    @pytest.mark.parametrize("version", [True, False])
     def test_a_run_names_none(
-        self, command: tuple, a_run: Path, marked: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        command: tuple,
+        version: bool,
+        a_run: Path,
+        marked: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        """Nor one whose config.toml was edited to name a file without its version."""
         monkeypatch.chdir(a_run)
+        if not version:
+            config = a_run / "config.toml"
+            config.write_text(re.sub("@[0-9a-f]{12}", "", config.read_text()))
         name, rest = command
         arguments = ["--workdir", a_run, *rest] if name == "train" else [a_run, *rest]
+        arguments = [*rest, a_run] if rest == ["--init-from"] else arguments
         arguments = ["export", a_run, "x.safetensors"] if name == "interop" else arguments
         done = run(name, *arguments)
         assert_refused(

@@ -37,12 +37,12 @@ def name_word(field: str, text: str) -> str:
             f"{field}: {text!r} given; name {FIELDS[field].what} in the file, as in "
             f"{field}={reference.path}:NAME"
         )
-    if reference.version is not None and named_source(reference.file, reference.version):
-        # As a configuration of a run has it; the file itself was named by --code.
-        return text
+    if reference.version is not None:
+        # As a configuration of a run has it: that names no file.
+        bound = bind(field, text)
+        refuse_unnamed(field, bound)
+        return bound
     source = name_file(reference.path)
-    if reference.version not in (None, source.version):
-        raise _changed(field, reference, source)
     return f"{source.file}:{reference.name}@{source.version}"
 
 
