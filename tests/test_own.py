@@ -65,7 +65,7 @@ def assert_refused(done: Result, message: str) -> None:
 
 
 class TestRuns:
-    """What a run keeps of the code, and what it needs it for."""
+    """The code that a run keeps, and the commands that need it."""
 
     def test_the_source_and_its_digest_are_saved(self, trained: Path, folder: Path) -> None:
         (copy,) = (trained / "code").glob("*/*.py")
@@ -88,8 +88,8 @@ class TestRuns:
         assert train(folder, tmp_path / "whole", "act").status == 0
         part = ["train.steps=6", "optim.decay_steps=12", "--workdir", tmp_path / "part"]
         assert run("train", *words(folder, "act"), *part).status == 0
-        more = ["--resume", "train.steps=12", f"model.activation={folder / 'mine.py'}:act"]
-        done = run("train", *more, "--workdir", tmp_path / "part")
+        longer = ["--resume", "train.steps=12", f"model.activation={folder / 'mine.py'}:act"]
+        done = run("train", *longer, "--workdir", tmp_path / "part")
         assert done.status == 0, done.err
         digests = [summary(tmp_path / name)["state_digest"] for name in ("whole", "part")]
         assert digests[0] == digests[1]
@@ -316,7 +316,7 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("names", "extra", "message"),
         [
-            (("scheme",), ["init.sigma_w=1.5"], "init.sigma_w: 1.5 given; only init.scheme"),
+            (("scheme",), ["init.sigma_w=1.5"], "init.sigma_w: 1.5 given; 'mine.py:scheme@"),
             (("make",), ["optim.momentum=0.5"], "optim.momentum: 0.5 given; 'mine.py:make@"),
         ],
     )

@@ -163,8 +163,8 @@ def _allowed(field: FieldInfo, element: bool) -> str:
     """Describe the allowed values of a field, or of an element of its list."""
     kind, bounds = _type(field)
     if options := choices(field):
-        own = any(isinstance(part, OrOwn) for part in field.metadata)
-        return f"one of {', '.join(options)}{', or your own as FILE.py:NAME' if own else ''}"
+        is_open = any(isinstance(part, OrOwn) for part in field.metadata)
+        return f"one of {', '.join(options)}{', or your own as FILE.py:NAME' if is_open else ''}"
     if typing.get_origin(kind) is tuple:
         inner, bounds = _unwrap(typing.get_args(kind)[0])
         if element:

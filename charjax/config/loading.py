@@ -92,8 +92,8 @@ def refuse_unread(config: Config, tree: Tree, overrides: Sequence[str]) -> None:
       tree: the settings from which it was resolved.
       overrides: `section.key=value` words.
     """
-    own = is_own(config.model.kind)
-    names = {split_override(word, own_family=own)[0] for word in overrides}
+    is_family = is_own(config.model.kind)
+    names = {split_override(word, own_family=is_family)[0] for word in overrides}
     for section, key, value, reason in _unread_values(config, tree, why_unread):
         if f"{section}.{key}" in names:
             raise UserError(_unread_error(f"{section}.{key}", value, reason))

@@ -65,8 +65,9 @@ def _one_of(choice: str, *values: str) -> When:
     def holds(config: Config) -> bool:
         value = getattr(getattr(config, section), key)
         # What code of the user's own reads is seen when it is built.
-        own = choice in FIELDS and (is_reference(value) or value in installed_names(choice))
-        return value in values or own
+        if value in values or choice not in FIELDS:
+            return value in values
+        return is_reference(value) or value in installed_names(choice)
 
     return When(
         (choice,),

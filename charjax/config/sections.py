@@ -228,8 +228,8 @@ class OrOwnFamily:
         """Extend the schema of the union."""
 
         def check(value: Any, known: Callable[[Any], Any]) -> Any:
-            own = isinstance(value, FamilyConfig) and type(value) not in FAMILIES.values()
-            return value if own else known(value)
+            is_family = isinstance(value, FamilyConfig) and type(value) not in FAMILIES.values()
+            return value if is_family else known(value)
 
         def dump(value: FamilyConfig, info: core_schema.SerializationInfo) -> dict[str, Any]:
             return value.model_dump(mode=info.mode, exclude_none=info.exclude_none)

@@ -63,9 +63,9 @@ def read_user_settings(
     file = {section: dict(values) for section, values in tree.items()}
     decay_steps = get_setting(tree, "optim", "decay_steps")
     follows_steps = decay_steps is not None and decay_steps == get_setting(tree, "train", "steps")
-    own = any(word.startswith("model.kind=") and is_own(word[11:]) for word in overrides)
-    own = own or is_own(model_kind(tree))
-    words = [split_override(word, own_family=own) for word in overrides]
+    kinds = [word[11:] for word in overrides if word.startswith("model.kind=")]
+    is_family = any(map(is_own, [*kinds, model_kind(tree)]))
+    words = [split_override(word, own_family=is_family) for word in overrides]
     # The family first: it determines the other keys of [model].
     for name, text in sorted(words, key=lambda word: word[0] != "model.kind"):
         _apply_override(tree, name, text)

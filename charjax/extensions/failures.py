@@ -1,4 +1,4 @@
-"""What is wrong in a file of the user's, with its line."""
+"""Errors out of a file of the user's, described with its line."""
 
 import traceback
 from types import TracebackType

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Kind(NamedTuple):
-    """What a setting's value may stand for.
+    """A kind of code that a setting may name.
 
     Attributes:
       group: the entry points of installed packages.

@@ -109,10 +109,10 @@ def find_object(field: str, text: str) -> Any:
     module = _execute(source, field)
     if not hasattr(module, reference.name):
         names = [name for name in vars(module) if not name.startswith("_")]
-        own = [name for name in names if _is_from(vars(module)[name], module)]
+        defined = [name for name in names if _is_from(vars(module)[name], module)]
         raise UserError(
             f"{field}: {source.path} has no {reference.name!r}; it has: "
-            f"{', '.join(own) or 'nothing'}{did_you_mean(reference.name, own or names)}"
+            f"{', '.join(defined) or 'nothing'}{did_you_mean(reference.name, defined or names)}"
         )
     found = getattr(module, reference.name)
     _objects[field, text] = found

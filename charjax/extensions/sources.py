@@ -47,7 +47,7 @@ class _Names:
 
     Attributes:
       sources: by name and version; of one name the last is the one named last.
-      is_command: of one command, which cannot tell two files of one name apart.
+      is_command: of one command, in which two files may not have one name.
       accepts_changes: a file may have changed since a run was begun.
     """
 

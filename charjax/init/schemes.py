@@ -78,9 +78,9 @@ def scheme_numbers(name: str) -> tuple[str, ...]:
       UserError: no such scheme.
     """
     if is_own_scheme(name):
-        own = own_scheme(InitConfig(scheme=name))
-        assert own is not None
-        return ("gain", *own[1])
+        built = own_scheme(InitConfig(scheme=name))
+        assert built is not None
+        return ("gain", *built[1])
     return ("gain", *_entry(name).numbers)
 
 
@@ -95,18 +95,23 @@ def find_scheme(init: InitConfig) -> Scheme:
     Raises:
       UserError: no such scheme, or a number that it does not read.
     """
-    own = own_scheme(init) if is_own_scheme(init.scheme) else None
-    read = own[1] if own else _entry(init.scheme).numbers
+    built = own_scheme(init) if is_own_scheme(init.scheme) else None
+    read = built[1] if built else _entry(init.scheme).numbers
     for number in InitConfig.model_fields:
         value = getattr(init, number)
         if number in ("scheme", "gain") or value is None or number in read:
             continue
         owners = [f'"{name}"' for name, other in SCHEMES.items() if number in other.numbers]
+        if built:
+            raise UserError(
+                f"init.{number}: {value} given; {init.scheme!r} does not read it when it is called: "
+                "leave it out"
+            )
         raise UserError(
             f"init.{number}: {value} given; only init.scheme = {' or '.join(owners)} reads it: "
             "leave it out"
         )
-    scheme = own[0] if own else _entry(init.scheme).build(init)
+    scheme = built[0] if built else _entry(init.scheme).build(init)
     if init.gain is None:
         return scheme
     if scheme.adjust is not None:

@@ -29,11 +29,11 @@ def activation_of(name: str) -> Function:
     """
     if name in _KNOWN:
         return _KNOWN[name]
-    own = own_activation(name)
+    written = own_activation(name)
 
     def function(x: Array) -> Array:
         with jax.numpy_dtype_promotion("standard"):
-            return own(x.astype(wide_dtype(x.dtype))).astype(x.dtype)
+            return written(x.astype(wide_dtype(x.dtype))).astype(x.dtype)
 
     return function
 

@@ -38,8 +38,8 @@ def find_activation(name: str) -> Activation:
       ValueError: there is none.
       UserError: it is in a file that the user has not named.
     """
-    if name not in ACTIVATIONS and (own := _find_own(name)):
-        return own
+    if name not in ACTIVATIONS and (found := _find_own(name)):
+        return found
     if name not in ACTIVATIONS:
         raise ValueError(f"no activation named {name!r}; there are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]

@@ -33,23 +33,19 @@ def own_direction(config: OptimConfig) -> optax.GradientTransformation:
     """Build the user's optimiser that [optim] names.
 
     Raises:
-      UserError: the file was not named by the user, fails, returns no transformation, or leaves a
-        setting of other optimisers unread that was given.
+      UserError: the file was not named by the user, fails, or returns no transformation.
     """
-    name = config.kind
+    return _build(config.kind, ReadSettings(config))
+
+
+def _build(name: str, settings: ReadSettings) -> optax.GradientTransformation:
     found = find_object("optim.kind", name)
-    settings = ReadSettings(config)
     made = check_callable("optim.kind", name, found, 1, _FORM)(settings)
     if not (callable(getattr(made, "init", None)) and callable(getattr(made, "update", None))):
         raise UserError(
             f"optim.kind: {name!r} returns a {type(made).__name__}; it must return a "
             "transformation with `init` and `update`, as optax's scale_by_adam() does"
         )
-    for key, field in OptimConfig.model_fields.items():
-        belongs = any(when.choices[0] == "optim.kind" for when in READ.get(f"optim.{key}", ()))
-        value = getattr(config, key)
-        if belongs and key not in settings.read and value != field.default:
-            raise UserError(f"optim.{key}: {value} given; {name!r} does not read it: leave it out")
     return optax.GradientTransformation(made.init, optax.with_extra_args_support(made).update)
 
 
@@ -59,22 +55,23 @@ def check_direction(config: OptimConfig, shapes: Any) -> None:
     Parameters and a gradient of unit size are drawn, and three steps taken. The directions must be
     of the gradient's structure, shapes and dtypes, finite, of its sign (their inner product with it
     is not negative), and not small: a root mean square below 0.02 has a learning rate in it.
-    A rate above that cannot be told from the size of a direction, such as of an average that is not
-    corrected for its beginning.
+    A rate above that is not noticed: the direction of an average that is not corrected for its
+    beginning is as small.
 
     Args:
       config: of an optimiser of the user's own.
       shapes: the parameters as a pytree of anything with `.shape` and `.dtype`.
 
     Raises:
-      UserError: the direction is not one.
+      UserError: the direction is not one, or a setting of other optimisers was given that it does
+        not read.
     """
-    name = config.kind
+    name, settings = config.kind, ReadSettings(config)
 
     def refuse(problem: str) -> UserError:
         return UserError(f"optim.kind: {name!r} {problem}")
 
-    optimizer = optax.with_extra_args_support(own_direction(config))
+    optimizer = optax.with_extra_args_support(_build(name, settings))
     with jax.numpy_dtype_promotion("standard"):
         before = jax.eval_shape(optimizer.init, shapes)
         updates, after = jax.eval_shape(_untraced(optimizer.update), shapes, before, shapes)
@@ -83,6 +80,8 @@ def check_direction(config: OptimConfig, shapes: Any) -> None:
         if difference := _difference(after, before):
             raise refuse(f"returns a state unlike the one of its init: {difference}")
         sums = np.asarray(jax.jit(lambda: _trial(optimizer, shapes))())
+    # Only now: it may read them in its update.
+    _refuse_unread(config, settings.read)
     squares, products, count = sums
     if not (np.isfinite(squares) and np.isfinite(products)):
         raise refuse("gives a direction that is not finite for a gradient of N(0, 1)")
@@ -102,6 +101,16 @@ def check_direction(config: OptimConfig, shapes: Any) -> None:
             "rate out (or, if it is meant to be so small, multiply it by "
             f"{float(f'{1 / size:.1g}'):g})"
         )
+
+
+def _refuse_unread(config: OptimConfig, read: set[str]) -> None:
+    for key, field in OptimConfig.model_fields.items():
+        belongs = any(when.choices[0] == "optim.kind" for when in READ.get(f"optim.{key}", ()))
+        value = getattr(config, key)
+        if belongs and key not in read and value != field.default:
+            raise UserError(
+                f"optim.{key}: {value} given; {config.kind!r} does not read it: leave it out"
+            )
 
 
 def _untraced(update: Any) -> Any:

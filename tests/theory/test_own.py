@@ -42,13 +42,13 @@ def word(folder: Path, name: str) -> str:
 
 @pytest.mark.parametrize("name", ["tanh", "relu", "gelu"])
 def test_maps_are_those_of_the_known_one(name: str, tmp_path: Path) -> None:
-    own, known = theory.find_activation(word(tmp_path, name)), theory.find_activation(name)
+    mine, known = theory.find_activation(word(tmp_path, name)), theory.find_activation(name)
     for q in (0.1, 1.0, 30.0):
-        assert theory.length_map(q, own, 1.5, 0.05) == pytest.approx(
+        assert theory.length_map(q, mine, 1.5, 0.05) == pytest.approx(
             theory.length_map(q, known, 1.5, 0.05), rel=1e-7
         )
-        assert theory.chi(q, own, 1.5) == pytest.approx(theory.chi(q, known, 1.5), rel=1e-7)
-        assert theory.correlation_map(0.3, q, own, 1.5) == pytest.approx(
+        assert theory.chi(q, mine, 1.5) == pytest.approx(theory.chi(q, known, 1.5), rel=1e-7)
+        assert theory.correlation_map(0.3, q, mine, 1.5) == pytest.approx(
             theory.correlation_map(0.3, q, known, 1.5), rel=1e-7
         )
 
@@ -74,11 +74,11 @@ def test_the_critical_scheme_reads_the_models_activation(tmp_path: Path) -> None
     words = ["model.kind=mlp", "init.scheme=critical", "init.sigma_b=0.2"]
     known = scheme_for(load_config(None, words))
     word(tmp_path, "tanh")
-    own = scheme_for(load_config(None, [*words, f"model.activation={tmp_path}/mine.py:tanh"]))
+    mine = scheme_for(load_config(None, [*words, f"model.activation={tmp_path}/mine.py:tanh"]))
     for role, rule in known.rules.items():
         gain = getattr(rule.draw, "gain", None)
         if gain is not None:
-            assert own.rules[role].draw.gain == pytest.approx(gain, rel=1e-8)
+            assert mine.rules[role].draw.gain == pytest.approx(gain, rel=1e-8)
 
 
 def test_without_a_critical_point_the_scheme_says_so(tmp_path: Path) -> None:

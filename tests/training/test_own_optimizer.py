@@ -76,9 +76,9 @@ def test_it_equals_charjaxs_of_the_same_direction(
     """With the scheme's factors, the decay and minus the rate, all of them charjax's."""
     common = ["optim.learning_rate=0.3", "optim.weight_decay=0.1", *words[1:]]
     factors = {"rate_factors": {"kernel": jnp.float32(0.25), "bias": jnp.float32(2.0)}}
-    own = steps(optim(tmp_path, returned, *common), **factors)
+    mine = steps(optim(tmp_path, returned, *common), **factors)
     known = load_config(None, [*words[:1], *common]).optim
-    close(own, steps(known, **factors))
+    close(mine, steps(known, **factors))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,12 @@ def test_what_is_no_direction_is_refused(returned: str, message: str, tmp_path: 
         check_direction(optim(tmp_path, returned), SHAPES)
 
 
-def test_a_setting_must_be_one_that_it_reads(tmp_path: Path) -> None:
+def test_a_setting_may_be_read_in_the_update(tmp_path: Path) -> None:
+    late = "optax.stateless(lambda g, p: jax.tree.map(lambda x: x / optim.eps, g))"
+    check_direction(optim(tmp_path, late, "optim.eps=0.1"), SHAPES)
+
+
+def test_a_setting_that_it_does_not_read_is_refused(tmp_path: Path) -> None:
     config = optim(tmp_path, "optax.identity()", "optim.momentum=0.5")
     with pytest.raises(UserError, match=r"optim\.momentum: 0\.5 given; .* does not read it"):
         check_direction(config, SHAPES)
