@@ -104,8 +104,8 @@ def find_scheme(init: InitConfig) -> Scheme:
         owners = [f'"{name}"' for name, other in SCHEMES.items() if number in other.numbers]
         if built:
             raise UserError(
-                f"init.{number}: {value} given; {init.scheme!r} does not read it when it is called: "
-                "leave it out"
+                f"init.{number}: {value} given; {init.scheme!r} does not read it when it is "
+                "called: leave it out"
             )
         raise UserError(
             f"init.{number}: {value} given; only init.scheme = {' or '.join(owners)} reads it: "
