@@ -32,6 +32,8 @@ def explain(error: ValidationError, within: tuple[str, ...] = ()) -> str:
     section, *rest = place
     kind = str(rest.pop(0)) if section == "model" else None
     key, *inside = rest
+    # Of a field of several types, pydantic names the type that it tried.
+    inside = [index for index in inside if isinstance(index, int)]
     name = f"{section}.{key}{''.join(f'[{index}]' for index in inside)}"
     fields = fields_of(str(section), kind)
     if key not in fields:

@@ -151,9 +151,12 @@ def parse_config(tree: dict[str, Any], *, saved: bool = False) -> Config:
     if is_own(kind):
         tree |= {"model": _own_section(family, tree["model"])}
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
         raise UserError(explain(error)) from None
+    if saved and config.optim.decay_steps is None and "steps" in tree.get("train", {}):
+        return config.with_steps(config.train.steps)
+    return config
 
 
 def _family(kind: Any, *, saved: bool) -> type[FamilyConfig]:

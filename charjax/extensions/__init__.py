@@ -19,7 +19,7 @@ from charjax.extensions.loading import (
     refuse_unnamed,
 )
 from charjax.extensions.references import Reference, is_reference, parse_reference
-from charjax.extensions.saved import references_in, save_sources, versions_of
+from charjax.extensions.saved import code_digests, references_in, save_sources, versions_of
 from charjax.extensions.sources import accepting_changes, name_file, separate_names
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "accepting_changes",
     "bind",
     "check_callable",
+    "code_digests",
     "describe_failure",
     "executed",
     "find_object",

@@ -10,6 +10,8 @@ from charjax.extensions.references import parse_reference
 from charjax.extensions.sources import Source, named_source
 from charjax.files import make_directory, replace
 
+_CODE = "code "
+
 
 def references_in(tree: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the settings of a configuration that are code of the user's own: (field, value)."""
@@ -34,10 +36,16 @@ def save_sources(directory: Path, tree: dict[str, Any]) -> None:
             replace(folder / source.file, source.data)
 
 
+def code_digests(environment: dict[str, Any]) -> dict[str, str]:
+    """Return the SHA-256 of each file of a run's own code, by its name, from `versions_of`."""
+    files = (name for name in environment if name.startswith(_CODE))
+    return {name.removeprefix(_CODE): str(environment[name]) for name in files}
+
+
 def versions_of(tree: dict[str, Any]) -> dict[str, str]:
     """Return the SHA-256 of each file of a configuration, and the versions of the packages."""
     references = references_in(tree)
-    files = {f"code {s.file}": s.digest for s in _sources(value for _, value in references)}
+    files = {f"{_CODE}{s.file}": s.digest for s in _sources(value for _, value in references)}
     packages = {
         f"package of {field}": package(installed(FIELDS[field].group)[value])
         for field, value in references
