@@ -3,10 +3,11 @@
 Letters: T characters, V vocabulary.
 """
 
+import contextlib
 import functools
 import io
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 from jax import Array
 
-from charjax import parallel
+from charjax import extensions, parallel
 from charjax.cli import config_words
 from charjax.config import Config
 from charjax.data.datasets import load_other_text, run_rules
@@ -295,6 +296,8 @@ def fit(
     resume: bool = False,
     init_from: str | Path | None = None,
     quiet: bool = False,
+    code: str | Path | Sequence[str | Path] = (),
+    accept_changed_code: bool = False,
 ) -> Run:
     """Train a model, as `charjax train` does, and return the run at its best checkpoint.
 
@@ -306,11 +309,26 @@ def fit(
       resume: continue the run in `workdir`.
       init_from: directory of another run, whose parameters are the initial ones.
       quiet: print nothing.
+      code: files of the user's own code that the configuration or the run names; those named in an
+        override need no naming here. No other file is executed.
+      accept_changed_code: use a file although it has changed since the run was begun.
 
     Raises:
       UserError: a mistake in the settings or the data, or the run has diverged.
       KeyboardInterrupt: after Ctrl-C, with the state saved: continue with `resume=True`.
     """
+    with _own_code(code, accept_changed_code):
+        return _fit(config, overrides, workdir, resume, init_from, quiet)
+
+
+def _fit(
+    config: str | Path | Config | None,
+    overrides: Sequence[str],
+    workdir: str | Path | None,
+    resume: bool,
+    init_from: str | Path | None,
+    quiet: bool,
+) -> Run:
     from rich.console import Console
 
     from charjax import train
@@ -366,19 +384,44 @@ def compare(runs: Sequence[str | Path | Run]) -> Comparison:
     return compare_runs([run.directory if isinstance(run, Run) else Path(run) for run in runs])
 
 
-def load(workdir: str | Path, checkpoint: str | int = "best") -> Run:
+def load(
+    workdir: str | Path,
+    checkpoint: str | int = "best",
+    *,
+    code: str | Path | Sequence[str | Path] = (),
+    accept_changed_code: bool = False,
+) -> Run:
     """Load a run from its directory.
 
     Args:
       workdir: the directory that training printed.
       checkpoint: "best", "latest" or a step.
+      code: files of the user's own code that the run names. No other file is executed.
+      accept_changed_code: use a file although it has changed since the run was begun.
 
     Raises:
       UserError: there is no run, no such checkpoint, or none that can be read.
     """
-    saved = saved_runs.find_run(Path(workdir), str(checkpoint))
-    devices = saved.start_backend(core_devices=True)
-    return Run(saved_runs.load_run(saved), devices)
+    with _own_code(code, accept_changed_code):
+        saved = saved_runs.find_run(Path(workdir), str(checkpoint))
+        devices = saved.start_backend(core_devices=True)
+        return Run(saved_runs.load_run(saved), devices)
+
+
+@contextlib.contextmanager
+def _own_code(code: str | Path | Sequence[str | Path], accepts: bool) -> Iterator[None]:
+    """Name files of the user's own; an error out of one becomes a UserError with its line."""
+    for path in [code] if isinstance(code, str | Path) else code:
+        extensions.name_file(path)
+    try:
+        with extensions.accepting_changes(accepts):
+            yield
+    except UserError:
+        raise
+    except Exception as error:
+        if message := extensions.describe_failure(error):
+            raise UserError(message) from error
+        raise
 
 
 def _lines(tokens: np.ndarray) -> Split:

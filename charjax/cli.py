@@ -13,8 +13,9 @@ import tomllib
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from charjax import signals
+from charjax import extensions, signals
 from charjax.errors import UserError, did_you_mean, printable
+from charjax.extensions.sources import accept_changes
 
 COLUMNS = 100
 
@@ -28,7 +29,7 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
     """
     signals.after_imports()
     try:
-        status = main(sys.argv[1:] if argv is None else argv) or 0
+        status = _guarded(main, sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except UserError as error:
         complain(str(error))
@@ -49,6 +50,19 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
             raise
         status = 130
     sys.exit(status)
+
+
+def _guarded(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
+    """Run a command; an error out of a file of the user's own becomes a UserError with its line."""
+    with extensions.separate_names():
+        try:
+            return main(argv) or 0
+        except UserError:
+            raise
+        except Exception as error:
+            if message := extensions.describe_failure(error):
+                raise UserError(message) from error
+            raise
 
 
 def complain(message: str) -> None:
@@ -78,6 +92,7 @@ def config_words(
     # Path.is_file would raise if a name is too long for a file.
     overrides = [word for word in words if "=" in word and not os.path.isfile(word)]
     files = [word for word in words if word not in overrides]
+    name_words(overrides)
     texts = [file for file in files if _is_text(file)]
     if texts:
         path = next((word for word in overrides if word.startswith("data.path=")), None)
@@ -98,6 +113,49 @@ def config_words(
     return files[0] if files else None, overrides
 
 
+def name_words(overrides: list[str]) -> None:
+    """Read the files of the user's own code that overrides name: only those are ever executed.
+
+    Raises:
+      UserError: there is no such file.
+    """
+    for word in overrides:
+        field, _, value = word.partition("=")
+        if field.strip() in extensions.FIELDS:
+            extensions.name_word(field.strip(), value.strip().strip("\"'"))
+
+
+def add_code(parser: argparse.ArgumentParser, *, resumes: bool = True) -> None:
+    """Add --code, and --accept-changed-code for a command that reads what was trained with it."""
+    parser.add_argument(
+        "--code",
+        metavar="FILE.py",
+        action="append",
+        type=_named_file,
+        default=argparse.SUPPRESS,
+        help="a file of your own code that the configuration or the run names; no file is executed "
+        "that is not named here or in a setting on the command line",
+    )
+    if resumes:
+        parser.add_argument(
+            "--accept-changed-code",
+            action=_AcceptChanges,
+            nargs=0,
+            default=argparse.SUPPRESS,
+            help="use it although it has changed since the run was begun",
+        )
+
+
+def _named_file(path: str) -> str:
+    extensions.name_file(path)
+    return path
+
+
+class _AcceptChanges(argparse.Action):
+    def __call__(self, *_: Any) -> None:
+        accept_changes()
+
+
 def _is_text(file: str) -> bool:
     """Return true for a file that is neither TOML nor a program of a peer's."""
     if file.endswith((".toml", ".py", ".ipynb")) or not os.path.isfile(file):
@@ -115,7 +173,7 @@ _LARGEST_CONFIG = 1_000_000
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of a command that reads a run: WORKDIR, --checkpoint and --json."""
+    """Add the arguments of a command that reads a run: WORKDIR, --checkpoint, --json, --code."""
     add_checkpoint(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -130,6 +188,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         default="best",
         help="which of the saved steps (best)",
     )
+    add_code(parser)
 
 
 def without_out(argv: list[str]) -> list[str]:

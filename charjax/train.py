@@ -335,6 +335,7 @@ def train_arguments(
     parser.add_argument(
         "--list-configs", action="store_true", help="print the shipped configurations, and stop"
     )
+    cli.add_code(parser)
     args = parser.parse_intermixed_args(argv)
     args.config, args.overrides = cli.config_words(args.words, note)
     del args.words

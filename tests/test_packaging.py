@@ -185,7 +185,12 @@ def declared() -> set[str]:
 
 
 def test_every_package_imported_is_declared():
-    distributions = {"orbax": "orbax-checkpoint", "tomli_w": "tomli-w", "google": "protobuf"}
+    distributions = {
+        "orbax": "orbax-checkpoint",
+        "tomli_w": "tomli-w",
+        "pydantic_core": "pydantic",
+        "google": "protobuf",
+    }
     third_party = {
         name.partition(".")[0]
         for path in SOURCES

@@ -201,6 +201,7 @@ def plan_arguments(argv: list[str]) -> argparse.Namespace:
         help="activations by a formula, at once, also where the device's compiler is installed",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    cli.add_code(parser, resumes=False)
     args = parser.parse_intermixed_args(argv)
     args.config, args.overrides = cli.config_words(args.words)
     del args.words

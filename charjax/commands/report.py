@@ -29,6 +29,7 @@ def main(argv: list[str]) -> int:
         action="store_true",
         help="leave out the counts and the passage, which need the text and the model",
     )
+    cli.add_code(parser)
     args = parser.parse_args(argv)
     from charjax.pages import write_report
 

@@ -9,6 +9,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from charjax.config.families import FAMILIES
+from charjax.config.fields import OrOwn
+from charjax.config.own_families import find_family
 from charjax.config.peers import SHORT_FLAGS, advise
 from charjax.config.sections import SECTIONS, ordered_fields
 from charjax.errors import did_you_mean
@@ -16,12 +18,18 @@ from charjax.errors import did_you_mean
 _LONGEST_VALUE = 60
 
 
-def explain(error: ValidationError) -> str:
-    """Return the message of the first error of a validation."""
+def explain(error: ValidationError, within: tuple[str, ...] = ()) -> str:
+    """Return the message of the first error of a validation.
+
+    Args:
+      error: of a whole configuration, or of one section.
+      within: the section's place in the configuration: its name, of [model] also the family.
+    """
     first = error.errors(include_url=False)[0]
     if first["type"] == "value_error":  # raised by a section, with its message
         return first["msg"].removeprefix("Value error, ")
-    section, *rest = first["loc"]
+    place: list[str | int] = [*within, *first["loc"]]
+    section, *rest = place
     kind = str(rest.pop(0)) if section == "model" else None
     key, *inside = rest
     # Of a field of several types, pydantic names the type that it tried.
@@ -118,8 +126,8 @@ def _all_names() -> list[str]:
 
 def fields_of(section: str, kind: Any = None) -> dict[str, FieldInfo]:
     """Return the fields of a section; of [model], those of one family, or of all without a kind."""
-    one = section == "model" and isinstance(kind, str) and kind in FAMILIES
-    group = (FAMILIES[kind],) if one else SECTIONS[section]
+    family = find_family(kind) if section == "model" else None
+    group = (family,) if family else SECTIONS[section]
     return {key: field for known in group for key, field in ordered_fields(known)}
 
 
@@ -157,7 +165,8 @@ def _allowed(field: FieldInfo, element: bool) -> str:
     """Describe the allowed values of a field, or of an element of its list."""
     kind, bounds = _type(field)
     if options := choices(field):
-        return f"one of {', '.join(options)}"
+        is_open = any(isinstance(part, OrOwn) for part in field.metadata)
+        return f"one of {', '.join(options)}{', or your own as FILE.py:NAME' if is_open else ''}"
     if typing.get_origin(kind) is tuple:
         inner, bounds = _unwrap(typing.get_args(kind)[0])
         if element:

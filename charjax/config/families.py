@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from charjax.config.fields import Count, Rate, Section, Width
+from charjax.config.fields import Count, OrOwn, Rate, Section, Width
 
 
 class FamilyConfig(Section):
@@ -138,6 +138,9 @@ class MLPConfig(FamilyConfig):
     blank: bool = Field(
         False, description="a symbol of its own stands before a line's start, as in makemore.py"
     )
+    activation: Annotated[Literal["tanh", "relu"], OrOwn("model.activation")] = Field(
+        "tanh", description="of the hidden layers"
+    )
 
     @property
     def depth(self) -> int:
@@ -166,6 +169,9 @@ class WaveNetConfig(FamilyConfig):
     d_embed: Width = Field(24, description="width of an embedding")
     d_hidden: Width = Field(128, description="width of every level")
     norm: Literal["none", "batch"] = Field("none", description="normalisation before each tanh")
+    activation: Annotated[Literal["tanh", "relu"], OrOwn("model.activation")] = Field(
+        "tanh", description="of every level"
+    )
 
     @property
     def depth(self) -> int:
@@ -200,7 +206,9 @@ class RNNConfig(_RecurrentConfig):
     is_plain_recurrence: ClassVar[bool] = True
 
     kind: Literal["rnn"] = Field("rnn", description="the model family")
-    activation: Literal["tanh", "relu"] = Field("tanh", description="of the hidden state")
+    activation: Annotated[Literal["tanh", "relu"], OrOwn("model.activation")] = Field(
+        "tanh", description="of the hidden state"
+    )
 
 
 class GRUConfig(_RecurrentConfig):
@@ -252,7 +260,7 @@ class TransformerConfig(FamilyConfig):
     residual: Literal["pre_norm", "deepnorm", "rezero", "layerscale", "plain"] = Field(
         "pre_norm", description="how sublayers join the stream; plain: no norms at all"
     )
-    activation: Literal["gelu", "gelu_tanh"] = Field(
+    activation: Annotated[Literal["gelu", "gelu_tanh"], OrOwn("model.activation")] = Field(
         "gelu", description="by erf, as nanoGPT; by tanh, as GPT-2, minGPT and makemore"
     )
     scale_embeddings: bool = Field(

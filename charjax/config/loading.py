@@ -7,13 +7,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from charjax.config.errors import explain, format_value
-from charjax.config.families import FAMILIES
+from charjax.config.families import FAMILIES, FamilyConfig
+from charjax.config.own_families import UnnamedFamily, find_family, is_own
 from charjax.config.reads import Unread, why_unread
 from charjax.config.sections import (
     Config,
 )
 from charjax.config.settings import (
     Tree,
+    bind_own,
     check_sections,
     get_setting,
     model_kind,
@@ -21,6 +23,7 @@ from charjax.config.settings import (
     split_override,
 )
 from charjax.errors import UserError, did_you_mean
+from charjax.extensions import is_named
 
 # Settings of a transformer implied by a scheme unless given; equal to the scheme's `sets`.
 IMPLIED: dict[str, dict[str, Any]] = {"tfixup": {"scale_embeddings": True}}
@@ -89,7 +92,8 @@ def refuse_unread(config: Config, tree: Tree, overrides: Sequence[str]) -> None:
       tree: the settings from which it was resolved.
       overrides: `section.key=value` words.
     """
-    names = {split_override(word)[0] for word in overrides}
+    is_family = is_own(config.model.kind)
+    names = {split_override(word, own_family=is_family)[0] for word in overrides}
     for section, key, value, reason in _unread_values(config, tree, why_unread):
         if f"{section}.{key}" in names:
             raise UserError(_unread_error(f"{section}.{key}", value, reason))
@@ -134,24 +138,57 @@ def parse_config(tree: dict[str, Any], *, saved: bool = False) -> Config:
       UserError: a setting is unknown or invalid.
     """
     check_sections(tree)
+    tree = {section: dict(values) for section, values in tree.items()}
+    bind_own(tree, saved=saved)
     model = tree.get("model", {})
     kind = model_kind(tree)
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        raise UserError(
-            f"model.kind: {format_value(kind)} given; must be one of {', '.join(FAMILIES)}"
-            f"{did_you_mean(kind, FAMILIES)}"
-        )
+    family = _family(kind, saved=saved)
     if not saved:
         implied = IMPLIED.get(str(get_setting(tree, "init", "scheme")), {})
-        fields = FAMILIES[kind].model_fields
+        fields = family.model_fields
         model = {key: value for key, value in implied.items() if key in fields} | model
+    tree = _lists_to_tuples(tree | {"model": model | {"kind": kind}})
+    if is_own(kind):
+        tree |= {"model": _own_section(family, tree["model"])}
     try:
-        config = Config.model_validate(_lists_to_tuples(tree | {"model": model | {"kind": kind}}))
+        config = Config.model_validate(tree)
     except ValidationError as error:
         raise UserError(explain(error)) from None
     if saved and config.optim.decay_steps is None and "steps" in tree.get("train", {}):
         return config.with_steps(config.train.steps)
     return config
+
+
+def _family(kind: Any, *, saved: bool) -> type[FamilyConfig]:
+    """Return the section of a family; of a saved run's, which may be shown without its code, too.
+
+    Raises:
+      UserError: there is no such family.
+    """
+    try:
+        family = find_family(kind)
+    except UserError:
+        if saved and not is_named(kind):
+            return UnnamedFamily
+        raise
+    if family is not None:
+        return family
+    raise UserError(
+        f"model.kind: {format_value(kind)} given; must be one of {', '.join(FAMILIES)}, or your "
+        f"own as FILE.py:NAME{did_you_mean(kind, FAMILIES)}"
+    )
+
+
+def _own_section(family: type[FamilyConfig], settings: dict[str, Any]) -> FamilyConfig:
+    """Validate the section of a family of the user's own.
+
+    Raises:
+      UserError: a setting is unknown or invalid.
+    """
+    try:
+        return family.model_validate(settings)
+    except ValidationError as error:
+        raise UserError(explain(error, within=("model", settings["kind"]))) from None
 
 
 def _lists_to_tuples(tree: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from charjax.config.families import FAMILIES
 from charjax.config.sections import Config
+from charjax.extensions import FIELDS, is_reference
+from charjax.extensions.loading import installed_names
 
 
 class When(NamedTuple):
@@ -59,9 +61,17 @@ def _value(config: Config, name: str) -> Any:
 def _one_of(choice: str, *values: str) -> When:
     section, _, key = choice.partition(".")
     named = " or ".join(values)
+
+    def holds(config: Config) -> bool:
+        value = getattr(getattr(config, section), key)
+        # What code of the user's own reads is seen when it is built.
+        if value in values or choice not in FIELDS:
+            return value in values
+        return is_reference(value) or value in installed_names(choice)
+
     return When(
         (choice,),
-        lambda config: getattr(getattr(config, section), key) in values,
+        holds,
         f"only {choice}={named} reads it, and {choice} is {{}}",
     )
 

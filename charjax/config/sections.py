@@ -6,14 +6,23 @@
 import hashlib
 import json
 import typing
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
 
-from charjax.config.families import FAMILIES, ModelConfig, TransformerConfig
-from charjax.config.fields import Count, Period, Rate, Section, Width
+from charjax.config.families import FAMILIES, FamilyConfig, ModelConfig, TransformerConfig
+from charjax.config.fields import Count, OrOwn, Period, Rate, Section, Width
 from charjax.errors import did_you_mean
 
 Corpus = Literal["stdlib", "shakespeare", "names", "warpeace"]
@@ -208,7 +217,9 @@ class InitConfig(Section):
 class OptimConfig(Section):
     """The optimiser and its schedule."""
 
-    kind: Literal["adamw", "sgd", "rmsprop"] = Field("adamw", description="the optimiser")
+    kind: Annotated[Literal["adamw", "sgd", "rmsprop"], OrOwn("optim.kind")] = Field(
+        "adamw", description="the optimiser"
+    )
     learning_rate: float = Field(1e-3, gt=0, description="the highest learning rate")
     schedule: Literal["constant", "cosine", "step", "exponential"] = Field(
         "constant", description="the learning rate after the warm-up"
@@ -304,11 +315,33 @@ class RuntimeConfig(Section):
     )
 
 
+class OrOwnFamily:
+    """Beside the sections of charjax's families, one of the user's own that has been validated."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """Extend the schema of the union."""
+
+        def check(value: Any, known: Callable[[Any], Any]) -> Any:
+            is_family = isinstance(value, FamilyConfig) and type(value) not in FAMILIES.values()
+            return value if is_family else known(value)
+
+        def dump(value: FamilyConfig, info: core_schema.SerializationInfo) -> dict[str, Any]:
+            return value.model_dump(mode=info.mode, exclude_none=info.exclude_none)
+
+        return core_schema.no_info_wrap_validator_function(
+            check,
+            handler(source),
+            serialization=core_schema.plain_serializer_function_ser_schema(dump, info_arg=True),
+        )
+
+
 class Config(Section):
     """Everything a run depends on."""
 
     data: DataConfig = Field(default_factory=DataConfig)
-    model: ModelConfig = Field(default_factory=TransformerConfig)
+    model: Annotated[ModelConfig, OrOwnFamily()] = Field(default_factory=TransformerConfig)
     init: InitConfig = Field(default_factory=InitConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)

@@ -17,9 +17,11 @@ from charjax.config.errors import (
     is_text,
     unknown_key,
 )
+from charjax.config.own_families import find_family, is_own
 from charjax.config.peers import advise
-from charjax.config.sections import FAMILIES, SECTIONS
+from charjax.config.sections import SECTIONS
 from charjax.errors import UserError, did_you_mean
+from charjax.extensions import FIELDS, bind, is_reference, name_word, refuse_unnamed
 
 Tree = dict[str, dict[str, Any]]
 DEFAULT_KIND = "transformer"
@@ -57,10 +59,13 @@ def read_user_settings(
     """Read a file and apply the overrides; arguments and errors are those of `load_config`."""
     tree = _read_toml(source) if source is not None else {}
     check_sections(tree)
+    bind_own(tree, saved=saved)
     file = {section: dict(values) for section, values in tree.items()}
     decay_steps = get_setting(tree, "optim", "decay_steps")
     follows_steps = decay_steps is not None and decay_steps == get_setting(tree, "train", "steps")
-    words = [split_override(word) for word in overrides]
+    kinds = [word[11:] for word in overrides if word.startswith("model.kind=")]
+    is_family = any(map(is_own, [*kinds, model_kind(tree)]))
+    words = [split_override(word, own_family=is_family) for word in overrides]
     # The family first: it determines the other keys of [model].
     for name, text in sorted(words, key=lambda word: word[0] != "model.kind"):
         _apply_override(tree, name, text)
@@ -87,7 +92,7 @@ def _keep_one_length(tree: Tree, words: dict[str, str]) -> None:
 def _dropped(tree: Tree, file: Tree) -> dict[str, Any]:
     """Return the settings of a file, other than defaults, that the overriding family lacks."""
     before, after = model_kind(file), model_kind(tree)
-    if not isinstance(before, str) or before not in FAMILIES or after not in FAMILIES:
+    if before == after or not (_is_family(before) and find_family(after)):
         return {}
     fields, remaining = fields_of("model", before), tree.get("model", {})
     return {
@@ -95,6 +100,32 @@ def _dropped(tree: Tree, file: Tree) -> dict[str, Any]:
         for key, value in file.get("model", {}).items()
         if key in fields and key not in remaining and value != fields[key].default
     }
+
+
+def bind_own(tree: Tree, *, saved: bool) -> None:
+    """Give each setting that is code of the user's own the version of the file that was named.
+
+    Args:
+      tree: settings by section, changed in place.
+      saved: the settings are a saved run's, which may be shown without its code.
+
+    Raises:
+      UserError: a file was not named by the user, or has changed.
+    """
+    for field in FIELDS:
+        section, _, key = field.partition(".")
+        if isinstance(text := get_setting(tree, section, key), str):
+            tree[section][key] = bind(field, text)
+            if not saved:
+                refuse_unnamed(field, tree[section][key])
+
+
+def _is_family(kind: Any) -> bool:
+    """Return True for a family that is known, or whose file the user has named."""
+    try:
+        return find_family(kind) is not None
+    except UserError:
+        return False
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -143,8 +174,12 @@ def check_sections(tree: dict[str, Any]) -> None:
             )
 
 
-def split_override(word: str) -> tuple[str, str]:
+def split_override(word: str, *, own_family: bool = False) -> tuple[str, str]:
     """Split `section.key=value` into name and text.
+
+    Args:
+      word: the override.
+      own_family: the model is of a family of the user's own, whose settings are not known yet.
 
     Raises:
       UserError: it has another form, or names an unknown section or key.
@@ -161,27 +196,32 @@ def split_override(word: str) -> tuple[str, str]:
                 f"override: {word!r} given; did you mean {setting}? write {setting}={text or '...'}"
             )
         raise UserError(f"override: {word!r} given; write section.key=value, as in train.steps=100")
-    if section not in SECTIONS or key not in fields_of(section):
+    known = section in SECTIONS and key in fields_of(section)
+    if not known and not (section == "model" and own_family):
         raise UserError(unknown_key(name, value=text))
     return name, text
 
 
 def _apply_override(tree: dict[str, Any], name: str, text: str) -> None:
     section, _, key = name.partition(".")
+    word = _unquote(text)
+    if name in FIELDS:
+        # Before the settings of a family of the user's own are looked up.
+        word = name_word(name, word)
     fields = fields_of(section, model_kind(tree))
     if key not in fields:
         raise UserError(unknown_key(name, model_kind(tree), text))
     values = tree.setdefault(section, {})
     if name == "model.kind":
         # Settings of the previous family that the new one shares remain in force.
-        shared = fields_of("model", _unquote(text))
+        shared = fields_of("model", word)
         tree["model"] = values = {
             k: v for k, v in values.items() if k in shared and _is_allowed(shared[k], v)
         }
     if name in ("data.path", "data.val_path"):
         values[key] = parse_paths(text, name)
     else:
-        values[key] = _unquote(text) if is_text(fields[key]) else _toml_value(text)
+        values[key] = word if is_text(fields[key]) else _toml_value(text)
 
 
 def parse_paths(text: str, name: str) -> str | list[str]:
@@ -204,7 +244,7 @@ def parse_paths(text: str, name: str) -> str | list[str]:
 def _is_allowed(field: FieldInfo, value: Any) -> bool:
     """Return False for a choice that only another family has, such as an activation."""
     options = choices(field)
-    return not options or value in options
+    return not options or value in options or is_reference(value)
 
 
 def model_kind(tree: dict[str, Any]) -> Any:

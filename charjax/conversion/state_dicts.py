@@ -12,6 +12,7 @@ from charjax.conversion.makemore_lectures import MAKEMORE_LECTURES
 from charjax.conversion.nanogpt import NANOGPT
 from charjax.conversion.recurrent import RECURRENT
 from charjax.errors import UserError
+from charjax.models.own import is_own
 
 _LAYOUTS = (HF_GPT2, NANOGPT, RECURRENT, MLP, BIGRAM, MAKEMORE_LECTURES)
 _LAYOUT_OF_KIND = {
@@ -25,6 +26,20 @@ _LAYOUT_OF_KIND = {
 _FLOATS = ("float32", "float64", "float16", "bfloat16")
 # The prefix of every name in a module compiled by torch.compile.
 _COMPILED = "_orig_mod."
+
+
+def refuse_activation(config: ModelConfig) -> None:
+    """Raise a UserError for a model whose activation no PyTorch original computes.
+
+    Those are activations of the user's own, and in makemore's MLP all but tanh.
+    """
+    activation = getattr(config, "activation", None)
+    if is_own(activation) or (config.kind == "mlp" and activation != "tanh"):
+        what = "code of your own" if is_own(activation) else "not tanh"
+        raise UserError(
+            f"model.activation: {activation!r} is {what}, which no PyTorch original of the family "
+            "computes; only models with the original's activation have one"
+        )
 
 
 def to_state_dict(
@@ -52,6 +67,7 @@ def to_state_dict(
             f"model.kind: {config.kind!r} cannot be exported, as the family has no PyTorch "
             f"original; families with one: {', '.join(_LAYOUT_OF_KIND)}"
         )
+    refuse_activation(config)
     layout, reference = layout or _LAYOUT_OF_KIND[config.kind], {}
     if module is not None and layout is not RECURRENT:
         raise UserError(

@@ -8,8 +8,15 @@ from charjax.init.scheme import (
     find_adam_factors,
     find_factors,
     initialise,
+    rules_for,
 )
-from charjax.init.schemes import find_scheme, scheme_for, scheme_names, scheme_numbers
+from charjax.init.schemes import (
+    find_scheme,
+    is_own_scheme,
+    scheme_for,
+    scheme_names,
+    scheme_numbers,
+)
 from charjax.init.site import Site
 
 __all__ = [
@@ -22,6 +29,8 @@ __all__ = [
     "find_factors",
     "find_scheme",
     "initialise",
+    "is_own_scheme",
+    "rules_for",
     "scheme_for",
     "scheme_names",
     "scheme_numbers",

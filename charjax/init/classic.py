@@ -6,6 +6,7 @@ from typing import Literal
 
 from charjax.config import InitConfig
 from charjax.config.families import families_where
+from charjax.errors import UserError
 from charjax.init.draws import (
     ZERO,
     Draw,
@@ -146,7 +147,7 @@ def lsuv(_: InitConfig) -> Scheme:
 def critical(init: InitConfig) -> Scheme:
     """N(0, sigma_w^2 / n) and N(0, sigma_b^2), by default on tanh's critical line."""
     sigma_b = _or(init.sigma_b, _CRITICAL_B)
-    weights = FanInNormal(_or(init.sigma_w, _critical_sigma_w(sigma_b)))
+    weights = FanInNormal(_or(init.sigma_w, _critical_sigma_w(sigma_b, "tanh")))
     biases = OfKernel(Normal(sigma_b))
     return Scheme(
         "Poole et al. 2016 (arXiv:1606.05340); Schoenholz et al. 2017 (arXiv:1611.01232): "
@@ -157,13 +158,32 @@ def critical(init: InitConfig) -> Scheme:
     )
 
 
+def critical_sigma_w(sigma_b: float | None, activation: str) -> float:
+    """Return the sigma_w at which chi_1 = 1 for an activation of the user's own.
+
+    Args:
+      sigma_b: of the biases; None: that of `critical`.
+      activation: its name.
+
+    Raises:
+      UserError: there is none at this sigma_b.
+    """
+    try:
+        return _critical_sigma_w(_or(sigma_b, _CRITICAL_B), activation)
+    except ValueError as error:
+        raise UserError(
+            f"init.scheme: 'critical' given; {error}: give init.sigma_w, or another init.sigma_b "
+            "(0 for an activation such as ReLU)"
+        ) from None
+
+
 @functools.cache
-def _critical_sigma_w(sigma_b: float) -> float:
-    """Return the sigma_w at which chi_1 = 1 for tanh (Schoenholz et al. 2017)."""
+def _critical_sigma_w(sigma_b: float, activation: str) -> float:
+    """Return the sigma_w at which chi_1 = 1 (Schoenholz et al. 2017)."""
     # The theory imports scipy, which only this scheme needs.
     from charjax import theory
 
-    point = theory.critical_point(theory.find_activation("tanh"), sigma_b**2)
+    point = theory.critical_point(theory.find_activation(activation), sigma_b**2)
     return math.sqrt(point.weight_variance)
 
 

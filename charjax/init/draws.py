@@ -7,6 +7,7 @@ said: `flax.linen.initializers.*_normal` are.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any, Literal, Protocol
 
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from charjax.errors import UserError
 from charjax.init.site import Site
 from charjax.models.roles import Activation
 
@@ -30,6 +32,28 @@ GAINS: dict[Activation, float] = {
     "gelu": math.sqrt(2),
     "gelu_tanh": math.sqrt(2),
 }
+
+
+def gain_of(activation: Activation) -> float:
+    """Return the gain that compensates for an activation.
+
+    Of the user's own it is 1 / sqrt(E[f'(z)^2]), z ~ N(0, 1), computed by quadrature.
+    """
+    return GAINS[activation] if activation in GAINS else _own_gain(activation)
+
+
+@functools.cache
+def _own_gain(activation: str) -> float:
+    # The theory imports scipy.
+    from charjax import theory
+
+    moment = theory.derivative_moment(1.0, theory.find_activation(activation), 1)
+    if not moment > 0:
+        raise UserError(
+            f"init.scheme: it draws by the activation's gain, and {activation!r} has none: its "
+            "derivative is 0; choose another scheme"
+        )
+    return 1 / math.sqrt(moment)
 
 
 class Draw(Protocol):
@@ -153,7 +177,7 @@ class VarianceScaling:
     def __call__(self, key: Array, site: Site) -> Array:
         """Draw by `flax.linen.initializers.variance_scaling` over the labelled axes."""
         parameter = site.parameter
-        gain = GAINS[parameter.activation] if self.gain is None else self.gain
+        gain = gain_of(parameter.activation) if self.gain is None else self.gain
         draw = nn.initializers.variance_scaling(
             gain**2,
             self.mode,

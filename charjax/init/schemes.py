@@ -12,8 +12,12 @@ from typing import Any, NamedTuple
 
 from charjax.config import Config, InitConfig
 from charjax.errors import UserError, did_you_mean
+from charjax.extensions import is_reference
+from charjax.extensions.loading import installed_names
 from charjax.init import classic, memory, residual, widths
+from charjax.init.own import own_scheme
 from charjax.init.scheme import Scheme
+from charjax.models.own import is_own
 
 
 class Entry(NamedTuple):
@@ -73,7 +77,16 @@ def scheme_numbers(name: str) -> tuple[str, ...]:
     Raises:
       UserError: no such scheme.
     """
+    if is_own_scheme(name):
+        built = own_scheme(InitConfig(scheme=name))
+        assert built is not None
+        return ("gain", *built[1])
     return ("gain", *_entry(name).numbers)
+
+
+def is_own_scheme(name: str) -> bool:
+    """Return True for a scheme of the user's own, in a file or an installed package."""
+    return name not in SCHEMES and (is_reference(name) or name in installed_names("init.scheme"))
 
 
 def find_scheme(init: InitConfig) -> Scheme:
@@ -82,17 +95,23 @@ def find_scheme(init: InitConfig) -> Scheme:
     Raises:
       UserError: no such scheme, or a number that it does not read.
     """
-    entry = _entry(init.scheme)
+    built = own_scheme(init) if is_own_scheme(init.scheme) else None
+    read = built[1] if built else _entry(init.scheme).numbers
     for number in InitConfig.model_fields:
         value = getattr(init, number)
-        if number in ("scheme", "gain") or value is None or number in entry.numbers:
+        if number in ("scheme", "gain") or value is None or number in read:
             continue
         owners = [f'"{name}"' for name, other in SCHEMES.items() if number in other.numbers]
+        if built:
+            raise UserError(
+                f"init.{number}: {value} given; {init.scheme!r} does not read it when it is "
+                "called: leave it out"
+            )
         raise UserError(
             f"init.{number}: {value} given; only init.scheme = {' or '.join(owners)} reads it: "
             "leave it out"
         )
-    scheme = entry.build(init)
+    scheme = built[0] if built else _entry(init.scheme).build(init)
     if init.gain is None:
         return scheme
     if scheme.adjust is not None:
@@ -106,7 +125,10 @@ def find_scheme(init: InitConfig) -> Scheme:
 def _entry(name: str) -> Entry:
     if name not in SCHEMES:
         hint = did_you_mean(name, SCHEMES)
-        raise UserError(f"init.scheme: {name!r} given; allowed: {', '.join(SCHEMES)}{hint}")
+        raise UserError(
+            f"init.scheme: {name!r} given; allowed: {', '.join(SCHEMES)}, or your own as "
+            f"FILE.py:NAME{hint}"
+        )
     return SCHEMES[name]
 
 
@@ -121,6 +143,10 @@ def scheme_for(config: Config) -> Scheme:
         # Shorter than 3 there is nothing to draw from.
         length = max(3, config.model.context_length or 64)
         init = init.model_copy(update={"longest_delay": length})
+    activation = getattr(config.model, "activation", "tanh")
+    if init.scheme == "critical" and init.sigma_w is None and is_own(activation):
+        sigma_w = classic.critical_sigma_w(init.sigma_b, activation)
+        init = init.model_copy(update={"sigma_w": sigma_w})
     scheme = find_scheme(init)
     for name, allowed in scheme.needs.items():
         section, _, key = name.partition(".")

@@ -156,15 +156,21 @@ def _after(layer: Layer, q: float) -> tuple[float, float]:
     if layer.activation == "linear":
         return math.sqrt(q), 0.0
     activation = theory.find_activation(layer.activation)
-    mean = theory.expect(activation.function, math.sqrt(q), activation.kinks)
-    std = math.sqrt(max(0.0, _second_moment(q, activation) - mean**2))
+    try:
+        mean = theory.expect(activation.function, math.sqrt(q), activation.kinks)
+    except ValueError:  # an activation of the user's own that grows without bounds
+        return math.nan, math.nan
+    std = math.sqrt(np.maximum(0.0, _second_moment(q, activation) - mean**2))
     bounded = layer.activation == "tanh"
     return std, theory.saturated_fraction(q, activation) if bounded else 0.0
 
 
 def _second_moment(q: float, activation: theory.Activation) -> float:
     """Return E[φ²], NaN beyond the theory's range: of a network that was drawn absurdly large."""
-    return theory.second_moment(q, activation) if q <= theory.LARGEST else math.nan
+    try:
+        return theory.second_moment(q, activation) if q <= theory.LARGEST else math.nan
+    except ValueError:  # of an activation of the user's own
+        return math.nan
 
 
 def _preactivations(

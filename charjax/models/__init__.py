@@ -1,7 +1,8 @@
 """The families of models, behind one contract; `build` makes any of them from its config.
 
 A new family is a module here with a subclass of `contract.CharModel`, an entry in `REGISTRY`, and
-its settings in `charjax.config.families`.
+its settings in `charjax.config.families`. A family of the user's own comes from a file or an
+installed package (`charjax.models.own`).
 """
 
 import jax.numpy as jnp
@@ -9,12 +10,14 @@ from jax.typing import DTypeLike
 
 from charjax.config import Config, ModelConfig
 from charjax.data.tokenizers import Tokenizer
+from charjax.extensions import refuse_unnamed
 from charjax.models.bigram import Bigram
 from charjax.models.bow import BagOfCharacters
 from charjax.models.contract import CharModel
 from charjax.models.min_gru import MinGRU
 from charjax.models.mlp import MLP
 from charjax.models.ngram import NgramModel
+from charjax.models.own import own_family
 from charjax.models.recurrent import GRU, LSTM, RNN
 from charjax.models.transformer import Transformer
 from charjax.models.wavenet import WaveNet
@@ -43,12 +46,14 @@ def build(config: ModelConfig, vocab_size: int, dtype: DTypeLike) -> CharModel:
       vocab_size: symbols of the tokenizer.
       dtype: of the matrix products.
     """
-    family = REGISTRY[config.kind]
+    family = REGISTRY.get(config.kind) or own_family(config.kind)
     settings = {
         name: value
         for name, value in config.model_dump().items()
         if name in family.__dataclass_fields__
     }
+    if isinstance(activation := settings.get("activation"), str):
+        refuse_unnamed("model.activation", activation)
     return family(vocab_size=vocab_size, dtype=dtype, **settings)
 
 

@@ -15,12 +15,14 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from charjax.models.layers import Linear
+from charjax.models.own import activation_of
 from charjax.ops.activation import gelu, gelu_tanh
 from charjax.ops.attention import causal_attention
 from charjax.ops.precision import wide_dtype
 from charjax.ops.rotary import rotary_angles, rotate
 
-Gelu = Literal["gelu", "gelu_tanh"]
+# Or an activation of the user's own.
+Gelu = Literal["gelu", "gelu_tanh"] | str
 _GELUS = {"gelu": gelu, "gelu_tanh": gelu_tanh}
 
 
@@ -42,7 +44,8 @@ class FeedForward(nn.Module):
     def __call__(self, x_BTD: Array) -> Array:
         """(B, T, D) to (B, T, D)."""
         D = x_BTD.shape[-1]
-        h_BTF = _GELUS[self.activation](_linear(self, 4 * D, "up")(x_BTD))
+        activation = _GELUS.get(self.activation) or activation_of(self.activation)
+        h_BTF = activation(_linear(self, 4 * D, "up")(x_BTD))
         return _linear(self, D, "down")(h_BTF)
 
 

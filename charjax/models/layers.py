@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
+from charjax.models.own import activation_of
 from charjax.models.roles import Parameter, Role, dense
 from charjax.ops.dropout import keep_mask
 from charjax.ops.linear import matmul, matmul_reference
@@ -176,12 +177,19 @@ class BatchNorm(nn.Module):
         return self.momentum * old_D + (1.0 - self.momentum) * jax.lax.stop_gradient(new_D)
 
 
-def tanh_layer(
-    h_BTD: Array, width: int, dtype: DTypeLike, norm: str, names: tuple[str, str], *, train: bool
+def hidden_layer(
+    h_BTD: Array,
+    width: int,
+    dtype: DTypeLike,
+    norm: str,
+    names: tuple[str, str],
+    activation: str,
+    *,
+    train: bool,
 ) -> Array:
-    """tanh(h W + b), or with norm = "batch" tanh(BN(h W)), which brings a bias of its own.
+    """f(h W + b), or with norm = "batch" f(BN(h W)), which brings a bias of its own.
 
-    tanh is in float32: its derivative is 1 - tanh^2, which loses its digits near 1.
+    f is in float32: tanh's derivative is 1 - tanh^2, which loses its digits near 1.
 
     To be called in a module's compact method; `names` are those of its linear layer and its norm.
     """
@@ -192,4 +200,4 @@ def tanh_layer(
     h_BTD = Linear(width, norm == "none", dtype, product, name=linear)(h_BTD)
     if norm == "batch":
         h_BTD = BatchNorm(name=normal)(h_BTD.astype(wide_dtype(dtype)), train=train)
-    return jnp.tanh(h_BTD.astype(wide_dtype(dtype))).astype(dtype)
+    return activation_of(activation)(h_BTD.astype(wide_dtype(dtype))).astype(dtype)

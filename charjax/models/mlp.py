@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import Array
 
 from charjax.models.contract import FiniteModel
-from charjax.models.layers import ENDS, Embedding, Readout, tanh_layer
+from charjax.models.layers import ENDS, Embedding, Readout, hidden_layer
 from charjax.models.roles import Parameter, Role, Roles, dense
 from charjax.models.taps import LOGITS, Tap, input_of, layer_of, output_of, tap_at
 
@@ -38,6 +38,7 @@ class MLP(FiniteModel):
       hidden: widths of the hidden layers.
       norm: "none" or "batch".
       blank: whether the blank is a symbol of its own; for texts of lines.
+      activation: "tanh", or in its place "relu" or one of the user's own.
     """
 
     context_length: int
@@ -45,14 +46,19 @@ class MLP(FiniteModel):
     hidden: tuple[int, ...]
     norm: Literal["none", "batch"]
     blank: bool
-    roles: ClassVar[Roles] = (
-        *ENDS,
-        ("hidden_0/kernel", dense(activation="tanh", reads_embedding=True)),
-        (r"hidden_[1-9]\d*/kernel", dense(activation="tanh")),
-        (r"(hidden|norm)_\d+/bias", Parameter(Role.BIAS)),
-        (r"norm_\d+/scale", Parameter(Role.GAIN)),
-    )
+    activation: str = "tanh"
     flops_formula: ClassVar[str] = "3 x 2 (C E H + H H' + ... + H V)"
+
+    @property
+    def roles(self) -> Roles:  # type: ignore[override]
+        """The parameters' roles; a scheme may draw by the activation."""
+        return (
+            *ENDS,
+            ("hidden_0/kernel", dense(activation=self.activation, reads_embedding=True)),
+            (r"hidden_[1-9]\d*/kernel", dense(activation=self.activation)),
+            (r"(hidden|norm)_\d+/bias", Parameter(Role.BIAS)),
+            (r"norm_\d+/scale", Parameter(Role.GAIN)),
+        )
 
     @property
     def lookback(self) -> int:
@@ -117,7 +123,9 @@ class MLP(FiniteModel):
         h_BNH = jnp.concatenate(parts, axis=-1)
         for i, width in enumerate(self.hidden):
             names = (f"hidden_{i}", f"norm_{i}")
-            h_BNH = tanh_layer(h_BNH, width, self.dtype, self.norm, names, train=train)
+            h_BNH = hidden_layer(
+                h_BNH, width, self.dtype, self.norm, names, self.activation, train=train
+            )
         return readout(h_BNH), cache
 
     def _blanked(self, history_BS: Array, N: int) -> list[Array]:

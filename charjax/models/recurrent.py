@@ -7,6 +7,7 @@ Letters: B batch, T time, N outputs, D width of a cell's input, H width of its s
 G gates * H, V vocabulary.
 """
 
+import functools
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -17,6 +18,7 @@ from jax.typing import DTypeLike
 
 from charjax.models.contract import CharModel, Memory
 from charjax.models.layers import ENDS, Dropout, Embedding, Readout
+from charjax.models.own import Function, activation_of
 from charjax.models.recurrent_taps import recurrent_taps
 from charjax.models.roles import Activation, Parameter, Role, Roles, dense
 from charjax.models.taps import Tap
@@ -68,6 +70,19 @@ def rnn_update(x_BG: Array, a_BG: Array, state: State) -> State:
 def relu_update(x_BG: Array, a_BG: Array, state: State) -> State:
     """h' = max(0, x + a), for a state (h,) (Le et al. 2015)."""
     return (jax.nn.relu(x_BG + a_BG),)
+
+
+@functools.cache
+def own_update(activation: Function) -> Update:
+    """Return the update h' = f(x + a), for a state (h,), of an activation of the user's own.
+
+    Cached: programs of one activation are compiled for one update.
+    """
+
+    def update(x_BG: Array, a_BG: Array, state: State) -> State:
+        return (activation(x_BG + a_BG),)
+
+    return update
 
 
 class Cell(nn.Module):
@@ -285,10 +300,10 @@ class RNN(Recurrent):
     """The simple recurrent network: `rnn_update`, or `relu_update`.
 
     Attributes:
-      activation: "tanh" or "relu".
+      activation: "tanh", "relu" or one of the user's own.
     """
 
-    activation: Literal["tanh", "relu"] = "tanh"
+    activation: Literal["tanh", "relu"] | str = "tanh"
     gates: ClassVar[int] = 1
     flops_formula: ClassVar[str] = _flops_formula(1)
 
@@ -300,7 +315,8 @@ class RNN(Recurrent):
     @property
     def update(self) -> Update:
         """The activation's."""
-        return rnn_update if self.activation == "tanh" else relu_update
+        known = {"tanh": rnn_update, "relu": relu_update}
+        return known.get(self.activation) or own_update(activation_of(self.activation))
 
     def taps(self) -> tuple[Tap, ...]:
         """Describe the layers; mean-field theory knows a state without gates."""

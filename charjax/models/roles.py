@@ -5,8 +5,8 @@ import enum
 import re
 from typing import Any, Literal
 
-# The function of a product; "gates": sigmoids and tanh side by side.
-Activation = Literal["linear", "tanh", "relu", "gelu", "gelu_tanh", "gates"]
+# The function of a product; "gates": sigmoids and tanh side by side; or one of the user's own.
+Activation = Literal["linear", "tanh", "relu", "gelu", "gelu_tanh", "gates"] | str
 
 
 class Role(enum.StrEnum):

@@ -12,7 +12,8 @@ from flax import linen as nn
 from jax import Array
 
 from charjax.models.contract import FiniteModel
-from charjax.models.layers import ENDS, Embedding, Readout, tanh_layer
+from charjax.models.layers import ENDS, Embedding, Readout, hidden_layer
+from charjax.models.own import activation_of
 from charjax.models.roles import Parameter, Role, Roles, dense
 from charjax.models.taps import (
     LOGITS,
@@ -46,22 +47,28 @@ class WaveNet(FiniteModel):
       d_embed: E.
       d_hidden: H of every level.
       norm: "none" or "batch".
+      activation: "tanh", or in its place "relu" or one of the user's own.
     """
 
     context_length: int
     d_embed: int
     d_hidden: int
     norm: Literal["none", "batch"]
-    roles: ClassVar[Roles] = (
-        *ENDS,
-        ("level_0/kernel", dense(activation="tanh", reads_embedding=True)),
-        (r"level_[1-9]\d*/kernel", dense(activation="tanh")),
-        (r"(level|norm)_\d+/bias", Parameter(Role.BIAS)),
-        (r"norm_\d+/scale", Parameter(Role.GAIN)),
-    )
+    activation: str = "tanh"
     flops_formula: ClassVar[str] = (
         "3 x 2 (2 E H + (levels - 1) 2 H H + H V): each place once, shared by the targets"
     )
+
+    @property
+    def roles(self) -> Roles:  # type: ignore[override]
+        """The parameters' roles; a scheme may draw by the activation."""
+        return (
+            *ENDS,
+            ("level_0/kernel", dense(activation=self.activation, reads_embedding=True)),
+            (r"level_[1-9]\d*/kernel", dense(activation=self.activation)),
+            (r"(level|norm)_\d+/bias", Parameter(Role.BIAS)),
+            (r"norm_\d+/scale", Parameter(Role.GAIN)),
+        )
 
     @property
     def lookback(self) -> int:
@@ -127,7 +134,15 @@ class WaveNet(FiniteModel):
             older_BPH, newer_BPH = _pairs(h_BPH, 1 if one else 2**level, 2 if one else 1)
             pair_BPD = jnp.concatenate([older_BPH, newer_BPH], axis=-1)
             names = (f"level_{level}", f"norm_{level}")
-            h_BPH = tanh_layer(pair_BPD, self.d_hidden, self.dtype, self.norm, names, train=train)
+            h_BPH = hidden_layer(
+                pair_BPD,
+                self.d_hidden,
+                self.dtype,
+                self.norm,
+                names,
+                self.activation,
+                train=train,
+            )
         readout = Readout(self.vocab_size, bias=True, dtype=self.dtype, name="readout")
         return readout(h_BPH), cache
 
@@ -141,7 +156,8 @@ def _tap_of_pairs(layer: Layer, product: TapPoint, pair: TapPoint, distance: int
     """Read a level whose places the next reads two by two: a place may be in two pairs."""
 
     def value(recording: Recording) -> Array:
-        h_BPH = jnp.tanh(recording.arrays[product].astype(jnp.float32))
+        act = activation_of(layer.activation)
+        h_BPH = act(recording.arrays[product].astype(jnp.float32))
         return h_BPH.astype(recording.arrays[pair].dtype)
 
     def gradient(recording: Recording, gradients: Arrays) -> Array:

@@ -8,6 +8,7 @@ from typing import Any
 
 from charjax.config import Config, differences, load_config, parse_config
 from charjax.errors import UserError
+from charjax.extensions import code_digests
 from charjax.run.comparison import read_summary, score_row
 from charjax.run.listing import run_state
 from charjax.run.load import SavedRun, find_run, has_checkpoints, require_run
@@ -112,6 +113,7 @@ def machine_rows(facts: Facts) -> dict[str, str]:
         ),
         **(versions if isinstance(versions, dict) else {}),
         "random numbers of dropout": environment.get("prng"),
+        **{f"SHA-256 of {name}": digest for name, digest in code_digests(environment).items()},
         "SHA-256 of the text": notes.dataset_digest if notes else None,
         "SHA-256 of the final state": summary.get("state_digest"),
     }

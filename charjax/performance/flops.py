@@ -15,8 +15,9 @@ from typing import Any
 def flops_formula(kind: str) -> str:
     """Return the formula of a family, as tables show it."""
     from charjax.models import REGISTRY
+    from charjax.models.own import own_family
 
-    return REGISTRY[kind].flops_formula
+    return (REGISTRY.get(kind) or own_family(kind)).flops_formula
 
 
 def train_flops(model: Any, vocab_size: int) -> float | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from charjax.config import Config, differences, load_config, parse_config, read_settings
 from charjax.errors import UserError
+from charjax.extensions import refuse_unnamed
 from charjax.run.display import shown_loss
 from charjax.run.load import Run, find_run, load_run, parameter_shapes, require_run
 from charjax.run.metrics import MetricsFile
@@ -37,6 +38,8 @@ def fine_tuning_config(
             f"--init-from: {str(source)!r} holds counts (model.kind=ngram), and there are no "
             "parameters to train further; give the run of another family"
         )
+    # Below, it is a word as the user's are, and those name files.
+    refuse_unnamed("model.kind", old.model.kind)
     named = [word for word in overrides if word.startswith("model.kind=")]
     kind = read_settings(file, named).get("model", {}).get("kind", old.model.kind)
     requested = read_settings(file, [f"model.kind={kind}", *overrides])["model"]

@@ -11,6 +11,7 @@ from charjax.config import Config, describe_conflicts, parse_config, resume_conf
 from charjax.data.texts import TextFile
 from charjax.data.tokenizers import Tokenizer, tokenizer_from_json
 from charjax.errors import UserError
+from charjax.extensions import versions_of
 from charjax.training.program import generator
 from charjax.training.session import Session
 from charjax.training.state import Tables
@@ -73,7 +74,8 @@ def read_notes(meta: dict[str, Any]) -> Notes:
 def environment(session: Session) -> dict[str, Any]:
     """Return the facts of the machine, versions and settings on which a run's bits depend."""
     machine = hardware.environment(session.devices, session.mesh)
-    return {**machine, "prng": generator(session.config, session.mesh)}
+    code = versions_of(session.config.model_dump())
+    return {**machine, "prng": generator(session.config, session.mesh), **code}
 
 
 def checkpoint_meta(

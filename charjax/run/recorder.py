@@ -12,6 +12,7 @@ import jax
 from charjax import files
 from charjax.data.tokenizers import CharTokenizer
 from charjax.errors import UserError
+from charjax.extensions import save_sources
 from charjax.files import check_directory, make_directory, write_json
 from charjax.run import fitting
 from charjax.run.checkpoint import Checkpoints
@@ -248,7 +249,9 @@ class Recorder:
 
     def _prepare_directory(self, step: int, progress: Progress) -> None:
         """Write config.toml, and cut from the other files what will be written again."""
-        files.replace(self.directory / "config.toml", self.session.config.to_toml())
+        config = self.session.config
+        save_sources(self.directory, config.model_dump())
+        files.replace(self.directory / "config.toml", config.to_toml())
         write_tokenizer(self.directory, self.session.dataset.tokenizer)
         (self.directory / "summary.json").unlink(missing_ok=True)
         self.metrics.cut(step, progress.events_done)

@@ -1,6 +1,7 @@
 """Activations as data: the function, its derivative, and where either has a kink."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -31,14 +32,26 @@ class Activation:
 
 
 def find_activation(name: str) -> Activation:
-    """Return the activation of that name.
+    """Return the activation of that name: one of ACTIVATIONS, or one of the user's own.
 
     Raises:
       ValueError: there is none.
+      UserError: it is in a file that the user has not named.
     """
+    if name not in ACTIVATIONS and (found := _find_own(name)):
+        return found
     if name not in ACTIVATIONS:
         raise ValueError(f"no activation named {name!r}; there are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
+
+
+@functools.lru_cache(maxsize=64)
+def _find_own(name: str) -> Activation | None:
+    # JAX is imported for these alone.
+    from charjax.theory.own import read_own
+
+    read = read_own(name)
+    return Activation(name, read[0], read[1], tuple(read[2].tolist())) if read else None
 
 
 def leaky_relu(slope: float) -> Activation:

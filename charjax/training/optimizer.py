@@ -15,6 +15,7 @@ from jax import Array
 
 from charjax.config import OptimConfig
 from charjax.ops.adam import Moments, adam_update
+from charjax.training.own_optimizer import is_own, own_direction
 
 Schedule = Callable[[Array], Array]
 
@@ -143,11 +144,13 @@ def _directions(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
     Its updates have the direction of the gradient, and no learning rate.
     """
     parts = [optax.identity()] if config.grad_clip else []
-    if config.kind == "adamw":
+    if is_own(config):
+        parts.append(own_direction(config))
+    elif config.kind == "adamw":
         parts.append(optax.scale_by_adam(config.beta1, config.beta2, config.eps))
     elif config.kind == "rmsprop":
         parts.append(optax.scale_by_rms(config.rms_decay, config.eps, eps_in_sqrt=False))
-    if config.momentum and config.kind != "adamw":
+    if config.momentum and config.kind in ("sgd", "rmsprop"):
         parts.append(optax.trace(config.momentum))
     parts.append(_scale_by_factors())
     if config.weight_decay:

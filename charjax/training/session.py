@@ -28,6 +28,7 @@ from charjax.models.roles import Role
 from charjax.random_streams import purpose_key
 from charjax.training.cpu_plan import needs_one_heap, share_batch
 from charjax.training.evaluation import Score, exact_loss, random_loss
+from charjax.training.own_checks import check_own
 from charjax.training.state import (
     InitData,
     TrainState,
@@ -113,6 +114,7 @@ def make_session(config: Config, dataset: Dataset, devices: list[jax.Device]) ->
     model = build_model(config, dataset.tokenizer)
     if not model.fitted:
         _check_scheme(config, model)
+        check_own(config, model)
         _check_memory(config, model, devices)
     mesh = _mesh(config, devices)
     source = val_source = None

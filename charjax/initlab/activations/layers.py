@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from charjax.errors import UserError
 from charjax.initlab.activations.intercept import record, record_gradients
 from charjax.initlab.activations.statistics import (
     BINS,
@@ -60,7 +61,13 @@ def find_layers(model: CharModel) -> tuple[Layer, ...]:
 
     Raises:
       ValueError: a family that is not trained.
+      UserError: a family of the user's own without layers to look into.
     """
+    if type(model).taps is CharModel.taps and not model.fitted:
+        raise UserError(
+            f"model.kind: {type(model).__name__} has no taps(), which describes the layers; probes "
+            "and sweeps look into them: see charjax.models.taps, or docs/own.md"
+        )
     return tuple(tap.layer for tap in model.taps())
 
 

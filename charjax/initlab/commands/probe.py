@@ -77,6 +77,7 @@ def arguments(argv: list[str]) -> Namespace:
         "--out", metavar="DIR", type=Path, help="write probe.json and pictures there"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    cli.add_code(parser, resumes=False)
     args = parser.parse_intermixed_args(argv)
     args.config, args.overrides = cli.config_words(args.words)
     del args.words

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from charjax import cli
 from charjax.errors import printable
+from charjax.extensions import is_named, is_reference
 
 
 def main(argv: list[str]) -> int:
@@ -13,6 +14,11 @@ def main(argv: list[str]) -> int:
     from charjax.initlab.report import read_sweep, verdict_lines, write_page
 
     sweep = read_sweep(Path(args.directory))
+    activation = sweep.facts.get("activation")
+    if is_reference(activation) and not is_named(activation):
+        cli.remark(
+            f"{activation} is code of your own: the page has its theory if --code names the file"
+        )
     page = write_page(sweep, None if args.out is None else Path(args.out))
     for line in verdict_lines(sweep):
         print(printable(line))
@@ -30,4 +36,5 @@ def _parser() -> cli.Parser:
     )
     parser.add_argument("directory", metavar="DIR", help="directory that `sweep` wrote")
     parser.add_argument("--out", metavar="FILE.html", help="the page (DIR/report.html)")
+    cli.add_code(parser)
     return parser

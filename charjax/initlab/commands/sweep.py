@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import shlex
 import shutil
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from charjax import cli
 from charjax.config.families import FAMILIES, families_where
 from charjax.errors import UserError, printable
+from charjax.extensions import is_reference, name_word, save_sources
 from charjax.initlab.sweeps.axes import Axes, numbers
 
 if TYPE_CHECKING:
@@ -61,7 +62,13 @@ def _arguments(argv: list[str]) -> Namespace:
         metavar="CONFIG.toml | section.key=value",
         help="settings that all runs share, as for charjax.train",
     )
-    parser.add_argument("--arch", choices=TRAINED, help="the family (mlp, or the CONFIG's)")
+    parser.add_argument(
+        "--arch",
+        metavar="FAMILY",
+        type=_family,
+        help=f"the family: {', '.join(TRAINED)}, or your own as FILE.py:NAME (mlp, or the "
+        "CONFIG's)",
+    )
     parser.add_argument(
         "--scheme", metavar="A,B,...", default=_SCHEMES, help=f"values of init.scheme ({_SCHEMES})"
     )
@@ -100,6 +107,7 @@ def _arguments(argv: list[str]) -> Namespace:
         "--out", metavar="DIR", help="directory of the tables and the report (a new one in runs/)"
     )
     parser.add_argument("--resume", action="store_true", help="continue a stopped sweep in --out")
+    cli.add_code(parser)
     args = parser.parse_intermixed_args(argv)
     args.config, args.overrides = cli.config_words(args.words)
     if args.seeds < 2:
@@ -110,6 +118,13 @@ def _arguments(argv: list[str]) -> Namespace:
     if args.resume and args.out is None:
         raise UserError("--resume: no --out given; name the directory of the sweep to continue")
     return args
+
+
+def _family(text: str) -> str:
+    if text not in TRAINED and not is_reference(text):
+        known = ", ".join(repr(name) for name in TRAINED)
+        raise ArgumentTypeError(f"invalid choice: {text!r} (choose from {known})")
+    return name_word("model.kind", text)
 
 
 def _grid(args: Namespace) -> tuple["Config", Axes]:
@@ -133,7 +148,8 @@ def _grid(args: Namespace) -> tuple["Config", Axes]:
     )
     if args.steps or not has_steps:
         overrides.append(f"train.steps={args.steps or _STEPS}")
-    schemes = tuple(dict.fromkeys(name.strip() for name in args.scheme.split(",")))
+    named = (name_word("init.scheme", name.strip()) for name in args.scheme.split(","))
+    schemes = tuple(dict.fromkeys(named))
     seeds = tuple(range(args.seeds))
     axes = Axes(schemes, args.gain, args.depth, args.width, args.lr, seeds)
     base = load_config(args.config, overrides, note=cli.remark, unread=why_no_run_reads(axes))
@@ -191,6 +207,8 @@ def _sweep(
     lock = Lock(out)
     lock.acquire()
     print(f"sweep: {printable(str(out))}")
+    for scheme in axes.schemes:
+        save_sources(out, {**base.model_dump(), "init": {"scheme": scheme}})
     try:
         if not (out / "sweep.json").exists():
             sweep = Sweep(groups, dataset, devices, out / "parts", plan, poll)

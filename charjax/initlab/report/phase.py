@@ -12,6 +12,7 @@ import numpy as np
 
 from charjax import theory
 from charjax.config import FAMILIES
+from charjax.errors import UserError
 from charjax.initlab.report import drawing
 from charjax.initlab.report.at_init import short_name
 from charjax.initlab.report.drawing import Picture
@@ -141,7 +142,7 @@ def _draw_contours(axes: Any, sweep: Sweep, scheme: int, weight_X: Array) -> str
     activation = sweep.facts["activation"]
     rows = select(sweep.layers, scheme=scheme)
     has_theory = np.isfinite(rows["theory_preactivation_std"]).any()
-    if not (_is_plain_stack(sweep) and activation in theory.ACTIVATIONS and has_theory):
+    if not (_is_plain_stack(sweep) and _has_theory(activation) and has_theory):
         return "none"
     bias = sweep.cube("sigma_b2")[scheme]
     bias_variance = float(bias[np.isfinite(bias)].mean()) if np.isfinite(bias).any() else 0.0
@@ -160,7 +161,18 @@ def _draw_contours(axes: Any, sweep: Sweep, scheme: int, weight_X: Array) -> str
 def _is_plain_stack(sweep: Sweep) -> bool:
     """Return whether layers follow each other as in theory: no residuals, no normalisation."""
     model = sweep.facts["config"].get("model", {})
-    return FAMILIES[sweep.facts["arch"]].is_plain_stack and model.get("norm", "none") == "none"
+    family = FAMILIES.get(sweep.facts["arch"])
+    return family is not None and family.is_plain_stack and model.get("norm", "none") == "none"
+
+
+def _has_theory(activation: str | None) -> bool:
+    """Return True for an activation that is known, or whose file the user has named."""
+    if activation is None:
+        return False
+    try:
+        return bool(theory.find_activation(activation))
+    except (ValueError, UserError):
+        return False
 
 
 def _theory_grid(weights: list[Array]) -> Array:

@@ -17,6 +17,7 @@ from charjax.initlab.sweeps.axes import Axes
 from charjax.initlab.sweeps.grid import Group
 from charjax.initlab.sweeps.record import recorded_steps
 from charjax.models import build_model
+from charjax.training.own_checks import check_own
 from charjax.training.session import with_context
 from charjax.training.state import state_shapes
 
@@ -56,6 +57,8 @@ def check_room(groups: list[Group], dataset: Dataset, devices: list[jax.Device])
     for group in groups:
         config = with_context(group.config, dataset)
         model = build_model(config, dataset.tokenizer)
+        for each in group.configs.values():
+            check_own(with_context(each, dataset), model)
         layers = max(layers, len(find_layers(model)))
         state = state_shapes(model, config)
         needed = _bytes(state) + _BESIDE_STATE * _bytes(state.params)
