@@ -339,19 +339,25 @@ def compare(runs: Sequence[str | Path | Run]) -> Comparison:
     return compare_runs([run.directory if isinstance(run, Run) else Path(run) for run in runs])
 
 
-def load(workdir: str | Path, checkpoint: str | int = "best") -> Run:
+def load(
+    workdir: str | Path,
+    checkpoint: str | int = "best",
+    weights: Literal["averaged", "trained"] | None = None,
+) -> Run:
     """Load a run from its directory.
 
     Args:
       workdir: the directory that training printed.
       checkpoint: "best", "latest" or a step.
+      weights: the parameters as they were trained, or their average (optim.ema,
+        schedule_free_adamw); None: the average where the run keeps one.
 
     Raises:
-      UserError: there is no run, no such checkpoint, or none that can be read.
+      UserError: there is no run, no such checkpoint, none that can be read, or no average.
     """
     saved = saved_runs.find_run(Path(workdir), str(checkpoint))
     devices = saved.start_backend(core_devices=True)
-    return Run(saved_runs.load_run(saved), devices)
+    return Run(saved_runs.load_run(saved, weights), devices)
 
 
 def _lines(tokens: np.ndarray) -> Split:

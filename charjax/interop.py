@@ -45,7 +45,7 @@ def _export(args: Namespace) -> str:
     check_target(path, args.overwrite)
     saved = find_run(directory, args.checkpoint)
     saved.start_backend()
-    run = load_run(saved)
+    run = load_run(saved, args.weights)
     vocab_size = run.tokenizer.vocab_size
     tensors = to_state_dict(run.config.model, vocab_size, run.variables, args.module)
     config = run.config.model_dump(mode="json")

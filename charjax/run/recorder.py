@@ -123,6 +123,9 @@ class Recorder:
             display=self.display,
             signals=self.signals,
             evaluate=evaluator(self.session, self.signals.poll),
+            evaluate_trained=evaluator(self.session, self.signals.poll, "trained")
+            if self.session.config.optim.ema
+            else None,
             sample=self._sample,
             save=save,
             check=self.checkpoints.check,
@@ -281,7 +284,9 @@ class Recorder:
                 state,
             )
             state, _, _ = self.checkpoints.restore("best", like, ones=ADAM_SCALES)
-        return score_split(self.session, split, variables_of(state), self.signals.poll).loss
+        return score_split(
+            self.session, split, variables_of(state, "averaged"), self.signals.poll
+        ).loss
 
 
 def check_can_start(directory: Path, session: Session, *, resume: bool) -> None:
