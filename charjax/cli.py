@@ -114,7 +114,7 @@ _LARGEST_CONFIG = 1_000_000
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of a command that reads a run: WORKDIR, --checkpoint, --weights and --json."""
+    """Add WORKDIR, --checkpoint, --weights and --json: of a command that reads a run."""
     add_checkpoint(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 

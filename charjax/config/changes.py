@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
+from charjax.config.notes import learning_rate_at
 from charjax.config.reads import why_unread
-from charjax.config.sections import Config
+from charjax.config.sections import Config, OptimConfig
 
 
 def differences(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
@@ -16,14 +17,25 @@ def differences(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
     ]
 
 
-def resume_conflicts(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
+def resume_conflicts(
+    old: Config, new: Config, completed: int | None = None
+) -> list[tuple[str, Any, Any]]:
     """Return the differences that would change the completed steps of a run.
 
     A different train.steps is no conflict: a schedule depends on it only through
     optim.decay_steps. A setting that neither configuration reads is no conflict, nor is another
-    data.path: the text's digest is checked when it is loaded.
+    data.path: the text's digest is checked when it is loaded. Settings of the schedule are none
+    where the learning rates of the `completed` steps are the same, as before the fall of a
+    warm-up-stable-decay schedule.
+
+    Args:
+      old: the run's configuration.
+      new: the one that it would go on with.
+      completed: its steps so far, if they are known.
     """
     free = set(_FREE_TO_CHANGE)
+    if completed is not None and _same_rates(old.optim, new.optim, completed):
+        free.update(f"optim.{key}" for key in _OF_SCHEDULE)
     if old.data.path is not None and new.data.path is not None:
         free.add("data.path")
     if old.model.kind != new.model.kind:
@@ -40,13 +52,23 @@ def resume_conflicts(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
     ]
 
 
-def describe_conflicts(old: Config, new: Config, remedy: str = "leave it as it was") -> str:
+def _same_rates(old: OptimConfig, new: OptimConfig, completed: int) -> bool:
+    """Return true if two schedules have the same learning rates in the first steps."""
+    changed = any(getattr(old, key) != getattr(new, key) for key in _OF_SCHEDULE)
+    return changed and all(
+        learning_rate_at(old, step) == learning_rate_at(new, step) for step in range(completed)
+    )
+
+
+def describe_conflicts(
+    old: Config, new: Config, remedy: str = "leave it as it was", completed: int | None = None
+) -> str:
     """Return the conflicts and the remedy, as a part of an error message.
 
     If the user changed train.steps and optim.decay_steps follows it, the remedy is the
     optim.decay_steps that keeps the schedule.
     """
-    conflicts = resume_conflicts(old, new)
+    conflicts = resume_conflicts(old, new, completed)
     follows_steps = new.optim.decay_steps == new.train.steps
     follows_steps = follows_steps and old.optim.decay_steps == old.train.steps
     parts = [
@@ -64,6 +86,16 @@ def describe_conflicts(old: Config, new: Config, remedy: str = "leave it as it w
     return f"{', '.join(parts)}; {' and '.join(remedies or [remedy])}"
 
 
+_OF_SCHEDULE = (
+    "schedule",
+    "decay_steps",
+    "decay_fraction",
+    "tail",
+    "min_learning_rate",
+    "boundaries",
+    "factor",
+    "staircase",
+)
 _FREE_SECTIONS = ("eval", "checkpoint")
 _FREE_TO_CHANGE = (
     "train.steps",

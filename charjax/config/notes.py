@@ -81,6 +81,12 @@ def _wsd_notes(optim: OptimConfig, steps: int) -> list[str]:
             f"{optim.decay_fraction:g} of optim.decay_steps = {optim.decay_steps}), not within "
             f"train.steps = {steps}: the learning rate does not fall"
         ]
+    if end > steps > begin:
+        last = learning_rate_at(optim, steps - 1)
+        return [
+            f"the wsd schedule ends at step {end} (optim.decay_steps = {optim.decay_steps}), beyond "
+            f"train.steps = {steps}: the last learning rate is {last:.3g}"
+        ]
     if end < steps:
         return [
             f"the wsd schedule ends at step {end} (optim.decay_steps = {optim.decay_steps}): the "

@@ -91,7 +91,7 @@ def spectral(init: InitConfig) -> Scheme:
     biases = dict.fromkeys((Role.BIAS, Role.GATE_BIAS), Rule(ZERO))
     return Scheme(
         "Yang, Simon and Bernstein 2023 (arXiv:2310.17813), spectral parametrisation: std "
-        "min(1, sqrt(m/n)) / sqrt(n); rates of Adam 1/n, SGD m/n, Muon sqrt(m/n) over its step's norm",
+        "min(1, sqrt(m/n)) / sqrt(n); rates of Adam 1/n, SGD m/n, Muon sqrt(m/n) / its step's norm",
         rules | still | biases,
         needs=_WIDE | {"model.tie_embeddings": (False,)},
         rates=_rates(scales, readout="matrix"),
@@ -147,7 +147,7 @@ class Scales:
         return width * (self._l(site) ** ((self.alpha or 0.0) - 1.0) if deep else 1.0)
 
     def of_sgd(self, site: Site, readout: Literal["vector", "matrix"]) -> float:
-        """SGD's: outputs over inputs, relative to the base; r of a vector, whose input is one number.
+        """SGD's: outputs over inputs, relative to the base; r of a vector, whose input is 1.
 
         A readout with a multiplier 1/r ("vector") has r, as in the package `mup`.
         """

@@ -199,7 +199,7 @@ class Recorder:
 
     def _restore(self) -> tuple[TrainState, Progress]:
         notes = read_notes(self.checkpoints.read_meta("latest"))
-        check_resumed(notes, self.session)
+        check_resumed(notes, self.session, self.checkpoints.steps()[-1])
         Progress.from_json(notes.progress)
         shapes = state_shapes(self.session.model, self.session.config, notes.tables)
         like = jax.tree.map(
@@ -303,7 +303,7 @@ def check_can_start(directory: Path, session: Session, *, resume: bool) -> None:
         check_directory(directory, "--workdir")
     elif has_checkpoints(directory):
         store = Checkpoints(directory / "checkpoints")
-        check_resumed(read_notes(store.read_meta("latest")), session)
+        check_resumed(read_notes(store.read_meta("latest")), session, store.steps()[-1])
 
 
 def _refuse_existing_run(directory: Path) -> None:

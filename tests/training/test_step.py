@@ -11,7 +11,8 @@ import pytest
 from charjax import models
 from charjax.config import Config, parse_config
 from charjax.data.batches import Batch
-from charjax.training.optimizer import from_optax, is_matrix
+from charjax.training.optimizer import from_optax
+from charjax.training.optimizers.stages import is_matrix
 from charjax.training.state import TrainState, create_state
 from charjax.training.step import cross_entropy, l2_penalty, make_train_step
 

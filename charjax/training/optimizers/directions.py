@@ -62,6 +62,20 @@ def _lars(config: OptimConfig) -> optax.GradientTransformation:
     return optax.chain(*parts, ratio, optax.trace(config.momentum))
 
 
+def _sm3(config: OptimConfig) -> optax.GradientTransformation:
+    """Return `optax.sm3`'s; scalars are arrays of one number, which it cannot do without."""
+    inner = optax.scale_by_sm3(config.momentum)
+
+    def init(params: Any) -> Any:
+        return inner.init(jax.tree.map(jnp.atleast_1d, params))
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = inner.update(jax.tree.map(jnp.atleast_1d, grads), state)
+        return jax.tree.map(lambda u, g: u.reshape(g.shape), updates, grads), state
+
+    return optax.GradientTransformation(init, update)
+
+
 def _betas(make: Callable[..., Any], **others: Any) -> Direction:
     return lambda config: make(config.beta1, config.beta2, eps=config.eps, **others)
 
@@ -90,7 +104,7 @@ DIRECTIONS: dict[str, Direction] = {
     "signum": lambda config: optax.chain(
         optax.ema(config.momentum, debias=False), optax.scale_by_sign()
     ),
-    "sm3": lambda config: optax.scale_by_sm3(config.momentum),
+    "sm3": _sm3,
     "yogi": _betas(optax.scale_by_yogi),
 }
 # Their directions contain the decay, which is a part of what the trust ratio measures.

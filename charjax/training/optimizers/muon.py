@@ -3,6 +3,7 @@
 Letters: N inputs of a matrix, G matrices side by side in a kernel, M outputs of one.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -17,29 +18,42 @@ _STEPS = 5
 
 
 def scale_by_muon(config: OptimConfig, roles: Roles) -> optax.GradientTransformationExtraArgs:
-    """Return the directions of `optax.contrib.muon`, where each gate of a kernel is a matrix.
+    """Return the directions of `optax.contrib.scale_by_muon`, where each gate is a matrix.
 
     Muon (Jordan et al. 2024, github.com/KellerJordan/Muon) with Nesterov's momentum trains the
     parameters of the roles `MATRIX_ROLES`; AdamW trains the others (embeddings, readout, gains,
     biases). optax would orthogonalise the kernel of all gates, or of queries, keys and values, as
-    one matrix: here kernels (N, G M) are given to it as (N, G, M), one matrix per gate.
+    one matrix: here kernels (N, G M) are given to it as (N, G, M), one matrix per gate. And
+    `optax.contrib.muon` would give AdamW Nesterov's momentum, too
+    (findings/muon-adamw-nesterov.sh).
 
-    Directions of AdamW's parameters are of `optim.learning_rate`; `scale_adam_part` makes them of
+    A matrix's direction is multiplied by sqrt(max(1, M / N)), as by optax; with optim.consistent_rms
+    by that times sqrt(max(N, M)) (Liu et al. 2025, arXiv:2502.16982). Directions of AdamW's
+    parameters are of `optim.learning_rate`; `scale_adam_part` makes them of
     `optim.adam_learning_rate`.
 
     Args:
       config: the section [optim].
       roles: of the model's parameters.
     """
-    inner = optax.contrib.muon(
-        learning_rate=1.0,
-        beta=config.momentum,
-        adam_b1=config.beta1,
-        adam_b2=config.beta2,
-        eps=config.eps,
-        muon_weight_dimension_numbers=lambda params: _dimensions(params, roles),
-        consistent_rms=config.consistent_rms,
+    inner = optax.partition(
+        {
+            "muon": optax.contrib.scale_by_muon(
+                beta=config.momentum,
+                eps=config.eps,
+                weight_dimension_numbers=lambda params: _dimensions(params, roles),
+            ),
+            "adam": optax.scale_by_adam(config.beta1, config.beta2, config.eps),
+        },
+        lambda params: _map(
+            lambda parameter, _: "muon" if is_muons(parameter) else "adam", roles, params
+        ),
     )
+
+    def direction(parameter: Parameter, update: Array, like: Array) -> Array:
+        if is_muons(parameter):
+            update = _size(update, config.consistent_rms) * update
+        return update.reshape(like.shape)
 
     def init(params: Any) -> Any:
         return inner.init(_split_gates(params, roles))
@@ -48,7 +62,7 @@ def scale_by_muon(config: OptimConfig, roles: Roles) -> optax.GradientTransforma
         grads = _divide_by_epsilons(grads, roles, factors.get("epsilon_factors"))
         split = _split_gates(grads, roles), _split_gates(params, roles)
         updates, state = inner.update(split[0], state, split[1])
-        return jax.tree.map(lambda u, p: -u.reshape(p.shape), updates, params), state
+        return _map(direction, roles, updates, params), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -88,13 +102,17 @@ def newton_schulz_flops(shapes: Any, roles: Roles) -> float:
     return float(sum(jax.tree.leaves(_map(of_kernel, roles, shapes))))
 
 
-def _dimensions(params: Any, roles: Roles) -> Any:
-    """Return the axes of each matrix in kernels split by `_split_gates`; None: AdamW's."""
+def _size(split: Array, consistent_rms: float | None) -> float:
+    """Return the factor of an orthogonalised kernel (N, M) or (N, G, M)."""
+    inputs, outputs = split.shape[0], split.shape[-1]
+    if consistent_rms is not None:
+        return consistent_rms * math.sqrt(max(inputs, outputs))
+    return math.sqrt(max(1.0, outputs / inputs))
 
-    def of_kernel(parameter: Parameter, leaf: Array) -> MuonDimensionNumbers | None:
-        return MuonDimensionNumbers(0, leaf.ndim - 1) if is_muons(parameter) else None
 
-    return _map(of_kernel, roles, params)
+def _dimensions(kernels: Any, roles: Roles) -> Any:
+    """Return the axes of each matrix in Muon's kernels, split by `_split_gates`."""
+    return _map(lambda _, leaf: MuonDimensionNumbers(0, leaf.ndim - 1), roles, kernels)
 
 
 def _split_gates(tree: Any, roles: Roles) -> Any:
