@@ -84,8 +84,8 @@ def _wsd_notes(optim: OptimConfig, steps: int) -> list[str]:
     if end > steps > begin:
         last = learning_rate_at(optim, steps - 1)
         return [
-            f"the wsd schedule ends at step {end} (optim.decay_steps = {optim.decay_steps}), beyond "
-            f"train.steps = {steps}: the last learning rate is {last:.3g}"
+            f"the wsd schedule ends at step {end} (optim.decay_steps = {optim.decay_steps}), "
+            f"beyond train.steps = {steps}: the last learning rate is {last:.3g}"
         ]
     if end < steps:
         return [

@@ -27,9 +27,9 @@ def scale_by_muon(config: OptimConfig, roles: Roles) -> optax.GradientTransforma
     `optax.contrib.muon` would give AdamW Nesterov's momentum, too
     (findings/muon-adamw-nesterov.sh).
 
-    A matrix's direction is multiplied by sqrt(max(1, M / N)), as by optax; with optim.consistent_rms
-    by that times sqrt(max(N, M)) (Liu et al. 2025, arXiv:2502.16982). Directions of AdamW's
-    parameters are of `optim.learning_rate`; `scale_adam_part` makes them of
+    A matrix's direction is multiplied by sqrt(max(1, M / N)), as by optax; with
+    optim.consistent_rms by that times sqrt(max(N, M)) (Liu et al. 2025, arXiv:2502.16982).
+    Directions of AdamW's parameters are of `optim.learning_rate`; `scale_adam_part` makes them of
     `optim.adam_learning_rate`.
 
     Args:
