@@ -130,6 +130,11 @@ _DECAYS = When(
     lambda config: config.optim.weight_decay > 0,
     "only a decay reads it, and optim.weight_decay is {}",
 )
+_NO_AVERAGE = When(
+    ("optim.kind",),
+    lambda config: config.optim.kind != "schedule_free_adamw",
+    "optim.kind={} averages its parameters itself",
+)
 _DECAYING = _one_of("optim.schedule", "cosine", "wsd", "exponential")
 _WSD = _one_of("optim.schedule", "wsd")
 _MULTIPLIED = _one_of("optim.schedule", "step", "exponential")
@@ -184,7 +189,7 @@ READ: dict[str, tuple[When, ...]] = {
     "optim.l2": (_TRAINED,),
     "optim.grad_clip": (_TRAINED,),
     "optim.accumulate_steps": (_TRAINED,),
-    "optim.ema": (_TRAINED,),
+    "optim.ema": (_TRAINED, _NO_AVERAGE),
     "train.steps": (_TRAINED,),
     "train.batch_size": (_TRAINED,),
     # Samples read it, too.

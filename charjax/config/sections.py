@@ -193,6 +193,11 @@ class OptimConfig(Section):
         0.0, description="decay of the moving average of the parameters; 0: none is kept"
     )
 
+    @property
+    def keeps_ema(self) -> bool:
+        """True if a moving average of the parameters is kept."""
+        return self.ema > 0 and self.kind != "schedule_free_adamw"
+
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, section: Any) -> Any:
@@ -208,16 +213,11 @@ class OptimConfig(Section):
         return kind
 
     @model_validator(mode="after")
-    def _check_averages(self) -> "OptimConfig":
+    def _check_beta(self) -> "OptimConfig":
         if self.kind == "schedule_free_adamw" and self.beta1 == 0:
             raise ValueError(
                 "optim.beta1: 0.0 given; schedule_free_adamw divides by it: give more than 0, or "
                 'optim.kind = "adamw"'
-            )
-        if self.kind == "schedule_free_adamw" and self.ema:
-            raise ValueError(
-                f"optim.ema: {self.ema} given; schedule_free_adamw averages its parameters itself: "
-                "leave optim.ema out"
             )
         return self
 

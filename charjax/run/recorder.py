@@ -124,7 +124,7 @@ class Recorder:
             signals=self.signals,
             evaluate=evaluator(self.session, self.signals.poll),
             evaluate_trained=evaluator(self.session, self.signals.poll, "trained")
-            if self.session.config.optim.ema
+            if self.session.config.optim.keeps_ema
             else None,
             sample=self._sample,
             save=save,

@@ -229,7 +229,7 @@ def initial_state(
         carry = model.init_cache(config.train.batch_size * config.optim.accumulate_steps)
     opt_state = make_optimizer(config.optim, model.roles).init(params)
     # Distinct arrays, so that they can be donated.
-    average = jax.tree.map(jnp.copy, params) if config.optim.ema else ()
+    average = jax.tree.map(jnp.copy, params) if config.optim.keeps_ema else ()
     return TrainState(
         params, opt_state, model_state, carry, zero_counters(), scales, adam_scales, average
     )

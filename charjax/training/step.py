@@ -125,7 +125,7 @@ def _averaged(config: Config, state: TrainState, params: Any) -> Any:
     Its decay grows with the steps up to optim.ema, as in TensorFlow's ExponentialMovingAverage with
     num_updates: the first steps would otherwise count for long.
     """
-    if not config.optim.ema:
+    if not config.optim.keeps_ema:
         return ()
     steps = state.counters.step.astype(jnp.float32)
     decay = jnp.minimum(config.optim.ema, (1.0 + steps) / (10.0 + steps))

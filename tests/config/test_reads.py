@@ -137,8 +137,8 @@ def test_a_setting_is_read_or_refused(name: str):
     [
         (
             ["optim.min_learning_rate=1e-4"],
-            "optim.min_learning_rate: 0.0001 given; only optim.schedule=cosine or exponential "
-            "reads it, and optim.schedule is constant: change that, or leave "
+            "optim.min_learning_rate: 0.0001 given; only optim.schedule=cosine or wsd or "
+            "exponential reads it, and optim.schedule is constant: change that, or leave "
             "optim.min_learning_rate out",
         ),
         (["optim.schedule=cosine", "optim.boundaries=[5]"], "only optim.schedule=step or exp"),
@@ -150,6 +150,11 @@ def test_a_setting_is_read_or_refused(name: str):
         (["optim.kind=sgd", "optim.beta1=0.8"], "only optim.kind=adamw or adabelief or"),
         (["optim.alpha=2.0"], "only optim.kind=ademamix reads it, and optim.kind is adamw"),
         (["optim.cautious_decay=true"], "only a decay reads it, and optim.weight_decay is 0.0"),
+        (
+            ["optim.kind=schedule_free_adamw", "optim.ema=0.9"],
+            "optim.ema: 0.9 given; optim.kind=schedule_free_adamw averages its parameters itself: "
+            "change that, or leave optim.ema out",
+        ),
         (["optim.tail=cosine"], "only optim.schedule=wsd reads it"),
         (["eval.batches=20"], "only eval.protocol=random reads it, and eval.protocol is exact"),
         (["data.rows=7"], "only data.split=interleaved reads it, and data.split is tail"),

@@ -163,11 +163,6 @@ def test_other_optimisers_are_refused_with_the_reason(kind: str):
             "optim.beta1: 0.0 given; schedule_free_adamw divides by it: give more than 0, or "
             'optim.kind = "adamw"',
         ),
-        (
-            {"kind": "schedule_free_adamw", "ema": 0.9},
-            "optim.ema: 0.9 given; schedule_free_adamw averages its parameters itself: leave "
-            "optim.ema out",
-        ),
         ({"ema": 1.0}, "optim.ema: 1.0 given; must be a number of at least 0 and less than 1"),
         ({"kind": 7}, "optim.kind: 7 given; must be one of adamw, sgd, rmsprop"),
     ],
