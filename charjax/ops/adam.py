@@ -72,6 +72,6 @@ def adam_update(
         direction = direction * rate_factor
     if decay:
         decay_here = decay if decay_factor is None else decay * decay_factor
-        kept = jnp.where(direction * parameter >= 0, parameter, 0.0) if cautious else parameter
-        direction = direction + decay_here * kept
+        decayed = jnp.where(direction * parameter >= 0, parameter, 0.0) if cautious else parameter
+        direction = direction + decay_here * decayed
     return -learning_rate * direction, Moments(mean, square)

@@ -18,12 +18,12 @@ from tests.training.test_step import make_batch, setup, step
 SCHEDULE_FREE = {"kind": "schedule_free_adamw", "learning_rate": 0.02, "weight_decay": 0.1}
 
 
-def words(folder: Path, *more: str) -> list[str]:
+def words(folder: Path, *others: str) -> list[str]:
     text = folder / "text.txt"
     text.write_text("to be or not to be, that is the question\n" * 40)
     small = ["model.kind=bigram", "model.context_length=8", "train.batch_size=4", "train.steps=20"]
     every = ["eval.every=10", "checkpoint.every=0", "train.log_every=5"]
-    return [f"data.path={text}", *small, *every, "optim.learning_rate=0.1", *more]
+    return [f"data.path={text}", *small, *every, "optim.learning_rate=0.1", *others]
 
 
 def lines(workdir: Path, split: str) -> dict[int, float]:
@@ -119,8 +119,10 @@ def test_a_run_is_evaluated_at_both(tmp_path: Path):
     ]
     first, second = (json.loads(text)["samples"] for text in sampled)
     assert first != second
-    own, other = (charjax.load(workdir, "latest", weights) for weights in (None, "trained"))
-    assert not np.array_equal(own.params["logits"], other.params["logits"])
+    default, trained_run = (
+        charjax.load(workdir, "latest", weights) for weights in (None, "trained")
+    )
+    assert not np.array_equal(default.params["logits"], trained_run.params["logits"])
 
 
 def test_the_best_checkpoint_of_a_schedule_free_run_is_of_its_average(tmp_path: Path):
@@ -137,8 +139,14 @@ def test_the_best_checkpoint_of_a_schedule_free_run_is_of_its_average(tmp_path: 
 def test_a_run_that_begins_from_another_averages_its_parameters(average: str, tmp_path: Path):
     first, second = tmp_path / "first", tmp_path / "second"
     assert run("train", *words(tmp_path), "--workdir", first).status == 0
-    more = [*words(tmp_path, average, "train.steps=1"), "--init-from", first, "--workdir", second]
-    done = run("train", *more)
+    arguments = [
+        *words(tmp_path, average, "train.steps=1"),
+        "--init-from",
+        first,
+        "--workdir",
+        second,
+    ]
+    done = run("train", *arguments)
     assert done.status == 0, done.err
     params = [
         load_run(find_run(folder, "latest")).variables["params"] for folder in (first, second)

@@ -205,8 +205,8 @@ def test_cautious_decay_leaves_what_the_step_makes_larger(kind: str):
     params = {"w": jnp.asarray([[0.4, -0.4, 0.0, 2.0]]), "b": jnp.asarray([1.0])}
     grads = {"w": jnp.asarray([[1.0, 1.0, 1.0, 0.0]]), "b": jnp.asarray([1.0])}
 
-    def moved(**more: Any) -> dict[str, np.ndarray]:
-        config = parse_config({"optim": tree | more}).optim
+    def moved(**settings: Any) -> dict[str, np.ndarray]:
+        config = parse_config({"optim": tree | settings}).optim
         optimizer = make_optimizer(config)
         after, _ = apply(optimizer, params, grads, optimizer.init(params), learning_rate=0.1)
         return jax.tree.map(lambda a, p: np.asarray(a - p), after, params)

@@ -35,7 +35,7 @@ def every(*quick: str) -> list[Any]:
     return [pytest.param(kind, marks=[] if kind in quick else pytest.mark.slow) for kind in KINDS]
 
 
-def words(folder: Path, kind: str, *more: str) -> list[str]:
+def words(folder: Path, kind: str, *others: str) -> list[str]:
     text = folder / "text.txt"
     if not text.exists():
         text.write_text("to be or not to be, that is the question\n" * 40)
@@ -51,7 +51,7 @@ def words(folder: Path, kind: str, *more: str) -> list[str]:
         "checkpoint.every=0",
         "eval.every=15",
         "train.log_every=1",
-        *more,
+        *others,
     ]
 
 
