@@ -387,6 +387,7 @@ def compare(runs: Sequence[str | Path | Run]) -> Comparison:
 def load(
     workdir: str | Path,
     checkpoint: str | int = "best",
+    weights: Literal["averaged", "trained"] | None = None,
     *,
     code: str | Path | Sequence[str | Path] = (),
     accept_changed_code: bool = False,
@@ -396,16 +397,18 @@ def load(
     Args:
       workdir: the directory that training printed.
       checkpoint: "best", "latest" or a step.
+      weights: the parameters as they were trained, or their average (optim.ema,
+        schedule_free_adamw); None: the average where the run keeps one.
       code: files of the user's own code that the run names. No other file is executed.
       accept_changed_code: use a file although it has changed since the run was begun.
 
     Raises:
-      UserError: there is no run, no such checkpoint, or none that can be read.
+      UserError: there is no run, no such checkpoint, none that can be read, or no average.
     """
     with _own_code(code, accept_changed_code):
         saved = saved_runs.find_run(Path(workdir), str(checkpoint))
         devices = saved.start_backend(core_devices=True)
-        return Run(saved_runs.load_run(saved), devices)
+        return Run(saved_runs.load_run(saved, weights), devices)
 
 
 @contextlib.contextmanager

@@ -173,13 +173,13 @@ _LARGEST_CONFIG = 1_000_000
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of a command that reads a run: WORKDIR, --checkpoint, --json, --code."""
+    """Add WORKDIR, --checkpoint, --weights, --json and --code: of a command that reads a run."""
     add_checkpoint(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Add WORKDIR and --checkpoint."""
+    """Add WORKDIR, --checkpoint and --weights."""
     parser.add_argument("workdir", metavar="WORKDIR", help="the run's directory")
     parser.add_argument(
         "--checkpoint",
@@ -187,6 +187,12 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         type=checkpoint_step,
         default="best",
         help="which of the saved steps (best)",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("averaged", "trained"),
+        help="of a run that averages its parameters (optim.ema, schedule_free_adamw): the average, "
+        "which is the default, or the parameters as they were trained",
     )
     add_code(parser)
 

@@ -61,7 +61,7 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     require_run(workdir)
     saved = find_run(workdir, args.checkpoint)
     devices = saved.start_backend()
-    run = load_run(saved)
+    run = load_run(saved, args.weights)
     # Importing JAX has taken seconds.
     poll()
     other = _other_text(run, args) if args.text is not None else None

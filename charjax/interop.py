@@ -48,7 +48,7 @@ def _export(args: Namespace) -> str:
             "leave it out"
         )
     saved.start_backend()
-    run = load_run(saved)
+    run = load_run(saved, args.weights)
     vocab_size = run.tokenizer.vocab_size
     layout = HF_GPT2 if as_directory else None
     tensors = to_state_dict(model, vocab_size, run.variables, args.module, layout)

@@ -57,7 +57,7 @@ def _sample(args: Namespace, signals: "Signals") -> int:
 
     saved = find_run(Path(args.workdir), args.checkpoint)
     saved.start_backend(core_devices=True)
-    run = load_run(saved)
+    run = load_run(saved, args.weights)
     # Importing JAX has taken seconds.
     signals.poll()
     prompt, notes = _prompt(args, raw_prompt, run)

@@ -104,12 +104,16 @@ def resolve_config(args: Namespace, note: Callable[[str], None]) -> tuple[Config
         new = _with_settled_fields(new, old, requested)
     else:
         new = load_config(saved, args.overrides, saved=True, note=note)
-    conflicts = resume_conflicts(old, new)
-    if conflicts:
-        raise UserError(
-            f"--resume: the configuration has changed: {describe_conflicts(old, new)}, or start a "
-            "new run (--init-from takes over the parameters)"
-        )
+    if resume_conflicts(old, new):
+        from charjax.run.load import completed_steps
+
+        completed = completed_steps(workdir)
+        if resume_conflicts(old, new, completed):
+            conflicts = describe_conflicts(old, new, completed=completed)
+            raise UserError(
+                f"--resume: the configuration has changed: {conflicts}, or start a new run "
+                "(--init-from takes over the parameters)"
+            )
     return new, workdir
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
+from charjax.config.notes import learning_rate_at
 from charjax.config.reads import why_unread
-from charjax.config.sections import Config
+from charjax.config.sections import Config, OptimConfig
 
 
 def differences(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
@@ -16,14 +17,25 @@ def differences(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
     ]
 
 
-def resume_conflicts(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
+def resume_conflicts(
+    old: Config, new: Config, completed: int | None = None
+) -> list[tuple[str, Any, Any]]:
     """Return the differences that would change the completed steps of a run.
 
     A different train.steps or train.epochs is no conflict: a schedule depends on it only through
     optim.decay_steps. A setting that neither configuration reads is no conflict, nor is another
-    data.path or data.val_path: the text's digest is checked when it is loaded.
+    data.path or data.val_path: the text's digest is checked when it is loaded. Settings of the
+    schedule are none where the learning rates of the `completed` steps are the same, as before the
+    fall of a warm-up-stable-decay schedule.
+
+    Args:
+      old: the run's configuration.
+      new: the one that it would go on with.
+      completed: its steps so far, if they are known.
     """
     free = set(_FREE_TO_CHANGE)
+    if completed is not None and _same_rates(old.optim, new.optim, completed):
+        free.update(f"optim.{key}" for key in _OF_SCHEDULE)
     for key in ("path", "val_path"):
         if getattr(old.data, key) is not None and getattr(new.data, key) is not None:
             free.add(f"data.{key}")
@@ -41,13 +53,23 @@ def resume_conflicts(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
     ]
 
 
-def describe_conflicts(old: Config, new: Config, remedy: str = "leave it as it was") -> str:
+def _same_rates(old: OptimConfig, new: OptimConfig, completed: int) -> bool:
+    """Return true if two schedules have the same learning rates in the first steps."""
+    changed = any(getattr(old, key) != getattr(new, key) for key in _OF_SCHEDULE)
+    return changed and all(
+        learning_rate_at(old, step) == learning_rate_at(new, step) for step in range(completed)
+    )
+
+
+def describe_conflicts(
+    old: Config, new: Config, remedy: str = "leave it as it was", completed: int | None = None
+) -> str:
     """Return the conflicts and the remedy, as a part of an error message.
 
     If the user changed train.steps or train.epochs, and optim.decay_steps follows it, the remedy is
     the optim.decay_steps that keeps the schedule.
     """
-    conflicts = resume_conflicts(old, new)
+    conflicts = resume_conflicts(old, new, completed)
     follows_steps = new.optim.decay_steps in (None, new.train.steps)
     follows_steps = follows_steps and old.optim.decay_steps == old.train.steps
     parts = [
@@ -72,6 +94,16 @@ def _length_of(config: Config) -> str:
     return f"train.steps and is {config.optim.decay_steps!r}"
 
 
+_OF_SCHEDULE = (
+    "schedule",
+    "decay_steps",
+    "decay_fraction",
+    "tail",
+    "min_learning_rate",
+    "boundaries",
+    "factor",
+    "staircase",
+)
 _FREE_SECTIONS = ("eval", "checkpoint", "log")
 _FREE_TO_CHANGE = (
     "train.steps",

@@ -24,6 +24,8 @@ def schedule_notes(config: Config) -> list[str]:
         )
     if optim.schedule == "cosine":
         notes += _cosine_notes(optim, steps)
+    elif optim.schedule == "wsd":
+        notes += _wsd_notes(optim, steps)
     elif optim.schedule == "step":
         late = [step for step in optim.boundaries if step >= steps]
         if late:
@@ -55,6 +57,42 @@ def _cosine_notes(optim: OptimConfig, steps: int) -> list[str]:
 
 def _cosine_end(optim: OptimConfig) -> int:
     return optim.warmup_steps + max(1, (optim.decay_steps or 1) - optim.warmup_steps)
+
+
+def wsd_span(optim: OptimConfig) -> tuple[int, int]:
+    """Return the steps at which a warm-up-stable-decay schedule begins to fall and ends."""
+    end = _cosine_end(optim)
+    length = max(1, round(optim.decay_fraction * (optim.decay_steps or 1)))
+    return max(optim.warmup_steps, end - length), end
+
+
+def wsd_tail(optim: OptimConfig, done: float) -> float:
+    """Return the part of the rate above its floor that is left, at a part of its fall (0 to 1)."""
+    if optim.tail == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    return 1 - (math.sqrt(done) if optim.tail == "1-sqrt" else done)
+
+
+def _wsd_notes(optim: OptimConfig, steps: int) -> list[str]:
+    begin, end = wsd_span(optim)
+    if begin >= steps > optim.warmup_steps:
+        return [
+            f"the wsd schedule falls from step {begin + 1} (optim.decay_fraction = "
+            f"{optim.decay_fraction:g} of optim.decay_steps = {optim.decay_steps}), not within "
+            f"train.steps = {steps}: the learning rate does not fall"
+        ]
+    if end > steps > begin:
+        last = learning_rate_at(optim, steps - 1)
+        return [
+            f"the wsd schedule ends at step {end} (optim.decay_steps = {optim.decay_steps}), "
+            f"beyond train.steps = {steps}: the last learning rate is {last:.3g}"
+        ]
+    if end < steps:
+        return [
+            f"the wsd schedule ends at step {end} (optim.decay_steps = {optim.decay_steps}): the "
+            f"steps to {steps} train at optim.min_learning_rate = {optim.min_learning_rate:g}"
+        ]
+    return []
 
 
 def _exponential_notes(optim: OptimConfig, steps: int) -> list[str]:
@@ -93,6 +131,10 @@ def learning_rate_at(optim: OptimConfig, step: int) -> float:
         length = _cosine_end(optim) - optim.warmup_steps
         done = min((step - optim.warmup_steps) / length, 1.0)
         return low + 0.5 * (1 + math.cos(math.pi * done)) * (high - low)
+    if optim.schedule == "wsd":
+        begin, end = wsd_span(optim)
+        done = min(max(step - begin, 0) / max(1, end - begin), 1.0)
+        return low + wsd_tail(optim, done) * (high - low)
     if optim.schedule == "step":
         return float(high * optim.factor ** sum(step >= boundary for boundary in optim.boundaries))
     if optim.schedule == "exponential":

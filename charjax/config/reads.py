@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from charjax.config.families import FAMILIES
+from charjax.config.optimizers import KINDS, kinds_reading
 from charjax.config.sections import Config
 from charjax.extensions import FIELDS, is_reference
 from charjax.extensions.loading import installed_names
@@ -159,12 +160,27 @@ _EVALUATED = When(
     lambda config: config.eval.every > 0,
     "only evaluations during the run count, and eval.every is {}",
 )
-_ADAMW = _one_of("optim.kind", "adamw")
-_DECAYING = _one_of("optim.schedule", "cosine", "exponential")
+_DECAYS = When(
+    ("optim.weight_decay",),
+    lambda config: config.optim.weight_decay > 0,
+    "only a decay reads it, and optim.weight_decay is {}",
+)
+_NO_AVERAGE = When(
+    ("optim.kind",),
+    lambda config: config.optim.kind != "schedule_free_adamw",
+    "optim.kind={} averages its parameters itself",
+)
+_DECAYING = _one_of("optim.schedule", "cosine", "wsd", "exponential")
+_WSD = _one_of("optim.schedule", "wsd")
 _MULTIPLIED = _one_of("optim.schedule", "step", "exponential")
 _RANDOM = _one_of("eval.protocol", "random")
 _SCALED_WIDTH = _one_of("init.scheme", "mup", "depth_mup", "completep", "spectral")
 _SCALED_DEPTH = _one_of("init.scheme", "depth_mup", "completep")
+
+
+def _of_optimizer(setting: str) -> tuple[When, ...]:
+    return (_TRAINED, _one_of("optim.kind", *kinds_reading(setting)))
+
 
 READ: dict[str, tuple[When, ...]] = {
     "data.name": (_NAMED,),
@@ -201,18 +217,18 @@ READ: dict[str, tuple[When, ...]] = {
     "optim.warmup_steps": (_TRAINED,),
     "optim.decay_steps": (_TRAINED, _DECAYING),
     "optim.min_learning_rate": (_TRAINED, _DECAYING),
+    "optim.decay_fraction": (_TRAINED, _WSD),
+    "optim.tail": (_TRAINED, _WSD),
     "optim.boundaries": (_TRAINED, _MULTIPLIED),
     "optim.factor": (_TRAINED, _MULTIPLIED),
     "optim.staircase": (_TRAINED, _one_of("optim.schedule", "exponential")),
     "optim.weight_decay": (_TRAINED,),
-    "optim.beta1": (_TRAINED, _ADAMW),
-    "optim.beta2": (_TRAINED, _ADAMW),
-    "optim.eps": (_TRAINED, _one_of("optim.kind", "adamw", "rmsprop")),
-    "optim.rms_decay": (_TRAINED, _one_of("optim.kind", "rmsprop")),
-    "optim.momentum": (_TRAINED, _one_of("optim.kind", "sgd", "rmsprop")),
+    "optim.cautious_decay": (_TRAINED, _DECAYS),
+    **{f"optim.{key}": _of_optimizer(key) for kind in KINDS.values() for key in kind.settings},
     "optim.l2": (_TRAINED,),
     "optim.grad_clip": (_TRAINED,),
     "optim.accumulate_steps": (_TRAINED,),
+    "optim.ema": (_TRAINED, _NO_AVERAGE),
     "train.steps": (_TRAINED,),
     "train.epochs": (_TRAINED,),
     "train.batch_size": (_TRAINED,),

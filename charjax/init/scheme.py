@@ -17,13 +17,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from charjax.config import OptimConfig
 from charjax.errors import UserError
 from charjax.init.draws import ONE, ZERO, Draw, after, factorises
 from charjax.init.site import Site, find_sites
-from charjax.models.roles import Role, Roles
-
-# The kernels that a gain multiplies.
-_WITH_GAIN = (Role.HIDDEN, Role.RECURRENT, Role.RESIDUAL_OUTPUT)
+from charjax.models.roles import MATRIX_ROLES, Role, Roles
 
 
 class Factor(Protocol):
@@ -79,6 +77,8 @@ class Scheme:
         "section.key"; they are in `charjax.config.IMPLIED`, too.
       about: roles without which the scheme would do nothing.
       reads_text: whether it draws by the frequencies of the training text's symbols.
+      rates: by optim.kind, from [optim] to the learning-rate factor of every parameter, where it is
+        not that of the rules.
       gain: factor of every kernel but the readout once it is drawn; it may be traced, so that one
         program draws many gains.
       adjust: (model, variables, inputs (B, S), outputs) -> parameters: a change of the drawn
@@ -93,7 +93,19 @@ class Scheme:
     about: tuple[Role, ...] = ()
     reads_text: bool = False
     adjust: Callable[[Any, Any, Array, int], Any] | None = None
+    rates: Mapping[str, Callable[[OptimConfig], Factor]] = dataclasses.field(default_factory=dict)
     gain: float | Array | None = None
+
+    def with_rates_of(self, optim: OptimConfig) -> "Scheme":
+        """Return the scheme with the learning-rate factors of the optimiser."""
+        if optim.kind not in self.rates:
+            return self
+        factor = self.rates[optim.kind](optim)
+        rules = {
+            role: dataclasses.replace(rule, learning_rate=factor)
+            for role, rule in self.rules.items()
+        }
+        return dataclasses.replace(self, rules=rules)
 
     @property
     def scaled(self) -> bool:
@@ -165,7 +177,7 @@ def initialise(
     drawn = _draw([rule.draw for rule in rules], sites, key)
     if scheme.gain is not None:
         drawn = [
-            scheme.gain * x if site.parameter.role in _WITH_GAIN else x
+            scheme.gain * x if site.parameter.role in MATRIX_ROLES else x
             for x, site in zip(drawn, sites, strict=True)
         ]
     params = jax.tree.unflatten(jax.tree.structure(shapes), drawn)

@@ -157,7 +157,7 @@ def scheme_for(config: Config) -> Scheme:
                 f"init.scheme: {init.scheme!r} given with {name}={_word(value)}; it needs "
                 f"{name}={words}: set that, or choose another scheme"
             )
-    return scheme
+    return scheme.with_rates_of(config.optim)
 
 
 def _word(value: Any) -> str:

@@ -11,28 +11,41 @@ width does not count as wide.
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
+from typing import Literal
 
 from jax import Array
 
-from charjax.config import InitConfig
+from charjax.config import InitConfig, OptimConfig
 from charjax.config.families import families_where
 from charjax.init.draws import ONE, ZERO, EmbeddingNormal, FanInNormal, Normal
 from charjax.init.scheme import Factor, Rule, Scheme, unit
 from charjax.init.site import Site
-from charjax.models.roles import Role
+from charjax.models.roles import MATRIX_ROLES, Role
 
-_ADAM = {"model.kind": families_where(has_readout=True), "optim.kind": ("adamw",)}
+_WIDE = {
+    "model.kind": families_where(has_readout=True),
+    "optim.kind": ("adamw", "sgd", "muon"),
+}
 _BLOCKS = {"model.kind": families_where(has_residual_blocks=True), "optim.kind": ("adamw",)}
 
 
 def mup(init: InitConfig) -> Scheme:
-    """Scale with the width alone."""
+    """Scale with the width alone.
+
+    AdamW's epsilon as in EleutherAI/nanoGPT-mup; the rates of SGD as in the package `mup`. Its
+    decays there grow as the rates shrink, so that a step takes the same part of a parameter at
+    every width; so they do here, where the decay is not scaled by a rate's factor.
+    """
     source = (
-        "Yang et al. 2022 (arXiv:2203.03466), table 8, for Adam: muP; readout x 1/r, hidden "
-        "learning rates x 1/r"
+        "Yang et al. 2022 (arXiv:2203.03466), table 8: muP; readout x 1/r; Adam: hidden learning "
+        "rates and epsilon x 1/r; SGD: rates of vectors x r; Muon: as spectral"
     )
-    return _parametrised(source, Scales.of(init, alpha=None), _ADAM)
+    scales = Scales.of(init, alpha=None)
+    scheme = _parametrised(source, scales, _WIDE, epsilon=scales.epsilon)
+    return dataclasses.replace(scheme, rates=_rates(scales, readout="vector"))
 
 
 def depth_mup(init: InitConfig) -> Scheme:
@@ -65,7 +78,11 @@ def completep(init: InitConfig) -> Scheme:
 
 
 def spectral(init: InitConfig) -> Scheme:
-    """Give initial values and steps a spectral norm of order sqrt(m / n)."""
+    """Give initial values and steps a spectral norm of order sqrt(m / n).
+
+    A gradient has spectral norm of order sqrt(m / n) / (m / n): SGD's rate is m / n. Muon's step
+    has a norm that is known by its shape; AdamW trains its readout, gains and biases.
+    """
     scales = Scales.of(init, alpha=None)
     # A step of Adam of size eta has spectral norm eta sqrt(n m): eta ~ 1/n.
     wide = Rule(SpectralNormal(), scales.learning_rate)
@@ -73,11 +90,24 @@ def spectral(init: InitConfig) -> Scheme:
     still = {Role.EMBEDDING: Rule(Normal(1.0)), Role.GAIN: Rule(ONE), Role.RESIDUAL_GAIN: Rule(ONE)}
     biases = dict.fromkeys((Role.BIAS, Role.GATE_BIAS), Rule(ZERO))
     return Scheme(
-        "Yang, Simon and Bernstein 2023 (arXiv:2310.17813), spectral parametrisation, for Adam: "
-        "std min(1, sqrt(m/n)) / sqrt(n)",
+        "Yang, Simon and Bernstein 2023 (arXiv:2310.17813), spectral parametrisation: std "
+        "min(1, sqrt(m/n)) / sqrt(n); rates of Adam 1/n, SGD m/n, Muon sqrt(m/n) / its step's norm",
         rules | still | biases,
-        needs=_ADAM | {"model.tie_embeddings": (False,)},
+        needs=_WIDE | {"model.tie_embeddings": (False,)},
+        rates=_rates(scales, readout="matrix"),
     )
+
+
+def _rates(
+    scales: "Scales", readout: Literal["vector", "matrix"]
+) -> dict[str, Callable[[OptimConfig], Factor]]:
+    """Return the learning-rate factors of SGD and Muon, for a kind of readout."""
+    return {
+        "sgd": lambda optim: functools.partial(scales.of_sgd, readout=readout),
+        "muon": lambda optim: functools.partial(
+            scales.of_muon, consistent_rms=optim.consistent_rms is not None, readout=readout
+        ),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +146,35 @@ class Scales:
         deep = self.alpha is not None and site.parameter.in_block
         return width * (self._l(site) ** ((self.alpha or 0.0) - 1.0) if deep else 1.0)
 
+    def of_sgd(self, site: Site, readout: Literal["vector", "matrix"]) -> float:
+        """SGD's: outputs over inputs, relative to the base; r of a vector, whose input is 1.
+
+        A readout with a multiplier 1/r ("vector") has r, as in the package `mup`.
+        """
+        parameter = site.parameter
+        if parameter.role is Role.READOUT:
+            return self._r(site) if readout == "vector" else 1 / self._r(site)
+        if parameter.fan_in:
+            return self._r(site) if parameter.reads_embedding else 1.0
+        fixed = site.beside is Role.READOUT or (parameter.role is Role.EMBEDDING and site.own_width)
+        return 1.0 if fixed else self._r(site)
+
+    def of_muon(
+        self, site: Site, consistent_rms: bool, readout: Literal["vector", "matrix"]
+    ) -> float:
+        """Muon's of a hidden matrix: sqrt(m / n) over its step's norm, relative to the base.
+
+        Of all others Adam's.
+        """
+        if site.parameter.role not in MATRIX_ROLES:
+            is_vector = site.parameter.role is not Role.READOUT or readout == "vector"
+            return 1.0 if is_vector else 1 / self._r(site)
+        wide_inputs = 1.0 if site.parameter.reads_embedding else self._r(site)
+        n, m = float(site.fan_in), float(site.fan_out)
+        small = n / wide_inputs, m / self._r(site)
+        norm, base = (_muon_norm(*shape, consistent_rms) for shape in ((n, m), small))
+        return math.sqrt((m / n) / (small[1] / small[0])) * base / norm
+
     def multiplier(self, site: Site) -> float:
         """1/r on the readout, or on what a tied one reads; l^-alpha on residual branches."""
         parameter = site.parameter
@@ -139,6 +198,11 @@ class Scales:
 
     def _l(self, site: Site) -> float:
         return max(1, site.depth) / self.base_depth
+
+
+def _muon_norm(n: float, m: float, consistent_rms: bool) -> float:
+    """Return the spectral norm of Muon's step of an n x m matrix, up to a constant; see optax."""
+    return math.sqrt(max(n, m)) if consistent_rms else math.sqrt(max(1.0, m / n))
 
 
 @dataclasses.dataclass(frozen=True)

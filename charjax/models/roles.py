@@ -23,6 +23,10 @@ class Role(enum.StrEnum):
     GAIN = "gain"
 
 
+# The kernels between embedding and readout.
+MATRIX_ROLES = (Role.HIDDEN, Role.RECURRENT, Role.RESIDUAL_OUTPUT)
+
+
 @dataclasses.dataclass(frozen=True)
 class Parameter:
     """The role of a parameter, the meaning of its axes, and where it stands.

@@ -26,6 +26,7 @@ def adam_update(
     beta2: float,
     eps: float,
     decay: float = 0.0,
+    cautious: bool = False,
     rate_factor: Array | None = None,
     epsilon_factor: Array | None = None,
     decay_factor: Array | None = None,
@@ -48,6 +49,8 @@ def adam_update(
       beta2: decay rate of the square.
       eps: added to the denominator.
       decay: weight decay.
+      cautious: decay only numbers that the direction moves towards 0 (Chen et al. 2025,
+        arXiv:2510.12402).
       rate_factor: a scalar that multiplies the direction but not the decay; None: 1.
       epsilon_factor: a scalar that multiplies `eps`; None: 1.
       decay_factor: a scalar that multiplies `decay`; None: 1.
@@ -69,5 +72,6 @@ def adam_update(
         direction = direction * rate_factor
     if decay:
         decay_here = decay if decay_factor is None else decay * decay_factor
-        direction = direction + decay_here * parameter
+        decayed = jnp.where(direction * parameter >= 0, parameter, 0.0) if cautious else parameter
+        direction = direction + decay_here * decayed
     return -learning_rate * direction, Moments(mean, square)

@@ -16,7 +16,9 @@ from charjax.performance.calibration import Calibration
 from charjax.performance.devices import Device
 from charjax.performance.flops import train_flops
 from charjax.performance.memory import Memory
+from charjax.training.optimizers.muon import newton_schulz_flops
 from charjax.training.session import Session
+from charjax.training.state import state_shapes
 
 _SECONDS_PER_HOUR = 3600.0
 # Seconds of one kernel in a loop of small ones, on an accelerator; not measured here.
@@ -35,7 +37,8 @@ class Work:
     """The operations and the traffic of one training step.
 
     Attributes:
-      flops: of all devices together: three forward passes' (`charjax.performance.flops`).
+      flops: of all devices together: three forward passes' (`charjax.performance.flops`), and
+        Muon's orthogonalisations.
       traffic: bytes that each device reads and writes at least: everything it holds, twice.
       collectives: bytes that each device sends to add up the gradients, 2 (n - 1) / n of them.
       sequence: kernels that can only follow one another.
@@ -90,8 +93,13 @@ def work_of(session: Session, memory: Memory, devices: int) -> Work:
     is_scanned = model.memory == "carried" and model.matrix_weights and not _is_parallel(model)
     layers = getattr(model, "n_layer", 1)
     kernels = _SCANNED * source.window if is_scanned else _PARALLEL
+    per_step = 0.0
+    if config.optim.kind == "muon":
+        params = state_shapes(model, config).params
+        # Every device orthogonalises all of them.
+        per_step = devices * newton_schulz_flops(params, model.roles)
     return Work(
-        flops=per_target * targets,
+        flops=per_target * targets + per_step,
         traffic=2.0 * held,
         collectives=2.0 * (devices - 1) / devices * memory.parameters,
         sequence=kernels * layers * repeats,

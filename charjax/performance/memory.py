@@ -28,7 +28,8 @@ class Memory:
     Attributes:
       parameters: in float32.
       moments: the optimizer's state.
-      other: statistics of batch norm, carried states, a scheme's factors, counters.
+      other: statistics of batch norm, carried states, a scheme's factors, a moving average of the
+        parameters, counters.
       text: the training tokens and the windows in them.
       metrics: the buffer of a chunk's metrics.
       temporary: gradients, activations and all else that a step holds for a while.

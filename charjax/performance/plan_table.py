@@ -67,7 +67,9 @@ def _memory(plan: Plan) -> list[Row]:
         ("  text and metrics", gib(found.text + found.metrics), ""),
     ]
     if found.other > 1024:
-        rows.append(("  other state", gib(found.other), "statistics, carried state, factors"))
+        rows.append(
+            ("  other state", gib(found.other), "statistics, carried state, factors, average")
+        )
     fits = "fits" if plan.fits else "does not fit"
     usable = f"of {gib(device.usable)}: {fits}"
     rows.append(("  in all", gib(found.total), usable))

@@ -18,7 +18,13 @@ from charjax.models.contract import CharModel
 from charjax.run.checkpoint import Checkpoints
 from charjax.run.notes import Notes, read_notes
 from charjax.training.cpu_plan import needs_one_heap
-from charjax.training.state import ADAM_SCALES, state_shapes, variables_of
+from charjax.training.state import (
+    ADAM_SCALES,
+    Weights,
+    average_of,
+    state_shapes,
+    variables_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,17 +103,27 @@ def find_run(directory: Path, checkpoint: str = "best") -> SavedRun:
     return SavedRun(directory, which, read_notes(store.read_meta(which)), store)
 
 
-def load_run(saved: SavedRun) -> Run:
+def load_run(saved: SavedRun, weights: Weights | None = None) -> Run:
     """Read a run's model onto the devices of the backend as it was started.
 
+    Args:
+      saved: the checkpoint.
+      weights: the parameters as they were trained, or their average; None: the average where the
+        run keeps one.
+
     Raises:
-      UserError: the checkpoint cannot be read.
+      UserError: the checkpoint cannot be read, or the run keeps no average.
     """
     config, notes = saved.config, saved.notes
     model = build_model(config, notes.tokenizer)
     shapes = state_shapes(model, config, notes.tables)
     state, _, step = saved.store.restore(saved.checkpoint, shapes, ones=ADAM_SCALES)
-    variables, digest = variables_of(state), notes.dataset_digest
+    if weights == "averaged" and average_of(state) is None:
+        raise UserError(
+            f"--weights: averaged given, but {str(saved.directory)!r} keeps no average of its "
+            "parameters (optim.ema or optim.kind=schedule_free_adamw do): leave it out"
+        )
+    variables, digest = variables_of(state, weights or "averaged"), notes.dataset_digest
     return Run(saved.directory, config, notes.tokenizer, model, variables, step, digest)
 
 
@@ -172,6 +188,11 @@ def require_run(directory: Path, flag: str = "workdir") -> None:
 def has_checkpoints(directory: Path) -> bool:
     """Return whether a directory holds a checkpoint."""
     return bool(Checkpoints(directory / "checkpoints").steps())
+
+
+def completed_steps(directory: Path) -> int:
+    """Return the step of the newest checkpoint in a directory, damaged or not; 0 without one."""
+    return max(Checkpoints(directory / "checkpoints").steps(), default=0)
 
 
 def parameter_shapes(config: Config, source: Run) -> Any:

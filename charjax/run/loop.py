@@ -59,6 +59,8 @@ class Loop:
       display: the output of the run.
       signals: polled between chunks.
       evaluate: step, state -> validation score; None where there is no validation split.
+      evaluate_trained: likewise of the parameters as they are trained, where `evaluate` is of their
+        moving average; else None.
       sample: step, state -> None; writes samples.
       save: step, state, progress, best -> None.
       check: raises if the last save has failed; called between chunks.
@@ -76,6 +78,7 @@ class Loop:
     display: Display
     signals: Signals
     evaluate: Callable[[int, TrainState], Score] | None
+    evaluate_trained: Callable[[int, TrainState], Score] | None
     sample: Callable[[int, TrainState], None]
     save: Callable[[int, TrainState, Progress, bool], None]
     check: Callable[[], None]
@@ -182,6 +185,8 @@ class Loop:
         step, progress = self.step, self.progress
         due = self._events.due(step)
         best = self._evaluate(self.evaluate) if due.evaluation and self.evaluate else False
+        if due.evaluation and self.evaluate_trained:
+            self._measure(self.evaluate_trained, "val_trained")
         ends_early = 0 < self.config.train.patience <= progress.stalled
         if ends_early and step < self.config.train.steps:
             self.display.say(
@@ -196,20 +201,8 @@ class Loop:
 
     def _evaluate(self, evaluate: Callable[[int, TrainState], Score]) -> bool:
         """Measure the validation loss; return whether it is the best one yet."""
-        began = time.perf_counter()
-        with self.display.doing("evaluating"):
-            score = evaluate(self.step, self.state)
-        seconds = time.perf_counter() - began
-        progress = self.progress
+        score, progress = self._measure(evaluate, "val"), self.progress
         progress.val_loss = score.loss
-        self.metrics.write(
-            self.step,
-            "val",
-            **loss_fields(score.loss, self.sizes["val"]),
-            learning_rate=None,
-            grad_norm=None,
-            tokens_per_second=score.targets / seconds,
-        )
         best = bool(np.isfinite(score.loss)) and (
             progress.best_val_loss is None or score.loss < progress.best_val_loss
         )
@@ -218,3 +211,19 @@ class Loop:
             progress.best_val_loss, progress.best_step = score.loss, self.step
         self.display.evaluated(self.step, score.loss, best, self.sizes["val"].bpc(score.loss))
         return best
+
+    def _measure(self, evaluate: Callable[[int, TrainState], Score], split: str) -> Score:
+        """Measure a loss, and write its line."""
+        began = time.perf_counter()
+        with self.display.doing("evaluating"):
+            score = evaluate(self.step, self.state)
+        seconds = time.perf_counter() - began
+        self.metrics.write(
+            self.step,
+            split,
+            **loss_fields(score.loss, self.sizes["val"]),
+            learning_rate=None,
+            grad_norm=None,
+            tokens_per_second=score.targets / seconds,
+        )
+        return score

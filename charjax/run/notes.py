@@ -99,14 +99,15 @@ def checkpoint_meta(
     }
 
 
-def check_resumed(notes: Notes, session: Session) -> None:
+def check_resumed(notes: Notes, session: Session, completed: int) -> None:
     """Raise a UserError unless a checkpoint has the session's config, alphabet and text.
 
-    The config is compared because config.toml may have been edited.
+    The config is compared because config.toml may have been edited. `completed` is the number of
+    steps that the run has done.
     """
-    if resume_conflicts(notes.config, session.config):
+    if resume_conflicts(notes.config, session.config, completed):
         conflicts = describe_conflicts(
-            notes.config, session.config, "put config.toml back as it was"
+            notes.config, session.config, "put config.toml back as it was", completed
         )
         raise UserError(
             f"--resume: the checkpoint is of another configuration: {conflicts}, or start a new "

@@ -146,6 +146,9 @@ class Recorder:
             display=self.display,
             signals=self.signals,
             evaluate=evaluator(self.session, self.signals.poll),
+            evaluate_trained=evaluator(self.session, self.signals.poll, "trained")
+            if self.session.config.optim.keeps_ema
+            else None,
             sample=self._sample,
             save=save,
             check=self.checkpoints.check,
@@ -225,7 +228,7 @@ class Recorder:
 
     def _restore(self) -> tuple[TrainState, Progress]:
         notes = read_notes(self.checkpoints.read_meta("latest"))
-        check_resumed(notes, self.session)
+        check_resumed(notes, self.session, self.checkpoints.steps()[-1])
         Progress.from_json(notes.progress)
         shapes = state_shapes(self.session.model, self.session.config, notes.tables)
         like = jax.tree.map(
@@ -319,7 +322,9 @@ class Recorder:
                 state,
             )
             state, _, _ = self.checkpoints.restore("best", like, ones=ADAM_SCALES)
-        return score_split(self.session, split, variables_of(state), self.signals.poll).loss
+        return score_split(
+            self.session, split, variables_of(state, "averaged"), self.signals.poll
+        ).loss
 
 
 def check_can_start(directory: Path, session: Session, *, resume: bool) -> None:
@@ -338,7 +343,7 @@ def check_can_start(directory: Path, session: Session, *, resume: bool) -> None:
     check_tokenizer(directory, session.dataset.tokenizer)
     if has_checkpoints(directory):
         store = Checkpoints(directory / "checkpoints")
-        check_resumed(read_notes(store.read_meta("latest")), session)
+        check_resumed(read_notes(store.read_meta("latest")), session, store.steps()[-1])
 
 
 def _refuse_existing_run(directory: Path) -> None:

@@ -30,7 +30,7 @@ def write_samples(
     """
     texts = generate(
         session.model,
-        variables_of(state),
+        variables_of(state, "averaged"),
         session.dataset.tokenizer,
         "",
         num_samples=_COUNT,

@@ -14,18 +14,24 @@ import optax
 from jax import Array
 
 from charjax.config import OptimConfig
+from charjax.config.notes import wsd_span
+from charjax.models.roles import Roles
 from charjax.ops.adam import Moments, adam_update
 from charjax.training.own_optimizer import is_own, own_direction
+from charjax.training.optimizers.directions import DECAYING, DIRECTIONS
+from charjax.training.optimizers.muon import scale_adam_part, scale_by_muon
+from charjax.training.optimizers.schedule_free import schedule_free_adamw
+from charjax.training.optimizers.stages import add_decay, scale_by_factors
 
 Schedule = Callable[[Array], Array]
 
 
-def make_optimizer(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(config: OptimConfig, roles: Roles = ()) -> optax.GradientTransformationExtraArgs:
     """Return the optimizer of a config, without clipping (see `clip_factor`).
 
     adamw: Loshchilov and Hutter 2019, with the decay scaled by the rate, as PyTorch
-    and nanoGPT do; rmsprop: Tieleman and Hinton 2012; sgd: with Polyak momentum. The state is
-    optax's for each of them.
+    and nanoGPT do; rmsprop: Tieleman and Hinton 2012; sgd: with Polyak momentum; the others:
+    `charjax.training.optimizers`. The state is optax's for each of them.
 
     Its `update(gradients, state, params, **arguments)` returns updates to be added to the
     parameters, and the new state. The keyword arguments:
@@ -34,9 +40,16 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformationExtraArgs
       finite: if False, the state stays as it is, to the bit, and the updates have no meaning.
       rate_factors: a pytree of scalars that multiply a parameter's direction but not its decay
         (see `charjax.init.scheme`); by default all 1.
-      epsilon_factors, decay_factors: pytrees of scalars that multiply AdamW's epsilon and decay.
+      epsilon_factors, decay_factors: pytrees of scalars that multiply AdamW's epsilon and decay;
+        Muon reads the first for what AdamW trains.
+
+    Args:
+      config: the section [optim].
+      roles: of the model's parameters; only muon reads them.
     """
-    chain = _directions(config)
+    if config.kind == "schedule_free_adamw":
+        return _guarded(schedule_free_adamw(config))
+    chain = _directions(config, roles)
     if config.kind == "adamw":
         return optax.GradientTransformationExtraArgs(chain.init, _fused_adamw(config))
 
@@ -54,20 +67,28 @@ def from_optax(
     extended = optax.with_extra_args_support(transformation)
 
     def update(
-        grads: Any,
-        state: Any,
-        params: Any = None,
-        *,
-        learning_rate: Array,
-        scale: Array,
-        finite: Array,
-        **factors: Any,
+        grads: Any, state: Any, params: Any = None, *, learning_rate: Array, **factors: Any
+    ) -> tuple[Any, Any]:
+        updates, state = extended.update(
+            grads, state, params, learning_rate=learning_rate, **factors
+        )
+        return jax.tree.map(lambda u: learning_rate * u, updates), state
+
+    return _guarded(optax.GradientTransformationExtraArgs(transformation.init, update))
+
+
+def _guarded(
+    transformation: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+    """Add the arguments `scale` and `finite`."""
+
+    def update(
+        grads: Any, state: Any, params: Any = None, *, scale: Array, finite: Array, **others: Any
     ) -> tuple[Any, Any]:
         grads = jax.tree.map(lambda g: g * scale, grads)
         # optax raises a float to its int32 count, which strict dtype promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
-            updates, new_state = extended.update(grads, state, params, **factors)
-        updates = jax.tree.map(lambda u: learning_rate * u, updates)
+            updates, new_state = transformation.update(grads, state, params, **others)
         return updates, keep_unless(finite, new_state, state)
 
     return optax.GradientTransformationExtraArgs(transformation.init, update)
@@ -119,6 +140,7 @@ def _fused_adamw(config: OptimConfig) -> Callable[..., tuple[Any, Any]]:
                 beta2=config.beta2,
                 eps=config.eps,
                 decay=config.weight_decay if leaf.ndim >= 2 else 0.0,
+                cautious=config.cautious_decay,
                 rate_factor=rate_factor,
                 epsilon_factor=epsilon_factor,
                 decay_factor=decay_factor,
@@ -138,39 +160,30 @@ def _fused_adamw(config: OptimConfig) -> Callable[..., tuple[Any, Any]]:
     return update
 
 
-def _directions(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
+def _directions(config: OptimConfig, roles: Roles = ()) -> optax.GradientTransformationExtraArgs:
     """Return optax's chain; an identity stands in place of clipping, for the state's sake.
 
     Its updates have the direction of the gradient, and no learning rate.
     """
-    parts = [optax.identity()] if config.grad_clip else []
+    parts: list[Any] = [optax.identity()] if config.grad_clip else []
     if is_own(config):
         parts.append(own_direction(config))
     elif config.kind == "adamw":
         parts.append(optax.scale_by_adam(config.beta1, config.beta2, config.eps))
     elif config.kind == "rmsprop":
         parts.append(optax.scale_by_rms(config.rms_decay, config.eps, eps_in_sqrt=False))
+    elif config.kind == "muon":
+        parts.append(scale_by_muon(config, roles))
+    elif config.kind in DIRECTIONS:
+        parts.append(DIRECTIONS[config.kind](config))
     if config.momentum and config.kind in ("sgd", "rmsprop"):
         parts.append(optax.trace(config.momentum))
-    parts.append(_scale_by_factors())
-    if config.weight_decay:
-        parts.append(optax.add_decayed_weights(config.weight_decay, mask=is_matrix))
+    parts.append(scale_by_factors())
+    if config.weight_decay and config.kind not in DECAYING:
+        parts.append(add_decay(config))
+    if config.kind == "muon":
+        parts.append(scale_adam_part(config, roles))
     return optax.chain(optax.identity(), *parts)
-
-
-def _scale_by_factors() -> optax.GradientTransformationExtraArgs:
-    def update(grads: Any, state: Any, params: Any = None, **factors: Any) -> Any:
-        rate_factors = factors.get("rate_factors")
-        if rate_factors is not None:
-            grads = jax.tree.map(jnp.multiply, grads, rate_factors)
-        return grads, state
-
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
-
-
-def is_matrix(params: Any) -> Any:
-    """Return True for each parameter of two or more axes: those that decay and are penalised."""
-    return jax.tree.map(lambda parameter: parameter.ndim >= 2, params)
 
 
 def make_schedule(config: OptimConfig) -> Schedule:
@@ -204,6 +217,26 @@ def _cosine(config: OptimConfig) -> Schedule:
     return decay
 
 
+def _wsd(config: OptimConfig) -> Schedule:
+    """Return warm-up, stable, decay (Hu et al. 2024, arXiv:2404.06395).
+
+    The tail 1-sqrt is that of Haegele et al. 2024 (arXiv:2405.18392).
+    """
+    begin, end = wsd_span(config)
+    low, high = config.min_learning_rate, config.learning_rate
+    tails: dict[str, Callable[[Array], Array]] = {
+        "linear": lambda done: 1.0 - done,
+        "1-sqrt": lambda done: 1.0 - jnp.sqrt(done),
+        "cosine": lambda done: 0.5 * (1.0 + jnp.cos(math.pi * done)),
+    }
+
+    def decay(t: Array) -> Array:
+        done = jnp.clip((t - begin) / max(1, end - begin), 0.0, 1.0)
+        return low + tails[config.tail](done) * (high - low)
+
+    return decay
+
+
 def _step(config: OptimConfig) -> Schedule:
     boundaries = jnp.asarray(config.boundaries, jnp.float32)
     return lambda t: (
@@ -226,6 +259,7 @@ def _exponential(config: OptimConfig) -> Schedule:
 _DECAYS: dict[str, Callable[[OptimConfig], Schedule]] = {
     "constant": _constant,
     "cosine": _cosine,
+    "wsd": _wsd,
     "step": _step,
     "exponential": _exponential,
 }

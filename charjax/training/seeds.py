@@ -183,8 +183,8 @@ class _Group:
         )
 
     def _variables(self, index: int) -> Any:
-        variables_R = variables_of(self.training.state.states)
-        variables = jax.tree.map(lambda leaf_R: leaf_R[index], variables_R)
+        state = jax.tree.map(lambda leaf_R: leaf_R[index], self.training.state.states)
+        variables = variables_of(state, "averaged")
         return jax.device_put(variables, parallel.replicated(self.session.mesh))
 
     def _exact(self, name: str, variables: Any) -> float:

@@ -32,7 +32,9 @@ from charjax.training.own_checks import check_own
 from charjax.training.state import (
     InitData,
     TrainState,
+    Weights,
     create_state,
+    initial_state,
     remove_multipliers,
     state_shapes,
     variables_of,
@@ -233,7 +235,10 @@ def first_state(session: Session, params: Any = None) -> TrainState:
     state = draw(key, parallel.first_copy(session.source))
     if params is not None:
         # The function of another run, in this run's parametrisation.
-        state = state._replace(params=remove_multipliers(params, state.scales))
+        params = remove_multipliers(params, state.scales)
+        # Some optimizers keep parameters in their state.
+        parts = state.model_state, state.scales, state.adam_scales
+        state = initial_state(session.model, config, params, *parts)
     return place(session, state)
 
 
@@ -271,7 +276,7 @@ def state_shardings(session: Session, state: TrainState) -> TrainState:
 
 
 def evaluator(
-    session: Session, poll: Callable[[], None]
+    session: Session, poll: Callable[[], None], weights: Weights = "averaged"
 ) -> Callable[[int, TrainState], Score] | None:
     """Return (step, state) -> validation score by the config's protocol; None without a split."""
     split = session.dataset.splits.get("val")
@@ -280,13 +285,13 @@ def evaluator(
     config, model, mesh = session.config, session.model, session.mesh
     source, count = session.val_source, config.eval.batches
     if source is None:
-        return lambda step, state: score_split(session, split, variables_of(state), poll)
+        return lambda step, state: score_split(session, split, variables_of(state, weights), poll)
 
     def evaluate(step: int, state: TrainState) -> Score:
         # Fresh batches at each evaluation, as nanoGPT draws them.
         first = (step * count) % (2**31 - 1 - count)
         return random_loss(
-            model, variables_of(state), source, mesh, batches=count, first=first, poll=poll
+            model, variables_of(state, weights), source, mesh, batches=count, first=first, poll=poll
         )
 
     return evaluate

@@ -1,7 +1,7 @@
 """The state of a training run: all that a step reads and writes, and a checkpoint holds."""
 
 import re
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,10 @@ from charjax.config import Config
 from charjax.init import find_adam_factors, find_factors, initialise, scheme_for
 from charjax.models.contract import CharModel
 from charjax.training.optimizer import make_optimizer
+from charjax.training.optimizers.schedule_free import averaged_by
+
+# Parameters as they are trained, or their average where one is kept.
+Weights = Literal["averaged", "trained"]
 
 
 class Counters(NamedTuple):
@@ -78,6 +82,7 @@ class TrainState(NamedTuple):
         program: one program trains several schemes, and a checkpoint does not depend on later
         changes of a scheme.
       adam_scales: likewise the factors of AdamW's epsilon and of the decay.
+      average: a moving average of the parameters (optim.ema), or ().
     """
 
     params: Any
@@ -87,11 +92,28 @@ class TrainState(NamedTuple):
     counters: Counters
     scales: Scales | tuple[()] = ()
     adam_scales: AdamScales | tuple[()] = ()
+    average: Any = ()
 
 
-def variables_of(state: TrainState) -> dict[str, Any]:
-    """Return the variables of `model.apply`: multiplied parameters, and other collections."""
-    return {"params": apply_multipliers(state.params, state.scales), **state.model_state}
+def variables_of(state: TrainState, weights: Weights = "trained") -> dict[str, Any]:
+    """Return the variables of `model.apply`: multiplied parameters, and other collections.
+
+    Args:
+      state: of one run.
+      weights: "averaged": what a run is evaluated and sampled at, the moving average of optim.ema
+        or schedule-free AdamW's; the trained parameters where neither is kept.
+    """
+    params = state.params
+    if weights == "averaged" and (average := average_of(state)) is not None:
+        params = average
+    return {"params": apply_multipliers(params, state.scales), **state.model_state}
+
+
+def average_of(state: TrainState) -> Any | None:
+    """Return the averaged parameters of a state, without multipliers; None if it has none."""
+    if state.average != ():
+        return state.average
+    return averaged_by(state.opt_state, state.params)
 
 
 def apply_multipliers(params: Any, scales: Scales | tuple[()]) -> Any:
@@ -205,8 +227,12 @@ def initial_state(
     carry: Any = ()
     if config.data.sampling == "contiguous" and model.memory == "carried":
         carry = model.init_cache(config.train.batch_size * config.optim.accumulate_steps)
-    opt_state = make_optimizer(config.optim).init(params)
-    return TrainState(params, opt_state, model_state, carry, zero_counters(), scales, adam_scales)
+    opt_state = make_optimizer(config.optim, model.roles).init(params)
+    # Distinct arrays, so that they can be donated.
+    average = jax.tree.map(jnp.copy, params) if config.optim.keeps_ema else ()
+    return TrainState(
+        params, opt_state, model_state, carry, zero_counters(), scales, adam_scales, average
+    )
 
 
 def _statistic(path: tuple[Any, ...], shape: Any) -> Array:

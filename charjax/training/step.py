@@ -18,11 +18,11 @@ from charjax.data.batches import Batch
 from charjax.models.contract import CharModel
 from charjax.training.optimizer import (
     clip_factor,
-    is_matrix,
     keep_unless,
     make_optimizer,
     make_schedule,
 )
+from charjax.training.optimizers.stages import is_matrix
 from charjax.training.state import TrainState, apply_multipliers, optimizer_factors
 
 
@@ -75,7 +75,7 @@ def make_train_step(
     Each device of the mesh takes its rows through the model, unless the model has statistics of
     the batch, which need all of it.
     """
-    optimizer, schedule = make_optimizer(config.optim), make_schedule(config.optim)
+    optimizer, schedule = make_optimizer(config.optim, model.roles), make_schedule(config.optim)
     carries = config.data.sampling == "contiguous" and model.memory == "carried"
     gradients = accumulated(gradients_of(model, carries), config.optim.accumulate_steps)
 
@@ -106,15 +106,30 @@ def make_train_step(
             **optimizer_factors(state),
         )
         # A step that is not finite leaves everything but the counters as it was, to the bit.
-        new = optax.apply_updates(state.params, updates), model_state, carry
-        old = state.params, state.model_state, state.carry
-        params, model_state, carry = keep_unless(finite, new, old)
+        params = optax.apply_updates(state.params, updates)
+        new = params, model_state, carry, _averaged(config, state, params)
+        old = state.params, state.model_state, state.carry, state.average
+        params, model_state, carry, average = keep_unless(finite, new, old)
         skipped = 1.0 - finite.astype(jnp.float32)
         metrics = Metrics(loss, grad_norm, learning_rate, sums.targets, skipped, penalty)
         counters, factors = state.counters.after(finite), (state.scales, state.adam_scales)
-        return TrainState(params, opt_state, model_state, carry, counters, *factors), metrics
+        after = TrainState(params, opt_state, model_state, carry, counters, *factors, average)
+        return after, metrics
 
     return train_step
+
+
+def _averaged(config: Config, state: TrainState, params: Any) -> Any:
+    """Return the moving average with the parameters after one more step; () if none is kept.
+
+    Its decay grows with the steps up to optim.ema, as in TensorFlow's ExponentialMovingAverage with
+    num_updates: the first steps would otherwise count for long.
+    """
+    if not config.optim.keeps_ema:
+        return ()
+    steps = state.counters.step.astype(jnp.float32)
+    decay = jnp.minimum(config.optim.ema, (1.0 + steps) / (10.0 + steps))
+    return optax.incremental_update(params, state.average, 1.0 - decay)
 
 
 def gradients_of(model: CharModel, carries: bool) -> Gradients:

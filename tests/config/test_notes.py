@@ -1,5 +1,6 @@
 """Notes on schedules that do not fit the run, before the first step."""
 
+import json
 from pathlib import Path
 
 import hypothesis
@@ -15,6 +16,7 @@ from tests.commands import run, tiny
 COSINE = "optim.schedule=cosine"
 STEP = "optim.schedule=step"
 EXPONENTIAL = "optim.schedule=exponential"
+WSD = "optim.schedule=wsd"
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,22 @@ EXPONENTIAL = "optim.schedule=exponential"
         ([COSINE, "optim.warmup_steps=19"], None),
         ([STEP, "optim.boundaries=[10, 19]"], None),
         ([EXPONENTIAL], None),
+        ([WSD], None),
+        (
+            [WSD, "optim.decay_steps=15"],
+            "the wsd schedule ends at step 15 (optim.decay_steps = 15): the steps to 20 train at "
+            "optim.min_learning_rate = 0",
+        ),
+        (
+            [WSD, "optim.decay_steps=22"],
+            "the wsd schedule ends at step 22 (optim.decay_steps = 22), beyond train.steps = 20: "
+            "the last learning rate is 0.00075",
+        ),
+        (
+            [WSD, "optim.decay_steps=40"],
+            "the wsd schedule falls from step 33 (optim.decay_fraction = 0.2 of optim.decay_steps "
+            "= 40), not within train.steps = 20: the learning rate does not fall",
+        ),
         ([EXPONENTIAL, "optim.boundaries=[10]", "optim.decay_steps=2"], None),
         (["model.kind=ngram"], None),
         (
@@ -71,14 +89,18 @@ def test_what_does_not_fit_is_said(words: list[str], note_text: str | None):
 
 @hypothesis.settings(max_examples=40)
 @hypothesis.given(
-    schedule=st.sampled_from(["constant", "cosine", "step", "exponential"]),
+    schedule=st.sampled_from(["constant", "cosine", "wsd", "step", "exponential"]),
     warmup=st.integers(0, 12),
     decay=st.integers(1, 15),
     boundary=st.integers(1, 15),
     staircase=st.booleans(),
     low=st.sampled_from([0.0, 0.01]),
+    fraction=st.sampled_from([0.1, 0.5, 1.0]),
+    tail=st.sampled_from(["linear", "1-sqrt", "cosine"]),
 )
-def test_the_rate_is_that_of_the_run(schedule, warmup, decay, boundary, staircase, low):
+def test_the_rate_is_that_of_the_run(
+    schedule, warmup, decay, boundary, staircase, low, fraction, tail
+):
     config = parse_config(
         {
             "optim": {
@@ -90,6 +112,8 @@ def test_the_rate_is_that_of_the_run(schedule, warmup, decay, boundary, staircas
                 "factor": 0.5,
                 "staircase": staircase,
                 "min_learning_rate": low,
+                "decay_fraction": fraction,
+                "tail": tail,
             }
         }
     )
@@ -127,3 +151,31 @@ def test_more_steps_after_a_cosine(tmp_path: Path):
     again = run("train", "train.steps=11", "--workdir", workdir, "--resume")
     assert again.status == 0, again.err
     assert "note: the cosine schedule ends at step 6" in again.out
+
+
+def test_a_run_before_the_fall_of_its_rate_is_made_longer(tmp_path: Path):
+    """Equal to a run that was as long from the start, which no other schedule allows."""
+    (tmp_path / "text.txt").write_text("to be or not to be\n" * 60)
+    words = [f"data.path={tmp_path / 'text.txt'}", *tiny("bigram"), WSD, "train.log_every=1"]
+    short, long = tmp_path / "short", tmp_path / "long"
+    # Saved at step 5, where the rate of six steps would begin to fall.
+    ends = ["optim.decay_steps=6", "train.steps=5"]
+    assert run("train", *words, *ends, "--workdir", short).status == 0
+    again = ["train", "--workdir", short, "--resume", "train.steps=12", "optim.decay_steps=12"]
+    done = run(*again)
+    assert done.status == 0, done.err
+    assert run("train", *words, "train.steps=12", "--workdir", long).status == 0
+    metrics = [
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (short, long)
+    ]
+    rates, losses = (
+        [[x[key] for x in lines if x["split"] == "train"] for lines in metrics]
+        for key in ("learning_rate", "loss")
+    )
+    assert rates[0] == rates[1]
+    assert losses[0] == losses[1]
+    # Once the rate has fallen, what has been done cannot be changed.
+    refused = run(*again[:-2], "train.steps=20", "optim.decay_steps=20")
+    assert refused.status == 2
+    assert "optim.decay_steps follows train.steps and is 20 where it was 12" in refused.err

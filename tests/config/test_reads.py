@@ -25,6 +25,7 @@ from charjax.config import (
     shipped_configs,
 )
 from charjax.config.errors import choices, fields_of
+from charjax.config.optimizers import KINDS
 from charjax.config.reads import READ, why_unread
 from charjax.config.sections import SECTIONS
 from charjax.data.datasets import load_dataset
@@ -32,6 +33,7 @@ from charjax.errors import UserError
 from charjax.init import scheme_for, scheme_numbers
 from charjax.init.scheme import initialise
 from charjax.init.schemes import scheme_names
+from charjax.models.roles import Parameter, Role, dense
 from charjax.reproduction.published import ROWS
 from charjax.training.optimizer import make_optimizer, make_schedule
 from tests.commands import run, tiny
@@ -46,7 +48,9 @@ RUNS: list[list[str]] = [
     ["optim.schedule=step", "optim.boundaries=[3]"],
     ["optim.schedule=exponential"],
     ["optim.kind=sgd"],
-    ["optim.kind=rmsprop"],
+    *([f"optim.kind={kind}"] for kind in KINDS if kind not in ("adamw", "sgd")),
+    ["optim.weight_decay=0.1"],
+    ["optim.schedule=wsd"],
     ["eval.protocol=random"],
     ["eval.every=0"],
     ["log.wandb=true"],
@@ -138,13 +142,25 @@ def test_a_setting_is_read_or_refused(name: str):
     [
         (
             ["optim.min_learning_rate=1e-4"],
-            "optim.min_learning_rate: 0.0001 given; only optim.schedule=cosine or exponential "
-            "reads it, and optim.schedule is constant: change that, or leave "
+            "optim.min_learning_rate: 0.0001 given; only optim.schedule=cosine or wsd or "
+            "exponential reads it, and optim.schedule is constant: change that, or leave "
             "optim.min_learning_rate out",
         ),
         (["optim.schedule=cosine", "optim.boundaries=[5]"], "only optim.schedule=step or exp"),
-        (["optim.momentum=0.9"], "only optim.kind=sgd or rmsprop reads it, and optim.kind is ada"),
-        (["optim.kind=sgd", "optim.beta1=0.8"], "only optim.kind=adamw reads it"),
+        (
+            ["optim.momentum=0.9"],
+            "only optim.kind=sgd or rmsprop or adafactor or lars or muon or signum or sm3 reads "
+            "it, and optim.kind is adamw",
+        ),
+        (["optim.kind=sgd", "optim.beta1=0.8"], "only optim.kind=adamw or adabelief or"),
+        (["optim.alpha=2.0"], "only optim.kind=ademamix reads it, and optim.kind is adamw"),
+        (["optim.cautious_decay=true"], "only a decay reads it, and optim.weight_decay is 0.0"),
+        (
+            ["optim.kind=schedule_free_adamw", "optim.ema=0.9"],
+            "optim.ema: 0.9 given; optim.kind=schedule_free_adamw averages its parameters itself: "
+            "change that, or leave optim.ema out",
+        ),
+        (["optim.tail=cosine"], "only optim.schedule=wsd reads it"),
         (["eval.batches=20"], "only eval.protocol=random reads it, and eval.protocol is exact"),
         (["data.rows=7"], "only data.split=interleaved reads it, and data.split is tail"),
         (["init.std=0.1"], "only init.scheme=normal reads it"),
@@ -316,23 +332,35 @@ OPTIM = {
     "eps": 0.1,
     "rms_decay": 0.5,
     "momentum": 0.5,
+    "cautious_decay": True,
+    "decay_fraction": 0.9,
+    "tail": "1-sqrt",
+    "beta3": 0.5,
+    "alpha": 1.0,
+    "trust_coefficient": 0.5,
+    "consistent_rms": 0.5,
+    "adam_learning_rate": 0.5,
 }
 SCHEDULES: dict[str, dict[str, Any]] = {
     "constant": {},
     "cosine": {},
     "step": {"boundaries": (2,)},
     "exponential": {"decay_steps": 3},
+    "wsd": {},
 }
 
 
+ROLES = (("w", dense()), ("b", Parameter(Role.BIAS)))
+
+
 def use(config: Config) -> np.ndarray:
-    """Return the learning rates of ten steps, and a parameter after three of them."""
-    optimizer = make_optimizer(config.optim)
+    """Return the learning rates of ten steps, and the parameters after three of them."""
+    optimizer = make_optimizer(config.optim, ROLES)
     rates = jax.vmap(make_schedule(config.optim))(jnp.arange(10))
-    params = {"w": jnp.ones((2, 2))}
+    params = {"w": jnp.ones((2, 2)), "b": jnp.full(2, 0.5)}
     state = optimizer.init(params)
     for i in range(3):
-        grads = {"w": jnp.array([[1.0, -2.0], [0.5, i]])}
+        grads = {"w": jnp.array([[1.0, -2.0], [0.5, i]]), "b": jnp.array([-1.0, i])}
         updates, state = optimizer.update(
             grads,
             state,
@@ -342,7 +370,8 @@ def use(config: Config) -> np.ndarray:
             finite=jnp.bool_(True),
         )
         params = optax.apply_updates(params, updates)
-    return np.concatenate([np.asarray(rates), np.asarray(params["w"]).ravel()])
+    leaves = [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(params)]
+    return np.concatenate([np.asarray(rates), *leaves])
 
 
 @pytest.mark.parametrize(
@@ -352,6 +381,12 @@ def use(config: Config) -> np.ndarray:
         ("sgd", "cosine"),
         pytest.param("rmsprop", "step", marks=pytest.mark.slow),
         ("adamw", "exponential"),
+        ("muon", "wsd"),
+        *(
+            pytest.param(kind, "constant", marks=pytest.mark.slow)
+            for kind in KINDS
+            if kind not in ("adamw", "sgd", "rmsprop", "muon")
+        ),
     ],
 )
 def test_optimisers_and_schedules_use_what_they_read(kind: str, schedule: str):

@@ -72,6 +72,7 @@ def alternatives(config: Config, section: str, key: str) -> Iterator[Any]:
         "model.residual": ["rezero", "deepnorm"],
         "optim.kind": ["sgd"],
         "optim.schedule": ["constant"],
+        "optim.tail": ["cosine"],
         "optim.boundaries": [[7]],
         "eval.protocol": ["random"],
         "log.wandb_project": ["mine"],

@@ -115,7 +115,14 @@ def test_mistakes_in_the_section(init, message):
         ({"init": {"scheme": "deepnorm"}}, "model.residual=pre_norm; it needs model.residual=deep"),
         ({"init": {"scheme": "tfixup"}}, "it needs model.residual=plain"),
         ({"init": {"scheme": "spectral"}}, "tie_embeddings=true; it needs model.tie_emb.*=false"),
-        ({"init": {"scheme": "mup"}, "optim": {"kind": "sgd"}}, "it needs optim.kind=adamw"),
+        (
+            {"init": {"scheme": "mup"}, "optim": {"kind": "lion"}},
+            "it needs optim.kind=adamw or sgd or muon",
+        ),
+        (
+            {"init": {"scheme": "completep"}, "optim": {"kind": "sgd"}},
+            "it needs optim.kind=adamw: set that",
+        ),
         (
             {"init": {"scheme": "mup"}, "model": {"residual": "plain"}},
             "it needs model.residual=pre",

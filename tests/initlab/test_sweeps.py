@@ -300,7 +300,7 @@ def test_a_group_for_each_architecture_and_size(text):
         (["--scheme", "lsuv", "--gain", "1,2"], "would undo it"),
         (["init.std=0.1", "--scheme", "pytorch"], "none of --scheme pytorch reads it"),
         (["data.val_fraction=0.0"], "a sweep measures a validation loss"),
-        (["optim.momentum=0.9"], "only optim.kind=sgd or rmsprop reads it"),
+        (["optim.momentum=0.9"], "only optim.kind=sgd or rmsprop or"),
         (["optim.learning_rate=0.5", "--lr", "0.1,0.2"], "--lr 0.1,0.2 is varied: add it to --lr"),
         (["init.scheme=normal"], "--scheme pytorch is varied"),
         (["--resume"], "--resume: no --out given"),

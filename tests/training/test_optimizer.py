@@ -9,14 +9,14 @@ import numpy as np
 import optax
 import pytest
 
-from charjax.config import OptimConfig
+from charjax.config import OptimConfig, parse_config
 from charjax.training.optimizer import (
     clip_factor,
-    is_matrix,
     keep_unless,
     make_optimizer,
     make_schedule,
 )
+from charjax.training.optimizers.stages import is_matrix
 
 
 def rate(step: int, **config) -> float:
@@ -40,6 +40,18 @@ def test_cosine_is_nanogpts(step):
     expected = 0.01 + 0.5 * (1 + math.cos(math.pi * ratio)) * 0.09
     got = rate(step, schedule="cosine", warmup_steps=10, decay_steps=100, min_learning_rate=0.01)
     assert got == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("tail", "half"), [("linear", 0.5), ("1-sqrt", 1 - math.sqrt(0.5)), ("cosine", 0.5)]
+)
+def test_wsd_is_stable_and_then_falls(tail: str, half: float):
+    wsd = {"schedule": "wsd", "decay_steps": 100, "decay_fraction": 0.2, "tail": tail}
+    wsd |= {"min_learning_rate": 0.02, "warmup_steps": 4}
+    assert rate(0, **wsd) == pytest.approx(0.02)
+    assert rate(4, **wsd) == rate(80, **wsd) == pytest.approx(0.1)
+    assert rate(90, **wsd) == pytest.approx(0.02 + half * 0.08)
+    assert rate(100, **wsd) == rate(1000, **wsd) == pytest.approx(0.02)
 
 
 def test_step_drops_at_its_boundaries():
@@ -184,3 +196,23 @@ def test_a_step_that_is_not_taken_changes_no_bit(kind: str):
         params, state = apply(optimizer, params, grads, state, finite=finite)
         same = jax.tree.map(np.array_equal, before, jax.tree.map(np.asarray, (params, state)))
         assert all(jax.tree.leaves(same)) is not finite
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd", "lion"])
+def test_cautious_decay_leaves_what_the_step_makes_larger(kind: str):
+    """Compare with the step and the decay by themselves (Chen et al. 2025)."""
+    tree = {"kind": kind, "weight_decay": 0.5, "grad_clip": 0.0}
+    params = {"w": jnp.asarray([[0.4, -0.4, 0.0, 2.0]]), "b": jnp.asarray([1.0])}
+    grads = {"w": jnp.asarray([[1.0, 1.0, 1.0, 0.0]]), "b": jnp.asarray([1.0])}
+
+    def moved(**settings: Any) -> dict[str, np.ndarray]:
+        config = parse_config({"optim": tree | settings}).optim
+        optimizer = make_optimizer(config)
+        after, _ = apply(optimizer, params, grads, optimizer.init(params), learning_rate=0.1)
+        return jax.tree.map(lambda a, p: np.asarray(a - p), after, params)
+
+    plain, decayed, cautious = moved(weight_decay=0.0), moved(), moved(cautious_decay=True)
+    np.testing.assert_allclose(decayed["w"] - plain["w"], [[-0.02, 0.02, 0.0, -0.1]], atol=1e-7)
+    # The step makes 0.4 smaller, -0.4 larger, and leaves 2 where it is.
+    np.testing.assert_allclose(cautious["w"] - plain["w"], [[-0.02, 0.0, 0.0, -0.1]], atol=1e-7)
+    np.testing.assert_array_equal(cautious["b"], plain["b"])

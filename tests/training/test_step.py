@@ -11,7 +11,8 @@ import pytest
 from charjax import models
 from charjax.config import Config, parse_config
 from charjax.data.batches import Batch
-from charjax.training.optimizer import from_optax, is_matrix
+from charjax.training.optimizer import from_optax
+from charjax.training.optimizers.stages import is_matrix
 from charjax.training.state import TrainState, create_state
 from charjax.training.step import cross_entropy, l2_penalty, make_train_step
 
@@ -103,7 +104,8 @@ def test_any_optimizer_of_optax_can_stand_in_the_step(name, monkeypatch):
     """Compare five steps, one of them not finite, with a loop over optax."""
     for module in ("step", "state"):
         monkeypatch.setattr(
-            f"charjax.training.{module}.make_optimizer", lambda config: from_optax(OPTAX[name])
+            f"charjax.training.{module}.make_optimizer",
+            lambda config, roles: from_optax(OPTAX[name]),
         )
     config, model, state = setup("mlp", optim=CLIPPED)
     params, plain = state.params, optax.chain(optax.clip_by_global_norm(0.3), OPTAX[name])
@@ -135,7 +137,7 @@ def test_the_fused_adamw_is_optaxs_in_the_step(monkeypatch):
     fused, plain = state, state._replace(opt_state=OPTAX["adamw"].init(state.params))
     fused_step = jax.jit(make_train_step(model, config))
     monkeypatch.setattr(
-        "charjax.training.step.make_optimizer", lambda config: from_optax(OPTAX["adamw"])
+        "charjax.training.step.make_optimizer", lambda config, roles: from_optax(OPTAX["adamw"])
     )
     plain_step = jax.jit(make_train_step(model, config))
     for number in range(5):

@@ -194,7 +194,7 @@ def _measure_run(
     dropout_key = jax.random.fold_in(hyperparameters.dropout_key, step)
     after, metrics = train_step(state, batch, dropout_key)
     return Measured(
-        val_loss=_val_loss(model, variables_of(state), val_source, batches),
+        val_loss=_val_loss(model, variables_of(state, "averaged"), val_source, batches),
         grad_norm=metrics.grad_norm,
         layers=flow,
         kernels=kernels,
