@@ -17,11 +17,11 @@ from charjax.config import OptimConfig
 from charjax.config.notes import wsd_span
 from charjax.models.roles import Roles
 from charjax.ops.adam import Moments, adam_update
-from charjax.training.own_optimizer import is_own, own_direction
 from charjax.training.optimizers.directions import DECAYING, DIRECTIONS
 from charjax.training.optimizers.muon import scale_adam_part, scale_by_muon
 from charjax.training.optimizers.schedule_free import schedule_free_adamw
 from charjax.training.optimizers.stages import add_decay, scale_by_factors
+from charjax.training.own_optimizer import is_own, own_direction
 
 Schedule = Callable[[Array], Array]
 
