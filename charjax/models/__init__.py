@@ -12,7 +12,7 @@ from charjax.data.tokenizers import Tokenizer
 from charjax.models.bigram import Bigram
 from charjax.models.bow import BagOfCharacters
 from charjax.models.contract import CharModel
-from charjax.models.min_gru import MinGRU
+from charjax.models.min_gru import MinGRU, MinLSTM
 from charjax.models.mlp import MLP
 from charjax.models.ngram import NgramModel
 from charjax.models.recurrent import GRU, LSTM, RNN
@@ -31,6 +31,7 @@ REGISTRY: dict[str, type[CharModel]] = {
     "gru": GRU,
     "lstm": LSTM,
     "mingru": MinGRU,
+    "minlstm": MinLSTM,
     "transformer": Transformer,
 }
 

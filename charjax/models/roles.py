@@ -6,7 +6,7 @@ import re
 from typing import Any, Literal
 
 # The function of a product; "gates": sigmoids and tanh side by side.
-Activation = Literal["linear", "tanh", "relu", "gelu", "gelu_tanh", "gates"]
+Activation = Literal["linear", "tanh", "relu", "gelu", "gelu_tanh", "relu2", "silu", "gates"]
 
 
 class Role(enum.StrEnum):
