@@ -296,10 +296,10 @@ class TransformerConfig(FamilyConfig):
         description="sliding-window attention: characters that a position sees, itself included; "
         "unset: the context",
     )
-    attn_logit_softcapping: float = Field(
+    attn_softcap: float = Field(
         0.0, ge=0, description="c of c tanh(score / c) in attention, as in Gemma 2; 0 is off"
     )
-    final_logit_softcapping: float = Field(
+    final_softcap: float = Field(
         0.0, ge=0, description="c of c tanh(logit / c) at the end, as in Gemma 2; 0 is off"
     )
 

@@ -143,8 +143,8 @@ class Transformer(CharModel):
       qk_norm: the norm of each head's queries and keys too, see AttentionForm.
       n_kv_head: heads of keys and values, shared by equal groups of the H; None: H.
       window: a position sees itself and the window - 1 before it; None: the whole context.
-      attn_logit_softcapping: c of the scores, see AttentionForm; 0 is off.
-      final_logit_softcapping: c of the logits, likewise.
+      attn_softcap: c of the scores, see AttentionForm; 0 is off.
+      final_softcap: c of the logits, likewise.
     """
 
     context_length: int
@@ -162,8 +162,8 @@ class Transformer(CharModel):
     qk_norm: bool = False
     n_kv_head: int | None = None
     window: int | None = None
-    attn_logit_softcapping: float = 0.0
-    final_logit_softcapping: float = 0.0
+    attn_softcap: float = 0.0
+    final_softcap: float = 0.0
     memory: ClassVar[Memory] = "windowed"
     has_attention: ClassVar[bool] = True
     flops_formula: ClassVar[str] = "3 x (2 (12 L D D + D V) + 4 L T D)"
@@ -179,7 +179,7 @@ class Transformer(CharModel):
         return AttentionForm(
             None if self.n_kv_head == self.n_head else self.n_kv_head,
             self.norm if self.qk_norm else None,
-            self.attn_logit_softcapping,
+            self.attn_softcap,
             self.window,
         )
 
@@ -235,8 +235,8 @@ class Transformer(CharModel):
             logits_BNV = float32_logits(x_BND, embedding.embedding.T.astype(self.dtype))
         else:
             logits_BNV = Readout(self.vocab_size, False, self.dtype, name="readout")(x_BND)
-        if self.final_logit_softcapping:
-            logits_BNV = soft_capped(logits_BNV, self.final_logit_softcapping)
+        if self.final_softcap:
+            logits_BNV = soft_capped(logits_BNV, self.final_softcap)
         return logits_BNV, cache
 
     def _unrolled_blocks(

@@ -36,8 +36,8 @@ def forward_flops(model: Any) -> float:
 def is_plain(model: Any) -> bool:
     """Return true if no option of attention, MLP and norms differs from GPT-2's."""
     plain_heads = model.n_kv_head in (None, model.n_head)
-    plain_scores = not (model.qk_norm or model.window or model.attn_logit_softcapping)
-    plain_ends = model.norm == "layernorm" and not model.final_logit_softcapping
+    plain_scores = not (model.qk_norm or model.window or model.attn_softcap)
+    plain_ends = model.norm == "layernorm" and not model.final_softcap
     plain_mlp = model.activation in ("gelu", "gelu_tanh")
     return plain_heads and plain_scores and plain_ends and plain_mlp
 
@@ -49,8 +49,8 @@ def saved_values(model: Any, length: int) -> int:
     are 4 more; where scores are capped, they and the weights of all keys are saved.
     """
     units = 24 + 4 * model.qk_norm
-    scores = 2 * model.n_head * length if model.attn_logit_softcapping else 0
-    capped = model.vocab_size * length if model.final_logit_softcapping else 0
+    scores = 2 * model.n_head * length if model.attn_softcap else 0
+    capped = model.vocab_size * length if model.final_softcap else 0
     return int(model.n_layer * length * (units * model.d_model + scores) + capped)
 
 

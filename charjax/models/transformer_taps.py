@@ -71,7 +71,7 @@ def transformer_taps(model: Any) -> tuple[Tap, ...]:
     if model.residual in NORM_FIRST:
         taps.append(tap_at(bare_layer("final_norm", "final_norm"), output_of("final_norm")))
     kernel = "token_embedding/embedding" if model.tie_embeddings else "readout/kernel"
-    reads: Reads | None = None if model.final_logit_softcapping else "norm"
+    reads: Reads | None = None if model.final_softcap else "norm"
     norm = norm_of("readout") if reads else None
     readout = layer_of(model.roles, kernel, "readout", reads=reads, norm=norm)
     return (*taps, tap_at(readout, LOGITS))

@@ -57,9 +57,11 @@ LISTED: dict[str, dict[str, Any]] = {
         "tie_embeddings": False,
         "positions": "rotary",
         "norm": "rmsnorm",
+        "qk_norm": True,
+        "window": 5,
         "activation": "swiglu",
-        "attn_logit_softcapping": 2.0,
-        "final_logit_softcapping": 3.0,
+        "attn_softcap": 2.0,
+        "final_softcap": 3.0,
     },
     "transformer-window": {
         "kind": "transformer",
