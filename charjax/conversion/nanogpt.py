@@ -24,6 +24,7 @@ from charjax.conversion.layout import (
     linear_weight,
     most_common,
 )
+from charjax.conversion.options import refuse_options
 from charjax.errors import UserError
 
 _PREFIX = "transformer."
@@ -79,7 +80,7 @@ def _tensors(config: TransformerConfig, vocab_size: int, tensors: Arrays) -> lis
             "model.scale_embeddings: true in this model, but nanoGPT's GPT does not scale them; "
             "only a model with model.scale_embeddings=false has a PyTorch original"
         )
-    _refuse_options(config)
+    refuse_options(config, "nanoGPT's GPT")
     V, D, C = vocab_size, config.d_model, config.context_length
     assert C is not None
     table = "params/token_embedding/embedding"
@@ -101,29 +102,6 @@ def _tensors(config: TransformerConfig, vocab_size: int, tensors: Arrays) -> lis
     else:
         entries.append(linear_weight(_READOUT, "params/readout/kernel", V, D))
     return entries
-
-
-def _refuse_options(config: TransformerConfig) -> None:
-    """Raise a UserError for an option of today's transformers, which no GPT here has."""
-    if config.activation not in ("gelu", "gelu_tanh"):
-        raise UserError(
-            f"model.activation: {config.activation} in this model, but nanoGPT's GPT has a GELU; "
-            "only a model with model.activation=gelu or gelu_tanh has a PyTorch original"
-        )
-    if config.n_kv_head not in (None, config.n_head):
-        raise UserError(
-            f"model.n_kv_head: {config.n_kv_head} in this model, but nanoGPT's GPT has as many as "
-            "model.n_head; only a model without model.n_kv_head has a PyTorch original"
-        )
-    fields = TransformerConfig.model_fields
-    for name in ("norm", "qk_norm", "window", "attn_softcap", "final_softcap"):
-        value = getattr(config, name)
-        if value != fields[name].default:
-            shown = str(value).lower() if isinstance(value, bool) else value
-            raise UserError(
-                f"model.{name}: {shown} in this model, but nanoGPT's GPT has no such option; only "
-                f"a model without model.{name} has a PyTorch original"
-            )
 
 
 def _norm(there: str, here: str, width: int, bias: bool) -> list[Tensor]:

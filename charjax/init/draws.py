@@ -23,9 +23,9 @@ from charjax.models.roles import Activation
 # and the makemore lectures have it, which is more than that.
 # GELU, in both forms, is taken as ReLU, and so is the SiLU of a gate: times a linear factor of
 # mean square 1 it then has mean square 1, too. Gates with their sigmoids are taken as linear.
-# ReLU^2 is not homogeneous of degree 1: of z with variance s^2, E[max(0, z)^4] = 3/2 s^4, which is 1
-# at s = (2/3)^(1/4) for an input of mean square 1, such as a norm's. (Its backward pass is then
-# larger than the forward one by 4/3: no gain keeps both.)
+# ReLU^2 is not homogeneous of degree 1: of z with variance s^2, E[max(0, z)^4] = 3/2 s^4, which is
+# 1 at s = (2/3)^(1/4) for an input of mean square 1, such as a norm's. (Gradients then grow by 4/3
+# on average: no gain keeps both.)
 GAINS: dict[Activation, float] = {
     "linear": 1.0,
     "gates": 1.0,

@@ -51,6 +51,7 @@ RUNS: list[list[str]] = [
     ["eval.every=0"],
     ["runtime.device=cpu"],
     ["model.dropout=0.1"],
+    ["model.residual=rezero"],
     ["data.path=x.txt"],
     ["data.val_fraction=0.0"],
     ["data.name=warpeace"],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from charjax.config import parse_config
-from charjax.models import build, recurrent_cells
+from charjax.models import build, recurrent, recurrent_cells
 from charjax.ops import choice
 
 V, B, T, D, H = 11, 2, 7, 5, 6
