@@ -256,7 +256,6 @@ PEERS: dict[str, Peer] = {
     "num_key_value_heads": Peer("transformers", "model.n_kv_head", "2"),
     "num_attention_heads": Peer("transformers", "model.n_head", "8"),
     "num_hidden_layers": Peer("transformers", "model.n_layer", "6"),
-    "hidden_size": Peer("transformers", "model.d_model", "256"),
     "sliding_window": Peer("transformers", "model.window", "64"),
     "attn_logit_softcapping": Peer("transformers", "model.attn_softcap", "50.0"),
     "final_logit_softcapping": Peer("transformers", "model.final_softcap", "30.0"),

@@ -38,7 +38,7 @@ GATES: dict[str, tuple[Literal["silu", "gelu"], Callable[[Array], Array]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class AttentionForm:
-    """How attention differs from GPT-2's.
+    """The differences of attention from GPT-2's.
 
     Attributes:
       n_kv_head: J, of which H is a multiple; None: H.
@@ -55,8 +55,8 @@ class AttentionForm:
     @property
     def of_scores(self) -> dict[str, Any]:
         """The arguments of `causal_attention` and `cached_attention` other than the default."""
-        given = {"softcap": self.softcap, "window": self.window}
-        return {name: value for name, value in given.items() if value}
+        arguments = {"softcap": self.softcap, "window": self.window}
+        return {name: value for name, value in arguments.items() if value}
 
 
 def gated_width(D: int) -> int:

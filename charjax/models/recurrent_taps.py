@@ -93,9 +93,9 @@ class _Scan:
         h_TBH = recording.arrays[self.point]
         before_TBH = jnp.concatenate([jnp.zeros_like(h_TBH[:1]), h_TBH[:-1]])
         if self.model.norm != "none":
-            cell, own = self.model.make_cell(x_TBD.shape[-1]), {"params": params}
-            x_TBG = cell.apply(own, x_TBD, method="project")
-            return x_TBG + cell.apply(own, before_TBH, method="recur")
+            cell, variables = self.model.make_cell(x_TBD.shape[-1]), {"params": params}
+            x_TBG = cell.apply(variables, x_TBD, method="project")
+            return x_TBG + cell.apply(variables, before_TBH, method="recur")
         wide = wide_dtype(self.model.dtype)
         x_TBG = x_TBD @ params["input_kernel"].astype(x_TBD.dtype)
         h_TBG = before_TBH @ params["hidden_kernel"].astype(h_TBH.dtype)

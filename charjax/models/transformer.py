@@ -175,7 +175,7 @@ class Transformer(CharModel):
 
     @property
     def form(self) -> AttentionForm:
-        """That of every block's attention."""
+        """The form of every block's attention."""
         return AttentionForm(
             None if self.n_kv_head == self.n_head else self.n_kv_head,
             self.norm if self.qk_norm else None,

@@ -81,8 +81,8 @@ def transformer_roles(activation: MLPActivation) -> Roles:
     """Return the roles of a transformer's parameters.
 
     Args:
-      activation: of the MLP; in a gated one that of the gate is told apart from the factor beside
-        it, which is linear.
+      activation: of the MLP; a gated one has the function in its gate, and a linear factor
+        beside it.
     """
     up = "linear" if activation in GATES else activation
     gate = GATES[activation][0] if activation in GATES else "linear"

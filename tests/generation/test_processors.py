@@ -128,7 +128,7 @@ def test_greedy_with_a_large_penalty_repeats_nothing_before_it_must():
     model = make_model("bow")
     variables = make_variables(model)
     settings = Sampling(greedy=True, repetition_penalty=1e6)
-    (chunk, *more) = stream(
+    (chunk, *later) = stream(
         model,
         variables,
         np.array([7], np.int32),
@@ -137,7 +137,7 @@ def test_greedy_with_a_large_penalty_repeats_nothing_before_it_must():
         settings=settings,
         seed=0,
     )
-    text = np.concatenate([part.tokens_BK[0] for part in (chunk, *more)])
+    text = np.concatenate([part.tokens_BK[0] for part in (chunk, *later)])
     assert len({7, *text.tolist()}) == 9
     assert V > 9
 

@@ -115,7 +115,7 @@ def test_values_of_fewer_heads_are_drawn_smaller_and_keys_are_not(scheme, sizes)
 
 @pytest.mark.parametrize("name", ["swiglu", "geglu", "relu2"])
 def test_he_gives_the_mlps_units_a_mean_square_near_one(name):
-    """Of an input of mean square 1; GELU and SiLU are taken as ReLU, which they are not exactly."""
+    """Draw for an input of mean square 1; GELU and SiLU are only nearly ReLU."""
     leaves = drawn(name, "he_normal")
     up = leaves["block_0/mlp/up/kernel"]
     x = np.random.default_rng(0).normal(size=(4000, D))

@@ -1,4 +1,4 @@
-"""What is trained beside the cross-entropy, and clipping by element."""
+"""Smoothed labels, the z-loss, and clipping by element."""
 
 import jax
 import jax.numpy as jnp
@@ -40,12 +40,12 @@ def test_without_either_nothing_is_added():
     assert make_objective(TrainConfig()) is None
 
 
-@pytest.mark.parametrize("more", [{"label_smoothing": 0.2}, {"z_loss": 0.1}])
-def test_the_reported_loss_stays_the_cross_entropy(more):
+@pytest.mark.parametrize("terms", [{"label_smoothing": 0.2}, {"z_loss": 0.1}])
+def test_the_reported_loss_stays_the_cross_entropy(terms):
     """The gradient, and so the step, is another one; and so it is from micro-batches."""
     config, model, state = setup("bigram")
-    other, *_ = setup("bigram", train=more)
-    both, *_ = setup("bigram", train=more, optim={"accumulate_steps": 2})
+    other, *_ = setup("bigram", train=terms)
+    both, *_ = setup("bigram", train=terms, optim={"accumulate_steps": 2})
     batch = make_batch(model, 4)
     batch = batch._replace(weights=jnp.ones_like(batch.weights))
     after, metrics = step(config, model, state, batch)

@@ -53,10 +53,10 @@ def attention_inputs(
             continue
         # Keys and values of fewer heads have a layer of their own, the next one.
         parts = outputs[i : i + 1 + (name == "query")]
-        own = params
+        module_params = params
         for part in module.split("/"):
-            own = own[part]
-        found.append((jnp.concatenate(parts, axis=-1), own))
+            module_params = module_params[part]
+        found.append((jnp.concatenate(parts, axis=-1), module_params))
     return found
 
 

@@ -180,9 +180,9 @@ def _probe_layers(model: CharModel, variables: Any, batch: Batch) -> LayerProbe:
         model, variables, inputs_BS, targets_BT, weights_BT, train=True
     )
     outputs = [value.value for value in values]
+    inputs = attention_inputs(find_layers(model), outputs, variables["params"])
     entropies = [
-        attention_entropy(model, qkv_BTE, weights_BT, own)
-        for qkv_BTE, own in attention_inputs(find_layers(model), outputs, variables["params"])
+        attention_entropy(model, qkv_BTE, weights_BT, params) for qkv_BTE, params in inputs
     ]
     return LayerProbe(
         loss,
