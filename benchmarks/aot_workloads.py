@@ -94,8 +94,6 @@ def _families() -> list[Workload]:
         "gru": _RECURRENT,
         "lstm": _RECURRENT,
         "mingru": _RECURRENT,
-        "minlstm": _RECURRENT,
-        "lstm-layernorm": (*_RECURRENT, "model.norm=layernorm"),
         "transformer": ("model.n_layer=2", "model.n_head=2", "model.d_model=32"),
         "transformer-dropout": (
             "model.n_layer=2",
@@ -104,18 +102,6 @@ def _families() -> list[Workload]:
             "model.dropout=0.1",
             "model.bias=true",
             "model.positions=rotary",
-        ),
-        "transformer-options": (
-            "model.n_layer=2",
-            "model.n_head=4",
-            "model.n_kv_head=2",
-            "model.d_model=32",
-            "model.norm=rmsnorm",
-            "model.qk_norm=true",
-            "model.activation=swiglu",
-            "model.window=8",
-            "model.attn_softcap=50.0",
-            "model.final_softcap=30.0",
         ),
     }
     return [
