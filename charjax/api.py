@@ -121,6 +121,9 @@ class Run:
         seed: int = 0,
         past_context: PastContext = "jump",
         stop: str | None = None,
+        min_p: float | None = None,
+        typical_p: float | None = None,
+        repetition_penalty: float = 1.0,
     ) -> list[str]:
         """Generate texts, as `charjax sample` does.
 
@@ -135,6 +138,10 @@ class Run:
           seed: 0 to 2**32 - 1; the same seed gives the same texts.
           past_context: "jump" or "slide", for texts longer than the context.
           stop: a text ends before it.
+          min_p: only characters at least this many times as likely as the likeliest.
+          typical_p: only the characters nearest the expected surprise that make up this
+            probability.
+          repetition_penalty: above 1 makes characters of the text so far less likely.
 
         Returns:
           n texts, prompt included.
@@ -149,7 +156,9 @@ class Run:
             self._read(prompt, "prompt"),
             num_samples=n,
             max_new_tokens=max_new_tokens,
-            settings=Sampling(temperature, top_k, top_p, greedy),
+            settings=Sampling(
+                temperature, top_k, top_p, greedy, min_p, typical_p, repetition_penalty
+            ),
             seed=seed,
             past_context=past_context,
             stop_text=stop,

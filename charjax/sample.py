@@ -2,7 +2,8 @@
 
     python -m charjax.sample WORKDIR [--prompt STR | --prompt-file FILE] [--num-samples N]
                              [--max-new-tokens N] [--temperature F] [--top-k N] [--top-p F]
-                             [--greedy] [--past-context jump|slide] [--stop STR] [--seed N]
+                             [--min-p F] [--typical-p F] [--repetition-penalty F] [--greedy]
+                             [--past-context jump|slide] [--stop STR] [--seed N]
                              [--checkpoint best|latest|STEP] [--json]
 
 Each text, printed or in the JSON, begins with the prompt. With data.layout=lines each sample is one
@@ -88,6 +89,8 @@ def _settings(args: Namespace) -> "Sampling":
         "--temperature": args.temperature != 1,
         "--top-k": args.top_k is not None,
         "--top-p": args.top_p is not None,
+        "--min-p": args.min_p is not None,
+        "--typical-p": args.typical_p is not None,
     }
     if args.greedy and any(are_set.values()):
         others = ", ".join(flag for flag, is_set in are_set.items() if is_set)
@@ -95,7 +98,15 @@ def _settings(args: Namespace) -> "Sampling":
             f"--greedy: given with {others}; greedy always takes the likeliest character: leave "
             "one out"
         )
-    return Sampling(args.temperature, args.top_k, args.top_p, args.greedy)
+    return Sampling(
+        args.temperature,
+        args.top_k,
+        args.top_p,
+        args.greedy,
+        args.min_p,
+        args.typical_p,
+        args.repetition_penalty,
+    )
 
 
 def _raw_prompt(args: Namespace) -> str | bytes:
@@ -339,6 +350,25 @@ def sample_arguments(argv: list[str]) -> argparse.Namespace:
         metavar="F",
         type=cli.number_above_zero(1.0),
         help="only the likeliest characters that make up this probability",
+    )
+    parser.add_argument(
+        "--min-p",
+        metavar="F",
+        type=cli.number_above_zero(1.0),
+        help="only characters at least F times as likely as the likeliest",
+    )
+    parser.add_argument(
+        "--typical-p",
+        metavar="F",
+        type=cli.number_above_zero(1.0),
+        help="only the characters nearest the expected surprise that make up this probability",
+    )
+    parser.add_argument(
+        "--repetition-penalty",
+        metavar="F",
+        type=cli.number_above_zero(math.inf, "; 1 leaves repetitions as likely as they are"),
+        default=1.0,
+        help="above 1 makes characters of the text so far, prompt included, less likely (1.0)",
     )
     parser.add_argument("--greedy", action="store_true", help="always the likeliest character")
     parser.add_argument(

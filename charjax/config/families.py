@@ -211,7 +211,14 @@ class RNNConfig(_RecurrentConfig):
     )
 
 
-class GRUConfig(_RecurrentConfig):
+class _NormedRecurrentConfig(_RecurrentConfig):
+    norm: Literal["none", "layernorm"] = Field(
+        "none",
+        description="normalise the input's and the state's part in the gates, and an LSTM's cell",
+    )
+
+
+class GRUConfig(_NormedRecurrentConfig):
     """The gated recurrent unit of Cho et al. 2014, as PyTorch and cuDNN write it."""
 
     has_forget_gate: ClassVar[bool] = True
@@ -219,7 +226,7 @@ class GRUConfig(_RecurrentConfig):
     kind: Literal["gru"] = Field("gru", description="the model family")
 
 
-class LSTMConfig(_RecurrentConfig):
+class LSTMConfig(_NormedRecurrentConfig):
     """The long short-term memory of Hochreiter and Schmidhuber 1997, with a forget gate."""
 
     has_forget_gate: ClassVar[bool] = True
@@ -234,6 +241,16 @@ class MinGRUConfig(_RecurrentConfig):
     is_linear_layers: ClassVar[bool] = True
 
     kind: Literal["mingru"] = Field("mingru", description="the model family")
+
+
+class MinLSTMConfig(_RecurrentConfig):
+    """The minimal long short-term memory of Feng et al. 2024: gates do not read the state."""
+
+    # No kernel multiplies the state.
+    is_linear_layers: ClassVar[bool] = True
+    has_forget_gate: ClassVar[bool] = True
+
+    kind: Literal["minlstm"] = Field("minlstm", description="the model family")
 
 
 class TransformerConfig(FamilyConfig):
@@ -260,13 +277,40 @@ class TransformerConfig(FamilyConfig):
     residual: Literal["pre_norm", "deepnorm", "rezero", "layerscale", "plain"] = Field(
         "pre_norm", description="how sublayers join the stream; plain: no norms at all"
     )
-    activation: Annotated[Literal["gelu", "gelu_tanh"], OrOwn("model.activation")] = Field(
-        "gelu", description="by erf, as nanoGPT; by tanh, as GPT-2, minGPT and makemore"
+    activation: Annotated[
+        Literal["gelu", "gelu_tanh", "relu2", "swiglu", "geglu"], OrOwn("model.activation")
+    ] = Field(
+        "gelu",
+        description="of the MLP: by erf, as nanoGPT; by tanh, as GPT-2, minGPT and makemore; "
+        "max(0, x)^2; gated, with 8 d_model / 3 units in place of 4 d_model",
     )
     scale_embeddings: bool = Field(
         False,
         description="the symbols' vectors times sqrt(d_model), the readout's not; true with "
         "init.scheme=tfixup unless it is given",
+    )
+    norm: Literal["layernorm", "rmsnorm"] = Field(
+        "layernorm", description="wherever there is a norm; rmsnorm has no bias"
+    )
+    qk_norm: bool = Field(
+        False, description="normalise each head's queries and keys (by model.norm, scale shared)"
+    )
+    n_kv_head: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="heads of keys and values, shared by groups of the n_head; unset: n_head",
+    )
+    window: Count | None = Field(
+        None,
+        description="sliding-window attention: characters that a position sees, itself included; "
+        "unset: the context",
+    )
+    attn_softcap: float = Field(
+        0.0, ge=0, description="c of c tanh(score / c) in attention, as in Gemma 2; 0 is off"
+    )
+    final_softcap: float = Field(
+        0.0, ge=0, description="c of c tanh(logit / c) at the end, as in Gemma 2; 0 is off"
     )
 
     @property
@@ -276,7 +320,15 @@ class TransformerConfig(FamilyConfig):
 
     def resized(self, depth: int, width: int) -> dict[str, Any]:
         """Return the settings of another size; heads keep their width and grow in number."""
-        return super().resized(depth, width) | {"n_head": width // self.head_width}
+        heads = width // self.head_width
+        settings = super().resized(depth, width) | {"n_head": heads}
+        if self.n_kv_head is None:
+            return settings
+        # Groups stay as large as they were, where they can.
+        shared = max(1, heads * self.n_kv_head // self.n_head)
+        while heads % shared:
+            shared -= 1
+        return settings | {"n_kv_head": shared}
 
     @model_validator(mode="after")
     def _check_heads(self) -> "TransformerConfig":
@@ -284,6 +336,11 @@ class TransformerConfig(FamilyConfig):
             raise ValueError(
                 f"model.d_model: {self.d_model} given; it must be a multiple of model.n_head "
                 f"({self.n_head})"
+            )
+        if self.n_kv_head is not None and self.n_head % self.n_kv_head:
+            raise ValueError(
+                f"model.n_kv_head: {self.n_kv_head} given; model.n_head ({self.n_head}) must be a "
+                "multiple of it, so that each of these heads serves as many of those"
             )
         if self.positions == "rotary" and (self.d_model // self.n_head) % 2:
             raise ValueError(
@@ -303,6 +360,7 @@ ModelConfig = Annotated[
     | GRUConfig
     | LSTMConfig
     | MinGRUConfig
+    | MinLSTMConfig
     | TransformerConfig,
     Field(discriminator="kind"),
 ]

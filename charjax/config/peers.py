@@ -1,4 +1,4 @@
-"""Settings under the names that they have in nanoGPT, minGPT, char-rnn and makemore.
+"""Settings under the names that they have in nanoGPT, minGPT, char-rnn, makemore, transformers.
 
 The names come from `train.py` of karpathy/nanoGPT (3adf61e), `mingpt/trainer.py`, `model.py` and
 `projects/chargpt/chargpt.py` of karpathy/minGPT (37baab7), `train.lua` of karpathy/char-rnn
@@ -255,6 +255,13 @@ PEERS: dict[str, Peer] = {
         template="model.kind=gru model.d_hidden={}",
         remark="for an mlp model.hidden=[64]",
     ),
+    # transformers, as in its configurations of Llama and Gemma 2.
+    "num_key_value_heads": Peer("transformers", "model.n_kv_head", "2"),
+    "num_attention_heads": Peer("transformers", "model.n_head", "8"),
+    "num_hidden_layers": Peer("transformers", "model.n_layer", "6"),
+    "sliding_window": Peer("transformers", "model.window", "64"),
+    "attn_logit_softcapping": Peer("transformers", "model.attn_softcap", "50.0"),
+    "final_logit_softcapping": Peer("transformers", "model.final_softcap", "30.0"),
     # Common words.
     "lr": Peer("", "optim.learning_rate", "1e-3"),
     "epochs": Peer("", "train.epochs", "10", remark=_EPOCH),

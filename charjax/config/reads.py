@@ -135,6 +135,14 @@ _BIASES = When(
     lambda config: config.init.sigma_w is None or getattr(config.model, "bias", True),
     "only biases read it where init.sigma_w is given, and model.bias is {}",
 )
+_NORMS = When(
+    ("model.residual", "model.qk_norm"),
+    lambda config: (
+        getattr(config.model, "residual", "") not in ("rezero", "plain")
+        or getattr(config.model, "qk_norm", False)
+    ),
+    "only norms read it, and model.residual={} has none",
+)
 _NOT_LSUV = When(
     ("init.scheme",),
     lambda config: config.init.scheme != "lsuv",
@@ -199,7 +207,7 @@ READ: dict[str, tuple[When, ...]] = {
     # Settings of [model] belong to one family; all are read except these.
     **{f"model.{key}": () for family in FAMILIES.values() for key in family.model_fields},
     "model.alpha": (_one_of("model.smoothing", "additive"),),
-    "model.norm": (_HIDDEN,),
+    "model.norm": (_HIDDEN, _NORMS),
     "init.scheme": (_TRAINED,),
     "init.std": (_TRAINED, _one_of("init.scheme", "normal")),
     "init.scale": (_TRAINED, _one_of("init.scheme", "uniform")),
@@ -227,6 +235,7 @@ READ: dict[str, tuple[When, ...]] = {
     **{f"optim.{key}": _of_optimizer(key) for kind in KINDS.values() for key in kind.settings},
     "optim.l2": (_TRAINED,),
     "optim.grad_clip": (_TRAINED,),
+    "optim.clip_value": (_TRAINED,),
     "optim.accumulate_steps": (_TRAINED,),
     "optim.ema": (_TRAINED, _NO_AVERAGE),
     "train.steps": (_TRAINED,),
@@ -238,6 +247,8 @@ READ: dict[str, tuple[When, ...]] = {
     "train.sample_every": (_TRAINED,),
     "train.patience": (_TRAINED, _HELD_OUT, _EVALUATED),
     "train.max_skipped": (_TRAINED,),
+    "train.label_smoothing": (_TRAINED,),
+    "train.z_loss": (_TRAINED,),
     # The loop stops at these steps even where nothing is held out.
     "eval.every": (_TRAINED,),
     "eval.protocol": (_TRAINED, _HELD_OUT),

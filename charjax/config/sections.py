@@ -268,6 +268,9 @@ class OptimConfig(Section):
     )
     l2: float = Field(0.0, ge=0, description="penalty l2 * mean(W**2), summed over the matrices")
     grad_clip: float = Field(1.0, ge=0, description="largest global norm of a gradient; 0 is off")
+    clip_value: float = Field(
+        0.0, ge=0, description="largest size of a gradient's element, before grad_clip; 0 is off"
+    )
     accumulate_steps: Count = Field(
         1, description="micro-batches of train.batch_size that make one step"
     )
@@ -325,6 +328,12 @@ class TrainConfig(Section):
     )
     max_skipped: Count = Field(
         100, description="non-finite steps in a row after which the run stops"
+    )
+    label_smoothing: Rate = Field(
+        0.0, description="part of the target's probability spread over all symbols, in training"
+    )
+    z_loss: float = Field(
+        0.0, ge=0, description="weight of logsumexp(logits)^2 in what is trained, as in PaLM"
     )
 
 
@@ -505,6 +514,8 @@ class Config(Section):
         tree = self.model_dump()
         for section, key in _YOUNGER:
             field = type(getattr(self, section)).model_fields.get(key)
+            if (key, self.model.kind) in _OLDER:
+                continue
             if field is not None and tree[section][key] == field.default:
                 del tree[section][key]
         tree = {section: values for section, values in tree.items() if values}
@@ -527,10 +538,20 @@ _YOUNGER: tuple[tuple[str, str], ...] = (
     ("model", "scale_embeddings"),
     ("model", "blank"),
     ("model", "activation"),
+    *(("model", key) for key in ("norm", "qk_norm", "n_kv_head", "window")),
+    ("model", "attn_softcap"),
+    ("model", "final_softcap"),
+    ("optim", "clip_value"),
+    ("train", "label_smoothing"),
+    ("train", "z_loss"),
     ("runtime", "prng"),
     *(("optim", key) for key in _NEW_OPTIM),
     *(("init", key) for key in InitConfig.model_fields if key not in ("scheme", "std", "scale")),
 )
+
+
+# Settings of [model] that are as old as the first runs in these families.
+_OLDER = (("norm", "mlp"), ("norm", "wavenet"))
 
 
 def ordered_fields(section: type[BaseModel]) -> list[tuple[str, FieldInfo]]:

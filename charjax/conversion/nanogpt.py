@@ -25,6 +25,7 @@ from charjax.conversion.layout import (
     linear_weight,
     most_common,
 )
+from charjax.conversion.options import refuse_options
 from charjax.errors import UserError
 
 _PREFIX = "transformer."
@@ -91,6 +92,7 @@ def gpt_tensors(config: TransformerConfig, vocab_size: int, form: Form) -> list[
       UserError: a GPT-2 does not compute this model.
     """
     _refuse_variants(config, form.title)
+    refuse_options(config, form.title)
     V, D, C = vocab_size, config.d_model, config.context_length
     assert C is not None
     table = "params/token_embedding/embedding"

@@ -83,6 +83,11 @@ def _refuse_variants(tensors: Arrays) -> None:
 def _tensors(
     config: RNNConfig | GRUConfig | LSTMConfig, vocab_size: int, tensors: Arrays
 ) -> list[Tensor]:
+    if getattr(config, "norm", "none") != "none":
+        raise UserError(
+            f"model.norm: layernorm in this model, but torch.nn.{config.kind.upper()} has no norm; "
+            "only a model with model.norm=none has a PyTorch original"
+        )
     # Without a state dict to follow: `gru` for a GRU, else `rnn`.
     module = _module(tensors) or ("gru" if config.kind == "gru" else "rnn")
     V, E, H = vocab_size, config.d_embed, config.d_hidden

@@ -43,12 +43,14 @@ class State(NamedTuple):
       token_B: int32, the newest tokens, not in the cache yet.
       length: int32, length of the text so far, `token_B` included.
       done_B: bool, the samples that have ended.
+      seen_BV: bool, the symbols that stand in each text, where the draws depend on them; else ().
     """
 
     cache: Any
     token_B: Array
     length: Array
     done_B: Array
+    seen_BV: Any = ()
 
 
 class Groups:
@@ -75,14 +77,33 @@ class Groups:
         return sum(decoder.compile_seconds for decoder in self._decoders)
 
     def begin(
-        self, tokens_BT: np.ndarray, length: int, done_B: np.ndarray, sliding: bool = False
+        self,
+        tokens_BT: np.ndarray,
+        length: int,
+        done_B: np.ndarray,
+        seen_BV: np.ndarray | None = None,
+        sliding: bool = False,
     ) -> list[State]:
-        """Return each group's state, of `Decoder.prefill` or of `Decoder.begin_sliding`."""
-        return [
+        """Return each group's state, of `Decoder.prefill` or of `Decoder.begin_sliding`.
+
+        Args:
+          tokens_BT: the newest tokens.
+          length: of the texts.
+          done_B: the texts that have ended.
+          seen_BV: the symbols in them, where the draws depend on them.
+          sliding: begin a sliding window.
+        """
+        states = [
             (decoder.begin_sliding if sliding else decoder.prefill)(
                 tokens_BT[part], length, done_B[part]
             )
             for decoder, part in zip(self._decoders, self._parts, strict=True)
+        ]
+        if seen_BV is None:
+            return states
+        return [
+            state._replace(seen_BV=seen_BV[part])
+            for state, part in zip(states, self._parts, strict=True)
         ]
 
     def decode(
@@ -261,12 +282,16 @@ def decode_tokens(
                     variables, state.token_B[:, None], state.cache, num_outputs=1
                 )
                 logits_BV = logits_B1V[:, 0]
-            token_B = choose(logits_BV, keys_B, state.length, settings)
+            seen_BV = state.seen_BV if settings.reads_text else None
+            token_B = choose(logits_BV, keys_B, state.length, settings, seen_BV)
             done_B = state.done_B
             if stop is not None:
                 token_B = jnp.where(done_B, stop, token_B)
                 done_B = done_B | (token_B == stop)
-            state = State(cache, token_B, state.length + 1, done_B)
+            if seen_BV is not None:
+                seen_BV = seen_BV.at[jnp.arange(token_B.size), token_B].set(True)
+            seen = () if seen_BV is None else seen_BV
+            state = State(cache, token_B, state.length + 1, done_B, seen)
             return made + 1, state, buffer_KB.at[made].set(token_B)
 
         buffer_KB = jnp.zeros((CALL_LIMIT, state.token_B.size), jnp.int32)

@@ -233,7 +233,19 @@ def stream(
         )
     keys_B = sample_keys(seed, num_samples)
     decoder = Groups(model, settings, stop, variables, keys_B)
-    return _segments(decoder, model.capacity, past_context, prompt_T, num_samples, max_new_tokens)
+    seen_BV = None
+    if settings.reads_text:
+        seen_BV = symbols_in(np.tile(prompt_T, (num_samples, 1)), model.vocab_size)
+    return _segments(
+        decoder, model.capacity, past_context, prompt_T, num_samples, max_new_tokens, seen_BV
+    )
+
+
+def symbols_in(tokens_BT: np.ndarray, vocab_size: int) -> np.ndarray:
+    """Return which symbols stand in each text, (B, V) bool."""
+    seen_BV = np.zeros((len(tokens_BT), vocab_size), bool)
+    np.put_along_axis(seen_BV, np.asarray(tokens_BT, np.int64), True, axis=1)
+    return seen_BV
 
 
 def _segments(
@@ -243,6 +255,7 @@ def _segments(
     prompt_T: np.ndarray,
     num_samples: int,
     max_new_tokens: int,
+    seen_BV: np.ndarray | None = None,
 ) -> Iterator[Chunk]:
     """Generate the text in segments, each prefilled once and decoded until the cache is full.
 
@@ -258,13 +271,15 @@ def _segments(
         sliding = past_context == "slide" and start > 0
         # A forward pass over a whole window takes much longer than a step with a cache.
         call_tokens = 1 if sliding else call_tokens
-        states = decoder.begin(recent_BT[:, start - length :], length, done_B, sliding)
+        states = decoder.begin(recent_BT[:, start - length :], length, done_B, seen_BV, sliding)
         full = end if capacity is None or sliding else min(end, start + capacity + 1)
         while length < full and not done_B.all():
             rest = full - length
             steps = rest if 2 * rest <= 3 * call_tokens else call_tokens
             states, new_BK, done_B = decoder.decode(states, steps, sliding)
             length += new_BK.shape[1]
+            if seen_BV is not None:
+                seen_BV = seen_BV | symbols_in(new_BK, seen_BV.shape[1])
             recent_BT = np.concatenate([recent_BT, new_BK], axis=1)[:, -(capacity or 1) :]
             compile_seconds = decoder.compile_seconds - compiled_before
             seconds = time.perf_counter() - began - compile_seconds
@@ -332,7 +347,8 @@ def generate_uncached(
         # Padded at its end to one length: compiled once, and a causal model does not see it.
         padded_BT = np.pad(window_BT, ((0, 0), (0, (model.capacity or end) - T)))
         last, index = np.int32(T - 1), np.int32(length)
-        token_B = _choose_next(model, settings, variables, keys_B, padded_BT, last, index)
+        seen_BV = symbols_in(text_BT, model.vocab_size) if settings.reads_text else None
+        token_B = _choose_next(model, settings, variables, keys_B, padded_BT, last, index, seen_BV)
         text_BT = np.append(text_BT, np.asarray(token_B)[:, None], axis=1)
     return text_BT[:, len(prompt_T) :]
 
@@ -346,7 +362,8 @@ def _choose_next(
     tokens_BT: Array,
     last: Array,
     index: Array,
+    seen_BV: Array | None,
 ) -> Array:
     """Draw the tokens (B,) at index `index` of the text; `last` is the newest in the window."""
     logits_BTV, _ = model.apply(variables, tokens_BT)
-    return choose(logits_BTV[:, last], keys_B, index, settings)
+    return choose(logits_BTV[:, last], keys_B, index, settings, seen_BV)

@@ -136,9 +136,7 @@ def lsuv(_: InitConfig) -> Scheme:
     """Orthogonal, then every product's variance brought to 1 on a batch."""
     return Scheme(
         "Mishkin and Matas 2016 (arXiv:1511.06422), LSUV: orthonormal, then outputs of variance 1",
-        rules_for(
-            Orthogonal(), embedding=EmbeddingNormal(), without=(Role.RECURRENT, Role.GATE_BIAS)
-        ),
+        rules_for(Orthogonal(), embedding=EmbeddingNormal(), without=(Role.RECURRENT,)),
         needs={"model.kind": families_where(is_linear_layers=True)},
         adjust=unit_variance,
     )

@@ -23,7 +23,11 @@ from charjax.models.roles import Activation
 # Gains that compensate for an activation: sqrt(2) for ReLU, whose E[f(z)^2] and E[f'(z)^2] are
 # 1/2 (He et al. 2015), so that gain^2 E[f'(z)^2] = 1; 5/3 for tanh, as PyTorch's `calculate_gain`
 # and the makemore lectures have it, which is more than that.
-# GELU, in both forms, is taken as ReLU; gates, with their sigmoids, as linear.
+# GELU, in both forms, is taken as ReLU, and so is the SiLU of a gate: times a linear factor of
+# mean square 1 it then has mean square 1, too. Gates with their sigmoids are taken as linear.
+# ReLU^2 is not homogeneous of degree 1: of z with variance s^2, E[max(0, z)^4] = 3/2 s^4, which is
+# 1 at s = (2/3)^(1/4) for an input of mean square 1, such as a norm's. (Gradients then grow by 4/3
+# on average: no gain keeps both.)
 GAINS: dict[Activation, float] = {
     "linear": 1.0,
     "gates": 1.0,
@@ -31,6 +35,8 @@ GAINS: dict[Activation, float] = {
     "relu": math.sqrt(2),
     "gelu": math.sqrt(2),
     "gelu_tanh": math.sqrt(2),
+    "silu": math.sqrt(2),
+    "relu2": (2 / 3) ** 0.25,
 }
 
 

@@ -125,11 +125,11 @@ class _ByDepth:
 
 @dataclasses.dataclass(frozen=True)
 class _Fused:
-    """One draw for queries, keys and values side by side, another for other kernels."""
+    """One draw for queries, keys and values (side by side or apart), another for other kernels."""
 
     attention: Draw
     other: Draw
 
     def __call__(self, key: Array, site: Site) -> Array:
-        fused = "query" in site.parameter.gate_names
-        return (self.attention if fused else self.other)(key, site)
+        is_attention = bool({"query", "value"} & set(site.parameter.gate_names))
+        return (self.attention if is_attention else self.other)(key, site)

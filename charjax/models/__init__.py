@@ -14,7 +14,7 @@ from charjax.extensions import refuse_unnamed
 from charjax.models.bigram import Bigram
 from charjax.models.bow import BagOfCharacters
 from charjax.models.contract import CharModel
-from charjax.models.min_gru import MinGRU
+from charjax.models.min_gru import MinGRU, MinLSTM
 from charjax.models.mlp import MLP
 from charjax.models.ngram import NgramModel
 from charjax.models.own import own_family
@@ -34,6 +34,7 @@ REGISTRY: dict[str, type[CharModel]] = {
     "gru": GRU,
     "lstm": LSTM,
     "mingru": MinGRU,
+    "minlstm": MinLSTM,
     "transformer": Transformer,
 }
 

@@ -1,12 +1,14 @@
 """The sublayers of a transformer's block: attention over the positions so far, and an MLP.
 
 Letters: B batch, T time, N outputs, C context length (the cache's length), D width of the
-residual stream, H heads, K width of a head (D = H K), E = 3 D, S time of the keys, F width
-within the MLP.
+residual stream, H heads, K width of a head (D = H K), J heads of keys and values, E = (H + 2 J) K,
+S time of the keys, F width within the MLP.
 """
 
+import dataclasses
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,38 +16,83 @@ from flax import linen as nn
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from charjax.models.layers import Linear
+from charjax.models.layers import Linear, NormKind, make_norm
 from charjax.models.own import activation_of
-from charjax.ops.activation import gelu, gelu_tanh
-from charjax.ops.attention import causal_attention
+from charjax.ops.activation import gelu, gelu_tanh, relu2, silu
+from charjax.ops.attention import causal_attention, soft_capped
+from charjax.ops.normalization import layer_norm, rms_norm
 from charjax.ops.precision import wide_dtype
 from charjax.ops.rotary import rotary_angles, rotate
 
 # Or an activation of the user's own.
-Gelu = Literal["gelu", "gelu_tanh"] | str
-_GELUS = {"gelu": gelu, "gelu_tanh": gelu_tanh}
+MLPActivation = Literal["gelu", "gelu_tanh", "relu2", "swiglu", "geglu"] | str
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "relu2": relu2,
+}
+# The MLPs of Shazeer 2020 (arXiv:2002.05202), by the function of their gate.
+GATES: dict[str, tuple[Literal["silu", "gelu"], Callable[[Array], Array]]] = {
+    "swiglu": ("silu", silu),
+    "geglu": ("gelu", gelu),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionForm:
+    """The differences of attention from GPT-2's.
+
+    Attributes:
+      n_kv_head: J, of which H is a multiple; None: H.
+      qk_norm: the norm of each head's queries and keys, before they are rotated; None: as they are.
+      softcap: c, by which scores become c tanh(score / c); 0 leaves them.
+      window: the most keys that a query sees, its own position's included; None: all.
+    """
+
+    n_kv_head: int | None = None
+    qk_norm: NormKind | None = None
+    softcap: float = 0.0
+    window: int | None = None
+
+    @property
+    def of_scores(self) -> dict[str, Any]:
+        """The arguments of `causal_attention` and `cached_attention` other than the default."""
+        arguments = {"softcap": self.softcap, "window": self.window}
+        return {name: value for name, value in arguments.items() if value}
+
+
+def gated_width(D: int) -> int:
+    """Return F of a gated MLP, 8 D / 3 to the nearest whole number.
+
+    Its three kernels then have as many weights as the two of GPT-2's, 8 D D, to within 1.5 D.
+    """
+    return (16 * D + 3) // 6
 
 
 class KeysValues(NamedTuple):
-    """One layer's keys and values (B, H, C, K): with heads first, decoding on a CPU is fastest."""
+    """One layer's keys and values (B, J, C, K): with heads first, decoding on a CPU is fastest."""
 
     keys: Array
     values: Array
 
 
 class FeedForward(nn.Module):
-    """GELU(x W_up) W_down, with F = 4 D."""
+    """phi(x W_up) W_down with F = 4 D, or (phi(x W_gate) * x W_up) W_down with `gated_width`."""
 
     bias: bool
-    activation: Gelu
+    activation: MLPActivation
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x_BTD: Array) -> Array:
         """(B, T, D) to (B, T, D)."""
         D = x_BTD.shape[-1]
-        activation = _GELUS.get(self.activation) or activation_of(self.activation)
-        h_BTF = activation(_linear(self, 4 * D, "up")(x_BTD))
+        if self.activation in GATES:
+            F, (_, gate) = gated_width(D), GATES[self.activation]
+            h_BTF = gate(_linear(self, F, "gate")(x_BTD)) * _linear(self, F, "up")(x_BTD)
+        else:
+            activation = _ACTIVATIONS.get(self.activation) or activation_of(self.activation)
+            h_BTF = activation(_linear(self, 4 * D, "up")(x_BTD))
         return _linear(self, D, "down")(h_BTF)
 
 
@@ -56,6 +103,7 @@ class Attention(nn.Module):
     dropout: float
     bias: bool
     dtype: DTypeLike
+    form: AttentionForm = AttentionForm()
 
     @nn.compact
     def __call__(
@@ -69,62 +117,114 @@ class Attention(nn.Module):
         train: bool,
     ) -> tuple[Array, KeysValues | None]:
         """Attend, with the arguments and results of `charjax.models.transformer.Block`."""
-        B, T, D = x_BTD.shape
-        qkv_BTHK = _linear(self, 3 * D, "qkv")(x_BTD).reshape(B, T, 3 * self.n_head, -1)
-        q_BTHK, k_BTHK, v_BTHK = jnp.split(qkv_BTHK, 3, axis=2)
+        B, _, D = x_BTD.shape
+        q_BTHK, k_BTJK, v_BTJK = self._project(x_BTD)
         if angles is not None:
-            q_BTHK, k_BTHK = rotate(q_BTHK, angles), rotate(k_BTHK, angles)
+            q_BTHK, k_BTJK = rotate(q_BTHK, angles), rotate(k_BTJK, angles)
+        form = self.form.of_scores
         if cache is None:
             rate = self.dropout if train else 0.0
             key = self.make_rng("dropout") if rate else None
-            o_BTHK = causal_attention(q_BTHK, k_BTHK, v_BTHK, dropout_rate=rate, dropout_key=key)
+            o_BTHK = causal_attention(
+                q_BTHK, k_BTJK, v_BTJK, dropout_rate=rate, dropout_key=key, **form
+            )
         else:
-            cache = _append(cache, k_BTHK, v_BTHK, start)
-            o_BTHK = cached_attention(q_BTHK, cache, start)
+            cache = _append(cache, k_BTJK, v_BTJK, start)
+            o_BTHK = cached_attention(q_BTHK, cache, start, **form)
         o_BND = o_BTHK[:, -num_outputs:].reshape(B, num_outputs, D)
         return _linear(self, D, "out")(o_BND), cache
 
+    def _project(self, x_BTD: Array) -> tuple[Array, Array, Array]:
+        """Return queries (B, T, H, K), and keys and values (B, T, J, K)."""
+        B, T, D = x_BTD.shape
+        H, J = self.n_head, self.form.n_kv_head
+        if J is None or J == H:
+            qkv_BTHK = _linear(self, 3 * D, "qkv")(x_BTD).reshape(B, T, 3 * H, -1)
+            q_BTHK, k_BTJK, v_BTJK = jnp.split(qkv_BTHK, 3, axis=2)
+        else:
+            q_BTHK = _linear(self, D, "query")(x_BTD).reshape(B, T, H, -1)
+            kv_BTJK = _linear(self, 2 * J * (D // H), "key_value")(x_BTD).reshape(B, T, 2 * J, -1)
+            k_BTJK, v_BTJK = jnp.split(kv_BTJK, 2, axis=2)
+        if self.form.qk_norm is not None:
+            # The scale is shared by the heads.
+            q_BTHK = make_norm(self.form.qk_norm, False, self.dtype, "query_norm")(q_BTHK)
+            k_BTJK = make_norm(self.form.qk_norm, False, self.dtype, "key_norm")(k_BTJK)
+        return q_BTHK, k_BTJK, v_BTJK
 
-def _append(cache: KeysValues, k_BTHK: Array, v_BTHK: Array, start: Array | int) -> KeysValues:
-    def write(old_BHCK: Array, new_BTHK: Array) -> Array:
-        return lax.dynamic_update_slice_in_dim(old_BHCK, new_BTHK.swapaxes(1, 2), start, axis=2)
 
-    return KeysValues(write(cache.keys, k_BTHK), write(cache.values, v_BTHK))
+def _append(cache: KeysValues, k_BTJK: Array, v_BTJK: Array, start: Array | int) -> KeysValues:
+    def write(old_BJCK: Array, new_BTJK: Array) -> Array:
+        return lax.dynamic_update_slice_in_dim(old_BJCK, new_BTJK.swapaxes(1, 2), start, axis=2)
+
+    return KeysValues(write(cache.keys, k_BTJK), write(cache.values, v_BTJK))
 
 
-def cached_attention(q_BTHK: Array, cache: KeysValues, start: Array | int) -> Array:
+def cached_attention(
+    q_BTHK: Array,
+    cache: KeysValues,
+    start: Array | int,
+    *,
+    softcap: float = 0.0,
+    window: int | None = None,
+) -> Array:
     """Attend from the T queries at start, start + 1, ... over the keys up to each position.
 
     Args:
       q_BTHK: (B, T, H, K).
       cache: keys and values with those of the T positions already in it.
       start: position of the first query.
+      softcap: as of `causal_attention`.
+      window: as of `causal_attention`.
 
     Returns:
       (B, T, H, K).
     """
-    T, K = q_BTHK.shape[1], q_BTHK.shape[-1]
-    C = cache.keys.shape[2]
+    B, T, H, K = q_BTHK.shape
+    J, C = cache.keys.shape[1:3]
+    if J != H:
+        # The heads that share keys become queries of one head, so that the cache is not copied.
+        q_BTHK = q_BTHK.reshape(B, T, J, H // J, K).swapaxes(2, 3).reshape(B, -1, J, K)
     scores_BHTC = jnp.einsum(
         "bthk,bhck->bhtc", q_BTHK, cache.keys, preferred_element_type=wide_dtype(q_BTHK.dtype)
     ) / math.sqrt(K)
+    if softcap:
+        scores_BHTC = soft_capped(scores_BHTC, softcap)
     visible_TC = jnp.arange(C) <= start + jnp.arange(T)[:, None]
+    if window is not None:
+        visible_TC &= jnp.arange(C) > start - window + jnp.arange(T)[:, None]
+    if J != H:
+        visible_TC = jnp.repeat(visible_TC, H // J, axis=0)
     weights_BHTC = jax.nn.softmax(jnp.where(visible_TC, scores_BHTC, -jnp.inf), axis=-1)
-    return jnp.einsum("bhtc,bhck->bthk", weights_BHTC.astype(q_BTHK.dtype), cache.values)
+    o_BTHK = jnp.einsum("bhtc,bhck->bthk", weights_BHTC.astype(q_BTHK.dtype), cache.values)
+    if J != H:
+        o_BTHK = o_BTHK.reshape(B, T, H // J, J, K).swapaxes(2, 3).reshape(B, T, H, K)
+    return o_BTHK
 
 
 def _linear(parent: Attention | FeedForward, features: int, name: str) -> Linear:
     return Linear(features, parent.bias, parent.dtype, name=name)
 
 
-def attention_weights(qkv_BTE: Array, n_head: int, *, rotary: bool) -> Array:
+def attention_weights(
+    qkv_BTE: Array, params: Any, n_head: int, form: AttentionForm, *, rotary: bool
+) -> Array:
     """Return the weights of causal attention, (B, H, T, S) float32, see CharModel."""
-    B, T, _ = qkv_BTE.shape
-    qkv_BTHK = qkv_BTE.reshape(B, T, 3 * n_head, -1)
-    q_BTHK, k_BTHK, _ = jnp.split(qkv_BTHK, 3, axis=2)
+    B, T, E = qkv_BTE.shape
+    J = form.n_kv_head or n_head
+    K = E // (n_head + 2 * J)
+    q_BTHK, k_BTJK, _ = jnp.split(qkv_BTE.reshape(B, T, -1, K), [n_head, n_head + J], axis=2)
+    if form.qk_norm is not None:
+        norm = rms_norm if form.qk_norm == "rmsnorm" else layer_norm
+        q_BTHK = norm(q_BTHK, params["query_norm"]["scale"])
+        k_BTJK = norm(k_BTJK, params["key_norm"]["scale"])
     if rotary:
-        angles = rotary_angles(jnp.arange(T), q_BTHK.shape[-1])
-        q_BTHK, k_BTHK = rotate(q_BTHK, angles), rotate(k_BTHK, angles)
-    scores_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK, k_BTHK) / math.sqrt(q_BTHK.shape[-1])
+        angles = rotary_angles(jnp.arange(T), K)
+        q_BTHK, k_BTJK = rotate(q_BTHK, angles), rotate(k_BTJK, angles)
+    k_BTHK = jnp.repeat(k_BTJK, n_head // J, axis=2)
+    scores_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK, k_BTHK) / math.sqrt(K)
+    if form.softcap:
+        scores_BHTS = soft_capped(scores_BHTS, form.softcap)
     visible_TS = jnp.tri(T, dtype=bool)
+    if form.window is not None:
+        visible_TS &= ~jnp.tri(T, k=-form.window, dtype=bool)
     return jax.nn.softmax(jnp.where(visible_TS, scores_BHTS, -jnp.inf), axis=-1)

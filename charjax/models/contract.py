@@ -29,7 +29,7 @@ class CharModel(nn.Module):
       fitted: the family counts (`fit`) and is not trained by gradients.
       looks_up_targets: it has `target_log_probs`.
       has_attention: it has `attention_weights`; the layers of its queries, keys and values end in
-        "attention/qkv".
+        "attention/qkv", or in "attention/query" and then "attention/key_value".
       flops_formula: `forward_flops` as a formula of a training step (three times the forward
         pass), for tables; its letters are those of charjax/performance/flops.py.
       roles: (regular expression over a parameter's "/"-joined path, its role); exactly one covers
@@ -91,6 +91,11 @@ class CharModel(nn.Module):
         """Factor of the embeddings in the forward pass, which a tied readout does not have."""
         return 1.0
 
+    @property
+    def is_plain(self) -> bool:
+        """The options at which the fitted formulas of memory hold (`performance.activations`)."""
+        return True
+
     def saved_values(self, length: int) -> int:
         """Estimate the numbers that one window of so many tokens saves for the backward pass."""
         return 0
@@ -111,11 +116,13 @@ class CharModel(nn.Module):
         """
         return 0
 
-    def attention_weights(self, qkv_BTE: Array) -> Array:
+    def attention_weights(self, qkv_BTE: Array, params: Any = None) -> Array:
         """Compute the attention weights of a block, which the model keeps in no array.
 
         Args:
-          qkv_BTE: queries, keys and values of all heads side by side, (B, T, 3 H K).
+          qkv_BTE: queries, keys and values of all heads side by side, (B, T, 3 H K); fewer of
+            keys and values where heads share them.
+          params: of the attention, which one that normalises queries and keys needs.
 
         Returns:
           (B, H, T, S) float32; each row sums to 1 over the keys up to its own position.

@@ -5,6 +5,7 @@ Letters: B batch, T time, V vocabulary, D width.
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,10 @@ from charjax.models.roles import Parameter, Role, dense
 from charjax.ops.dropout import keep_mask
 from charjax.ops.linear import matmul, matmul_reference
 from charjax.ops.lookup import lookup
-from charjax.ops.normalization import layer_norm
+from charjax.ops.normalization import layer_norm, rms_norm
 from charjax.ops.precision import wide_dtype
 
+NormKind = Literal["layernorm", "rmsnorm"]
 EMBEDDING = Parameter(Role.EMBEDDING, fan_out=(1,))
 ENDS = (
     ("token_embedding/embedding", EMBEDDING),
@@ -139,6 +141,25 @@ class Norm(nn.Module):
         if self.bias:
             x_BTD += self.param("bias", nn.initializers.zeros, (D,), jnp.float32)
         return x_BTD.astype(self.dtype)
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + 1e-5) * scale (Zhang and Sennrich 2019), in float32; it has no bias."""
+
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """(..., D) to (..., D)."""
+        scale_D = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        return rms_norm(x, scale_D).astype(self.dtype)
+
+
+def make_norm(kind: NormKind, bias: bool, dtype: DTypeLike, name: str) -> nn.Module:
+    """Return a norm over the last axis; the bias is a layer norm's."""
+    if kind == "rmsnorm":
+        return RMSNorm(dtype, name=name)
+    return Norm(bias, dtype, name=name)
 
 
 class BatchNorm(nn.Module):

@@ -1,5 +1,7 @@
 """Recurrent networks: the equations of their cells, and the scan of a cell along the text.
 
+The cells themselves, with their products, are in `charjax.models.recurrent_cells`.
+
 A cell reads x, the input's part in the gates, x_t W_i + b_i, and a, the state's part,
 h_{t-1} W_h + b_h. The gates are side by side in the columns of W_i and W_h, in PyTorch's order.
 
@@ -14,18 +16,18 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
-from jax.typing import DTypeLike
 
 from charjax.models.contract import CharModel, Memory
 from charjax.models.layers import ENDS, Dropout, Embedding, Readout
 from charjax.models.own import Function, activation_of
+from charjax.models.recurrent_cells import Cell, NormedCell, ScannedCell, ScannedNormedCell
 from charjax.models.recurrent_taps import recurrent_taps
 from charjax.models.roles import Activation, Parameter, Role, Roles, dense
 from charjax.models.taps import Tap
 from charjax.ops.choice import owns_scan
 from charjax.ops.gates import State, gru_gates, lstm_gates
 from charjax.ops.precision import wide_dtype
-from charjax.ops.recurrence import Update, recurrence
+from charjax.ops.recurrence import Update
 
 
 def gru_update(x_BG: Array, a_BG: Array, state: State) -> State:
@@ -85,64 +87,6 @@ def own_update(activation: Function) -> Update:
     return update
 
 
-class Cell(nn.Module):
-    """One layer at one time: (state, input) -> (state, output).
-
-    The products are in `dtype`; the gates and the state are in float32.
-
-    Attributes:
-      update: from the two parts of the gates and the state to the new state.
-      gates: matrices side by side in a kernel.
-      d_input: D.
-      d_hidden: H.
-      dtype: of the products and the output.
-    """
-
-    update: Update
-    gates: int
-    d_input: int
-    d_hidden: int
-    dtype: DTypeLike
-
-    def setup(self) -> None:
-        """Declare two kernels and, as PyTorch and cuDNN have them, two biases."""
-        G = self.gates * self.d_hidden
-        kernel, bias = nn.initializers.lecun_normal(), nn.initializers.zeros
-        self.input_kernel = self.param("input_kernel", kernel, (self.d_input, G), jnp.float32)
-        self.hidden_kernel = self.param("hidden_kernel", kernel, (self.d_hidden, G), jnp.float32)
-        self.input_bias = self.param("input_bias", bias, (G,), jnp.float32)
-        self.hidden_bias = self.param("hidden_bias", bias, (G,), jnp.float32)
-
-    def __call__(self, state: State, x: Array, table_VG: Array | None) -> tuple[State, Array]:
-        """Take one step. x is (B, D), or tokens (B,) whose parts in the gates are in the table."""
-        x_BG = self.project(x) if table_VG is None else table_VG[x]
-        a_BG = self._product(state[0], self.hidden_kernel) + self.hidden_bias
-        state = self.update(x_BG, a_BG, state)
-        return state, state[0].astype(self.dtype)
-
-    def along(self, state: State, x_TB: Array, table_VG: Array | None) -> tuple[State, Array]:
-        """Take all steps, by the op that owns the scan. x_TB is (T, B, D), or tokens (T, B)."""
-        x_TB = self.project(x_TB) if table_VG is None else x_TB
-        kernel_HG, bias_G = self.hidden_kernel, self.hidden_bias
-        return recurrence(self.update, self.dtype, state, x_TB, table_VG, kernel_HG, bias_G)
-
-    def project(self, x_BD: Array) -> Array:
-        """Return the input's part in the gates: (B, G) float32; (T, B, G) for all times."""
-        return self._product(x_BD, self.input_kernel) + self.input_bias
-
-    def _product(self, x_BD: Array, kernel_DG: Array) -> Array:
-        product_BG = x_BD.astype(self.dtype) @ kernel_DG.astype(self.dtype)
-        return product_BG.astype(wide_dtype(self.dtype))
-
-
-ScannedCell = nn.scan(
-    Cell,
-    variable_broadcast="params",
-    split_rngs={"params": False},
-    in_axes=(0, nn.broadcast),
-)
-
-
 class Recurrent(CharModel):
     """Stacked cells, each scanned along the text.
 
@@ -155,6 +99,8 @@ class Recurrent(CharModel):
       dropout: rate.
       gates: matrices side by side in a cell's kernel.
       num_states: arrays in a cell's state; the first one is its output.
+      groups: numbers of gates that a layer-norm cell normalises together, see NormedCell.
+      norm: "none", or "layernorm" of the families that have `groups`.
     """
 
     n_layer: int
@@ -164,6 +110,8 @@ class Recurrent(CharModel):
     memory: ClassVar[Memory] = "carried"
     gates: ClassVar[int]
     num_states: ClassVar[int] = 1
+    groups: ClassVar[tuple[int, ...]] = ()
+    norm: Literal["none", "layernorm"] = "none"
 
     @property
     def update(self) -> Update:
@@ -195,9 +143,7 @@ class Recurrent(CharModel):
         new_states, h_TBH = [], tokens_BT.T
         for i, state in enumerate(states):
             width = self.d_hidden if i else self.d_embed
-            cell = ScannedCell(
-                self.update, self.gates, width, self.d_hidden, self.dtype, name=f"cell_{i}"
-            )
+            cell = self._cell(ScannedCell, ScannedNormedCell, width, name=f"cell_{i}")
             table_VG = None
             if i == 0 and tokens_BT.size > self.vocab_size:
                 # Fewer symbols than tokens: project each symbol once, and look that up, in the
@@ -207,7 +153,7 @@ class Recurrent(CharModel):
                 table_VG = cell.project(embedding.embedding)
             elif i == 0:
                 h_TBH = embedding(h_TBH).astype(self.dtype)
-            scan = cell.along if owns_scan(T) else cell
+            scan = cell.along if self.norm == "none" and owns_scan(T) else cell
             state, h_TBH = scan(state, h_TBH, table_VG)
             h_TBH = Dropout(self.dropout, deterministic=not train)(h_TBH)
             new_states.append(state)
@@ -232,8 +178,9 @@ class Recurrent(CharModel):
         return 2.0 * self.gates * self.d_embed * self.d_hidden
 
     def saved_values(self, length: int) -> int:
-        """Estimate 8 numbers per unit, as XLA's figures were."""
-        return 8 * self.n_layer * self.d_hidden * length
+        """Estimate 8 numbers per unit, as XLA's figures were; and with norms their inputs."""
+        units = 8 if self.norm == "none" else 8 + 4 * self.gates
+        return units * self.n_layer * self.d_hidden * length
 
     def activation_shapes(self, length: int) -> dict[str, tuple[int, ...]]:
         """Return the states of all layers, those of the one at work, and the logits."""
@@ -247,9 +194,20 @@ class Recurrent(CharModel):
         """Describe the embedding, each cell's state, and the readout."""
         return recurrent_taps(self, has_theory=False)
 
+    @property
+    def is_plain(self) -> bool:
+        """Without norms."""
+        return self.norm == "none"
+
     def make_cell(self, d_input: int) -> Cell:
         """Return a cell outside of the model, to be applied to the parameters of one within."""
-        return Cell(self.update, self.gates, d_input, self.d_hidden, self.dtype, parent=None)
+        return self._cell(Cell, NormedCell, d_input, parent=None)
+
+    def _cell(self, plain: Any, normed: Any, d_input: int, **place: Any) -> Any:
+        settings = (self.update, self.gates, d_input, self.d_hidden, self.dtype)
+        if self.norm == "none":
+            return plain(*settings, **place)
+        return normed(*settings, groups=self.groups, has_cell=self.num_states == 2, **place)
 
 
 def _roles(*gate_names: str, activation: Activation = "gates") -> Roles:
@@ -262,6 +220,8 @@ def _roles(*gate_names: str, activation: Activation = "gates") -> Roles:
         (r"cell_\d+/hidden_kernel", dense(Role.RECURRENT, **kernels)),
         (r"cell_\d+/input_bias", Parameter(Role.GATE_BIAS, **labels)),
         (r"cell_\d+/hidden_bias", Parameter(Role.GATE_BIAS, second=True, **labels)),
+        (r"cell_\d+/(input_scale|hidden_scale|cell_norm/scale)", Parameter(Role.GAIN)),
+        (r"cell_\d+/cell_norm/bias", Parameter(Role.BIAS)),
     )
 
 
@@ -273,6 +233,7 @@ class GRU(Recurrent):
     """The gated recurrent unit: `gru_update`."""
 
     gates: ClassVar[int] = 3
+    groups: ClassVar[tuple[int, ...]] = (2, 1)
     roles: ClassVar[Roles] = _roles("reset", "update", "new")
     flops_formula: ClassVar[str] = _flops_formula(3)
 
@@ -286,6 +247,7 @@ class LSTM(Recurrent):
     """The long short-term memory: `lstm_update`."""
 
     gates: ClassVar[int] = 4
+    groups: ClassVar[tuple[int, ...]] = (4,)
     num_states: ClassVar[int] = 2
     roles: ClassVar[Roles] = _roles("input", "forget", "cell", "output")
     flops_formula: ClassVar[str] = _flops_formula(4)

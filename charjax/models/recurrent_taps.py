@@ -85,10 +85,17 @@ class _Scan:
         return backward(gradient_TBH.astype(h_TBH.dtype))
 
     def products(self, recording: Recording) -> Array:
-        """x W_i + b_i + h W_h + b_h for all gates, (T, B, G); h is that of the time before."""
+        """x W_i + b_i + h W_h + b_h for all gates, (T, B, G); h is that of the time before.
+
+        Of a layer-norm cell, the two products are normalised.
+        """
         params, x_TBD = self._params(recording), self.inputs(recording)
         h_TBH = recording.arrays[self.point]
         before_TBH = jnp.concatenate([jnp.zeros_like(h_TBH[:1]), h_TBH[:-1]])
+        if self.model.norm != "none":
+            cell, variables = self.model.make_cell(x_TBD.shape[-1]), {"params": params}
+            x_TBG = cell.apply(variables, x_TBD, method="project")
+            return x_TBG + cell.apply(variables, before_TBH, method="recur")
         wide = wide_dtype(self.model.dtype)
         x_TBG = x_TBD @ params["input_kernel"].astype(x_TBD.dtype)
         h_TBG = before_TBH @ params["hidden_kernel"].astype(h_TBH.dtype)

@@ -10,8 +10,14 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
-from charjax.models.attention import Attention, FeedForward, Gelu, KeysValues
-from charjax.models.layers import Dropout, Norm
+from charjax.models.attention import (
+    Attention,
+    AttentionForm,
+    FeedForward,
+    KeysValues,
+    MLPActivation,
+)
+from charjax.models.layers import Dropout, NormKind, make_norm
 from charjax.ops.precision import wide_dtype
 
 Residual = Literal["pre_norm", "deepnorm", "rezero", "layerscale", "plain"]
@@ -39,7 +45,9 @@ class ResidualBlock(nn.Module):
     dropout: float
     bias: bool
     dtype: DTypeLike
-    activation: Gelu
+    activation: MLPActivation
+    norm: NormKind = "layernorm"
+    form: AttentionForm = AttentionForm()
 
     @nn.compact
     def __call__(
@@ -54,7 +62,9 @@ class ResidualBlock(nn.Module):
     ) -> tuple[Array, KeysValues | None]:
         """Compute a block, with the arguments and results of Block."""
         drop = Dropout(self.dropout, deterministic=not train)
-        attention = Attention(self.n_head, self.dropout, self.bias, self.dtype, name="attention")
+        attention = Attention(
+            self.n_head, self.dropout, self.bias, self.dtype, self.form, name="attention"
+        )
         feed_forward = FeedForward(self.bias, self.activation, self.dtype, name="mlp")
         read_BTD = self._read(x_BTD, 1)
         o_BND, cache = attention(
@@ -68,19 +78,22 @@ class ResidualBlock(nn.Module):
         """Return the input of a sublayer."""
         if self.residual not in NORM_FIRST:
             return x_BTD
-        return Norm(self.bias, self.dtype, name=f"norm_{sublayer}")(x_BTD)
+        return self._norm(sublayer)(x_BTD)
 
     def _add(self, x_BTD: Array, y_BTD: Array, sublayer: int) -> Array:
         """Join a sublayer's output to the stream."""
         if self.residual == "deepnorm":
             alpha = (2 * self.n_layer) ** 0.25
-            return Norm(self.bias, self.dtype, name=f"norm_{sublayer}")(alpha * x_BTD + y_BTD)
+            return self._norm(sublayer)(alpha * x_BTD + y_BTD)
         if self.residual in ("rezero", "layerscale"):
             shape = () if self.residual == "rezero" else (x_BTD.shape[-1],)
             gain = self.param(f"residual_gain_{sublayer}", nn.initializers.ones, shape, jnp.float32)
             # In float32, as the gain's gradient is a sum over batch and time.
             y_BTD = (y_BTD.astype(wide_dtype(self.dtype)) * gain).astype(self.dtype)
         return x_BTD + y_BTD
+
+    def _norm(self, sublayer: int) -> nn.Module:
+        return make_norm(self.norm, self.bias, self.dtype, f"norm_{sublayer}")
 
 
 def norm_read_by(residual: Residual, layer: str, n_layer: int) -> str | None:
@@ -93,6 +106,9 @@ def norm_read_by(residual: Residual, layer: str, n_layer: int) -> str | None:
       n_layer: blocks of the model.
     """
     block, _, sublayer = layer.partition("/")
+    # Of layers that read the same vectors, one stands for all.
+    reads = {"attention/query": "attention/qkv", "attention/key_value": "attention/qkv"}
+    sublayer = (reads | {"mlp/gate": "mlp/up"}).get(sublayer, sublayer)
     if residual in NORM_FIRST:
         if layer in ("final_norm", "readout"):
             return "final_norm"

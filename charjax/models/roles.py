@@ -6,7 +6,7 @@ import re
 from typing import Any, Literal
 
 # The function of a product; "gates": sigmoids and tanh side by side; or one of the user's own.
-Activation = Literal["linear", "tanh", "relu", "gelu", "gelu_tanh", "gates"] | str
+Activation = Literal["linear", "tanh", "relu", "gelu", "gelu_tanh", "relu2", "silu", "gates"] | str
 
 
 class Role(enum.StrEnum):

@@ -14,19 +14,29 @@ from flax import linen as nn
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from charjax.models import transformer_sizes as sizes
 from charjax.models.attention import (
     Attention,
+    AttentionForm,
     FeedForward,
-    Gelu,
     KeysValues,
+    MLPActivation,
     attention_weights,
 )
 from charjax.models.contract import CharModel, Memory, check_window
-from charjax.models.layers import EMBEDDING, ENDS, Dropout, Embedding, Norm, Readout, float32_logits
+from charjax.models.layers import (
+    Dropout,
+    Embedding,
+    NormKind,
+    Readout,
+    float32_logits,
+    make_norm,
+)
 from charjax.models.residual import NORM_FIRST, Residual, ResidualBlock
-from charjax.models.roles import Parameter, Role, Roles, dense
+from charjax.models.roles import Roles
 from charjax.models.taps import Tap
-from charjax.models.transformer_taps import transformer_taps
+from charjax.models.transformer_taps import transformer_roles, transformer_taps
+from charjax.ops.attention import soft_capped
 from charjax.ops.choice import compiles_layers_once
 from charjax.ops.dropout import MASK
 from charjax.ops.rotary import rotary_angles
@@ -41,13 +51,17 @@ class Block(nn.Module):
       bias: the linear layers and norms have biases.
       dtype: of the products.
       activation: of the MLP.
+      norm: before each sublayer.
+      form: of attention.
     """
 
     n_head: int
     dropout: float
     bias: bool
     dtype: DTypeLike
-    activation: Gelu
+    activation: MLPActivation
+    norm: NormKind = "layernorm"
+    form: AttentionForm = AttentionForm()
 
     @nn.compact
     def __call__(
@@ -74,10 +88,12 @@ class Block(nn.Module):
           the stream (B, N, D) at the last N positions, and the cache with the T keys and values.
         """
         drop = Dropout(self.dropout, deterministic=not train)
-        attention = Attention(self.n_head, self.dropout, self.bias, self.dtype, name="attention")
+        attention = Attention(
+            self.n_head, self.dropout, self.bias, self.dtype, self.form, name="attention"
+        )
         feed_forward = FeedForward(self.bias, self.activation, self.dtype, name="mlp")
-        norm_1 = Norm(self.bias, self.dtype, name="norm_1")
-        norm_2 = Norm(self.bias, self.dtype, name="norm_2")
+        norm_1 = make_norm(self.norm, self.bias, self.dtype, "norm_1")
+        norm_2 = make_norm(self.norm, self.bias, self.dtype, "norm_2")
         o_BND, cache = attention(
             norm_1(x_BTD), cache, start, angles, num_outputs=num_outputs, train=train
         )
@@ -119,10 +135,16 @@ class Transformer(CharModel):
       tie_embeddings: the readout is the token embedding.
       positions: "learned" or "rotary".
       residual: the way in which a sublayer joins the stream, see Block and ResidualBlock.
-      activation: "gelu" (by erf, as nanoGPT) or "gelu_tanh" (its approximation, as GPT-2, minGPT
-        and makemore).
+      activation: "gelu" (by erf, as nanoGPT), "gelu_tanh" (its approximation, as GPT-2, minGPT
+        and makemore), "relu2", or gated, "swiglu" and "geglu", see FeedForward.
       scale_embeddings: x = sqrt(D) E[tokens] + P[positions], as in Vaswani et al. 2017; a
         tied readout is E nevertheless.
+      norm: "layernorm" or "rmsnorm", wherever there is one.
+      qk_norm: the norm of each head's queries and keys too, see AttentionForm.
+      n_kv_head: heads of keys and values, shared by equal groups of the H; None: H.
+      window: a position sees itself and the window - 1 before it; None: the whole context.
+      attn_softcap: c of the scores, see AttentionForm; 0 is off.
+      final_softcap: c of the logits, likewise.
     """
 
     context_length: int
@@ -134,8 +156,14 @@ class Transformer(CharModel):
     tie_embeddings: bool
     positions: Literal["learned", "rotary"]
     residual: Residual = "pre_norm"
-    activation: Gelu = "gelu"
+    activation: MLPActivation = "gelu"
     scale_embeddings: bool = False
+    norm: NormKind = "layernorm"
+    qk_norm: bool = False
+    n_kv_head: int | None = None
+    window: int | None = None
+    attn_softcap: float = 0.0
+    final_softcap: float = 0.0
     memory: ClassVar[Memory] = "windowed"
     has_attention: ClassVar[bool] = True
     flops_formula: ClassVar[str] = "3 x (2 (12 L D D + D V) + 4 L T D)"
@@ -143,23 +171,16 @@ class Transformer(CharModel):
     @property
     def roles(self) -> Roles:  # type: ignore[override]
         """The parameters' roles; a scheme may draw by the activation."""
-        return (
-            *ENDS,
-            ("position_embedding/embedding", EMBEDDING),
-            (
-                r"block_\d+/attention/qkv/kernel",
-                dense(gates=3, gate_names=("query", "key", "value"), in_block=True),
-            ),
-            (r"block_\d+/mlp/up/kernel", dense(activation=self.activation, in_block=True)),
-            (
-                r"block_\d+/(attention/out|mlp/down)/kernel",
-                dense(Role.RESIDUAL_OUTPUT, in_block=True),
-            ),
-            (r"block_\d+/residual_gain_\d", Parameter(Role.RESIDUAL_GAIN, in_block=True)),
-            (r"block_\d+/norm_\d/scale", Parameter(Role.GAIN, in_block=True)),
-            (r"block_\d+/.*/bias", Parameter(Role.BIAS, in_block=True)),
-            ("final_norm/scale", Parameter(Role.GAIN, before_readout=True)),
-            ("final_norm/bias", Parameter(Role.BIAS, before_readout=True)),
+        return transformer_roles(self.activation)
+
+    @property
+    def form(self) -> AttentionForm:
+        """The form of every block's attention."""
+        return AttentionForm(
+            None if self.n_kv_head == self.n_head else self.n_kv_head,
+            self.norm if self.qk_norm else None,
+            self.attn_softcap,
+            self.window,
         )
 
     @property
@@ -169,7 +190,8 @@ class Transformer(CharModel):
 
     def init_cache(self, batch_size: int) -> Cache:
         """Return the cache of an empty text."""
-        shape = (batch_size, self.n_head, self.context_length, self.d_model // self.n_head)
+        heads = self.n_kv_head or self.n_head
+        shape = (batch_size, heads, self.context_length, self.d_model // self.n_head)
         # Separate arrays, so that a caller can donate them.
         layers = tuple(
             KeysValues(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
@@ -208,11 +230,13 @@ class Transformer(CharModel):
             x_BTD, cache = self._unrolled_blocks(x_BTD, cache, angles, num_outputs, train=train)
         x_BND = x_BTD
         if self.residual in NORM_FIRST:
-            x_BND = Norm(self.bias, self.dtype, name="final_norm")(x_BTD)
+            x_BND = make_norm(self.norm, self.bias, self.dtype, "final_norm")(x_BTD)
         if self.tie_embeddings:
             logits_BNV = float32_logits(x_BND, embedding.embedding.T.astype(self.dtype))
         else:
             logits_BNV = Readout(self.vocab_size, False, self.dtype, name="readout")(x_BND)
+        if self.final_softcap:
+            logits_BNV = soft_capped(logits_BNV, self.final_softcap)
         return logits_BNV, cache
 
     def _unrolled_blocks(
@@ -273,6 +297,8 @@ class Transformer(CharModel):
             "bias": self.bias,
             "dtype": self.dtype,
             "activation": self.activation,
+            "norm": self.norm,
+            "form": self.form,
             "name": name,
             **others,
         }
@@ -284,42 +310,40 @@ class Transformer(CharModel):
     @property
     def forward_flops(self) -> float:
         """2 (12 L D D + D V) + 4 L T D: attention is counted over the whole context."""
-        L, D, T = self.n_layer, self.d_model, self.context_length
-        return 2.0 * (12 * L * D * D + D * self.vocab_size) + 4.0 * L * T * D
+        return sizes.forward_flops(self)
 
     @property
     def matrix_weights(self) -> int:
         """The kernels of all blocks, 12 L D D."""
-        return 12 * self.n_layer * self.d_model**2
+        return self.n_layer * sizes.block_weights(self)
 
     @property
     def widest_product(self) -> tuple[int, int]:
         """The MLP's."""
-        return self.d_model, 4 * self.d_model
+        return self.d_model, sizes.mlp_width(self)
 
     @property
     def embedding_scale(self) -> float:
         """sqrt(D) with `scale_embeddings`."""
         return math.sqrt(self.d_model) if self.scale_embeddings else 1.0
 
+    @property
+    def is_plain(self) -> bool:
+        """GPT-2's block, in any form of the residual connections."""
+        return sizes.is_plain(self)
+
     def saved_values(self, length: int) -> int:
-        """Estimate 24 numbers per unit of the stream, as XLA's figures were."""
-        return 24 * self.n_layer * self.d_model * length
+        """Estimate 24 numbers per unit of the stream, as XLA's figures were, and what is more."""
+        return sizes.saved_values(self, length)
 
     def activation_shapes(self, length: int) -> dict[str, tuple[int, ...]]:
         """Return the stream and the attention's weights in all blocks, and the logits."""
-        L, T, D = self.n_layer, length, self.d_model
-        return {
-            "stream": (L, T, D),
-            "weights": (L, self.n_head, T, T),
-            # The derivative of one block's scores, whatever the number of blocks.
-            "block": (self.n_head, T, T),
-            "logits": (T, self.vocab_size),
-        }
+        return sizes.activation_shapes(self, length)
 
-    def attention_weights(self, qkv_BTE: Array) -> Array:
+    def attention_weights(self, qkv_BTE: Array, params: Any = None) -> Array:
         """See CharModel."""
-        return attention_weights(qkv_BTE, self.n_head, rotary=self.positions == "rotary")
+        rotary = self.positions == "rotary"
+        return attention_weights(qkv_BTE, params, self.n_head, self.form, rotary=rotary)
 
     def taps(self) -> tuple[Tap, ...]:
         """Describe the layers."""

@@ -48,6 +48,35 @@ def gelu_tanh_reference(x: Array) -> Array:
     return jax.nn.gelu(x, approximate=True)
 
 
+def silu(x: Array) -> Array:
+    """x sigma(x) (Hendrycks and Gimpel 2016), the gate of SwiGLU.
+
+    Args:
+      x: any shape.
+
+    Returns:
+      The shape and dtype of x.
+    """
+    return _silu_saved(x) if on_cpu() else silu_reference(x)
+
+
+def silu_reference(x: Array) -> Array:
+    """Compute `silu` by jax.nn, and leave its derivative to the compiler."""
+    return jax.nn.silu(x)
+
+
+def relu2(x: Array) -> Array:
+    """max(0, x)^2, as in Primer (So et al. 2021, arXiv:2109.08668).
+
+    Args:
+      x: any shape.
+
+    Returns:
+      The shape and dtype of x.
+    """
+    return jnp.square(jax.nn.relu(x))
+
+
 def _gelu_and_derivative(x: Array) -> tuple[Array, Array]:
     cumulative = _cumulative(x)
     density = jnp.exp(-0.5 * x * x) * math.sqrt(0.5 / math.pi)
@@ -67,6 +96,12 @@ def _gelu_tanh_and_derivative(x: Array) -> tuple[Array, Array]:
     # 1 - tanh(u)^2 = 4 c (1 - c), where c = (1 + tanh(u)) / 2.
     bell = 2.0 * cumulative * (1.0 - cumulative)
     return x * cumulative, cumulative + near * bell * _SCALE * (1.0 + 3.0 * _CUBIC * square)
+
+
+def _silu_and_derivative(x: Array) -> tuple[Array, Array]:
+    sigmoid = 0.5 + 0.5 * jnp.tanh(0.5 * x)
+    value = x * sigmoid
+    return value, sigmoid + value * (1.0 - sigmoid)
 
 
 _SCALE, _CUBIC, _FLAT = math.sqrt(2.0 / math.pi), 0.044715, 10.0
@@ -96,3 +131,4 @@ def _saving_derivative(
 
 _gelu_saved = _saving_derivative(_gelu_and_derivative)
 _gelu_tanh_saved = _saving_derivative(_gelu_tanh_and_derivative)
+_silu_saved = _saving_derivative(_silu_and_derivative)

@@ -1,6 +1,7 @@
 """Causal attention.
 
-Letters: B batch, T time (queries), S time (keys), H heads, K width of a head.
+Letters: B batch, T time (queries), S time (keys), H heads, K width of a head, J heads of keys and
+values, of which H is a multiple.
 """
 
 import functools
@@ -19,9 +20,11 @@ from charjax.ops.precision import wide_dtype
 
 def causal_attention(
     q_BTHK: Array,
-    k_BTHK: Array,
-    v_BTHK: Array,
+    k_BTJK: Array,
+    v_BTJK: Array,
     *,
+    window: int | None = None,
+    softcap: float = 0.0,
     dropout_rate: float = 0.0,
     dropout_key: Array | None = None,
 ) -> Array:
@@ -29,8 +32,11 @@ def causal_attention(
 
     Args:
       q_BTHK: queries (B, T, H, K).
-      k_BTHK: keys, of the same shape and dtype.
-      v_BTHK: values, of the same shape and dtype.
+      k_BTJK: keys (B, T, J, K), of the same dtype; each head of them serves H / J of queries
+        (Ainslie et al. 2023, arXiv:2305.13245).
+      v_BTJK: values, likewise.
+      window: the most keys that a query sees, its own position's included; None: all.
+      softcap: c, by which scores become c tanh(score / c) (arXiv:2408.00118); 0 leaves them.
       dropout_rate: part of the weights set to 0, the others scaled up; 0 needs no key.
       dropout_key: typed PRNG key.
 
@@ -40,78 +46,125 @@ def causal_attention(
     Raises:
       TypeError: a dropout_rate without a dropout_key.
     """
-    version = attention_version(q_BTHK, dropout_rate)
+    version = attention_version(q_BTHK, dropout_rate, softcap)
     if version == "plain":
         return causal_attention_reference(
-            q_BTHK, k_BTHK, v_BTHK, dropout_rate=dropout_rate, dropout_key=dropout_key
+            q_BTHK,
+            k_BTJK,
+            v_BTJK,
+            window=window,
+            softcap=softcap,
+            dropout_rate=dropout_rate,
+            dropout_key=dropout_key,
         )
     if version == "cudnn":
+        local = None if window is None else (window - 1, 0)
         return jax.nn.dot_product_attention(
-            q_BTHK, k_BTHK, v_BTHK, is_causal=True, implementation="cudnn"
+            q_BTHK,
+            k_BTJK,
+            v_BTJK,
+            is_causal=True,
+            local_window_size=local,
+            implementation="cudnn",
         )
     keep_BHTS = _keep(q_BTHK, dropout_rate, dropout_key)
+    k_BTHK, v_BTHK = _repeated(k_BTJK, q_BTHK), _repeated(v_BTJK, q_BTHK)
     o_BHTK = _in_blocks(
-        *(x.swapaxes(1, 2) for x in (q_BTHK, k_BTHK, v_BTHK)), keep_BHTS, dropout_rate
+        *(x.swapaxes(1, 2) for x in (q_BTHK, k_BTHK, v_BTHK)), keep_BHTS, dropout_rate, window
     )
     return o_BHTK.swapaxes(1, 2)
 
 
 def causal_attention_reference(
     q_BTHK: Array,
-    k_BTHK: Array,
-    v_BTHK: Array,
+    k_BTJK: Array,
+    v_BTJK: Array,
     *,
+    window: int | None = None,
+    softcap: float = 0.0,
     dropout_rate: float = 0.0,
     dropout_key: Array | None = None,
 ) -> Array:
     """Compute `causal_attention` plainly; the same key drops the same weights."""
+    k_BTHK, v_BTHK = _repeated(k_BTJK, q_BTHK), _repeated(v_BTJK, q_BTHK)
     scores_BHTS = jnp.einsum(
         "bthk,bshk->bhts", q_BTHK, k_BTHK, preferred_element_type=wide_dtype(q_BTHK.dtype)
     )
+    if softcap:
+        scale = math.sqrt(q_BTHK.shape[-1])
+        # `_masked` divides by the scale.
+        scores_BHTS = soft_capped(scores_BHTS / scale, softcap) * scale
     keep_BHTS = _keep(q_BTHK, dropout_rate, dropout_key)
-    weights_BHTS = jax.nn.softmax(_masked(scores_BHTS, q_BTHK.shape[-1], 0), axis=-1)
+    masked_BHTS = _masked(scores_BHTS, q_BTHK.shape[-1], 0, window)
+    weights_BHTS = jax.nn.softmax(masked_BHTS, axis=-1)
     weights_BHTS = _drop(weights_BHTS, keep_BHTS, dropout_rate)
     return jnp.einsum("bhts,bshk->bthk", weights_BHTS.astype(q_BTHK.dtype), v_BTHK)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def soft_capped(x: Array, cap: float) -> Array:
+    """Return cap tanh(x / cap), which is x near 0 and within (-cap, cap) anywhere."""
+    return cap * jnp.tanh(x / cap)
+
+
+def _repeated(x_BTJK: Array, q_BTHK: Array) -> Array:
+    """Return (B, T, H, K): each head of keys or values as often as heads of queries share it."""
+    times = q_BTHK.shape[2] // x_BTJK.shape[2]
+    return x_BTJK if times == 1 else jnp.repeat(x_BTJK, times, axis=2)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _in_blocks(
-    q_BHTK: Array, k_BHTK: Array, v_BHTK: Array, keep_BHTS: Array | None, dropout_rate: float
+    q_BHTK: Array,
+    k_BHTK: Array,
+    v_BHTK: Array,
+    keep_BHTS: Array | None,
+    dropout_rate: float,
+    window: int | None,
 ) -> Array:
     """Compute one block of queries after another, without the scores of keys after a whole block.
 
+    Nor those of keys so far before it that no query of it sees them.
+
     Only reverse-mode derivatives (and forward ones of those) are defined.
     """
-    return _blocks_forward(q_BHTK, k_BHTK, v_BHTK, keep_BHTS, dropout_rate)[0]
+    return _blocks_forward(q_BHTK, k_BHTK, v_BHTK, keep_BHTS, dropout_rate, window)[0]
 
 
 def _blocks_forward(
-    q_BHTK: Array, k_BHTK: Array, v_BHTK: Array, keep_BHTS: Array | None, dropout_rate: float
+    q_BHTK: Array,
+    k_BHTK: Array,
+    v_BHTK: Array,
+    keep_BHTS: Array | None,
+    dropout_rate: float,
+    window: int | None,
 ) -> tuple[Array, tuple[Any, ...]]:
     """Divide by the sum of the weights after the sum over keys: K numbers per query, not S."""
     dtype, wide = q_BHTK.dtype, wide_dtype(q_BHTK.dtype)
     outputs, weights, sums = [], [], []
-    for start, end in _blocks(q_BHTK.shape[2]):
+    for first, start, end in _blocks(q_BHTK.shape[2], window):
         scores_BHTS = jnp.einsum(
             "bhtk,bhsk->bhts",
             q_BHTK[:, :, start:end],
-            k_BHTK[:, :, :end],
+            k_BHTK[:, :, first:end],
             preferred_element_type=wide,
         )
-        scores_BHTS = _masked(scores_BHTS, q_BHTK.shape[-1], start)
+        scores_BHTS = _masked(scores_BHTS, q_BHTK.shape[-1], start - first, window)
         largest = jnp.max(scores_BHTS, axis=-1, keepdims=True)
         weights_BHTS = jnp.exp(scores_BHTS - largest)
         sums.append(jnp.sum(weights_BHTS, axis=-1, keepdims=True))
         weights_BHTS = weights_BHTS.astype(dtype)
-        dropped_BHTS = _drop(weights_BHTS, _of_block(keep_BHTS, start, end), dropout_rate)
-        outputs.append(jnp.einsum("bhts,bhsk->bhtk", dropped_BHTS, v_BHTK[:, :, :end]))
+        keep = _of_block(keep_BHTS, first, start, end)
+        dropped_BHTS = _drop(weights_BHTS, keep, dropout_rate)
+        outputs.append(jnp.einsum("bhts,bhsk->bhtk", dropped_BHTS, v_BHTK[:, :, first:end]))
         weights.append(weights_BHTS)
     rate_BHT1 = 1 / jnp.concatenate(sums, axis=2)
     o_BHTK = (jnp.concatenate(outputs, axis=2).astype(wide) * rate_BHT1).astype(dtype)
     return o_BHTK, (q_BHTK, k_BHTK, v_BHTK, keep_BHTS, o_BHTK, rate_BHT1, weights)
 
 
-def _blocks_backward(dropout_rate: float, saved: tuple[Any, ...], g_BHTK: Array) -> Any:
+def _blocks_backward(
+    dropout_rate: float, window: int | None, saved: tuple[Any, ...], g_BHTK: Array
+) -> Any:
     """Differentiate softmax: ds = p (dp - sum(p dp)), and sum(p dp) is g o of the query."""
     q_BHTK, k_BHTK, v_BHTK, keep_BHTS, o_BHTK, rate_BHT1, weights = saved
     dtype, wide = q_BHTK.dtype, wide_dtype(q_BHTK.dtype)
@@ -120,30 +173,39 @@ def _blocks_backward(dropout_rate: float, saved: tuple[Any, ...], g_BHTK: Array)
     mean_BHT1 = jnp.sum(g_BHTK * o_BHTK.astype(wide), axis=-1, keepdims=True)
     g_BHTK = g_BHTK.astype(dtype)
     dq, dk, dv = [], [], []
-    for (start, end), weights_BHTS in zip(_blocks(q_BHTK.shape[2]), weights, strict=True):
-        g = g_BHTK[:, :, start:end]
-        keep = _of_block(keep_BHTS, start, end)
-        dp_BHTS = jnp.einsum("bhtk,bhsk->bhts", g, v_BHTK[:, :, :end], preferred_element_type=wide)
+    blocks = _blocks(q_BHTK.shape[2], window)
+    for (first, start, end), weights_BHTS in zip(blocks, weights, strict=True):
+        g, v = g_BHTK[:, :, start:end], v_BHTK[:, :, first:end]
+        keep = _of_block(keep_BHTS, first, start, end)
+        dp_BHTS = jnp.einsum("bhtk,bhsk->bhts", g, v, preferred_element_type=wide)
         dp_BHTS = _drop(dp_BHTS, keep, dropout_rate) - mean_BHT1[:, :, start:end]
         ds_BHTS = (weights_BHTS.astype(wide) * dp_BHTS * scale).astype(dtype)
         dropped_BHTS = _drop(weights_BHTS, keep, dropout_rate)
-        dq.append(jnp.einsum("bhts,bhsk->bhtk", ds_BHTS, k_BHTK[:, :, :end]))
+        dq.append(jnp.einsum("bhts,bhsk->bhtk", ds_BHTS, k_BHTK[:, :, first:end]))
         # Products with a transposed left operand are slow, so it is copied into that order first.
         dk.append(jnp.einsum("bhst,bhtk->bhsk", _transposed(ds_BHTS), q_BHTK[:, :, start:end]))
         dv.append(jnp.einsum("bhst,bhtk->bhsk", _transposed(dropped_BHTS), g))
-    return jnp.concatenate(dq, axis=2), _summed(dk), _summed(dv), None
+    return jnp.concatenate(dq, axis=2), _summed(dk, blocks), _summed(dv, blocks), None
 
 
 _in_blocks.defvjp(_blocks_forward, _blocks_backward)
 
 
-def _blocks(T: int) -> list[tuple[int, int]]:
-    """Return the start and the end of each block of queries."""
-    return [(start, min(start + QUERY_BLOCK, T)) for start in range(0, T, QUERY_BLOCK)]
+def _blocks(T: int, window: int | None) -> list[tuple[int, int, int]]:
+    """Return of each block of queries the first key that it sees, its start and its end.
+
+    The first key is the first one of a block, too, so that keys can be summed block by block.
+    """
+    starts = range(0, T, QUERY_BLOCK)
+    reach = T if window is None else window - 1
+    return [
+        (max(start - reach, 0) // QUERY_BLOCK * QUERY_BLOCK, start, min(start + QUERY_BLOCK, T))
+        for start in starts
+    ]
 
 
-def _of_block(keep_BHTS: Array | None, start: int, end: int) -> Array | None:
-    return None if keep_BHTS is None else keep_BHTS[:, :, start:end, :end]
+def _of_block(keep_BHTS: Array | None, first: int, start: int, end: int) -> Array | None:
+    return None if keep_BHTS is None else keep_BHTS[:, :, start:end, first:end]
 
 
 def _transposed(x_BHTS: Array) -> Array:
@@ -151,16 +213,18 @@ def _transposed(x_BHTS: Array) -> Array:
     return row_major(x_BHTS.swapaxes(2, 3))
 
 
-def _summed(parts_BHSK: list[Array]) -> Array:
-    """Sum, in float32, parts that each end where their block of queries does."""
+def _summed(parts_BHSK: list[Array], blocks: list[tuple[int, int, int]]) -> Array:
+    """Sum, in float32, the parts of all blocks of queries; each begins at the first key seen."""
     dtype = parts_BHSK[0].dtype
     wide = wide_dtype(dtype)
-    whole, start = [], 0
-    for number, first in enumerate(parts_BHSK):
-        end = first.shape[2]
-        parts = [part[:, :, start:end].astype(wide) for part in parts_BHSK[number:]]
+    whole = []
+    for _, start, end in blocks:
+        parts = [
+            part[:, :, start - first : end - first].astype(wide)
+            for part, (first, query, _) in zip(parts_BHSK, blocks, strict=True)
+            if first <= start <= query
+        ]
         whole.append(functools.reduce(jnp.add, parts).astype(dtype))
-        start = end
     return jnp.concatenate(whole, axis=2)
 
 
@@ -174,10 +238,16 @@ def _keep(q_BTHK: Array, dropout_rate: float, dropout_key: Array | None) -> Arra
     return keep_mask(dropout_key, dropout_rate, (B, H, T, T))
 
 
-def _masked(scores_BHTS: Array, K: int, start: int) -> Array:
-    """Divide by sqrt(K), and set keys after each query to -inf; the first query is at `start`."""
+def _masked(scores_BHTS: Array, K: int, start: int, window: int | None) -> Array:
+    """Divide by sqrt(K), and set keys that a query does not see to -inf.
+
+    The first query is at position `start`, counted from the first key.
+    """
     T, S = scores_BHTS.shape[-2:]
-    return jnp.where(jnp.tri(T, S, start, dtype=bool), scores_BHTS / math.sqrt(K), -jnp.inf)
+    is_seen_TS = jnp.tri(T, S, start, dtype=bool)
+    if window is not None:
+        is_seen_TS &= ~jnp.tri(T, S, start - window, dtype=bool)
+    return jnp.where(is_seen_TS, scores_BHTS / math.sqrt(K), -jnp.inf)
 
 
 def _drop(weights_BHTS: Array, keep_BHTS: Array | None, dropout_rate: float) -> Array:

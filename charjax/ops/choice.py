@@ -49,8 +49,15 @@ def mask_generator() -> Literal["threefry", "rbg"]:
     return "rbg" if _platform() == "tpu" else "threefry"
 
 
-def attention_version(q_BTHK: Array, dropout_rate: float) -> Literal["blocks", "cudnn", "plain"]:
-    """Choose blocks of queries on a CPU, cuDNN on a CUDA GPU where it takes the operands."""
+def attention_version(
+    q_BTHK: Array, dropout_rate: float, softcap: float = 0.0
+) -> Literal["blocks", "cudnn", "plain"]:
+    """Choose blocks of queries on a CPU, cuDNN on a CUDA GPU where it takes the operands.
+
+    Neither caps scores.
+    """
+    if softcap:
+        return "plain"
     K = q_BTHK.shape[-1]
     if on_cpu():
         return "blocks"

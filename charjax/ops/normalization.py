@@ -1,4 +1,4 @@
-"""Normalisation of each vector to mean 0 and variance 1.
+"""Normalisation of each vector to mean 0 and variance 1, or to mean square 1.
 
 Letters: ... leading axes, D width.
 """
@@ -56,3 +56,42 @@ def _backward(saved: _Saved, g: Array) -> tuple[Array, Array]:
 
 
 layer_norm.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
+def rms_norm(x: Array, scale_D: Array) -> Array:
+    """x / sqrt(mean(x^2) + 1e-5) * scale (Zhang and Sennrich 2019, arXiv:1910.07467).
+
+    Only reverse-mode derivatives (and forward ones of those) are defined.
+
+    Args:
+      x: (..., D), of any dtype.
+      scale_D: (D,) float32.
+
+    Returns:
+      (..., D) float32.
+    """
+    return _rms_forward(x, scale_D)[0]
+
+
+def rms_norm_reference(x: Array, scale_D: Array) -> Array:
+    """Compute `rms_norm` plainly."""
+    x = x.astype(wide_dtype(x.dtype))
+    return x * lax.rsqrt(_mean(jnp.square(x)) + _EPSILON) * scale_D
+
+
+def _rms_forward(x: Array, scale_D: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    wide = x.astype(wide_dtype(x.dtype))
+    rate = lax.rsqrt(_mean(jnp.square(wide)) + _EPSILON)
+    return wide * rate * scale_D, (x, rate, scale_D)
+
+
+def _rms_backward(saved: tuple[Array, Array, Array], g: Array) -> tuple[Array, Array]:
+    x, rate, scale_D = saved
+    unit = x.astype(wide_dtype(x.dtype)) * rate
+    slope_D = jnp.sum(g * unit, axis=tuple(range(g.ndim - 1)))
+    g *= scale_D
+    return (rate * (g - unit * _mean(g * unit))).astype(x.dtype), slope_D
+
+
+rms_norm.defvjp(_rms_forward, _rms_backward)

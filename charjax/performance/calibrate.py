@@ -77,7 +77,11 @@ def work_of(session: Session) -> Work:
     params = jax.tree.leaves(state_shapes(model, config).params)
     size = sum(leaf.size for leaf in params)
     layers = getattr(config.model, "n_layer", 1)
-    steps = context if model.memory == "carried" and config.model.kind != "mingru" else 1
+    steps = (
+        context
+        if model.memory == "carried" and config.model.kind not in ("mingru", "minlstm")
+        else 1
+    )
     forward = (model.forward_flops or 0.0) - model.tabled_flops
     return Work(
         flops=3.0 * (forward * targets + model.tabled_flops * model.vocab_size),

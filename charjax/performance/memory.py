@@ -103,7 +103,8 @@ def temporary(session: Session, platform: Platform) -> Callable[[int], int]:
     assert session.source is not None
     window, state = session.source.window, _state(session)
     found = activations.formula(config.model.kind, platform, config.runtime.dtype)
-    if found is None:
+    # The formulas were fitted to programs of models without options.
+    if found is None or not model.is_plain:
         each = _FLOAT * (model.saved_values(window) + 4 * window * model.vocab_size)
         gradients = _gradients(session, state)
         return lambda rows: rows * each + gradients
@@ -115,7 +116,8 @@ def temporary(session: Session, platform: Platform) -> Callable[[int], int]:
 def has_formula(session: Session, platform: Platform) -> bool:
     """Return true if a formula was fitted to programs of the family for the platform."""
     config = session.config
-    return activations.formula(config.model.kind, platform, config.runtime.dtype) is not None
+    found = activations.formula(config.model.kind, platform, config.runtime.dtype)
+    return found is not None and session.model.is_plain
 
 
 def library_bytes(session: Session, rows: int) -> int:

@@ -115,7 +115,10 @@ def decoding(
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), samples))
     scalar: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=parallel.replicated(mesh))
     done: Any = jax.ShapeDtypeStruct((samples,), jnp.bool_)
-    rows = _rows((keys, State(cache, column, scalar, done)), mesh)
+    seen: Any = ()
+    if settings.reads_text:
+        seen = jax.ShapeDtypeStruct((samples, model.vocab_size), jnp.bool_)
+    rows = _rows((keys, State(cache, column, scalar, done, seen)), mesh)
     stop, sliding = None, False
     function = _bound(decode_tokens, model, mesh, settings, stop, sliding, donate=(2,))
     return Program("decode", function, (_whole(variables, mesh), *rows, scalar), mesh)

@@ -17,6 +17,11 @@ def why_not(config: Config) -> str | None:
         return f"data.sampling={data.sampling}; the original trains on random windows"
     if optim.kind != "adamw" or optim.accumulate_steps != 1 or optim.l2:
         return "optim: the original trains by AdamW, without optim.accumulate_steps and optim.l2"
+    if optim.clip_value or config.train.label_smoothing or config.train.z_loss:
+        return (
+            "optim.clip_value, train.label_smoothing or train.z_loss: the original trains the "
+            "cross-entropy, clipped by its norm alone"
+        )
     if model.kind == "mlp" and (len(model.hidden) != 1 or model.norm != "none"):
         return "model: the original MLP has one hidden layer and no norm"
     return None

@@ -95,6 +95,12 @@ _ALL = (
     Activation(
         "relu", lambda x: np.maximum(x, 0.0), lambda x: np.where(x > 0, 1.0, 0.0), kinks=(0.0,)
     ),
+    Activation(
+        "relu2",  # So et al. 2021, Primer
+        lambda x: np.maximum(x, 0.0) ** 2,
+        lambda x: 2 * np.maximum(x, 0.0),
+        kinks=(0.0,),
+    ),
     dataclasses.replace(leaky_relu(0.01), name="leaky_relu"),
     Activation(
         "gelu",  # Hendrycks & Gimpel 2016: x Φ(x), with the erf

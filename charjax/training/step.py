@@ -13,7 +13,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from charjax import parallel
-from charjax.config import Config
+from charjax.config import Config, TrainConfig
 from charjax.data.batches import Batch
 from charjax.models.contract import CharModel
 from charjax.training.optimizer import (
@@ -30,7 +30,8 @@ class Metrics(NamedTuple):
     """Results of a step; float32 scalars.
 
     Attributes:
-      loss: mean loss in nats per target, without the L2 penalty.
+      loss: mean cross-entropy in nats per target, without the L2 penalty, and without smoothed
+        labels and the z-loss, which only the gradient has.
       grad_norm: global norm of the gradient before clipping.
       learning_rate: the rate of this step.
       targets: sum of the weights.
@@ -63,6 +64,8 @@ class Sums(NamedTuple):
 Step = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
 # (params, scales, model_state, carry, batch, key) -> sums, (model_state, carry)
 Gradients = Callable[..., tuple[Sums, tuple[Any, Any]]]
+# (logits (B, T, V), targets (B, T)) -> what is trained, (B, T)
+Objective = Callable[[Array, Array], Array]
 
 
 def make_train_step(
@@ -77,7 +80,8 @@ def make_train_step(
     """
     optimizer, schedule = make_optimizer(config.optim, model.roles), make_schedule(config.optim)
     carries = config.data.sampling == "contiguous" and model.memory == "carried"
-    gradients = accumulated(gradients_of(model, carries), config.optim.accumulate_steps)
+    of_batch = gradients_of(model, carries, make_objective(config.train))
+    gradients = accumulated(of_batch, config.optim.accumulate_steps)
 
     def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         divided = parallel.data_parallel(gradients, None if state.model_state else mesh)
@@ -90,7 +94,10 @@ def make_train_step(
             penalty, l2_grads = jax.value_and_grad(l2_penalty)(state.params, config.optim.l2)
             grads = jax.tree.map(lambda g, p: g * scale + p, grads, l2_grads)
             scale = jnp.ones(())
-        grad_norm = optax.tree.norm(grads) * scale
+        grad_norm = clipped_norm = optax.tree.norm(grads) * scale
+        if config.optim.clip_value:
+            grads = clip_elements(grads, scale, config.optim.clip_value)
+            clipped_norm, scale = optax.tree.norm(grads), jnp.ones(())
         learning_rate = schedule(state.counters.step)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         if max_loss is not None:
@@ -101,7 +108,7 @@ def make_train_step(
             state.opt_state,
             state.params,
             learning_rate=learning_rate,
-            scale=scale * clip_factor(config.optim, grad_norm),
+            scale=scale * clip_factor(config.optim, clipped_norm),
             finite=finite,
             **optimizer_factors(state),
         )
@@ -132,16 +139,17 @@ def _averaged(config: Config, state: TrainState, params: Any) -> Any:
     return optax.incremental_update(params, state.average, 1.0 - decay)
 
 
-def gradients_of(model: CharModel, carries: bool) -> Gradients:
+def gradients_of(model: CharModel, carries: bool, objective: Objective | None = None) -> Gradients:
     """Return the function from parameters and a batch to the sums of losses and gradients.
 
     Sums, not means, so that micro-batches add up to the large batch. `carries`: the recurrent
-    state goes on from the batch before, except where the batch restarts.
+    state goes on from the batch before, except where the batch restarts. `objective`: what is
+    differentiated, if it is not the loss.
     """
 
     def loss_fn(
         params: Any, scales: Any, model_state: Any, carry: Any, batch: Batch, key: Array
-    ) -> tuple[Array, tuple[Any, Any]]:
+    ) -> tuple[Array, tuple[Any, Any, Array]]:
         if carries:
             fresh = model.init_cache(batch.inputs.shape[0])
             carry = jax.tree.map(lambda new, old: jnp.where(batch.restart, new, old), fresh, carry)
@@ -155,14 +163,17 @@ def gradients_of(model: CharModel, carries: bool) -> Gradients:
             mutable=list(model_state),
         )
         loss = jnp.sum(cross_entropy(logits_BTV, batch.targets) * batch.weights)
-        return loss, (model_state, carry if carries else ())
+        trained = loss
+        if objective is not None:
+            trained = jnp.sum(objective(logits_BTV, batch.targets) * batch.weights)
+        return trained, (model_state, carry if carries else (), loss)
 
     def gradients(
         params: Any, scales: Any, model_state: Any, carry: Any, batch: Batch, key: Array
     ) -> tuple[Sums, tuple[Any, Any]]:
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, aux), grads = grad_fn(params, scales, model_state, carry, batch, key)
-        return Sums(loss, jnp.sum(batch.weights), grads), aux
+        (_, (*aux, loss)), grads = grad_fn(params, scales, model_state, carry, batch, key)
+        return Sums(loss, jnp.sum(batch.weights), grads), (aux[0], aux[1])
 
     return gradients
 
@@ -203,6 +214,33 @@ def cross_entropy(logits_BTV: Array, targets_BT: Array) -> Array:
     is_target_BTV = jnp.arange(logits_BTV.shape[-1]) == targets_BT[..., None]
     picked_BT = jnp.sum(jnp.where(is_target_BTV, shifted_BTV, 0.0), axis=-1)
     return jnp.log(jnp.sum(jnp.exp(shifted_BTV), axis=-1)) - picked_BT
+
+
+def make_objective(config: TrainConfig) -> Objective | None:
+    """Return what is trained; None for the cross-entropy alone.
+
+    Smoothed labels (Szegedy et al. 2016, arXiv:1512.00567): the target's probability is
+    1 - e + e / V and that of every other symbol e / V, as torch.nn.CrossEntropyLoss has it. The
+    z-loss (PaLM, Chowdhery et al. 2022, arXiv:2204.02311) adds z_loss * log(Z)^2 for the softmax's
+    normaliser Z, so that logits do not drift.
+    """
+    smoothing, z_loss = config.label_smoothing, config.z_loss
+    if not smoothing and not z_loss:
+        return None
+
+    def objective(logits_BTV: Array, targets_BT: Array) -> Array:
+        losses_BT = cross_entropy(logits_BTV, targets_BT)
+        log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+        uniform_BT = log_z_BT - jnp.mean(logits_BTV, axis=-1)
+        losses_BT += smoothing * (uniform_BT - losses_BT)
+        return losses_BT + z_loss * jnp.square(log_z_BT)
+
+    return objective
+
+
+def clip_elements(grads: Any, scale: Array, bound: float) -> Any:
+    """Return the gradients times `scale`, each element cut to [-bound, bound]."""
+    return jax.tree.map(lambda g: jnp.clip(g * scale, -bound, bound), grads)
 
 
 def l2_penalty(params: Any, l2: float) -> Array:

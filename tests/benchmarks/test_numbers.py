@@ -24,6 +24,7 @@ _BY_HAND = {
     ),
     "lstm": (["d_embed=4", "d_hidden=6"], [(4, 24), (6, 24), (6, 11)]),
     "mingru": (["d_embed=4", "d_hidden=6", "n_layer=2"], [(4, 12), (6, 12), (6, 11)]),
+    "minlstm": (["d_embed=4", "d_hidden=6", "n_layer=2"], [(4, 18), (6, 18), (6, 11)]),
     "transformer": (
         ["n_layer=1", "n_head=2", "d_model=8", "context_length=5"],
         # qkv, scores, weighted values, out, up, down, readout.

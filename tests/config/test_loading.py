@@ -120,6 +120,7 @@ def test_another_family_drops_only_the_settings_it_does_not_have(tmp_path: Path)
         "d_embed": 128,
         "d_hidden": 32,
         "dropout": 0.0,
+        "norm": "none",
     }
     assert load_config(path, ["model.kind='transformer'"]).model.n_head == 6
 

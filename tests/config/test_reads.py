@@ -56,6 +56,7 @@ RUNS: list[list[str]] = [
     ["log.wandb=true"],
     ["runtime.device=cpu"],
     ["model.dropout=0.1"],
+    ["model.residual=rezero"],
     ["data.path=x.txt"],
     ["data.path=x.txt", "data.tokenizer=byte"],
     ["data.name=names"],

@@ -39,7 +39,24 @@ SECTIONS = {
     "gru": {"d_embed": 6, "d_hidden": 12, "n_layer": 2},
     "lstm": {"d_embed": 6, "d_hidden": 12},
     "mingru": {"d_embed": 6, "d_hidden": 12},
+    "minlstm": {"d_embed": 6, "d_hidden": 12},
     "transformer": {"n_layer": 1, "n_head": 2, "d_model": 12},
+}
+# Options that change the cache, or what is read of it.
+OPTIONS = {
+    "transformer-grouped": {
+        "n_layer": 2,
+        "n_head": 4,
+        "d_model": 16,
+        "n_kv_head": 2,
+        "window": 3,
+        "norm": "rmsnorm",
+        "qk_norm": True,
+        "activation": "geglu",
+        "attn_softcap": 5.0,
+        "final_softcap": 8.0,
+    },
+    "lstm-layernorm": {"d_embed": 6, "d_hidden": 12, "norm": "layernorm"},
 }
 PROMPTS = {
     "one": np.array([3], np.int32),
@@ -51,7 +68,8 @@ PROMPTS = {
 @functools.cache
 def family(kind):
     """Return a small model whose logits depend strongly on its inputs."""
-    section = {"kind": kind, "context_length": CONTEXT} | SECTIONS[kind]
+    section = {"kind": kind.partition("-")[0], "context_length": CONTEXT}
+    section |= (SECTIONS | OPTIONS)[kind]
     model = models.build(parse_config({"model": section}).model, VOCAB, jnp.dtype("float32"))
     if model.fitted:
         tokens = np.random.default_rng(0).integers(0, VOCAB, 300).astype(np.uint8)
@@ -96,6 +114,8 @@ def test_samples_decoded_in_groups_are_the_same(kind, stop, monkeypatch):
     ("kind", "prompt"),
     [
         *((kind, "long") for kind in FAMILIES),
+        ("transformer-grouped", "long"),
+        pytest.param("lstm-layernorm", "long", marks=pytest.mark.slow),
         *(
             pytest.param(kind, "one", marks=pytest.mark.slow)
             for kind in ("mlp", "bow", "gru", "transformer")

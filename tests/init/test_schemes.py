@@ -27,14 +27,14 @@ SETTINGS = {
     "zero_readout": {"tie_embeddings": False},
 }
 # Kernels of linear layers alone: none multiplies a state.
-LINEAR_LAYERS = {"bow", "mlp", "wavenet", "mingru", "transformer"}
+LINEAR_LAYERS = {"bow", "mlp", "wavenet", "mingru", "minlstm", "transformer"}
 WITH_WIDTH = LINEAR_LAYERS | {"rnn", "gru", "lstm"}
 ONLY = {
     ("small_init", "tfixup", "deepnorm", "rezero", "layerscale"): {"transformer"},
     ("depth_mup", "completep"): {"transformer"},
     ("small_readout", "zero_readout", "mup", "spectral"): WITH_WIDTH,
     ("unigram_readout",): WITH_WIDTH - {"transformer"},
-    ("forget_bias", "chrono"): {"gru", "lstm"},
+    ("forget_bias", "chrono"): {"gru", "lstm", "minlstm"},
     ("irnn",): {"rnn"},
     ("lsuv",): LINEAR_LAYERS,
     ("zeros",): WITH_WIDTH - {"transformer"} | {"bigram"},
@@ -134,7 +134,7 @@ def test_mistakes_in_the_section(init, message):
         ({"init": {"scheme": "irnn"}, "model": {"kind": "rnn"}}, "it needs model.activation=relu"),
         (
             {"init": {"scheme": "chrono"}, "model": {"kind": "rnn"}},
-            "it needs model.kind=gru or lstm",
+            "it needs model.kind=gru or lstm or minlstm",
         ),
     ],
 )

@@ -13,7 +13,11 @@ from charjax.data.batches import Batch
 from charjax.init import find_scheme, initialise
 from charjax.initlab.activations.layers import find_layers, layer_values
 from charjax.initlab.predictions import predict_layers, weight_moments
-from charjax.initlab.probes.attention import attention_entropy, predict_entropy
+from charjax.initlab.probes.attention import (
+    attention_entropy,
+    attention_inputs,
+    predict_entropy,
+)
 from charjax.initlab.probes.depth import (
     effective_rank,
     input_correlation,
@@ -108,6 +112,38 @@ def test_attention_weights_are_those_the_model_uses():
     entropy_H = attention_entropy(model, qkv_BTE, jnp.ones((2, 9)))
     plain = -np.sum(np.where(p_BHTS > 0, p_BHTS * np.log(np.maximum(p_BHTS, 1e-30)), 0), -1)
     np.testing.assert_allclose(entropy_H, plain.mean(axis=(0, 2)), rtol=1e-5)
+
+
+def test_attention_weights_of_shared_heads_that_are_normalised_capped_and_windowed():
+    """Combine them with the values of their group to the block's output, as the model does."""
+    model = make_model("transformer-gated", n_layer=1, d_model=16)
+    variables = make_variables(model)
+    inputs_BS = tokens(2, 9)
+    look = jax.jit(lambda v: layer_values(model, v, inputs_BS, 9, train=False))
+    _, rows = look(variables)
+    layers = find_layers(model)
+    outputs = [row.value for row in rows]
+    by_name = {layer.name: value for layer, value in zip(layers, outputs, strict=True)}
+    ((qkv_BTE, params),) = attention_inputs(layers, outputs, variables["params"])
+    assert qkv_BTE.shape == (2, 9, 16 + 2 * 2 * 4)
+    p_BHTS = model.attention_weights(qkv_BTE, params)
+    np.testing.assert_allclose(p_BHTS.sum(-1), 1.0, rtol=1e-5)
+    assert (np.count_nonzero(p_BHTS, axis=-1) <= 5).all()
+    v_BTJK = qkv_BTE[..., 24:].reshape(2, 9, 2, 4)
+    v_BTHK = jnp.repeat(v_BTJK, 2, axis=2)
+    o_BTD = jnp.einsum("bhts,bshk->bthk", p_BHTS, v_BTHK).reshape(2, 9, 16)
+    kernel = variables["params"]["block_0"]["attention"]["out"]["kernel"]
+    np.testing.assert_allclose(
+        o_BTD @ kernel, by_name["block_0/attention/out"], rtol=1e-4, atol=1e-5
+    )
+    prediction = predict_layers(
+        model, weight_moments(model, variables["params"]), np.ones(len(layers))
+    )
+    expected = predict_entropy(model, prediction, np.ones((2, 9), np.float32), 9)
+    # No theory; and weights that are equal are of five keys at most.
+    assert np.isnan(expected.predicted_L).all()
+    np.testing.assert_allclose(expected.uniform, np.mean(np.log([1, 2, 3, 4, 5, 5, 5, 5, 5])))
+    assert math.isnan(prediction.preactivation_std[-1])
 
 
 def test_attention_without_scores_is_uniform():

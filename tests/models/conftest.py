@@ -6,7 +6,7 @@ import pytest
 from tests.models.families import CONTEXT, FAMILIES, TRAINED, Family, V, make_model, make_variables
 
 # Further forms of a family: among the slow tests.
-FORMS = ("mlp-blank", "wavenet-batch_norm")
+FORMS = ("mlp-blank", "wavenet-batch_norm", "transformer-window", "gru-layernorm")
 
 
 def quick(names):

@@ -47,6 +47,40 @@ LISTED: dict[str, dict[str, Any]] = {
         "positions": "rotary",
         "activation": "gelu_tanh",
     },
+    # The options of today's transformers, in two sets.
+    "transformer-gated": {
+        "kind": "transformer",
+        "n_layer": 2,
+        "n_head": 4,
+        "n_kv_head": 2,
+        "d_model": 8,
+        "tie_embeddings": False,
+        "positions": "rotary",
+        "norm": "rmsnorm",
+        "qk_norm": True,
+        "window": 5,
+        "activation": "swiglu",
+        "attn_softcap": 2.0,
+        "final_softcap": 3.0,
+    },
+    "transformer-window": {
+        "kind": "transformer",
+        "n_layer": 2,
+        "n_head": 2,
+        "d_model": 8,
+        "bias": True,
+        "activation": "relu2",
+        "qk_norm": True,
+        "window": 5,
+    },
+    "gru-layernorm": {"kind": "gru", "d_embed": 6, "d_hidden": 8, "norm": "layernorm"},
+    "lstm-layernorm": {
+        "kind": "lstm",
+        "n_layer": 2,
+        "d_embed": 6,
+        "d_hidden": 8,
+        "norm": "layernorm",
+    },
 }
 FAMILIES = LISTED | {
     kind: {"kind": kind} | {key: SMALL[key] for key in SMALL if key in family.model_fields}

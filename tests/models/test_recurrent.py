@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from charjax.config import parse_config
-from charjax.models import build, recurrent
+from charjax.models import build, recurrent, recurrent_cells
 from charjax.ops import choice
 
 V, B, T, D, H = 11, 2, 7, 5, 6
@@ -161,5 +161,5 @@ def test_one_step_is_the_cell_itself(monkeypatch):
     """Generate a character at a time: no device runs a loop."""
     model, variables = make("gru")
     monkeypatch.setattr(choice, "on_cpu", lambda: False)
-    monkeypatch.setattr(recurrent, "recurrence", lambda *arguments: pytest.fail("called"))
+    monkeypatch.setattr(recurrent_cells, "recurrence", lambda *arguments: pytest.fail("called"))
     model.apply(variables, np.zeros((B, 1), np.int32), model.init_cache(B))

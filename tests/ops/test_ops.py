@@ -26,11 +26,13 @@ class Case(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
 
 
-def attention_case(T: int, **options: object) -> Case:
+def attention_case(T: int, heads: tuple[int, int] = (2, 2), **options: object) -> Case:
+    """Return the case of attention with so many heads of queries, and of keys and values."""
+    queries, keys = heads
     return Case(
         lambda *qkv: attention.causal_attention(*qkv, **options),
         lambda *qkv: attention.causal_attention_reference(*qkv, **options),
-        ((2, T, 2, 8),) * 3,
+        ((2, T, queries, 8), *((2, T, keys, 8),) * 2),
     )
 
 
@@ -117,12 +119,22 @@ CASES = {
     "attention 64": attention_case(64),
     "attention 150": attention_case(150),
     "attention, dropout": attention_case(70, dropout_rate=0.4, dropout_key=jax.random.key(3)),
+    # Windows that end within a block, at its end, and beyond the text.
+    "attention, window": attention_case(
+        200, window=70, dropout_rate=0.4, dropout_key=jax.random.key(3)
+    ),
+    "attention, window of a block": attention_case(200, window=64),
+    "attention, window of one": attention_case(70, window=1),
+    "attention, window of all": attention_case(70, window=100),
+    "attention, shared heads": attention_case(70, (4, 2), window=9),
+    "rms_norm": Case(normalization.rms_norm, normalization.rms_norm_reference, ((3, 5, 16), (16,))),
+    "silu": Case(activation.silu, activation.silu_reference, ((3, 5, 7),)),
 }
 
 
 # One of each op, for what does not depend on shapes; the others are among the slow tests.
 OPS = ("gates of a GRU", "gates of an LSTM", "recurrence of a GRU", "gelu", "gelu_tanh")
-OPS += ("layer_norm", "matmul, widening", "attention 150", "attention, dropout")
+OPS += ("layer_norm", "matmul, widening", "attention 150", "attention, dropout", "rms_norm")
 of_each_op = pytest.mark.parametrize(
     "case",
     [pytest.param(name, marks=[] if name in OPS else [pytest.mark.slow]) for name in CASES],
@@ -191,7 +203,7 @@ def test_recurrence_equals_the_plain_version(case: Case) -> None:
 @of_each_op
 def test_equals_the_plain_version_in_bfloat16(case: Case) -> None:
     args = draw(case.shapes, jnp.bfloat16)
-    if case.fast is normalization.layer_norm:
+    if case.fast in (normalization.layer_norm, normalization.rms_norm):
         args[1] = args[1].astype(jnp.float32)
     programs = [value_and_gradients(f, case.shapes) for f in (case.fast, case.plain)]
     both = jax.jit(lambda *args: [program(*args) for program in programs])

@@ -94,9 +94,11 @@ def test_a_tpu_pads_the_last_axes_to_its_tiles() -> None:
 
 # The compiler's choice for one of nine programs is not that for the others.
 HARDER = {"mingru": 0.16}
+# Families of which no program was compiled for a GPU: memory is estimated by `saved_values`.
+UNFITTED = ("minlstm",)
 
 
-@pytest.mark.parametrize("kind", TRAINED)
+@pytest.mark.parametrize("kind", [kind for kind in TRAINED if kind not in UNFITTED])
 def test_every_family_has_a_formula_that_agrees_with_the_compiler(kind: str) -> None:
     """`worst` is the error on a program of the fit to the others (benchmarks/activations.py)."""
     found = activations.formula(kind, "cuda", "float32")

@@ -35,7 +35,12 @@ from charjax.initlab.predictions import (
     predict_loss,
     weight_moments,
 )
-from charjax.initlab.probes.attention import EntropyTheory, attention_entropy, predict_entropy
+from charjax.initlab.probes.attention import (
+    EntropyTheory,
+    attention_entropy,
+    attention_inputs,
+    predict_entropy,
+)
 from charjax.initlab.probes.depth import (
     effective_rank,
     input_correlation,
@@ -174,10 +179,10 @@ def _probe_layers(model: CharModel, variables: Any, batch: Batch) -> LayerProbe:
     loss, stats, kernels, values = inspect_layers(
         model, variables, inputs_BS, targets_BT, weights_BT, train=True
     )
+    outputs = [value.value for value in values]
+    inputs = attention_inputs(find_layers(model), outputs, variables["params"])
     entropies = [
-        attention_entropy(model, value.value, weights_BT)
-        for layer, value in zip(find_layers(model), values, strict=True)
-        if model.has_attention and layer.name.endswith("attention/qkv")
+        attention_entropy(model, qkv_BTE, weights_BT, params) for qkv_BTE, params in inputs
     ]
     return LayerProbe(
         loss,

@@ -1,0 +1,66 @@
+"""The operations and the memory of a transformer, by formula.
+
+Letters: L blocks, D width of the residual stream, H heads, K width of a head, J heads of keys and
+values, F width within the MLP, T context, W window, V vocabulary.
+"""
+
+from typing import Any
+
+from charjax.models.attention import GATES, gated_width
+
+
+def mlp_width(model: Any) -> int:
+    """Return F: 4 D, or that of a gated MLP."""
+    D: int = model.d_model
+    return gated_width(D) if model.activation in GATES else 4 * D
+
+
+def block_weights(model: Any) -> int:
+    """Count the weights of a block's kernels: 12 D D in GPT-2.
+
+    Attention has D (D + 2 J K) and D D, the MLP 2 D F, or 3 D F if it is gated.
+    """
+    D, H = model.d_model, model.n_head
+    J, K = model.n_kv_head or H, D // H
+    kernels = 3 if model.activation in GATES else 2
+    return int(D * (D + 2 * J * K) + D * D + kernels * D * mlp_width(model))
+
+
+def forward_flops(model: Any) -> float:
+    """Count 2 (L block_weights + D V) + 4 L min(T, W) D."""
+    L, D, T = model.n_layer, model.d_model, model.context_length
+    seen = min(T, model.window or T)
+    return 2.0 * (L * block_weights(model) + D * model.vocab_size) + 4.0 * L * seen * D
+
+
+def is_plain(model: Any) -> bool:
+    """Return true if no option of attention, MLP and norms differs from GPT-2's."""
+    plain_heads = model.n_kv_head in (None, model.n_head)
+    plain_scores = not (model.qk_norm or model.window or model.attn_softcap)
+    plain_ends = model.norm == "layernorm" and not model.final_softcap
+    plain_mlp = model.activation in ("gelu", "gelu_tanh")
+    return plain_heads and plain_scores and plain_ends and plain_mlp
+
+
+def saved_values(model: Any, length: int) -> int:
+    """Estimate the numbers that a window saves for the backward pass.
+
+    24 per unit of the stream, as XLA's figures were for GPT-2's block; normalised queries and keys
+    are 4 more; where scores are capped, they and the weights of all keys are saved.
+    """
+    units = 24 + 4 * model.qk_norm
+    scores = 2 * model.n_head * length if model.attn_softcap else 0
+    capped = model.vocab_size * length if model.final_softcap else 0
+    return int(model.n_layer * length * (units * model.d_model + scores) + capped)
+
+
+def activation_shapes(model: Any, length: int) -> dict[str, tuple[int, ...]]:
+    """Return the stream and the attention's weights in all blocks, and the logits."""
+    L, T, D = model.n_layer, length, model.d_model
+    return {
+        "stream": (L, T, D),
+        "weights": (L, model.n_head, T, T),
+        # The derivative of one block's scores, whatever the number of blocks.
+        "block": (model.n_head, T, T),
+        "logits": (T, model.vocab_size),
+    }
