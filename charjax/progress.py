@@ -1,6 +1,7 @@
 """The progress bar of every command: on a terminal, or in a notebook."""
 
 import io
+import math
 import time
 from typing import IO, Any
 
@@ -111,7 +112,7 @@ class _NotebookLine:
 
     def __init__(self) -> None:
         self._handle: Any = None
-        self._shown = 0.0
+        self._shown = -math.inf
 
     def show(self, progress: Progress) -> None:
         """Show a bar that has not been started, unless it was shown a moment ago."""

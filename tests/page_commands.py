@@ -26,11 +26,7 @@ FILES = {
     "my.toml": '[data]\nname = "stdlib"\n',
 }
 # Appended: the same command, finished in a moment.
-SMALL = {
-    "charjax.sample": ["--max-new-tokens", "5"],
-    "charjax.initlab.commands.probe": ["--seeds", "1"],
-    "charjax.initlab.commands.sweep": ["--seeds", "1", "--steps", "2", "--lr", "0.1"],
-}
+SMALL = {"charjax.sample": ["--max-new-tokens", "5"]}
 STEPS = ["train.steps=2", "train.batch_size=2", "eval.protocol=random", "eval.batches=1"]
 # Parsers of a command's name alone.
 DISPATCHERS = ("charjax", "python -m charjax.initlab")

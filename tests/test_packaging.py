@@ -99,7 +99,7 @@ def declared() -> set[str]:
 
 
 def test_every_package_imported_is_declared():
-    distributions = {"orbax": "orbax-checkpoint", "tomli_w": "tomli-w"}
+    distributions = {"orbax": "orbax-checkpoint", "tomli_w": "tomli-w", "IPython": "ipykernel"}
     third_party = {
         name.partition(".")[0]
         for path in SOURCES
