@@ -27,7 +27,8 @@ FILES = {
 }
 # Appended: the same command, finished in a moment.
 SMALL = {"charjax.sample": ["--max-new-tokens", "5"]}
-STEPS = ["train.steps=2", "train.batch_size=2", "eval.protocol=random", "eval.batches=1"]
+STEPS = ["train.steps=2", "train.batch_size=2"]
+RANDOM = ["eval.protocol=random", "eval.batches=1"]
 # Parsers of a command's name alone.
 DISPATCHERS = ("charjax", "python -m charjax.initlab")
 
@@ -101,14 +102,14 @@ def check(words: list[str]) -> None:
 def parse(command: Command) -> None:
     """Parse the arguments as the command does, and resolve the configuration that they name."""
 
-    class Parsed(Exception):
+    class ParsedError(Exception):
         pass
 
     def parser(original):
         def parse(self, args=None, namespace=None):
             found = original(self, args, namespace)
             if self.prog not in DISPATCHERS:
-                raise Parsed(found)
+                raise ParsedError(found)
             return found
 
         return parse
@@ -119,7 +120,7 @@ def parse(command: Command) -> None:
             patch.setattr(argparse.ArgumentParser, name, parser(original))
         try:
             importlib.import_module(command.module).main(command.arguments)
-        except Parsed as parsed:
+        except ParsedError as parsed:
             found = parsed.args[0]
         else:
             raise AssertionError(f"{command} parses no arguments")
@@ -145,10 +146,12 @@ def small_training(arguments: list[str]) -> list[str]:
     args = train_arguments(arguments, lambda note: None)
     if args.resume:
         return arguments
-    kind = load_config(args.config, args.overrides).model.kind
-    if FAMILIES[kind].fitted:
+    config = load_config(args.config, args.overrides)
+    if FAMILIES[config.model.kind].fitted:
         return arguments
-    small = [*STEPS, *commands.TINY[kind]]
+    small = [*STEPS, *commands.TINY[config.model.kind]]
+    if config.data.val_fraction:
+        small += RANDOM
     names = {word.partition("=")[0] for word in small}
     return [*(word for word in arguments if word.partition("=")[0] not in names), *small]
 

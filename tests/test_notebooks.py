@@ -1,4 +1,4 @@
-"""Notebooks run from top to bottom, and what charjax shows in one is plain text, tables and pictures."""
+"""Notebooks run from top to bottom; charjax shows plain text, tables and pictures in them."""
 
 import json
 import re

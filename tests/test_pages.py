@@ -2,7 +2,11 @@
 
 import itertools
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +20,7 @@ from charjax.errors import UserError
 from tests import page_commands
 
 ROOT = Path(__file__).resolve().parent.parent
-LEARN = sorted((ROOT / "docs" / "learn").glob("*.md"))
+LEARN = [page for page in sorted((ROOT / "docs/learn").glob("*.md")) if page.name != "index.md"]
 SHELL = ("", "bash", "sh", "console")
 READERS: dict[str, Callable[[str], Any]] = {"toml": tomllib.loads, "json": json.loads}
 COMMAND = re.compile(r"^(\$|charjax|python|make|pip) ", re.MULTILINE)
@@ -27,21 +31,19 @@ def text_of(page: Path) -> str:
     return page.read_text(encoding="utf-8")
 
 
-PAGES = [
-    page
-    for page in [*sorted(ROOT.glob("*.md")), ROOT / "benchmarks/NOTES.md"]
-    + sorted(ROOT.glob("docs/**/*.md"))
-    if pages.blocks(text_of(page))
-]
-each_page = pytest.mark.parametrize(
-    "page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix()
-)
-each_rung = pytest.mark.parametrize("page", LEARN, ids=lambda page: page.name)
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+_FILES = [*ROOT.glob("*.md"), ROOT / "benchmarks/NOTES.md", *ROOT.glob("docs/**/*.md")]
+PAGES = [page for page in sorted(_FILES) if pages.blocks(text_of(page))]
+each_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
+each_rung = pytest.mark.parametrize("page", LEARN, ids=name_of)
 
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the files that the pages call the reader's own, and a small default text."""
+    """Make a folder with the files that the pages call the reader's own; the default text is small."""
     monkeypatch.chdir(tmp_path)
     modules = corpora._modules
     monkeypatch.setattr(corpora, "_modules", lambda root: itertools.islice(modules(root), 15))
@@ -111,25 +113,42 @@ def test_flags_of_a_synopsis_are_those_of_the_command(page: Path) -> None:
 
 
 @pytest.mark.slow
-@each_page
-def test_a_page_runs(page: Path, desk: Path, request: pytest.FixtureRequest) -> None:
-    """Each page is a program, in an empty folder: its Python blocks, and between them its commands."""
-    if page in LEARN:
-        request.getfixturevalue("data_dir")
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in LEARN], ids=name_of)
+def test_a_page_runs(page: Path, desk: Path) -> None:
+    """Each page is a program: its Python blocks, and between them its commands."""
     found = pages.blocks(text_of(page))
     programs = [block.text for block in found if block.language == "python"]
     outputs: list[str] = []
-    with pages.drawing():
-        running = pages.run_python(page.name, programs)
-        for block in found:
-            if block.language == "python":
-                outputs.append(next(running))
-            elif block.output_of is not None:
-                same_output(outputs[block.output_of], block, page)
-            elif block.language in SHELL and not block.reason:
-                run_commands(block, page)
-        missing = [name for name in figures(page) if not (desk / name).is_file()]
-    assert not missing, "these figures are saved by no block"
+    running = pages.run_python(page.name, programs)
+    for block in found:
+        if block.language == "python":
+            outputs.append(next(running))
+        elif block.output_of is not None:
+            same_output(outputs[block.output_of], block, page)
+        elif block.language in SHELL and not block.reason:
+            run_commands(block, page)
+
+
+@pytest.mark.slow
+@each_rung
+def test_a_rung_prints_what_it_shows(page: Path, data_dir: Path, desk: Path) -> None:
+    """Run it as `make learn` does: as a reader's session, with the compiler's optimisation."""
+    copy = desk / page.name
+    shutil.copy(page, copy)
+    tested = ("XLA_FLAGS", "JAX_NUMPY_DTYPE_PROMOTION")
+    environment = {name: value for name, value in os.environ.items() if name not in tested}
+    environment["PYTHONPATH"] = str(ROOT)
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.pages", copy], env=environment, check=True, timeout=600
+    )
+    printed = [block for block in pages.blocks(text_of(copy)) if block.output_of is not None]
+    shown = [block for block in pages.blocks(text_of(page)) if block.output_of is not None]
+    for block, expected in zip(printed, shown, strict=True):
+        same_output(block.text, expected, page)
+    assert {path.name for path in (desk / pages.FIGURES).iterdir()} == set(figures(page))
+    for block in pages.blocks(text_of(page)):
+        if block.language in SHELL:
+            run_commands(block, page)
 
 
 def run_commands(block: pages.Block, page: Path) -> None:
@@ -155,7 +174,7 @@ def same_output(printed: str, block: pages.Block, page: Path) -> None:
 
 
 def figures(page: Path) -> list[str]:
-    return re.findall(rf"\]\({pages.FIGURES}/(\S+)\)", text_of(page)) if page in LEARN else []
+    return re.findall(rf"\]\({pages.FIGURES}/(\S+)\)", text_of(page))
 
 
 @each_rung
@@ -171,7 +190,7 @@ def test_every_figure_belongs_to_a_page() -> None:
 
 @each_rung
 def test_numbers_in_the_text_come_from_a_block(page: Path) -> None:
-    """Of three digits, or with a point."""
+    """Find numbers of three digits or more, or with a point."""
     text = text_of(page)
     inside = "".join(block.text for block in pages.blocks(text))
     prose = text.splitlines()
@@ -212,8 +231,15 @@ def test_a_block_that_is_run_or_says_why_not(block: str) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ["charjax train --no-such-flag", "charjax train nanogpt-cpu model.n_layers=2", "charjax fly"]
-    + ["make no-such-target", "pip install charjax[nothing]", "python -m benchmarks.nothing", "ls"],
+    [
+        "charjax train --no-such-flag",
+        "charjax train nanogpt-cpu model.n_layers=2",
+        "charjax fly",
+        "make no-such-target",
+        "pip install charjax[nothing]",
+        "python -m benchmarks.nothing",
+        "ls",
+    ],
 )
 def test_a_command_that_is_not_accepted_is_a_failure(words: str, desk: Path) -> None:
     with pytest.raises((AssertionError, ValueError, UserError)):
@@ -234,4 +260,4 @@ def test_outputs_are_compared() -> None:
 
 def test_there_are_such_pages() -> None:
     assert {ROOT / "docs" / "python.md", ROOT / "README.md"} <= {*PAGES}
-    assert len({*LEARN} & {*PAGES}) == 8
+    assert len({*LEARN} & {*PAGES}) == len(LEARN) == 8
