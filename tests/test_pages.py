@@ -43,7 +43,7 @@ each_rung = pytest.mark.parametrize("page", LEARN, ids=name_of)
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a folder with the files that the pages call the reader's own; the default text is small."""
+    """Make a folder with the files that pages call the reader's own; shorten the default text."""
     monkeypatch.chdir(tmp_path)
     modules = corpora._modules
     monkeypatch.setattr(corpora, "_modules", lambda root: itertools.islice(modules(root), 15))
