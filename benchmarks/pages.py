@@ -47,6 +47,11 @@ class Block(NamedTuple):
     reason: str | None = None
     output_of: int | None = None
 
+    @property
+    def is_program(self) -> bool:
+        """Return true for Python that is run."""
+        return self.language == "python" and self.reason is None
+
 
 def blocks(page: str) -> list[Block]:
     """Return the blocks of a page's text, in order.
@@ -71,11 +76,12 @@ def blocks(page: str) -> list[Block]:
                 raise ValueError(f"line {number + 1}: the block has no end")
             text = "".join(f"{each.removeprefix(indent)}\n" for each in lines[number + 1 : end])
             output_of = python if after_python and language == "text" else None
-            python += language == "python"
             reasons = [match[1] for each in comments if (match := _NOT_RUN.match(each))]
             reason = reasons[-1] if reasons else None
+            after_python = language == "python" and reason is None
+            python += after_python
             found.append(Block(number + 1, end + 1, language, text, reason, output_of))
-            comments, after_python, number = [], language == "python", end
+            comments, number = [], end
         elif comment := _COMMENT.match(line):
             comments.append(comment[1])
         elif line.strip():
@@ -127,7 +133,7 @@ def with_outputs(page: str, outputs: list[str]) -> str:
 def write(page: Path) -> list[str]:
     """Run a page, write its outputs and figures; return the names of the figures."""
     text = page.read_text(encoding="utf-8")
-    programs = [block.text for block in blocks(text) if block.language == "python"]
+    programs = [block.text for block in blocks(text) if block.is_program]
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), drawing():
         outputs = list(run_python(page.name, programs))
         page.write_text(with_outputs(text, outputs), encoding="utf-8")

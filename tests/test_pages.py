@@ -56,7 +56,7 @@ def problems(block: pages.Block) -> str | None:
     """Return why a block is neither executed nor excused; None for the others."""
     if block.language == "python":
         compile(block.text, f"line {block.line}", "exec")
-        return "Python is always run" if block.reason else None
+        return None
     if block.language == "text":
         return "text holds commands: remove `text`" if COMMAND.search(block.text) else None
     if block.language in READERS:
@@ -117,11 +117,11 @@ def test_flags_of_a_synopsis_are_those_of_the_command(page: Path) -> None:
 def test_a_page_runs(page: Path, desk: Path) -> None:
     """Each page is a program: its Python blocks, and between them its commands."""
     found = pages.blocks(text_of(page))
-    programs = [block.text for block in found if block.language == "python"]
+    programs = [block.text for block in found if block.is_program]
     outputs: list[str] = []
     running = pages.run_python(page.name, programs)
     for block in found:
-        if block.language == "python":
+        if block.is_program:
             outputs.append(next(running))
         elif block.output_of is not None:
             same_output(outputs[block.output_of], block, page)
@@ -209,7 +209,6 @@ def test_numbers_in_the_text_come_from_a_block(page: Path) -> None:
         ("```\nmake test\n```", "is not run"),
         ("```text\ncharjax train my.txt\n```", "holds commands"),
         ("```ruby\nputs 1\n```", "nothing runs"),
-        ("<!-- not run: slow -->\n```python\n1\n```", "always run"),
     ],
 )
 def test_a_block_that_is_skipped_is_a_failure(block: str, problem: str) -> None:
@@ -221,6 +220,7 @@ def test_a_block_that_is_skipped_is_a_failure(block: str, problem: str) -> None:
     [
         "```\ncharjax train my.txt\n```",
         "<!-- not run: installs packages -->\n<!-- begin x -->\n  ```\n  make test\n  ```",
+        "<!-- not run: needs PyTorch -->\n```python\nimport torch\n```",
         "```toml\na = 1\n```",
         "```text\na -> b\n```",
     ],
@@ -249,6 +249,8 @@ def test_a_command_that_is_not_accepted_is_a_failure(words: str, desk: Path) -> 
 def test_outputs_are_compared() -> None:
     page = Path("page.md")
     text = '```python\nprint("loss", 2.5)\n```\n\n```text\nloss 2.51\n```\n'
+    skipped = "<!-- not run: slow -->\n```python\nwait()\n```\n"
+    assert [block.output_of for block in pages.blocks(skipped + text)] == [None, None, 0]
     python, output = pages.blocks(text)
     assert (python.output_of, output.output_of) == (None, 0)
     same_output("loss 2.5\n", output, page)
