@@ -29,8 +29,9 @@ FILES = {
 SMALL = {"charjax.sample": ["--max-new-tokens", "5"]}
 STEPS = ["train.steps=2", "train.batch_size=2"]
 RANDOM = ["eval.protocol=random", "eval.batches=1"]
-# Parsers of a command's name alone.
+# Other programs that pages call, but do not run.
 OTHERS = ("export", "tensorboard")
+# Parsers of a command's name alone.
 DISPATCHERS = ("charjax", "python -m charjax.initlab")
 
 
