@@ -186,6 +186,7 @@ def declared() -> set[str]:
 
 def test_every_package_imported_is_declared():
     distributions = {"orbax": "orbax-checkpoint", "tomli_w": "tomli-w", "google": "protobuf"}
+    distributions["IPython"] = "ipykernel"
     third_party = {
         name.partition(".")[0]
         for path in SOURCES
