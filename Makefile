@@ -14,6 +14,7 @@
 # make lint     style, formatting, types, layers, structure and wording
 # make reproduce  measure every published figure this hardware can (a CPU: under 40 minutes)
 # make results  write the numbers in benchmarks/results/ into README.md, docs/ and configs/
+# make learn    run the blocks of docs/learn/; write what they print, and their figures
 # make docs     build the documentation into site/ (warnings are errors)
 # make gpu-bench  on a machine with a GPU: its tests, benchmarks and reproductions; the results in
 #               $$OUT or runs/gpu-bench (ARGS="--minutes 8" where it is lent for minutes)
@@ -41,7 +42,7 @@ FAULTS_OUT =
 SLOW = slow
 
 .PHONY: train test slow golden recording kills faults parity trackers aot pages lint reproduce \
-	results docs gpu-bench clean
+	results learn docs gpu-bench clean
 
 train: $(VENV)/.run
 	$(RUN) -m charjax.train
@@ -100,6 +101,9 @@ reproduce: $(VENV)/.run
 
 results: $(VENV)/.run
 	$(RUN) -m benchmarks.render
+
+learn: $(VENV)/.run
+	$(RUN) -m benchmarks.pages $(ARGS)
 
 # Warnings are errors. What a page loads must be in site/ too.
 docs: $(VENV)/.docs

@@ -77,6 +77,22 @@ class Run:
         kind = self.config.model.kind
         return f"charjax.Run({str(self.directory)!r}, model.kind={kind!r}, step={self.step})"
 
+    def _repr_html_(self) -> str:
+        """Return a small table for a notebook."""
+        rows = {
+            "run": str(self.directory),
+            "model.kind": self.config.model.kind,
+            "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(self.params)):,}",
+            "text": self.config.data.path or self.config.data.name,
+            "step": f"{self.step:,}",
+        }
+        here = self.metrics.query("split == 'val' and step == @self.step").loss.dropna()
+        if len(here):
+            rows["validation loss"] = f"{here.iloc[-1]:.4f} nats per character"
+        # A long path is not cut off.
+        with pd.option_context("display.max_colwidth", None):
+            return str(pd.Series(rows).to_frame().to_html(header=False))
+
     @property
     def config(self) -> Config:
         """The resolved configuration."""
@@ -338,12 +354,12 @@ def _fit(
     init_from: str | Path | None,
     quiet: bool,
 ) -> Run:
-    from rich.console import Console
-
     from charjax import train
+    from charjax.progress import plain_console
 
     words = [str(config)] if isinstance(config, str | Path) else []
-    file, settings = config_words([*words, *overrides])
+    notes: list[str] = []
+    file, settings = config_words([*words, *overrides], notes.append)
     args = Namespace(
         config=file,
         overrides=settings,
@@ -353,7 +369,6 @@ def _fit(
         checkpoint=None,
         profile=None,
     )
-    notes: list[str] = []
     if isinstance(config, Config):
         if overrides or resume or init_from is not None:
             raise UserError(
@@ -363,7 +378,7 @@ def _fit(
         resolved, directory = config, None if workdir is None else Path(workdir)
     else:
         resolved, directory = train.resolve_config(args, notes.append)
-    display = Display(Console(file=io.StringIO()) if quiet else Console())
+    display = Display(plain_console(io.StringIO() if quiet else None))
     stopping = Signals(ends_at_second=False)
     with train.run_directory(directory, resolved) as target:
         status = train.train_run(args, resolved, target, notes, display, stopping)

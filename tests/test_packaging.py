@@ -190,6 +190,7 @@ def test_every_package_imported_is_declared():
         "tomli_w": "tomli-w",
         "pydantic_core": "pydantic",
         "google": "protobuf",
+        "IPython": "ipykernel",
     }
     third_party = {
         name.partition(".")[0]

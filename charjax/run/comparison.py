@@ -143,7 +143,7 @@ def _flat(config: Config) -> list[tuple[str, Any]]:
 
 def _curves(lines: list[list[dict[str, Any]]], names: list[str]) -> matplotlib.figure.Figure:
     """Draw the losses of every run, training thin and validation with points."""
-    figure = matplotlib.figure.Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    figure = _Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     for number, (read, name) in enumerate(zip(lines, names, strict=True)):
         for split, style, width in (("train", "-", 0.8), ("val", "o-", 1.4)):
@@ -166,6 +166,15 @@ def _curves(lines: list[list[dict[str, Any]]], names: list[str]) -> matplotlib.f
         for text in axes.legend(fontsize=8).get_texts():
             text.set_parse_math(False)
     return figure
+
+
+class _Figure(matplotlib.figure.Figure):
+    """A figure that a notebook shows, even one that has not imported pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
 
 
 def save_figure(figure: matplotlib.figure.Figure, path: Path) -> None:

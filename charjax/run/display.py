@@ -90,7 +90,7 @@ class Display:
 
     def table(self, table: Table) -> None:
         """Print a table as plain text, without folding it to the width of the terminal."""
-        wide = Console(file=io.StringIO(), width=_WIDEST, color_system=None)
+        wide = Console(file=io.StringIO(), width=_WIDEST, force_jupyter=False, color_system=None)
         with wide.capture() as capture:
             wide.print(table)
         self.say("\n".join(line.rstrip() for line in capture.get().splitlines()))
