@@ -105,7 +105,8 @@ def check_direction(config: OptimConfig, shapes: Any) -> None:
 
 def _refuse_unread(config: OptimConfig, read: set[str]) -> None:
     for key, field in OptimConfig.model_fields.items():
-        belongs = any(when.choices[0] == "optim.kind" for when in READ.get(f"optim.{key}", ()))
+        conditions = READ.get(f"optim.{key}", ())
+        belongs = any(when.clause.startswith("only optim.kind=") for when in conditions)
         value = getattr(config, key)
         if belongs and key not in read and value != field.default:
             raise UserError(
