@@ -19,7 +19,6 @@ from jax import Array
 from charjax import parallel
 from charjax.cli import config_words
 from charjax.config import Config
-from charjax.config.notes import schedule_notes
 from charjax.data.datasets import load_other_text, run_rules
 from charjax.data.reading import read_prompt
 from charjax.data.splits import Split
@@ -35,23 +34,29 @@ from charjax.run.loss_rows import characters
 from charjax.run.metrics import MetricsFile
 from charjax.signals import Signals
 from charjax.training.evaluation import exact_loss, exact_losses
-from charjax.units import bits_per_character, perplexity
+from charjax.units import perplexity
 
 
 class Evaluation(NamedTuple):
     """The exact loss over a text, every target once.
 
     Attributes:
-      loss: mean, in nats per character.
-      bpc: the same in bits per character.
-      perplexity: exp(loss).
-      targets: number of predicted characters.
+      loss: mean, in nats per token.
+      bpc: in bits per character.
+      perplexity: exp(loss), per token.
+      targets: number of predicted tokens: characters, bytes (tokenizer byte) or subwords.
+      bpb: in bits per byte.
+      characters: of these targets; one that is cut counts where its first byte is.
+      bytes: of these targets, in UTF-8.
     """
 
     loss: float
     bpc: float
     perplexity: float
     targets: int
+    bpb: float
+    characters: int
+    bytes: int
 
 
 class Run:
@@ -173,8 +178,8 @@ class Run:
           split: of the run's own text.
           file: another text, instead of a split.
           unseen: characters of the file that the run does not know: refused, or left out.
-          context: characters per window; by default that of the model.
-          stride: characters between the starts of windows; by default `context`.
+          context: tokens per window; by default that of the model.
+          stride: tokens between the starts of windows; by default `context`.
 
         Raises:
           UserError: no such split or file, unknown characters, or numbers out of their bounds.
@@ -187,14 +192,23 @@ class Run:
             ).split
         sizes = {**self._sizes(), "context": context, "stride": stride}
         score = exact_loss(self.model, self.variables, text, self._mesh(), **sizes)
-        loss = score.loss
-        return Evaluation(loss, bits_per_character(loss), perplexity(loss), score.targets)
+        loss, size = score.loss, text.size
+        return Evaluation(
+            loss=loss,
+            bpc=size.bpc(loss),
+            perplexity=perplexity(loss),
+            targets=score.targets,
+            bpb=size.bpb(loss),
+            characters=size.characters,
+            bytes=size.bytes,
+        )
 
     def score(self, text: str) -> np.ndarray:
         """Return the loss of each character, (T,) float64, in nats: -log p(character | before).
 
         The characters are read as `evaluate` reads a text, so that the mean (without NaN) is its
-        loss. Of a multi-byte character, a model of bytes gives the sum over its bytes.
+        loss per character. The loss of a token is divided equally among its bytes, and a character
+        has the sum over its own: with subwords, and with the bytes of one character.
 
         Args:
           text: T characters; after normalization (line ends, byte order mark) as the run's text.
@@ -236,7 +250,7 @@ class Run:
         return perplexity(float(counted.mean()))
 
     def logits(self, text: str) -> np.ndarray:
-        """Return the logits after each character: (T, V) float32, softmax not applied.
+        """Return the logits after each token: (T, V) float32, softmax not applied.
 
         Where documents are lines, a line's end stands first, and its row is the first of T + 1. An
         empty text is read as `sample` reads an empty prompt: one row.
@@ -253,6 +267,19 @@ class Run:
             )
         logits_BTV = _apply(self.model, self.variables, jnp.asarray(tokens_T)[None])
         return np.asarray(logits_BTV[0])
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write one HTML page about the run, as `charjax report` does, and return its path.
+
+        Args:
+          out: the page's file; by default report.html in the run's directory.
+
+        Raises:
+          UserError: `out` is a directory, or in none.
+        """
+        from charjax.pages import write_report
+
+        return write_report([self.directory], None if out is None else Path(out))
 
     def _read(self, text: str, name: str) -> str:
         """Normalize a text as the run's own was."""
@@ -306,6 +333,7 @@ def fit(
         resume=resume,
         init_from=None if init_from is None else str(init_from),
         checkpoint=None,
+        profile=None,
     )
     notes: list[str] = []
     if isinstance(config, Config):
@@ -317,7 +345,6 @@ def fit(
         resolved, directory = config, None if workdir is None else Path(workdir)
     else:
         resolved, directory = train.resolve_config(args, notes.append)
-    notes += schedule_notes(resolved)
     display = Display(Console(file=io.StringIO()) if quiet else Console())
     stopping = Signals(ends_at_second=False)
     with train.run_directory(directory, resolved) as target:

@@ -19,13 +19,14 @@ def differences(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
 def resume_conflicts(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
     """Return the differences that would change the completed steps of a run.
 
-    A different train.steps is no conflict: a schedule depends on it only through
+    A different train.steps or train.epochs is no conflict: a schedule depends on it only through
     optim.decay_steps. A setting that neither configuration reads is no conflict, nor is another
-    data.path: the text's digest is checked when it is loaded.
+    data.path or data.val_path: the text's digest is checked when it is loaded.
     """
     free = set(_FREE_TO_CHANGE)
-    if old.data.path is not None and new.data.path is not None:
-        free.add("data.path")
+    for key in ("path", "val_path"):
+        if getattr(old.data, key) is not None and getattr(new.data, key) is not None:
+            free.add(f"data.{key}")
     if old.model.kind != new.model.kind:
         # Two families have few settings in common: only their names are reported.
         free.update(
@@ -43,15 +44,15 @@ def resume_conflicts(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
 def describe_conflicts(old: Config, new: Config, remedy: str = "leave it as it was") -> str:
     """Return the conflicts and the remedy, as a part of an error message.
 
-    If the user changed train.steps and optim.decay_steps follows it, the remedy is the
-    optim.decay_steps that keeps the schedule.
+    If the user changed train.steps or train.epochs, and optim.decay_steps follows it, the remedy is
+    the optim.decay_steps that keeps the schedule.
     """
     conflicts = resume_conflicts(old, new)
-    follows_steps = new.optim.decay_steps == new.train.steps
+    follows_steps = new.optim.decay_steps in (None, new.train.steps)
     follows_steps = follows_steps and old.optim.decay_steps == old.train.steps
     parts = [
-        f"optim.decay_steps follows train.steps and is {now!r} where it was {was!r}, which would "
-        f"change the {old.optim.schedule} schedule of the completed steps"
+        f"optim.decay_steps follows {_length_of(new)} where it was {was!r}, which would change the "
+        f"{old.optim.schedule} schedule of the completed steps"
         if follows_steps and name == "optim.decay_steps"
         else f"{name} was {was!r} and is {now!r}"
         for name, was, now in conflicts
@@ -64,9 +65,17 @@ def describe_conflicts(old: Config, new: Config, remedy: str = "leave it as it w
     return f"{', '.join(parts)}; {' and '.join(remedies or [remedy])}"
 
 
-_FREE_SECTIONS = ("eval", "checkpoint")
+def _length_of(config: Config) -> str:
+    """Describe the length that optim.decay_steps follows: of train.epochs, not known in steps."""
+    if config.optim.decay_steps is None:
+        return f"train.epochs = {config.train.epochs:g}"
+    return f"train.steps and is {config.optim.decay_steps!r}"
+
+
+_FREE_SECTIONS = ("eval", "checkpoint", "log")
 _FREE_TO_CHANGE = (
     "train.steps",
+    "train.epochs",
     "train.log_every",
     "train.sample_every",
     "train.patience",

@@ -9,11 +9,12 @@ import typing
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from charjax.config.families import FAMILIES, ModelConfig, TransformerConfig
 from charjax.config.fields import Count, Period, Rate, Section, Width
+from charjax.errors import did_you_mean
 
 Corpus = Literal["stdlib", "shakespeare", "names", "warpeace"]
 Split = Literal["tail", "shuffled_lines", "interleaved"]
@@ -24,10 +25,22 @@ class DataConfig(Section):
     """The text, its split, and its layout in batches."""
 
     name: Corpus = Field("stdlib", description="a named corpus: found, cached or downloaded")
-    path: str | None = Field(
-        None, min_length=1, description="your own text file; overrides data.name"
+    path: str | tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="your own text: a file, a folder, or a list of them; overrides data.name",
     )
-    tokenizer: Literal["char", "byte"] = Field("char", description="unit of a token")
+    val_path: str | tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="your own validation text, likewise; the whole data.path is then trained on",
+    )
+    tokenizer: Literal["char", "byte", "bpe"] | str = Field(
+        "char", description="unit of a token; or the path of a byte-level tokenizer.json"
+    )
+    vocab_size: int = Field(
+        1024, ge=256, le=1_000_000, description="bpe: tokens learned from the training part"
+    )
     split: Split | None = Field(
         None, description="the split into train, val and test; unset: the corpus's default"
     )
@@ -42,12 +55,37 @@ class DataConfig(Section):
     )
     rows: Count = Field(100, description="interleaved: rows the text is folded into")
     chunk: Count = Field(100, description="interleaved: characters per chunk of a row")
+    byte_order_mark: Literal["drop", "keep"] = Field(
+        "drop", description="at the start of your own text; keep: it is a symbol, as in nanoGPT"
+    )
+    strip_lines: bool = Field(
+        False, description="lines: blanks at both ends of a line are left out, as in makemore"
+    )
+
+    @field_validator("path", "val_path", mode="before")
+    @classmethod
+    def _check_paths(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse, in one line, what is neither a path nor a list of them."""
+        paths = value if isinstance(value, tuple) and value else (value,)
+        if value is None or all(isinstance(path, str) and _is_utf8(path) for path in paths):
+            return value
+        raise ValueError(
+            f"data.{info.field_name}: {json.dumps(value, default=str)} given; must be a text file, "
+            'a folder of them, or a list such as ["a.txt", "b.txt"], with names in UTF-8'
+        )
 
     @model_validator(mode="after")
     def _resolve(self) -> "DataConfig":
         """Fill in the corpus's own split and layout, and refuse the pairs that make no sense."""
         split, layout = self.split, self.layout
         own_split, own_layout = _CORPUS_DEFAULTS[None if self.path else self.name]
+        if own_split == "interleaved" and (self.val_path or self.subwords):
+            own_split = "tail"
+        if split == "interleaved" and self.val_path:
+            raise ValueError(
+                'data.split: "interleaved" given with data.val_path; it divides one text into '
+                "train, val and test: leave one of the two out"
+            )
         if layout is None:
             layout = "lines" if split == "shuffled_lines" else own_layout
         if layout == "lines" and (split == "interleaved" or self.sampling == "contiguous"):
@@ -73,12 +111,47 @@ class DataConfig(Section):
         object.__setattr__(self, "layout", layout)
         return self
 
+    @field_validator("tokenizer", mode="before")
+    @classmethod
+    def _check_tokenizer(cls, value: Any) -> Any:
+        if value in _TOKENIZERS or (isinstance(value, str) and value.endswith(".json")):
+            return value
+        raise ValueError(
+            f"data.tokenizer: {json.dumps(value, default=str)} given; must be one of "
+            f"{', '.join(_TOKENIZERS)}, or the path of a tokenizer.json"
+            f"{did_you_mean(value, _TOKENIZERS)}"
+        )
+
+    @property
+    def subwords(self) -> bool:
+        """Return true if a token may hold several characters, or a part of one."""
+        return self.tokenizer not in ("char", "byte")
+
+    @property
+    def title(self) -> str:
+        """The text's name in reports: the corpus, or the file, folder or first of a list."""
+        if self.path is None:
+            return self.name
+        return self.path if isinstance(self.path, str) else self.path[0]
+
     @property
     def documents(self) -> Literal["lines", "one"]:
         """The documents of the text: its lines, or the text as one."""
         is_list = self.path is None and self.name == "names" and self.layout != "stream"
         lines = self.layout == "lines" or self.split == "shuffled_lines" or is_list
         return "lines" if lines else "one"
+
+
+_TOKENIZERS = ("char", "byte", "bpe")
+
+
+def _is_utf8(text: str) -> bool:
+    """Return false for a name with bytes that config.toml could not hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _CORPUS_DEFAULTS: dict[str | None, tuple[Split, Layout]] = {
@@ -171,6 +244,12 @@ class TrainConfig(Section):
     """Length of the run, size of a batch, and reports meanwhile."""
 
     steps: Count = Field(2000, description="optimiser steps")
+    epochs: float | None = Field(
+        None,
+        gt=0,
+        le=10**9,
+        description="length in passes over the training split, instead of train.steps",
+    )
     batch_size: Count = Field(16, description="windows in a batch")
     seed: int = Field(0, ge=0, lt=2**32, description="the one seed of the run")
     log_every: Count = Field(100, description="steps between lines of metrics.jsonl")
@@ -211,6 +290,16 @@ class CheckpointConfig(Section):
     keep: Count = Field(2, description="newest checkpoints kept, beside the best one")
 
 
+class LogConfig(Section):
+    """Other places that metrics and samples are written to, beside the run's own files."""
+
+    tensorboard: bool = Field(False, description="write event files to tensorboard/ in the run")
+    wandb: bool = Field(False, description="write a run of Weights & Biases")
+    wandb_project: str | None = Field(
+        None, min_length=1, description="its project; unset: $WANDB_PROJECT or charjax"
+    )
+
+
 class RuntimeConfig(Section):
     """The device and the precision."""
 
@@ -234,12 +323,14 @@ class Config(Section):
     train: TrainConfig = Field(default_factory=TrainConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    log: LogConfig = Field(default_factory=LogConfig)
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
 
     @model_validator(mode="after")
     def _resolve(self) -> "Config":
         """Fill in what depends on other sections (decay_steps, context_length of streams)."""
-        if self.optim.decay_steps is None:
+        # With train.epochs the steps are known once the text is: see `with_steps`.
+        if self.optim.decay_steps is None and self.train.epochs is None:
             object.__setattr__(
                 self, "optim", self.optim.model_copy(update={"decay_steps": self.train.steps})
             )
@@ -283,6 +374,16 @@ class Config(Section):
                 f"optim.learning_rate ({optim.learning_rate})"
             )
 
+    def with_steps(self, steps: int) -> "Config":
+        """Return the configuration with the steps that train.epochs comes to.
+
+        The schedule follows them, unless optim.decay_steps is given.
+        """
+        train = self.train.model_copy(update={"steps": steps})
+        decay_steps = steps if self.optim.decay_steps is None else self.optim.decay_steps
+        optim = self.optim.model_copy(update={"decay_steps": decay_steps})
+        return self.model_copy(update={"train": train, "optim": optim})
+
     def to_toml(self, comments: bool = False) -> str:
         """Return the resolved configuration as TOML; with comments, one per field."""
         lines: list[str] = []
@@ -291,6 +392,8 @@ class Config(Section):
             lines.append(f"[{name}]")
             for key, field in ordered_fields(type(section)):
                 value = getattr(section, key)
+                if (name, key) == ("optim", "decay_steps") and self._follows_epochs():
+                    value = None
                 if value is not None:
                     line = f"{key} = {_toml(value)}"
                 elif comments:
@@ -300,6 +403,10 @@ class Config(Section):
                 lines.append(f"{line:<31} # {field.description}" if comments else line)
             lines.append("")
         return "\n".join(lines)
+
+    def _follows_epochs(self) -> bool:
+        """Return true if the schedule follows train.epochs, as it is to do in another text, too."""
+        return self.train.epochs is not None and self.optim.decay_steps == self.train.steps
 
     def digest(self) -> str:
         """SHA-256 over the resolved configuration.
@@ -314,11 +421,18 @@ class Config(Section):
                 continue
             if field is not None and tree[section][key] == field.default:
                 del tree[section][key]
+        tree = {section: values for section, values in tree.items() if values}
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
 _YOUNGER: tuple[tuple[str, str], ...] = (
+    ("data", "byte_order_mark"),
+    ("data", "strip_lines"),
+    ("data", "val_path"),
+    ("data", "vocab_size"),
     ("train", "patience"),
+    ("train", "epochs"),
+    *(("log", key) for key in LogConfig.model_fields),
     ("model", "residual"),
     ("model", "scale_embeddings"),
     ("model", "blank"),

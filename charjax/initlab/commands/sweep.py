@@ -230,6 +230,7 @@ def _write(out: Path, sweep: "Sweep", argv: list[str], base: "Config", axes: Axe
         "steps": base.train.steps,
         "recorded": list(recorded_steps(base.train.steps)),
         "vocabulary": sweep.dataset.tokenizer.vocab_size,
+        "unit": sweep.dataset.tokenizer.unit,
         "unigram_entropy": unigram_entropy(sweep.dataset),
         "hardware": machine_facts(),
         "seconds": round(sweep.seconds, 1),
