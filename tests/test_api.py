@@ -110,6 +110,16 @@ class TestRun:
         done = commands.run("sample", stream.directory, *words)
         assert json.loads(done.out)["samples"] == texts
 
+    def test_processors_are_those_of_the_command(self, stream: charjax.Run) -> None:
+        numbers = {"min_p": 0.1, "typical_p": 0.8, "repetition_penalty": 1.5}
+        texts = stream.sample("the ", max_new_tokens=20, **numbers)
+        words = ["--min-p", 0.1, "--typical-p", 0.8, "--repetition-penalty", 1.5, "--json"]
+        done = commands.run("sample", stream.directory, "--prompt", "the ", *words)
+        settings = json.loads(done.out)["settings"]
+        assert settings.items() >= numbers.items()
+        assert json.loads(done.out)["samples"][0].startswith(texts[0])
+        assert texts != stream.sample("the ", max_new_tokens=20)
+
     @pytest.mark.parametrize("split", ["train", "val"])
     def test_losses_are_those_of_the_command(self, stream: charjax.Run, split: str) -> None:
         got = stream.evaluate(split)

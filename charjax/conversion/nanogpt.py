@@ -92,7 +92,6 @@ def gpt_tensors(config: TransformerConfig, vocab_size: int, form: Form) -> list[
       UserError: a GPT-2 does not compute this model.
     """
     _refuse_variants(config, form.title)
-    refuse_options(config, form.title)
     V, D, C = vocab_size, config.d_model, config.context_length
     assert C is not None
     table = "params/token_embedding/embedding"
@@ -126,6 +125,7 @@ def gpt_tensors(config: TransformerConfig, vocab_size: int, form: Form) -> list[
 
 def _refuse_variants(config: TransformerConfig, title: str) -> None:
     """Raise a UserError for a model with parts that a GPT-2 does not have."""
+    refuse_options(config, title)
     for name, needed, has in (
         ("positions", "learned", "has learned positions"),
         ("residual", "pre_norm", "is pre_norm"),
