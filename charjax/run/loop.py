@@ -59,14 +59,14 @@ class Loop:
       display: the output of the run.
       signals: polled between chunks.
       evaluate: step, state -> validation score; None where there is no validation split.
-      evaluate_trained: likewise of the parameters as they are trained, where `evaluate` is of their
-        moving average; else None.
       sample: step, state -> None; writes samples.
       save: step, state, progress, best -> None.
       check: raises if the last save has failed; called between chunks.
       sizes: of the training and validation splits.
       steps_per_epoch: those in which every target occurs once.
       profile: the trace of some steps, if one is wanted.
+      evaluate_trained: as `evaluate`, of the parameters as they are trained, where that is of their
+        moving average; else None.
       step: steps done.
     """
 
@@ -78,13 +78,13 @@ class Loop:
     display: Display
     signals: Signals
     evaluate: Callable[[int, TrainState], Score] | None
-    evaluate_trained: Callable[[int, TrainState], Score] | None
     sample: Callable[[int, TrainState], None]
     save: Callable[[int, TrainState, Progress, bool], None]
     check: Callable[[], None]
     sizes: Mapping[str, TextSize]
     steps_per_epoch: float
     profile: Profile | None = None
+    evaluate_trained: Callable[[int, TrainState], Score] | None = None
     step: int = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:

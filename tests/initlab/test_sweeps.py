@@ -25,6 +25,7 @@ from charjax.random_streams import purpose_key
 from charjax.signals import Interrupted
 from charjax.training.program import make_advance
 from charjax.training.session import first_state, make_session
+from charjax.training.state import variables_of
 from tests.commands import start, tiny
 
 
@@ -116,6 +117,40 @@ def test_a_run_of_a_sweep_is_the_run_alone(kind, schemes, gains, settings, text)
             scale = float(jnp.max(jnp.abs(theirs))) or 1.0
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * scale)
     assert purpose_key(7, "batches") == who.batch_key[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("optim", "schemes"),
+    [
+        (["optim.kind=muon", "optim.adam_learning_rate=1e-3"], ("he_normal", "mup")),
+        (["optim.kind=sgd"], ("he_normal", "spectral")),
+        (["optim.kind=schedule_free_adamw"], ("he_normal",)),
+        (["optim.kind=adafactor"], ("he_normal",)),
+        (["optim.ema=0.9"], ("he_normal", "mup")),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_other_optimisers_in_a_sweep(optim, schemes, text):
+    overrides = [*tiny("mlp"), f"data.path={text}", *optim, "init.base_width=4", "train.steps=20"]
+    if len(schemes) == 1:
+        overrides.remove("init.base_width=4")
+    together = program(overrides, Axes(schemes, (None,), (), (), (1e-3, 3e-3), (0, 7)))
+    points = together.group.points
+    runs, who = together.start(points)
+    runs = together.ensemble.run(runs, who, 20)
+    for index in (1, len(points) - 1):
+        point = points[index]
+        is_scaled = point.scheme in ("mup", "spectral")
+        words = [word for word in overrides if is_scaled or not word.startswith("init.")]
+        state, _ = alone(words, point, 20)
+        ours = jax.tree.map(lambda leaf, index=index: leaf[index], runs.states)
+        for mine, theirs in zip(
+            jax.tree.leaves(variables_of(ours, "averaged")),
+            jax.tree.leaves(variables_of(state, "averaged")),
+            strict=True,
+        ):
+            np.testing.assert_allclose(mine, theirs, rtol=2e-3, atol=2e-4)
 
 
 def sweep(out, text, *words, kind="mlp"):

@@ -86,6 +86,7 @@ class Coin:
     """Model of one parameter: the logit of symbol 0 against symbol 1."""
 
     memory = "windowed"
+    roles = ()
 
     def apply(self, variables: Any, inputs_BT: Any, cache: Any, **_: Any) -> Any:
         logit = variables["params"]
