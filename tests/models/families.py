@@ -53,7 +53,7 @@ LISTED: dict[str, dict[str, Any]] = {
         "n_layer": 2,
         "n_head": 4,
         "n_kv_head": 2,
-        "d_model": 8,
+        "d_model": 16,
         "tie_embeddings": False,
         "positions": "rotary",
         "norm": "rmsnorm",
