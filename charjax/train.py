@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from charjax import cli, signals
 from charjax.config import (
     Config,
+    conflicts_depend_on_steps,
     describe_conflicts,
     load_config,
     read_settings,
@@ -104,16 +105,18 @@ def resolve_config(args: Namespace, note: Callable[[str], None]) -> tuple[Config
         new = _with_settled_fields(new, old, requested)
     else:
         new = load_config(saved, args.overrides, saved=True, note=note)
-    if resume_conflicts(old, new):
+    completed = None
+    if conflicts_depend_on_steps(old, new):
+        # Imports JAX.
         from charjax.run.load import completed_steps
 
         completed = completed_steps(workdir)
-        if resume_conflicts(old, new, completed):
-            conflicts = describe_conflicts(old, new, completed=completed)
-            raise UserError(
-                f"--resume: the configuration has changed: {conflicts}, or start a new run "
-                "(--init-from takes over the parameters)"
-            )
+    if resume_conflicts(old, new, completed):
+        conflicts = describe_conflicts(old, new, completed=completed)
+        raise UserError(
+            f"--resume: the configuration has changed: {conflicts}, or start a new run "
+            "(--init-from takes over the parameters)"
+        )
     return new, workdir
 
 

@@ -3,7 +3,12 @@
 Importing this package must stay cheap (no JAX): `--help` and every config error import it.
 """
 
-from charjax.config.changes import describe_conflicts, differences, resume_conflicts
+from charjax.config.changes import (
+    conflicts_depend_on_steps,
+    describe_conflicts,
+    differences,
+    resume_conflicts,
+)
 from charjax.config.describe import describe_fields
 from charjax.config.families import (
     FAMILIES,
@@ -55,6 +60,7 @@ __all__ = [
     "RuntimeConfig",
     "TrainConfig",
     "TransformerConfig",
+    "conflicts_depend_on_steps",
     "describe_conflicts",
     "describe_fields",
     "differences",

@@ -34,8 +34,9 @@ def resume_conflicts(
       completed: its steps so far, if they are known.
     """
     free = set(_FREE_TO_CHANGE)
-    if completed is not None and _same_rates(old.optim, new.optim, completed):
-        free.update(f"optim.{key}" for key in _OF_SCHEDULE)
+    may_differ = completed is not None and _has_plateau(old, new)
+    if may_differ and _same_rates(old.optim, new.optim, completed or 0):
+        free.update(_OF_SCHEDULE)
     for key in ("path", "val_path"):
         if getattr(old.data, key) is not None and getattr(new.data, key) is not None:
             free.add(f"data.{key}")
@@ -53,10 +54,19 @@ def resume_conflicts(
     ]
 
 
+def conflicts_depend_on_steps(old: Config, new: Config) -> bool:
+    """Return true if `resume_conflicts` may be none for some number of completed steps."""
+    conflicts = {name for name, _, _ in resume_conflicts(old, new)}
+    return bool(conflicts) and conflicts <= set(_OF_SCHEDULE) and _has_plateau(old, new)
+
+
+def _has_plateau(old: Config, new: Config) -> bool:
+    return "wsd" in (old.optim.schedule, new.optim.schedule)
+
+
 def _same_rates(old: OptimConfig, new: OptimConfig, completed: int) -> bool:
     """Return true if two schedules have the same learning rates in the first steps."""
-    changed = any(getattr(old, key) != getattr(new, key) for key in _OF_SCHEDULE)
-    return changed and all(
+    return all(
         learning_rate_at(old, step) == learning_rate_at(new, step) for step in range(completed)
     )
 
@@ -95,14 +105,14 @@ def _length_of(config: Config) -> str:
 
 
 _OF_SCHEDULE = (
-    "schedule",
-    "decay_steps",
-    "decay_fraction",
-    "tail",
-    "min_learning_rate",
-    "boundaries",
-    "factor",
-    "staircase",
+    "optim.schedule",
+    "optim.decay_steps",
+    "optim.decay_fraction",
+    "optim.tail",
+    "optim.min_learning_rate",
+    "optim.boundaries",
+    "optim.factor",
+    "optim.staircase",
 )
 _FREE_SECTIONS = ("eval", "checkpoint", "log")
 _FREE_TO_CHANGE = (
