@@ -130,6 +130,13 @@ class TestCompare:
         lines = done.out.splitlines()
         assert any(line.split()[:3] == ["train.seed", "0", "7"] for line in lines)
 
+    def test_a_summary_that_was_changed_by_hand(self, runs: Path) -> None:
+        changed = {"params": "x", "tokens_per_second": [], "test_loss": {}, "seconds": True}
+        (runs / "a" / "summary.json").write_text(json.dumps(changed))
+        for words in ([], ["--json"]):
+            done = compare(runs / "a", runs / "deep/b", *words)
+            assert (done.status, done.err) == (0, "")
+
     @pytest.mark.parametrize(
         ("words", "message"),
         [
@@ -138,6 +145,7 @@ class TestCompare:
             (["a", "c"], "losses are comparable within one vocabulary"),
             (["a", "nothing"], "is not a directory"),
             (["a", "deep/b", "--out", "x.svg"], "its name must end with .png"),
+            (["a", "deep/b", "--out", "x/y.png"], "there is no directory 'x'; make it first"),
         ],
     )
     def test_mistakes_are_one_line(self, words: list[str], message: str, folder: Path) -> None:

@@ -94,7 +94,7 @@ def score_row(directory: Path, config: Config, lines: list[dict[str, Any]]) -> d
     """Return a run's row; what is missing in the summary of an unfinished run is NaN."""
     summary = read_summary(directory)
     val, best = validation_lines(lines), best_line(lines)
-    test = {"loss": summary.get("test_loss"), "bpc": summary.get("test_bpc")}
+    test = {"loss": _number(summary.get("test_loss")), "bpc": _number(summary.get("test_bpc"))}
     found = {
         "model.kind": config.model.kind,
         "data.tokenizer": config.data.tokenizer,
@@ -107,7 +107,8 @@ def score_row(directory: Path, config: Config, lines: list[dict[str, Any]]) -> d
         "params": None,
         "test_loss": per_character(test),
     }
-    row = found | {name: summary.get(name) for name in _SUMMARY}
+    # The file may have been changed by hand.
+    row = found | {name: _number(summary.get(name)) for name in _SUMMARY}
     return {name: math.nan if value is None else value for name, value in row.items()}
 
 
@@ -118,6 +119,10 @@ def read_summary(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return tree if isinstance(tree, dict) else {}
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _settings(configs: list[Config], names: list[str]) -> pd.DataFrame:
@@ -148,7 +153,9 @@ def _curves(lines: list[list[dict[str, Any]]], names: list[str]) -> matplotlib.f
     for number, (read, name) in enumerate(zip(lines, names, strict=True)):
         for split, style, width in (("train", "-", 0.8), ("val", "o-", 1.4)):
             points = [
-                (x["step"], per_character(x)) for x in read if x["split"] == split and x["loss"]
+                (x["step"], per_character(x))
+                for x in read
+                if x["split"] == split and x["loss"] is not None
             ]
             if points:
                 axes.plot(
