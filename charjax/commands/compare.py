@@ -38,9 +38,15 @@ def main(argv: list[str]) -> int:
     if args.out is not None:
         save_figure(both.figure, args.out)
     if args.json:
-        tree = {"scores": _tree(both.scores.T), "settings": _tree(both.settings)}
+        tree = {
+            "scores": _tree(both.scores.T),
+            "settings": _tree(both.settings),
+            "notes": list(both.notes),
+        }
         sys.stdout.write(json.dumps(tree, allow_nan=False) + "\n")
         return 0
+    for note in both.notes:
+        cli.remark(note)
     _print("losses: nats per character", both.scores.T, _score)
     print()
     if both.settings.empty:
