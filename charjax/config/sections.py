@@ -9,12 +9,19 @@ import typing
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from charjax.config.families import FAMILIES, ModelConfig, TransformerConfig
 from charjax.config.fields import Count, Period, Rate, Section, Width
-from charjax.errors import did_you_mean
+from charjax.errors import UserError, did_you_mean
 
 Corpus = Literal["stdlib", "shakespeare", "names", "warpeace"]
 Split = Literal["tail", "shuffled_lines", "interleaved"]
@@ -316,6 +323,26 @@ class Config(Section):
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     log: LogConfig = Field(default_factory=LogConfig)
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
+
+    def __init__(self, **sections: Any) -> None:
+        """Make a configuration of sections, or of dictionaries of their settings.
+
+        Raises:
+          UserError: a setting is unknown or invalid.
+        """
+        # The sections are frozen, and have tuples.
+        frozen = {
+            name: {key: tuple(v) if isinstance(v, list) else v for key, v in section.items()}
+            if isinstance(section, dict)
+            else section
+            for name, section in sections.items()
+        }
+        try:
+            super().__init__(**frozen)
+        except ValidationError as error:
+            from charjax.config.errors import explain
+
+            raise UserError(explain(error)) from None
 
     @model_validator(mode="after")
     def _resolve(self) -> "Config":
