@@ -6,8 +6,9 @@ Letters: T characters, V vocabulary.
 import contextlib
 import functools
 import io
+import os
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +18,7 @@ import numpy as np
 import pandas as pd
 from jax import Array
 
-from charjax import extensions, parallel
+from charjax import arguments, extensions, parallel
 from charjax.cli import config_words
 from charjax.config import Config
 from charjax.data.datasets import load_other_text, run_rules
@@ -25,13 +26,13 @@ from charjax.data.reading import read_prompt
 from charjax.data.splits import Split
 from charjax.data.tokenizers import Tokenizer
 from charjax.errors import UserError
-from charjax.generation.generate import PastContext, generate, start_tokens
+from charjax.generation.generate import MOST_SAMPLES, PastContext, generate, start_tokens
 from charjax.generation.sampling import Sampling
 from charjax.models.contract import CharModel
 from charjax.run import load as saved_runs
 from charjax.run.comparison import Comparison, compare_runs
 from charjax.run.display import Display
-from charjax.run.loss_rows import characters
+from charjax.run.loss_rows import Characters, characters
 from charjax.run.metrics import MetricsFile
 from charjax.signals import Signals
 from charjax.training.evaluation import exact_loss, exact_losses
@@ -163,21 +164,31 @@ class Run:
           n texts, prompt included.
 
         Raises:
-          UserError: a number out of its bounds, or a character that the run does not know.
+          UserError: a number out of its bounds, a value of another type, or a character that the
+            run does not know.
         """
+        whole = arguments.whole_number
+        arguments.choice("past_context", past_context, ("jump", "slide"))
+        settings = Sampling(
+            arguments.finite_number("temperature", temperature),
+            None if top_k is None else whole("top_k", top_k, 1),
+            None if top_p is None else arguments.finite_number("top_p", top_p),
+            arguments.flag("greedy", greedy),
+            None if min_p is None else arguments.finite_number("min_p", min_p),
+            None if typical_p is None else arguments.finite_number("typical_p", typical_p),
+            arguments.finite_number("repetition_penalty", repetition_penalty),
+        )
         return generate(
             self.model,
             self.variables,
             self.tokenizer,
             self._read(prompt, "prompt"),
-            num_samples=n,
-            max_new_tokens=max_new_tokens,
-            settings=Sampling(
-                temperature, top_k, top_p, greedy, min_p, typical_p, repetition_penalty
-            ),
-            seed=seed,
+            num_samples=whole("n", n, 1, MOST_SAMPLES),
+            max_new_tokens=whole("max_new_tokens", max_new_tokens, 1),
+            settings=settings,
+            seed=whole("seed", seed, 0, 2**32 - 1),
             past_context=past_context,
-            stop_text=stop,
+            stop_text=None if stop is None else arguments.text("stop", stop),
         )
 
     def evaluate(
@@ -199,13 +210,28 @@ class Run:
           stride: tokens between the starts of windows; by default `context`.
 
         Raises:
-          UserError: no such split or file, unknown characters, or numbers out of their bounds.
+          UserError: no such split or file, unknown characters, numbers out of their bounds, or
+            "skip" without a file.
         """
+        arguments.choice("unseen", unseen, ("error", "skip"))
+        if file is None and unseen == "skip":
+            raise UserError(
+                "unseen: 'skip' given without a file; a run knows every symbol of its own text: "
+                "leave it out"
+            )
+        context, stride = (
+            None if value is None else arguments.whole_number(name, value, 1)
+            for name, value in (("context", context), ("stride", stride))
+        )
         if file is None:
             text = saved_runs.load_split(self._loaded, split)
         else:
             text = load_other_text(
-                str(file), self.config.data, self.tokenizer, field="file", unseen=unseen
+                str(arguments.path("file", file)),
+                self.config.data,
+                self.tokenizer,
+                field="file",
+                unseen=unseen,
             ).split
         sizes = {**self._sizes(), "context": context, "stride": stride}
         score = exact_loss(self.model, self.variables, text, self._mesh(), **sizes)
@@ -225,7 +251,9 @@ class Run:
 
         The characters are read as `evaluate` reads a text, so that the mean (without NaN) is its
         loss per character. The loss of a token is divided equally among its bytes, and a character
-        has the sum over its own: with subwords, and with the bytes of one character.
+        has the sum over its own: with subwords, and with the bytes of one character. Where the
+        first token ends within a character, that character has the loss of its other bytes;
+        `evaluate` does not count it.
 
         Args:
           text: T characters; after normalization (line ends, byte order mark) as the run's text.
@@ -237,34 +265,22 @@ class Run:
         Raises:
           UserError: the text has characters that the run does not know.
         """
-        text = self._read(text, "text")
-        tokens = self.tokenizer.encode(text)
-        losses = np.full(len(tokens), np.nan)
-        if self.tokenizer.boundary and text:
-            losses = exact_losses(
-                self.model, self.variables, _lines(tokens), self._mesh(), **self._sizes()
-            )[1 : len(tokens) + 1].astype(np.float64)
-        elif len(tokens) > 1:
-            split = Split(tokens, np.array([0]), np.array([len(tokens) - 1]))
-            losses = exact_losses(
-                self.model, self.variables, split, self._mesh(), **self._sizes()
-            ).astype(np.float64)
-        return characters(self.tokenizer, tokens, losses)[1]
+        return self._score(text).losses_C
 
     def perplexity(self, text: str) -> float:
-        """Return exp of the mean of `score`: the perplexity per character.
+        """Return the perplexity per character: exp of the mean of `score`.
 
         Raises:
           UserError: unknown characters, or no character with another one before it.
         """
-        losses = self.score(text)
-        counted = losses[~np.isnan(losses)]
-        if not counted.size:
+        found = self._score(text)
+        count = found.begins_C.sum()
+        if not count:
             raise UserError(
                 f"text: {text!r} given; its perplexity needs a character with another one before "
                 "it: give a longer text"
             )
-        return perplexity(float(counted.mean()))
+        return perplexity(float(np.nansum(found.losses_C) / count))
 
     def logits(self, text: str) -> np.ndarray:
         """Return the logits after each token: (T, V) float32, softmax not applied.
@@ -296,12 +312,26 @@ class Run:
         """
         from charjax.pages import write_report
 
-        return write_report([self.directory], None if out is None else Path(out))
+        return write_report([self.directory], None if out is None else arguments.path("out", out))
+
+    def _score(self, text: str) -> Characters:
+        text = self._read(text, "text")
+        tokens = self.tokenizer.encode(text)
+        losses = np.full(len(tokens), np.nan)
+        if self.tokenizer.boundary and text:
+            losses = exact_losses(
+                self.model, self.variables, _lines(tokens), self._mesh(), **self._sizes()
+            )[1 : len(tokens) + 1].astype(np.float64)
+        elif len(tokens) > 1:
+            split = Split(tokens, np.array([0]), np.array([len(tokens) - 1]))
+            losses = exact_losses(
+                self.model, self.variables, split, self._mesh(), **self._sizes()
+            ).astype(np.float64)
+        return characters(self.tokenizer, tokens, losses)
 
     def _read(self, text: str, name: str) -> str:
         """Normalize a text as the run's own was."""
-        if not isinstance(text, str):
-            raise UserError(f"{name}: {type(text).__name__} given; it must be a str")
+        arguments.text(name, text)
         rules = run_rules(self.config.data, self.tokenizer)
         return read_prompt(text, rules, self.tokenizer, name)[0]
 
@@ -357,15 +387,23 @@ def _fit(
     from charjax import train
     from charjax.progress import plain_console
 
-    words = [str(config)] if isinstance(config, str | Path) else []
+    if config is not None and not isinstance(config, str | Path | Config):
+        raise UserError(
+            f"fit: config of type {type(config).__name__} given; it must be words of the command "
+            "line, a Path or a charjax.Config"
+        )
     notes: list[str] = []
-    file, settings = config_words([*words, *overrides], notes.append)
+    words = [str(config)] if isinstance(config, str | Path) else []
+    words += [arguments.text("fit: a setting", word) for word in overrides]
+    file, settings = config_words(words, notes.append)
+    directory = None if workdir is None else arguments.path("workdir", workdir)
+    source = None if init_from is None else arguments.path("init_from", init_from)
     args = Namespace(
         config=file,
         overrides=settings,
-        workdir=None if workdir is None else str(workdir),
+        workdir=None if directory is None else str(directory),
         resume=resume,
-        init_from=None if init_from is None else str(init_from),
+        init_from=None if source is None else str(source),
         checkpoint=None,
         profile=None,
     )
@@ -375,7 +413,7 @@ def _fit(
                 "fit: a Config given with overrides, resume or init_from; give the words of the "
                 "command line instead, or a Config that has the settings"
             )
-        resolved, directory = config, None if workdir is None else Path(workdir)
+        resolved = config
     else:
         resolved, directory = train.resolve_config(args, notes.append)
     display = Display(plain_console(io.StringIO() if quiet else None))
@@ -405,7 +443,14 @@ def compare(runs: Sequence[str | Path | Run]) -> Comparison:
     Raises:
       UserError: fewer than two runs, an unknown one, one given twice, or different vocabularies.
     """
-    return compare_runs([run.directory if isinstance(run, Run) else Path(run) for run in runs])
+    if isinstance(runs, str | os.PathLike) or not isinstance(runs, Iterable):
+        raise UserError(
+            f"compare: {type(runs).__name__} given; it must be a list of runs, as in "
+            '["runs/a", "runs/b"]'
+        )
+    return compare_runs(
+        [run.directory if isinstance(run, Run) else arguments.path("compare", run) for run in runs]
+    )
 
 
 def load(
@@ -429,8 +474,13 @@ def load(
     Raises:
       UserError: there is no run, no such checkpoint, none that can be read, or no average.
     """
+    directory = arguments.path("workdir", workdir)
+    if not isinstance(checkpoint, str):
+        checkpoint = arguments.whole_number("checkpoint", checkpoint, 1)
+    if weights is not None:
+        arguments.choice("weights", weights, ("averaged", "trained"))
     with _own_code(code, accept_changed_code):
-        saved = saved_runs.find_run(Path(workdir), str(checkpoint))
+        saved = saved_runs.find_run(directory, str(checkpoint))
         devices = saved.start_backend(core_devices=True)
         return Run(saved_runs.load_run(saved, weights), devices)
 

@@ -104,8 +104,8 @@ def _print_rows(args: Namespace, run: "Run", split: "Split", losses_N: "np.ndarr
     if run.tokenizer.boundary:
         # The boundary before the first line is no character of the text.
         tokens, losses_N = tokens[1:], losses_N[1:]
-    text, losses_C = loss_rows.characters(run.tokenizer, tokens, losses_N)
-    rows = (loss_rows.by_line if args.per_line else loss_rows.by_character)(text, losses_C)
+    found = loss_rows.characters(run.tokenizer, tokens, losses_N)
+    rows = (loss_rows.by_line if args.per_line else loss_rows.by_character)(found)
     loss_rows.write(rows, sys.stdout, args.format)
     return int(undefined or np.isinf(losses_N).any())
 

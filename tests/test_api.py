@@ -86,6 +86,32 @@ class TestFit:
             charjax.fit(*words, workdir=folder / "mistake")
         assert not (folder / "mistake").exists()
 
+    @pytest.mark.parametrize(
+        ("words", "where", "message"),
+        [
+            (({"train.steps": 3},), "mistake", "config of type dict given; it must be words"),
+            ((5,), "mistake", "config of type int given"),
+            (("model.kind=bigram", 5), "mistake", "fit: a setting: int given; it must be a str"),
+            (("model.kind=bigram",), "", "workdir: '' given"),
+            (("model.kind=bigram",), "a\0b", "workdir: 'a.x00b' given"),
+            (("model.kind=bigram",), 7, "workdir: 7 given"),
+        ],
+    )
+    def test_values_of_another_type(self, words, where, message, tmp_path, monkeypatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(charjax.UserError, match=message):
+            charjax.fit(*words, workdir=where, quiet=True)
+        with pytest.raises(charjax.UserError, match="workdir: '' given"):
+            charjax.fit(load_config(None, ["model.kind=bigram"]), workdir="", quiet=True)
+        assert not list(tmp_path.iterdir())
+
+    def test_quiet_prints_nothing(self, folder: Path, capfd) -> None:
+        words = [str(folder / "text.txt"), "model.kind=bigram", *SMALL]
+        charjax.fit(*words, workdir=folder / "quiet", quiet=True)
+        assert capfd.readouterr() == ("", "")
+        charjax.fit(*words, workdir=folder / "loud")
+        assert "is no configuration and is read as the text" in capfd.readouterr().out
+
     def test_a_run_that_diverges_is_an_error(self, folder: Path) -> None:
         words = [f"data.path={folder / 'text.txt'}", "model.kind=gru", *GRU, "optim.kind=sgd"]
         words += ["optim.learning_rate=1e38", "optim.grad_clip=0", "train.max_skipped=2"]
@@ -172,6 +198,14 @@ class TestRun:
             rel=1e-4,
         )
 
+    def test_a_cut_first_character_adds_up_and_is_not_counted(self, folder: Path) -> None:
+        run = charjax.load(folder / "bytes")
+        (folder / "cut.txt").write_text("öwl", encoding="utf-8")
+        scores, whole = run.score("öwl"), run.evaluate(file=folder / "cut.txt")
+        assert (whole.targets, whole.characters) == (3, 2)
+        assert np.nansum(scores) == pytest.approx(whole.loss * whole.targets)
+        assert run.perplexity("öwl") == pytest.approx(np.exp(whole.bpc * np.log(2)))
+
     @pytest.mark.parametrize("text", ["", "t"])
     def test_short_texts(self, stream: charjax.Run, text: str) -> None:
         assert stream.score(text).shape == (len(text),)
@@ -186,8 +220,60 @@ class TestRun:
             stream.logits(3)  # type: ignore[arg-type]
         with pytest.raises(charjax.UserError, match="this run's text has: train, val"):
             stream.evaluate("test")
-        with pytest.raises(charjax.UserError, match="num-samples: 0 given"):
-            stream.sample(n=0)
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            ({"n": 0}, "n: 0 given; it must be a whole number from 1 to"),
+            ({"n": -1}, "n: -1 given"),
+            ({"n": 1.5}, "n: 1.5 given"),
+            ({"max_new_tokens": 2.5}, "max_new_tokens: 2.5 given"),
+            ({"temperature": "hot"}, "temperature: 'hot' given"),
+            ({"top_k": 2.5}, "top_k: 2.5 given"),
+            ({"top_p": "a"}, "top_p: 'a' given"),
+            ({"greedy": "no"}, "greedy: 'no' given; it must be True or False"),
+            ({"seed": None}, "seed: None given"),
+            ({"past_context": "x"}, "past_context: 'x' given; it must be one of 'jump', 'slide'"),
+            ({"stop": 5}, "stop: int given; it must be a str"),
+            ({"stop": ""}, "stop: '' given; it must have at least one character"),
+            ({"stop": "\u4e2d"}, "stop: the character .* is not one of the"),
+        ],
+    )
+    def test_sampling_refuses_values_of_another_type(self, words, message, stream) -> None:
+        with pytest.raises(charjax.UserError, match=message):
+            stream.sample("the ", **words)
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            ({"context": 1.5}, "context: 1.5 given; it must be a whole number"),
+            ({"stride": "a"}, "stride: 'a' given"),
+            ({"file": 5}, "file: 5 given; it must be a str or a Path"),
+            ({"file": ""}, "file: '' given; it must name a file"),
+            ({"file": "x.txt", "unseen": "all"}, "unseen: 'all' given; it must be one of"),
+            ({"unseen": "skip"}, "unseen: 'skip' given without a file"),
+        ],
+    )
+    def test_evaluation_refuses_values_of_another_type(self, words, message, stream) -> None:
+        with pytest.raises(charjax.UserError, match=message):
+            stream.evaluate(**words)
+
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (lambda run: charjax.load(None), "workdir: None given; it must be a str or a Path"),
+            (lambda run: charjax.load(""), "workdir: '' given; it must name a"),
+            (lambda run: charjax.load(run.directory, 20.0), "checkpoint: 20.0 given"),
+            (lambda run: charjax.load(run.directory, None), "checkpoint: None given"),
+            (lambda run: charjax.compare("runs/a"), "compare: str given; it must be a list"),
+            (lambda run: charjax.compare(None), "compare: NoneType given"),
+            (lambda run: charjax.compare([run, 3]), "compare: 3 given; it must be a str or a Path"),
+            (lambda run: run.report(5), "out: 5 given; it must be a str or a Path"),
+        ],
+    )
+    def test_runs_are_named_by_paths(self, call, message, stream) -> None:
+        with pytest.raises(charjax.UserError, match=message):
+            call(stream)
 
     def test_a_windowed_model_reads_long_texts_in_windows(self, folder: Path) -> None:
         words = [*commands.TINY["transformer"], "model.kind=transformer", *SMALL]

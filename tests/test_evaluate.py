@@ -14,7 +14,7 @@ import pytest
 from charjax.data import corpora
 from charjax.data.reading import LATIN_1
 from charjax.data.tokenizers import ByteTokenizer
-from charjax.run.loss_rows import characters
+from charjax.run.loss_rows import by_line, characters
 from tests.commands import Result, run, tiny
 
 TEXT = "the cat sat on a mat\nand then ran off\n" * 40
@@ -286,9 +286,20 @@ class TestRows:
         raw = "aé\u4e2d\n".encode() + b"\xff" + b"b"
         losses = np.arange(len(raw), dtype=np.float32)
         tokens = np.frombuffer(raw, np.uint8)
-        text, summed = characters(ByteTokenizer(), tokens, losses)
-        assert text == "aé\u4e2d\n\ufffdb"
-        assert summed.tolist() == [0, 1 + 2, 3 + 4 + 5, 6, 7, 8]
+        found = characters(ByteTokenizer(), tokens, losses)
+        assert found.text == "aé\u4e2d\n\ufffdb"
+        assert found.losses_C.tolist() == [0, 1 + 2, 3 + 4 + 5, 6, 7, 8]
+
+    def test_a_first_character_of_several_bytes_adds_those_that_are_predicted(self) -> None:
+        raw = "\u4e2dé\n".encode()
+        losses = np.array([np.nan, 1, 2, 3, 4, 5])
+        found = characters(ByteTokenizer(), np.frombuffer(raw, np.uint8), losses)
+        assert found.losses_C.tolist() == [1 + 2, 3 + 4, 5]
+        (line,) = by_line(found)
+        assert (line["total"], line["characters"], line["bytes"]) == (15, 2, 5)
+        assert line["loss"] == 15 / 2
+        (only,) = by_line(characters(ByteTokenizer(), np.array([97]), np.array([np.nan])))
+        assert (only["total"], only["loss"], only["bpb"]) == (0, None, None)
 
     @pytest.mark.parametrize(
         ("words", "message"),

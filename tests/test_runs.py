@@ -130,6 +130,36 @@ class TestCompare:
         lines = done.out.splitlines()
         assert any(line.split()[:3] == ["train.seed", "0", "7"] for line in lines)
 
+    def test_another_text_of_the_same_alphabet_is_noted(self, runs: Path) -> None:
+        assert json.loads(compare(runs / "a", runs / "deep/b", "--json").out)["notes"] == []
+        text = (runs / "text.txt").read_text()
+        (runs / "turned.txt").write_text(text[::-1])
+        for name, *words in (
+            ("text", f"data.path={runs / 'turned.txt'}"),
+            ("cut", f"data.path={runs / 'text.txt'}", "data.val_fraction=0.3"),
+        ):
+            settings = [*words, *tiny("bigram"), "train.steps=2"]
+            assert run("train", *settings, "--workdir", runs / name).status == 0
+        done = compare(runs / "a", runs / "text")
+        assert (done.status, done.err.count("\n")) == (0, 1)
+        assert "note: these runs are not all of one text" in done.err
+        assert "split their text in different ways" in compare(runs / "a", runs / "cut").err
+
+    def test_a_setting_that_a_run_does_not_read_is_left_empty(self, runs: Path) -> None:
+        words = [f"data.path={runs / 'text.txt'}", *tiny("bigram"), "train.steps=2"]
+        words += ["optim.kind=sgd", "optim.momentum=0.5", "--workdir", runs / "sgd"]
+        assert run("train", *words).status == 0
+        settings = json.loads(compare(runs / "a", runs / "sgd", "--json").out)["settings"]
+        assert settings[str(runs / "sgd")]["optim.momentum"] == 0.5
+        assert settings[str(runs / "a")]["optim.momentum"] is None
+
+    def test_a_summary_that_was_changed_by_hand(self, runs: Path) -> None:
+        changed = {"params": "x", "tokens_per_second": [], "test_loss": {}, "seconds": True}
+        (runs / "a" / "summary.json").write_text(json.dumps(changed))
+        for words in ([], ["--json"]):
+            done = compare(runs / "a", runs / "deep/b", *words)
+            assert (done.status, done.err) == (0, "")
+
     @pytest.mark.parametrize(
         ("words", "message"),
         [
@@ -138,6 +168,7 @@ class TestCompare:
             (["a", "c"], "losses are comparable within one vocabulary"),
             (["a", "nothing"], "is not a directory"),
             (["a", "deep/b", "--out", "x.svg"], "its name must end with .png"),
+            (["a", "deep/b", "--out", "x/y.png"], "there is no directory 'x'; make it first"),
         ],
     )
     def test_mistakes_are_one_line(self, words: list[str], message: str, folder: Path) -> None:

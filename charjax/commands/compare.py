@@ -30,17 +30,23 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
-    if args.out is not None and args.out.suffix != ".png":
-        raise UserError(f"--out: {str(args.out)!r} given; its name must end with .png")
+    if args.out is not None:
+        _check_out(args.out)
     from charjax.run.comparison import compare_runs, save_figure
 
     both = compare_runs([Path(run) for run in args.runs])
     if args.out is not None:
         save_figure(both.figure, args.out)
     if args.json:
-        tree = {"scores": _tree(both.scores.T), "settings": _tree(both.settings)}
+        tree = {
+            "scores": _tree(both.scores.T),
+            "settings": _tree(both.settings),
+            "notes": list(both.notes),
+        }
         sys.stdout.write(json.dumps(tree, allow_nan=False) + "\n")
         return 0
+    for note in both.notes:
+        cli.remark(note)
     _print("losses: nats per character", both.scores.T, _score)
     print()
     if both.settings.empty:
@@ -50,6 +56,16 @@ def main(argv: list[str]) -> int:
     if args.out is not None:
         print(f"written: {printable(str(args.out))}")
     return 0
+
+
+def _check_out(out: Path) -> None:
+    """Raise a UserError unless a picture can be written to a file of this name."""
+    if out.suffix != ".png":
+        raise UserError(f"--out: {str(out)!r} given; its name must end with .png")
+    if out.is_dir():
+        raise UserError(f"--out: {str(out)!r} is a directory; give a file, as in curves.png")
+    if not out.parent.is_dir():
+        raise UserError(f"--out: there is no directory {str(out.parent)!r}; make it first")
 
 
 def _tree(frame: "pd.DataFrame") -> dict[str, dict[str, Any]]:

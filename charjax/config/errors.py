@@ -30,6 +30,8 @@ def explain(error: ValidationError, within: tuple[str, ...] = ()) -> str:
         return first["msg"].removeprefix("Value error, ")
     place: list[str | int] = [*within, *first["loc"]]
     section, *rest = place
+    if not rest:
+        return _explain_section(str(section), first["input"])
     kind = str(rest.pop(0)) if section == "model" else None
     key, *inside = rest
     # Of a field of several types, pydantic names the type that it tried.
@@ -44,6 +46,19 @@ def explain(error: ValidationError, within: tuple[str, ...] = ()) -> str:
         allowed = allowed.replace("a number", "a finite number")
     hint = did_you_mean(value, choices(field))
     return f"{name}: {format_value(value)} given; must be {allowed}{hint}"
+
+
+def _explain_section(section: str, value: Any) -> str:
+    """Return the message for an unknown section, for another value in place of one, or a family."""
+    if section not in SECTIONS:
+        return unknown_key(section, value=value)
+    if section == "model" and isinstance(value, dict):
+        kind = value.get("kind")
+        return (
+            f"model.kind: {format_value(kind)} given; must be one of {', '.join(FAMILIES)}"
+            f"{did_you_mean(kind, FAMILIES)}"
+        )
+    return f"{section}: {format_value(value)} given; it is a section: give a dict of its settings"
 
 
 def unknown_key(name: str, kind: str | None = None, value: Any = None) -> str:

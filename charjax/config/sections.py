@@ -14,6 +14,7 @@ from pydantic import (
     BaseModel,
     Field,
     GetCoreSchemaHandler,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -24,7 +25,7 @@ from pydantic_core import CoreSchema, core_schema
 from charjax.config.families import FAMILIES, FamilyConfig, ModelConfig, TransformerConfig
 from charjax.config.fields import Count, OrOwn, Period, Rate, Section, Width
 from charjax.config.optimizers import REFUSED, with_defaults
-from charjax.errors import did_you_mean
+from charjax.errors import UserError, did_you_mean
 
 Corpus = Literal["stdlib", "shakespeare", "names", "warpeace"]
 Split = Literal["tail", "shuffled_lines", "interleaved"]
@@ -414,6 +415,26 @@ class Config(Section):
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     log: LogConfig = Field(default_factory=LogConfig)
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
+
+    def __init__(self, **sections: Any) -> None:
+        """Make a configuration of sections, or of dictionaries of their settings.
+
+        Raises:
+          UserError: a setting is unknown or invalid.
+        """
+        # The sections are frozen, and have tuples.
+        frozen = {
+            name: {key: tuple(v) if isinstance(v, list) else v for key, v in section.items()}
+            if isinstance(section, dict)
+            else section
+            for name, section in sections.items()
+        }
+        try:
+            super().__init__(**frozen)
+        except ValidationError as error:
+            from charjax.config.errors import explain
+
+            raise UserError(explain(error)) from None
 
     @model_validator(mode="after")
     def _resolve(self) -> "Config":

@@ -141,11 +141,15 @@ def _read_toml(source: str | Path) -> dict[str, Any]:
     if not os.path.isfile(path) and name in shipped:
         path = str(shipped[name])
     if not os.path.isfile(path):
-        what = "is a directory" if os.path.isdir(path) else "is not a file"
+        if os.path.isdir(path):
+            raise UserError(
+                f"config: {path!r} is a directory; to train on the text files in it give "
+                f"data.path={path}, and for a configuration a TOML file"
+            )
         known = f" or one of {', '.join(shipped)}" if shipped else ""
         raise UserError(
-            f"config: {path!r} {what}; give a TOML file{known}, and settings as section.key=value"
-            f"{did_you_mean(name, shipped) or _nanogpt_hint(path)}"
+            f"config: {path!r} is not a file; give a TOML file{known}, and settings as "
+            f"section.key=value{did_you_mean(name, shipped) or _nanogpt_hint(path)}"
         )
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))

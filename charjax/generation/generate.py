@@ -31,7 +31,7 @@ from charjax.models.contract import CharModel
 # added to the call before it (decoder.CALL_LIMIT).
 _CALL_TOKENS = 64
 _CALL_SECONDS = 0.25
-_MOST_SAMPLES = 1 << 16
+MOST_SAMPLES = 1 << 16
 # How a model with a window reads a text that is longer than it: see `window_start`.
 PastContext = Literal["jump", "slide"]
 
@@ -86,7 +86,10 @@ def generate(
       UserError: a number out of its bounds, or a character that is not in the alphabet.
     """
     stop, parts_BK = stop_token(tokenizer), []
-    ending = StopText(tokenizer, stop_text, num_samples)
+    try:
+        ending = StopText(tokenizer, stop_text, num_samples)
+    except UserError as error:
+        raise UserError(f"stop: {error}") from None
     for chunk in stream(
         model,
         variables,
@@ -118,7 +121,7 @@ class StopText:
           UserError: it is empty, or has a character that is not in the alphabet.
         """
         if text == "":
-            raise UserError("stop: '' given; it must have at least one character")
+            raise UserError("'' given; it must have at least one character")
         self._tokenizer = tokenizer
         self._stop = None if text is None else tokenizer.to_bytes(tokenizer.encode(text))
         self._lengths_V = None if text is None else tokenizer.byte_counts()
@@ -217,7 +220,7 @@ def stream(
       UserError: a number out of its bounds, or "slide" for a model without a window.
     """
     for name, value, last in (
-        ("num-samples", num_samples, _MOST_SAMPLES),
+        ("num-samples", num_samples, MOST_SAMPLES),
         ("max-new-tokens", max_new_tokens, 2**31 - 1 - len(prompt_T)),
         ("seed", seed, 2**32 - 1),
     ):

@@ -102,5 +102,8 @@ def check_out(out: Path) -> None:
     """Raise a UserError unless a page can be written to a file of this name."""
     if out.is_dir():
         raise UserError(f"--out: {str(out)!r} is a directory; give a file, as in report.html")
+    if out.suffix.lower() not in (".html", ".htm"):
+        # It could be any file of the user's, which the page would replace.
+        raise UserError(f"--out: {str(out)!r} given; its name must end with .html")
     if not out.parent.is_dir():
         raise UserError(f"--out: there is no directory {str(out.parent)!r}; make it first")

@@ -1,11 +1,12 @@
 """Several runs beside each other: scores, differing settings, curves."""
 
 import dataclasses
+import html
 import io
 import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ import pandas as pd
 
 from charjax import files
 from charjax.config import Config, differences, load_config
+from charjax.config.reads import why_unread
 from charjax.errors import UserError, visible
 from charjax.run.load import find_run, has_checkpoints, require_run
 from charjax.run.metrics import MetricsFile, best_line, per_character, validation_lines
+from charjax.run.notes import Notes
 
 _SUMMARY = ("params", "tokens_per_second", "seconds")
+# Of [data]: where a text is cut into parts.
+_SPLITTING = ("split", "val_fraction", "documents", "rows", "chunk")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,21 +37,25 @@ class Comparison:
         seconds; NaN where a run has none, as before its end.
       settings: a row for each setting that differs, a column for each run.
       figure: training and validation losses by step.
+      notes: why losses cannot be compared, a line each; empty where they can.
     """
 
     scores: pd.DataFrame
     settings: pd.DataFrame
     figure: matplotlib.figure.Figure
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        return f"{self.scores.T.to_string()}\n\n{self.settings.to_string()}"
+        tables = [self.scores.T.to_string(), self.settings.to_string()]
+        return "\n\n".join([*tables, *(f"note: {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
-        return str(self.scores.T.to_html()) + str(self.settings.to_html())
+        notes = "".join(f"<p>note: {html.escape(note)}</p>" for note in self.notes)
+        return str(self.scores.T.to_html()) + str(self.settings.to_html()) + notes
 
 
 def compare_runs(directories: Sequence[Path]) -> Comparison:
-    """Compare runs, finished or not, on the same text.
+    """Compare runs, finished or not, on the same text; another one of the same alphabet is noted.
 
     Raises:
       UserError: fewer than two runs, an unknown one, one given twice, or different vocabularies.
@@ -58,7 +67,9 @@ def compare_runs(directories: Sequence[Path]) -> Comparison:
         require_run(directory, "compare")
     if len({directory.resolve() for directory in directories}) < len(directories):
         raise UserError(f"compare: {', '.join(names)} given; a run is given twice: leave it out")
-    _check_vocabularies(directories)
+    notes = [find_run(each, "latest").notes for each in directories if has_checkpoints(each)]
+    saved = [directory for directory in directories if has_checkpoints(directory)]
+    _check_vocabularies(saved, notes)
     configs = [load_config(directory / "config.toml", saved=True) for directory in directories]
     lines = [MetricsFile(directory / "metrics.jsonl").read() for directory in directories]
     rows = [
@@ -66,16 +77,23 @@ def compare_runs(directories: Sequence[Path]) -> Comparison:
         for directory, config, read in zip(directories, configs, lines, strict=True)
     ]
     scores = pd.DataFrame(rows, index=pd.Index(names, name="run"))
-    return Comparison(scores, _settings(configs, names), _curves(lines, names))
+    settings, figure = _settings(configs, names), _curves(lines, names)
+    return Comparison(scores, settings, figure, tuple(_texts_that_differ(notes)))
 
 
-def _check_vocabularies(directories: Sequence[Path]) -> None:
-    """Raise a UserError unless the losses per character of all saved runs are comparable.
+def _texts_that_differ(notes: Sequence[Notes]) -> Iterator[str]:
+    """Yield a line where the runs are not all of one text and split."""
+    if len({note.dataset_digest for note in notes}) > 1:
+        yield "these runs are not all of one text: their losses are of different texts"
+    elif len({tuple(getattr(n.config.data, each) for each in _SPLITTING) for n in notes}) > 1:
+        yield "these runs split their text in different ways: their losses are of different parts"
+
+
+def _check_vocabularies(saved: Sequence[Path], notes: Sequence[Notes]) -> None:
+    """Raise a UserError unless the losses per character of saved runs are comparable.
 
     They are within one vocabulary, or between kinds of tokens of one text.
     """
-    saved = [directory for directory in directories if has_checkpoints(directory)]
-    notes = [find_run(directory, "latest").notes for directory in saved]
     for directory, note in zip(saved, notes, strict=True):
         first = notes[0]
         same_text = note.dataset_digest == first.dataset_digest
@@ -94,7 +112,7 @@ def score_row(directory: Path, config: Config, lines: list[dict[str, Any]]) -> d
     """Return a run's row; what is missing in the summary of an unfinished run is NaN."""
     summary = read_summary(directory)
     val, best = validation_lines(lines), best_line(lines)
-    test = {"loss": summary.get("test_loss"), "bpc": summary.get("test_bpc")}
+    test = {"loss": _number(summary.get("test_loss")), "bpc": _number(summary.get("test_bpc"))}
     found = {
         "model.kind": config.model.kind,
         "data.tokenizer": config.data.tokenizer,
@@ -107,7 +125,8 @@ def score_row(directory: Path, config: Config, lines: list[dict[str, Any]]) -> d
         "params": None,
         "test_loss": per_character(test),
     }
-    row = found | {name: summary.get(name) for name in _SUMMARY}
+    # The file may have been changed by hand.
+    row = found | {name: _number(summary.get(name)) for name in _SUMMARY}
     return {name: math.nan if value is None else value for name, value in row.items()}
 
 
@@ -120,15 +139,22 @@ def read_summary(directory: Path) -> dict[str, Any]:
     return tree if isinstance(tree, dict) else {}
 
 
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
 def _settings(configs: list[Config], names: list[str]) -> pd.DataFrame:
-    """Return the settings that differ between any two runs; NaN where a family has none."""
+    """Return the settings that differ between any two runs; NaN where a run reads none."""
     trees = [dict(_flat(config)) for config in configs]
     keys = dict.fromkeys(
         key for config in configs[1:] for key, _, _ in differences(configs[0], config)
     )
     columns = {
-        name: [tree.get(key, math.nan) for key in keys]
-        for name, tree in zip(names, trees, strict=True)
+        name: [
+            tree[key] if key in tree and why_unread(config, key) is None else math.nan
+            for key in keys
+        ]
+        for name, tree, config in zip(names, trees, configs, strict=True)
     }
     return pd.DataFrame(columns, index=pd.Index(list(keys), name="setting"), dtype=object)
 
@@ -148,7 +174,9 @@ def _curves(lines: list[list[dict[str, Any]]], names: list[str]) -> matplotlib.f
     for number, (read, name) in enumerate(zip(lines, names, strict=True)):
         for split, style, width in (("train", "-", 0.8), ("val", "o-", 1.4)):
             points = [
-                (x["step"], per_character(x)) for x in read if x["split"] == split and x["loss"]
+                (x["step"], per_character(x))
+                for x in read
+                if x["split"] == split and x["loss"] is not None
             ]
             if points:
                 axes.plot(

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, NamedTuple, TextIO
 
 import numpy as np
 
@@ -18,21 +18,39 @@ from charjax.units import bits_per_character, perplexity
 Format = Literal["jsonl", "csv"]
 
 
-def characters(
-    tokenizer: Tokenizer, tokens_N: np.ndarray, losses_N: np.ndarray
-) -> tuple[str, np.ndarray]:
-    """Return the characters of a text and the loss of each, (C,) float64 in nats.
+class Characters(NamedTuple):
+    """The characters of a text, with what is known of each.
+
+    Attributes:
+      text: C characters.
+      losses_C: float64 in nats; NaN where none of a character's bytes is predicted.
+      bytes_C: predicted bytes of each.
+      begins_C: the first byte is predicted: so many characters does an evaluation count.
+    """
+
+    text: str
+    losses_C: np.ndarray
+    bytes_C: np.ndarray
+    begins_C: np.ndarray
+
+
+def characters(tokenizer: Tokenizer, tokens_N: np.ndarray, losses_N: np.ndarray) -> Characters:
+    """Return the characters of a text and the loss of each.
 
     The loss of a token is divided equally among its bytes, and that of a character is the sum over
-    its bytes: so the losses of any part of a text add up to those of its tokens. Bytes that are not
-    UTF-8 are joined with the character they seem to continue, and shown as U+FFFD.
+    its predicted bytes: so the losses of any part of a text add up to those of its tokens, also
+    where its first token, which is not predicted, ends within a character. Bytes that are not UTF-8
+    are joined with the character they seem to continue, and shown as U+FFFD.
     """
     losses_N = losses_N.astype(np.float64)
     if isinstance(tokenizer, CharTokenizer):
-        return tokenizer.decode(tokens_N), losses_N
+        text = tokenizer.decode(tokens_N)
+        known_N = ~np.isnan(losses_N)
+        sizes = [len(char.encode("utf-8", "surrogatepass")) for char in text]
+        return Characters(text, losses_N, np.array(sizes, np.int64) * known_N, known_N)
     raw = np.frombuffer(tokenizer.to_bytes(tokens_N), np.uint8)
     if not raw.size:
-        return "", losses_N[:0]
+        return Characters("", losses_N[:0], np.zeros(0, np.int64), np.zeros(0, bool))
     lengths_N = tokenizer.byte_counts()[tokens_N]
     losses_B = np.repeat(losses_N / np.maximum(lengths_N, 1), lengths_N)
     # Continuation bytes are 10xxxxxx.
@@ -44,13 +62,18 @@ def characters(
         for start, end in zip(starts, ends, strict=True)
     ]
     whole = "".join(text if len(text) == 1 else "\ufffd" for text in texts)
-    return whole, np.add.reduceat(losses_B, starts)
+    known_B = ~np.isnan(losses_B)
+    bytes_C = np.add.reduceat(known_B.astype(np.int64), starts)
+    sums_C = np.add.reduceat(np.where(known_B, losses_B, 0.0), starts)
+    return Characters(whole, np.where(bytes_C, sums_C, np.nan), bytes_C, known_B[starts])
 
 
-def by_character(text: str, losses_C: np.ndarray) -> Iterator[dict[str, Any]]:
+def by_character(found: Characters) -> Iterator[dict[str, Any]]:
     """Yield index, line (from 1), character and loss; None where nothing stands before it."""
     line = 1
-    for index, (character, loss) in enumerate(zip(text, losses_C.tolist(), strict=True)):
+    for index, (character, loss) in enumerate(
+        zip(found.text, found.losses_C.tolist(), strict=True)
+    ):
         yield {
             "index": index,
             "line": line,
@@ -60,25 +83,23 @@ def by_character(text: str, losses_C: np.ndarray) -> Iterator[dict[str, Any]]:
         line += character == "\n"
 
 
-def by_line(text: str, losses_C: np.ndarray) -> Iterator[dict[str, Any]]:
+def by_line(found: Characters) -> Iterator[dict[str, Any]]:
     """Yield line (from 1), characters, bytes, loss (mean), bpc, bpb, perplexity, total and text.
 
     Loss and perplexity are per character. A newline belongs to the line that it ends; characters
-    without a loss are not counted.
+    and bytes without a loss are not counted.
     """
     begin = 0
     # Not splitlines: only LF ends a line here.
-    for number, line in enumerate(re.findall(r"[^\n]*\n|[^\n]+", text), start=1):
-        part = losses_C[begin : begin + len(line)]
+    for number, line in enumerate(re.findall(r"[^\n]*\n|[^\n]+", found.text), start=1):
+        part = slice(begin, begin + len(line))
         begin += len(line)
-        counted = part[~np.isnan(part)]
-        total = float(counted.sum())
-        mean = total / counted.size if counted.size else None
-        known = [char for char, loss in zip(line, part.tolist(), strict=True) if loss == loss]
-        size = len("".join(known).encode("utf-8", "surrogatepass"))
+        total = float(np.nansum(found.losses_C[part]))
+        count, size = int(found.begins_C[part].sum()), int(found.bytes_C[part].sum())
+        mean = total / count if count else None
         yield {
             "line": number,
-            "characters": int(counted.size),
+            "characters": count,
             "bytes": size,
             "loss": mean,
             "bpc": None if mean is None else bits_per_character(mean),

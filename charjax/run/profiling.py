@@ -1,5 +1,6 @@
 """A trace of some steps of a run, by JAX's profiler, for XProf, TensorBoard and Perfetto."""
 
+import shlex
 from pathlib import Path
 
 import jax
@@ -69,7 +70,8 @@ class Profile:
             return
         assert self._begin is not None
         self._display.say(
-            f"profile of steps {self._begin + 1} to {step}: xprof --logdir {self._directory}, or "
+            f"profile of steps {self._begin + 1} to {step}: xprof --logdir "
+            f"{shlex.quote(str(self._directory))}, or "
             f"{self._perfetto()} in https://ui.perfetto.dev"
         )
 

@@ -6,6 +6,7 @@ error of the disk; from then on a few more scalars fill its queue, and the next 
 
 import contextlib
 import os
+import shlex
 import struct
 import time
 from collections.abc import Iterator
@@ -68,7 +69,7 @@ class TensorBoard:
         if self._records is not None:
             with contextlib.closing(self._records):
                 self._records.flush()
-        return f"TensorBoard: tensorboard --logdir {self._run.folder}"
+        return f"TensorBoard: tensorboard --logdir {shlex.quote(str(self._run.folder))}"
 
     def _begin(self) -> None:
         from tensorboardX import summary

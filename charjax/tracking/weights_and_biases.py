@@ -3,6 +3,7 @@
 import contextlib
 import netrc
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -83,7 +84,7 @@ class WeightsAndBiases:
             return ""
         run, files = self._wandb, Path(self._wandb.dir).parent
         if run.offline:
-            where = f"{files} (upload it with: wandb sync {files})"
+            where = f"{files} (upload it with: wandb sync {shlex.quote(str(files))})"
         else:
             where = "disabled by $WANDB_MODE" if run.disabled else run.url
         try:

@@ -161,7 +161,9 @@ def test_malformed_files(tmp_path: Path, data: bytes, message: str):
 
 
 def test_files_that_are_no_files(tmp_path: Path):
-    assert "is a directory" in refusal(source=tmp_path)
+    assert f"is a directory; to train on the text files in it give data.path={tmp_path}" in refusal(
+        source=tmp_path
+    )
     assert "is not a file" in refusal(source=tmp_path / "missing.toml")
     assert "is not a file" in refusal(source="a" * 5000)
     assert "is not a file" in refusal(source="a\0b")
@@ -524,3 +526,29 @@ def test_numbers_may_leave_out_the_digit_beside_the_point(text, value):
 def test_of_another_family_only_the_kind_is_a_conflict():
     old, new = (parse_config({"model": {"kind": kind}}) for kind in ("transformer", "mingru"))
     assert resume_conflicts(old, new) == [("model.kind", "transformer", "mingru")]
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"train": {"stepz": 2}}, "train.stepz: unknown key; .*did you mean train.steps"),
+        ({"trian": {}}, "trian: .* is not a section"),
+        ({"train": 5}, "train: 5 given; it is a section: give a dict of its settings"),
+        ({"model": None}, "model: null given; it is a section"),
+        ({"model": {"kind": "bigrm"}}, "model.kind: .*did you mean bigram"),
+        ({"model": {"n_layer": 2}}, "model.kind: null given; must be one of"),
+        ({"train": {"steps": "x"}}, 'train.steps: "x" given; must be a whole number'),
+        ({"optim": {"schedule": "step"}}, "optim.boundaries: none given"),
+    ],
+)
+def test_a_config_made_in_python_is_refused_in_one_line(sections, message: str):
+    with pytest.raises(UserError, match=message):
+        Config(**sections)
+
+
+def test_a_config_made_in_python_may_have_lists():
+    made = Config(data={"path": ["a", "b"]}, model={"kind": "gru"}, train={"steps": 3})
+    assert made == parse_config(
+        {"data": {"path": ["a", "b"]}, "model": {"kind": "gru"}, "train": {"steps": 3}}
+    )
+    assert made.data.path == ("a", "b")

@@ -69,14 +69,15 @@ def test_counts_are_exact_wherever_a_text_is_cut(text: str, cuts: list[int]):
 def test_losses_of_characters_and_lines_add_up_to_those_of_tokens(text: str, random: Any):
     tokens = STREAM.encode(text)
     losses_N = np.array([random.random() for _ in tokens])
-    shown, losses_C = characters(STREAM, tokens, losses_N)
-    assert shown == text
+    found = characters(STREAM, tokens, losses_N)
+    losses_C = found.losses_C
+    assert found.text == text
     assert losses_C.shape == (len(text),)
     np.testing.assert_allclose(losses_C.sum(), losses_N.sum())
-    lines = list(by_line(text, losses_C))
+    lines = list(by_line(found))
     np.testing.assert_allclose(sum(line["total"] for line in lines), losses_N.sum())
     assert sum(line["bytes"] for line in lines) == len(text.encode())
-    assert len(list(by_character(text, losses_C))) == len(text)
+    assert len(list(by_character(found))) == len(text)
 
 
 def test_the_letters_of_bytes_are_those_of_the_library():

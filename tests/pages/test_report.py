@@ -451,6 +451,7 @@ def test_counts_that_cannot_be_kept(runs: Path, monkeypatch: pytest.MonkeyPatch)
         (["gru", "gru"], "a run is given twice"),
         (["gru", "--out", "."], "is a directory; give a file"),
         (["gru", "--out", "no/x.html"], "there is no directory"),
+        (["gru", "--out", "gru/config.toml"], "its name must end with .html"),
         (["gru", "--chrome"], "unrecognized arguments: --chrome"),
         ([], "the following arguments are required: RUN"),
     ],

@@ -50,6 +50,13 @@ def test_the_trace_is_of_so_many_steps_after_the_first(calls: list[str]) -> None
     assert "profile of steps 2 to 6: xprof --logdir /run/profile" in out.getvalue()
 
 
+def test_the_command_can_be_copied_whatever_the_path_is(calls: list[str]) -> None:
+    out = io.StringIO()
+    profile = Profile(Path("/my runs/profile"), 5, Display(Console(file=out, width=200)))
+    advance(profile, 0, [20], calls)
+    assert "xprof --logdir '/my runs/profile'" in out.getvalue()
+
+
 def test_events_may_fall_into_it(calls: list[str]) -> None:
     profile, _ = make(5)
     assert advance(profile, 10, [11, 13, 30], calls) == [11, "start", 13, 16, "stop", 30]

@@ -222,11 +222,12 @@ class TestTensorBoard:
 
     @pytest.fixture
     def trained(self, text: Path, tmp_path: Path) -> Path:
-        workdir = tmp_path / "run"
+        workdir = tmp_path / "a run"
         words = [f"data.path={text}", *WORDS, "log.tensorboard=true", "--workdir", workdir]
         done = run("train", *words)
         assert done.status == 0, done.err
-        assert f"tensorboard --logdir {workdir}/tensorboard" in done.out
+        # The command can be copied: a path with a blank is quoted.
+        assert f"tensorboard --logdir '{workdir}/tensorboard'" in done.out
         return workdir
 
     def test_every_number_and_sample_once(self, trained: Path) -> None:
@@ -264,7 +265,7 @@ class TestTensorBoard:
         for _ in range(2):
             done = run("commands.log", trained, "--to", "tensorboard", "--out", out)
             assert (done.status, done.err) == (0, "")
-            assert_equal_files(trained, out / "run")
+            assert_equal_files(trained, out / trained.name)
         run("commands.log", trained, "--to", "tensorboard")
         assert_equal_files(trained, trained / "tensorboard")
         assert len(list((trained / "tensorboard").iterdir())) == 1
