@@ -6,12 +6,15 @@
 # make recording OUT=FILE.json  record what the commands do, to compare by `python -m tests.recording
 #               --compare`: for changes that are meant to change nothing
 # make faults   the fault matrix in full: kill, damage and fill up runs, thousands of cases
-# make parity   an environment on Python 3.11 with PyTorch; compare with its numbers
+# make trackers  install wandb (75 MB) in the environment; read back what it and TensorBoard hold
+# make parity   an environment on Python 3.11 with PyTorch and transformers; compare with their numbers
 # make aot      an environment with compilers for TPUs and GPUs (1.2 GB); compile training loops for
 #               devices that are not there, and check them (ARGS="--only 'tiny-*' --minutes 10")
+# make pages    open the pages in headless Chromium; skipped aloud where there is none
 # make lint     style, formatting, types, layers, structure and wording
 # make reproduce  measure every published figure this hardware can (a CPU: under 40 minutes)
 # make results  write the numbers in benchmarks/results/ into README.md, docs/ and configs/
+# make learn    run the blocks of docs/learn/; write what they print, and their figures
 # make docs     build the documentation into site/ (warnings are errors)
 # make gpu-bench  on a machine with a GPU: its tests, benchmarks and reproductions; the results in
 #               $$OUT or runs/gpu-bench (ARGS="--minutes 8" where it is lent for minutes)
@@ -26,6 +29,8 @@ AOT_VENV = .venv-aot
 TORCH = torch==2.13.0
 # Its own requirements are for plots that no test makes.
 MUP = mup==1.0.0
+# Whose GPT-2 the exported one is compared with (163 MB with what it needs beside PyTorch).
+TRANSFORMERS = transformers==5.24.0
 # The newest that really runs, unless one is given.
 FIND = if [ -n "$(PYTHON)" ]; then echo "$(PYTHON)"; else sh .ci/newest-python; fi
 RUN = "$(VENV)/bin/python"
@@ -33,9 +38,11 @@ PIP = $(RUN) -m pip --disable-pip-version-check install --quiet
 FAILED = { echo "error: the installation failed; another Python may work: make PYTHON=python3.12" >&2; exit 1; }
 
 FAULTS_OUT =
+# Of the slow tests: .ci/run leaves out the longest.
+SLOW = slow
 
-.PHONY: train test slow golden recording kills faults parity aot lint reproduce results docs gpu-bench \
-	clean
+.PHONY: train test slow golden recording kills faults parity trackers aot pages lint reproduce \
+	results learn docs gpu-bench clean
 
 train: $(VENV)/.run
 	$(RUN) -m charjax.train
@@ -45,7 +52,7 @@ test: $(VENV)/.dev
 	$(RUN) -m pytest -n 2 --dist loadfile
 
 slow: $(VENV)/.dev
-	$(RUN) -m pytest -n 2 -m slow
+	$(RUN) -m pytest -n 2 -m "$(SLOW)"
 
 # Not to make a test pass: see tests/golden/test_golden.py.
 golden: $(VENV)/.dev
@@ -67,12 +74,20 @@ parity:
 		$(MAKE) --no-print-directory VENV=$(TORCH_VENV) PYTHON="$$python" $(TORCH_VENV)/.torch
 	"$(TORCH_VENV)/bin/python" -m pytest -n 2 tests/parity
 
+# With wandb the tests in tests/tracking leave nothing out.
+trackers: $(VENV)/.trackers
+	$(RUN) -m pytest -n 2 -m "slow or not slow" tests/tracking
+
 # The compilers go into an environment of their own: where they are installed, JAX looks for their
 # devices whenever it starts. Rows that benchmarks/results/aot.json has are not compiled again.
 aot:
 	@$(MAKE) --no-print-directory VENV=$(AOT_VENV) $(AOT_VENV)/.aot
 	"$(AOT_VENV)/bin/python" -m pytest tests/aot
 	"$(AOT_VENV)/bin/python" -m benchmarks.aot $(ARGS)
+
+# -rs: what is skipped, and why.
+pages: $(VENV)/.pages
+	$(RUN) -m pytest tests/browser -m "" -rs
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
@@ -86,6 +101,9 @@ reproduce: $(VENV)/.run
 
 results: $(VENV)/.run
 	$(RUN) -m benchmarks.render
+
+learn: $(VENV)/.run
+	$(RUN) -m benchmarks.pages $(ARGS)
 
 # Warnings are errors. What a page loads must be in site/ too.
 docs: $(VENV)/.docs
@@ -120,10 +138,21 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 	@$(PIP) --editable ".[dev]" || $(FAILED)
 	@touch "$(VENV)/.run" "$@"
 
+$(VENV)/.trackers: $(VENV)/.dev
+	@echo "installing wandb in $(VENV)"
+	@$(PIP) --editable ".[dev,wandb]" || $(FAILED)
+	@touch "$@"
+
 $(VENV)/.docs: pyproject.toml | $(VENV)/.made
 	@echo "installing charjax and the documentation tools in $(VENV)"
 	@$(PIP) --editable ".[docs]" || $(FAILED)
 	@touch "$(VENV)/.run" "$@"
+
+# Playwright drives a browser of the system; it downloads none.
+$(VENV)/.pages: $(VENV)/.dev
+	@echo "installing the driver of a browser in $(VENV)"
+	@$(PIP) --editable ".[dev,pages]" || $(FAILED)
+	@touch "$@"
 
 $(VENV)/.aot: $(VENV)/.dev
 	@echo "installing the compilers for TPUs and GPUs (1.2 GB)"
@@ -131,7 +160,8 @@ $(VENV)/.aot: $(VENV)/.dev
 	@touch "$@"
 
 $(VENV)/.torch: $(VENV)/.dev
-	@echo "installing $(TORCH) in $(VENV)"
+	@echo "installing $(TORCH) and $(TRANSFORMERS) in $(VENV)"
 	@$(PIP) "$(TORCH)" || $(FAILED)
 	@$(PIP) --no-deps "$(MUP)" || echo "note: $(MUP) is not installed; its tests are skipped" >&2
+	@$(PIP) "$(TRANSFORMERS)" || echo "note: $(TRANSFORMERS) is not installed; its tests are skipped" >&2
 	@touch "$@"

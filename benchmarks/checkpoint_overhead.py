@@ -35,6 +35,7 @@ from charjax.run.metrics import MetricsFile
 from charjax.run.progress import Progress
 from charjax.signals import Signals
 from charjax.training.session import first_state
+from charjax.units import TextSize
 
 _SMALL: dict[str, tuple[str, ...]] = {
     "bigram B32": ("model.kind=bigram", "train.batch_size=32"),
@@ -157,6 +158,7 @@ def looping(training: Any, folder: Path, every: int) -> Callable[[int], None]:
             sample=lambda step, state: None,
             save=save,
             check=store.check,
+            sizes={"train": TextSize(1, 1, 1)},
         )
         loop.run()
         store.close()

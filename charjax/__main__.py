@@ -15,10 +15,13 @@ COMMANDS = {
     "evaluate": ("charjax.evaluate", "the exact loss of a run on a split or a file"),
     "runs": ("charjax.commands.runs", "the runs of a directory: state, step, loss, size"),
     "compare": ("charjax.commands.compare", "scores and differing settings of several runs"),
+    "report": ("charjax.commands.report", "one page about runs: curves, settings, samples"),
+    "log": ("charjax.commands.log", "a run's metrics and samples into TensorBoard or W&B"),
     "plan": ("charjax.commands.plan", "memory, time and cost of a run on a device, before it"),
     "benchmark": ("charjax.commands.benchmark", "speed and memory of your model on your devices"),
     "initlab": ("charjax.initlab.__main__", "initialisation schemes, measured and compared"),
     "reproduce": ("charjax.reproduce", "measure published figures, with verdicts"),
+    "completion": ("charjax.commands.completion", "completion of commands by bash and zsh"),
     "interop": ("charjax.interop", "PyTorch's and other programs' checkpoints, in and out"),
 }
 

@@ -19,7 +19,6 @@ from jax import Array
 from charjax import parallel
 from charjax.cli import config_words
 from charjax.config import Config
-from charjax.config.notes import schedule_notes
 from charjax.data.datasets import load_other_text, run_rules
 from charjax.data.reading import read_prompt
 from charjax.data.splits import Split
@@ -35,23 +34,29 @@ from charjax.run.loss_rows import characters
 from charjax.run.metrics import MetricsFile
 from charjax.signals import Signals
 from charjax.training.evaluation import exact_loss, exact_losses
-from charjax.units import bits_per_character, perplexity
+from charjax.units import perplexity
 
 
 class Evaluation(NamedTuple):
     """The exact loss over a text, every target once.
 
     Attributes:
-      loss: mean, in nats per character.
-      bpc: the same in bits per character.
-      perplexity: exp(loss).
-      targets: number of predicted characters.
+      loss: mean, in nats per token.
+      bpc: in bits per character.
+      perplexity: exp(loss), per token.
+      targets: number of predicted tokens: characters, bytes (tokenizer byte) or subwords.
+      bpb: in bits per byte.
+      characters: of these targets; one that is cut counts where its first byte is.
+      bytes: of these targets, in UTF-8.
     """
 
     loss: float
     bpc: float
     perplexity: float
     targets: int
+    bpb: float
+    characters: int
+    bytes: int
 
 
 class Run:
@@ -70,6 +75,22 @@ class Run:
     def __repr__(self) -> str:
         kind = self.config.model.kind
         return f"charjax.Run({str(self.directory)!r}, model.kind={kind!r}, step={self.step})"
+
+    def _repr_html_(self) -> str:
+        """Return a small table for a notebook."""
+        rows = {
+            "run": str(self.directory),
+            "model.kind": self.config.model.kind,
+            "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(self.params)):,}",
+            "text": self.config.data.path or self.config.data.name,
+            "step": f"{self.step:,}",
+        }
+        here = self.metrics.query("split == 'val' and step == @self.step").loss.dropna()
+        if len(here):
+            rows["validation loss"] = f"{here.iloc[-1]:.4f} nats per character"
+        # A long path is not cut off.
+        with pd.option_context("display.max_colwidth", None):
+            return str(pd.Series(rows).to_frame().to_html(header=False))
 
     @property
     def config(self) -> Config:
@@ -164,8 +185,8 @@ class Run:
           split: of the run's own text.
           file: another text, instead of a split.
           unseen: characters of the file that the run does not know: refused, or left out.
-          context: characters per window; by default that of the model.
-          stride: characters between the starts of windows; by default `context`.
+          context: tokens per window; by default that of the model.
+          stride: tokens between the starts of windows; by default `context`.
 
         Raises:
           UserError: no such split or file, unknown characters, or numbers out of their bounds.
@@ -178,14 +199,23 @@ class Run:
             ).split
         sizes = {**self._sizes(), "context": context, "stride": stride}
         score = exact_loss(self.model, self.variables, text, self._mesh(), **sizes)
-        loss = score.loss
-        return Evaluation(loss, bits_per_character(loss), perplexity(loss), score.targets)
+        loss, size = score.loss, text.size
+        return Evaluation(
+            loss=loss,
+            bpc=size.bpc(loss),
+            perplexity=perplexity(loss),
+            targets=score.targets,
+            bpb=size.bpb(loss),
+            characters=size.characters,
+            bytes=size.bytes,
+        )
 
     def score(self, text: str) -> np.ndarray:
         """Return the loss of each character, (T,) float64, in nats: -log p(character | before).
 
         The characters are read as `evaluate` reads a text, so that the mean (without NaN) is its
-        loss. Of a multi-byte character, a model of bytes gives the sum over its bytes.
+        loss per character. The loss of a token is divided equally among its bytes, and a character
+        has the sum over its own: with subwords, and with the bytes of one character.
 
         Args:
           text: T characters; after normalization (line ends, byte order mark) as the run's text.
@@ -227,7 +257,7 @@ class Run:
         return perplexity(float(counted.mean()))
 
     def logits(self, text: str) -> np.ndarray:
-        """Return the logits after each character: (T, V) float32, softmax not applied.
+        """Return the logits after each token: (T, V) float32, softmax not applied.
 
         Where documents are lines, a line's end stands first, and its row is the first of T + 1. An
         empty text is read as `sample` reads an empty prompt: one row.
@@ -244,6 +274,19 @@ class Run:
             )
         logits_BTV = _apply(self.model, self.variables, jnp.asarray(tokens_T)[None])
         return np.asarray(logits_BTV[0])
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write one HTML page about the run, as `charjax report` does, and return its path.
+
+        Args:
+          out: the page's file; by default report.html in the run's directory.
+
+        Raises:
+          UserError: `out` is a directory, or in none.
+        """
+        from charjax.pages import write_report
+
+        return write_report([self.directory], None if out is None else Path(out))
 
     def _read(self, text: str, name: str) -> str:
         """Normalize a text as the run's own was."""
@@ -284,12 +327,12 @@ def fit(
       UserError: a mistake in the settings or the data, or the run has diverged.
       KeyboardInterrupt: after Ctrl-C, with the state saved: continue with `resume=True`.
     """
-    from rich.console import Console
-
     from charjax import train
+    from charjax.progress import plain_console
 
     words = [str(config)] if isinstance(config, str | Path) else []
-    file, settings = config_words([*words, *overrides])
+    notes: list[str] = []
+    file, settings = config_words([*words, *overrides], notes.append)
     args = Namespace(
         config=file,
         overrides=settings,
@@ -297,8 +340,8 @@ def fit(
         resume=resume,
         init_from=None if init_from is None else str(init_from),
         checkpoint=None,
+        profile=None,
     )
-    notes: list[str] = []
     if isinstance(config, Config):
         if overrides or resume or init_from is not None:
             raise UserError(
@@ -308,8 +351,7 @@ def fit(
         resolved, directory = config, None if workdir is None else Path(workdir)
     else:
         resolved, directory = train.resolve_config(args, notes.append)
-    notes += schedule_notes(resolved)
-    display = Display(Console(file=io.StringIO()) if quiet else Console())
+    display = Display(plain_console(io.StringIO() if quiet else None))
     stopping = Signals(ends_at_second=False)
     with train.run_directory(directory, resolved) as target:
         status = train.train_run(args, resolved, target, notes, display, stopping)

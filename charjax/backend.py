@@ -206,6 +206,9 @@ def _keep_compiled() -> None:
     cache = user_cache()
     if os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache is None:
         return
+    if not hasattr(os, "getuid"):
+        # Nothing would show that the directory belongs to the user.
+        return
     everything = cache / "compiled"
     folder = everything / hashlib.sha256(processor().encode()).hexdigest()[:12]
     try:
@@ -232,7 +235,8 @@ def _keep_memory(*, one_heap: bool) -> None:
     sweep of small networks 1.6 times as long), and so do the compiler's (a third more time to
     compile).
     """
-    with contextlib.suppress(OSError, AttributeError):
+    # Windows has no library of the process itself: TypeError.
+    with contextlib.suppress(OSError, AttributeError, TypeError):
         library = ctypes.CDLL(None)
         library.gnu_get_libc_version  # noqa: B018 - AttributeError where mallopt may be another's
         library.mallopt(_M_MMAP_MAX, 0)

@@ -84,7 +84,8 @@ def config_words(
         others = [*texts[1:], *([path] if path else [])]
         if others:
             raise UserError(
-                f"{texts[0]!r} and {others[0]!r} given; a run has one text: leave one out"
+                f"{texts[0]!r} and {others[0]!r} given; a run has one text: leave one out, or give "
+                'a list: data.path=["a.txt", "b.txt"]'
             )
         note(f"{texts[0]} is no configuration and is read as the text: data.path={texts[0]}")
         overrides = [f"data.path={texts[0]}", *overrides]

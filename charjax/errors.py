@@ -39,6 +39,11 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(error: BaseException) -> str:
+    """Return the type of another library's error, and the first line of its message."""
+    return printable(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+
+
 def visible(text: str) -> str:
     r"""Return the text with control characters other than \n and \t written as escapes."""
     return "".join(

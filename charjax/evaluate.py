@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charjax import cli
+from charjax.config.settings import parse_paths
 from charjax.errors import UserError, printable
-from charjax.units import bits_per_character, perplexity
+from charjax.units import TextSize, perplexity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,10 +52,10 @@ def _evaluate(args: Namespace, poll: Any) -> int:
             "--unseen: skip given without --text; a run knows every symbol of its own text: leave "
             "it out"
         )
-    if args.text is not None and args.data_path is not None:
+    if args.text is not None and args.moved:
         raise UserError(
-            "data.path: given with --text, which is evaluated instead of the run's own text: leave "
-            "one out"
+            f"data.{next(iter(args.moved))}: given with --text, which is evaluated instead of the "
+            "run's own text: leave one out"
         )
     workdir = Path(args.workdir)
     require_run(workdir)
@@ -64,7 +65,7 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     # Importing JAX has taken seconds.
     poll()
     other = _other_text(run, args) if args.text is not None else None
-    split = other.split if other else load_split(run, args.split, args.data_path)
+    split = other.split if other else load_split(run, args.split, args.moved)
     length = run.config.model.context_length
     assert length is not None
     mesh = parallel.make_mesh(devices, len(devices))
@@ -81,10 +82,10 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     score = exact_loss(run.model, run.variables, split, mesh, **sizes)
     finite = math.isfinite(score.loss)
     if args.json:
-        result = _json(args, run, score, other)
+        result = _json(args, run, score, split.size, other)
         sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
     elif finite:
-        _print(args, run, score, other)
+        _print(args, run, score, split.size, other)
     if not finite:
         sys.stdout.flush()
         cli.complain(_explain_loss(args, run, score))
@@ -109,7 +110,9 @@ def _print_rows(args: Namespace, run: "Run", split: "Split", losses_N: "np.ndarr
     return int(undefined or np.isinf(losses_N).any())
 
 
-def _json(args: Namespace, run: "Run", score: "Score", other: "OtherText | None") -> dict[str, Any]:
+def _json(
+    args: Namespace, run: "Run", score: "Score", size: TextSize, other: "OtherText | None"
+) -> dict[str, Any]:
     """Return the object to print; a loss that is not finite is null."""
     from charjax.run.metrics import loss_fields
 
@@ -117,9 +120,11 @@ def _json(args: Namespace, run: "Run", score: "Score", other: "OtherText | None"
     window = length if run.model.memory == "windowed" else None
     result = {
         "split": None if other else args.split,
-        **loss_fields(score.loss),
+        **loss_fields(score.loss, size),
         "perplexity": perplexity(score.loss) if math.isfinite(score.loss) else None,
         "tokens": score.targets,
+        "characters": size.characters,
+        "bytes": size.bytes,
         "context": args.context or window,
         "stride": args.stride or args.context or window,
         "checkpoint": args.checkpoint,
@@ -130,7 +135,9 @@ def _json(args: Namespace, run: "Run", score: "Score", other: "OtherText | None"
     return result
 
 
-def _print(args: Namespace, run: "Run", score: "Score", other: "OtherText | None") -> None:
+def _print(
+    args: Namespace, run: "Run", score: "Score", size: TextSize, other: "OtherText | None"
+) -> None:
     """Print one line on stdout; on stderr, notes on how another text was read."""
     for note in other.notes if other else ():
         sys.stderr.write(f"note: {printable(note)}\n")
@@ -142,10 +149,17 @@ def _print(args: Namespace, run: "Run", score: "Score", other: "OtherText | None
             f"{run.tokenizer.vocab_size:,} symbols\n"
         )
     left_out = f", {other.unseen:,} unseen characters left out" if other and other.unseen else ""
+    loss, unit = score.loss, run.tokenizer.unit
+    per_character, bpc, bpb = size.per_character(loss), size.bpc(loss), size.bpb(loss)
+    in_nats = f"{shown_loss(loss)} nats per {unit}"
+    over = f"{size.tokens:,} targets"
+    if unit != "character":
+        in_nats += f", {shown_loss(per_character)} nats per character"
+        over += f" ({size.characters:,} characters, {size.bytes:,} bytes)"
+    per_unit = "" if unit == "character" else f" per {unit}"
     sys.stdout.write(
-        f"{_where(args)}: loss {shown_loss(score.loss)} nats per character, "
-        f"{shown_loss(bits_per_character(score.loss))} bpc, perplexity "
-        f"{shown_loss(perplexity(score.loss))}, over {score.targets:,} targets"
+        f"{_where(args)}: loss {in_nats}, {shown_loss(bpc)} bpc, {shown_loss(bpb)} bits per byte, "
+        f"perplexity {shown_loss(perplexity(loss))}{per_unit}, over {over}"
         f"{left_out} (checkpoint of step {run.step})\n"
     )
 
@@ -196,7 +210,7 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
         "--context",
         metavar="N",
         type=cli.whole_number(1),
-        help="characters per window (the model's)",
+        help="tokens per window (the model's)",
     )
     parser.add_argument(
         "--stride", metavar="N", type=cli.whole_number(1), help="between windows (their length)"
@@ -234,22 +248,25 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
             "default): leave one out"
         )
     args.format = args.format or "jsonl"
-    args.data_path = _moved_text(args.words)
+    args.moved = _moved_text(args.words)
     del args.words
     return args
 
 
-def _moved_text(words: list[str]) -> str | None:
-    """Return the file of a `data.path=FILE` word, or None."""
-    path = None
+def _moved_text(words: list[str]) -> dict[str, Any]:
+    """Return the paths of `data.path=FILE` and `data.val_path=FILE` words, by their keys."""
+    moved: dict[str, Any] = {}
     for word in words:
         name, _, path = word.partition("=")
-        if name != "data.path" or not path:
+        if name not in ("data.path", "data.val_path") or not path:
             raise UserError(
-                f"{word!r} given after the run; only data.path=FILE may stand there, with the file "
-                "that the run was trained on: another one is given by --text"
+                f"{word!r} given after the run; only data.path=FILE (and data.val_path=FILE) may "
+                "stand there, with the file that the run was trained on: another one is given by "
+                "--text"
             )
-    return path
+        paths = parse_paths(path, name)
+        moved[name.removeprefix("data.")] = tuple(paths) if isinstance(paths, list) else paths
+    return moved
 
 
 if __name__ == "__main__":

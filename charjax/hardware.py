@@ -4,8 +4,12 @@ import contextlib
 import datetime
 import functools
 import importlib.metadata
+import math
 import os
 import platform
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import jax
 from jax.sharding import Mesh
 
 from charjax import __version__
+from charjax.cli import remark
 
 # Environment variables that change what is measured; those that are set are recorded.
 _FLAGS = (
@@ -80,11 +85,13 @@ def describe(devices: list[jax.Device]) -> str:
 
 def processor() -> str:
     """Return the name of this machine's processor."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    # macOS has no /proc, and platform.processor() is the same for all of Apple's.
+    brand = _output_on_macos("sysctl", "-n", "machdep.cpu.brand_string").strip()
+    return brand or platform.processor() or platform.machine()
 
 
 def cores() -> int:
@@ -94,20 +101,75 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def available_memory(devices: list[jax.Device]) -> int:
-    """Return free bytes per device: of its own memory, or its share of the machine's."""
+def available_memory(devices: list[jax.Device]) -> float:
+    """Return free bytes per device: of its own memory, or its share of `free_memory`."""
     stats = devices[0].memory_stats()
     if stats and "bytes_limit" in stats:
-        return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(devices)
+        return float(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    return free_memory() / len(devices)
 
 
-def total_memory(devices: list[jax.Device]) -> int:
-    """Return the bytes of memory of each device: its own, or all of the machine's."""
+def total_memory(devices: list[jax.Device]) -> float:
+    """Return the bytes of memory of each device: its own, or `physical_memory`."""
     stats = devices[0].memory_stats()
     if stats and "bytes_limit" in stats:
-        return int(stats["bytes_limit"])
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return float(stats["bytes_limit"])
+    return physical_memory()
+
+
+def free_memory() -> float:
+    """Return the free bytes of this machine's memory.
+
+    Where the system does not report them, half of the physical memory.
+    """
+    pages = _sysconf("SC_AVPHYS_PAGES")
+    if pages:
+        return pages * _sysconf("SC_PAGE_SIZE")
+    counts = _output_on_macos("vm_stat")
+    # Inactive and speculative pages are given to whoever needs them.
+    found = re.findall(r"^Pages (?:free|inactive|speculative):\s+(\d+)\.$", counts, re.MULTILINE)
+    size = re.search(r"page size of (\d+) bytes", counts)
+    if found and size:
+        return float(sum(map(int, found)) * int(size[1]))
+    return physical_memory() / 2
+
+
+def physical_memory() -> float:
+    """Return the bytes of this machine's memory.
+
+    Where the system does not report them, infinity, with a note: nothing is checked against it.
+    """
+    found = _sysconf("SC_PHYS_PAGES") * _sysconf("SC_PAGE_SIZE")
+    if not found:
+        size = _output_on_macos("sysctl", "-n", "hw.memsize").strip()
+        found = float(size) if size.isdecimal() else 0.0
+    if not found:
+        _note_unknown_memory()
+    return found or math.inf
+
+
+def _sysconf(name: str) -> float:
+    """Return a value of the system's configuration, 0 where it has none."""
+    try:
+        return float(max(0, os.sysconf(name)))
+    except (AttributeError, ValueError, OSError):
+        return 0.0
+
+
+def _output_on_macos(*command: str) -> str:
+    """Return the output of a command of macOS, empty elsewhere or if it fails."""
+    if sys.platform != "darwin":
+        return ""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout
+
+
+@functools.cache
+def _note_unknown_memory() -> None:
+    remark("the system does not report its memory: what would not fit is not refused")
 
 
 def environment(devices: list[jax.Device], mesh: Mesh) -> dict[str, Any]:

@@ -1,24 +1,18 @@
 """`python -m charjax.interop`: convert parameters to and from PyTorch's state dicts.
 
-python -m charjax.interop import FILE.safetensors [CONFIG.toml] [section.key=value ...]
-                                 --workdir DIR
-python -m charjax.interop export RUN FILE.safetensors [--checkpoint best|latest|STEP]
-                                 [--module NAME] [--overwrite]
+python -m charjax.interop import FILE.safetensors|DIRECTORY [CONFIG.toml] [section.key=value ...]
+                                 [--alphabet FILE] --workdir DIR
+python -m charjax.interop export RUN FILE.safetensors|DIRECTORY [--checkpoint best|latest|STEP]
+                                 [--format safetensors|hf-gpt2] [--module NAME] [--overwrite]
 """
 
 import argparse
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from charjax import cli
 from charjax.errors import UserError, visible
-
-if TYPE_CHECKING:
-    from charjax.config import Config
-    from charjax.conversion.files import Header
-    from charjax.data.tokenizers import Tokenizer
 
 
 def main(argv: list[str]) -> int:
@@ -30,6 +24,8 @@ def main(argv: list[str]) -> int:
 
 
 def _export(args: Namespace) -> str:
+    from charjax.config import TransformerConfig
+    from charjax.conversion.directories import check_directory, write_directory
     from charjax.conversion.files import (
         Header,
         TensorFile,
@@ -37,91 +33,79 @@ def _export(args: Namespace) -> str:
         write_file,
         write_header,
     )
+    from charjax.conversion.huggingface import HF_GPT2
     from charjax.conversion.state_dicts import original_of, to_state_dict
     from charjax.run.load import find_run, load_run, require_run
 
-    path, directory = Path(args.file), Path(args.workdir)
+    path, directory, as_directory = Path(args.file), Path(args.workdir), args.format == "hf-gpt2"
     require_run(directory)
-    check_target(path, args.overwrite)
+    (check_directory if as_directory else check_target)(path, args.overwrite)
     saved = find_run(directory, args.checkpoint)
+    model = saved.config.model
+    if as_directory and not isinstance(model, TransformerConfig):
+        raise UserError(
+            f"--format: hf-gpt2 given, but model.kind is {model.kind} and GPT-2 is a transformer; "
+            "leave it out"
+        )
     saved.start_backend()
     run = load_run(saved, args.weights)
     vocab_size = run.tokenizer.vocab_size
-    tensors = to_state_dict(run.config.model, vocab_size, run.variables, args.module)
-    config = run.config.model_dump(mode="json")
-    header = Header(config, run.tokenizer, run.dataset_digest, run.step)
-    write_file(path, TensorFile(tensors, write_header(header)))
-    module = original_of(run.config.model)
-    return f"{path}: {len(tensors)} tensors, float32 (checkpoint of step {run.step})\nfor {module}"
+    layout = HF_GPT2 if as_directory else None
+    tensors = to_state_dict(model, vocab_size, run.variables, args.module, layout)
+    header = Header(run.config.model_dump(mode="json"), run.tokenizer, run.dataset_digest, run.step)
+    content = TensorFile(tensors, write_header(header))
+    if as_directory:
+        assert isinstance(model, TransformerConfig)
+        write_directory(path, content, model, run.tokenizer)
+    else:
+        write_file(path, content)
+    original = layout.original(model) if layout else original_of(model)
+    step = f"float32 (checkpoint of step {run.step})"
+    return f"{path}: {len(tensors)} tensors, {step}\nfor {original}"
 
 
 def _import(args: Namespace) -> str:
     from charjax import backend
-    from charjax.conversion.files import read_file, read_header
+    from charjax.conversion.directories import read_source
+    from charjax.conversion.files import read_header
     from charjax.conversion.resolve_config import resolve_config
     from charjax.conversion.runs import check_workdir, write_run
     from charjax.conversion.state_dicts import clean, find_layout, from_state_dict
+    from charjax.conversion.text import find_text
 
     workdir = Path(args.workdir)
     check_workdir(workdir)
-    held = read_file(Path(args.file))
+    held, described = read_source(Path(args.file))
     header = read_header(held.metadata)
     tensors = clean(held.tensors, held.metadata)
     layout = find_layout(tensors)
-    inferred = layout.infer(tensors)
-    config, unanswered, text_given = resolve_config(
-        layout, inferred, header, args.config, args.overrides
-    )
-    vocab_size = inferred.vocab_size or 0
+    inferred = described.refine(layout.infer(tensors), header)
+    resolved = resolve_config(layout, inferred, header, args.config, args.overrides)
+    config, vocab_size = resolved.config, inferred.vocab_size or 0
     variables, converted = from_state_dict(layout, config.model, vocab_size, tensors)
-    if unanswered:
+    if resolved.unanswered:
         raise UserError(
             "; ".join(
                 f"model.{name}: not given, and no tensor determines it; give model.{name}="
                 f"{question.answers}"
-                for name, question in unanswered.items()
+                for name, question in resolved.unanswered.items()
             )
         )
-    config, tokenizer, digest = _text(config, header, text_given, vocab_size)
+    if header is not None and args.alphabet is not None:
+        raise UserError("--alphabet: given, but the file's header has the alphabet; leave it out")
+    alphabet = args.alphabet
+    if alphabet is None and config.data.tokenizer in ("char", "byte"):
+        alphabet = described.tokenizer
+    text = find_text(resolved, header, alphabet and Path(alphabet), vocab_size)
+    config = text.config
     devices = backend.start_backend(backend.on_any_device(config.runtime))
-    count = write_run(workdir, config, tokenizer, digest, variables, devices)
+    count = write_run(workdir, config, text.tokenizer, text.digest, variables, devices)
     notes = f"; {' and '.join(converted)} converted to float32" if converted else ""
     read = f"{layout.original(config.model)}: {config.model.kind}, {count:,} parameters{notes}"
     if header is None:
-        assumptions = f"{layout.assumptions(config.model)}; {_order(config, tokenizer)}"
+        assumptions = f"{layout.assumptions(config.model)}; {text.order}"
         read += f"\nassumed, as no tensor determines it: {assumptions}"
     return f"run: {workdir}\n{read}"
-
-
-def _order(config: "Config", tokenizer: "Tokenizer") -> str:
-    """Describe which symbol each token stands for."""
-    if config.data.tokenizer == "byte":
-        return "symbols are bytes" + (", newline and 0 exchanged" * tokenizer.boundary)
-    first = "symbol 0 is the boundary of lines, the others" if tokenizer.boundary else "symbols"
-    return f"{first} are the characters of the text in the order of their code points"
-
-
-def _text(
-    config: "Config", header: "Header | None", text_given: bool, vocab_size: int
-) -> "tuple[Config, Tokenizer, str]":
-    """Return the config with its context length, the alphabet, and the digest of the text."""
-    from charjax.data.datasets import load_dataset
-    from charjax.training.session import with_context
-
-    tokenizer = header.tokenizer if header is not None else None
-    if header is None or text_given:
-        dataset = load_dataset(config.data, tokenizer)
-        config, digest = with_context(config, dataset), dataset.digest
-        source, tokenizer = f"the text ({dataset.name})", dataset.tokenizer
-    else:
-        digest, source, tokenizer = header.dataset_digest, "the header", header.tokenizer
-    if tokenizer.vocab_size != vocab_size:
-        raise UserError(
-            f"data: {source} has {tokenizer.vocab_size} symbols, but the tensors have a "
-            f"vocabulary of {vocab_size}; give the text that the model was trained on: "
-            "data.name=... or data.path=..."
-        )
-    return config, tokenizer, digest
 
 
 def interop_arguments(argv: list[str]) -> argparse.Namespace:
@@ -130,8 +114,8 @@ def interop_arguments(argv: list[str]) -> argparse.Namespace:
         prog="python -m charjax.interop",
         usage="%(prog)s import|export ...",
         description="Convert parameters to and from PyTorch's state dicts, as safetensors: the GPT "
-        "of nanoGPT, minGPT\nand makemore, torch.nn.RNN, GRU and LSTM (emb, rnn or gru, fc), "
-        "makemore's MLP and Bigram.\nSee `import --help`, `export --help`.",
+        "of nanoGPT, minGPT\nand makemore, Hugging Face's GPT-2, torch.nn.RNN, GRU and LSTM (emb, "
+        "rnn or gru, fc),\nmakemore's MLP and Bigram. See `import --help`, `export --help`.",
     )
     parser.add_argument(
         "action", metavar="import|export", choices=("import", "export"), help="the direction"
@@ -145,11 +129,16 @@ def interop_arguments(argv: list[str]) -> argparse.Namespace:
 def _import_arguments(argv: list[str]) -> argparse.Namespace:
     parser = cli.Parser(
         prog="python -m charjax.interop import",
-        usage="%(prog)s FILE.safetensors [CONFIG.toml] [section.key=value ...] --workdir DIR",
+        usage="%(prog)s FILE.safetensors|DIRECTORY [CONFIG.toml] [section.key=value ...] "
+        "[--alphabet FILE] --workdir DIR",
         description="Make a run of a state dict: sizes are inferred from the tensors, the rest "
         "comes from\nthe file's header, if charjax wrote it, or from the configuration.",
     )
-    parser.add_argument("file", metavar="FILE.safetensors", help="the state dict")
+    parser.add_argument(
+        "file",
+        metavar="FILE.safetensors|DIRECTORY",
+        help="the state dict, or a directory that transformers saved (GPT-2)",
+    )
     parser.add_argument(
         "words",
         nargs="*",
@@ -157,6 +146,13 @@ def _import_arguments(argv: list[str]) -> argparse.Namespace:
         help="settings that no tensor determines: the text (data.name=...); for a GPT model.n_head "
         "and model.activation (gelu or gelu_tanh); for a torch.nn.RNN model.activation (tanh or "
         "relu)",
+    )
+    parser.add_argument(
+        "--alphabet",
+        metavar="FILE",
+        help="what the symbols 0, 1, ... stand for, where the file does not say it: nanoGPT's "
+        "meta.pkl or meta.json, the symbols in their order, or the text that the model was "
+        "trained on",
     )
     parser.add_argument("--workdir", metavar="DIR", required=True, help="where the run goes")
     args = parser.parse_intermixed_args(argv)
@@ -168,18 +164,29 @@ def _import_arguments(argv: list[str]) -> argparse.Namespace:
 def _export_arguments(argv: list[str]) -> argparse.Namespace:
     parser = cli.Parser(
         prog="python -m charjax.interop export",
-        usage="%(prog)s WORKDIR FILE.safetensors [options]",
+        usage="%(prog)s WORKDIR FILE.safetensors|DIRECTORY [options]",
         description="Write a run's parameters under the names that PyTorch's original has.",
     )
     cli.add_checkpoint(parser)
-    parser.add_argument("file", metavar="FILE.safetensors", help="the file to write")
+    parser.add_argument(
+        "file", metavar="FILE.safetensors|DIRECTORY", help="the file or directory to write"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("safetensors", "hf-gpt2"),
+        default="safetensors",
+        help="safetensors: a file for the PyTorch original; hf-gpt2: a directory for "
+        "transformers' GPT2LMHeadModel (a transformer's)",
+    )
     parser.add_argument(
         "--module",
         metavar="NAME",
         choices=("rnn", "gru", "lstm"),
         help="name of the recurrent module (default: gru for a GRU, else rnn)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an existing file or directory"
+    )
     return parser.parse_args(argv)
 
 

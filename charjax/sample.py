@@ -11,6 +11,7 @@ line, followed by a tab and its origin: train, val, test or new; or unfinished, 
 """
 
 import argparse
+import codecs
 import dataclasses
 import io
 import json
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from charjax.signals import Signals
 
 _SEPARATOR = "---------------"
-# The most bytes of a character in UTF-8.
-_MOST_BYTES = 4
 
 
 def main(argv: list[str]) -> int:
@@ -64,7 +63,7 @@ def _sample(args: Namespace, signals: "Signals") -> int:
     prompt, notes = _prompt(args, raw_prompt, run)
     live = args.num_samples == 1 and not args.json and not args.stop and sys.stdout.isatty()
     generated = _generate(run, prompt, settings, args, signals, live)
-    texts = [prompt + run.tokenizer.decode(tokens) for tokens in generated.tokens]
+    texts = [prompt + text for text in generated.texts]
     has_origins = run.tokenizer.boundary and not generated.status
     origins = _origins(run, prompt, generated) if has_origins else None
     if args.json:
@@ -128,6 +127,7 @@ class _Generated:
 
     Attributes:
       tokens: new tokens of each sample, without the stop token.
+      texts: their text, up to that of --stop.
       finished: whether each sample ended by a line's end or --stop; None if neither can be.
       seconds: time of generation, without compilation.
       compile_seconds: time of compilation.
@@ -135,6 +135,7 @@ class _Generated:
     """
 
     tokens: list[np.ndarray]
+    texts: list[str]
     finished: list[bool] | None
     seconds: float
     compile_seconds: float
@@ -142,7 +143,7 @@ class _Generated:
 
     @property
     def characters(self) -> int:
-        return sum(len(tokens) for tokens in self.tokens)
+        return sum(map(len, self.texts))
 
     @property
     def characters_per_second(self) -> float:
@@ -199,29 +200,26 @@ def _generate(
     cut = [ending.cut(row) for row in tokens]
     is_cut_B = np.array([len(a) < len(b) for a, b in zip(cut, tokens, strict=True)])
     finished = None if stop is None and args.stop is None else (ended_B | is_cut_B).tolist()
-    return _Generated(cut, finished, seconds, compiling, status)
+    return _Generated(
+        cut, [ending.decode(row) for row in tokens], finished, seconds, compiling, status
+    )
 
 
 class _Terminal:
     """Prints one text while it is generated."""
 
     def __init__(self, tokenizer: "Tokenizer"):
-        self._decode = tokenizer.decode
-        self._pending = np.zeros(0, np.int32)
+        self._to_bytes = tokenizer.to_bytes
+        # Bytes that may be the beginning of a character wait for its rest.
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def add(self, tokens: np.ndarray) -> None:
-        """Print tokens; bytes that may be the beginning of a character wait for its rest."""
-        tokens = np.append(self._pending, tokens)
-        for shown in range(tokens.size, max(-1, tokens.size - _MOST_BYTES), -1):
-            text = self._decode(tokens[:shown])
-            if not text.endswith("\ufffd"):
-                break
-        self._pending = tokens[shown:]
-        self.write(text)
+        """Print tokens, as far as they are whole characters."""
+        self.write(self._decoder.decode(self._to_bytes(tokens)))
 
     def end(self) -> None:
         """Print what is still waiting."""
-        self.write(self._decode(self._pending))
+        self.write(self._decoder.decode(b"", True))
 
     def write(self, text: str) -> None:
         """Print a text, control characters escaped."""
@@ -236,6 +234,7 @@ def _origins(run: "Run", prompt: str, generated: _Generated) -> list[str] | None
     """
     from charjax.data.datasets import load_dataset
     from charjax.data.origins import find_origins
+    from charjax.data.subwords import BpeTokenizer
 
     try:
         dataset = load_dataset(run.config.data, run.tokenizer, run.dataset_digest)
@@ -245,7 +244,11 @@ def _origins(run: "Run", prompt: str, generated: _Generated) -> list[str] | None
     # Of several lines in the prompt, the model continued the last.
     line = run.tokenizer.encode(prompt.rpartition("\n")[2])
     whole = [generated.tokens[i] for i, finished in enumerate(generated.finished or []) if finished]
-    found = iter(find_origins(dataset.splits, [np.append(line, tokens) for tokens in whole]))
+    documents = [np.append(line, tokens) for tokens in whole]
+    if isinstance(run.tokenizer, BpeTokenizer):
+        # A model may spell a line in other tokens than those of the text.
+        documents = [run.tokenizer.encode(run.tokenizer.decode(each)) for each in documents]
+    found = iter(find_origins(dataset.splits, documents))
     return [label or next(found) for label in _unfinished(generated)]
 
 
@@ -275,6 +278,7 @@ def _json(
         "past_context": args.past_context,
         **({} if args.stop is None else {"stop": args.stop}),
         "step": step,
+        "tokens": sum(map(len, generated.tokens)),
         "characters": generated.characters,
         "seconds": generated.seconds,
         "characters_per_second": generated.characters_per_second,

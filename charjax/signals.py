@@ -97,7 +97,8 @@ class Signals:
             return self
         self._is_entered = True
         self._pipe = read, write = os.pipe()
-        os.set_blocking(write, False)
+        if hasattr(os, "set_blocking"):  # before Python 3.12 not on Windows
+            os.set_blocking(write, False)
         watch = _exit_at_second_signal if self._ends_at_second else _drain
         threading.Thread(target=watch, args=(read,), daemon=True).start()
         self._pipe_before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)

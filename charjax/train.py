@@ -2,7 +2,7 @@
 
     python -m charjax.train [CONFIG.toml] [section.key=value ...] [--workdir DIR] [--resume]
                             [--init-from RUN [--checkpoint best|latest|STEP]] [--print-config]
-                            [--dry-run] [--list-configs]
+                            [--dry-run] [--list-configs] [--profile STEPS]
 
 This file reads top to bottom: the configuration, the parts of the run, the run, the arguments.
 """
@@ -10,7 +10,9 @@ This file reads top to bottom: the configuration, the parts of the run, the run,
 import argparse
 import contextlib
 import datetime
+import os
 import re
+import shlex
 import sys
 import textwrap
 import time
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
     from charjax.training.session import Session
 
 
+# A trace holds every operation of every step.
+_MOST_PROFILED = 1000
+
+
 def main(argv: list[str]) -> int:
     """Run the command; return its exit status."""
     notes: list[str] = []
@@ -42,7 +48,11 @@ def main(argv: list[str]) -> int:
     if args.list_configs:
         return _list_configs()
     config, workdir = resolve_config(args, notes.append)
-    notes += schedule_notes(config)
+    if args.profile is not None and config.model.fitted:
+        raise UserError(
+            f"--profile: {args.profile} given, but model.kind={config.model.kind} counts and has "
+            "no steps: leave it out"
+        )
     if args.print_config or args.dry_run:
         return _check_start(args, config, workdir, notes)
     from rich.console import Console
@@ -110,8 +120,9 @@ def resolve_config(args: Namespace, note: Callable[[str], None]) -> tuple[Config
 def _with_settled_fields(config: Config, old: Config, requested: dict[str, Any]) -> Config:
     """Return a configuration with the fields that the saved run determined itself.
 
-    They are a context length taken from the text, and, unless it is requested, whether embeddings
-    are scaled: a run may have been saved before its scheme determined that.
+    They are a context length taken from the text, the steps of train.epochs, and, unless it is
+    requested, whether embeddings are scaled: a run may have been saved before its scheme
+    determined that.
 
     Args:
       config: the configuration given with --resume.
@@ -123,7 +134,10 @@ def _with_settled_fields(config: Config, old: Config, requested: dict[str, Any])
     names = {"context_length"} if config.model.context_length is None else set()
     names |= {"scale_embeddings"} - requested.keys()
     settled = {name: getattr(old.model, name) for name in names if hasattr(old.model, name)}
-    return config.model_copy(update={"model": config.model.model_copy(update=settled)})
+    config = config.model_copy(update={"model": config.model.model_copy(update=settled)})
+    if config.optim.decay_steps is None and config.train.epochs == old.train.epochs:
+        return config.with_steps(old.train.steps)
+    return config
 
 
 @contextlib.contextmanager
@@ -134,7 +148,9 @@ def run_directory(workdir: Path | None, config: Config) -> Iterator[Path]:
         return
     from charjax.files import make_directory
 
-    corpus = Path(config.data.path).stem if config.data.path else config.data.name
+    # Of a path that ends with a slash, or is a dot, the name of that folder.
+    named = os.path.abspath(config.data.title) if config.data.path else config.data.name
+    corpus = Path(named).stem or "text"
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     base = Path("runs") / f"{corpus}-{config.model.kind}-{stamp}"
     made_parent = not base.parent.exists()
@@ -177,7 +193,7 @@ def _check_start(args: Namespace, config: Config, workdir: Path | None, notes: l
     if workdir is not None:
         check_can_start(workdir, session, resume=args.resume)
     # Not before: an error is printed as one line, without notes.
-    for note in notes:
+    for note in [*notes, *schedule_notes(session.config)]:
         display.say(f"note: {note}")
     if args.dry_run:
         show_plan(display, session)
@@ -208,8 +224,10 @@ def _open(
 ) -> tuple["Session", Any]:
     """Return the session, and with --init-from the parameters of the other run."""
     from charjax.run.load import saved_dataset
+    from charjax.tracking.trackers import check_installed
     from charjax.training.session import open_session, start_for_training
 
+    check_installed(config)
     for note in notes:
         display.say(f"note: {note}")
     # Before anything else starts JAX.
@@ -236,7 +254,7 @@ def train_run(
     """Train, or resume, the run of a directory; return its exit status.
 
     Args:
-      args: of the command: `resume`, `init_from` and `checkpoint` are read.
+      args: of the command: `resume`, `init_from`, `checkpoint` and `profile` are read.
       config: resolved by `resolve_config`.
       workdir: the directory.
       notes: to be shown before the run.
@@ -248,16 +266,23 @@ def train_run(
 
     display.say(f"run: {workdir}")
     session, params = _open(args, config, workdir, notes, display)
+    for note in schedule_notes(session.config):
+        display.say(f"note: {note}")
     began = time.perf_counter()
     # A signal no longer ends the process at once: there is a state to save.
     with stopping as received:
         recorder = Recorder.open(workdir, session, display, received, resume=args.resume)
+        status = 1
         try:
-            status = recorder.fit() if session.model.fitted else recorder.train(params)
+            if session.model.fitted:
+                status = recorder.fit()
+            else:
+                status = recorder.train(params, args.profile)
         except signals.Interrupted as stop:
             status = stop.status
         finally:
-            recorder.lock.release()
+            recorder.close(status)
+    display.say(f"look at it: charjax report {shlex.quote(str(workdir))}")
     display.say(f"run: {workdir}  ({time.perf_counter() - began:.1f} s)")
     return status
 
@@ -293,6 +318,12 @@ def train_arguments(
         metavar="best|latest|STEP",
         type=cli.checkpoint_step,
         help="with --init-from: which of its saved steps (best)",
+    )
+    parser.add_argument(
+        "--profile",
+        metavar="STEPS",
+        type=cli.whole_number(1, _MOST_PROFILED),
+        help="write a trace of so many steps to profile/ in the run (XProf, TensorBoard, Perfetto)",
     )
     parser.add_argument(
         "--print-config",

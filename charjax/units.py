@@ -1,6 +1,7 @@
 """Units of a loss."""
 
 import math
+from typing import NamedTuple
 
 
 def bits_per_character(nats: float) -> float:
@@ -14,3 +15,33 @@ def perplexity(nats: float) -> float:
 
 
 _LARGEST_EXPONENT = 700.0
+
+
+class TextSize(NamedTuple):
+    """The size of a predicted text, by which a loss per token is converted.
+
+    Attributes:
+      tokens: predicted tokens.
+      characters: characters that begin in them.
+      bytes: their bytes in UTF-8.
+    """
+
+    tokens: int
+    characters: int
+    bytes: int
+
+    def per_character(self, loss: float) -> float:
+        """Convert nats per token to nats per character; NaN for a text without any."""
+        if self.tokens == self.characters:
+            return loss
+        return loss * self.tokens / self.characters if self.characters else math.nan
+
+    def bpc(self, loss: float) -> float:
+        """Convert nats per token to bits per character."""
+        return bits_per_character(self.per_character(loss))
+
+    def bpb(self, loss: float) -> float:
+        """Convert nats per token to bits per byte; NaN for a text without any."""
+        if self.tokens == self.bytes:
+            return bits_per_character(loss)
+        return bits_per_character(loss * self.tokens / self.bytes) if self.bytes else math.nan

@@ -204,6 +204,9 @@ class TestCompare:
         assert len(both.figure.axes[0].lines) == 4
         assert "train.seed" in repr(both)
         assert "<table" in both._repr_html_()
+        assert both.figure._repr_png_().startswith(b"\x89PNG")
+        assert "train.seed" not in stream._repr_html_()
+        assert f"{best:.4f} nats per character" in stream._repr_html_()
 
     def test_a_run_without_an_end_has_no_summary(self, stream, folder: Path) -> None:
         unfinished = folder / "unfinished"

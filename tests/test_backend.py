@@ -81,6 +81,7 @@ print(min(after - before for before, after in zip(counts, counts[1:])))
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 @pytest.mark.slow
+@pytest.mark.longest
 def test_a_program_that_is_called_again_gets_the_memory_it_had() -> None:
     command = [sys.executable, "-c", _FAULTS]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

@@ -130,7 +130,7 @@ def test_flags_of_evaluate():
         "per_line": False,
         "per_character": False,
         "format": "jsonl",
-        "data_path": None,
+        "moved": {},
     }
     args = evaluate.evaluate_arguments(
         ["run", "--split", "test", "--context", "8", "--stride", "4"]
@@ -193,7 +193,7 @@ def test_help_of_train_shows_every_setting(capsys: pytest.CaptureFixture[str]):
     out = capsys.readouterr().out
     assert "  optim.learning_rate      float   0.001        the highest learning rate\n" in out
     assert "  model.hidden             [int]   [200]        widths of the hidden layers\n" in out
-    assert "  data.path                text    unset        your own text file" in out
+    assert "  data.path                text    unset        your own text: a file" in out
 
 
 # How commands end.

@@ -340,7 +340,7 @@ def tensors_of(name: str, folder: Path, low: float = 0.1, high: float = 1.0) -> 
 )
 def test_which_function_it_is_is_asked(name: str, said: list[str], tmp_path: Path):
     """Require the activation: the same tensors with another activation are another function."""
-    size = 0.5 if name == "rnn-relu" else 2.0
+    size = 0.5 if name == "rnn-relu" else 1.4
     path, text = tensors_of(name, tmp_path, -size, size), f"data.path={tmp_path / 'text.txt'}"
     message = refused(tmp_path, path, text)
     assert all(part in message for part in said), message

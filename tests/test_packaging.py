@@ -5,6 +5,7 @@ import functools
 import os
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -22,15 +23,41 @@ def test_one_version():
     assert PROJECT["version"] == charjax.__version__
 
 
+def test_the_citation_is_of_this_version():
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    tree = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= tree.keys()
+    assert tree["version"] == charjax.__version__
+    assert tree["authors"] == [{"name": "The charjax authors"}]
+
+
+def test_a_default_installation_has_these_packages():
+    """Everything else is an extra."""
+    assert {name.partition(">=")[0] for name in PROJECT["dependencies"]} == {
+        *("jax", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "ml_dtypes", "safetensors"),
+        *("pydantic", "tomli-w", "rich", "matplotlib", "pandas", "jinja2"),
+    }
+
+
+def test_the_extras():
+    wanted = {"cuda12", "cuda13", "tpu", "torch", "tensorboard", "wandb", "bpe", "docs", "dev"}
+    assert wanted <= PROJECT["optional-dependencies"].keys()
+
+
+def hatchling(target: str, source: Path, folder: Path) -> Path:
+    """Build a wheel or an sdist without a network, and return its path."""
+    pytest.importorskip("hatchling", reason="hatchling is not installed: make test installs it")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", target, "--directory", folder]
+    subprocess.run(build, cwd=source, check=True, capture_output=True, timeout=120)
+    (built,) = [*folder.glob("*.whl"), *folder.glob("*.tar.gz")]
+    return built
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel without a network and unpack it."""
-    pytest.importorskip("hatchling", reason="hatchling is not installed: make test installs it")
+    """Build the wheel and unpack it."""
     folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
-    (built,) = folder.glob("*.whl")
-    with zipfile.ZipFile(built) as archive:
+    with zipfile.ZipFile(hatchling("wheel", ROOT, folder)) as archive:
         archive.extractall(folder / "unpacked")
     return folder / "unpacked"
 
@@ -38,9 +65,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_and_its_configs_and_nothing_else(wheel: Path):
     here = {path.relative_to(ROOT).as_posix() for path in SOURCES}
     here |= {f"charjax/configs/{path.name}" for path in (ROOT / "configs").glob("*.toml")}
-    for kind in ("*.j2", "*.json"):
+    for kind in ("*.j2", "*.json", "*.css", "*.js", "*.txt", "py.typed"):
         here |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "charjax").rglob(kind)}
     assert "charjax/initlab/report/page.html.j2" in here
+    assert "charjax/pages/vendor/uPlot.iife.min.js" in here
+    assert "charjax/pages/vendor/LICENSE.txt" in here
     assert "charjax/performance/activations.json" in here
     built = {path.relative_to(wheel).as_posix() for path in wheel.rglob("*") if path.is_file()}
     assert {path for path in built if ".dist-info/" not in path} == here
@@ -57,6 +86,63 @@ def test_the_configs_are_found_from_the_wheel(wheel: Path, tmp_path: Path):
         text=True,
     )
     assert done.stdout.split() == sorted(path.stem for path in (ROOT / "configs").glob("*.toml"))
+
+
+@pytest.mark.slow
+def test_the_sdist_makes_the_same_wheel(wheel: Path, tmp_path: Path):
+    built = hatchling("sdist", ROOT, tmp_path / "sdist")
+    assert built.stat().st_size < 20e6
+    with tarfile.open(built) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    (source,) = (tmp_path / "unpacked").iterdir()
+    for name in ("README.md", "CHANGELOG.md", "CITATION.cff", "tests/conftest.py", "configs"):
+        assert (source / name).exists(), name
+    with zipfile.ZipFile(hatchling("wheel", source, tmp_path / "again")) as archive:
+        again = {name: archive.read(name) for name in archive.namelist()}
+    direct = {
+        path.relative_to(wheel).as_posix(): path.read_bytes()
+        for path in wheel.rglob("*")
+        if path.is_file()
+    }
+    assert again.keys() == direct.keys()
+    # The second has the README of the first in its metadata: all else is equal byte for byte.
+    assert [name for name in direct if direct[name] != again[name]] == []
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_trains_the_default(wheel: Path, tmp_path: Path):
+    """In an environment of its own, with the dependencies of this one, and an empty directory."""
+    environment, empty = tmp_path / "venv", tmp_path / "empty"
+    empty.mkdir()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    python = environment / "bin" / "python"
+    (built,) = wheel.parent.glob("*.whl")
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
+    subprocess.run([*pip, "--no-index", "--no-deps", built], check=True, timeout=120)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    # A path that a .pth adds reads no further .pth: an editable charjax there is not found.
+    others = [path for path in sys.path if path.endswith("site-packages")]
+    (packages / "dependencies.pth").write_text("\n".join(others))
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(*command: str | Path) -> str:
+        done = subprocess.run(
+            command, cwd=empty, env=env, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    where = run(python, "-c", "import charjax; print(charjax.__file__)")
+    assert Path(where.strip()).is_relative_to(environment)
+    command = environment / "bin" / "charjax"
+    assert run(command, "--version") == f"charjax {charjax.__version__}\n"
+    # The default text, few steps of a small model.
+    small = ["model.n_layer=1", "model.d_model=16", "model.context_length=16"]
+    short = ["train.steps=4", "eval.protocol=random", "eval.batches=2"]
+    run(command, "train", *small, *short, "--workdir", "run")
+    assert {"config.toml", "summary.json", "curves.png"} <= set(os.listdir(empty / "run"))
+    assert run(python, "-m", "charjax.sample", "run", "--max-new-tokens", "9").strip()
+    run(command, "train", "nanogpt-cpu", "--dry-run", "data.name=stdlib")
 
 
 @functools.cache
@@ -99,7 +185,8 @@ def declared() -> set[str]:
 
 
 def test_every_package_imported_is_declared():
-    distributions = {"orbax": "orbax-checkpoint", "tomli_w": "tomli-w"}
+    distributions = {"orbax": "orbax-checkpoint", "tomli_w": "tomli-w", "google": "protobuf"}
+    distributions["IPython"] = "ipykernel"
     third_party = {
         name.partition(".")[0]
         for path in SOURCES

@@ -135,7 +135,7 @@ class TestCompare:
         [
             (["a"], "1 runs given; at least two are needed"),
             (["a", "a"], "is given twice"),
-            (["a", "c"], "losses per symbol are comparable within one vocabulary"),
+            (["a", "c"], "losses are comparable within one vocabulary"),
             (["a", "nothing"], "is not a directory"),
             (["a", "deep/b", "--out", "x.svg"], "its name must end with .png"),
         ],

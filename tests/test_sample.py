@@ -265,7 +265,7 @@ def test_characters_of_several_bytes_are_shown_whole(capsys):
     for token in raw:
         terminal.add(np.array([token], np.int32))
     assert capsys.readouterr().out == text
-    terminal.add(raw[4:5])
+    terminal.add(raw[3:4])
     assert capsys.readouterr().out == ""
     terminal.end()
     assert capsys.readouterr().out == "\ufffd"

@@ -47,6 +47,7 @@ def test_every_family_trains_samples_and_is_evaluated(kind, text, tmp_path):
     done = train(workdir, text, kind, *["train.steps=20"] * (kind != "ngram"))
     assert done.status == 0, done.err
     assert done.out.startswith(f"run: {workdir}")
+    assert done.out.rstrip().splitlines()[-2] == f"look at it: charjax report {workdir}"
     assert done.out.rstrip().splitlines()[-1].startswith(f"run: {workdir}")
     names = {path.name for path in workdir.iterdir()}
     files = {"config.toml", "metrics.jsonl", "checkpoints", "samples.txt", "curves.png"}
@@ -239,6 +240,7 @@ def test_steps_that_are_not_finite_end_the_run(text, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_eight_virtual_devices_give_the_losses_of_one(text, tmp_path, run_command):
     options = [f"data.path={text}", *tiny("transformer"), "train.steps=20", "train.log_every=1"]
     options += ["train.batch_size=16", "eval.every=0", "model.dropout=0"]
@@ -304,7 +306,7 @@ def test_dry_run_shows_the_plan_and_writes_nothing(tmp_path, monkeypatch):
     assert (done.status, done.err) == (0, "")
     assert "text: my.txt, 12 symbols" in done.out
     # 9 steps of 4 windows of 8 of the 647 targets that are trained on.
-    assert "run: 9 steps of 4 windows, at most 288 targets (0.45 times" in done.out
+    assert "run: 9 steps of 4 windows, at most 288 targets (0.45 epochs)" in done.out
     assert [path.name for path in tmp_path.iterdir()] == ["my.txt"]
     done = run("train", "my.txt", "model.kind=ngram", "--dry-run", "--workdir", "run")
     assert "counted in one pass" in done.out

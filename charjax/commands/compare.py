@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
         tree = {"scores": _tree(both.scores.T), "settings": _tree(both.settings)}
         sys.stdout.write(json.dumps(tree, allow_nan=False) + "\n")
         return 0
-    _print("", both.scores.T, _score)
+    _print("losses: nats per character", both.scores.T, _score)
     print()
     if both.settings.empty:
         print("no setting differs")
@@ -88,7 +88,7 @@ def _score(name: str, value: Any) -> str:
         return value
     if value is None or math.isnan(value):
         return ""
-    return f"{value:,.4f}" if "loss" in name or "bpc" in name else f"{value:,.0f}"
+    return f"{value:,.4f}" if name.endswith(("loss", "bpc", "bpb")) else f"{value:,.0f}"
 
 
 def _setting(name: str, value: Any) -> str:

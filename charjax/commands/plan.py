@@ -69,7 +69,7 @@ def _device_table(name: str) -> dict[str, Any] | None:
 
 def _open(config: Config, args: argparse.Namespace, notes: list[str]) -> "Session":
     """Open the run on this machine's CPU, with a text of the same size if its own is not here."""
-    from charjax.data.corpora import stand_in
+    from charjax.data.corpora import load_validation, stand_in
 
     missing = stand_in(config.data)
     if args.device == "cpu" and args.count is not None:
@@ -93,7 +93,7 @@ def _open(config: Config, args: argparse.Namespace, notes: list[str]) -> "Sessio
         dataset = load_dataset(config.data)
     else:
         notes.extend(missing.notes)
-        dataset = dataset_of(config.data, missing)
+        dataset = dataset_of(config.data, missing, validation=load_validation(config.data))
     return make_session(config, dataset, jax.local_devices())
 
 

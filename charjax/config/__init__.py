@@ -18,13 +18,14 @@ from charjax.config.families import (
     TransformerConfig,
 )
 from charjax.config.loading import load_config, parse_config, refuse_unread
+from charjax.config.optim import OptimConfig
 from charjax.config.sections import (
     CheckpointConfig,
     Config,
     DataConfig,
     EvalConfig,
     InitConfig,
-    OptimConfig,
+    LogConfig,
     RuntimeConfig,
     TrainConfig,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "GRUConfig",
     "InitConfig",
     "LSTMConfig",
+    "LogConfig",
     "MLPConfig",
     "ModelConfig",
     "NgramConfig",

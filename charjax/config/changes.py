@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from charjax.config.notes import learning_rate_at
+from charjax.config.optim import OptimConfig
 from charjax.config.reads import why_unread
-from charjax.config.sections import Config, OptimConfig
+from charjax.config.sections import Config
 
 
 def differences(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
@@ -22,11 +23,11 @@ def resume_conflicts(
 ) -> list[tuple[str, Any, Any]]:
     """Return the differences that would change the completed steps of a run.
 
-    A different train.steps is no conflict: a schedule depends on it only through
+    A different train.steps or train.epochs is no conflict: a schedule depends on it only through
     optim.decay_steps. A setting that neither configuration reads is no conflict, nor is another
-    data.path: the text's digest is checked when it is loaded. Settings of the schedule are none
-    where the learning rates of the `completed` steps are the same, as before the fall of a
-    warm-up-stable-decay schedule.
+    data.path or data.val_path: the text's digest is checked when it is loaded. Settings of the
+    schedule are none where the learning rates of the `completed` steps are the same, as before the
+    fall of a warm-up-stable-decay schedule.
 
     Args:
       old: the run's configuration.
@@ -36,8 +37,9 @@ def resume_conflicts(
     free = set(_FREE_TO_CHANGE)
     if completed is not None and _same_rates(old.optim, new.optim, completed):
         free.update(f"optim.{key}" for key in _OF_SCHEDULE)
-    if old.data.path is not None and new.data.path is not None:
-        free.add("data.path")
+    for key in ("path", "val_path"):
+        if getattr(old.data, key) is not None and getattr(new.data, key) is not None:
+            free.add(f"data.{key}")
     if old.model.kind != new.model.kind:
         # Two families have few settings in common: only their names are reported.
         free.update(
@@ -54,6 +56,9 @@ def resume_conflicts(
 
 def _same_rates(old: OptimConfig, new: OptimConfig, completed: int) -> bool:
     """Return true if two schedules have the same learning rates in the first steps."""
+    if None in (old.decay_steps, new.decay_steps):
+        # It follows train.epochs, whose steps are known once the text is loaded.
+        return False
     changed = any(getattr(old, key) != getattr(new, key) for key in _OF_SCHEDULE)
     return changed and all(
         learning_rate_at(old, step) == learning_rate_at(new, step) for step in range(completed)
@@ -65,15 +70,15 @@ def describe_conflicts(
 ) -> str:
     """Return the conflicts and the remedy, as a part of an error message.
 
-    If the user changed train.steps and optim.decay_steps follows it, the remedy is the
-    optim.decay_steps that keeps the schedule.
+    If the user changed train.steps or train.epochs, and optim.decay_steps follows it, the remedy is
+    the optim.decay_steps that keeps the schedule.
     """
     conflicts = resume_conflicts(old, new, completed)
-    follows_steps = new.optim.decay_steps == new.train.steps
+    follows_steps = new.optim.decay_steps in (None, new.train.steps)
     follows_steps = follows_steps and old.optim.decay_steps == old.train.steps
     parts = [
-        f"optim.decay_steps follows train.steps and is {now!r} where it was {was!r}, which would "
-        f"change the {old.optim.schedule} schedule of the completed steps"
+        f"optim.decay_steps follows {_length_of(new)} where it was {was!r}, which would change the "
+        f"{old.optim.schedule} schedule of the completed steps"
         if follows_steps and name == "optim.decay_steps"
         else f"{name} was {was!r} and is {now!r}"
         for name, was, now in conflicts
@@ -86,6 +91,13 @@ def describe_conflicts(
     return f"{', '.join(parts)}; {' and '.join(remedies or [remedy])}"
 
 
+def _length_of(config: Config) -> str:
+    """Describe the length that optim.decay_steps follows: of train.epochs, not known in steps."""
+    if config.optim.decay_steps is None:
+        return f"train.epochs = {config.train.epochs:g}"
+    return f"train.steps and is {config.optim.decay_steps!r}"
+
+
 _OF_SCHEDULE = (
     "schedule",
     "decay_steps",
@@ -96,9 +108,10 @@ _OF_SCHEDULE = (
     "factor",
     "staircase",
 )
-_FREE_SECTIONS = ("eval", "checkpoint")
+_FREE_SECTIONS = ("eval", "checkpoint", "log")
 _FREE_TO_CHANGE = (
     "train.steps",
+    "train.epochs",
     "train.log_every",
     "train.sample_every",
     "train.patience",

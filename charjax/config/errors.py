@@ -24,6 +24,8 @@ def explain(error: ValidationError) -> str:
     section, *rest = first["loc"]
     kind = str(rest.pop(0)) if section == "model" else None
     key, *inside = rest
+    # Of a field of several types, pydantic names the type that it tried.
+    inside = [index for index in inside if isinstance(index, int)]
     name = f"{section}.{key}{''.join(f'[{index}]' for index in inside)}"
     fields = fields_of(str(section), kind)
     if key not in fields:

@@ -14,7 +14,8 @@ class Section(BaseModel):
 
 
 # Whole numbers stay below 2**31, which is how they are counted on the device.
-Count = Annotated[int, Field(ge=1, le=2**31 - 2)]
-Period = Annotated[int, Field(ge=0, le=2**31 - 2)]
+MOST_STEPS = 2**31 - 2
+Count = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+Period = Annotated[int, Field(ge=0, le=MOST_STEPS)]
 Width = Annotated[int, Field(ge=1, le=1_000_000)]
 Rate = Annotated[float, Field(ge=0, lt=1)]

@@ -146,9 +146,12 @@ def parse_config(tree: dict[str, Any], *, saved: bool = False) -> Config:
         fields = FAMILIES[kind].model_fields
         model = {key: value for key, value in implied.items() if key in fields} | model
     try:
-        return Config.model_validate(_lists_to_tuples(tree | {"model": model | {"kind": kind}}))
+        config = Config.model_validate(_lists_to_tuples(tree | {"model": model | {"kind": kind}}))
     except ValidationError as error:
         raise UserError(explain(error)) from None
+    if saved and config.optim.decay_steps is None and "steps" in tree.get("train", {}):
+        return config.with_steps(config.train.steps)
+    return config
 
 
 def _lists_to_tuples(tree: dict[str, Any]) -> dict[str, Any]:

@@ -67,9 +67,8 @@ def advise(name: str, value: str | None = None) -> str | None:
 
 
 _GPTS = "nanoGPT, minGPT, makemore"
-_NO_WANDB = "metrics.jsonl in the run's directory holds every figure"
 _ONE_DROPOUT = "one rate for embeddings, attention and residual branches"
-_EPOCH = "an epoch is the training text's length / (train.batch_size x context_length) steps"
+_EPOCH = "or train.steps"
 _DEVICES = {
     "cuda": "gpu",
     "cuda:0": "gpu",
@@ -104,9 +103,13 @@ PEERS: dict[str, Peer] = {
         template="--init-from RUN",
         remark="to resume a run: --workdir RUN --resume",
     ),
-    "wandb_log": Peer("nanoGPT", remark=_NO_WANDB),
-    "wandb_project": Peer("nanoGPT", remark=_NO_WANDB),
-    "wandb_run_name": Peer("nanoGPT", remark=_NO_WANDB),
+    "wandb_log": Peer("nanoGPT", "log.wandb", template="log.wandb=true"),
+    "wandb_project": Peer(
+        "nanoGPT", "log.wandb_project", "mine", template="log.wandb=true log.wandb_project={}"
+    ),
+    "wandb_run_name": Peer(
+        "nanoGPT", "--workdir", "runs/mine", remark="a run is named after its directory"
+    ),
     "dataset": Peer(
         "nanoGPT",
         "data.name",
@@ -198,7 +201,7 @@ PEERS: dict[str, Peer] = {
         "char-rnn", "optim.rms_decay", "0.95", template="optim.kind=rmsprop optim.rms_decay={}"
     ),
     "seq_length": Peer("char-rnn", "model.context_length", "50"),
-    "max_epochs": Peer("char-rnn", "train.steps", template="train.steps=22300", remark=_EPOCH),
+    "max_epochs": Peer("char-rnn", "train.epochs", "50", remark=_EPOCH),
     "train_frac": Peer(
         "char-rnn",
         "data.val_fraction",
@@ -254,7 +257,7 @@ PEERS: dict[str, Peer] = {
     ),
     # Common words.
     "lr": Peer("", "optim.learning_rate", "1e-3"),
-    "epochs": Peer("", "train.steps", template="train.steps=5000", remark=_EPOCH),
+    "epochs": Peer("", "train.epochs", "10", remark=_EPOCH),
 }
 # makemore's short flags.
 SHORT_FLAGS = {

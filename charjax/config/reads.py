@@ -77,7 +77,27 @@ _HELD_OUT = When(
     lambda config: config.data.val_fraction > 0,
     "it concerns the held-out part of the text, and data.val_fraction is {}",
 )
+_OWN_TEXT = When(
+    ("data.path",),
+    lambda config: config.data.path is not None,
+    "only a text of your own (data.path) is read by it, and none is given",
+)
+_CHARACTERS = When(
+    ("data.tokenizer",),
+    lambda config: config.data.tokenizer != "byte",
+    "data.tokenizer={} reads every byte",
+)
+_LIST = When(
+    ("data.layout", "data.split", "data.name"),
+    lambda config: config.data.documents == "lines",
+    "only a list of lines is read by it, and the text is one document (data.layout={})",
+)
 _NAMED = When(("data.path",), lambda config: config.data.path is None, "data.path is read instead")
+_OWN_SPLIT = When(
+    ("data.val_path",),
+    lambda config: config.data.val_path is None,
+    "data.val_path={} is the validation text",
+)
 # An unset split follows from the corpus and the layout.
 _INTERLEAVED = When(
     ("data.split", "data.name", "data.path", "data.layout"),
@@ -120,6 +140,11 @@ _DROPOUT = When(
     lambda config: getattr(config.model, "dropout", 0.0) > 0,
     "only dropout reads it, and model.dropout is {}",
 )
+_WANDB = When(
+    ("log.wandb",),
+    lambda config: config.log.wandb,
+    "only log.wandb=true reads it, and log.wandb is {}",
+)
 _EVALUATED = When(
     ("eval.every",),
     lambda config: config.eval.every > 0,
@@ -150,11 +175,15 @@ def _of_optimizer(setting: str) -> tuple[When, ...]:
 READ: dict[str, tuple[When, ...]] = {
     "data.name": (_NAMED,),
     "data.path": (),
+    "data.val_path": (),
     "data.tokenizer": (),
+    "data.vocab_size": (_one_of("data.tokenizer", "bpe"),),
     "data.split": (_CUT,),
-    "data.val_fraction": (),
+    "data.val_fraction": (_OWN_SPLIT,),
     "data.layout": (),
     "data.sampling": (_TRAINED,),
+    "data.byte_order_mark": (_OWN_TEXT, _CHARACTERS),
+    "data.strip_lines": (_LIST,),
     "data.rows": (_INTERLEAVED, _HELD_OUT),
     "data.chunk": (_INTERLEAVED, _HELD_OUT),
     # Settings of [model] belong to one family; all are read except these.
@@ -191,6 +220,7 @@ READ: dict[str, tuple[When, ...]] = {
     "optim.accumulate_steps": (_TRAINED,),
     "optim.ema": (_TRAINED, _NO_AVERAGE),
     "train.steps": (_TRAINED,),
+    "train.epochs": (_TRAINED,),
     "train.batch_size": (_TRAINED,),
     # Samples read it, too.
     "train.seed": (),
@@ -206,6 +236,9 @@ READ: dict[str, tuple[When, ...]] = {
     "eval.batch_size": (),
     "checkpoint.every": (_TRAINED,),
     "checkpoint.keep": (_TRAINED,),
+    "log.tensorboard": (),
+    "log.wandb": (),
+    "log.wandb_project": (_WANDB,),
     "runtime.device": (),
     # A bigram computes in float32 either way, but the setting concerns the whole run.
     "runtime.dtype": (_TRAINED,),

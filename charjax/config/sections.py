@@ -9,12 +9,14 @@ import typing
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from charjax.config.families import FAMILIES, ModelConfig, TransformerConfig
-from charjax.config.fields import Count, Period, Rate, Section, Width
-from charjax.config.optimizers import REFUSED, with_defaults
+from charjax.config.fields import Count, Period, Section, Width
+from charjax.config.optim import YOUNGER as _YOUNGER_OPTIM
+from charjax.config.optim import OptimConfig
+from charjax.errors import did_you_mean
 
 Corpus = Literal["stdlib", "shakespeare", "names", "warpeace"]
 Split = Literal["tail", "shuffled_lines", "interleaved"]
@@ -25,10 +27,22 @@ class DataConfig(Section):
     """The text, its split, and its layout in batches."""
 
     name: Corpus = Field("stdlib", description="a named corpus: found, cached or downloaded")
-    path: str | None = Field(
-        None, min_length=1, description="your own text file; overrides data.name"
+    path: str | tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="your own text: a file, a folder, or a list of them; overrides data.name",
     )
-    tokenizer: Literal["char", "byte"] = Field("char", description="unit of a token")
+    val_path: str | tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="your own validation text, likewise; the whole data.path is then trained on",
+    )
+    tokenizer: Literal["char", "byte", "bpe"] | str = Field(
+        "char", description="unit of a token; or the path of a byte-level tokenizer.json"
+    )
+    vocab_size: int = Field(
+        1024, ge=256, le=1_000_000, description="bpe: tokens learned from the training part"
+    )
     split: Split | None = Field(
         None, description="the split into train, val and test; unset: the corpus's default"
     )
@@ -43,12 +57,37 @@ class DataConfig(Section):
     )
     rows: Count = Field(100, description="interleaved: rows the text is folded into")
     chunk: Count = Field(100, description="interleaved: characters per chunk of a row")
+    byte_order_mark: Literal["drop", "keep"] = Field(
+        "drop", description="at the start of your own text; keep: it is a symbol, as in nanoGPT"
+    )
+    strip_lines: bool = Field(
+        False, description="lines: blanks at both ends of a line are left out, as in makemore"
+    )
+
+    @field_validator("path", "val_path", mode="before")
+    @classmethod
+    def _check_paths(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse, in one line, what is neither a path nor a list of them."""
+        paths = value if isinstance(value, tuple) and value else (value,)
+        if value is None or all(isinstance(path, str) and _is_utf8(path) for path in paths):
+            return value
+        raise ValueError(
+            f"data.{info.field_name}: {json.dumps(value, default=str)} given; must be a text file, "
+            'a folder of them, or a list such as ["a.txt", "b.txt"], with names in UTF-8'
+        )
 
     @model_validator(mode="after")
     def _resolve(self) -> "DataConfig":
         """Fill in the corpus's own split and layout, and refuse the pairs that make no sense."""
         split, layout = self.split, self.layout
         own_split, own_layout = _CORPUS_DEFAULTS[None if self.path else self.name]
+        if own_split == "interleaved" and (self.val_path or self.subwords):
+            own_split = "tail"
+        if split == "interleaved" and self.val_path:
+            raise ValueError(
+                'data.split: "interleaved" given with data.val_path; it divides one text into '
+                "train, val and test: leave one of the two out"
+            )
         if layout is None:
             layout = "lines" if split == "shuffled_lines" else own_layout
         if layout == "lines" and (split == "interleaved" or self.sampling == "contiguous"):
@@ -74,12 +113,47 @@ class DataConfig(Section):
         object.__setattr__(self, "layout", layout)
         return self
 
+    @field_validator("tokenizer", mode="before")
+    @classmethod
+    def _check_tokenizer(cls, value: Any) -> Any:
+        if value in _TOKENIZERS or (isinstance(value, str) and value.endswith(".json")):
+            return value
+        raise ValueError(
+            f"data.tokenizer: {json.dumps(value, default=str)} given; must be one of "
+            f"{', '.join(_TOKENIZERS)}, or the path of a tokenizer.json"
+            f"{did_you_mean(value, _TOKENIZERS)}"
+        )
+
+    @property
+    def subwords(self) -> bool:
+        """Return true if a token may hold several characters, or a part of one."""
+        return self.tokenizer not in ("char", "byte")
+
+    @property
+    def title(self) -> str:
+        """The text's name in reports: the corpus, or the file, folder or first of a list."""
+        if self.path is None:
+            return self.name
+        return self.path if isinstance(self.path, str) else self.path[0]
+
     @property
     def documents(self) -> Literal["lines", "one"]:
         """The documents of the text: its lines, or the text as one."""
         is_list = self.path is None and self.name == "names" and self.layout != "stream"
         lines = self.layout == "lines" or self.split == "shuffled_lines" or is_list
         return "lines" if lines else "one"
+
+
+_TOKENIZERS = ("char", "byte", "bpe")
+
+
+def _is_utf8(text: str) -> bool:
+    """Return false for a name with bytes that config.toml could not hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _CORPUS_DEFAULTS: dict[str | None, tuple[Split, Layout]] = {
@@ -133,99 +207,16 @@ class InitConfig(Section):
     )
 
 
-OptimKind = Literal[
-    "adamw", "sgd", "rmsprop", "adabelief", "adadelta", "adafactor", "adagrad", "adamax", "adan",
-    "ademamix", "adopt", "amsgrad", "fromage", "lamb", "lars", "lion", "muon", "nadamw", "novograd",
-    "radam", "schedule_free_adamw", "signum", "sm3", "yogi",
-]  # fmt: skip
-Schedule = Literal["constant", "cosine", "wsd", "step", "exponential"]
-
-
-class OptimConfig(Section):
-    """The optimiser and its schedule."""
-
-    kind: OptimKind = Field("adamw", description="the optimiser")
-    learning_rate: float = Field(1e-3, gt=0, description="the highest learning rate")
-    schedule: Schedule = Field("constant", description="the learning rate after the warm-up")
-    warmup_steps: Period = Field(0, description="steps of linear warm-up")
-    decay_steps: Count | None = Field(
-        None,
-        description="cosine, wsd: the last step; exponential: steps per factor; unset: train.steps",
-    )
-    min_learning_rate: float = Field(0.0, ge=0, description="cosine, wsd, exponential: the floor")
-    decay_fraction: float = Field(
-        0.2, gt=0, le=1, description="wsd: part of decay_steps in which the rate falls"
-    )
-    tail: Literal["linear", "1-sqrt", "cosine"] = Field(
-        "linear", description="wsd: the form of its fall"
-    )
-    boundaries: tuple[Count, ...] = Field(
-        (), description="step: where the rate is multiplied; exponential: where the decay begins"
-    )
-    factor: float = Field(0.1, gt=0, le=1, description="step, exponential: the multiplier")
-    staircase: bool = Field(False, description="exponential: whole powers of the factor only")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled decay, on matrices only")
-    cautious_decay: bool = Field(
-        False, description="decay only numbers that the step moves towards 0 too"
-    )
-    beta1: Rate = Field(0.9, description="decay of the first moment")
-    beta2: Rate = Field(0.999, description="decay of the second moment")
-    beta3: Rate = Field(0.99, description="adan: decay of the squares; ademamix: of its slow mean")
-    alpha: float = Field(5.0, ge=0, description="ademamix: weight of its slow mean")
-    eps: float = Field(1e-8, gt=0, description="added to the denominator")
-    rms_decay: Rate = Field(0.95, description="rmsprop, adadelta: decay of the mean square")
-    momentum: Rate = Field(
-        0.0, description="decay of the mean gradient, of optimisers without betas"
-    )
-    trust_coefficient: float = Field(1e-3, gt=0, description="lars: step over the parameter's norm")
-    adam_learning_rate: float | None = Field(
-        None, gt=0, description="muon: the rate of what AdamW trains; unset: learning_rate"
-    )
-    consistent_rms: float | None = Field(
-        None, gt=0, description="muon: root mean square of a step, as optax; unset: by the shape"
-    )
-    l2: float = Field(0.0, ge=0, description="penalty l2 * mean(W**2), summed over the matrices")
-    grad_clip: float = Field(1.0, ge=0, description="largest global norm of a gradient; 0 is off")
-    accumulate_steps: Count = Field(
-        1, description="micro-batches of train.batch_size that make one step"
-    )
-    ema: Rate = Field(
-        0.0, description="decay of the moving average of the parameters; 0: none is kept"
-    )
-
-    @property
-    def keeps_ema(self) -> bool:
-        """True if a moving average of the parameters is kept."""
-        return self.ema > 0 and self.kind != "schedule_free_adamw"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in(cls, section: Any) -> Any:
-        """Fill in the optimiser's own defaults."""
-        return with_defaults(section)
-
-    @field_validator("kind", mode="before")
-    @classmethod
-    def _refuse(cls, kind: Any) -> Any:
-        """Give the reason where an optimiser of optax's is not offered."""
-        if isinstance(kind, str) and kind in REFUSED:
-            raise ValueError(f"optim.kind: {json.dumps(kind)} given; {REFUSED[kind]}")
-        return kind
-
-    @model_validator(mode="after")
-    def _check_beta(self) -> "OptimConfig":
-        if self.kind == "schedule_free_adamw" and self.beta1 == 0:
-            raise ValueError(
-                "optim.beta1: 0.0 given; schedule_free_adamw divides by it: give more than 0, or "
-                'optim.kind = "adamw"'
-            )
-        return self
-
-
 class TrainConfig(Section):
     """Length of the run, size of a batch, and reports meanwhile."""
 
     steps: Count = Field(2000, description="optimiser steps")
+    epochs: float | None = Field(
+        None,
+        gt=0,
+        le=10**9,
+        description="length in passes over the training split, instead of train.steps",
+    )
     batch_size: Count = Field(16, description="windows in a batch")
     seed: int = Field(0, ge=0, lt=2**32, description="the one seed of the run")
     log_every: Count = Field(100, description="steps between lines of metrics.jsonl")
@@ -260,6 +251,16 @@ class CheckpointConfig(Section):
     keep: Count = Field(2, description="newest checkpoints kept, beside the best one")
 
 
+class LogConfig(Section):
+    """Other places that metrics and samples are written to, beside the run's own files."""
+
+    tensorboard: bool = Field(False, description="write event files to tensorboard/ in the run")
+    wandb: bool = Field(False, description="write a run of Weights & Biases")
+    wandb_project: str | None = Field(
+        None, min_length=1, description="its project; unset: $WANDB_PROJECT or charjax"
+    )
+
+
 class RuntimeConfig(Section):
     """The device and the precision."""
 
@@ -283,12 +284,14 @@ class Config(Section):
     train: TrainConfig = Field(default_factory=TrainConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    log: LogConfig = Field(default_factory=LogConfig)
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
 
     @model_validator(mode="after")
     def _resolve(self) -> "Config":
         """Fill in what depends on other sections (decay_steps, context_length of streams)."""
-        if self.optim.decay_steps is None:
+        # With train.epochs the steps are known once the text is: see `with_steps`.
+        if self.optim.decay_steps is None and self.train.epochs is None:
             object.__setattr__(
                 self, "optim", self.optim.model_copy(update={"decay_steps": self.train.steps})
             )
@@ -340,6 +343,16 @@ class Config(Section):
                 f"optim.learning_rate ({optim.learning_rate})"
             )
 
+    def with_steps(self, steps: int) -> "Config":
+        """Return the configuration with the steps that train.epochs comes to.
+
+        The schedule follows them, unless optim.decay_steps is given.
+        """
+        train = self.train.model_copy(update={"steps": steps})
+        decay_steps = steps if self.optim.decay_steps is None else self.optim.decay_steps
+        optim = self.optim.model_copy(update={"decay_steps": decay_steps})
+        return self.model_copy(update={"train": train, "optim": optim})
+
     def to_toml(self, comments: bool = False) -> str:
         """Return the resolved configuration as TOML; with comments, one per field."""
         lines: list[str] = []
@@ -348,6 +361,8 @@ class Config(Section):
             lines.append(f"[{name}]")
             for key, field in ordered_fields(type(section)):
                 value = getattr(section, key)
+                if (name, key) == ("optim", "decay_steps") and self._follows_epochs():
+                    value = None
                 if value is not None:
                     line = f"{key} = {_toml(value)}"
                 elif comments:
@@ -357,6 +372,10 @@ class Config(Section):
                 lines.append(f"{line:<31} # {field.description}" if comments else line)
             lines.append("")
         return "\n".join(lines)
+
+    def _follows_epochs(self) -> bool:
+        """Return true if the schedule follows train.epochs, as it is to do in another text, too."""
+        return self.train.epochs is not None and self.optim.decay_steps == self.train.steps
 
     def digest(self) -> str:
         """SHA-256 over the resolved configuration.
@@ -369,21 +388,24 @@ class Config(Section):
             field = type(getattr(self, section)).model_fields.get(key)
             if field is not None and tree[section][key] == field.default:
                 del tree[section][key]
+        tree = {section: values for section, values in tree.items() if values}
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
-_NEW_OPTIM = (
-    *("decay_fraction", "tail", "cautious_decay", "beta3", "alpha", "trust_coefficient"),
-    *("adam_learning_rate", "consistent_rms", "ema"),
-)
 _YOUNGER: tuple[tuple[str, str], ...] = (
+    ("data", "byte_order_mark"),
+    ("data", "strip_lines"),
+    ("data", "val_path"),
+    ("data", "vocab_size"),
     ("train", "patience"),
+    ("train", "epochs"),
+    *(("log", key) for key in LogConfig.model_fields),
     ("model", "residual"),
     ("model", "scale_embeddings"),
     ("model", "blank"),
     ("model", "activation"),
     ("runtime", "prng"),
-    *(("optim", key) for key in _NEW_OPTIM),
+    *(("optim", key) for key in _YOUNGER_OPTIM),
     *(("init", key) for key in InitConfig.model_fields if key not in ("scheme", "std", "scale")),
 )
 

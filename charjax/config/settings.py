@@ -65,9 +65,23 @@ def read_user_settings(
     for name, text in sorted(words, key=lambda word: word[0] != "model.kind"):
         _apply_override(tree, name, text)
     last = dict(words)
-    if saved and follows_steps and "train.steps" in last and "optim.decay_steps" not in last:
+    _keep_one_length(tree, last)
+    has_length = "train.steps" in last or "train.epochs" in last
+    if saved and follows_steps and has_length and "optim.decay_steps" not in last:
         del tree["optim"]["decay_steps"]
     return UserSettings(tree, file, last, _dropped(tree, file))
+
+
+def _keep_one_length(tree: Tree, words: dict[str, str]) -> None:
+    """Drop the one of train.steps and train.epochs that an override of the other replaces."""
+    lengths = [name for name in ("steps", "epochs") if f"train.{name}" in words]
+    if len(lengths) > 1:
+        raise UserError(
+            f"train.epochs: {words['train.epochs']} given with train.steps={words['train.steps']}; "
+            "both are the length of the run: leave one out"
+        )
+    if lengths:
+        tree["train"].pop("epochs" if lengths == ["steps"] else "steps", None)
 
 
 def _dropped(tree: Tree, file: Tree) -> dict[str, Any]:
@@ -164,7 +178,27 @@ def _apply_override(tree: dict[str, Any], name: str, text: str) -> None:
         tree["model"] = values = {
             k: v for k, v in values.items() if k in shared and _is_allowed(shared[k], v)
         }
-    values[key] = _unquote(text) if is_text(fields[key]) else _toml_value(text)
+    if name in ("data.path", "data.val_path"):
+        values[key] = parse_paths(text, name)
+    else:
+        values[key] = _unquote(text) if is_text(fields[key]) else _toml_value(text)
+
+
+def parse_paths(text: str, name: str) -> str | list[str]:
+    """Return the path of a `data.path=...` override, or the paths of a list.
+
+    Raises:
+      UserError: a list that is not TOML, and no file has that name.
+    """
+    if not (text.startswith("[") and text.endswith("]")) or os.path.exists(text):
+        return _unquote(text)
+    value = _toml_value(text)
+    if not isinstance(value, list):
+        raise UserError(
+            f"{name}: {text} given; a list of files has quotes around each, which the shell drops "
+            f'unless they are quoted too: \'{name}=["a.txt", "b.txt"]\''
+        )
+    return value
 
 
 def _is_allowed(field: FieldInfo, value: Any) -> bool:

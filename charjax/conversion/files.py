@@ -50,8 +50,11 @@ def read_file(path: Path) -> TensorFile:
         unsupported dtype.
     """
     if not path.is_file():
-        what = "is a directory" if path.is_dir() else "is not a file"
-        raise UserError(f"FILE: {str(path)!r} {what}; give a .safetensors file")
+        what = "is a directory without config.json" if path.is_dir() else "is not a file"
+        raise UserError(
+            f"FILE: {str(path)!r} {what}; give a .safetensors file, or a directory that "
+            "transformers saved"
+        )
     raw = path.read_bytes()
     try:
         entries = safetensors.deserialize(raw)

@@ -34,6 +34,7 @@ class Tensor:
       to_flax: from the tensor to the variable.
       to_torch: from the variable to the tensor.
       is_alias: a second name of a parameter, which a state dict may leave out.
+      is_zero: a bias that the original has and this model does not: zeros, and no variable.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Tensor:
     to_flax: Callable[[np.ndarray], np.ndarray] = unchanged
     to_torch: Callable[[np.ndarray], np.ndarray] = unchanged
     is_alias: bool = False
+    is_zero: bool = False
 
 
 def linear_weight(name: str, path: str, fan_out: int, fan_in: int) -> Tensor:
@@ -85,7 +87,7 @@ class Layout:
 
     Attributes:
       title: its name in messages.
-      recognises: return True for the tensor names of this layout.
+      recognises: return True for the tensors of this layout.
       infer: infer settings from the tensors; a wrong shape is outvoted here and refused later.
       tensors: map (section `model`, V, a state dict to follow in optional names) to the entries of
         the model's state dict.
@@ -97,7 +99,7 @@ class Layout:
     """
 
     title: str
-    recognises: Callable[[Iterable[str]], bool]
+    recognises: Callable[[Arrays], bool]
     infer: Callable[[Arrays], Inferred]
     tensors: Callable[[Any, int, Arrays], list[Tensor]]
     original: Callable[[Any], str]

@@ -7,8 +7,9 @@ GPT-2's GELU, by tanh. nanoGPT ties the readout to the embedding; the others do 
 Letters: V vocabulary, C context length, D width of the residual stream.
 """
 
+import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -31,7 +32,6 @@ _READOUT = "lm_head.weight"
 _TOKENS = "transformer.wte.weight"
 _POSITIONS = "transformer.wpe.weight"
 _BLOCK = re.compile(r"transformer\.h\.(\d{1,4})\..*")
-# The causal mask, a buffer in older versions.
 _MASK = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")
 
 
@@ -39,7 +39,8 @@ def _recognises(names: Iterable[str]) -> bool:
     return any(name.startswith(_PREFIX) for name in names)
 
 
-def _infer(tensors: Arrays) -> Inferred:
+def infer(tensors: Arrays) -> Inferred:
+    """Infer the settings of a GPT from its tensors, whatever the orientation of the kernels."""
     blocks = [match for match in map(_BLOCK.fullmatch, tensors) if match]
     n_layer = count_layers(int(match[1]) for match in blocks)
     norms = [f"transformer.h.{i}.ln_{j}.weight" for i in range(n_layer) for j in (1, 2)]
@@ -63,38 +64,57 @@ def _infer(tensors: Arrays) -> Inferred:
     return Inferred(settings, V, frozenset(overridable))
 
 
-def _tensors(config: TransformerConfig, vocab_size: int, tensors: Arrays) -> list[Tensor]:
-    if config.positions == "rotary":
-        raise UserError(
-            "model.positions: rotary in this model, but nanoGPT's GPT has learned positions; only "
-            "a model with model.positions=learned has a PyTorch original"
-        )
-    if config.residual != "pre_norm":
-        raise UserError(
-            f"model.residual: {config.residual} in this model, but nanoGPT's GPT is pre_norm; only "
-            "a model with model.residual=pre_norm has a PyTorch original"
-        )
-    if config.scale_embeddings:
-        raise UserError(
-            "model.scale_embeddings: true in this model, but nanoGPT's GPT does not scale them; "
-            "only a model with model.scale_embeddings=false has a PyTorch original"
-        )
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """The form in which one program saves a GPT.
+
+    Attributes:
+      title: of the model, in messages.
+      kernel: return the entry of a linear layer's weight: (name, path, fan_out, fan_in).
+      always_biased: linear layers and norms have biases; a model without them has zeros there.
+      prefix: of every name but the readout's.
+    """
+
+    title: str
+    kernel: Callable[[str, str, int, int], Tensor]
+    always_biased: bool = False
+    prefix: str = _PREFIX
+
+
+_FORM = Form("nanoGPT's GPT", linear_weight)
+
+
+def gpt_tensors(config: TransformerConfig, vocab_size: int, form: Form) -> list[Tensor]:
+    """Return the entries of a GPT's state dict.
+
+    Raises:
+      UserError: a GPT-2 does not compute this model.
+    """
+    _refuse_variants(config, form.title)
     V, D, C = vocab_size, config.d_model, config.context_length
     assert C is not None
     table = "params/token_embedding/embedding"
     entries = [
-        Tensor(_TOKENS, table, (V, D)),
-        Tensor(_POSITIONS, "params/position_embedding/embedding", (C, D)),
+        Tensor(f"{form.prefix}wte.weight", table, (V, D)),
+        Tensor(f"{form.prefix}wpe.weight", "params/position_embedding/embedding", (C, D)),
     ]
+    layers = {
+        "attn.c_attn": ("attention/qkv", 3 * D, D),
+        "attn.c_proj": ("attention/out", D, D),
+        "mlp.c_fc": ("mlp/up", 4 * D, D),
+        "mlp.c_proj": ("mlp/down", D, 4 * D),
+    }
+    norms = {f"{form.prefix}ln_f": "params/final_norm"}
     for i in range(config.n_layer):
-        there, here = f"transformer.h.{i}", f"params/block_{i}"
-        entries += _norm(f"{there}.ln_1", f"{here}/norm_1", D, config.bias)
-        entries += _linear(f"{there}.attn.c_attn", f"{here}/attention/qkv", 3 * D, D, config.bias)
-        entries += _linear(f"{there}.attn.c_proj", f"{here}/attention/out", D, D, config.bias)
-        entries += _norm(f"{there}.ln_2", f"{here}/norm_2", D, config.bias)
-        entries += _linear(f"{there}.mlp.c_fc", f"{here}/mlp/up", 4 * D, D, config.bias)
-        entries += _linear(f"{there}.mlp.c_proj", f"{here}/mlp/down", D, 4 * D, config.bias)
-    entries += _norm("transformer.ln_f", "params/final_norm", D, config.bias)
+        there, here = f"{form.prefix}h.{i}", f"params/block_{i}"
+        norms |= {f"{there}.ln_{j}": f"{here}/norm_{j}" for j in (1, 2)}
+        for name, (path, fan_out, fan_in) in layers.items():
+            weight, kernel = f"{there}.{name}.weight", f"{here}/{path}/kernel"
+            entries.append(form.kernel(weight, kernel, fan_out, fan_in))
+            entries += _bias(f"{there}.{name}", f"{here}/{path}", fan_out, config.bias, form)
+    for there, here in norms.items():
+        entries.append(Tensor(f"{there}.weight", f"{here}/scale", (D,)))
+        entries += _bias(there, here, D, config.bias, form)
     if config.tie_embeddings:
         entries.append(Tensor(_READOUT, table, (V, D), is_alias=True))
     else:
@@ -102,21 +122,37 @@ def _tensors(config: TransformerConfig, vocab_size: int, tensors: Arrays) -> lis
     return entries
 
 
-def _norm(there: str, here: str, width: int, bias: bool) -> list[Tensor]:
-    scale = [Tensor(f"{there}.weight", f"{here}/scale", (width,))]
-    return scale + _bias(there, here, width, bias)
+def _refuse_variants(config: TransformerConfig, title: str) -> None:
+    """Raise a UserError for a model with parts that a GPT-2 does not have."""
+    for name, needed, has in (
+        ("positions", "learned", "has learned positions"),
+        ("residual", "pre_norm", "is pre_norm"),
+        ("scale_embeddings", False, "does not scale them"),
+    ):
+        value = getattr(config, name)
+        if value != needed:
+            raise UserError(
+                f"model.{name}: {_shown(value)} in this model, but {title} {has}; only a model "
+                f"with model.{name}={_shown(needed)} has a PyTorch original"
+            )
 
 
-def _linear(there: str, here: str, fan_out: int, fan_in: int, bias: bool) -> list[Tensor]:
-    weight = [linear_weight(f"{there}.weight", f"{here}/kernel", fan_out, fan_in)]
-    return weight + _bias(there, here, fan_out, bias)
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _bias(there: str, here: str, width: int, bias: bool) -> list[Tensor]:
-    return [Tensor(f"{there}.bias", f"{here}/bias", (width,))] if bias else []
+def _bias(there: str, here: str, width: int, bias: bool, form: Form) -> list[Tensor]:
+    if bias:
+        return [Tensor(f"{there}.bias", f"{here}/bias", (width,))]
+    return [Tensor(f"{there}.bias", "", (width,), is_zero=True)] if form.always_biased else []
 
 
-def _ignored(name: str, array: np.ndarray) -> bool:
+def _tensors(config: TransformerConfig, vocab_size: int, tensors: Arrays) -> list[Tensor]:
+    return gpt_tensors(config, vocab_size, _FORM)
+
+
+def is_mask(name: str, array: np.ndarray) -> bool:
+    """Return True for the causal mask, a buffer of older versions."""
     return _MASK.fullmatch(name) is not None and array.ndim in (0, 4)
 
 
@@ -135,11 +171,11 @@ def _assumptions(config: TransformerConfig) -> str:
 NANOGPT = Layout(
     title="a GPT of nanoGPT, minGPT or makemore",
     recognises=_recognises,
-    infer=_infer,
+    infer=infer,
     tensors=_tensors,
     original=_original,
     assumptions=_assumptions,
-    is_ignored=_ignored,
+    is_ignored=is_mask,
     questions={
         "n_head": Question("...", placeholder=1),
         "activation": Question(

@@ -1,7 +1,7 @@
 """Configuration of an imported model: tensors, header and the user's settings, reconciled."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from charjax.config import FAMILIES, Config, parse_config, read_settings, refuse_unread
 from charjax.conversion.files import Header
@@ -11,13 +11,29 @@ from charjax.errors import UserError
 Tree = dict[str, dict[str, Any]]
 
 
+class Resolved(NamedTuple):
+    """Configuration of an imported model.
+
+    Attributes:
+      config: the configuration, with placeholders for unanswered questions.
+      unanswered: the settings that are missing, by name.
+      names_text: the user named a text.
+      gives_data: the user gave settings of the section `data`.
+    """
+
+    config: Config
+    unanswered: dict[str, Question]
+    names_text: bool
+    gives_data: bool
+
+
 def resolve_config(
     layout: Layout,
     inferred: Inferred,
     header: Header | None,
     source: str | None,
     overrides: Sequence[str],
-) -> tuple[Config, dict[str, Question], bool]:
+) -> Resolved:
     """Combine the settings of the tensors, the header, the user's file and the overrides.
 
     Args:
@@ -26,10 +42,6 @@ def resolve_config(
       header: the file's header; None if another program wrote the file.
       source: the user's configuration file, if any.
       overrides: the user's `section.key=value` words.
-
-    Returns:
-      The configuration; the questions left unanswered, for which it holds placeholders; and True
-      if the user named a text.
 
     Raises:
       UserError: one of the user's settings contradicts the tensors or the header.
@@ -73,7 +85,8 @@ def resolve_config(
     tree["data"] = inferred.data | data
     config = parse_config(tree)
     refuse_unread(config, tree, overrides)
-    return config, unanswered, bool(user.get("data"))
+    settings = user.get("data", {})
+    return Resolved(config, unanswered, bool({"name", "path"} & settings.keys()), bool(settings))
 
 
 def _user_settings(kind: str, source: str | None, overrides: Sequence[str]) -> Tree:

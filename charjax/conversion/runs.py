@@ -16,6 +16,7 @@ from charjax.models import build_model
 from charjax.run.checkpoint import Checkpoints
 from charjax.run.notes import checkpoint_meta
 from charjax.run.progress import Progress
+from charjax.run.tokenizer_file import write_tokenizer
 from charjax.training.state import (
     TrainState,
     adam_scales_of,
@@ -64,6 +65,7 @@ def write_run(
     with replacing(directory, shared=True) as staging:
         staging.mkdir()
         (staging / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+        write_tokenizer(staging, tokenizer)
         store = Checkpoints(staging / "checkpoints", config.checkpoint.keep)
         store.save(0, state, meta, best=True)
         store.close()

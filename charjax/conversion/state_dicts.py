@@ -1,19 +1,19 @@
 """Convert state dicts to variables and back; find the layout and list mismatched tensors."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from charjax.config import ModelConfig
-from charjax.conversion.layout import Layout, Tensor
+from charjax.conversion.huggingface import HF_GPT2
+from charjax.conversion.layout import Arrays, Layout, Tensor
 from charjax.conversion.makemore import BIGRAM, MLP
 from charjax.conversion.makemore_lectures import MAKEMORE_LECTURES
 from charjax.conversion.nanogpt import NANOGPT
 from charjax.conversion.recurrent import RECURRENT
 from charjax.errors import UserError
 
-_LAYOUTS = (NANOGPT, RECURRENT, MLP, BIGRAM, MAKEMORE_LECTURES)
+_LAYOUTS = (HF_GPT2, NANOGPT, RECURRENT, MLP, BIGRAM, MAKEMORE_LECTURES)
 _LAYOUT_OF_KIND = {
     "transformer": NANOGPT,
     "rnn": RECURRENT,
@@ -28,7 +28,11 @@ _COMPILED = "_orig_mod."
 
 
 def to_state_dict(
-    config: ModelConfig, vocab_size: int, variables: dict[str, Any], module: str | None = None
+    config: ModelConfig,
+    vocab_size: int,
+    variables: dict[str, Any],
+    module: str | None = None,
+    layout: Layout | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the state dict of a model under its PyTorch original's names, float32.
 
@@ -37,6 +41,7 @@ def to_state_dict(
       vocab_size: V.
       variables: the model's variables, as nested dictionaries.
       module: the name of the recurrent module, in place of the usual one.
+      layout: one of the family's layouts, in place of the usual one.
 
     Raises:
       UserError: the family has no PyTorch original, or `module` names a recurrent module and the
@@ -47,7 +52,7 @@ def to_state_dict(
             f"model.kind: {config.kind!r} cannot be exported, as the family has no PyTorch "
             f"original; families with one: {', '.join(_LAYOUT_OF_KIND)}"
         )
-    layout, reference = _LAYOUT_OF_KIND[config.kind], {}
+    layout, reference = layout or _LAYOUT_OF_KIND[config.kind], {}
     if module is not None and layout is not RECURRENT:
         raise UserError(
             f"--module: {module!r} given, but {layout.title} has no recurrent module; leave it out"
@@ -57,7 +62,9 @@ def to_state_dict(
         reference = {f"{module}.weight_ih_l0": np.zeros(0)}
     flat = flatten(variables)
     return {
-        entry.name: np.ascontiguousarray(entry.to_torch(np.asarray(flat[entry.path], np.float32)))
+        entry.name: np.zeros(entry.shape, np.float32)
+        if entry.is_zero
+        else np.ascontiguousarray(entry.to_torch(np.asarray(flat[entry.path], np.float32)))
         for entry in layout.tensors(config, vocab_size, reference)
     }
 
@@ -92,11 +99,11 @@ def clean(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> dict[str,
     return cleaned
 
 
-def find_layout(names: Iterable[str]) -> Layout:
-    """Return the layout with these tensor names, or raise a UserError."""
-    names = list(names)
+def find_layout(tensors: Arrays) -> Layout:
+    """Return the layout with these tensors, or raise a UserError."""
+    names = list(tensors)
     for layout in _LAYOUTS:
-        if layout.recognises(names):
+        if layout.recognises(tensors):
             return layout
     known = ", ".join(layout.title for layout in _LAYOUTS)
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
@@ -123,7 +130,9 @@ def from_state_dict(
     _check_finite(tensors)
     variables = {}
     for entry in entries:
-        if entry.is_alias:
+        if entry.is_zero:
+            _check_zero(entry, tensors)
+        elif entry.is_alias:
             _check_alias(entry, entries, tensors)
         else:
             # float32 first: a layout's arithmetic is the model's.
@@ -178,6 +187,14 @@ def _check_finite(tensors: dict[str, np.ndarray]) -> None:
         raise UserError(
             f"FILE: values that are not finite in float32 (NaN or infinite) in: {', '.join(bad)}; "
             "give a state dict of a run that has not diverged"
+        )
+
+
+def _check_zero(entry: Tensor, tensors: dict[str, np.ndarray]) -> None:
+    if tensors[entry.name].any():
+        raise UserError(
+            f"FILE: {entry.name} is not zero, but model.bias = false has no biases; use "
+            "model.bias=true"
         )
 
 

@@ -81,7 +81,7 @@ class BatchSource:
     """Source of batches: a pytree, to be passed to jit as an argument.
 
     Attributes:
-      tokens: (N,) uint8 or uint16, on the device.
+      tokens: (N,) uint8, uint16 or uint32, on the device.
       key: the typed PRNG key of this source.
       windows: the windows that can be drawn; with contiguous sampling, the B streams.
       sampling: random, epoch or contiguous.
@@ -101,6 +101,21 @@ class BatchSource:
     lookback: int
     batches_per_epoch: int
     has_boundaries: bool
+
+    def steps_per_epoch(self, num_targets: int) -> float:
+        """Return the number of steps in which every target occurs once.
+
+        With random sampling it is the number after which as many targets are expected to have been
+        drawn as there are.
+
+        Args:
+          num_targets: targets of the split.
+        """
+        if self.sampling != "random":
+            return float(self.batches_per_epoch)
+        if isinstance(self.windows, Table):
+            return self.windows.count / self.batch_size
+        return num_targets / (self.batch_size * self.window)
 
     def draw(self, step: Array, share: Share = _not_shared) -> Batch:
         """Return the batch of a step; a pure function, to be called inside jit.
@@ -237,7 +252,7 @@ def gather_windows(
     """Gather windows from a text; to be called inside jit.
 
     Args:
-      tokens: (N,) uint8 or uint16.
+      tokens: (N,) uint8, uint16 or uint32.
       doc_starts: (B,) int32, the first token of each window's document.
       starts: (B,) int32, the input before each window's first target.
       lengths: (B,) int32, targets of each window, 0 to `window`.

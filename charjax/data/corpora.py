@@ -20,27 +20,9 @@ from charjax.data.reading import (
     looks_like_list,
     read_bytes,
 )
+from charjax.data.texts import Corpus, read_text
 from charjax.errors import UserError
 from charjax.files import user_cache
-
-
-@dataclasses.dataclass(frozen=True)
-class Corpus:
-    """A text as it was read.
-
-    Attributes:
-      name: the corpus's name, or the file's.
-      text: characters; bytes for the byte tokenizer.
-      digest: SHA-256 of the file's bytes (stdlib: of all its files, concatenated).
-      notes: changes to the text to report to the user, one line each.
-      field: the setting or flag that named it.
-    """
-
-    name: str
-    text: str | bytes
-    digest: str
-    notes: tuple[str, ...] = ()
-    field: str = "data.name"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +91,7 @@ def load_corpus(config: DataConfig) -> Corpus:
     """
     rules = reading_rules(config)
     if config.path is not None:
-        corpus = read_file(config.path, rules, "data.path")
+        corpus = read_text(config.path, rules, "data.path")
         return _with_list_note(corpus) if config.documents == "one" else corpus
     if config.name == "stdlib":
         return _read_stdlib(rules)
@@ -119,30 +101,26 @@ def load_corpus(config: DataConfig) -> Corpus:
     return Corpus(config.name, text, published.digest, notes)
 
 
+def load_validation(config: DataConfig) -> Corpus | None:
+    """Read the validation text of data.val_path; None without one.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    if config.val_path is None:
+        return None
+    return read_text(config.val_path, reading_rules(config), "data.val_path")
+
+
 def reading_rules(config: DataConfig) -> ReadingRules:
     """Return the rules by which a run's text, and every later text and prompt, is read."""
     name = None if config.path is not None else config.name
     if config.tokenizer == "byte":
         return BYTES_TO_LF if name == "stdlib" else BYTES
-    published = _PUBLISHED.get(name or "")
+    if name is None:
+        return dataclasses.replace(UTF_8, drop_mark=config.byte_order_mark == "drop")
+    published = _PUBLISHED.get(name)
     return UTF_8 if published is None else published.rules
-
-
-def read_file(name: str, rules: ReadingRules, field: str) -> Corpus:
-    """Read a text file of the user's.
-
-    Args:
-      name: its path.
-      rules: how it is read.
-      field: the setting or flag that names it.
-
-    Raises:
-      UserError: it is missing, empty, too large, or not a text by these rules.
-    """
-    path = Path(os.path.expanduser(name))
-    raw = read_bytes(path, field)
-    text, notes = decode_file(raw, rules, name, field)
-    return Corpus(path.name, text, hashlib.sha256(raw).hexdigest(), notes, field)
 
 
 def _with_list_note(corpus: Corpus) -> Corpus:
@@ -158,8 +136,11 @@ def _with_list_note(corpus: Corpus) -> Corpus:
 def stand_in(config: DataConfig) -> Corpus | None:
     """Return a text as large as a published one, with as many symbols, where that is not here.
 
-    For what depends on sizes alone. None if a run would not have to download its text.
+    For what depends on sizes alone. None if a run would not have to download its text, or if its
+    tokens depend on it.
     """
+    if config.subwords:
+        return None
     published = None if config.path is not None else _PUBLISHED.get(config.name)
     if published is None or _find_here(config.name, published) is not None:
         return None

@@ -30,4 +30,4 @@ def find_origins(splits: Mapping[str, Split], samples: Sequence[np.ndarray]) -> 
 
 
 def _bytes(tokens: np.ndarray) -> bytes:
-    return tokens.astype(np.uint16).tobytes()
+    return tokens.astype(np.uint32).tobytes()

@@ -10,7 +10,7 @@ from charjax.errors import UserError
 
 # Positions in a text are int32 on the device and may exceed its length by a window. A text has at
 # most as many characters as its file has bytes.
-_MOST_BYTES = 2_000_000_000
+MOST_BYTES = 2_000_000_000
 _BYTE_ORDER_MARK = "\ufeff"
 
 
@@ -52,9 +52,9 @@ def read_bytes(path: Path, field: str) -> bytes:
         raise UserError(f"{field}: {str(path)!r} {what}; give a text file")
     try:
         size = os.stat(path).st_size
-        if size > _MOST_BYTES:
+        if size > MOST_BYTES:
             raise UserError(
-                f"{field}: {str(path)!r} has {size:,} bytes, and at most {_MOST_BYTES:,} are "
+                f"{field}: {str(path)!r} has {size:,} bytes, and at most {MOST_BYTES:,} are "
                 "allowed; give a part of it"
             )
         return path.read_bytes()
@@ -160,7 +160,10 @@ def _decode_characters(
             f"{raw.count(10, 0, error.start) + 1:,}); {remedy}"
         ) from None
     text, notes = _normalize(text, rules)
-    return text, notes + _likely_mistakes(text)
+    # A mark that is kept at the start is meant.
+    return text, notes + _likely_mistakes(
+        text.removeprefix("" if rules.drop_mark else _BYTE_ORDER_MARK)
+    )
 
 
 def _normalize(text: str, rules: ReadingRules) -> tuple[str, tuple[str, ...]]:
@@ -256,8 +259,8 @@ def read_prompt(
     text = raw.decode(rules.encoding)
     if isinstance(source, str):
         # A pasted sample of the run already consists of its symbols; so does ASCII.
-        assert isinstance(tokenizer, CharTokenizer)
-        if text == source or tokenizer.find_unknown(text).size:
+        unknown = isinstance(tokenizer, CharTokenizer) and tokenizer.find_unknown(text).size > 0
+        if text == source or unknown:
             return source, notes
         notes += (f"the prompt was read as {rules.encoding}, as the run's text was",)
     return text, notes

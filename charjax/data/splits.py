@@ -12,15 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from charjax.config import DataConfig
-from charjax.data.corpora import Corpus
+from charjax.data.subwords import BpeTokenizer, read_tokenizer, train_bpe
+from charjax.data.texts import Corpus
 from charjax.data.tokenizers import (
     ByteTokenizer,
     CharTokenizer,
     Tokenizer,
     UnknownCharacterError,
+    text_size,
 )
 from charjax.data.unseen import explain_unseen
 from charjax.errors import UserError
+from charjax.units import TextSize
 
 # The makemore lectures shuffle the names with Python's random.seed(42).
 _SHUFFLE_SEED = 42
@@ -35,21 +38,28 @@ class Split:
     `0 e m m a 0 o l i v i a 0` is two documents, of 5 and 7 targets.
 
     Attributes:
-      tokens: (N,) uint8 or uint16.
+      tokens: (N,) uint8, uint16 or uint32.
       doc_starts: (D,) int64.
       doc_lengths: (D,) int64, each at least 1.
       name: train, val or test.
+      counted: size of the targets; None where each is one character of one byte.
     """
 
     tokens: np.ndarray
     doc_starts: np.ndarray
     doc_lengths: np.ndarray
     name: str = "train"
+    counted: TextSize | None = None
 
     @property
     def num_targets(self) -> int:
-        """Number of predicted characters."""
+        """Number of predicted tokens."""
         return int(self.doc_lengths.sum())
+
+    @property
+    def size(self) -> TextSize:
+        """Tokens, characters and bytes that are predicted."""
+        return self.counted or TextSize(*[self.num_targets] * 3)
 
 
 def target_counts(split: Split, vocab_size: int) -> np.ndarray:
@@ -88,9 +98,15 @@ def split_text(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer | None) 
     Raises:
       UserError: the text is too short, or has characters that the tokenizer does not have.
     """
-    if config.documents == "lines":
-        return _split_lines(config, corpus, tokenizer)
-    return _split_stream(config, corpus, tokenizer)
+    by_document = _split_lines if config.documents == "lines" else _split_stream
+    tokenizer, splits, notes = by_document(config, corpus, tokenizer)
+    counted = {name: _with_size(split, tokenizer) for name, split in splits.items()}
+    return SplitText(tokenizer, counted, notes)
+
+
+def _with_size(split: Split, tokenizer: Tokenizer) -> Split:
+    counts_V = target_counts(split, tokenizer.vocab_size)
+    return dataclasses.replace(split, counted=text_size(tokenizer, counts_V))
 
 
 def _split_lines(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer | None) -> SplitText:
@@ -98,12 +114,11 @@ def _split_lines(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer | None
     text: Any = corpus.text
     newline: Any = "\n" if isinstance(text, str) else b"\n"
     all_lines = text.removesuffix(newline).split(newline)
-    lines = [line for line in all_lines if line.strip()]
+    lines = [line.strip() if config.strip_lines else line for line in all_lines if line.strip()]
     dropped = len(all_lines) - len(lines)
     notes: tuple[str, ...] = (f"{dropped:,} blank lines were dropped",) if dropped else ()
     if not lines:
         raise UserError(f"{corpus.field}: every line of the text is blank; give one item a line")
-    tokenizer = _tokenizer(_join_lines(lines, newline), tokenizer, boundary=True)
     fraction, count = config.val_fraction, len(lines)
     # Each line caches its hash, which is fastest to compute in the order of memory.
     collections.deque(map(hash, lines), maxlen=0)
@@ -117,6 +132,9 @@ def _split_lines(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer | None
     if not fraction:
         cuts = [count]
     notes += _repeated_lines(lines, cuts)
+    whole, train = (_join_lines(part, newline) for part in (lines, lines[: cuts[0]]))
+    tokenizer, trained = _tokenizer(config, whole, train, tokenizer, boundary=True)
+    notes += trained
     splits = {}
     for name, begin, end in zip(("train", "val", "test"), [0, *cuts], cuts, strict=False):
         if begin == end:
@@ -161,27 +179,38 @@ def _join_lines(lines: list[Any], newline: Any) -> Any:
 
 def _split_stream(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer | None) -> SplitText:
     """Split a text that is one document, by its tail or interleaved."""
-    tokenizer = _tokenizer(corpus.text, tokenizer, boundary=False)
-    tokens = _encode(corpus, tokenizer, corpus.text)
-    if not config.val_fraction:
-        return SplitText(tokenizer, {"train": _one_document(config, corpus, tokens, "train")}, ())
-    if config.split == "interleaved":
-        return SplitText(tokenizer, *_interleave(config, tokens))
-    # As in nanoGPT, the train part is the first int(0.9 * N) characters.
-    cut = int((1 - config.val_fraction) * len(tokens))
-    parts = {"train": tokens[:cut], "val": tokens[cut:]}
-    splits = {name: _one_document(config, corpus, part, name) for name, part in parts.items()}
-    return SplitText(tokenizer, splits, ())
+    text = corpus.text
+    if config.split == "interleaved" and config.val_fraction:
+        if isinstance(tokenizer, BpeTokenizer) or (tokenizer is None and config.subwords):
+            raise UserError(
+                "data.split: interleaved given, but its rows are of equally many characters, which "
+                "subword tokens are not; use data.split=tail"
+            )
+        tokenizer, _ = _tokenizer(config, text, text, tokenizer, boundary=False)
+        return SplitText(tokenizer, *_interleave(config, _encode(corpus, tokenizer, text)))
+    # As in nanoGPT, the train part is the first int(0.9 * N) characters. The text is cut before it
+    # is encoded: so every tokenizer has the same parts, and no token reaches across.
+    cut = int((1 - config.val_fraction) * len(text))
+    parts = {"train": text[:cut], "val": text[cut:]} if config.val_fraction else {"train": text}
+    tokenizer, notes = _tokenizer(config, text, parts["train"], tokenizer, boundary=False)
+    splits = {
+        name: _one_document(config, corpus, tokenizer, part, name) for name, part in parts.items()
+    }
+    return SplitText(tokenizer, splits, notes)
 
 
-def _one_document(config: DataConfig, corpus: Corpus, tokens: np.ndarray, name: str) -> Split:
+def _one_document(
+    config: DataConfig, corpus: Corpus, tokenizer: Tokenizer, text: str | bytes, name: str
+) -> Split:
+    tokens = _encode(corpus, tokenizer, text)
     if len(tokens) < 2:
         part, remedy = "it", "give a longer text"
         if config.val_fraction:
             part = f"with data.val_fraction = {config.val_fraction} its {name} part"
             remedy += " or another fraction"
+        unit = "tokens" if isinstance(tokenizer, BpeTokenizer) else "characters"
         raise UserError(
-            f"{corpus.field}: the text is too short: {part} has {len(tokens)} characters, and at "
+            f"{corpus.field}: the text is too short: {part} has {len(tokens)} {unit}, and at "
             f"least 2 are needed; {remedy}"
         )
     return Split(tokens, np.zeros(1, np.int64), np.array([len(tokens) - 1]), name)
@@ -222,20 +251,47 @@ def _interleave(config: DataConfig, tokens: np.ndarray) -> tuple[dict[str, Split
     return splits, notes if rest else ()
 
 
-def _tokenizer(text: str | bytes, other: Tokenizer | None, *, boundary: bool) -> Tokenizer:
-    """Return the text's own tokenizer, or the other run's, with token 0 as this text uses it."""
+def _tokenizer(
+    config: DataConfig, text: Any, train: Any, other: Tokenizer | None, *, boundary: bool
+) -> tuple[Tokenizer, tuple[str, ...]]:
+    """Return the text's own tokenizer, or the other run's, and notes on it.
+
+    Args:
+      config: the data section.
+      text: the whole text, whose characters are the alphabet.
+      train: its training part, of which subwords are learned.
+      other: another run's tokenizer, or None.
+      boundary: token 0 ends a line.
+    """
     if other is None:
-        if isinstance(text, bytes):
-            return ByteTokenizer(boundary)
-        return CharTokenizer.from_text(text, boundary=boundary)
+        return _own_tokenizer(config, text, train, boundary=boundary)
     if boundary and other.decode([0]) != "\n":
         raise UserError(
             "data.layout: the text is a list of lines, but the other run's alphabet has no newline "
             "as its token 0; use data.layout=stream, or train on lines from the start"
         )
-    if isinstance(other, ByteTokenizer):
-        return other
-    return dataclasses.replace(other, boundary=boundary)
+    if isinstance(other, CharTokenizer):
+        return dataclasses.replace(other, boundary=boundary), ()
+    return other, ()
+
+
+def _own_tokenizer(
+    config: DataConfig, text: Any, train: Any, *, boundary: bool
+) -> tuple[Tokenizer, tuple[str, ...]]:
+    if isinstance(text, bytes):
+        return ByteTokenizer(boundary), ()
+    if config.tokenizer == "bpe":
+        trained = train_bpe(train, config.vocab_size, boundary=boundary)
+        if trained.vocab_size == config.vocab_size:
+            return trained, ()
+        note = (
+            f"data.vocab_size: {config.vocab_size:,} given, but the training part gives only "
+            f"{trained.vocab_size:,} tokens: no further pair of them occurs twice"
+        )
+        return trained, (note,)
+    if config.subwords:
+        return read_tokenizer(config.tokenizer, boundary=boundary), ()
+    return CharTokenizer.from_text(text, boundary=boundary), ()
 
 
 def _encode(corpus: Corpus, tokenizer: Tokenizer, text: str | bytes) -> np.ndarray:

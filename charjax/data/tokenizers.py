@@ -1,4 +1,4 @@
-"""Tokenizers: characters or bytes to token ids and back.
+"""Tokenizers: characters, bytes or subwords to token ids and back.
 
 A tokenizer of lines has `boundary=True`: its token 0 is the newline, which begins and ends every
 line.
@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from charjax.data.subwords import BpeTokenizer
 from charjax.errors import UserError
+from charjax.units import TextSize
 
 # Characters or bytes encoded at once, so that numpy's intermediate arrays stay in the cache.
 _CHUNK = 1 << 17
@@ -66,6 +68,11 @@ class CharTokenizer:
         """Number of tokens."""
         return len(self.symbols)
 
+    @property
+    def unit(self) -> str:
+        """Name of a token in reports."""
+        return "character"
+
     def encode(self, text: str) -> np.ndarray:
         """Encode a text of N characters as tokens (N,): uint8, or uint16 above 256 symbols.
 
@@ -84,6 +91,19 @@ class CharTokenizer:
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Decode tokens."""
         return "".join([self.symbols[index] for index in np.asarray(ids, np.int64).tolist()])
+
+    def to_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        """Return the bytes of tokens, in UTF-8."""
+        return self.decode(ids).encode("utf-8", "surrogatepass")
+
+    def byte_counts(self) -> np.ndarray:
+        """Return the number of bytes of each token, (V,) int64."""
+        lengths = [len(symbol.encode("utf-8", "surrogatepass")) for symbol in self.symbols]
+        return np.array(lengths, np.int64)
+
+    def character_counts(self) -> np.ndarray:
+        """Return the number of characters of each token, (V,) int64: 1."""
+        return np.ones(self.vocab_size, np.int64)
 
     def to_json(self) -> dict[str, Any]:
         """Return the tokenizer as JSON values, read by `tokenizer_from_json`."""
@@ -140,6 +160,11 @@ class ByteTokenizer:
         """Number of tokens."""
         return 256
 
+    @property
+    def unit(self) -> str:
+        """Name of a token in reports."""
+        return "byte"
+
     def encode(self, text: str | bytes) -> np.ndarray:
         """Encode a text of N bytes as tokens (N,) uint8.
 
@@ -157,6 +182,17 @@ class ByteTokenizer:
         raw = np.asarray(ids, np.uint8).tobytes()
         return raw.translate(_SWAP) if self.boundary else raw
 
+    def byte_counts(self) -> np.ndarray:
+        """Return the number of bytes of each token, (V,) int64: 1."""
+        return np.ones(256, np.int64)
+
+    def character_counts(self) -> np.ndarray:
+        """Return the number of characters that begin in each token, (V,) int64.
+
+        The bytes that go on with a character are 10xxxxxx.
+        """
+        return (np.arange(256) & 0xC0 != 0x80).astype(np.int64)
+
     def to_json(self) -> dict[str, Any]:
         """Return the tokenizer as JSON values, read by `tokenizer_from_json`."""
         return {"kind": "byte", "boundary": self.boundary}
@@ -168,20 +204,35 @@ class ByteTokenizer:
 
 _SWAP = bytes.maketrans(b"\0\n", b"\n\0")
 
-Tokenizer = CharTokenizer | ByteTokenizer
+Tokenizer = CharTokenizer | ByteTokenizer | BpeTokenizer
 
 
 def tokenizer_from_json(tree: dict[str, Any]) -> Tokenizer:
     """Return the tokenizer of a `to_json` tree.
 
     Raises:
-      ValueError: its kind is neither char nor byte.
+      ValueError: its kind is neither char, byte nor bpe.
     """
     if tree["kind"] == "char":
         return CharTokenizer(tree["symbols"], tree["boundary"])
     if tree["kind"] == "byte":
         return ByteTokenizer(tree["boundary"])
-    raise ValueError(f"tokenizer kind {tree['kind']!r}; allowed: char, byte")
+    if tree["kind"] == "bpe":
+        return BpeTokenizer(str(tree["json"]), bool(tree["boundary"]))
+    raise ValueError(f"tokenizer kind {tree['kind']!r}; allowed: char, byte, bpe")
+
+
+def text_size(tokenizer: Tokenizer, counts_V: np.ndarray) -> TextSize:
+    """Return the size of a text in which each token occurs so often, (V,) int64.
+
+    It is exact for every part of a text, however it is cut: a character counts where its first byte
+    is.
+    """
+    return TextSize(
+        int(counts_V.sum()),
+        int(counts_V @ tokenizer.character_counts()),
+        int(counts_V @ tokenizer.byte_counts()),
+    )
 
 
 def _code_points(text: str) -> Iterator[np.ndarray]:

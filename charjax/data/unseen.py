@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from charjax.data.corpora import Corpus
+from charjax.data.texts import Corpus
 from charjax.data.tokenizers import CharTokenizer
 
 

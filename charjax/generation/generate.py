@@ -102,11 +102,14 @@ def generate(
         poll()
         if ending.reached(chunk.tokens_BK):
             break
-    return [prompt + tokenizer.decode(ending.cut(tokens)) for tokens in join(parts_BK, stop)]
+    return [prompt + ending.decode(tokens) for tokens in join(parts_BK, stop)]
 
 
 class StopText:
-    """A text before which samples end, found in their tokens while they are generated."""
+    """A text before which samples end, found in their bytes while they are generated.
+
+    In bytes, because subwords may spell it in many ways, and it may begin within one.
+    """
 
     def __init__(self, tokenizer: Tokenizer, text: str | None, num_samples: int):
         """Encode the text; None is never found.
@@ -116,34 +119,40 @@ class StopText:
         """
         if text == "":
             raise UserError("stop: '' given; it must have at least one character")
-        self._tokens_S = None if text is None else np.asarray(tokenizer.encode(text), np.int32)
+        self._tokenizer = tokenizer
+        self._stop = None if text is None else tokenizer.to_bytes(tokenizer.encode(text))
+        self._lengths_V = None if text is None else tokenizer.byte_counts()
         self._ended_B = np.zeros(num_samples, bool)
-        self._tail_BS = np.full((num_samples, 0), 0, np.int32)
+        self._tails = [b""] * num_samples
 
     def reached(self, tokens_BK: np.ndarray) -> bool:
         """Read the newest tokens; return true once it stands in every sample."""
-        if self._tokens_S is None:
+        if self._stop is None:
             return False
-        recent_BN = np.concatenate([self._tail_BS, tokens_BK], axis=1)
-        self._ended_B |= self._places(recent_BN).any(axis=1)
-        self._tail_BS = recent_BN[:, max(0, recent_BN.shape[1] - len(self._tokens_S) + 1) :]
+        for row, tokens_K in enumerate(tokens_BK):
+            recent = self._tails[row] + self._tokenizer.to_bytes(tokens_K)
+            self._ended_B[row] |= self._stop in recent
+            self._tails[row] = recent[max(0, len(recent) - len(self._stop) + 1) :]
         return bool(self._ended_B.all())
 
     def cut(self, tokens_N: np.ndarray) -> np.ndarray:
-        """Return a sample's tokens up to the text, or all of them."""
-        if self._tokens_S is None:
+        """Return a sample's tokens before the one in which the text begins, or all of them."""
+        place = self._place(tokens_N)
+        if place < 0 or self._lengths_V is None:
             return tokens_N
-        places = np.flatnonzero(self._places(np.asarray(tokens_N)[None])[0])
-        return tokens_N[: places[0]] if places.size else tokens_N
+        ends_N = np.cumsum(self._lengths_V[tokens_N])
+        return tokens_N[: int(np.searchsorted(ends_N, place, side="right"))]
 
-    def _places(self, rows_BN: np.ndarray) -> np.ndarray:
-        """Return where the text begins, (B, N - S + 1) bool."""
-        assert self._tokens_S is not None
-        if rows_BN.shape[1] < len(self._tokens_S):
-            return np.zeros((len(rows_BN), 0), bool)
-        windows = np.lib.stride_tricks.sliding_window_view(rows_BN, len(self._tokens_S), axis=1)
-        found: np.ndarray = (windows == self._tokens_S).all(axis=-1)
-        return found
+    def decode(self, tokens_N: np.ndarray) -> str:
+        """Return a sample's text up to the stop text, which may begin within a token."""
+        place = self._place(tokens_N)
+        if place < 0:
+            return self._tokenizer.decode(tokens_N)
+        return self._tokenizer.to_bytes(tokens_N)[:place].decode("utf-8", "replace")
+
+    def _place(self, tokens_N: np.ndarray) -> int:
+        """Return the byte at which the text begins; -1 without it."""
+        return -1 if self._stop is None else self._tokenizer.to_bytes(tokens_N).find(self._stop)
 
 
 def start_tokens(tokenizer: Tokenizer, prompt: str) -> np.ndarray:

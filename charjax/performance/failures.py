@@ -19,7 +19,7 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {line}"
 
 
-def check_memory(compiled: Any, available: int) -> int:
+def check_memory(compiled: Any, available: float) -> int:
     """Return the bytes that a compiled program needs.
 
     Raises:

@@ -85,9 +85,10 @@ def evaluation(
       mesh: the devices.
       rows: B, a multiple of the devices.
       window: targets of a row.
-      tokens: of the split; uint8, or uint16 where there are more symbols than 256.
+      tokens: of the split; uint8, or uint16 or uint32 where there are more symbols.
     """
-    dtype = jnp.uint8 if model.vocab_size <= 2**8 else jnp.uint16
+    wider = jnp.uint16 if model.vocab_size <= 2**16 else jnp.uint32
+    dtype = jnp.uint8 if model.vocab_size <= 2**8 else wider
     text = jax.ShapeDtypeStruct((tokens,), dtype, sharding=parallel.replicated(mesh))
     column = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=parallel.split_over(mesh))
     variables = _whole(variables, mesh)

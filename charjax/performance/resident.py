@@ -27,7 +27,7 @@ def peak_bytes(
         return stats.get("peak_bytes_in_use")
     # Counted now, as the work may donate them.
     held = sum(shard.data.nbytes for leaf in jax.tree.leaves(arguments()) for shard in shards(leaf))
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):
         # What the compiler has freed would be used again, and hide the rise.
         ctypes.CDLL(None).malloc_trim(0)
     try:

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from charjax.errors import UserError, printable
+from charjax.hardware import physical_memory
 from charjax.run import checkpoint_files
 from charjax.run.checkpoint_files import DamagedError, Record
 from charjax.run.checkpoint_silence import silenced
@@ -339,7 +340,7 @@ def _check_fit(record: Record, wanted: dict[str, Any], directory: Path) -> None:
             f"{', '.join(differing[:3])}{rest}; use the configuration it was trained with"
         )
     size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in wanted.values())
-    if size > (memory := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
+    if size > (memory := physical_memory()):
         raise UserError(
             f"checkpoint: {record.step} in {str(directory)!r} holds {size / 1e9:.1f} GB, more than "
             f"the {memory / 1e9:.1f} GB of this machine's memory; read it on a larger one"

@@ -16,10 +16,9 @@ from charjax import files
 from charjax.config import Config, differences, load_config
 from charjax.errors import UserError, visible
 from charjax.run.load import find_run, has_checkpoints, require_run
-from charjax.run.metrics import MetricsFile
-from charjax.units import bits_per_character
+from charjax.run.metrics import MetricsFile, best_line, per_character, validation_lines
 
-_SUMMARY = ("params", "best_step", "test_loss", "tokens_per_second", "seconds")
+_SUMMARY = ("params", "tokens_per_second", "seconds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +26,10 @@ class Comparison:
     """Several runs beside each other, in the order in which they were given.
 
     Attributes:
-      scores: a row for each run: model.kind, params, step (the last), best_val_loss and val_loss
-        (nats per character), best_val_bpc, best_step, test_loss, tokens_per_second, seconds; NaN
-        where a run has none, as before its end.
+      scores: a row for each run: model.kind, data.tokenizer, step (the last), best_val_loss,
+        val_loss and test_loss (nats per character, whatever the tokens are), best_val_bpc and
+        best_val_bpb (bits per character and per byte), best_step, params, tokens_per_second,
+        seconds; NaN where a run has none, as before its end.
       settings: a row for each setting that differs, a column for each run.
       figure: training and validation losses by step.
     """
@@ -62,7 +62,7 @@ def compare_runs(directories: Sequence[Path]) -> Comparison:
     configs = [load_config(directory / "config.toml", saved=True) for directory in directories]
     lines = [MetricsFile(directory / "metrics.jsonl").read() for directory in directories]
     rows = [
-        _scores(directory, config, read)
+        score_row(directory, config, read)
         for directory, config, read in zip(directories, configs, lines, strict=True)
     ]
     scores = pd.DataFrame(rows, index=pd.Index(names, name="run"))
@@ -70,41 +70,45 @@ def compare_runs(directories: Sequence[Path]) -> Comparison:
 
 
 def _check_vocabularies(directories: Sequence[Path]) -> None:
-    """Raise a UserError unless all runs that have been saved have one vocabulary."""
+    """Raise a UserError unless the losses per character of all saved runs are comparable.
+
+    They are within one vocabulary, or between kinds of tokens of one text.
+    """
     saved = [directory for directory in directories if has_checkpoints(directory)]
     notes = [find_run(directory, "latest").notes for directory in saved]
     for directory, note in zip(saved, notes, strict=True):
-        if note.tokenizer != notes[0].tokenizer:
-            raise UserError(
-                f"compare: {str(saved[0])!r} has a vocabulary of {notes[0].tokenizer.vocab_size:,} "
-                f"symbols and {str(directory)!r} another one, of {note.tokenizer.vocab_size:,}; "
-                "losses per symbol are comparable within one vocabulary: give runs of one text"
-            )
+        first = notes[0]
+        same_text = note.dataset_digest == first.dataset_digest
+        kinds = {str(each.tokenizer.to_json()["kind"]) for each in (first, note)}
+        if note.tokenizer == first.tokenizer or (same_text and kinds != {"char"}):
+            continue
+        raise UserError(
+            f"compare: {str(saved[0])!r} has a vocabulary of {first.tokenizer.vocab_size:,} "
+            f"symbols and {str(directory)!r} another one, of {note.tokenizer.vocab_size:,}, of "
+            "another text; losses are comparable within one vocabulary, or per character of one "
+            "text: give runs of one text"
+        )
 
 
-def _scores(directory: Path, config: Config, lines: list[dict[str, Any]]) -> dict[str, Any]:
+def score_row(directory: Path, config: Config, lines: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a run's row; what is missing in the summary of an unfinished run is NaN."""
     summary = read_summary(directory)
-    val, best = _validation(lines), best_line(lines)
+    val, best = validation_lines(lines), best_line(lines)
+    test = {"loss": summary.get("test_loss"), "bpc": summary.get("test_bpc")}
     found = {
         "model.kind": config.model.kind,
+        "data.tokenizer": config.data.tokenizer,
         "step": max((line["step"] for line in lines), default=0),
-        "best_val_loss": best["loss"] if best else math.nan,
-        "best_val_bpc": bits_per_character(best["loss"]) if best else math.nan,
-        "val_loss": val[-1]["loss"] if val else math.nan,
-        "best_step": best["step"] if best else math.nan,
+        "best_val_loss": per_character(best) if best else None,
+        "best_val_bpc": best.get("bpc") if best else None,
+        "best_val_bpb": best.get("bpb") if best else None,
+        "val_loss": per_character(val[-1]) if val else None,
+        "best_step": best["step"] if best else None,
+        "params": None,
+        "test_loss": per_character(test),
     }
-    rest = {name: summary.get(name) for name in _SUMMARY}
-    return found | {name: math.nan if value is None else value for name, value in rest.items()}
-
-
-def best_line(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the metrics line of the lowest validation loss, or None."""
-    return min(_validation(lines), key=lambda line: line["loss"], default=None)
-
-
-def _validation(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [line for line in lines if line["split"] == "val" and line["loss"] is not None]
+    row = found | {name: summary.get(name) for name in _SUMMARY}
+    return {name: math.nan if value is None else value for name, value in row.items()}
 
 
 def read_summary(directory: Path) -> dict[str, Any]:
@@ -139,11 +143,13 @@ def _flat(config: Config) -> list[tuple[str, Any]]:
 
 def _curves(lines: list[list[dict[str, Any]]], names: list[str]) -> matplotlib.figure.Figure:
     """Draw the losses of every run, training thin and validation with points."""
-    figure = matplotlib.figure.Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    figure = _Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     for number, (read, name) in enumerate(zip(lines, names, strict=True)):
         for split, style, width in (("train", "-", 0.8), ("val", "o-", 1.4)):
-            points = [(x["step"], x["loss"]) for x in read if x["split"] == split and x["loss"]]
+            points = [
+                (x["step"], per_character(x)) for x in read if x["split"] == split and x["loss"]
+            ]
             if points:
                 axes.plot(
                     *zip(*points, strict=True),
@@ -160,6 +166,15 @@ def _curves(lines: list[list[dict[str, Any]]], names: list[str]) -> matplotlib.f
         for text in axes.legend(fontsize=8).get_texts():
             text.set_parse_math(False)
     return figure
+
+
+class _Figure(matplotlib.figure.Figure):
+    """A figure that a notebook shows, even one that has not imported pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
 
 
 def save_figure(figure: matplotlib.figure.Figure, path: Path) -> None:

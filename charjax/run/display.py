@@ -12,7 +12,6 @@ from rich.table import Table
 
 from charjax.errors import visible
 from charjax.progress import ProgressBar
-from charjax.units import bits_per_character
 
 # A larger loss is written with an exponent.
 _LARGEST_PLAIN = 1e6
@@ -57,12 +56,13 @@ class Display:
         Args:
           step: steps done.
           rate: targets per second.
-          lines: for each interval `step`, its last step; `loss`, the mean in nats per character, or
-            None if all steps were skipped; and `skipped`, the number of them, if any were.
+          lines: for each interval `step`, its last step; `epoch`, the epochs that it comes to;
+            `loss` and `bpc`, the mean in nats per token and in bits per character, or None if all
+            steps were skipped; and `skipped`, the number of them, if any were.
         """
         shown = [
-            f"step {line['step']}/{self._total}  loss {_nats(line['loss'])}{_skipped(line)}  "
-            f"{rate:,.0f} tokens/s"
+            f"step {line['step']}/{self._total}  loss {_nats(line['loss'], line['bpc'])}"
+            f"{_skipped(line)}  {rate:,.0f} tokens/s  epoch {line['epoch']:.2f}"
             for line in lines
         ]
         if shown:
@@ -71,12 +71,13 @@ class Display:
         if self._bar is not None:
             status = f"{rate:,.0f} tokens/s"
             if lines:
-                status = f"loss {_nats(lines[-1]['loss'])}  {status}"
+                status = f"loss {_nats(lines[-1]['loss'], lines[-1]['bpc'])}  {status}"
             self._bar.update(completed=step, status=status)
 
-    def evaluated(self, step: int, loss: float, best: bool) -> None:
-        """Print a validation loss."""
-        self.say(f"step {step}/{self._total}  val {_nats(loss)}{'  (best so far)' if best else ''}")
+    def evaluated(self, step: int, loss: float, best: bool, bpc: float) -> None:
+        """Print a validation loss, in nats per token and bits per character."""
+        mark = "  (best so far)" if best else ""
+        self.say(f"step {step}/{self._total}  val {_nats(loss, bpc)}{mark}")
 
     @contextlib.contextmanager
     def doing(self, activity: str) -> Iterator[None]:
@@ -89,7 +90,7 @@ class Display:
 
     def table(self, table: Table) -> None:
         """Print a table as plain text, without folding it to the width of the terminal."""
-        wide = Console(file=io.StringIO(), width=_WIDEST, color_system=None)
+        wide = Console(file=io.StringIO(), width=_WIDEST, force_jupyter=False, color_system=None)
         with wide.capture() as capture:
             wide.print(table)
         self.say("\n".join(line.rstrip() for line in capture.get().splitlines()))
@@ -102,7 +103,7 @@ class Display:
 
 
 def loss_warning(split: str, loss: float | None, vocab_size: int) -> str | None:
-    """Return a warning if a final loss (nats per character) is worse than a uniform guess."""
+    """Return a warning if a final loss (nats per token) is worse than a uniform guess."""
     if loss is None:
         return None
     remedy = "lower optim.learning_rate, or train longer"
@@ -126,11 +127,12 @@ def shown_loss(loss: float) -> str:
     return f"{loss:.4f}" if abs(loss) < _LARGEST_PLAIN else f"{loss:.3e}"
 
 
-def _nats(loss: float | None) -> str:
-    """Format a loss in nats and in bits per character."""
+def _nats(loss: float | None, bpc: float | None) -> str:
+    """Format a loss in nats per token and in bits per character."""
     if loss is None or not math.isfinite(loss):
         return "not finite"
-    return f"{shown_loss(loss)} ({shown_loss(bits_per_character(loss))} bpc)"
+    in_bits = "" if bpc is None or not math.isfinite(bpc) else f" ({shown_loss(bpc)} bpc)"
+    return f"{shown_loss(loss)}{in_bits}"
 
 
 def _skipped(line: dict[str, Any]) -> str:

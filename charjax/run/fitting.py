@@ -50,7 +50,7 @@ def score(
         metrics.write(
             1,
             name,
-            **loss_fields(result.loss),
+            **loss_fields(result.loss, split.size),
             learning_rate=None,
             grad_norm=None,
             tokens_per_second=progress.tokens_per_second if name == "train" else None,
@@ -59,5 +59,5 @@ def score(
             progress.val_loss, best = result.loss, math.isfinite(result.loss)
             if best:
                 progress.best_val_loss, progress.best_step = result.loss, 1
-            display.evaluated(1, result.loss, best)
+            display.evaluated(1, result.loss, best, split.size.bpc(result.loss))
     display.say(f"scored {int(progress.scored):,} targets in {progress.scoring_seconds:.2f} s")

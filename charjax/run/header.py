@@ -19,10 +19,9 @@ def show_plan(display: Display, session: Session) -> None:
     assert source is not None
     rows = config.train.batch_size * config.optim.accumulate_steps
     targets = config.train.steps * rows * source.window
-    epochs = targets / session.dataset.splits["train"].num_targets
     display.say(
         f"run: {config.train.steps:,} steps of {rows:,} windows, at most {targets:,} targets "
-        f"({epochs:.2f} times the training split)"
+        f"({config.train.steps / session.steps_per_epoch:.2f} epochs)"
     )
 
 

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from charjax.config import Config, load_config
 from charjax.errors import UserError
 from charjax.run.checkpoint import Checkpoints
-from charjax.run.comparison import best_line, read_summary
+from charjax.run.comparison import read_summary
 from charjax.run.lock import is_held
-from charjax.run.metrics import MetricsFile
+from charjax.run.metrics import MetricsFile, best_line, per_character
 
 State = Literal["training", "finished", "stopped", "not saved", "damaged"]
 
@@ -79,11 +79,11 @@ def describe_run(directory: Path) -> ListedRun:
     config = _config(directory)
     return ListedRun(
         directory=directory,
-        state=_state(directory, config, bool(saved), bool(summary)),
+        state=run_state(directory, config, bool(saved), bool(summary)),
         kind=config.model.kind if config else "",
         step=max([*saved, *(line["step"] for line in lines)], default=0),
         steps=config.train.steps if config and not summary.get("counting_tokens_per_second") else 1,
-        best_val_loss=best["loss"] if best else None,
+        best_val_loss=per_character(best) if best else None,
         best_step=best["step"] if best else None,
         size=_size(directory),
         saved=tuple(saved),
@@ -97,7 +97,8 @@ def _config(directory: Path) -> Config | None:
         return None
 
 
-def _state(directory: Path, config: Config | None, is_saved: bool, has_summary: bool) -> State:
+def run_state(directory: Path, config: Config | None, is_saved: bool, has_summary: bool) -> State:
+    """Return the state of a run; see `ListedRun`."""
     if is_held(directory):
         return "training"
     if config is None:

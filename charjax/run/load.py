@@ -127,25 +127,31 @@ def load_run(saved: SavedRun, weights: Weights | None = None) -> Run:
     return Run(saved.directory, config, notes.tokenizer, model, variables, step, digest)
 
 
-def load_split(run: Run, name: str, path: str | None = None) -> Split:
+def load_split(run: Run, name: str, moved: dict[str, Any] | None = None) -> Split:
     """Load a split of the text that a run was trained on.
 
     Args:
       run: the run.
       name: train, val or test.
-      path: the current path of the text, if it was moved.
+      moved: the current data.path and data.val_path of the text, under "path" and "val_path", as
+        far as it was moved.
 
     Raises:
       UserError: there is no such split, or the text is missing or has changed.
     """
     data = run.config.data
-    if path is not None:
-        if data.path is None:
-            raise UserError(
-                f"data.path: {path!r} given, but the run was trained on data.name={data.name}; "
-                "set CHARJAX_DATA to the directory that holds it"
-            )
-        data = data.model_copy(update={"path": path})
+    moved = moved or {}
+    if "path" in moved and data.path is None:
+        raise UserError(
+            f"data.path: {moved['path']!r} given, but the run was trained on "
+            f"data.name={data.name}; set CHARJAX_DATA to the directory that holds it"
+        )
+    if "val_path" in moved and data.val_path is None:
+        raise UserError(
+            f"data.val_path: {moved['val_path']!r} given, but the run's validation split is a part "
+            "of its own text: leave it out"
+        )
+    data = data.model_copy(update=moved)
     dataset = load_dataset(data, run.tokenizer, run.dataset_digest)
     if name not in dataset.splits:
         raise UserError(

@@ -1,13 +1,24 @@
-"""One writer for each run directory."""
+"""One writer for each run directory.
 
-import fcntl
+The lock is flock's. Where Python has none (Windows without WSL), nothing keeps a second writer out,
+and that is noted: a file that stands for a lock would outlive a killed process, and its run could
+not be resumed.
+"""
+
+import functools
 import os
 import time
 from pathlib import Path
 from typing import IO
 
+from charjax.cli import remark
 from charjax.errors import UserError
 from charjax.files import cannot_write
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
 
 # Tries to find the process that holds a lock, and seconds between them.
 _HOLDER_TRIES = 20
@@ -15,7 +26,10 @@ _HOLDER_SECONDS = 0.05
 
 
 class Lock:
-    """A lock on a directory for one writer; the kernel releases it when the process ends."""
+    """A lock on a directory for one writer; the kernel releases it when the process ends.
+
+    Where the system has no locks, `acquire` always succeeds, with a note.
+    """
 
     def __init__(self, directory: Path):
         self._path = directory / ".lock"
@@ -27,6 +41,8 @@ class Lock:
         Raises:
           UserError: another process holds it, which is named; or nothing can be written there.
         """
+        if fcntl is None:
+            _note_no_locks()
         try:
             # Unbuffered: closing a buffered file would try again what a full disk refused.
             self._file = self._path.open("a+b", buffering=0)
@@ -52,7 +68,10 @@ class Lock:
 
 
 def is_held(directory: Path) -> bool:
-    """Return whether a process has the lock of a directory; nothing is written there."""
+    """Return whether a process has the lock of a directory; nothing is written there.
+
+    False where the system has no locks.
+    """
     try:
         with (directory / ".lock").open("rb") as file:
             return not _try_lock(file)
@@ -60,7 +79,14 @@ def is_held(directory: Path) -> bool:
         return False
 
 
+@functools.cache
+def _note_no_locks() -> None:
+    remark("this system has no file locks: let only one process at a time write a run's directory")
+
+
 def _try_lock(file: IO[bytes]) -> bool:
+    if fcntl is None:
+        return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -5,7 +5,7 @@ The host reads the metrics of one chunk after it has started the next, so the de
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +14,13 @@ from charjax.config import Config
 from charjax.run.display import Display
 from charjax.run.events import EventSchedule
 from charjax.run.metrics import Interval, MetricsFile, columns, loss_fields
+from charjax.run.profiling import Profile
 from charjax.run.progress import Progress
 from charjax.signals import Signals
 from charjax.training.evaluation import Score
 from charjax.training.program import CAPACITY, ChunkProgram
 from charjax.training.state import TrainState
+from charjax.units import TextSize
 
 # A signal is answered after a chunk, so a chunk should last about this long.
 _CHUNK_SECONDS = 0.8
@@ -60,6 +62,9 @@ class Loop:
       sample: step, state -> None; writes samples.
       save: step, state, progress, best -> None.
       check: raises if the last save has failed; called between chunks.
+      sizes: of the training and validation splits.
+      steps_per_epoch: those in which every target occurs once.
+      profile: the trace of some steps, if one is wanted.
       evaluate_trained: as `evaluate`, of the parameters as they are trained, where that is of their
         moving average; else None.
       step: steps done.
@@ -76,7 +81,10 @@ class Loop:
     sample: Callable[[int, TrainState], None]
     save: Callable[[int, TrainState, Progress, bool], None]
     check: Callable[[], None]
+    sizes: Mapping[str, TextSize]
+    steps_per_epoch: float
     evaluate_trained: Callable[[int, TrainState], Score] | None = None
+    profile: Profile | None = None
     step: int = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,12 +99,24 @@ class Loop:
           Interrupted: a signal came; `state`, `step` and `progress` are those to save.
           DivergedError: more than train.max_skipped steps in a row were not finite.
         """
+        try:
+            self._run()
+        finally:
+            if self.profile is not None:
+                self.profile.reached(self.step, is_last=True)
+
+    def _run(self) -> None:
         while True:
+            if self.profile is not None:
+                self.profile.reached(self.step)
             if self.step > self.progress.events_done and any(self._events.due(self.step)):
                 self._run_events()
             if self.progress.is_over(self.step, self.config):
                 return
-            self._advance(self._events.next_after(self.step))
+            goal = self._events.next_after(self.step)
+            if self.profile is not None:
+                goal = self.profile.next_stop(self.step, goal)
+            self._advance(goal)
             self.signals.poll()
 
     def _advance(self, goal: int) -> None:
@@ -144,16 +164,21 @@ class Loop:
         lines, done = [], first
         for step in sorted({1, *due} if first == 0 and last else due):
             progress.interval.add(rows[done - first : step - first])
-            line = {**progress.interval.line(), "tokens_per_second": rate}
-            lines.append({"step": step, "split": "train", **line})
+            line = {**progress.interval.line(self.sizes["train"]), "tokens_per_second": rate}
+            lines.append({"step": step, "split": "train", **line, "epoch": self._epoch(step)})
             progress.interval, done = Interval(), step
         progress.interval.add(rows[done - first :])
         if lines:
             self.metrics.write_all(lines)
         if done < last == self.config.train.steps:
             # Shown, not written: with more steps the interval would go on.
-            lines.append({"step": last, **progress.interval.line()})
+            line = progress.interval.line(self.sizes["train"])
+            lines.append({"step": last, **line, "epoch": self._epoch(last)})
         self.display.steps(last, rate, lines)
+
+    def _epoch(self, step: int) -> float:
+        """Return the epochs that a number of steps comes to."""
+        return round(step / self.steps_per_epoch, 6)
 
     def _run_events(self) -> None:
         """Evaluate, sample and save, whichever is due at this step."""
@@ -184,7 +209,7 @@ class Loop:
         progress.stalled = 0 if best else progress.stalled + 1
         if best:
             progress.best_val_loss, progress.best_step = score.loss, self.step
-        self.display.evaluated(self.step, score.loss, best)
+        self.display.evaluated(self.step, score.loss, best, self.sizes["val"].bpc(score.loss))
         return best
 
     def _measure(self, evaluate: Callable[[int, TrainState], Score], split: str) -> Score:
@@ -196,7 +221,7 @@ class Loop:
         self.metrics.write(
             self.step,
             split,
-            **loss_fields(score.loss),
+            **loss_fields(score.loss, self.sizes["val"]),
             learning_rate=None,
             grad_norm=None,
             tokens_per_second=score.targets / seconds,

@@ -12,7 +12,7 @@ from typing import Any, Literal, TextIO
 
 import numpy as np
 
-from charjax.data.tokenizers import ByteTokenizer, Tokenizer
+from charjax.data.tokenizers import CharTokenizer, Tokenizer
 from charjax.units import bits_per_character, perplexity
 
 Format = Literal["jsonl", "csv"]
@@ -23,15 +23,18 @@ def characters(
 ) -> tuple[str, np.ndarray]:
     """Return the characters of a text and the loss of each, (C,) float64 in nats.
 
-    A character of several bytes has the sum over its bytes; bytes that are not UTF-8 are joined
-    with the character they seem to continue, and shown as U+FFFD.
+    The loss of a token is divided equally among its bytes, and that of a character is the sum over
+    its bytes: so the losses of any part of a text add up to those of its tokens. Bytes that are not
+    UTF-8 are joined with the character they seem to continue, and shown as U+FFFD.
     """
     losses_N = losses_N.astype(np.float64)
-    if not isinstance(tokenizer, ByteTokenizer):
+    if isinstance(tokenizer, CharTokenizer):
         return tokenizer.decode(tokens_N), losses_N
     raw = np.frombuffer(tokenizer.to_bytes(tokens_N), np.uint8)
     if not raw.size:
-        return "", losses_N
+        return "", losses_N[:0]
+    lengths_N = tokenizer.byte_counts()[tokens_N]
+    losses_B = np.repeat(losses_N / np.maximum(lengths_N, 1), lengths_N)
     # Continuation bytes are 10xxxxxx.
     starts = np.flatnonzero((raw & 0xC0) != 0x80)
     starts = starts if starts.size and starts[0] == 0 else np.concatenate([[0], starts])
@@ -41,7 +44,7 @@ def characters(
         for start, end in zip(starts, ends, strict=True)
     ]
     whole = "".join(text if len(text) == 1 else "\ufffd" for text in texts)
-    return whole, np.add.reduceat(losses_N, starts)
+    return whole, np.add.reduceat(losses_B, starts)
 
 
 def by_character(text: str, losses_C: np.ndarray) -> Iterator[dict[str, Any]]:
@@ -58,9 +61,10 @@ def by_character(text: str, losses_C: np.ndarray) -> Iterator[dict[str, Any]]:
 
 
 def by_line(text: str, losses_C: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Yield line (from 1), characters, loss (mean), bpc, perplexity, total loss and text.
+    """Yield line (from 1), characters, bytes, loss (mean), bpc, bpb, perplexity, total and text.
 
-    A newline belongs to the line that it ends; characters without a loss are not counted.
+    Loss and perplexity are per character. A newline belongs to the line that it ends; characters
+    without a loss are not counted.
     """
     begin = 0
     # Not splitlines: only LF ends a line here.
@@ -70,11 +74,15 @@ def by_line(text: str, losses_C: np.ndarray) -> Iterator[dict[str, Any]]:
         counted = part[~np.isnan(part)]
         total = float(counted.sum())
         mean = total / counted.size if counted.size else None
+        known = [char for char, loss in zip(line, part.tolist(), strict=True) if loss == loss]
+        size = len("".join(known).encode("utf-8", "surrogatepass"))
         yield {
             "line": number,
             "characters": int(counted.size),
+            "bytes": size,
             "loss": mean,
             "bpc": None if mean is None else bits_per_character(mean),
+            "bpb": bits_per_character(total / size) if size else None,
             "perplexity": None if mean is None else perplexity(mean),
             "total": total,
             "text": line.removesuffix("\n"),

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from charjax import files
 from charjax.errors import visible
 from charjax.training.step import Metrics
-from charjax.units import bits_per_character
+from charjax.units import TextSize, bits_per_character
 
 
 def columns(rows: np.ndarray) -> Metrics:
@@ -58,14 +59,17 @@ class Interval:
         self.grad_norm = _add_in_order(self.grad_norm, finite.grad_norm)
         self.penalty = _add_in_order(self.penalty, finite.penalty)
 
-    def line(self) -> dict[str, Any]:
+    def line(self, size: TextSize) -> dict[str, Any]:
         """Return the means over the interval; None where every step was skipped.
+
+        Losses per character and per byte are by the mean length of a token in the training split,
+        whose size is given: the steps do not count the characters that they drew.
 
         `skipped` and `l2_penalty` (not part of the loss) are left out where they are 0.
         """
         finite_steps = self.steps - self.skipped
         line: dict[str, Any] = {
-            **loss_fields(self.loss / self.targets if self.targets else math.nan),
+            **loss_fields(self.loss / self.targets if self.targets else math.nan, size),
             "learning_rate": self.learning_rate,
             "grad_norm": self.grad_norm / finite_steps if finite_steps else None,
         }
@@ -81,13 +85,26 @@ def _add_in_order(start: float, values: Any) -> float:
     return float(np.cumsum(np.concatenate([[start], values]))[-1])
 
 
-def loss_fields(loss: float) -> dict[str, float | None]:
-    """Return a loss in nats and in bits per character; None where it is not finite.
+def loss_fields(loss: float, size: TextSize) -> dict[str, float | None]:
+    """Return a loss in nats per token, bits per character (bpc) and bits per byte (bpb).
 
-    JSON has no NaN.
+    JSON has no NaN: None stands for what is not finite, or not defined.
+
+    Args:
+      loss: in nats per token.
+      size: of the text that was predicted.
     """
-    finite = math.isfinite(loss)
-    return {"loss": loss if finite else None, "bpc": bits_per_character(loss) if finite else None}
+    fields = {"loss": loss, "bpc": size.bpc(loss), "bpb": size.bpb(loss)}
+    return {name: value if math.isfinite(value) else None for name, value in fields.items()}
+
+
+def per_character(line: dict[str, Any]) -> float | None:
+    """Return the loss of a metrics line in nats per character; None where it has none."""
+    loss, bpc = line["loss"], line.get("bpc")
+    # Older lines have no bpc, and a damaged one may have anything.
+    if loss is None or not isinstance(bpc, float) or bits_per_character(loss) == bpc:
+        return loss
+    return float(bpc * math.log(2))
 
 
 class MetricsFile:
@@ -97,8 +114,9 @@ class MetricsFile:
     with it, and it is not created again.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, also: Callable[[list[dict[str, Any]]], None] | None = None):
+        """Write to `path`, and call `also` with all lines that were appended."""
+        self.path, self._also = path, also
 
     def write(self, step: int, split: str, **fields: Any) -> None:
         """Append one line."""
@@ -108,6 +126,8 @@ class MetricsFile:
         """Append several lines at once."""
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         files.append(self.path, text, create=False)
+        if self._also is not None:
+            self._also(lines)
 
     def cut(self, step: int, events_done: int) -> None:
         """Drop the lines that a resumed run will write again: later steps and unfinished events."""
@@ -140,21 +160,48 @@ def _parse(text: str) -> dict[str, Any] | None:
     return line if whole else None
 
 
-def draw_curves(lines: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Draw training and validation loss by step, as a PNG."""
+def best_line(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the metrics line of the lowest validation loss, or None."""
+    return min(validation_lines(lines), key=lambda line: line["loss"], default=None)
+
+
+def validation_lines(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the metrics lines with a validation loss."""
+    return [line for line in lines if line["split"] == "val" and line["loss"] is not None]
+
+
+def draw_curves(
+    lines: list[dict[str, Any]], title: str, path: Path, vocab_size: int | None = None
+) -> None:
+    """Draw training and validation loss by step, as a PNG, with the best step and ln V.
+
+    Args:
+      lines: of metrics.jsonl.
+      title: of the picture.
+      path: the file.
+      vocab_size: V, where a token is a character; None: no line.
+    """
     import matplotlib.figure
 
     figure = matplotlib.figure.Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.subplots()
     for split, style in (("train", "-"), ("val", "o-")):
-        points = [(x["step"], x["loss"]) for x in lines if x["split"] == split and x["loss"]]
+        points = [(x["step"], per_character(x)) for x in lines if x["split"] == split and x["loss"]]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=split, markersize=3, linewidth=1)
+    if vocab_size:
+        uniform, gray = math.log(vocab_size), "#59636e"
+        axes.axhline(uniform, color=gray, linestyle="--", linewidth=1, label=f"ln {vocab_size:,}")
+    if (best := best_line(lines)) is not None:
+        loss = per_character(best)
+        label = f"best: {loss:.4f} at step {best['step']:,}"
+        axes.plot(best["step"], loss, "o", ms=9, mfc="none", mec="C1", mew=2, label=label)
     axes.set(xlabel="step", ylabel="loss (nats per character)")
     axes.set_title(visible(title), parse_math=False, fontsize=10)
     axes.grid(alpha=0.3)
     if axes.lines:
-        axes.legend()
+        # Below the axes, where it covers nothing.
+        figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     png = io.BytesIO()
     with warnings.catch_warnings():
         # The title may have characters that no installed font has.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from charjax import hardware
 from charjax.config import Config, describe_conflicts, parse_config, resume_conflicts
+from charjax.data.texts import TextFile
 from charjax.data.tokenizers import Tokenizer, tokenizer_from_json
 from charjax.errors import UserError
 from charjax.training.program import generator
@@ -81,8 +82,9 @@ def checkpoint_meta(
     dataset_digest: str,
     environment: dict[str, Any],
     progress: dict[str, Any],
+    files: tuple[TextFile, ...] = (),
 ) -> dict[str, Any]:
-    """Return the notes to save with a checkpoint."""
+    """Return the notes to save with a checkpoint; `files` are those of the user's text."""
     return {
         "config": config.model_dump(mode="json"),
         "config_digest": config.digest(),
@@ -91,6 +93,7 @@ def checkpoint_meta(
         "dataset_digest": dataset_digest,
         "environment": environment,
         "progress": progress,
+        **({"files": [dataclasses.asdict(file) for file in files]} if files else {}),
     }
 
 

@@ -20,7 +20,7 @@ class Progress:
     Attributes:
       interval: sums for the next metrics line.
       events_done: the last step whose evaluation and samples are complete.
-      val_loss: the latest validation loss, nats per character.
+      val_loss: the latest validation loss, nats per token.
       best_val_loss: the lowest validation loss.
       best_step: the step of the lowest validation loss.
       stalled: evaluations since then.

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from charjax import files
+from charjax.data.tokenizers import CharTokenizer
 from charjax.errors import UserError
 from charjax.files import check_directory, make_directory, write_json
 from charjax.run import fitting
@@ -21,10 +22,14 @@ from charjax.run.lock import Lock
 from charjax.run.loop import DivergedError, Loop
 from charjax.run.metrics import MetricsFile, draw_curves
 from charjax.run.notes import check_resumed, checkpoint_meta, environment, read_notes
+from charjax.run.profiling import Profile
 from charjax.run.progress import Progress
-from charjax.run.samples import cut_samples, write_samples
+from charjax.run.samples import cut_samples, read_samples, write_samples
 from charjax.run.summary import Summary
+from charjax.run.tokenizer_file import check_tokenizer, write_tokenizer
 from charjax.signals import Interrupted, Signals
+from charjax.tracking.background import Tracking
+from charjax.tracking.trackers import tracking
 from charjax.training.program import ChunkProgram, compile_chunks, dropout_key
 from charjax.training.session import (
     Session,
@@ -49,6 +54,7 @@ class Recorder:
       checkpoints: the store.
       lock: held while the process lives.
       resumed: whether the run continues from a checkpoint.
+      tracking: the trackers that the configuration asks for.
     """
 
     directory: Path
@@ -58,6 +64,7 @@ class Recorder:
     checkpoints: Checkpoints
     lock: Lock
     resumed: bool
+    tracking: Tracking
 
     @staticmethod
     def open(
@@ -75,25 +82,40 @@ class Recorder:
         lock = Lock(directory)
         lock.acquire()
         # Only with the lock: another process may have started a run there, and even ended it.
-        if not resume:
-            try:
+        try:
+            if resume:
+                check_tokenizer(directory, session.dataset.tokenizer)
+            else:
                 _refuse_existing_run(directory)
-            except UserError:
-                lock.release()
-                raise
+        except UserError:
+            lock.release()
+            raise
         store = Checkpoints(directory / "checkpoints", session.config.checkpoint.keep)
-        return Recorder(directory, session, display, signals, store, lock, resume)
+        trackers = tracking(session.config, directory, display.say)
+        return Recorder(directory, session, display, signals, store, lock, resume, trackers)
+
+    def close(self, status: int) -> None:
+        """Close the trackers, and let others write the directory.
+
+        Args:
+          status: the exit status of the run.
+        """
+        try:
+            self.tracking.close(status)
+        finally:
+            self.lock.release()
 
     @property
     def metrics(self) -> MetricsFile:
         """The run's metrics.jsonl."""
-        return MetricsFile(self.directory / "metrics.jsonl")
+        return MetricsFile(self.directory / "metrics.jsonl", self.tracking.write)
 
-    def train(self, params: Any = None) -> int:
+    def train(self, params: Any = None, profile: int | None = None) -> int:
         """Train to the last step; return the exit status.
 
         Args:
           params: the parameters to start from; None: drawn by the scheme.
+          profile: steps of which a trace is written to profile/.
         """
         began = time.perf_counter()
         state, progress = self._initial_state(params)
@@ -129,6 +151,9 @@ class Recorder:
             sample=self._sample,
             save=save,
             check=self.checkpoints.check,
+            steps_per_epoch=self.session.steps_per_epoch,
+            profile=self._profile(profile),
+            sizes={name: split.size for name, split in self.session.dataset.splits.items()},
         )
         self.display.start(step, self.session.config.train.steps)
         try:
@@ -160,6 +185,9 @@ class Recorder:
         self.checkpoints.wait()
         progress.wall_seconds = earlier + time.perf_counter() - began
         return self._finish(loop.step, loop.state, progress)
+
+    def _profile(self, steps: int | None) -> Profile | None:
+        return None if steps is None else Profile(self.directory / "profile", steps, self.display)
 
     def fit(self) -> int:
         """Fit a family that counts, in one step; return the exit status."""
@@ -224,9 +252,11 @@ class Recorder:
     def _prepare_directory(self, step: int, progress: Progress) -> None:
         """Write config.toml, and cut from the other files what will be written again."""
         files.replace(self.directory / "config.toml", self.session.config.to_toml())
+        write_tokenizer(self.directory, self.session.dataset.tokenizer)
         (self.directory / "summary.json").unlink(missing_ok=True)
         self.metrics.cut(step, progress.events_done)
         cut_samples(self.directory / "samples.txt", progress.events_done)
+        self.tracking.start(self.metrics.read(), read_samples(self.directory / "samples.txt"))
 
     def _compile(self, state: TrainState) -> ChunkProgram:
         session = self.session
@@ -247,6 +277,7 @@ class Recorder:
             session.dataset.digest,
             environment(session),
             progress.to_json(),
+            session.dataset.files,
         )
         if session.model.fitted:
             meta["tables"] = {
@@ -257,8 +288,9 @@ class Recorder:
     def _sample(self, step: int, state: TrainState) -> None:
         """Append to samples.txt, and show the first sample."""
         path = self.directory / "samples.txt"
-        text = write_samples(path, self.session, step, state, self.signals.poll)
-        self.display.say(f"--- sample at step {step} ---\n{text}\n---")
+        texts = write_samples(path, self.session, step, state, self.signals.poll)
+        self.tracking.sample(step, texts)
+        self.display.say(f"--- sample at step {step} ---\n{texts[0]}\n---")
 
     def _finish(self, step: int, state: TrainState, progress: Progress) -> int:
         """Write curves.png and summary.json; return the exit status."""
@@ -266,8 +298,11 @@ class Recorder:
         summary = Summary(self.session, step, state, progress, test_loss)
         fields = summary.to_json()
         title = f"{self.session.dataset.name}, {self.session.config.model.kind}"
-        draw_curves(self.metrics.read(), title, self.directory / "curves.png")
+        tokenizer = self.session.dataset.tokenizer
+        size = tokenizer.vocab_size if isinstance(tokenizer, CharTokenizer) else None
+        draw_curves(self.metrics.read(), title, self.directory / "curves.png", size)
         write_json(self.directory / "summary.json", fields)
+        self.tracking.summarize(fields)
         self.checkpoints.close()
         self.display.say(summary.describe())
         if warning := summary.warning():
@@ -301,7 +336,9 @@ def check_can_start(directory: Path, session: Session, *, resume: bool) -> None:
     if not resume:
         _refuse_existing_run(directory)
         check_directory(directory, "--workdir")
-    elif has_checkpoints(directory):
+        return
+    check_tokenizer(directory, session.dataset.tokenizer)
+    if has_checkpoints(directory):
         store = Checkpoints(directory / "checkpoints")
         check_resumed(read_notes(store.read_meta("latest")), session, store.steps()[-1])
 

@@ -11,6 +11,7 @@ from charjax.run.notes import environment
 from charjax.run.progress import Progress
 from charjax.training.session import Session
 from charjax.training.state import TrainState, parameter_count
+from charjax.units import TextSize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Summary:
       step: its last step.
       state: the state there.
       progress: the host's side of it.
-      test_loss: nats per character, at the best checkpoint; None without a test split.
+      test_loss: nats per token, at the best checkpoint; None without a test split.
     """
 
     session: Session
@@ -36,20 +37,33 @@ class Summary:
         progress, session = self.progress, self.session
         return {
             "steps": self.step,
+            "epochs": self._epochs(),
             "params": parameter_count(self.state.params),
-            **{f"val_{name}": value for name, value in _fields(progress.val_loss).items()},
+            **self._fields("val", progress.val_loss),
             "best_val_loss": progress.best_val_loss,
+            "best_val_bpc": self._fields("val", progress.best_val_loss)["val_bpc"],
             "best_step": progress.best_step,
-            "test_loss": _fields(self.test_loss)["loss"],
+            **self._fields("test", self.test_loss),
             "skipped": self._skipped(),
             "seconds": progress.wall_seconds,
             "compile_seconds": progress.compile_seconds,
             "tokens_per_second": progress.tokens_per_second,
             **self._fitting_speeds(),
+            **_files(session),
             "config_digest": session.config.digest(),
             "state_digest": state_digest(self.state),
             **environment(session),
         }
+
+    def _epochs(self) -> float:
+        return round(self.step / self.session.steps_per_epoch, 6)
+
+    def _fields(self, name: str, loss: float | None) -> dict[str, float | None]:
+        """Return a split's loss per token, character and byte; None where it has none."""
+        split = self.session.dataset.splits.get(name)
+        size = split.size if split else TextSize(0, 0, 0)
+        fields = loss_fields(math.nan if loss is None else loss, size)
+        return {f"{name}_{key}": value for key, value in fields.items()}
 
     def _skipped(self) -> int:
         return int(self.state.counters.skipped)
@@ -71,6 +85,8 @@ class Summary:
         progress, parts = self.progress, [f"steps {self.step}"]
         if skipped := self._skipped():
             parts.append(f"{skipped:,} of them skipped (loss or gradient not finite)")
+        if not self.session.model.fitted:
+            parts.append(f"epochs {self._epochs():.2f}")
         if progress.best_val_loss is not None:
             best_loss = shown_loss(progress.best_val_loss)
             parts.append(f"best val {best_loss} at step {progress.best_step}")
@@ -98,5 +114,7 @@ class Summary:
         return {"validation": self.progress.val_loss, "test": self.test_loss}
 
 
-def _fields(loss: float | None) -> dict[str, float | None]:
-    return loss_fields(math.nan if loss is None else loss)
+def _files(session: Session) -> dict[str, Any]:
+    """Return the user's files that the text consists of; {} for a corpus by name."""
+    files = session.dataset.files
+    return {"files": [dataclasses.asdict(file) for file in files]} if files else {}

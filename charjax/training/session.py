@@ -4,6 +4,7 @@ Nothing here writes to disk.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 
 from charjax import backend, hardware, parallel
 from charjax.config import Config
+from charjax.config.fields import MOST_STEPS
 from charjax.data.batches import BatchSource, make_source
 from charjax.data.datasets import Dataset, load_dataset
 from charjax.data.splits import Split, target_counts
@@ -64,6 +66,13 @@ class Session:
     mesh: Mesh
     source: BatchSource | None
     val_source: BatchSource | None
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps in which every target of the training split occurs once (on average, if random)."""
+        if self.source is None:
+            return 1.0
+        return self.source.steps_per_epoch(self.dataset.splits["train"].num_targets)
 
 
 def open_session(
@@ -116,7 +125,20 @@ def make_session(config: Config, dataset: Dataset, devices: list[jax.Device]) ->
         if config.eval.protocol == "random" and "val" in dataset.splits:
             rows = parallel.round_up(config.eval.batch_size, mesh)
             val_source = _source(config, model, mesh, dataset.splits["val"], rows, "random")
-    return Session(config, dataset, model, devices, mesh, source, val_source)
+    session = Session(config, dataset, model, devices, mesh, source, val_source)
+    return session if config.train.epochs is None else _with_steps(session, config.train.epochs)
+
+
+def _with_steps(session: Session, epochs: float) -> Session:
+    """Set train.steps to the steps of so many epochs, rounded up."""
+    # Rounded, so that 0.1 x 30 does not come to 4.
+    steps = max(1, math.ceil(round(epochs * session.steps_per_epoch, 6)))
+    if steps > MOST_STEPS:
+        raise UserError(
+            f"train.epochs: {epochs:g} given, which comes to {steps:,} steps; at most "
+            f"{MOST_STEPS:,} are possible: lower it, or raise train.batch_size"
+        )
+    return dataclasses.replace(session, config=session.config.with_steps(steps))
 
 
 def _mesh(config: Config, devices: list[jax.Device]) -> Mesh:
@@ -178,7 +200,8 @@ def _check_memory(config: Config, model: CharModel, devices: list[jax.Device]) -
             f"model.kind: {config.model.kind} of {model.vocab_size:,} symbols needs "
             f"{needed / 1e9:.1f} GB for its parameters and the optimizer's state, and there are "
             f"{there / 1e9:.1f} GB of memory; choose another model.kind (ngram with model.order=2 "
-            "counts pairs), a smaller model, or data.tokenizer=byte"
+            "counts pairs), a smaller model, data.tokenizer=byte, or with bpe a smaller "
+            "data.vocab_size"
         )
 
 

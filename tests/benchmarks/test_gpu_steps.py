@@ -157,6 +157,7 @@ def as_gpu(tree: Any) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 @pytest.mark.parametrize("half", [0, 1])
 def test_every_step_runs_on_a_cpu_at_its_smallest_sizes(half: int, tmp_path: Path):
     """In two halves, which pytest's processes run at the same time."""

@@ -64,6 +64,7 @@ def test_the_command_writes_its_rows(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 @pytest.mark.parametrize(("seeds", "trials", "most"), [((6, 8), 1000, 7.5), ((12,), 200, 12.0)])
 def test_no_null_has_more_than_six_percent(seeds, trials, most, monkeypatch):
     """Check all 54 cells: at most 6 % within chance, and from 8 seeds on at least 2.5 %.

@@ -215,7 +215,7 @@ def test_the_default_config_file_holds_the_defaults():
         ("optim.boundaries=[1, 0]", "optim.boundaries[1]: 0 given; must be a whole number from 1"),
         ("data.path=", 'data.path: "" given; must be text that is not empty'),
         ("data.path=\udcff", "data.path: "),
-        ("data.tokenizer=chr", 'data.tokenizer: "chr" given; must be one of char, byte; did you'),
+        ("data.tokenizer=chr", 'data.tokenizer: "chr" given; must be one of char, byte, bpe, or'),
         ("data.tokenizer=\x1b[2J", 'data.tokenizer: "\\u001b[2J" given; must be one of char, byte'),
         ("model.kind=grue", 'model.kind: "grue" given; must be one of ngram, bigram, bow, mlp'),
         ("model.kind=minGRU", "; did you mean mingru?"),

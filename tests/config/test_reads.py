@@ -53,10 +53,15 @@ RUNS: list[list[str]] = [
     ["optim.schedule=wsd"],
     ["eval.protocol=random"],
     ["eval.every=0"],
+    ["log.wandb=true"],
     ["runtime.device=cpu"],
     ["model.dropout=0.1"],
     ["data.path=x.txt"],
+    ["data.path=x.txt", "data.tokenizer=byte"],
+    ["data.name=names"],
     ["data.val_fraction=0.0"],
+    ["data.val_path=x.txt"],
+    ["data.tokenizer=bpe"],
     ["data.name=warpeace"],
     ["data.name=warpeace", "data.val_fraction=0.0"],
     ["model.kind=ngram"],
@@ -78,7 +83,7 @@ def value_of(name: str, config: Config) -> str:
         return "tail" if now == "interleaved" else "interleaved"
     if options := choices(field):
         return next(option for option in options if option not in (field.default, now))
-    if "str" in str(field.annotation) and key == "path":
+    if "str" in str(field.annotation) and key in ("path", "val_path"):
         return "other.txt"
     if field.default is None or isinstance(field.default, float):
         return "0.25" if "float" in str(field.annotation) else "7"

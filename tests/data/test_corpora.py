@@ -12,7 +12,8 @@ import pytest
 
 from charjax.config import DataConfig, load_config
 from charjax.data import corpora
-from charjax.data.corpora import Corpus, load_corpus
+from charjax.data.corpora import load_corpus
+from charjax.data.texts import Corpus
 from charjax.errors import UserError
 
 PROSE = "Plain text, of some length, in several lines.\n" * 20
@@ -144,7 +145,7 @@ def test_an_empty_file_has_no_bytes_either(file: Path):
 def test_paths_that_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(UserError, match=r"data.path: .*missing.txt' does not exist"):
         load_corpus(DataConfig(path=str(tmp_path / "missing.txt")))
-    with pytest.raises(UserError, match=r"data.path: .* is a directory"):
+    with pytest.raises(UserError, match=r"data.path: the folder '.*' holds no files"):
         load_corpus(DataConfig(path=str(tmp_path)))
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match=r"data.path: .* is not a regular file"):

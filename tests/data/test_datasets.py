@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from charjax.config import DataConfig
-from charjax.data.datasets import Dataset, load_dataset
+from charjax.data.datasets import Dataset, load_dataset, run_rules
 from charjax.data.splits import Split
 from charjax.data.tokenizers import ByteTokenizer, CharTokenizer
 from charjax.errors import UserError
@@ -244,6 +244,29 @@ def test_lines_in_another_runs_alphabet(load: Load):
             load("ab\nb", tokenizer, **settings)
     stream = load("ab\nb", dataset.tokenizer, val_fraction=0.0)
     assert stream.tokenizer == CharTokenizer("\nab")
+
+
+def test_a_byte_order_mark_is_kept_as_nanogpt_keeps_it(load: Load, tmp_path: Path):
+    text = "\ufeffa text\r\n"
+    dropped = load(text, val_fraction=0.0)
+    marked = load(text, val_fraction=0.0, byte_order_mark="keep")
+    assert targets(marked)["train"] == targets(dropped)["train"] + 1
+    assert marked.tokenizer == CharTokenizer("\n aetx\ufeff")
+    # A mark that is meant is not reported as a mistake.
+    assert len(marked.notes) == len(dropped.notes) - 1
+    # Later texts and prompts are read in the same way.
+    config = DataConfig(path="text.txt", byte_order_mark="keep")
+    assert not run_rules(config, marked.tokenizer).drop_mark
+    assert run_rules(DataConfig(path="text.txt"), marked.tokenizer).drop_mark
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "byte"])
+def test_lines_are_stripped_as_makemore_strips_them(load: Load, tokenizer: str):
+    settings = {"layout": "lines", "split": "tail", "val_fraction": 0.0, "tokenizer": tokenizer}
+    text = " ab \na b\t\n  \n"
+    assert documents(load(text, **settings), "train") == ["\n ab \n", "\na b\t\n"]
+    stripped = load(text, **settings, strip_lines=True)
+    assert documents(stripped, "train") == ["\nab\n", "\na b\n"]
 
 
 def test_the_digest_is_that_of_the_file(load: Load):

@@ -56,11 +56,13 @@ def alternatives(config: Config, section: str, key: str) -> Iterator[Any]:
     value = config.model_dump()[section][key]
     choices = {
         "data.path": [str(Path(config.data.path or "").with_name("other.txt"))],
+        "data.val_path": ["other.txt"],
         "data.name": ["names"],
         "data.split": ["interleaved", "shuffled_lines"],
         "data.layout": ["pairs"],
         "data.sampling": ["epoch"],
         "data.tokenizer": ["byte"],
+        "data.byte_order_mark": ["keep"],
         "init.scheme": ["normal"],
         "model.kind": ["bigram", "gru"],
         "model.smoothing": ["kneser_ney"],
@@ -73,6 +75,7 @@ def alternatives(config: Config, section: str, key: str) -> Iterator[Any]:
         "optim.tail": ["cosine"],
         "optim.boundaries": [[7]],
         "eval.protocol": ["random"],
+        "log.wandb_project": ["mine"],
         "runtime.device": ["cpu"],
         "runtime.dtype": ["bfloat16"],
         "runtime.prng": ["rbg"],

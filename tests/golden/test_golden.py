@@ -80,6 +80,7 @@ print(json.dumps({name: cases.train(words, text, 2) for name, words in cases.TRA
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_two_cores_that_share_the_batch(tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "-c", _ON_TWO, tmp_path],

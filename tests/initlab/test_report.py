@@ -4,6 +4,7 @@ import base64
 import csv
 import hashlib
 import html.parser
+import itertools
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.colors import to_rgb
 
 from charjax import theory
 from charjax.errors import UserError
@@ -35,7 +37,7 @@ def report(*words):
 class Page(html.parser.HTMLParser):
     """Tags, attributes and text; every element must be closed in order."""
 
-    VOID = ("meta", "img")
+    VOID = ("meta", "img", "input")
 
     def __init__(self, text: str):
         super().__init__()
@@ -554,3 +556,50 @@ def test_axes_ascend(tmp_path):
 def test_a_missing_directory_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="no directory"):
         read_sweep(tmp_path / "none")
+
+
+# Colours
+
+
+def test_each_colour_has_one_meaning():
+    """Schemes, quantities, theory, and the ordered maps of layers, depths and widths."""
+    ordered = {kind: drawing.ordered_colours(kind, 8) for kind in ("layer", "depth", "width")}
+    groups = {
+        "scheme": drawing.SCHEMES,
+        "quantity": (drawing.AFTER, drawing.BEFORE),
+        "theory": (drawing.THEORY,),
+        **ordered,
+    }
+    rgb = {name: [np.array(to_rgb(one)) for one in colours] for name, colours in groups.items()}
+    for first, second in itertools.combinations(rgb, 2):
+        distances = [np.linalg.norm(a - b) for a in rgb[first] for b in rgb[second]]
+        assert min(distances) > 0.1, (first, second)
+
+
+def test_legends_cover_nothing(full):
+    """Every legend stands beside its axes."""
+    sweep = read_sweep(full[0])
+    cells = verdicts.judge(sweep)
+    legends = []
+    save = drawing.Panels.picture
+
+    def look(panels, name, **words):
+        panels.figure.draw_without_rendering()
+        for axes in [*panels.main, *panels.below]:
+            if (legend := axes.get_legend()) is not None:
+                legends.append(name)
+                box = legend.get_window_extent()
+                every = [one.get_window_extent() for one in [*panels.main, *panels.below]]
+                assert not any(box.overlaps(one) for one in every), name
+        return save(panels, name, **words)
+
+    with pytest.MonkeyPatch.context() as patch, drawing.styled():
+        patch.setattr(drawing.Panels, "picture", look)
+        at_init.draw_layers(sweep, cells)
+        at_init.draw_initial_loss(sweep, cells)
+        histograms.draw_histograms(sweep, cells, "activation")
+        histograms.draw_updates(sweep, cells)
+        losses.draw_curves(sweep, cells)
+        losses.draw_gains(sweep, cells)
+        losses.draw_transfer(sweep, losses.transfers(sweep, [0, 1]))
+    assert len(set(legends)) == 7

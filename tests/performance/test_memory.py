@@ -32,7 +32,7 @@ def test_state_text_and_metrics_are_the_arguments_and_results_of_the_program(fol
     session = session_of(folder, *SMALL)
     found = topology.compiled(programs.training(session, session.mesh))
     plan = memory.predict(session, devices=1, platform="cuda")
-    # The number of steps is 4 bytes. Without dropout nothing reads its key (8 bytes), and only newer
+    # The number of steps is 4 bytes. Without dropout nothing reads its key (8 bytes), and only some
     # versions of JAX leave it out.
     assert found.argument - plan.state - plan.text - 4 in (0, 8)
     # Counters and the number of steps beside the metrics, and what the runtime adds to them.

@@ -30,8 +30,8 @@ def shown(display: Display, out: io.StringIO) -> str:
 def test_losses_are_shown_in_nats_and_in_bits(terminal: bool, loss: float):
     display, out = make(terminal)
     display.start(0, 20)
-    display.steps(5, 12_345.6, [{"step": 5, "loss": loss}])
-    display.evaluated(10, loss, True)
+    display.steps(5, 12_345.6, [{"step": 5, "epoch": 0.25, "loss": loss, "bpc": loss / LN2}])
+    display.evaluated(10, loss, True, loss / LN2)
     text = shown(display, out)
     both = f"{loss:.4f} ({loss / LN2:.4f} bpc)"
     assert f"loss {both}  12,346 tokens/s" in text
@@ -42,8 +42,8 @@ def test_losses_are_shown_in_nats_and_in_bits(terminal: bool, loss: float):
 def test_the_best_so_far_is_named(terminal: bool):
     display, out = make(terminal)
     display.start(0, 20)
-    display.evaluated(10, 2.0, True)
-    display.evaluated(20, 3.0, False)
+    display.evaluated(10, 2.0, True, 2.885)
+    display.evaluated(20, 3.0, False, 4.328)
     lines = [line for line in shown(display, out).splitlines() if " val " in line]
     assert ["best" in line for line in lines] == [True, False]
 
@@ -52,8 +52,8 @@ def test_the_best_so_far_is_named(terminal: bool):
 def test_a_loss_that_is_not_finite_is_said_to_be_so(loss: float | None):
     display, out = make()
     display.start(0, 20)
-    display.steps(5, 1.0, [{"step": 5, "loss": loss}])
-    display.evaluated(10, math.nan if loss is None else loss, False)
+    display.steps(5, 1.0, [{"step": 5, "epoch": 0.25, "loss": loss, "bpc": None}])
+    display.evaluated(10, math.nan if loss is None else loss, False, math.nan)
     text = shown(display, out)
     assert text.count("not finite") == 2
     assert "bpc" not in text
@@ -99,7 +99,7 @@ def test_a_pipe_gets_lines_and_nothing_else():
     display, out = make()
     display.start(0, 20)
     with display.doing("evaluating"):
-        display.evaluated(10, 1.0, False)
+        display.evaluated(10, 1.0, False, 1.4427)
     text = shown(display, out)
     assert text == f"step 10/20  val 1.0000 ({1 / LN2:.4f} bpc)\n"
 
@@ -118,11 +118,18 @@ def test_the_bar_is_taken_away_once_and_for_all():
 def test_a_terminal_and_a_pipe_show_the_same_lines(terminal):
     display, out = make(terminal)
     display.start(0, 30)
-    display.steps(20, 1000.0, [{"step": 10, "loss": 2.0}, {"step": 20, "loss": 1.5, "skipped": 3}])
-    display.steps(30, 1000.0, [{"step": 30, "loss": None, "skipped": 10}])
+    lines = [
+        {"step": 10, "epoch": 0.5, "loss": 2.0, "bpc": 2.0 / LN2},
+        {"step": 20, "epoch": 1.0, "loss": 1.5, "bpc": 1.5 / LN2, "skipped": 3},
+    ]
+    display.steps(20, 1000.0, lines)
+    lines = [{"step": 30, "epoch": 1.5, "loss": None, "bpc": None, "skipped": 10}]
+    display.steps(30, 1000.0, lines)
     display.stop()
     bpc = 2.0 / math.log(2)
-    assert f"step 10/30  loss 2.0000 ({bpc:.4f} bpc)  1,000 tokens/s\n" in out.getvalue()
+    assert (
+        f"step 10/30  loss 2.0000 ({bpc:.4f} bpc)  1,000 tokens/s  epoch 0.50\n" in out.getvalue()
+    )
     assert "step 20/30  loss 1.5000 (2.1640 bpc)  (3 steps skipped)  1,000" in out.getvalue()
     assert "step 30/30  loss not finite  (10 steps skipped)" in out.getvalue()
 

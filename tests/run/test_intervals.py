@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from charjax.run.metrics import Interval, MetricsFile
 from charjax.training.step import Metrics
+from charjax.units import TextSize
 
 
 @given(cuts=st.sets(st.integers(0, 40)), skipped=st.sets(st.integers(0, 39)))
@@ -39,7 +40,7 @@ def test_a_skipped_step_leaves_no_trace_of_its_numbers():
     rows = np.array(steps, np.float32)
     interval = Interval()
     interval.add(rows)
-    line = interval.line()
+    line = interval.line(TextSize(1, 1, 1))
     assert (line["loss"], line["grad_norm"], line["skipped"]) == (2.0, 1.0, 1)
     assert line["learning_rate"] == pytest.approx(0.2)
 

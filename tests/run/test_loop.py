@@ -21,6 +21,7 @@ from charjax.signals import Interrupted
 from charjax.training.evaluation import Score
 from charjax.training.program import CAPACITY
 from charjax.training.step import Metrics
+from charjax.units import TextSize
 
 
 def metrics_of(step: int) -> Metrics:
@@ -186,6 +187,8 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             sample=sample,
             save=save,
             check=lambda: events.append(("check",)) if checked else None,
+            steps_per_epoch=4.0,
+            sizes=dict.fromkeys(("train", "val"), TextSize(1, 1, 1)),
         )
         return Run(loop, program, metrics.path, events)
 

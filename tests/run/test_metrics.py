@@ -1,10 +1,13 @@
 """metrics.jsonl as crashes, bad disks and editors leave it."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
-from charjax.run.metrics import MetricsFile
+from charjax.run.metrics import MetricsFile, draw_curves
 
 BROKEN = {
     "nothing": "",
@@ -35,3 +38,32 @@ def test_a_broken_line_costs_no_other(kind: str, tmp_path: Path):
         '{"step": 1, "split": "train", "loss": 1.0}\n{"step": 3, "split": "val", "loss": null}\n'
     )
     assert metrics.path.read_text() == whole
+
+
+def test_the_picture_marks_the_best_step_and_ln_v(tmp_path: Path, monkeypatch) -> None:
+    lines = [
+        {"step": step, "split": split, "loss": loss}
+        for step, split, loss in [
+            (1, "train", 3.0),
+            (5, "val", 2.0),
+            (9, "val", 1.5),
+            (12, "val", 2),
+        ]
+    ]
+    figures = []
+    save = Figure.savefig
+
+    def look(figure: Figure, *args: Any, **words: Any) -> None:
+        figures.append(figure)
+        save(figure, *args, **words)
+
+    monkeypatch.setattr(Figure, "savefig", look)
+    draw_curves(lines, "title", tmp_path / "curves.png", 65)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    (figure,) = figures
+    (axes,) = figure.axes
+    drawn = {line.get_label(): line for line in axes.lines}
+    assert drawn["best: 1.5000 at step 9"].get_xydata().tolist() == [[9, 1.5]]
+    assert set(drawn["ln 65"].get_ydata()) == {math.log(65)}
+    (legend,) = figure.legends
+    assert not legend.get_window_extent().overlaps(axes.get_window_extent())

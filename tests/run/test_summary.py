@@ -16,7 +16,9 @@ def make(
 ) -> Summary:
     tokenizer = SimpleNamespace(vocab_size=5)
     session: Any = SimpleNamespace(
-        model=SimpleNamespace(fitted=fitted), dataset=SimpleNamespace(tokenizer=tokenizer)
+        model=SimpleNamespace(fitted=fitted),
+        dataset=SimpleNamespace(tokenizer=tokenizer),
+        steps_per_epoch=4.0,
     )
     state: Any = SimpleNamespace(counters=SimpleNamespace(skipped=np.int32(skipped)))
     progress = Progress(
@@ -52,11 +54,11 @@ def test_status_and_warning(val: float, test: float, status: int, warned: str | 
 
 
 def test_the_last_line_of_a_trained_run():
-    line = "done: steps 10, best val 0.5000 at step 8, 2,000 tokens/s"
+    line = "done: steps 10, epochs 2.50, best val 0.5000 at step 8, 2,000 tokens/s"
     assert make().describe() == line
     line = (
         "done: steps 10, 1,200 of them skipped (loss or gradient not finite), "
-        "best val 0.5000 at step 8, test 1.2500, 2,000 tokens/s"
+        "epochs 2.50, best val 0.5000 at step 8, test 1.2500, 2,000 tokens/s"
     )
     assert make(skipped=1200, test=1.25).describe() == line
 

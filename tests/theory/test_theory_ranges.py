@@ -97,6 +97,7 @@ def test_wide_ranges(name):
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 @pytest.mark.parametrize("name", CALLS)
 def test_wide_ranges_at_length(name):
     LONG(given(st.tuples(*CALLS[name]))(lambda arguments: hold(name, arguments)))()

@@ -219,7 +219,7 @@ print("above the start:", (peak() - start) // 1000)
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is needed")
-@pytest.mark.parametrize("symbols", [12_000, 19_000])
+@pytest.mark.parametrize("symbols", [12_000, pytest.param(19_000, marks=pytest.mark.longest)])
 def test_an_alphabet_of_many_symbols_needs_little_memory(symbols, tmp_path):
     path, workdir = tmp_path / "text.txt", tmp_path / "run"
     path.write_text(chinese(symbols, symbols + 3000), encoding="utf-8")

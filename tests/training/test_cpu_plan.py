@@ -174,7 +174,10 @@ QUICK = ("transformer, by epochs", "gru, carried on, in pieces")
     "names",
     [
         QUICK,
-        pytest.param([n for n in FOUR_DEVICES if n not in QUICK], marks=pytest.mark.slow),
+        pytest.param(
+            [n for n in FOUR_DEVICES if n not in QUICK],
+            marks=[pytest.mark.slow, pytest.mark.longest],
+        ),
     ],
     ids=["quick", "others"],
 )
@@ -206,6 +209,7 @@ def test_the_step_of_four_devices_is_that_of_one(names: list[str], tmp_path: Pat
 
 @pytest.mark.skipif(hardware.cores() < 2, reason="one core has nobody to share with")
 @pytest.mark.slow
+@pytest.mark.longest
 def test_a_run_shared_by_the_cores_is_stopped_and_goes_on(tmp_path: Path, run_command) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on a mat, and then it ran off.\n" * 200)

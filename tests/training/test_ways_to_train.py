@@ -67,6 +67,7 @@ TRAININGS: dict[str, list[str]] = {
 }  # fmt: skip
 # test_cores.py has a transformer and a GRU, for three steps on four devices.
 QUICK = ("mlp",)
+IN_CI = ("mlp", "gru, carried on", "transformer", "wavenet, batch norm")
 Way = tuple[str, int, int]
 WAYS: list[Way] = [
     (dtype, pieces, devices)
@@ -107,7 +108,13 @@ def test_a_training_in_the_ways_furthest_apart(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in IN_CI else pytest.param(name, marks=pytest.mark.longest)
+        for name in TRAININGS
+    ],
+)
 def test_every_training_in_every_way(name: str, tmp_path: Path):
     measured = losses_of([(name, way) for way in WAYS], tmp_path / "text.txt")
     losses = dict(zip(WAYS, measured, strict=True))

@@ -128,7 +128,9 @@ def _grid(args: Namespace) -> tuple["Config", Axes]:
             f"model.kind: {kind} given; counts have no initialisation: choose --arch "
             f"{', '.join(TRAINED)}"
         )
-    has_steps = args.config or any(word.startswith("train.steps=") for word in overrides)
+    has_steps = args.config or any(
+        word.startswith(("train.steps=", "train.epochs=")) for word in overrides
+    )
     if args.steps or not has_steps:
         overrides.append(f"train.steps={args.steps or _STEPS}")
     schemes = tuple(dict.fromkeys(name.strip() for name in args.scheme.split(",")))
@@ -230,6 +232,7 @@ def _write(out: Path, sweep: "Sweep", argv: list[str], base: "Config", axes: Axe
         "steps": base.train.steps,
         "recorded": list(recorded_steps(base.train.steps)),
         "vocabulary": sweep.dataset.tokenizer.vocab_size,
+        "unit": sweep.dataset.tokenizer.unit,
         "unigram_entropy": unigram_entropy(sweep.dataset),
         "hardware": machine_facts(),
         "seconds": round(sweep.seconds, 1),

@@ -95,7 +95,9 @@ def _theory(axes: Axes, layers: list[dict[str, Any]], name: str) -> None:
     known = [(i, value) for i, value in enumerate(values) if value is not None]
     if known:
         axes.plot(*zip(*known, strict=True), "x", color="black", markersize=5, label="theory")
-        axes.legend(fontsize=7)
+        # Above the axes, where it covers nothing.
+        place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.2}
+        axes.legend(fontsize=7, ncols=2, frameon=False, **place)
 
 
 def _coordinates(check: dict[str, Any]) -> Figure:

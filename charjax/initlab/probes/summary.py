@@ -24,7 +24,7 @@ def summarise(session: Session, probes: list[SeedProbe]) -> dict[str, Any]:
     config = session.config
     return {
         "config": config.model_dump(mode="json"),
-        "text": config.data.path or config.data.name,
+        "text": config.data.title,
         "family": config.model.kind,
         "scheme": config.init.scheme,
         "vocabulary": session.model.vocab_size,

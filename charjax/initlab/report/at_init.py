@@ -18,8 +18,8 @@ from charjax.initlab.report.verdicts import Cell, gain_names, ranked_schemes
 # Up to this many layers are named below the points; of more, the numbers are shown.
 _MOST_NAMES = 8
 _MEASURED = (
-    ("std", "theory_std", "after the activation", "#0072B2", "o"),
-    ("preactivation_std", "theory_preactivation_std", "before it", "#D55E00", "s"),
+    ("std", "theory_std", "after the activation", drawing.AFTER, "o"),
+    ("preactivation_std", "theory_preactivation_std", "before it", drawing.BEFORE, "s"),
 )
 
 
@@ -91,7 +91,7 @@ def draw_layers(sweep: Sweep, cells: list[Cell]) -> Picture | None:
     drawing.share_values(panels.main)
     if has_theory:
         drawing.share_values(panels.below)
-        panels.main[0].plot([], [], "_-", ms=11, color="gray", label="theory")
+        panels.main[0].plot([], [], "_-", ms=11, color=THEORY, label="theory")
     panels.legend(panels.main[0])
     theory = (
         "; lines and dashes: mean-field theory of a wide network; below each panel: measured over "
@@ -127,7 +127,7 @@ def _draw_points(
     theory_L, _ = mean_and_spread(points.theory_SL)
     main.errorbar(x_L, mean_L, spread_L, fmt=marker, ms=4, color=colour, capsize=2, label=words)
     # A dash at each, for layers whose neighbours have no theory.
-    main.plot(x_L, theory_L, "_-", ms=11, color=colour, linewidth=1.2, alpha=0.8)
+    main.plot(x_L, theory_L, "_-", ms=11, color=THEORY, linewidth=1.0, alpha=0.8)
     if below is not None:
         off_L, off_spread_L = mean_and_spread(points.residual_SL)
         below.errorbar(x_L, off_L, off_spread_L, fmt=marker, ms=3, color=colour, capsize=2)

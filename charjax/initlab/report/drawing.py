@@ -6,7 +6,7 @@ import functools
 import io
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import matplotlib.figure
@@ -19,10 +19,17 @@ from charjax.errors import printable
 
 # The most panels in a picture.
 MOST_PANELS = 12
-# Okabe & Ito 2008, distinct for colour-blind readers too; black is for theory.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
+# Each colour has one meaning on the page. Schemes: Okabe & Ito 2008, distinct for colour-blind
+# readers too.
+SCHEMES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
 _DASHES = ("-", "--", "-.", ":")
+# Lines of theory, and guides.
 THEORY = "#222222"
+# Activations, and the values before them.
+AFTER, BEFORE = "#6A3D9A", "#7F7F00"
+# Maps of ordered things, and the part of each that is readable on white.
+_ORDERED = {"layer": ("viridis", 0.0, 0.85), "depth": ("pink", 0.1, 0.5), "width": ("Reds", 0.3, 1)}
+LOSSES = "magma_r"
 _RC: dict[str, Any] = {
     # Names of schemes and layers are text, and may hold a dollar sign.
     "text.parse_math": False,
@@ -141,13 +148,14 @@ def legend_beside(axes: Any, labels: Any = None, **options: Any) -> None:
 
 def line_style(place: int) -> dict[str, Any]:
     """Return colour and dashes of the n-th of several unordered things."""
-    dashes = _DASHES[place // len(_COLOURS) % len(_DASHES)]
-    return {"color": _COLOURS[place % len(_COLOURS)], "linestyle": dashes}
+    dashes = _DASHES[place // len(SCHEMES) % len(_DASHES)]
+    return {"color": SCHEMES[place % len(SCHEMES)], "linestyle": dashes}
 
 
-def ordered_colours(count: int) -> list[Any]:
-    """Return colours, dark to light, for ordered things (layers, widths)."""
-    return list(matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, count)))
+def ordered_colours(kind: Literal["layer", "depth", "width"], count: int) -> list[Any]:
+    """Return colours for ordered things of a kind."""
+    name, first, last = _ORDERED[kind]
+    return list(matplotlib.colormaps[name](np.linspace(first, last, count)))
 
 
 def share_values(axes: Sequence[Any]) -> None:

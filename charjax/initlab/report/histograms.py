@@ -152,7 +152,7 @@ def _draw_densities(
     rows = rows[rows["step"] == step]
     names = _layer_names(table, rows)
     peaks = []
-    for name, colour in zip(names, drawing.ordered_colours(len(names)), strict=True):
+    for name, colour in zip(names, drawing.ordered_colours("layer", len(names)), strict=True):
         one = table[table["layer"] == name]
         counts_NB = sweep.counts[one.index].astype(np.float64)
         x, density = pooled_density(one["low"].to_numpy(), one["high"].to_numpy(), counts_NB)
@@ -197,7 +197,7 @@ def _mean(values: "pd.Series[float]") -> float:
 
 def _draw_ratios(axes: Any, sweep: Sweep, table: pd.DataFrame) -> None:
     steps_T, names = np.unique(table["step"]), _layer_names(table, table)
-    for name, colour in zip(names, drawing.ordered_colours(len(names)), strict=True):
+    for name, colour in zip(names, drawing.ordered_colours("layer", len(names)), strict=True):
         rows = table[table["layer"] == name]
         ratios_ST = sweep.by_seed(rows, "step", steps_T, "update_to_data")
         mean_T, spread_T = mean_and_spread(np.log10(ratios_ST))

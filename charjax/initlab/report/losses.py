@@ -39,7 +39,7 @@ def draw_curves(sweep: Sweep, cells: list[Cell]) -> Picture | None:
             axes.set_ylim(lowest - 0.05 * (highest - lowest), highest)
         drawing.step_axis(axes, sweep.facts["recorded"])
         axes.set_title(f"depth {sweep.depths[cell.depth]}, width {sweep.widths[cell.width]}")
-    panels.label_rows("loss (nats per character)")
+    panels.label_rows(f"loss (nats per {sweep.facts.get('unit', 'character')})")
     panels.legend()
     band = ", bands: 95 % bootstrap intervals of the mean" if len(sweep.seeds) > 1 else ""
     few = "" if len(shown) == len(cells) else f" {len(shown)} of {len(cells)} networks are shown."
@@ -90,7 +90,7 @@ def draw_gains(sweep: Sweep, cells: list[Cell]) -> Picture | None:
     shown = ranked_schemes(sweep, cells, MOST_PANELS)
     panels = drawing.panels(len(shown))
     for scheme, axes in zip(shown, panels.main, strict=True):
-        for d, colour in enumerate(drawing.ordered_colours(len(sweep.depths))):
+        for d, colour in enumerate(drawing.ordered_colours("depth", len(sweep.depths))):
             losses_XS = best_over_rates(sweep.losses[scheme, is_number, d, -1])
             _draw_means(axes, gains, losses_XS, colour, f"depth {sweep.depths[d]}")
         drawing.log_axis(axes.xaxis, gains)
@@ -164,7 +164,7 @@ def draw_transfer(sweep: Sweep, found: list[Transfer]) -> Picture | None:
     if not found:
         return None
     panels = drawing.panels(len(found))
-    colours = drawing.ordered_colours(len(sweep.widths))
+    colours = drawing.ordered_colours("width", len(sweep.widths))
     for one, axes in zip(found, panels.main, strict=True):
         below = {"transform": axes.get_xaxis_transform(), "clip_on": False}
         for w, (colour, best) in enumerate(zip(colours, one.best, strict=True)):

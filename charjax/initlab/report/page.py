@@ -1,19 +1,14 @@
 """One self-contained page with all results of a sweep, verdicts first."""
 
-import base64
-import hashlib
 import shlex
 from pathlib import Path
-from typing import Any
-
-import jinja2
 
 from charjax import files
-from charjax.errors import UserError, printable
 from charjax.initlab.report import at_init, drawing, histograms, losses, phase, text
 from charjax.initlab.report.drawing import Picture
 from charjax.initlab.report.tables import Sweep
 from charjax.initlab.report.verdicts import judge, ranked_schemes
+from charjax.pages import parts
 
 
 def write_page(sweep: Sweep, out: Path | None = None) -> Path:
@@ -32,10 +27,7 @@ def write_page(sweep: Sweep, out: Path | None = None) -> Path:
       UserError: `out` is a directory, or in none.
     """
     out = sweep.directory / "report.html" if out is None else out
-    if out.is_dir():
-        raise UserError(f"--out: {str(out)!r} is a directory; give a file, as in report.html")
-    if not out.parent.is_dir():
-        raise UserError(f"--out: there is no directory {str(out.parent)!r}; make it first")
+    parts.check_out(out)
     page, pictures = document(sweep)
     figures = sweep.directory / "figures"
     figures.mkdir(exist_ok=True)
@@ -71,7 +63,9 @@ def document(sweep: Sweep) -> tuple[str, list[Picture]]:
         for heading, made in drawn.items()
         if (pictures := [picture for picture in made if picture is not None])
     }
-    page = _template().render(
+    page = parts.render(
+        "page.html.j2",
+        Path(__file__).parent,
         title=f"Initialisation sweep: {sweep.facts['arch']}",
         summary=text.summary(sweep),
         verdicts=text.headlines(sweep, cells),
@@ -89,31 +83,3 @@ def document(sweep: Sweep) -> tuple[str, list[Picture]]:
         },
     )
     return page, [picture for pictures in sections.values() for picture in pictures]
-
-
-def _template() -> jinja2.Template:
-    """Return the page's template, in which every value is made printable, then escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        finalize=_shown,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"base64": _base64, "sha256": _sha256}
-    return environment.get_template("page.html.j2")
-
-
-def _shown(value: Any) -> Any:
-    """Make a value printable, unless it is markup of the template itself."""
-    return value if hasattr(value, "__html__") else printable(str(value))
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _sha256(text: str) -> str:
-    return _base64(hashlib.sha256(text.encode()).digest())

@@ -120,7 +120,12 @@ def _draw_map(
     depths = np.array(sweep.depths, np.float64)
     shown_DG = np.where(np.isfinite(loss_DG), loss_DG, math.nan)
     image = axes.pcolormesh(
-        _edges(weight_G), _edges(depths), shown_DG, cmap="viridis_r", vmin=limits[0], vmax=limits[1]
+        _edges(weight_G),
+        _edges(depths),
+        shown_DG,
+        cmap=drawing.LOSSES,
+        vmin=limits[0],
+        vmax=limits[1],
     )
     for axis, values in ((axes.xaxis, weight_G), (axes.yaxis, depths)):
         if _is_wide(values):
@@ -144,7 +149,7 @@ def _draw_contours(axes: Any, sweep: Sweep, scheme: int, weight_X: Array) -> str
     box = axes.get_xlim(), axes.get_ylim()
     drawn = np.minimum(depth_X, 100 * box[1][1])
     for factor, dashes in ((1, "-"), (6, "--")):
-        for width, colour in ((3.0, "white"), (1.4, "#c00000")):
+        for width, colour in ((3.0, "white"), (1.4, drawing.THEORY)):
             axes.plot(weight_X, factor * drawn, dashes, color=colour, lw=width)
     axes.set(xlim=box[0], ylim=box[1])
     across = (weight_X >= box[0][0]) & (weight_X <= box[0][1])

@@ -29,8 +29,9 @@ def summary(sweep: Sweep) -> str:
     runs = len(sweep.runs)
     return (
         f"{runs:,} run{'s' if runs > 1 else ''} of {facts['steps']:,} steps: {grid}. Losses are in "
-        f"nats per character of the validation text, after the last step. The text has "
-        f"{facts['vocabulary']} symbols; their unigram entropy is {facts['unigram_entropy']:.4f}. "
+        f"nats per {facts.get('unit', 'character')} of the validation text, after the last step. "
+        f"The text has {facts['vocabulary']} symbols; their unigram entropy is "
+        f"{facts['unigram_entropy']:.4f}. "
         "Seed k uses the same batches under every scheme."
     )
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +35,9 @@ def check_tables(runs: int, layers: int, steps: int) -> None:
       UserError: the message has the number of runs that would fit.
     """
     needed = runs * layers * len(recorded_steps(steps)) * _BYTES_PER_LAYER
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    free = hardware.free_memory() / 2
     if needed > free:
-        fit = free * runs // needed
+        fit = int(free * runs / needed)
         raise UserError(
             f"the grid: {runs:,} runs given; their tables need {needed / 1e9:,.1f} GB and may take "
             f"{free / 1e9:.1f} GB: {fit:,} runs would fit; give fewer values or --seeds"

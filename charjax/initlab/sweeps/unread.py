@@ -11,7 +11,7 @@ from charjax.initlab.sizes import size_of
 from charjax.initlab.sweeps.axes import Axes
 
 # A sweep measures at steps and on windows of its own, and keeps no checkpoints of its runs.
-_OWN_SECTIONS = ("eval", "checkpoint")
+_OWN_SECTIONS = ("eval", "checkpoint", "log")
 _OWN = ("train.log_every", "train.sample_every", "train.max_skipped", "train.patience")
 
 
@@ -22,6 +22,8 @@ def why_no_run_reads(axes: Axes) -> Callable[[Config, str], Unread | None]:
     """
 
     def unread(config: Config, name: str) -> Unread | None:
+        if name == "train.epochs":
+            return Unread(("--steps",), "a sweep reads --steps or train.steps instead")
         if not name.startswith("init.") or name == "init.scheme":
             return why_unread(config, name)
         for scheme in axes.schemes:

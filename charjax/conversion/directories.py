@@ -1,0 +1,162 @@
+"""Directories of Hugging Face's transformers: config.json, the tensors and a tokenizer."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from charjax.config import TransformerConfig
+from charjax.conversion.files import Header, TensorFile, read_file, write_file
+from charjax.conversion.huggingface import from_config, to_config
+from charjax.conversion.layout import Inferred
+from charjax.conversion.tokenizer_json import to_tokenizer_json
+from charjax.data.tokenizers import Tokenizer
+from charjax.errors import UserError
+from charjax.files import replacing, write_json
+
+_CONFIG, _TENSORS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+_WRITTEN = (_CONFIG, _TENSORS, _TOKENIZER, "tokenizer_config.json", "generation_config.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """Facts about a model that its tensors do not show.
+
+    Attributes:
+      settings: of the section `model`, from config.json; empty without one.
+      vocab_size: V, or None.
+      tokenizer: path of its tokenizer.json, or None.
+    """
+
+    settings: dict[str, Any]
+    vocab_size: int | None = None
+    tokenizer: Path | None = None
+
+    def refine(self, inferred: Inferred, header: Header | None) -> Inferred:
+        """Return the settings inferred from tensors, with these in their place.
+
+        Raises:
+          UserError: config.json contradicts the tensors or the header.
+        """
+        if self.vocab_size not in (None, inferred.vocab_size):
+            raise UserError(
+                f"config.json: vocab_size is {self.vocab_size:,}, but the tensors have a "
+                f"vocabulary of {inferred.vocab_size or 0:,}; save the model again"
+            )
+        # A rate of dropout is no part of the function.
+        settings = {name: value for name, value in self.settings.items() if name != "dropout"}
+        described = header.config.get("model", {}) if header is not None else {}
+        for name, value in settings.items():
+            if described.get(name, value) != value:
+                raise UserError(
+                    f"config.json: it makes model.{name} {value!r}, but the header of {_TENSORS} "
+                    f"has {described[name]!r}; export the run again"
+                )
+        return dataclasses.replace(
+            inferred,
+            settings=inferred.settings | self.settings,
+            overridable=inferred.overridable | {"dropout"},
+        )
+
+
+def read_source(path: Path) -> tuple[TensorFile, Described]:
+    """Read a safetensors file, or a directory that transformers saved.
+
+    Raises:
+      UserError: no such file or directory, or one that is incomplete or of another architecture.
+    """
+    if not path.is_dir() or not (path / _CONFIG).is_file():
+        return read_file(path), Described({})
+    settings, vocab_size = from_config(_read_config(path))
+    if not (path / _TENSORS).is_file():
+        raise UserError(f"FILE: {str(path)!r} {_explain_missing(path)}")
+    tokenizer = path / _TOKENIZER
+    described = Described(settings, vocab_size, tokenizer if tokenizer.is_file() else None)
+    return read_file(path / _TENSORS), described
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    try:
+        tree = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"FILE: {str(path / _CONFIG)!r} cannot be read as JSON ({error}); save the model again "
+            "with transformers: model.save_pretrained(DIRECTORY)"
+        ) from None
+    if not isinstance(tree, dict):
+        raise UserError(f"FILE: {str(path / _CONFIG)!r} is no configuration of transformers")
+    return tree
+
+
+def _explain_missing(path: Path) -> str:
+    if (path / f"{_TENSORS}.index.json").exists():
+        return (
+            "holds its tensors in several files; save them as one with transformers: "
+            "model.save_pretrained(DIRECTORY, max_shard_size='100GB')"
+        )
+    if (path / "pytorch_model.bin").exists():
+        return (
+            "holds a pickle (pytorch_model.bin), which charjax never loads, as that can run any "
+            "code; if you trust it, save it again with transformers: "
+            "model.save_pretrained(DIRECTORY, safe_serialization=True)"
+        )
+    return f"holds no {_TENSORS}; give a directory that model.save_pretrained(DIRECTORY) wrote"
+
+
+def check_directory(path: Path, overwrite: bool) -> None:
+    """Raise a UserError unless an export can be written to this directory."""
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise UserError(f"OUT: {str(path)!r} is not a directory; give the path of a new one")
+    if not path.parent.is_dir():
+        raise UserError(
+            f"OUT: {str(path)!r} is in a directory that does not exist; give the path of a new one"
+        )
+    held = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
+    others = [name for name in held if name not in _WRITTEN]
+    if others:
+        raise UserError(
+            f"OUT: {str(path)!r} holds other files ({', '.join(others[:3])}); give another path"
+        )
+    if held and not overwrite:
+        raise UserError(
+            f"OUT: {str(path)!r} already exists; give another path, or --overwrite to replace it"
+        )
+
+
+def write_directory(
+    path: Path, content: TensorFile, config: TransformerConfig, tokenizer: Tokenizer
+) -> None:
+    """Write a directory that transformers loads, whole or not at all.
+
+    Args:
+      path: checked by `check_directory`.
+      content: the tensors under the names of Hugging Face's GPT-2.
+      config: the section `model`.
+      tokenizer: the run's alphabet.
+    """
+    tree = to_config(config, tokenizer.vocab_size, boundary=tokenizer.boundary)
+    # transformers writes a tied readout under one name.
+    tied = {"lm_head.weight"} if config.tie_embeddings else set()
+    tensors = {name: array for name, array in content.tensors.items() if name not in tied}
+    # A path such as "." has no name to write beside.
+    path = path.absolute().resolve()
+    with replacing(path, shared=True) as staging:
+        staging.mkdir()
+        write_file(staging / _TENSORS, content._replace(tensors=tensors))
+        write_json(staging / _CONFIG, tree)
+        write_json(staging / _TOKENIZER, to_tokenizer_json(tokenizer))
+        write_json(
+            staging / "tokenizer_config.json",
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "model_max_length": config.context_length,
+                "clean_up_tokenization_spaces": False,
+            },
+        )
+        tokens = {name: tree[name] for name in ("bos_token_id", "eos_token_id")}
+        write_json(staging / "generation_config.json", {"do_sample": True, **tokens})
+        if path.exists():
+            # Only files that an export writes.
+            shutil.rmtree(path)
