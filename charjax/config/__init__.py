@@ -25,6 +25,7 @@ from charjax.config.families import (
     TransformerConfig,
 )
 from charjax.config.loading import load_config, parse_config, refuse_unread
+from charjax.config.optim import OptimConfig
 from charjax.config.sections import (
     CheckpointConfig,
     Config,
@@ -32,7 +33,6 @@ from charjax.config.sections import (
     EvalConfig,
     InitConfig,
     LogConfig,
-    OptimConfig,
     RuntimeConfig,
     TrainConfig,
 )

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from charjax.config.notes import learning_rate_at
+from charjax.config.optim import OptimConfig
 from charjax.config.reads import why_unread
-from charjax.config.sections import Config, OptimConfig
+from charjax.config.sections import Config
 
 
 def differences(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
@@ -66,6 +67,9 @@ def _has_plateau(old: Config, new: Config) -> bool:
 
 def _same_rates(old: OptimConfig, new: OptimConfig, completed: int) -> bool:
     """Return true if two schedules have the same learning rates in the first steps."""
+    if None in (old.decay_steps, new.decay_steps):
+        # It follows train.epochs, whose steps are known once the text is loaded.
+        return False
     return all(
         learning_rate_at(old, step) == learning_rate_at(new, step) for step in range(completed)
     )

@@ -6,7 +6,8 @@ n - 1 completed steps.
 
 import math
 
-from charjax.config.sections import Config, OptimConfig
+from charjax.config.optim import OptimConfig
+from charjax.config.sections import Config
 
 
 def schedule_notes(config: Config) -> list[str]:

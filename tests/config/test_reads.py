@@ -355,13 +355,16 @@ ROLES = (("w", dense()), ("b", Parameter(Role.BIAS)))
 
 
 def use(config: Config) -> np.ndarray:
-    """Return the learning rates of ten steps, and the parameters after three of them."""
+    """Return the learning rates of ten steps, and the parameters after as many steps."""
     optimizer = make_optimizer(config.optim, ROLES)
     rates = jax.vmap(make_schedule(config.optim))(jnp.arange(10))
     params = {"w": jnp.ones((2, 2)), "b": jnp.full(2, 0.5)}
-    state = optimizer.init(params)
-    for i in range(3):
-        grads = {"w": jnp.array([[1.0, -2.0], [0.5, i]]), "b": jnp.array([-1.0, i])}
+    state, rng = optimizer.init(params), np.random.default_rng(0)
+    # Some so small that an epsilon counts; enough steps for RAdam to divide by a moment.
+    sizes = jnp.asarray([1.0, 0.03])
+    for _ in range(10):
+        draws = jnp.asarray(rng.normal(size=(3, 2)), jnp.float32) * sizes
+        grads = {"w": draws[:2], "b": draws[2]}
         updates, state = optimizer.update(
             grads,
             state,

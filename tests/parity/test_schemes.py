@@ -118,14 +118,24 @@ def net(width: int, base: int) -> Net:
 LAYERS = {"hidden_0": "first", "hidden_1": "second", "readout": "readout"}
 
 
-def test_mup_trains_as_the_package_does():
+@pytest.mark.parametrize(
+    "optim",
+    [
+        {"learning_rate": 0.02, "weight_decay": 0.3, "eps": 1e-8},
+        {"kind": "sgd", "learning_rate": 0.2, "momentum": 0.9},
+        # Without momentum, torch's decay is decoupled too.
+        {"kind": "sgd", "learning_rate": 0.2, "weight_decay": 0.3},
+    ],
+    ids=["adamw", "sgd with momentum", "sgd with decay"],
+)
+def test_mup_trains_as_the_package_does(optim):
     """Compare weights and logits after eight steps from equal weights, batches and settings."""
-    base, width, rate, decay = 16, 64, 0.02, 0.3
+    base, width, decay = 16, 64, optim.get("weight_decay", 0.0)
     settings = {
         "model": {"kind": "mlp", "d_embed": 5, "hidden": (width, width), "context_length": 3},
         "data": {"layout": "pairs"},
         "init": {"scheme": "mup", "base_width": base},
-        "optim": {"learning_rate": rate, "weight_decay": decay, "grad_clip": 0.0, "eps": 1e-8},
+        "optim": {"grad_clip": 0.0, **optim},
     }
     config = parse_config(settings)
     model = models.build(config.model, V, jnp.float32)
@@ -142,14 +152,17 @@ def test_mup_trains_as_the_package_does():
             layer.bias.copy_(torch.tensor(np.asarray(state.params[name]["bias"])))
     matrices = [p for p in other.parameters() if p.ndim == 2]
     vectors = [p for p in other.parameters() if p.ndim < 2]
-    optimizer = mup_package().MuAdamW(
-        [
-            {"params": matrices, "weight_decay": decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        lr=rate,
-        eps=1e-8,
-    )
+    groups = [
+        {"params": matrices, "weight_decay": decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    if optim.get("kind") == "sgd":
+        momentum = optim.get("momentum", 0.0)
+        optimizer = mup_package().MuSGD(groups, lr=optim["learning_rate"], momentum=momentum)
+    else:
+        # The package leaves epsilon as it is; charjax scales it as EleutherAI/nanoGPT-mup does.
+        eps = optim["eps"] * base / width
+        optimizer = mup_package().MuAdamW(groups, lr=optim["learning_rate"], eps=eps)
     step = jax.jit(make_train_step(model, config))
     rng = np.random.default_rng(0)
     for _ in range(8):

@@ -6,6 +6,8 @@ import pytest
 
 from charjax.performance import estimate, memory
 from charjax.performance.devices import DEVICES
+from charjax.training.optimizers.muon import newton_schulz_flops
+from charjax.training.state import state_shapes
 from tests.performance.test_memory import SMALL, session_of
 
 H100 = DEVICES["h100"]
@@ -80,3 +82,17 @@ def test_what_was_not_measured_has_a_wide_range() -> None:
     low, high, where = estimate.efficiency("no such family", "float32")
     assert low < 0.2 < 0.5 < high
     assert where == "nothing comparable was measured"
+
+
+def test_muon_has_the_products_of_its_orthogonalisation_on_every_device(tmp_path: Path) -> None:
+    def counted(*words: str, devices: int = 1) -> float:
+        session = session_of(tmp_path, *SMALL, *words)
+        found = memory.predict(session, devices=devices, platform="cuda")
+        return estimate.work_of(session, found, devices).flops
+
+    session = session_of(tmp_path, *SMALL)
+    shapes = state_shapes(session.model, session.config).params
+    each = newton_schulz_flops(shapes, session.model.roles)
+    assert each > 0
+    assert counted("optim.kind=muon") == pytest.approx(counted() + each)
+    assert counted("optim.kind=muon", devices=2) == pytest.approx(counted() + 2 * each)

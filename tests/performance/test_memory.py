@@ -56,6 +56,20 @@ def test_plain_descent_has_no_moments_and_accumulation_a_second_sum(folder: Path
     assert twice.gradients == 2 * once.gradients
 
 
+def test_moments_are_those_of_the_optimiser_and_an_average_is_another_state(folder: Path) -> None:
+    def bytes_of(*words: str) -> memory.Memory:
+        session = session_of(folder, *SMALL, *words)
+        return memory.predict(session, devices=1, platform="cuda")
+
+    plain, lion = bytes_of(), bytes_of("optim.kind=lion")
+    assert lion.moments == plain.parameters + 4
+    assert bytes_of("optim.kind=adan").moments == 4 * plain.parameters + 4
+    assert plain.parameters < bytes_of("optim.kind=muon").moments < plain.moments
+    averaged = bytes_of("optim.ema=0.9")
+    assert averaged.other == plain.other + plain.parameters
+    assert averaged.moments == plain.moments
+
+
 def test_devices_divide_activations_but_not_the_state(folder: Path) -> None:
     session = session_of(folder, *SMALL)
     one = memory.predict(session, devices=1, platform="cuda")
