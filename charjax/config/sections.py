@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 from charjax.config.families import FAMILIES, FamilyConfig, ModelConfig, TransformerConfig
-from charjax.config.fields import Count, Period, Section, Width
+from charjax.config.fields import Count, Period, Rate, Section, Width
 from charjax.config.optim import YOUNGER as _YOUNGER_OPTIM
 from charjax.config.optim import OptimConfig
 from charjax.errors import UserError, did_you_mean
