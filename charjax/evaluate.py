@@ -151,14 +151,18 @@ def _print(
     left_out = f", {other.unseen:,} unseen characters left out" if other and other.unseen else ""
     loss, unit = score.loss, run.tokenizer.unit
     per_character, bpc, bpb = size.per_character(loss), size.bpc(loss), size.bpb(loss)
+    in_bits = f"{shown_loss(bpb)} bits per byte"
+    if size.characters:
+        in_bits = f"{shown_loss(bpc)} bpc, {in_bits}"
     in_nats = f"{shown_loss(loss)} nats per {unit}"
     over = f"{size.tokens:,} targets"
     if unit != "character":
-        in_nats += f", {shown_loss(per_character)} nats per character"
+        # A text within one character has none that begins in it.
+        in_nats += f", {shown_loss(per_character)} nats per character" if size.characters else ""
         over += f" ({size.characters:,} characters, {size.bytes:,} bytes)"
     per_unit = "" if unit == "character" else f" per {unit}"
     sys.stdout.write(
-        f"{_where(args)}: loss {in_nats}, {shown_loss(bpc)} bpc, {shown_loss(bpb)} bits per byte, "
+        f"{_where(args)}: loss {in_nats}, {in_bits}, "
         f"perplexity {shown_loss(perplexity(loss))}{per_unit}, over {over}"
         f"{left_out} (checkpoint of step {run.step})\n"
     )

@@ -290,6 +290,18 @@ class TestRows:
         assert found.text == "aé\u4e2d\n\ufffdb"
         assert found.losses_C.tolist() == [0, 1 + 2, 3 + 4 + 5, 6, 7, 8]
 
+    def test_a_text_within_one_character_has_no_loss_per_character(self, tmp_path: Path) -> None:
+        (tmp_path / "text.txt").write_text("all é is well. " * 50, encoding="utf-8")
+        words = [f"data.path={tmp_path / 'text.txt'}", *tiny("bigram"), "data.tokenizer=byte"]
+        assert run("train", *words, "train.steps=2", "--workdir", tmp_path / "run").status == 0
+        (tmp_path / "one.txt").write_text("é", encoding="utf-8")
+        done = run("evaluate", tmp_path / "run", "--text", tmp_path / "one.txt")
+        assert done.status == 0
+        assert "bits per byte" in done.out
+        assert "(0 characters, 1 bytes)" in done.out
+        assert "not finite" not in done.out
+        assert "bpc" not in done.out
+
     def test_a_first_character_of_several_bytes_adds_those_that_are_predicted(self) -> None:
         raw = "\u4e2dé\n".encode()
         losses = np.array([np.nan, 1, 2, 3, 4, 5])
