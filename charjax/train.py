@@ -105,9 +105,10 @@ def resolve_config(args: Namespace, note: Callable[[str], None]) -> tuple[Config
     else:
         new = load_config(saved, args.overrides, saved=True, note=note)
     if resume_conflicts(old, new):
-        from charjax.run.load import completed_steps
+        # Knows no JAX, so that a mistake is found at once.
+        from charjax.run.checkpoint_files import steps
 
-        completed = completed_steps(workdir)
+        completed = max(steps(workdir / "checkpoints"), default=None)
         if resume_conflicts(old, new, completed):
             conflicts = describe_conflicts(old, new, completed=completed)
             raise UserError(

@@ -32,7 +32,7 @@ def resume_conflicts(
     Args:
       old: the run's configuration.
       new: the one that it would go on with.
-      completed: its steps so far, if they are known.
+      completed: its steps so far; None: not known, or none are saved.
     """
     free = set(_FREE_TO_CHANGE)
     if completed is not None and _same_rates(old.optim, new.optim, completed):
