@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 from charjax import cli, signals
 from charjax.config import (
     Config,
-    conflicts_depend_on_steps,
     describe_conflicts,
     load_config,
     read_settings,
@@ -105,18 +104,17 @@ def resolve_config(args: Namespace, note: Callable[[str], None]) -> tuple[Config
         new = _with_settled_fields(new, old, requested)
     else:
         new = load_config(saved, args.overrides, saved=True, note=note)
-    completed = None
-    if conflicts_depend_on_steps(old, new):
-        # Imports JAX.
-        from charjax.run.load import completed_steps
+    if resume_conflicts(old, new):
+        # Knows no JAX, so that a mistake is found at once.
+        from charjax.run.checkpoint_files import steps
 
-        completed = completed_steps(workdir)
-    if resume_conflicts(old, new, completed):
-        conflicts = describe_conflicts(old, new, completed=completed)
-        raise UserError(
-            f"--resume: the configuration has changed: {conflicts}, or start a new run "
-            "(--init-from takes over the parameters)"
-        )
+        completed = max(steps(workdir / "checkpoints"), default=None)
+        if resume_conflicts(old, new, completed):
+            conflicts = describe_conflicts(old, new, completed=completed)
+            raise UserError(
+                f"--resume: the configuration has changed: {conflicts}, or start a new run "
+                "(--init-from takes over the parameters)"
+            )
     return new, workdir
 
 

@@ -4,7 +4,6 @@ Importing this package must stay cheap (no JAX): `--help` and every config error
 """
 
 from charjax.config.changes import (
-    conflicts_depend_on_steps,
     describe_conflicts,
     differences,
     resume_conflicts,
@@ -60,7 +59,6 @@ __all__ = [
     "RuntimeConfig",
     "TrainConfig",
     "TransformerConfig",
-    "conflicts_depend_on_steps",
     "describe_conflicts",
     "describe_fields",
     "differences",

@@ -32,11 +32,10 @@ def resume_conflicts(
     Args:
       old: the run's configuration.
       new: the one that it would go on with.
-      completed: its steps so far, if they are known.
+      completed: its steps so far; None: not known, or none are saved.
     """
     free = set(_FREE_TO_CHANGE)
-    may_differ = completed is not None and _has_plateau(old, new)
-    if may_differ and _same_rates(old.optim, new.optim, completed or 0):
+    if completed is not None and _same_rates(old.optim, new.optim, completed):
         free.update(_OF_SCHEDULE)
     for key in ("path", "val_path"):
         if getattr(old.data, key) is not None and getattr(new.data, key) is not None:
@@ -55,22 +54,16 @@ def resume_conflicts(
     ]
 
 
-def conflicts_depend_on_steps(old: Config, new: Config) -> bool:
-    """Return true if `resume_conflicts` may be none for some number of completed steps."""
-    conflicts = {name for name, _, _ in resume_conflicts(old, new)}
-    return bool(conflicts) and conflicts <= set(_OF_SCHEDULE) and _has_plateau(old, new)
-
-
-def _has_plateau(old: Config, new: Config) -> bool:
-    return "wsd" in (old.optim.schedule, new.optim.schedule)
-
-
 def _same_rates(old: OptimConfig, new: OptimConfig, completed: int) -> bool:
     """Return true if two schedules have the same learning rates in the first steps."""
     if None in (old.decay_steps, new.decay_steps):
         # It follows train.epochs, whose steps are known once the text is loaded.
         return False
-    return all(
+    changed = any(
+        getattr(old, name.partition(".")[2]) != getattr(new, name.partition(".")[2])
+        for name in _OF_SCHEDULE
+    )
+    return changed and all(
         learning_rate_at(old, step) == learning_rate_at(new, step) for step in range(completed)
     )
 

@@ -190,11 +190,6 @@ def has_checkpoints(directory: Path) -> bool:
     return bool(Checkpoints(directory / "checkpoints").steps())
 
 
-def completed_steps(directory: Path) -> int:
-    """Return the step of the newest checkpoint in a directory, damaged or not; 0 without one."""
-    return max(Checkpoints(directory / "checkpoints").steps(), default=0)
-
-
 def parameter_shapes(config: Config, source: Run) -> Any:
     """Return the shapes and dtypes of a config's parameters, with another run's alphabet."""
     model = build_model(config, source.tokenizer)
