@@ -94,6 +94,7 @@ def _families() -> list[Workload]:
         "gru": _RECURRENT,
         "lstm": _RECURRENT,
         "mingru": _RECURRENT,
+        "minlstm": _RECURRENT,
         "transformer": ("model.n_layer=2", "model.n_head=2", "model.d_model=32"),
         "transformer-dropout": (
             "model.n_layer=2",

@@ -24,6 +24,8 @@ LEARN = [page for page in sorted((ROOT / "docs/learn").glob("*.md")) if page.nam
 SHELL = ("", "bash", "sh", "console")
 READERS: dict[str, Callable[[str], Any]] = {"toml": tomllib.loads, "json": json.loads}
 COMMAND = re.compile(r"^(\$|charjax|python|make|pip) ", re.MULTILINE)
+# Files that a page's Python blocks write.
+WRITTEN = re.compile(r"""Path\("([\w.]+)"\)\.write_text\('''(.*?)'''\)""", re.DOTALL)
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
@@ -89,6 +91,8 @@ def test_every_block_is_executed_or_says_why_not(page: Path) -> None:
 @each_page
 def test_commands_are_accepted(page: Path, desk: Path) -> None:
     """Commands that are not run, too: the parser, and the settings that they name."""
+    for name, source in WRITTEN.findall(text_of(page)):
+        (desk / name).write_text(source, encoding="utf-8")
     for block in pages.blocks(text_of(page)):
         if block.language in SHELL and not page_commands.is_synopsis(block.text):
             for words in page_commands.lines(block.text):

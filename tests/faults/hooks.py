@@ -47,18 +47,18 @@ def serve_series(requests: str, answers: str, out: str, err: str) -> None:
 
 def _leave_out_what_is_heavy() -> None:
     """Make training, counting, generating and scoring do nothing, and read a model once."""
-    loaded: dict[tuple[Path, str | int], Any] = {}
+    loaded: dict[tuple[Path, str | int, str | None], Any] = {}
     load_run = load.load_run
 
-    def load_once(saved: load.SavedRun) -> Any:
-        key = (saved.directory, saved.checkpoint)
+    def load_once(saved: load.SavedRun, weights: Any = None) -> Any:
+        key = (saved.directory, saved.checkpoint, weights)
         if key not in loaded:
-            loaded[key] = load_run(saved)
+            loaded[key] = load_run(saved, weights)
         return loaded[key]
 
     class Idle:
         lock = property(lambda self: self)
-        release = train = fit = lambda self, *arguments: 0
+        release = close = train = fit = lambda self, *arguments: 0
 
     load.load_run = load_once
     recorder.Recorder.open = lambda *arguments, **keywords: Idle()  # type: ignore[method-assign,assignment,return-value]

@@ -21,6 +21,7 @@ class KeyReader:
     """A model whose gradient shows its dropout keys: each sets one of many positions."""
 
     memory = "windowed"
+    roles = ()
 
     def apply(self, variables: Any, inputs_BT: Any, cache: Any, *, rngs: Any, **_: Any) -> Any:
         place = jax.random.randint(rngs["dropout"], (), 0, PLACES)
