@@ -527,7 +527,7 @@ def test_mistakes(tmp_path, monkeypatch, words, text):
 def test_a_place_that_is_no_file(small, tmp_path):
     for out, text in (
         (tmp_path, "is a directory"),
-        (tmp_path / "no" / "x", "there is no directory"),
+        (tmp_path / "no" / "x.html", "there is no directory"),
     ):
         done = report(small[0], "--out", out)
         assert done.status == 2
