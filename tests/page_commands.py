@@ -153,6 +153,9 @@ def small_training(arguments: list[str]) -> list[str]:
     if FAMILIES[config.model.kind].fitted:
         return arguments
     small = [*STEPS, *commands.TINY[config.model.kind]]
+    if config.data.layout != "pairs":
+        # Batch norm is of pairs alone.
+        small = [word for word in small if word != "model.norm=batch"]
     if config.data.val_fraction:
         small += RANDOM
     names = {word.partition("=")[0] for word in small}
