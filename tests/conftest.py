@@ -94,3 +94,8 @@ def run_command(tmp_path: Path) -> Callable[..., Finished]:
         return Finished(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Name bytes by their argument: what a compressor writes may hold the time of day."""
+    return argname if isinstance(val, bytes) else None
