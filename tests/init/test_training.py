@@ -73,16 +73,14 @@ def bench(kind: str, **settings: Any) -> Bench:
 @pytest.mark.parametrize(
     ("kind", "residual"),
     [
-        ("mlp", None),
-        pytest.param("rnn", None, marks=pytest.mark.slow),
-        pytest.param("lstm", None, marks=pytest.mark.slow),
-        ("transformer", "plain"),
+        *((kind, None) for kind in ("mlp", "rnn", "lstm")),
         *(
-            pytest.param("transformer", residual, marks=pytest.mark.slow)
-            for residual in ("pre_norm", "deepnorm", "rezero", "layerscale")
+            ("transformer", residual)
+            for residual in ("plain", "pre_norm", "deepnorm", "rezero", "layerscale")
         ),
     ],
 )
+@pytest.mark.quick("mlp-None")
 def test_every_scheme_trains_in_one_program(kind, residual):
     here = bench(kind, **({"residual": residual} if residual else {}))
     step, batch, key = here.step(), here.batch(), jax.random.key(0)
@@ -131,6 +129,7 @@ def test_a_step_by_hand():
     jax.tree.map(np.testing.assert_array_equal, variables_of(state)["params"], seen)
 
 
+@pytest.mark.slow
 def test_schemes_stacked_and_vmapped_equal_each_alone():
     here = bench("transformer", bias=False)
     names = ("gpt2", "mup", "completep", "default")
