@@ -86,17 +86,10 @@ def logits_loss(logits_BTV, targets_BT):
 
 # The others are computed by hand below.
 BY_HAND = ("mlp", "mlp-batch_norm", "wavenet", "rnn")
-QUICK = ("transformer", "gru", "mingru", "bow")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
-        for name in TRAINED
-        if name not in BY_HAND
-    ],
-)
+@pytest.mark.parametrize("name", [name for name in TRAINED if name not in BY_HAND])
+@pytest.mark.quick("transformer", "gru")
 def test_loss_and_slopes_are_those_of_the_model_left_alone(name):
     """Check that gradients at the layers add up to those of the parameters below them."""
     model, variables, (loss, stats, parameters), (expected, gradients) = measured(name)
@@ -132,6 +125,7 @@ def test_loss_and_slopes_are_those_of_the_model_left_alone(name):
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.quick("batch")
 def test_mlp_equals_a_pass_by_hand(norm):
     model = make_model("mlp", norm=norm)
     variables = make_variables(model)
@@ -239,6 +233,7 @@ def test_stream_is_the_sum_of_what_is_added_to_it():
 
 
 @pytest.mark.parametrize("residual", ["pre_norm", "deepnorm", "rezero", "layerscale", "plain"])
+@pytest.mark.quick("deepnorm", "layerscale")
 def test_every_residual_form_has_its_layers(residual):
     model = make_model("transformer", residual=residual)
     shapes = jax.eval_shape(

@@ -177,6 +177,7 @@ def test_jacobian_of_an_mlp_by_hand():
 
 
 @pytest.mark.parametrize("name", ["gru", "transformer-other"])
+@pytest.mark.quick("gru")
 def test_jacobian_along_a_direction_is_a_finite_difference(name):
     """Move a table of untied embeddings; all symbols of the context are different."""
     model = make_model(name)

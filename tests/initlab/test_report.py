@@ -576,6 +576,7 @@ def test_each_colour_has_one_meaning():
         assert min(distances) > 0.1, (first, second)
 
 
+@pytest.mark.slow
 def test_legends_cover_nothing(full):
     """Every legend stands beside its axes."""
     sweep = read_sweep(full[0])

@@ -66,6 +66,7 @@ def test_gaussian_logits():
 @pytest.mark.parametrize(
     ("config", "expected"), [("names-mlp-naive", 26.39), ("names-mlp-kaiming", 3.3014)]
 )
+@pytest.mark.quick("names-mlp-kaiming-3.3014")
 def test_initial_losses_of_the_names_mlp(config, expected, data_dir):
     losses = initial_loss.initial_losses(config, 24, 64, ignore, ignore)
     assert losses.shape == (24,)
