@@ -257,6 +257,7 @@ def test_another_alphabet(lab: Lab, make_run: Any, faults: Any, tmp_path: Path):
             assert "checkpoint: its notes are not as charjax writes them" in done.err
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_run_goes_on_in_the_alphabet_it_took_over(lab: Lab, tmp_path: Path):
     """Use another alphabet than the text's."""
     run = lab.forks.run
