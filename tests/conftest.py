@@ -1,6 +1,7 @@
 """Common fixtures: strict JAX, the CPU, no network, and commands in separate processes."""
 
 import dataclasses
+import fnmatch
 import gc
 import os
 import subprocess
@@ -110,21 +111,20 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the cases that a test's `quick` does not list as slow; refuse a case that is none."""
-    found: dict[str, set[str]] = {}
-    listed: dict[str, set[str]] = {}
+    left: dict[str, set[str]] = {}
     for item in items:
         if (quick := item.get_closest_marker("quick")) is None:
             continue
         test, _, case = item.nodeid.partition("[")
-        listed[test] = set(quick.args)
-        found.setdefault(test, set()).add(case.removesuffix("]"))
-        if case.removesuffix("]") not in quick.args:
+        listed = {name for name in quick.args if fnmatch.fnmatchcase(case.removesuffix("]"), name)}
+        left[test] = left.get(test, set(quick.args)) - listed
+        if not listed:
             item.add_marker(pytest.mark.slow)
     # A case that is asked for by its id is the only one that is collected.
     if not any("[" in argument for argument in config.args):
-        for test, cases in listed.items():
-            if unknown := cases - found[test]:
-                raise pytest.UsageError(f"{test}: quick lists {unknown}; there are {found[test]}")
+        unknown = {test: names for test, names in left.items() if names}
+        if unknown:
+            raise pytest.UsageError(f"quick lists cases that there are not: {unknown}")
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:

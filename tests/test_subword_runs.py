@@ -135,6 +135,7 @@ def test_every_report_has_the_three_units(folder: Path):
 
 
 @pytest.mark.parametrize("workdir", ["bpe", "lines"])
+@pytest.mark.quick("bpe")
 def test_rows_of_lines_and_characters_add_up(folder: Path, workdir: str):
     result = evaluate(folder / workdir)
     total = result["loss"] * result["tokens"]
@@ -279,6 +280,7 @@ def test_fine_tuning_has_the_tokens_of_its_source(folder: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["lines", "bpe"])
+@pytest.mark.quick("bpe")
 def test_an_exported_run_carries_its_tokens(folder: Path, tmp_path: Path, name: str):
     file = tmp_path / "model.safetensors"
     assert run("interop", "export", folder / name, file).status == 0
@@ -309,6 +311,7 @@ def test_tensors_without_a_header_take_the_tokens_that_are_named(folder: Path, t
 
 
 @pytest.mark.parametrize("kind", ["ngram", "mlp"])
+@pytest.mark.quick("mlp")
 def test_other_layouts_and_counts(folder: Path, tmp_path: Path, kind: str):
     text = f"data.path={folder / 'text.txt'}"
     words = [*tiny(kind), *BPE[:2], *([] if kind == "ngram" else ["train.steps=2"])]

@@ -102,6 +102,7 @@ def test_every_optimiser_is_compared():
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.quick("adamw", "sgd", "adafactor", "lars", "muon", "schedule_free_adamw", "ademamix")
 def test_twenty_steps_are_optaxs(kind: str):
     section: dict[str, Any] = {"kind": kind, "weight_decay": DECAY}
     # optax decays vectors, too.
