@@ -131,7 +131,6 @@ class TestSecurity:
         ids=lambda command: " ".join([command[0], *command[1]]),
     )
     @pytest.mark.parametrize("version", [True, False])
-    @pytest.mark.quick("True-*", "False-sample")
     def test_a_run_names_none(
         self,
         command: tuple,
@@ -264,16 +263,6 @@ class TestMistakes:
             (("act",), (SINE, "x + jnp.ones(7)"), "mine.py:22: TypeError"),
         ],
     )  # fmt: skip
-    @pytest.mark.quick(
-        "names1-*",
-        "names4-*",
-        "names5-*",
-        "names6-*",
-        "names9-*",
-        "names10-*",
-        "names12-*",
-        "names15-*",
-    )
     def test_a_part_that_is_not_what_it_should_be(
         self, names: tuple, change: tuple, message: str, folder: Path, tmp_path: Path
     ) -> None:
@@ -304,7 +293,6 @@ class TestMistakes:
             (("        return 1\n", "        return 1 / 0\n"), "mine.py:38: ZeroDivisionError"),
         ],
     )  # fmt: skip
-    @pytest.mark.quick("change1-*", "change3-*", "change4-*", "change6-*", "change8-*")
     def test_a_family_that_breaks_the_contract(
         self, change: tuple, message: str, folder: Path, tmp_path: Path
     ) -> None:

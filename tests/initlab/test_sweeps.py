@@ -104,12 +104,12 @@ def test_a_run_of_a_sweep_is_the_run_alone(kind, schemes, gains, settings, text)
     together = program(overrides, axes)
     points = together.group.points
     runs, who = together.start(points)
-    runs = together.ensemble.run(runs, who, 100)
+    runs = together.ensemble.run(runs, who, 40)
     for index in (1, len(points) - 1):
         point = points[index]
         is_mup = point.scheme == "mup"
         words = [word for word in overrides if is_mup or not word.startswith("init.")]
-        state, _ = alone(words, point, 100)
+        state, _ = alone(words, point, 40)
         params = jax.tree.map(lambda leaf, index=index: leaf[index], runs.states.params)
         for ours, theirs in zip(
             jax.tree.leaves(params), jax.tree.leaves(state.params), strict=True

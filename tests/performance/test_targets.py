@@ -94,6 +94,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.quick("ngram", "mlp-batch_norm", "gru", "transformer-gated")
 def test_programs_lower_for_every_accelerator(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
