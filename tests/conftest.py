@@ -12,6 +12,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+# Until all is imported and collected (pytest_collection_finish): nothing of it is garbage.
+gc.disable()
 # Before JAX is imported by any test module. Arrays of different dtypes never mix in silence.
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -103,9 +105,9 @@ def pytest_collection_finish() -> None:
 
     It took a tenth of the suite's time, and found little.
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -32,6 +32,14 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", [*cases.BATCHES, "validation"])
+@pytest.mark.quick(
+    "stream, *",
+    "lines, epoch",
+    "pairs of one text, random",
+    "pairs of lines, epoch",
+    "interleaved, contiguous",
+    "validation",
+)
 def test_the_first_two_batches(name: str, text: Path):
     settings = cases.BATCHES.get(name)
     found = cases.first_batches(settings, text) if settings else cases.validation_batches(text)

@@ -160,6 +160,7 @@ def test_mlp_equals_a_pass_by_hand(norm):
             assert 0 < stats.saturated[at(model, name)] < 0.5
 
 
+@pytest.mark.slow
 def test_wavenet_place_read_in_two_pairs_has_the_slopes_of_both():
     model = make_model("wavenet", context_length=4)
     variables = make_variables(model)

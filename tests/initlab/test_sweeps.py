@@ -291,6 +291,7 @@ def test_split_over_two_devices_nothing_changes(text, whole, tmp_path):
             assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_freezes_and_the_others_go_on(text, tmp_path):
     words = ("--scheme", "normal", "--lr", "0.01,1e30", "--seeds", "2", "--steps", "20")
     out = sweep(tmp_path / "out", text, *words, "optim.kind=sgd", "optim.grad_clip=0")

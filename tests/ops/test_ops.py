@@ -135,7 +135,6 @@ CASES = {
 # One of each op, for what does not depend on shapes; the others are among the slow tests.
 OPS = ("gates of a GRU", "gates of an LSTM", "recurrence of a GRU", "gelu", "gelu_tanh")
 OPS += ("layer_norm", "matmul, widening", "attention 150", "attention, dropout", "rms_norm")
-of_each_op = pytest.mark.quick(*OPS)
 of_each_kind = pytest.mark.quick("recurrence of a GRU", "gelu", "matmul, widening", "attention 150")
 
 
@@ -202,7 +201,7 @@ def test_recurrence_equals_the_plain_version(case: Case) -> None:
     test_equals_the_plain_version(case)
 
 
-@of_each_op
+@of_each_kind
 def test_equals_the_plain_version_in_bfloat16(case: Case) -> None:
     args = draw(case.shapes, jnp.bfloat16)
     if case.fast in (normalization.layer_norm, normalization.rms_norm):

@@ -119,6 +119,7 @@ def pretend_to_have_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     [(linear, "on_cpu"), (activation, "on_cpu"), (choice, "on_cpu")],
     ids=["a product", "an activation", "attention"],
 )
+@pytest.mark.quick("an activation")
 def test_a_branch_by_the_default_device_is_caught(
     module: object, attribute: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
