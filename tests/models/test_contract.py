@@ -110,6 +110,7 @@ def test_the_last_outputs_equal_the_slice(family, tokens):
     jax.tree.map(close, prefilled, family(tokens[:, :4], cache)[1])
 
 
+@one_of_a_kind
 def test_without_a_cache_only_a_carried_model_returns_one(family, tokens):
     _, cache = family(tokens)
     if family.model.memory != "carried":
