@@ -126,7 +126,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not any("[" in argument for argument in config.args):
         unknown = {test: names for test, names in left.items() if names}
         if unknown:
-            raise pytest.UsageError(f"quick lists cases that there are not: {unknown}")
+            raise pytest.UsageError(f"quick lists unknown cases: {unknown}")
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:

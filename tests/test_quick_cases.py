@@ -43,7 +43,7 @@ def test_what_is_not_listed_is_slow(collected: Any) -> None:
     assert collected(items) == [["slow"], [], ["slow"], [], []]
 
 
-def test_a_case_that_there_is_not_is_refused(collected: Any) -> None:
+def test_an_unknown_case_is_refused(collected: Any) -> None:
     with pytest.raises(pytest.UsageError, match=r"test_b': {'grru'}"):
         collected([Item(case, "grru", "mlp") for case in ("gru", "mlp")])
     # By its id one is collected alone.
