@@ -257,6 +257,7 @@ def test_a_run_keeps_its_tokens(folder: Path, tmp_path: Path):
     assert "cannot be read" in mistake(run("train", "data.tokenizer=none.json"))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(folder: Path, tmp_path: Path):
     text = f"data.path={folder / 'text.txt'}"
     workdir = train(tmp_path / "run", text, *tiny("bigram"), *BPE, "train.steps=2")
@@ -268,6 +269,7 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(folder: Path, tmp_pa
     assert digests[0] == digests[1]
 
 
+@pytest.mark.slow
 def test_fine_tuning_has_the_tokens_of_its_source(folder: Path, tmp_path: Path):
     (tmp_path / "more.txt").write_text("the cat sat on anderem Käse, " * 20, encoding="utf-8")
     words = [f"data.path={tmp_path / 'more.txt'}", *tiny("bigram"), "train.steps=2"]
@@ -293,6 +295,7 @@ def test_an_exported_run_carries_its_tokens(folder: Path, tmp_path: Path, name: 
     assert evaluate(tmp_path / "run")["loss"] == evaluate(folder / name)["loss"]
 
 
+@pytest.mark.slow
 def test_tensors_without_a_header_take_the_tokens_that_are_named(folder: Path, tmp_path: Path):
     import safetensors.numpy
 

@@ -389,7 +389,7 @@ def use(config: Config) -> np.ndarray:
         *((kind, "constant") for kind in KINDS if kind not in ("adamw", "sgd", "rmsprop", "muon")),
     ],
 )
-@pytest.mark.quick("sgd-cosine", "muon-wsd")
+@pytest.mark.quick("sgd-cosine")
 def test_optimisers_and_schedules_use_what_they_read(kind: str, schedule: str):
     start = {"kind": kind, "schedule": schedule, "learning_rate": 0.1, **SCHEDULES[schedule]}
     tree = {"optim": start, "train": {"steps": 10}}

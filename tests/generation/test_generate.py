@@ -208,6 +208,7 @@ def test_a_sliding_window_equals_the_uncached_one(kind, prompt):
     assert (slid != jumped).any()
 
 
+@pytest.mark.slow
 def test_a_sliding_text_does_not_depend_on_samples_or_calls(monkeypatch):
     whole = tokens_of("transformer", PROMPTS["one"], samples=3, past="slide")
     monkeypatch.setattr(generation, "_CALL_SECONDS", 0.0)

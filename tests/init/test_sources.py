@@ -60,6 +60,7 @@ def rms(x):
     return float(np.sqrt(np.mean(np.square(x))))
 
 
+@pytest.mark.slow
 def test_t_fixup_begins_with_embeddings_of_its_size():
     """Expect a stream of (9 * 4)^(-1/4) = 0.408 at any width; a tied readout has no sqrt(d)."""
     x_BTD, last_BTD, logits_BTV, params = stream(["model.positions=rotary"])

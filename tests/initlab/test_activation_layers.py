@@ -89,7 +89,7 @@ BY_HAND = ("mlp", "mlp-batch_norm", "wavenet", "rnn")
 
 
 @pytest.mark.parametrize("name", [name for name in TRAINED if name not in BY_HAND])
-@pytest.mark.quick("transformer", "gru")
+@pytest.mark.quick("gru")
 def test_loss_and_slopes_are_those_of_the_model_left_alone(name):
     """Check that gradients at the layers add up to those of the parameters below them."""
     model, variables, (loss, stats, parameters), (expected, gradients) = measured(name)
@@ -247,6 +247,7 @@ def test_every_residual_form_has_its_layers(residual):
     assert ("final_norm" in [x.name for x in layers]) == (residual in ("pre_norm", "layerscale"))
 
 
+@pytest.mark.slow
 def test_vmapped_equals_one_at_a_time():
     model = make_model("mlp", norm="batch")
     variables = make_variables(model)

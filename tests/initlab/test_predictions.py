@@ -89,7 +89,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.quick("mlp", "rnn")
+@pytest.mark.quick("rnn")
 def test_theory_meets_a_wide_network(name):
     scheme, settings, known = CASES[name]
     model, measured, prediction, loss, expected_loss = predicted(name, scheme, **settings)

@@ -238,6 +238,7 @@ def test_rows_of_the_tables_belong_together(whole):
         assert (row["theory_std"] != "") == has_theory
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_it_is_the_same(text, whole, tmp_path, monkeypatch):
     monkeypatch.setattr("charjax.training.ensemble._DISPATCH_SECONDS", 1e-9)
     out, calls = tmp_path / "cut", 0

@@ -77,6 +77,7 @@ def test_a_run_learns_and_resumes_to_the_bit(kind: str, tmp_path: Path):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.quick("schedule_free_adamw")
+@pytest.mark.slow
 def test_several_seeds_are_one_program(kind: str, tmp_path: Path):
     """Equal the losses of single runs, as sweeps need."""
     config = load_config(None, words(tmp_path, kind, "train.steps=10"))
