@@ -341,6 +341,7 @@ class TestImport:
         assert not modules & set(charjax.__all__)
 
     @pytest.mark.parametrize("first", ["charjax.train", "charjax.api", "charjax.commands"])
+    @pytest.mark.quick("charjax.api")
     def test_names_are_the_same_in_any_order(self, first: str) -> None:
         code = f"import {first}, charjax; import charjax.train; "
         code += "print(callable(charjax.fit), type(charjax.train).__name__)"

@@ -256,6 +256,7 @@ def test_printable(text: str, escaped: str):
 
 
 @pytest.mark.parametrize("last", ["argparse", "pydantic_core", "annotated_types"])
+@pytest.mark.quick("pydantic_core")
 def test_an_interrupt_during_the_imports_leaves_no_traceback(last: str):
     """Interrupt a process right after it has imported a module, as `-X importtime` reports."""
     process = subprocess.Popen(

@@ -113,6 +113,7 @@ def evaluate(directory: Path) -> float:
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.quick("transformer-untied", "gru", "mlp-norm")
 def test_there_and_back_is_bitwise(name: str, tmp_path: Path):
     first, second = make(name, tmp_path), tmp_path / "again"
     assert run("interop", "export", first, tmp_path / "1.safetensors").status == 0

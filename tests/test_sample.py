@@ -227,6 +227,7 @@ def test_a_directory_without_a_run_is_a_mistake(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.quick("15-143")
 def test_a_terminal_sees_the_text_come_and_no_control_characters(stream_run, number, status):
     """Stop at a signal in the middle of a long text."""
     here, there = pty.openpty()

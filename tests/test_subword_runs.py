@@ -135,6 +135,7 @@ def test_every_report_has_the_three_units(folder: Path):
 
 
 @pytest.mark.parametrize("workdir", ["bpe", "lines"])
+@pytest.mark.quick("bpe")
 def test_rows_of_lines_and_characters_add_up(folder: Path, workdir: str):
     result = evaluate(folder / workdir)
     total = result["loss"] * result["tokens"]
@@ -256,6 +257,7 @@ def test_a_run_keeps_its_tokens(folder: Path, tmp_path: Path):
     assert "cannot be read" in mistake(run("train", "data.tokenizer=none.json"))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(folder: Path, tmp_path: Path):
     text = f"data.path={folder / 'text.txt'}"
     workdir = train(tmp_path / "run", text, *tiny("bigram"), *BPE, "train.steps=2")
@@ -267,6 +269,7 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(folder: Path, tmp_pa
     assert digests[0] == digests[1]
 
 
+@pytest.mark.slow
 def test_fine_tuning_has_the_tokens_of_its_source(folder: Path, tmp_path: Path):
     (tmp_path / "more.txt").write_text("the cat sat on anderem Käse, " * 20, encoding="utf-8")
     words = [f"data.path={tmp_path / 'more.txt'}", *tiny("bigram"), "train.steps=2"]
@@ -279,6 +282,7 @@ def test_fine_tuning_has_the_tokens_of_its_source(folder: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["lines", "bpe"])
+@pytest.mark.quick("bpe")
 def test_an_exported_run_carries_its_tokens(folder: Path, tmp_path: Path, name: str):
     file = tmp_path / "model.safetensors"
     assert run("interop", "export", folder / name, file).status == 0
@@ -291,6 +295,7 @@ def test_an_exported_run_carries_its_tokens(folder: Path, tmp_path: Path, name: 
     assert evaluate(tmp_path / "run")["loss"] == evaluate(folder / name)["loss"]
 
 
+@pytest.mark.slow
 def test_tensors_without_a_header_take_the_tokens_that_are_named(folder: Path, tmp_path: Path):
     import safetensors.numpy
 
@@ -309,6 +314,7 @@ def test_tensors_without_a_header_take_the_tokens_that_are_named(folder: Path, t
 
 
 @pytest.mark.parametrize("kind", ["ngram", "mlp"])
+@pytest.mark.quick("mlp")
 def test_other_layouts_and_counts(folder: Path, tmp_path: Path, kind: str):
     text = f"data.path={folder / 'text.txt'}"
     words = [*tiny(kind), *BPE[:2], *([] if kind == "ngram" else ["train.steps=2"])]

@@ -35,13 +35,8 @@ def metrics(workdir: Path) -> list[dict]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(kind, marks=[] if kind in ("ngram", "mlp", "mingru") else [pytest.mark.slow])
-        for kind in TINY
-    ],
-)
+@pytest.mark.quick("ngram", "mlp")
+@pytest.mark.parametrize("kind", TINY)
 def test_every_family_trains_samples_and_is_evaluated(kind, text, tmp_path):
     workdir = tmp_path / "run"
     done = train(workdir, text, kind, *["train.steps=20"] * (kind != "ngram"))
@@ -91,17 +86,9 @@ def check_printed_bpc(text: str, least: int) -> None:
         assert bpc == pytest.approx(loss / LN2, abs=0.00013)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    # Those with a carried state, with statistics of batches and with dropout are among the quick.
-    [
-        pytest.param(
-            kind, marks=[] if kind in ("mlp", "gru", "transformer") else [pytest.mark.slow]
-        )
-        for kind in TINY
-        if kind != "ngram"
-    ],
-)
+# A carried state, and dropout; test_old_runs.py has statistics of batches.
+@pytest.mark.quick("gru", "transformer")
+@pytest.mark.parametrize("kind", [kind for kind in TINY if kind != "ngram"])
 def test_stopped_and_resumed_equals_uninterrupted(kind, text, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert train(whole, text, kind, "train.steps=23").status == 0

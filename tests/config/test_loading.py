@@ -293,7 +293,7 @@ def trees(draw: st.DrawFn) -> dict[str, Any]:
     return tree
 
 
-@hypothesis.settings(max_examples=150)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(trees(), st.booleans())
 def test_what_is_printed_loads_back_equal(tree: dict[str, Any], comments: bool):
     try:

@@ -36,6 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["transformer", "transformer-untied", "transformer-tanh"])
+@pytest.mark.quick("transformer", "transformer-untied")
 def test_there_and_back_is_bitwise(name: str, tmp_path: Path):
     first, second = make(name, tmp_path), tmp_path / "again"
     done = export(first, tmp_path / "out")

@@ -53,7 +53,7 @@ def test_targets_are_the_characters_after_the_inputs(stream: MakeStream, setting
 
 @pytest.mark.parametrize("settings", LAYOUTS)
 def test_batches_are_a_pure_function_of_seed_and_step(stream: MakeStream, settings: Any):
-    split = stream(500)
+    split = stream(50)
     source, again = (source_of(split, **settings) for _ in range(2))
     other = source_of(split, **settings, seed=1)
     for step in (0, 3):
@@ -94,6 +94,7 @@ def test_what_stands_before_a_window(stream: MakeStream):
     ("targets", "documents", "window", "batch_size"),
     [(1, 1, 1, 3), (20, 1, 4, 5), (23, 1, 4, 5), (50, 1, 7, 3), (9, 3, 4, 2), (40, 1, 4, 64)],
 )
+@pytest.mark.quick("23-1-4-5", "9-3-4-2")
 def test_an_epoch_reads_every_window_once(
     stream: MakeStream, targets: int, documents: int, window: int, batch_size: int
 ):
@@ -214,6 +215,7 @@ def contexts(words: list[str], size: int) -> Counter[tuple[tuple[int, ...], int]
         (["a" * 9], 3),
     ],
 )
+@pytest.mark.quick("words1-3", "words3-5")
 def test_pairs_are_those_of_the_lectures(lines: MakeLines, words: list[str], size: int):
     source = source_of(
         lines(words), layout="pairs", sampling="epoch", window=1, lookback=size - 1, batch_size=4

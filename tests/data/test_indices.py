@@ -14,7 +14,7 @@ PLACES = 512
 @example(1, 0)
 @example(2, 0)
 @example(3, 0)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_shuffled_indices_are_a_permutation(count: int, seed: int):
     # Operation by operation, and always as many places, so that nothing is compiled twice.
     places = jnp.asarray(np.arange(PLACES) % count, jnp.uint32)

@@ -104,6 +104,7 @@ def test_the_directory_vanishes(faults, lab: Lab):
             shutil.rmtree(directory)
 
 
+@pytest.mark.slow
 def test_the_directory_turns_read_only(faults, lab: Lab):
     row = faults(14, "the checkpoints' directory turns read-only in mid-run", few=1)
     for case in row.over(range(4)):

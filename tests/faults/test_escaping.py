@@ -105,6 +105,7 @@ def text_named(model: Path, here: Path, evil: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_every_command_shows_it(model: Path, tmp_path: Path, faults: Any, lab: Lab):
     cases = [(way, name) for way in WAYS for name in EVILS]
     row = faults(18, "markup and control characters on the terminal", few=6, full=len(cases))

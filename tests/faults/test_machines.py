@@ -29,6 +29,7 @@ def on_devices(count: int) -> dict[str, str]:
     return {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={count}"}
 
 
+@pytest.mark.slow
 def test_stopped_on_one_device_resumed_on_two_and_on_one(faults, lab: Lab):
     row = faults(15, "stopped on 1 device, resumed on 2, stopped, resumed on 1", few=1)
     for case in row.over(range(10)):
@@ -61,6 +62,7 @@ def stop(process: Process, directory: Path, step: int) -> int:
     return max(saved(directory))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits(faults, lab: Lab):
     row = faults(21, "the same seed twice, the same bits (deterministic or not)", few=1)
     for case in row.over(range(8)):
@@ -128,6 +130,7 @@ def flipped(data: bytes, rng: random.Random) -> bytes:
 HARMS: list[Callable[[bytes, random.Random], bytes]] = [empty, half, noise, flipped, flipped]
 
 
+@pytest.mark.slow
 def test_a_corrupted_compile_cache(faults, lab: Lab, cache: Path):
     row = faults(15, "the compile cache corrupted: a warning, compiled as ever", few=1)
     intact = {file: file.read_bytes() for file in cache_files(cache)}

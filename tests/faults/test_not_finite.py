@@ -81,6 +81,7 @@ def test_the_step_is_skipped_and_everything_but_the_counters_stays(
             story(workdir)
 
 
+@pytest.mark.slow
 def test_after_the_bound_the_run_stops_and_its_counter_survives(
     lab: Lab, text: Path, tmp_path: Path, faults: Any
 ):
@@ -134,6 +135,7 @@ def best_of(scores: dict[int, float], evaluated: list[int]) -> int | None:
     return min(finite, key=lambda step: scores[step], default=None)
 
 
+@pytest.mark.slow
 def test_the_best_and_the_latest_are_kept(lab: Lab, text: Path, tmp_path: Path, faults: Any):
     row = faults(13, "best and latest, whatever the metric does", few=1, full=100)
     for number in row:

@@ -171,7 +171,7 @@ def test_every_field_of_the_config(lab: Lab, make_run: Any, faults: Any):
     assert len(names) >= 35
     cases = [(name, way) for name in names for way in ("edited", "override", "file")]
     # A path beats a name, so another name is no other text: it is still another config.
-    row = faults(10, "another config, field by field", few=3, full=len(cases))
+    row = faults(10, "another config, field by field", few=2, full=len(cases))
     for name, way in row.over(cases):
         with row.case((name, way)):
             check_refused(lab, workdir, config, name, way)
@@ -214,7 +214,7 @@ def test_every_leafs_shape_and_dtype(lab: Lab, make_run: Any, faults: Any, tmp_p
         for what in ("shape", "dtype", "missing", "another")
         for command in ("train", "sample", "evaluate")
     ]
-    row = faults(10, "another shape, dtype or name, leaf by leaf", few=3, full=len(cases))
+    row = faults(10, "another shape, dtype or name, leaf by leaf", few=2, full=len(cases))
     for number, (command, leaf, what) in enumerate(row.over(cases)):
         workdir = tmp_path / str(number)
         shutil.copytree(whole, workdir)
@@ -257,6 +257,7 @@ def test_another_alphabet(lab: Lab, make_run: Any, faults: Any, tmp_path: Path):
             assert "checkpoint: its notes are not as charjax writes them" in done.err
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_run_goes_on_in_the_alphabet_it_took_over(lab: Lab, tmp_path: Path):
     """Use another alphabet than the text's."""
     run = lab.forks.run

@@ -97,8 +97,9 @@ def tokens_of(
 
 @pytest.mark.parametrize(
     ("kind", "stop"),
-    [("transformer", 3), pytest.param("gru", None, marks=pytest.mark.slow), ("ngram", None)],
+    [("bow", 3), ("transformer", 3), ("gru", None), ("ngram", None)],
 )
+@pytest.mark.quick("bow-3")
 def test_samples_decoded_in_groups_are_the_same(kind, stop, monkeypatch):
     """Groups of two, two and one; with a stop token some end before the others."""
     together = tokens_of(kind, PROMPTS["one"], samples=5, stop=stop)
@@ -115,13 +116,13 @@ def test_samples_decoded_in_groups_are_the_same(kind, stop, monkeypatch):
     [
         *((kind, "long") for kind in FAMILIES),
         ("transformer-grouped", "long"),
-        pytest.param("lstm-layernorm", "long", marks=pytest.mark.slow),
-        *(
-            pytest.param(kind, "one", marks=pytest.mark.slow)
-            for kind in ("mlp", "bow", "gru", "transformer")
-        ),
+        ("lstm-layernorm", "long"),
+        *((kind, "one") for kind in ("mlp", "bow", "gru", "transformer")),
         ("transformer", "full"),
     ],
+)
+@pytest.mark.quick(
+    "ngram-long", "bow-long", "mlp-long", "gru-long", "transformer-grouped-long", "transformer-full"
 )
 def test_cached_equals_uncached(kind, prompt):
     """Include texts past the context, and prompts longer than it."""
@@ -150,6 +151,7 @@ def test_greedy_takes_the_largest_logit():
 
 
 @pytest.mark.parametrize("kind", ["gru", "transformer"])
+@pytest.mark.quick("gru")
 def test_a_sample_is_the_same_whatever_their_number(kind):
     many = tokens_of(kind, PROMPTS["one"], samples=5)
     for number in (1, 2):
@@ -167,6 +169,7 @@ def test_the_text_does_not_depend_on_the_calls(kind, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["mlp", "lstm", "transformer"])
+@pytest.mark.quick("transformer")
 def test_a_text_given_back_goes_on_as_it_would_have(kind):
     whole = tokens_of(kind, PROMPTS["one"], samples=1)[0]
     for cut in (3, CONTEXT + 2):
@@ -193,6 +196,7 @@ def test_a_sample_ends_at_the_stop_token_and_the_loop_when_all_have():
 
 @pytest.mark.parametrize("prompt", ["one", "long"])
 @pytest.mark.parametrize("kind", ["bow", "transformer"])
+@pytest.mark.quick("bow-one", "transformer-long")
 def test_a_sliding_window_equals_the_uncached_one(kind, prompt):
     """Expect another text than by jumping, from the first token past the context."""
     asked = {"num_samples": 3, "max_new_tokens": 3 * CONTEXT, "settings": PLAIN, "seed": 1}
@@ -204,6 +208,7 @@ def test_a_sliding_window_equals_the_uncached_one(kind, prompt):
     assert (slid != jumped).any()
 
 
+@pytest.mark.slow
 def test_a_sliding_text_does_not_depend_on_samples_or_calls(monkeypatch):
     whole = tokens_of("transformer", PROMPTS["one"], samples=3, past="slide")
     monkeypatch.setattr(generation, "_CALL_SECONDS", 0.0)
@@ -214,6 +219,7 @@ def test_a_sliding_text_does_not_depend_on_samples_or_calls(monkeypatch):
 
 
 @pytest.mark.parametrize("rows", [1, 2, 4, 5])
+@pytest.mark.quick("2", "5")
 def test_windows_read_in_pieces_equal_those_read_at_once(rows, monkeypatch):
     """Include a last piece that is not full."""
     model, variables = family("bow")
@@ -331,11 +337,12 @@ print(json.dumps(results))
 @pytest.mark.parametrize(
     "cases",
     [
-        [("transformer", "jump")],
-        pytest.param([("transformer", "slide"), ("gru", "jump")], marks=pytest.mark.slow),
+        [("bow", "jump")],
+        [("transformer", "jump"), ("transformer", "slide"), ("gru", "jump")],
     ],
-    ids=["quick", "others"],
+    ids=["one", "others"],
 )
+@pytest.mark.quick("one")
 def test_cores_that_share_the_samples_write_the_same(cases: list[tuple[str, str]]) -> None:
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(

@@ -55,6 +55,7 @@ def test_what_is_left(name, expected):
 
 
 @pytest.mark.parametrize("name", ["min_p", "typical_p"])
+@pytest.mark.quick("typical_p")
 def test_each_reads_what_top_k_and_top_p_leave(name):
     logits = np.random.default_rng(0).normal(0, 2, (50, VOCAB)).astype(np.float32)
     first = np.asarray(process(jnp.asarray(logits), Sampling(top_k=9, top_p=0.9)))

@@ -63,6 +63,7 @@ def test_top_p_keeps_the_smallest_set_of_likeliest_with_that_mass(logits, p):
 
 
 @pytest.mark.parametrize("p", [5e-324, 1e-60, 1e-3, 0.5, 0.9, 0.999999, 1 - 2**-24, 1 - 1e-10])
+@pytest.mark.quick("5e-324", "0.999999", "0.9999999403953552")
 def test_top_p_keeps_what_float64_keeps(p):
     """Use p where float32 sums err: 7 % of rows of scale 3 at 0.999999, 14 % at 1 - 2^-24."""
     program = jax.jit(lambda x: process(x, Sampling(top_p=p)))
@@ -89,6 +90,7 @@ def test_top_p_of_any_p(logits, p):
 
 
 @pytest.mark.parametrize("V", [10, 27])
+@pytest.mark.quick("10")
 def test_top_p_where_sums_are_p(V):
     """Expect float64's rounding, in its order, for a sum of equal probabilities near p."""
     logits = np.zeros((1, V), np.float32)
@@ -120,6 +122,7 @@ def test_what_is_not_asked_for_is_not_computed():
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-38, 0.5, 1.0, 2.0, 1e300])
+@pytest.mark.quick("1e-300", "2.0")
 def test_frequencies_follow_the_temperature(temperature):
     """Test chi-square with 3 degrees of freedom: 1 in 1000 exceeds 16.27."""
     logits, draws = np.array([0.0, 1.0, -1.0, 0.5], np.float32), 4000

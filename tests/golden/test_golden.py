@@ -25,22 +25,6 @@ that the change does not concern must have kept its values. Never write them to 
 _KNOWN_VERSIONS = ((0, 10), (0, 11), (0, 12))
 _OTHER_VERSIONS = 10.0
 
-# The quickest of each family with most of what can be had of it; the others are slow.
-_QUICK = (
-    "bigram",
-    "bow, sgd with momentum",
-    "mlp, batch norm, accumulation",
-    "wavenet",
-    "rnn, contiguous, rmsprop",
-    "gru, contiguous, dropout",
-    "lstm, contiguous, accumulation",
-    "transformer, dropout, accumulation",
-)
-_CASES = [
-    pytest.param(name, marks=[] if name in _QUICK else [pytest.mark.slow])
-    for name in cases.TRAINING
-]
-
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -48,6 +32,14 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", [*cases.BATCHES, "validation"])
+@pytest.mark.quick(
+    "stream, *",
+    "lines, epoch",
+    "pairs of one text, random",
+    "pairs of lines, epoch",
+    "interleaved, contiguous",
+    "validation",
+)
 def test_the_first_two_batches(name: str, text: Path):
     settings = cases.BATCHES.get(name)
     found = cases.first_batches(settings, text) if settings else cases.validation_batches(text)
@@ -59,7 +51,14 @@ def test_the_first_two_batches(name: str, text: Path):
             assert batch[field] == values, _FROZEN.format(what=what)
 
 
-@pytest.mark.parametrize("name", _CASES)
+# Pairs, a stream and one with a carried state; batch norm, dropout, accumulation; SGD and Adam.
+@pytest.mark.quick(
+    "bow, sgd with momentum",
+    "mlp, batch norm, accumulation",
+    "gru, contiguous, dropout",
+    "transformer, dropout, accumulation",
+)
+@pytest.mark.parametrize("name", cases.TRAINING)
 def test_a_short_run(name: str, text: Path):
     check(name, cases.train(cases.TRAINING[name], text), "one device")
 
@@ -105,7 +104,6 @@ def test_every_case_is_frozen_and_nothing_else():
     assert list(frozen["trained"]) == list(cases.TRAINING)
     assert list(frozen["fitted"]) == list(cases.FITTED)
     assert list(cases.read("batches.json")) == [*cases.BATCHES, "validation"]
-    assert set(_QUICK) <= cases.TRAINING.keys()
 
 
 def test_writing_anew_changes_the_digits_of_real_changes_alone():

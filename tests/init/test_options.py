@@ -57,6 +57,7 @@ def drawn(name, scheme):
 
 
 @pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.quick("swiglu", "gru")
 def test_every_scheme_of_the_family_covers_the_options(name):
     """Check shapes alone; a scheme for another family is refused as without the options."""
     kind, _ = OPTIONS[name]
@@ -82,6 +83,7 @@ def drawn_shapes(name, scheme):
 
 
 @pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.quick("geglu", "lstm")
 def test_norms_begin_as_the_identity(name):
     """All scales 1 and all shifts 0, in a scheme that draws biases too."""
     for path, x in drawn(name, "pytorch").items():
@@ -100,6 +102,7 @@ def test_norms_begin_as_the_identity(name):
         ("tfixup", {"query": (D, D, 1), "key": (D, 24, 1), "value": (D, 24, 0.67 * 2**-0.25)}),
     ],
 )
+@pytest.mark.quick("deepnorm-sizes0")
 def test_values_of_fewer_heads_are_drawn_smaller_and_keys_are_not(scheme, sizes):
     leaves = drawn("geglu", scheme)
     keys, values = np.split(leaves["block_0/attention/key_value/kernel"], 2, axis=-1)
@@ -114,6 +117,7 @@ def test_values_of_fewer_heads_are_drawn_smaller_and_keys_are_not(scheme, sizes)
 
 
 @pytest.mark.parametrize("name", ["swiglu", "geglu", "relu2"])
+@pytest.mark.quick("geglu", "relu2")
 def test_he_gives_the_mlps_units_a_mean_square_near_one(name):
     """Draw for an input of mean square 1; GELU and SiLU are only nearly ReLU."""
     leaves = drawn(name, "he_normal")

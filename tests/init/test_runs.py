@@ -62,6 +62,7 @@ def test_a_run_with_factors_resumes_to_the_bit_and_is_read_as_it_was_trained(tex
         pytest.param("mlp", ["init.scheme=lsuv"], marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_replicas_are_the_runs_of_their_seeds(kind, settings, text, tmp_path):
     overrides = [*tiny(kind), f"data.path={text}", *settings, "train.steps=10", "eval.every=10"]
     plan = Replicas.plan(open_session(load_config(None, overrides)), (3, 5))

@@ -62,6 +62,7 @@ def shapes_of(model):
 
 
 @pytest.mark.parametrize("kind", TRAINED)
+@pytest.mark.quick("bow", "gru", "transformer")
 def test_every_scheme_covers_the_families_it_says_and_no_other(kind):
     for scheme in scheme_names():
         config = configured(kind, scheme)
@@ -185,6 +186,7 @@ def test_both_forms_of_gelu_are_drawn_alike(scheme):
 
 
 @pytest.mark.parametrize("scheme", ["default", "gpt2", "orthogonal", "mup"])
+@pytest.mark.quick("orthogonal", "mup")
 def test_parameters_drawn_together_have_the_bits_of_those_drawn_alone(scheme):
     config, key = configured("transformer", scheme), jax.random.key(3)
     model, scheme = models.build(config.model, 11, jnp.float32), scheme_for(config)

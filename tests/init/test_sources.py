@@ -60,6 +60,7 @@ def rms(x):
     return float(np.sqrt(np.mean(np.square(x))))
 
 
+@pytest.mark.slow
 def test_t_fixup_begins_with_embeddings_of_its_size():
     """Expect a stream of (9 * 4)^(-1/4) = 0.408 at any width; a tied readout has no sqrt(d)."""
     x_BTD, last_BTD, logits_BTV, params = stream(["model.positions=rotary"])
@@ -141,21 +142,19 @@ def test_the_decay_of_depth_mup_follows_its_rate_with_the_depth():
 
 
 @pytest.mark.parametrize(
-    "scheme",
+    ("scheme", "kind"),
     [
-        "mup",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("depth_mup", "completep", "gpt2")
-        ),
+        ("mup", "mlp"),
+        *((name, "transformer") for name in ("mup", "depth_mup", "completep", "gpt2")),
     ],
 )
-def test_a_first_step_of_adamw_by_hand(scheme):
+@pytest.mark.quick("mup-mlp")
+def test_a_first_step_of_adamw_by_hand(scheme, kind):
     """Expect the step theta - rate * (f * g / (|g| + e eps) + d * decay * theta)."""
     optim = {"learning_rate": 0.01, "grad_clip": 0.0, "weight_decay": 0.5, "eps": 1e-3}
     numbers = {} if scheme == "gpt2" else {"base_width": 2}
     numbers |= {} if scheme in ("gpt2", "mup") else {"base_depth": 1}
-    here = Bench("transformer", bench("transformer").model_settings, optim)
+    here = Bench(kind, bench(kind).model_settings, optim)
     config = here.config(scheme, **numbers)
     state = create_state(here.model(), config, jax.random.key(0))
     batch = here.batch()

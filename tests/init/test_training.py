@@ -73,16 +73,14 @@ def bench(kind: str, **settings: Any) -> Bench:
 @pytest.mark.parametrize(
     ("kind", "residual"),
     [
-        ("mlp", None),
-        pytest.param("rnn", None, marks=pytest.mark.slow),
-        pytest.param("lstm", None, marks=pytest.mark.slow),
-        ("transformer", "plain"),
+        *((kind, None) for kind in ("mlp", "rnn", "lstm")),
         *(
-            pytest.param("transformer", residual, marks=pytest.mark.slow)
-            for residual in ("pre_norm", "deepnorm", "rezero", "layerscale")
+            ("transformer", residual)
+            for residual in ("plain", "pre_norm", "deepnorm", "rezero", "layerscale")
         ),
     ],
 )
+@pytest.mark.quick("mlp-None")
 def test_every_scheme_trains_in_one_program(kind, residual):
     here = bench(kind, **({"residual": residual} if residual else {}))
     step, batch, key = here.step(), here.batch(), jax.random.key(0)
@@ -131,6 +129,7 @@ def test_a_step_by_hand():
     jax.tree.map(np.testing.assert_array_equal, variables_of(state)["params"], seen)
 
 
+@pytest.mark.slow
 def test_schemes_stacked_and_vmapped_equal_each_alone():
     here = bench("transformer", bias=False)
     names = ("gpt2", "mup", "completep", "default")
@@ -187,27 +186,28 @@ def test_factors_of_the_width_parametrisations():
     assert rates["readout"]["kernel"] == 0.25
 
 
-def test_lsuv_brings_every_layer_to_unit_variance():
-    for kind in ("mlp", "transformer"):
-        here = bench(kind)
-        settings = here.model_settings | ({"norm": "batch"} if kind == "mlp" else {})
-        config = parse_config(
-            {"model": settings, "init": {"scheme": "lsuv"}, "data": {"layout": "pairs"}}
-        )
-        model, batch = models.build(config.model, V, jnp.float32), here.batch(64)
-        data = InitData(jnp.zeros(V), batch.inputs, 6)
-        state = create_state(model, config, jax.random.key(0), data)
-        _, caught = model.apply(
-            variables_of(state),
-            batch.inputs,
-            num_outputs=6,
-            train=kind == "mlp",
-            capture_intermediates=lambda module, _: type(module).__name__ in ("Linear", "Readout"),
-            mutable=["intermediates", "batch_stats"],
-        )
-        stds = [float(jnp.std(x)) for x in jax.tree.leaves(caught["intermediates"])]
-        assert len(stds) == (3 if kind == "mlp" else 9)
-        np.testing.assert_allclose(stds, 1, rtol=1e-3)
+@pytest.mark.quick("mlp")
+@pytest.mark.parametrize("kind", ["mlp", "transformer"])
+def test_lsuv_brings_every_layer_to_unit_variance(kind):
+    here = bench(kind)
+    settings = here.model_settings | ({"norm": "batch"} if kind == "mlp" else {})
+    config = parse_config(
+        {"model": settings, "init": {"scheme": "lsuv"}, "data": {"layout": "pairs"}}
+    )
+    model, batch = models.build(config.model, V, jnp.float32), here.batch(64)
+    data = InitData(jnp.zeros(V), batch.inputs, 6)
+    state = create_state(model, config, jax.random.key(0), data)
+    _, caught = model.apply(
+        variables_of(state),
+        batch.inputs,
+        num_outputs=6,
+        train=kind == "mlp",
+        capture_intermediates=lambda module, _: type(module).__name__ in ("Linear", "Readout"),
+        mutable=["intermediates", "batch_stats"],
+    )
+    stds = [float(jnp.std(x)) for x in jax.tree.leaves(caught["intermediates"])]
+    assert len(stds) == (3 if kind == "mlp" else 9)
+    np.testing.assert_allclose(stds, 1, rtol=1e-3)
 
 
 def test_targets_are_counted_document_by_document():

@@ -86,17 +86,10 @@ def logits_loss(logits_BTV, targets_BT):
 
 # The others are computed by hand below.
 BY_HAND = ("mlp", "mlp-batch_norm", "wavenet", "rnn")
-QUICK = ("transformer", "gru", "mingru", "bow")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
-        for name in TRAINED
-        if name not in BY_HAND
-    ],
-)
+@pytest.mark.parametrize("name", [name for name in TRAINED if name not in BY_HAND])
+@pytest.mark.quick("gru")
 def test_loss_and_slopes_are_those_of_the_model_left_alone(name):
     """Check that gradients at the layers add up to those of the parameters below them."""
     model, variables, (loss, stats, parameters), (expected, gradients) = measured(name)
@@ -132,6 +125,7 @@ def test_loss_and_slopes_are_those_of_the_model_left_alone(name):
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.quick("batch")
 def test_mlp_equals_a_pass_by_hand(norm):
     model = make_model("mlp", norm=norm)
     variables = make_variables(model)
@@ -166,6 +160,7 @@ def test_mlp_equals_a_pass_by_hand(norm):
             assert 0 < stats.saturated[at(model, name)] < 0.5
 
 
+@pytest.mark.slow
 def test_wavenet_place_read_in_two_pairs_has_the_slopes_of_both():
     model = make_model("wavenet", context_length=4)
     variables = make_variables(model)
@@ -239,6 +234,7 @@ def test_stream_is_the_sum_of_what_is_added_to_it():
 
 
 @pytest.mark.parametrize("residual", ["pre_norm", "deepnorm", "rezero", "layerscale", "plain"])
+@pytest.mark.quick("deepnorm", "layerscale")
 def test_every_residual_form_has_its_layers(residual):
     model = make_model("transformer", residual=residual)
     shapes = jax.eval_shape(
@@ -251,6 +247,7 @@ def test_every_residual_form_has_its_layers(residual):
     assert ("final_norm" in [x.name for x in layers]) == (residual in ("pre_norm", "layerscale"))
 
 
+@pytest.mark.slow
 def test_vmapped_equals_one_at_a_time():
     model = make_model("mlp", norm="batch")
     variables = make_variables(model)

@@ -189,6 +189,7 @@ def test_a_recurrent_network_is_checked_too(text):
     assert any(layer["layer"] == "cell_0" for layer in found["layers"])
 
 
+@pytest.mark.slow
 def test_mup_at_its_base_width_is_the_standard_parametrisation(text):
     words = ["model.tie_embeddings=false", "model.d_model=16", "model.n_head=2"]
     states = [

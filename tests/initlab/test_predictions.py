@@ -88,13 +88,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name in ("bow", "bigram") else [])
-        for name in CASES
-    ],
-)
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.quick("rnn")
 def test_theory_meets_a_wide_network(name):
     scheme, settings, known = CASES[name]
     model, measured, prediction, loss, expected_loss = predicted(name, scheme, **settings)

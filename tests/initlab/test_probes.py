@@ -68,6 +68,7 @@ def test_effective_rank_of_known_matrices():
     assert math.isnan(effective_rank(np.zeros((3, 3))))
 
 
+@pytest.mark.slow
 def test_correlation_of_a_wide_stack_follows_the_map():
     model = make_model("mlp", d_embed=32, hidden=(512, 512, 512), context_length=4)
     variables = make_variables(model)
@@ -114,6 +115,7 @@ def test_attention_weights_are_those_the_model_uses():
     np.testing.assert_allclose(entropy_H, plain.mean(axis=(0, 2)), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_attention_weights_of_shared_heads_that_are_normalised_capped_and_windowed():
     """Combine them with the values of their group to the block's output, as the model does."""
     model = make_model("transformer-gated", n_layer=1, d_model=16)
@@ -177,6 +179,7 @@ def test_jacobian_of_an_mlp_by_hand():
 
 
 @pytest.mark.parametrize("name", ["gru", "transformer-other"])
+@pytest.mark.quick("gru")
 def test_jacobian_along_a_direction_is_a_finite_difference(name):
     """Move a table of untied embeddings; all symbols of the context are different."""
     model = make_model(name)

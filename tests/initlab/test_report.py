@@ -326,6 +326,7 @@ def test_all_sizes_are_one_family(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_bad_seed_is_said(tmp_path):
     """One run of the better scheme ends 3 nats higher."""
     directory = write_sweep(tmp_path / "bad", schemes={"a": (1.0, 0.0), "b": (1.0, 0.1)})
@@ -576,6 +577,7 @@ def test_each_colour_has_one_meaning():
         assert min(distances) > 0.1, (first, second)
 
 
+@pytest.mark.slow
 def test_legends_cover_nothing(full):
     """Every legend stands beside its axes."""
     sweep = read_sweep(full[0])

@@ -66,6 +66,7 @@ def test_gaussian_logits():
 @pytest.mark.parametrize(
     ("config", "expected"), [("names-mlp-naive", 26.39), ("names-mlp-kaiming", 3.3014)]
 )
+@pytest.mark.quick("names-mlp-kaiming-3.3014")
 def test_initial_losses_of_the_names_mlp(config, expected, data_dir):
     losses = initial_loss.initial_losses(config, 24, 64, ignore, ignore)
     assert losses.shape == (24,)
@@ -91,6 +92,7 @@ def test_a_tanh_stack_is_as_wide_as_theory_says():
         ("relu", True, 1.0, 0.06),
     ],
 )
+@pytest.mark.quick("tanh-True-*")
 def test_gradients_grow_as_theory_says(activation, norm, gain, near):
     stack = gradients.LayerStack(activation, norm, gain, 8, 96, 128)
     check = gradients.measure("a stack", stack, stack.growth, 100 * near, 6, ignore, ignore)
@@ -105,6 +107,7 @@ def test_the_published_growths_are_those_of_theory():
         assert stack.growth == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_correlations_fall_as_theory_says():
     checks = correlation.run("cpu", ignore, ignore, nets=8, width=192, pairs=8)
     for check, near in zip(checks, (0.08, 0.15, 0.3), strict=True):
@@ -122,6 +125,7 @@ def test_the_spread_of_singular_values_needs_no_singular_values():
 
 
 @pytest.mark.parametrize(("weights", "near"), [("orthogonal", 0.15), ("gaussian", 0.3)])
+@pytest.mark.quick("orthogonal-*")
 def test_jacobians_spread_as_theory_says(weights, near):
     _, expected, _ = jacobian._CASES[weights]
     check = jacobian.measure(weights, 8, 64, expected, 100 * near, ignore, ignore)
@@ -140,6 +144,7 @@ def test_relu_layers_keep_their_size_at_two_over_n():
         assert check.measured / expected == pytest.approx(1 - 2.5 / 96, abs=0.03)
 
 
+@pytest.mark.slow
 def test_from_zeros_only_the_last_bias_learns(data_dir):
     still, bias, loss = zeros.run("cpu", ignore, ignore, steps=1000)
     assert (still.measured, still.verdict) == (0.0, "reproduced")

@@ -104,12 +104,12 @@ def test_a_run_of_a_sweep_is_the_run_alone(kind, schemes, gains, settings, text)
     together = program(overrides, axes)
     points = together.group.points
     runs, who = together.start(points)
-    runs = together.ensemble.run(runs, who, 100)
+    runs = together.ensemble.run(runs, who, 40)
     for index in (1, len(points) - 1):
         point = points[index]
         is_mup = point.scheme == "mup"
         words = [word for word in overrides if is_mup or not word.startswith("init.")]
-        state, _ = alone(words, point, 100)
+        state, _ = alone(words, point, 40)
         params = jax.tree.map(lambda leaf, index=index: leaf[index], runs.states.params)
         for ours, theirs in zip(
             jax.tree.leaves(params), jax.tree.leaves(state.params), strict=True
@@ -238,6 +238,7 @@ def test_rows_of_the_tables_belong_together(whole):
         assert (row["theory_std"] != "") == has_theory
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_it_is_the_same(text, whole, tmp_path, monkeypatch):
     monkeypatch.setattr("charjax.training.ensemble._DISPATCH_SECONDS", 1e-9)
     out, calls = tmp_path / "cut", 0
@@ -291,6 +292,7 @@ def test_split_over_two_devices_nothing_changes(text, whole, tmp_path):
             assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_freezes_and_the_others_go_on(text, tmp_path):
     words = ("--scheme", "normal", "--lr", "0.01,1e30", "--seeds", "2", "--steps", "20")
     out = sweep(tmp_path / "out", text, *words, "optim.kind=sgd", "optim.grad_clip=0")

@@ -10,6 +10,14 @@ import pytest
 
 from tests.models.families import CONTEXT, Family, V, make_model, make_variables
 
+# What holds of one family with each kind of memory: `make slow` has every family and form.
+one_of_a_kind = pytest.mark.quick("ngram", "bow", "mlp", "gru", "transformer-gated")
+# With code of its own.
+each_family = pytest.mark.quick(
+    *("ngram", "bigram", "bow", "mlp", "wavenet", "rnn", "gru", "lstm", "mingru", "minlstm"),
+    "transformer-gated",
+)
+
 
 def close(actual, expected, atol=2e-5):
     np.testing.assert_allclose(actual, expected, atol=atol, rtol=1e-5)
@@ -19,6 +27,7 @@ def shapes(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
+@one_of_a_kind
 def test_logits_are_float32_for_every_token(family, tokens):
     logits, _ = family(tokens)
     assert logits.shape == (3, CONTEXT, V)
@@ -27,6 +36,7 @@ def test_logits_are_float32_for_every_token(family, tokens):
     assert shapes(jax.eval_shape(family.model.apply, family.variables, small)[0]) == shapes(logits)
 
 
+@each_family
 def test_later_tokens_do_not_change_earlier_logits(family, tokens):
     logits, _ = family(tokens)
     for t in (1, CONTEXT // 2, CONTEXT - 1):
@@ -37,6 +47,7 @@ def test_later_tokens_do_not_change_earlier_logits(family, tokens):
         assert not np.array_equal(other[:, t], logits[:, t])
 
 
+@pytest.mark.quick("bow", "mlp", "gru", "transformer-gated")
 def test_gradient_with_respect_to_later_inputs_is_zero(trained):
     """Use each token once, so that a row of the table is the input of one position."""
     # A tied table is the readout too, and there it may be used.
@@ -59,6 +70,7 @@ def test_gradient_with_respect_to_later_inputs_is_zero(trained):
         assert (rows[t] != 0.0).any()
 
 
+@each_family
 def test_one_token_at_a_time_with_the_cache_as_a_loops_carry(family, tokens):
     expected, _ = family(tokens)
 
@@ -74,6 +86,7 @@ def test_one_token_at_a_time_with_the_cache_as_a_loops_carry(family, tokens):
     close(logits_TBV.swapaxes(0, 1), expected)
 
 
+@one_of_a_kind
 def test_in_pieces_equals_at_once(family, tokens):
     expected, _ = family(tokens)
     cache, parts = family.model.init_cache(3), []
@@ -86,6 +99,7 @@ def test_in_pieces_equals_at_once(family, tokens):
     close(np.concatenate(parts, axis=1), expected)
 
 
+@one_of_a_kind
 def test_the_last_outputs_equal_the_slice(family, tokens):
     expected, _ = family(tokens)
     logits, _ = family(tokens, None, 2)
@@ -96,6 +110,7 @@ def test_the_last_outputs_equal_the_slice(family, tokens):
     jax.tree.map(close, prefilled, family(tokens[:, :4], cache)[1])
 
 
+@one_of_a_kind
 def test_without_a_cache_only_a_carried_model_returns_one(family, tokens):
     _, cache = family(tokens)
     if family.model.memory != "carried":
@@ -104,12 +119,14 @@ def test_without_a_cache_only_a_carried_model_returns_one(family, tokens):
         assert shapes(cache) == shapes(family.model.init_cache(3))
 
 
+@one_of_a_kind
 def test_rows_of_a_batch_are_independent(family, tokens):
     logits, _ = family(tokens)
     other, _ = family(np.stack([tokens[1], tokens[1], tokens[0]]))
     close(other, np.stack([logits[1], logits[1], logits[0]]))
 
 
+@each_family
 def test_finite_memory_depends_on_the_lookback_alone(family, tokens):
     model = family.model
     if model.memory == "finite":
@@ -120,6 +137,7 @@ def test_finite_memory_depends_on_the_lookback_alone(family, tokens):
         assert model.lookback == 0
 
 
+@each_family
 def test_before_a_text_stands_token_zero(family, tokens):
     lookback = family.model.lookback
     padded = tokens.copy()
@@ -155,6 +173,7 @@ def test_parameters_are_float32_whatever_the_dtype(trained):
     assert shapes(variables) == shapes(trained.variables)
 
 
+@one_of_a_kind
 def test_bfloat16_is_close_and_its_logits_float32(family, tokens):
     model = make_model(family.name, jnp.bfloat16)
     expected, _ = family(tokens)
@@ -165,6 +184,7 @@ def test_bfloat16_is_close_and_its_logits_float32(family, tokens):
     assert shapes(new) == shapes(cache)
 
 
+@pytest.mark.quick("gru", "transformer-other", "mlp")
 def test_dropout_is_for_training_only(trained, tokens):
     rate = getattr(trained.model, "dropout", 0.0)
     if "dropout" in {*trained.model.__dataclass_fields__} and rate:

@@ -151,6 +151,7 @@ def definition(split: Split, vocab_size: int, order: int, smoothing: str, alpha:
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 @pytest.mark.parametrize("order", [1, 5])
+@pytest.mark.quick("1-*", "5-additive", "5-modified_kneser_ney")
 def test_equals_the_definition(order, smoothing):
     lines = ["abab", "ba", "abcabc", "c", "abab", "cabbac", "bcabca"]
     split = documents(lines, "abcd")
@@ -185,6 +186,7 @@ def test_probabilities_are_positive_and_sum_to_one(bytes_model, tokens):
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS[1:])
 @pytest.mark.parametrize("text", ["a", "abababab", "abacadabracadabra" * 9])
+@pytest.mark.quick("a-*", "aba*-modified_kneser_ney")
 def test_no_character_is_ever_impossible(smoothing, text):
     model = make(27, 6, smoothing)
     variables = model.fit(documents([text], "abcdefghijklmnopqrstuvwxyz"))

@@ -66,6 +66,7 @@ def make(kind, dtype=jnp.float32, **settings):
 
 @pytest.mark.parametrize(("kind", "update"), [("rnn", rnn), ("gru", gru), ("lstm", lstm)])
 @pytest.mark.parametrize("length", [T, 3])
+@pytest.mark.quick("*-gru-gru", "3-rnn-rnn", "3-lstm-lstm")
 def test_scan_equals_loop(kind, update, length):
     """Cover more tokens than symbols (symbols are projected) and fewer (tokens are)."""
     assert B * T > V > B * 3

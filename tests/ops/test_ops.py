@@ -135,11 +135,7 @@ CASES = {
 # One of each op, for what does not depend on shapes; the others are among the slow tests.
 OPS = ("gates of a GRU", "gates of an LSTM", "recurrence of a GRU", "gelu", "gelu_tanh")
 OPS += ("layer_norm", "matmul, widening", "attention 150", "attention, dropout", "rms_norm")
-of_each_op = pytest.mark.parametrize(
-    "case",
-    [pytest.param(name, marks=[] if name in OPS else [pytest.mark.slow]) for name in CASES],
-    indirect=True,
-)
+of_each_kind = pytest.mark.quick("recurrence of a GRU", "gelu", "matmul, widening", "attention 150")
 
 
 @pytest.fixture(params=CASES, ids=str)
@@ -178,6 +174,11 @@ def assert_same(got: object, want: object, tolerance: float) -> None:
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.quick(
+    *OPS,
+    *("recurrence of an LSTM over symbols", "matmul, narrowing", "Linear", "silu"),
+    *("attention 7", "attention, window", "attention, shared heads"),
+)
 def test_equals_the_plain_version(case: Case) -> None:
     args = draw(case.shapes)
     (fast, fast_grads), (plain, plain_grads) = (
@@ -200,7 +201,7 @@ def test_recurrence_equals_the_plain_version(case: Case) -> None:
     test_equals_the_plain_version(case)
 
 
-@of_each_op
+@of_each_kind
 def test_equals_the_plain_version_in_bfloat16(case: Case) -> None:
     args = draw(case.shapes, jnp.bfloat16)
     if case.fast in (normalization.layer_norm, normalization.rms_norm):
@@ -212,7 +213,7 @@ def test_equals_the_plain_version_in_bfloat16(case: Case) -> None:
     assert_same(fast_grads, plain_grads, 0.15)
 
 
-@of_each_op
+@of_each_kind
 def test_a_batch_of_calls_equals_the_calls_one_by_one(case: Case) -> None:
     args = draw(tuple((2, *shape) for shape in case.shapes))
     alone = compiled(case.fast, case.shapes)
@@ -222,7 +223,7 @@ def test_a_batch_of_calls_equals_the_calls_one_by_one(case: Case) -> None:
     assert_same(together(*args), stacked, 1e-5)
 
 
-@of_each_op
+@of_each_kind
 def test_a_product_with_the_hessian_equals_the_plain_one(case: Case) -> None:
     args = draw(case.shapes)
     directions = [jnp.asarray(np.cos(a)) for a in args]
@@ -236,6 +237,7 @@ def test_a_product_with_the_hessian_equals_the_plain_one(case: Case) -> None:
     assert_same(*both(tuple(args), tuple(directions)), 1e-3)
 
 
+@of_each_kind
 def test_donated_arguments_give_the_same(case: Case) -> None:
     args = draw(case.shapes)
     want = compiled(case.fast, case.shapes)(*args)

@@ -47,14 +47,20 @@ def warnings() -> list[str]:
     return []
 
 
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    """Save steps 100, 200 and 300; 200 is the best."""
-    store = Checkpoints(tmp_path / "checkpoints", keep=3)
+@pytest.fixture(scope="module")
+def three_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("saved") / "checkpoints"
+    store = Checkpoints(directory, keep=3)
     for step in (100, 200, 300):
         store.save(step, make_state(step), {"step": step}, best=step == 200)
     store.close()
-    return tmp_path / "checkpoints"
+    return directory
+
+
+@pytest.fixture
+def saved(three_steps: Path, tmp_path: Path) -> Path:
+    """Copy steps 100, 200 and 300, as they were saved; 200 is the best."""
+    return Path(shutil.copytree(three_steps, tmp_path / "checkpoints"))
 
 
 def restore(directory: Path, which: str | int, warnings: list[str] | None = None) -> Any:
@@ -242,6 +248,7 @@ def test_saved_on_four_devices_restored_on_four_two_and_one(tmp_path: Path):
         (2, set(), [5, 6]),
     ],
 )
+@pytest.mark.quick("1-best1-*", "2-best4-*")
 def test_the_newest_and_the_best_are_kept(
     tmp_path: Path, keep: int, best: set[int], remaining: list
 ):

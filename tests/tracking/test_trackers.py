@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,6 +214,20 @@ class TestMissingPackages:
             trackers.import_package("wandb", "log.wandb: true")
 
 
+@pytest.fixture(scope="module")
+def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("tensorboardX")
+    folder = tmp_path_factory.mktemp("tensorboard")
+    workdir, text = folder / "a run", folder / "text.txt"
+    text.write_text(TEXT)
+    words = [f"data.path={text}", *WORDS, "log.tensorboard=true", "--workdir", workdir]
+    done = run("train", *words)
+    assert done.status == 0, done.err
+    # The command can be copied: a path with a blank is quoted.
+    assert f"tensorboard --logdir '{workdir}/tensorboard'" in done.out
+    return workdir
+
+
 class TestTensorBoard:
     """Event files, read back record by record."""
 
@@ -221,14 +236,8 @@ class TestTensorBoard:
         pytest.importorskip("tensorboardX")
 
     @pytest.fixture
-    def trained(self, text: Path, tmp_path: Path) -> Path:
-        workdir = tmp_path / "a run"
-        words = [f"data.path={text}", *WORDS, "log.tensorboard=true", "--workdir", workdir]
-        done = run("train", *words)
-        assert done.status == 0, done.err
-        # The command can be copied: a path with a blank is quoted.
-        assert f"tensorboard --logdir '{workdir}/tensorboard'" in done.out
-        return workdir
+    def trained(self, one_run: Path, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(one_run, tmp_path / "a run"))
 
     def test_every_number_and_sample_once(self, trained: Path) -> None:
         folder = trained / "tensorboard"

@@ -136,6 +136,7 @@ def test_the_best_checkpoint_of_a_schedule_free_run_is_of_its_average(tmp_path: 
 
 
 @pytest.mark.parametrize("average", ["optim.ema=0.9", "optim.kind=schedule_free_adamw"])
+@pytest.mark.quick("optim.kind=schedule_free_adamw")
 def test_a_run_that_begins_from_another_averages_its_parameters(average: str, tmp_path: Path):
     first, second = tmp_path / "first", tmp_path / "second"
     assert run("train", *words(tmp_path), "--workdir", first).status == 0

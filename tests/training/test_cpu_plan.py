@@ -167,19 +167,21 @@ FOUR_DEVICES = {
     "gru, carried on, in pieces": [*_GRU, "optim.accumulate_steps=2"],
     "transformer, bfloat16": [*_SMALL_GPT, "runtime.dtype=bfloat16"],
 }
-QUICK = ("transformer, by epochs", "gru, carried on, in pieces")
+QUICK = ("gru, carried on, in pieces",)
+SLOW = ("transformer, by epochs",)
 
 
 @pytest.mark.parametrize(
     "names",
     [
         QUICK,
+        pytest.param(SLOW, marks=pytest.mark.slow),
         pytest.param(
-            [n for n in FOUR_DEVICES if n not in QUICK],
+            [n for n in FOUR_DEVICES if n not in QUICK + SLOW],
             marks=[pytest.mark.slow, pytest.mark.longest],
         ),
     ],
-    ids=["quick", "others"],
+    ids=["quick", "slow", "others"],
 )
 def test_the_step_of_four_devices_is_that_of_one(names: list[str], tmp_path: Path) -> None:
     text = tmp_path / "text.txt"

@@ -98,6 +98,7 @@ def test_windowed_families_read_windows_that_do_not_overlap(kind):
 
 
 @pytest.mark.parametrize("kind", ["mlp", "gru", "transformer"])
+@pytest.mark.quick("gru", "transformer")
 def test_documents_are_read_each_from_its_start(kind):
     model, variables = setup(kind)
     split = text(3, 8, 1, 7, 5)
@@ -109,6 +110,7 @@ def test_documents_are_read_each_from_its_start(kind):
 
 @pytest.mark.parametrize("kind", ["mlp", "gru", "transformer"])
 @pytest.mark.parametrize(("context", "stride"), [(6, 6), (6, 2), (5, 1)])
+@pytest.mark.quick("5-1-mlp", "6-2-gru", "6-2-transformer")
 def test_context_and_stride(kind, context, stride):
     model, variables = setup(kind)
     n = 31
@@ -123,6 +125,7 @@ def test_context_and_stride(kind, context, stride):
 
 
 @pytest.mark.parametrize("kind", ["mlp", "gru", "transformer"])
+@pytest.mark.quick("gru", "transformer")
 def test_losses_of_each_token(kind):
     """They stand at the tokens they are of; before a document's first nothing stands."""
     model, variables = setup(kind)
@@ -136,6 +139,7 @@ def test_losses_of_each_token(kind):
 
 
 @pytest.mark.parametrize("kind", ["mlp", "transformer"])
+@pytest.mark.quick("transformer")
 def test_losses_of_each_token_in_windows_that_overlap(kind):
     model, variables = setup(kind)
     pieces = [(0, 0, 6)]
@@ -149,6 +153,7 @@ def test_losses_of_each_token_in_windows_that_overlap(kind):
 
 
 @pytest.mark.parametrize("kind", ["mlp", "gru", "transformer"])
+@pytest.mark.quick("mlp", "gru")
 def test_the_batch_size_does_not_matter(kind):
     model, variables = setup(kind)
     losses = [score(model, variables, text(40, 50), batch_size=b).loss for b in (1, 2, 64)]

@@ -28,11 +28,6 @@ RATES = {
     },
     **{"lion": 0.003, "signum": 0.003, "lars": 0.3, "lamb": 0.03, "adafactor": 0.03},
 }
-QUICK = ("muon", "schedule_free_adamw")
-
-
-def every(*quick: str) -> list[Any]:
-    return [pytest.param(kind, marks=[] if kind in quick else pytest.mark.slow) for kind in KINDS]
 
 
 def words(folder: Path, kind: str, *others: str) -> list[str]:
@@ -65,7 +60,8 @@ def digest(workdir: Path) -> str:
     return found
 
 
-@pytest.mark.parametrize("kind", every(*QUICK))
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.quick("schedule_free_adamw")
 def test_a_run_learns_and_resumes_to_the_bit(kind: str, tmp_path: Path):
     here = words(tmp_path, kind)
     whole, part = tmp_path / "whole", tmp_path / "part"
@@ -79,7 +75,9 @@ def test_a_run_learns_and_resumes_to_the_bit(kind: str, tmp_path: Path):
     assert losses(part, "val")[-1] == losses(whole, "val")[-1]
 
 
-@pytest.mark.parametrize("kind", every("schedule_free_adamw"))
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.quick("schedule_free_adamw")
+@pytest.mark.slow
 def test_several_seeds_are_one_program(kind: str, tmp_path: Path):
     """Equal the losses of single runs, as sweeps need."""
     config = load_config(None, words(tmp_path, kind, "train.steps=10"))

@@ -68,6 +68,7 @@ def orthogonal(matrix: np.ndarray, consistent_rms: float | None) -> np.ndarray:
 
 @pytest.mark.parametrize("consistent_rms", [None, 0.2])
 @pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.quick("gru-None", "mlp-0.2")
 def test_gates_are_orthogonalised_one_by_one_and_roles_decide(kind, consistent_rms):
     """At the first step the momentum is along the gradient, and AdamW's direction is its sign."""
     rates = {"learning_rate": 0.02, "adam_learning_rate": 0.003}
