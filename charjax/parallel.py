@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from charjax import backend
 from charjax.ops.choice import on_cpu
@@ -64,9 +64,54 @@ def split_over(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, ROWS)
 
 
+def place(tree: T, shardings: Any, *, may_alias: bool | None = None) -> T:
+    """Put arrays on the devices of their shardings, which may be those of several processes.
+
+    Where each of them is of this process, that is `jax.device_put`. Elsewhere every process calls
+    this with equal arrays, and makes its own parts of them. `device_put` would compare the
+    processes' values first, on a way through float32 and int32: NaN, 2**40 and float64 are "not the
+    same" there (jax 0.12).
+
+    Args:
+      tree: a pytree of arrays, typed keys and scalars. Those that are divided over processes
+        already are exchanged between them.
+      shardings: one for all leaves, or a pytree of them.
+      may_alias: as of `jax.device_put`; if False, the result shares no memory with `tree`.
+    """
+    if isinstance(shardings, Sharding):
+        everywhere = shardings
+        shardings = jax.tree.map(lambda _: everywhere, tree)
+    if all(_is_local(leaf) for leaf in (*jax.tree.leaves(tree), *jax.tree.leaves(shardings))):
+        return jax.device_put(tree, shardings, may_alias=may_alias)
+    return jax.tree.map(lambda leaf, where: _place_leaf(leaf, where, may_alias), tree, shardings)
+
+
+def _is_local(leaf: Any) -> bool:
+    """Return true for an array or a sharding whose devices are all of this process."""
+    return not isinstance(leaf, jax.Array | Sharding) or leaf.is_fully_addressable
+
+
+def _place_leaf(leaf: Any, sharding: NamedSharding, may_alias: bool | None) -> Array:
+    """Place an array of which the devices, before or after, are of several processes."""
+    copy = may_alias is False
+    if not _is_local(leaf):
+        where = replicated(leaf.sharding.mesh) if _is_local(sharding) else sharding
+        # Between processes only a compiled program moves arrays.
+        leaf = jax.jit(jnp.copy if copy else lambda x: x, out_shardings=where)(leaf)
+        return jax.device_put(leaf.addressable_data(0), sharding) if _is_local(sharding) else leaf
+    if _is_local(sharding):
+        return jax.device_put(leaf, sharding, may_alias=may_alias)
+    if not isinstance(leaf, jax.Array) or not jax.dtypes.issubdtype(
+        leaf.dtype, jax.dtypes.prng_key
+    ):
+        # Divided by NumPy, on no device.
+        leaf = np.array(leaf, copy=copy or None)
+    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+
 def place_rows(tree: T, mesh: Mesh) -> T:
     """Divide arrays over the devices along their leading axis; copy scalars to each."""
-    return jax.device_put(
+    return place(
         tree, jax.tree.map(lambda x: split_over(mesh) if np.ndim(x) else replicated(mesh), tree)
     )
 

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from charjax import parallel
 from charjax.errors import UserError, printable
 from charjax.hardware import physical_memory
 from charjax.run import checkpoint_files
@@ -389,7 +390,7 @@ def _check_sizes(headers: dict[str, Any], shapes: dict[str, tuple[int, ...]]) ->
 def _put(array: np.ndarray, like: Any) -> Any:
     if isinstance(like, np.ndarray | np.generic):
         return array
-    placed = jax.device_put(array, like.sharding, may_alias=False)
+    placed = parallel.place(array, like.sharding, may_alias=False)
     if placed.dtype != array.dtype:
         raise TypeError(f"jax holds {array.dtype} as {placed.dtype} here: see jax_enable_x64")
     return placed

@@ -141,7 +141,7 @@ class Ensemble:
         self.count = count
         self.mesh = parallel.make_mesh(session.devices, count)
         self.split = parallel.split_over(self.mesh)
-        self.source = jax.device_put(session.source, parallel.replicated(self.mesh))
+        self.source = parallel.place(session.source, parallel.replicated(self.mesh))
         self._start = jax.jit(functools.partial(_start, session))
         if initial is None:
             seeds_R, rates_R = jnp.zeros(count, jnp.uint32), jnp.zeros(count, jnp.float32)
@@ -167,7 +167,7 @@ class Ensemble:
 
     def place(self, tree: T) -> T:
         """Divide arrays with a leading axis R over the devices, as the program expects them."""
-        return jax.device_put(tree, jax.tree.map(lambda _: self.split, tree))
+        return parallel.place(tree, jax.tree.map(lambda _: self.split, tree))
 
     def shaped(self, tree: Any) -> Any:
         """Return the shapes and shardings of `place(tree)`."""

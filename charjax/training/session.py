@@ -223,7 +223,7 @@ def _source(
         batch_size=rows,
         seed=config.train.seed,
     )
-    return jax.device_put(source, parallel.replicated(mesh))
+    return parallel.place(source, parallel.replicated(mesh))
 
 
 def first_state(session: Session, params: Any = None) -> TrainState:
@@ -265,7 +265,7 @@ def seed_state(
 def place(session: Session, state: TrainState) -> TrainState:
     """Place a state on the mesh: whole on every device, the carry divided like the batch."""
     shardings = state_shardings(session, state)
-    return jax.device_put(state, shardings)
+    return parallel.place(state, shardings)
 
 
 def state_shardings(session: Session, state: TrainState) -> TrainState:
