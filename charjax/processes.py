@@ -28,6 +28,7 @@ _FOLDER = "charjax"
 # Each process makes the same calls in the same order, so a call's number is its name.
 _rounds = itertools.count()
 _barriers: dict[str, Callable[[], int]] = defaultdict(lambda: itertools.count().__next__)
+_visits: dict[str, Callable[[], int]] = defaultdict(lambda: itertools.count().__next__)
 
 
 class PeerError(OSError):
@@ -129,6 +130,33 @@ def barrier(name: str, seconds: float) -> None:
             f"process {index()} of {count()} waited for the others ({name}), and not all came "
             f"within {seconds:g} s: {one_line(error)}"
         ) from None
+
+
+def exchange(name: str, text: str, seconds: float) -> list[str]:
+    """Return the text of every process, in the order of their numbers; for any thread.
+
+    Args:
+      name: of the place; each process comes there equally often.
+      text: this process's.
+      seconds: the longest to wait for the others.
+
+    Raises:
+      PeerError: a process has not come in time, or has ended.
+    """
+    if (client := _client()) is None:
+        return [text]
+    visit = _visits[name]()
+    folder = f"{_FOLDER}/exchange/{name}"
+    try:
+        client.key_value_set(f"{folder}/{visit}/{index():06}", json.dumps(text))
+        barrier(f"exchange/{name}", seconds)
+        found = sorted(client.key_value_dir_get(f"{folder}/{visit}/"))
+        if is_first() and visit:
+            # All of them have read these texts: they have come here again.
+            client.key_value_delete(f"{folder}/{visit - 1}/")
+    except jax.errors.JaxRuntimeError as error:
+        raise _unreachable(error) from None
+    return [json.loads(value) for _, value in found]
 
 
 def _client() -> Any:
