@@ -151,7 +151,7 @@ def place(like: Any, parts: list[Part], dtype: str) -> Any:
         array = _select(region_of(None, like.shape), parts, dtype)
         if isinstance(like, np.ndarray | np.generic):
             return array
-        placed = parallel.place(array, like.sharding, may_alias=False)
+        placed: Any = parallel.place(array, like.sharding, may_alias=False)
     else:
         placed = jax.make_array_from_callback(
             like.shape,
