@@ -97,7 +97,8 @@ class Jobs:
             tree = state(step)
             self.store.save(step, tree, {"step": step}, best=step == steps[1 % len(steps)])
             double({name: tree[name] for name in LAYOUTS})
-            self.store.check()
+            if len(steps) > 1:
+                self.store.check()
         self.store.wait()
         return self.store.steps()
 
@@ -158,10 +159,15 @@ class Jobs:
         os._exit(0)
 
     def save_whole(self, step: int) -> None:
-        """Save a state of which every process has all."""
-        tree = {name: parallel.place(x, whole()) for name, x in arrays(step).items() if x.ndim}
-        self.store.save(step, tree, {})
-        self.store.wait()
+        """Save a state of which every process has all, beside the store."""
+        store = Checkpoints(self.directory.with_name("whole"), keep=1, shared=True)
+        tree = {
+            name: parallel.place(x, whole())
+            for name, x in arrays(step).items()
+            if x.ndim and name != "host"
+        }
+        store.save(step, tree, {})
+        store.close()
 
     def save_alone(self) -> str:
         """Save and restore in a directory of this process's, which knows nothing of the others."""
