@@ -406,6 +406,7 @@ def _fit(
         init_from=None if source is None else str(source),
         checkpoint=None,
         profile=None,
+        several=False,
     )
     if isinstance(config, Config):
         if overrides or resume or init_from is not None:

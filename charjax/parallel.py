@@ -109,6 +109,17 @@ def _place_leaf(leaf: Any, sharding: NamedSharding, may_alias: bool | None) -> A
     return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
 
+def local_copy(tree: T, mesh: Mesh) -> T:
+    """Return arrays on a device of this process alone; all processes of the mesh call this.
+
+    In one process that changes nothing.
+    """
+    if mesh.is_multi_process:
+        tree = jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
+        return first_copy(tree)
+    return tree
+
+
 def place_rows(tree: T, mesh: Mesh) -> T:
     """Divide arrays over the devices along their leading axis; copy scalars to each."""
     return place(

@@ -78,6 +78,11 @@ def gather(text: str) -> list[str]:
     return [json.loads(value) for _, value in found]
 
 
+def from_first(text: str) -> str:
+    """Return the text of the first process; called as `gather` is."""
+    return gather(text)[0]
+
+
 def agreed_max(values: list[int]) -> list[int]:
     """Return the largest of each number over all processes; called as `gather` is."""
     if count() == 1:
@@ -157,6 +162,20 @@ def exchange(name: str, text: str, seconds: float) -> list[str]:
     except jax.errors.JaxRuntimeError as error:
         raise _unreachable(error) from None
     return [json.loads(value) for _, value in found]
+
+
+def publish(name: str, value: str) -> None:
+    """Show a value to all processes under a name; it replaces an earlier one. For any thread.
+
+    Raises:
+      jax.errors.JaxRuntimeError: the coordinator cannot be reached.
+    """
+    _client().key_value_set(name, value, allow_overwrite=True)
+
+
+def published(folder: str) -> dict[str, str]:
+    """Return the values that were published under names `FOLDER/...`; errors as of `publish`."""
+    return dict(_client().key_value_dir_get(f"{folder}/"))
 
 
 def _client() -> Any:

@@ -29,6 +29,7 @@ from charjax.random_streams import purpose_key
 from charjax.training.cpu_plan import needs_one_heap, share_batch
 from charjax.training.evaluation import Score, exact_loss, random_loss
 from charjax.training.own_checks import check_own
+from charjax.training.process_devices import shared_devices
 from charjax.training.state import (
     InitData,
     TrainState,
@@ -54,7 +55,7 @@ class Session:
       config: resolved, the context length included.
       dataset: the text's tokens, split.
       model: the module.
-      devices: all local devices.
+      devices: all devices, those of other processes of the run included.
       mesh: the devices in use.
       source: training batches by step; None for a fitted family.
       val_source: validation batches, for eval.protocol = "random" alone.
@@ -79,7 +80,9 @@ class Session:
 def open_session(
     config: Config, tokenizer: Tokenizer | None = None, digest: str | None = None
 ) -> Session:
-    """Load the text and build the model, for this process's devices as they were started.
+    """Load the text and build the model, for the devices as they were started.
+
+    They are those of all processes of the run.
 
     Args:
       config: the configuration.
@@ -89,11 +92,15 @@ def open_session(
     Raises:
       UserError: a mistake in the data, or the model does not fit the devices.
     """
-    return make_session(config, load_dataset(config.data, tokenizer, digest), jax.local_devices())
+    return make_session(config, load_dataset(config.data, tokenizer, digest), jax.devices())
 
 
-def start_for_training(config: Config) -> list[jax.Device]:
+def start_for_training(config: Config, *, several: bool = False) -> list[jax.Device]:
     """Start JAX for a training run, whose batches the cores of a CPU may share.
+
+    Args:
+      config: the configuration.
+      several: whether the run may have several processes.
 
     Returns:
       The local devices.
@@ -105,6 +112,7 @@ def start_for_training(config: Config) -> list[jax.Device]:
         config.runtime,
         core_devices=True,
         large_calls=needs_one_heap(config, hardware.cores()),
+        several=several,
     )
 
 
@@ -117,7 +125,7 @@ def make_session(config: Config, dataset: Dataset, devices: list[jax.Device]) ->
     if not model.fitted:
         _check_scheme(config, model)
         check_own(config, model)
-        _check_memory(config, model, devices)
+        _check_memory(config, model, [device for device in devices if _is_here(device)])
     mesh = _mesh(config, devices)
     source = val_source = None
     if not model.fitted:
@@ -145,6 +153,9 @@ def _with_steps(session: Session, epochs: float) -> Session:
 
 def _mesh(config: Config, devices: list[jax.Device]) -> Mesh:
     """Use the devices that divide the batch; on a CPU all cores, or one device of all threads."""
+    if jax.process_count() > 1:
+        devices = shared_devices(config, devices)
+        return parallel.make_mesh(devices, config.train.batch_size)
     are_cores = devices[0].platform == "cpu" and not backend.devices_are_given()
     if are_cores and not share_batch(config, len(devices)):
         devices = devices[:1]
@@ -205,6 +216,10 @@ def _check_memory(config: Config, model: CharModel, devices: list[jax.Device]) -
             "counts pairs), a smaller model, data.tokenizer=byte, or with bpe a smaller "
             "data.vocab_size"
         )
+
+
+def _is_here(device: jax.Device) -> bool:
+    return bool(device.process_index == jax.process_index())
 
 
 def _source(
