@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from charjax import processes
+from charjax.errors import UserError
 from charjax.run import checkpoint_files
 from charjax.run.checkpoint_arrays import reason, write_arrays
 from charjax.run.checkpoint_parts import Snapshot
@@ -100,6 +101,32 @@ def save_together(
         raise
 
 
+def check_shared(directory: Path, marker: str) -> None:
+    """Check that every process sees what the first one has made in a directory, and remove it.
+
+    Args:
+      directory: of all steps.
+      marker: the name of what the first process has made; that of the others is not used.
+
+    Raises:
+      UserError: one does not, because the directory is on a disk of its host's.
+    """
+    place = directory / processes.from_first(marker)
+
+    def look() -> None:
+        if not place.is_dir():
+            raise UserError(
+                f"checkpoint: process {processes.index()} does not see what process 0 has in "
+                f"{str(directory)!r}; give a directory on a file system that all processes share"
+            )
+
+    try:
+        processes.together(look)
+    finally:
+        if processes.is_first():
+            place.rmdir()
+
+
 def meet(name: str, work: Callable[[], str], seconds: float) -> list[str]:
     """Do this process's share, and wait for the others to have done theirs.
 
@@ -146,10 +173,6 @@ def _total_bytes(snapshot: Snapshot) -> int:
 
 def _write(staging: Path, snapshot: Snapshot) -> str:
     """Write this process's parts and a file that describes them; return that file's SHA-256."""
-    if not staging.is_dir():
-        raise FileNotFoundError(
-            errno.ENOENT, f"{str(staging)!r} is not seen here: all processes have to share it"
-        )
     own = processes.index()
     whole = [array for _, array in sorted(snapshot.whole.items())]
     parts = [(name, part) for name, parts in sorted(snapshot.parts.items()) for part in parts]

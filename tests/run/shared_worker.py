@@ -209,7 +209,11 @@ def main(index: int, count: int, port: str, devices: int, directory: str, jobs: 
     if count > 1:
         jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(f"127.0.0.1:{port}", count, index, initialization_timeout=60)
-    everything = Jobs(Path(directory.format(index=index)))
+    try:
+        everything = Jobs(Path(directory.format(index=index)))
+    except UserError as error:
+        print("JOB", json.dumps(str(error)))
+        return
     for name, *arguments in json.loads(jobs):
         try:
             found = getattr(everything, name)(*arguments)
