@@ -147,9 +147,9 @@ def meet(name: str, work: Callable[[], str], seconds: float) -> list[str]:
         text = work()
     except Exception as error:
         failure = error
-    own = json.dumps([None if failure is None else reason(failure), text])
+    message = json.dumps([None if failure is None else reason(failure), text])
     try:
-        answers = [json.loads(answer) for answer in processes.exchange(name, own, seconds)]
+        answers = [json.loads(answer) for answer in processes.exchange(name, message, seconds)]
     except OSError as error:
         raise failure or error from None
     if failure is not None:
@@ -173,14 +173,14 @@ def _total_bytes(snapshot: Snapshot) -> int:
 
 def _write(staging: Path, snapshot: Snapshot) -> str:
     """Write this process's parts and a file that describes them; return that file's SHA-256."""
-    own = processes.index()
+    process = processes.index()
     whole = [array for _, array in sorted(snapshot.whole.items())]
     parts = [(name, part) for name, parts in sorted(snapshot.parts.items()) for part in parts]
     files: dict[str, str] = {}
     with checkpoint_files.still_there(staging):
         for path, arrays in (
             (checkpoint_files.arrays_path(staging), whole),
-            (checkpoint_files.shards_path(staging, own), [part.data for _, part in parts]),
+            (checkpoint_files.shards_path(staging, process), [part.data for _, part in parts]),
         ):
             if packed := pack(arrays):
                 write_arrays(path, packed)
@@ -189,9 +189,9 @@ def _write(staging: Path, snapshot: Snapshot) -> str:
         shards: dict[str, list[Shard]] = {name: [] for name in snapshot.parts}
         for name, part in parts:
             region = [list(ends) for ends in part.region]
-            shards[name].append(Shard(process=own, region=region, sha256=digest(part.data)))
+            shards[name].append(Shard(process=process, region=region, sha256=digest(part.data)))
         text = Contribution(shards=shards, files=files).model_dump_json().encode()
-        _contribution_path(staging, own).write_bytes(text)
+        _contribution_path(staging, process).write_bytes(text)
     return hashlib.sha256(text).hexdigest()
 
 

@@ -152,7 +152,7 @@ class Jobs:
         modules = (checkpoint_together, checkpoint_files)
         owner = next(module for module in modules if hasattr(module, moment))
         if processes.index() == process:
-            replace_once(owner, moment, lambda *given: os.kill(os.getpid(), signal.SIGKILL))
+            replace_once(owner, moment, lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
 
     def leave(self) -> None:
         """Exit without waiting for the others."""

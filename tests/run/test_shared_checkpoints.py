@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from charjax.errors import UserError
 from charjax.run.checkpoint import Checkpoints, state_digest
+from tests.faults.crafting import craft
 from tests.run.shared_worker import arrays
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -114,6 +116,15 @@ def test_two_processes_save_and_restore_as_one(tmp_path: Path):
     assert restored(store, "best") == (250, digest(250))
     assert restored(store, 100) == (100, digest(100))
     assert_same_files(tmp_path)
+    # Parts that were written wrong, in files that are what was written.
+    craft(store / "250", forge)
+    with pytest.raises(UserError, match=r"250 is damaged \(opt/mu is altered\)"):
+        restored(store, 250)
+
+
+def forge(record: dict[str, Any]) -> None:
+    """Alter the digest of a part."""
+    record["leaves"]["opt/mu"]["shards"][1]["sha256"] = "0" * 64
 
 
 def assert_same_files(folder: Path) -> None:
@@ -146,7 +157,7 @@ _PLACES = {"1x1": (1, 1), "1x8": (1, 8), "2x1": (2, 1), "2x2": (2, 2), "2x4": (2
         ("2x2", ["1x1", "1x8", "4x1"]),
         ("4x1", ["2x1", "2x4"]),
     ],
-    ids=lambda given: given if isinstance(given, str) else "",
+    ids=lambda place: place if isinstance(place, str) else "",
 )
 def test_restored_on_other_processes_and_devices(tmp_path: Path, there: str, here: list[str]):
     saved = run(tmp_path, *_PLACES[there], ["save", 1])
