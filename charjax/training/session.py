@@ -269,10 +269,19 @@ def place(session: Session, state: TrainState) -> TrainState:
 
 
 def state_shardings(session: Session, state: TrainState) -> TrainState:
-    """Return the sharding of each part of a state."""
+    """Return the sharding of each part of a state.
+
+    Parameters, their average and the optimizer's moments are divided where the mesh has an axis for
+    that; the carry is divided like the batch.
+    """
     whole, split = parallel.replicated(session.mesh), parallel.split_over(session.mesh)
     everywhere = jax.tree.map(lambda _: whole, state)
-    return everywhere._replace(carry=jax.tree.map(lambda _: split, state.carry))
+    return everywhere._replace(
+        params=parallel.divided(state.params, session.mesh),
+        opt_state=parallel.divided(state.opt_state, session.mesh),
+        average=parallel.divided(state.average, session.mesh),
+        carry=jax.tree.map(lambda _: split, state.carry),
+    )
 
 
 def evaluator(
