@@ -99,6 +99,19 @@ def divided(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda leaf: NamedSharding(mesh, _divided_spec(leaf.shape, mesh)), tree)
 
 
+def part_bytes(leaf: Any, count: int) -> int:
+    """Return the bytes of a parameter or moment, or of its shape, on each of `count` devices."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    parts = 1 if divided_axis(leaf.shape, count) is None else count
+    return int(leaf.size) * int(leaf.dtype.itemsize) // parts
+
+
+def whole(tree: T, mesh: Mesh) -> T:
+    """Return parameters with a whole copy on every device; those that have one as they are."""
+    return place(tree, replicated(mesh)) if fsdp_size(mesh) > 1 else tree
+
+
 def _divided_spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     axis = divided_axis(shape, fsdp_size(mesh))
     return WHOLE if axis is None else PartitionSpec(*[None] * axis, _FSDP)
