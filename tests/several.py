@@ -53,7 +53,7 @@ class Several:
         folder: Path,
         count: int,
         words: list[object] | Callable[[int], list[object]],
-        env: Mapping[str, str] = {},  # noqa: B006 - only read
+        env: Mapping[str, str] = {},
         flags: Callable[[int], list[str]] | None = None,
     ):
         """Start the processes; words, or flags, may depend on the process."""

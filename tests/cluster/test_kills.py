@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.several import Several, last_step, largest_difference
+from tests.several import Several, largest_difference, last_step
 
 pytestmark = [pytest.mark.slow, pytest.mark.longest]
 # Nobody may hang for longer.
