@@ -27,7 +27,7 @@ from charjax.run.checkpoint_arrays import reason, write_arrays
 from charjax.run.checkpoint_parts import Part, Snapshot, gathered, place, region_of
 from charjax.run.checkpoint_reading import check_fit, read_leaves
 from charjax.run.checkpoint_record import DamagedError, Record, describe, pack
-from charjax.run.checkpoint_together import check_room, save_together
+from charjax.run.checkpoint_together import check_room, check_shared, save_together
 
 T = TypeVar("T")
 # Stores that processes share are opened in the same order by all of them.
@@ -82,6 +82,7 @@ class Checkpoints:
 
         Raises:
           SaveError: the directory cannot be made or written.
+          UserError: some of the processes do not see it.
         """
         self._directory = Path(directory).absolute()
         self._keep = keep
@@ -96,15 +97,18 @@ class Checkpoints:
             self._open_to_write()
 
     def _open_to_write(self) -> None:
-        problem = ""
-        if not self._shared or processes.is_first():
-            try:
+        problem, marker = "", ""
+        try:
+            if not self._shared or processes.is_first():
                 self._directory.mkdir(parents=True, exist_ok=True)
                 checkpoint_files.clear_leftovers(self._directory)
-            except OSError as error:
-                problem = reason(error)
+                marker = checkpoint_files.make_marker(self._directory) if self._shared else ""
+        except OSError as error:
+            problem = reason(error)
         if problem := self._first(problem):
             raise SaveError(f"checkpoints in {str(self._directory)!r}: {problem}")
+        if self._shared:
+            check_shared(self._directory, marker)
 
     def _first(self, text: str) -> str:
         """Return the first text that is not empty, of all processes that share the store."""

@@ -86,8 +86,8 @@ def _orbax() -> Any:
 
 def _alone() -> Any:
     """Return options by which orbax neither waits for other processes nor leaves work to them."""
-    own = processes.index()
-    return _orbax().options.MultiprocessingOptions(primary_host=own, active_processes={own})
+    index = processes.index()
+    return _orbax().options.MultiprocessingOptions(primary_host=index, active_processes={index})
 
 
 def _local_registry() -> Any:

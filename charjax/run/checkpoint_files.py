@@ -27,6 +27,8 @@ _RECORD = "meta.json"
 _SAVING = ".saving-"
 _REPLACED = ".replaced-"
 _REMOVED = ".removed-"
+# Made for a moment, to see whether all processes share the directory.
+_SHARED = ".shared-"
 
 
 def steps(directory: Path) -> list[int]:
@@ -149,6 +151,13 @@ def make_staging(directory: Path, step: int) -> Path:
     return staging
 
 
+def make_marker(directory: Path) -> str:
+    """Make something of a new name that every process can look for; return the name."""
+    name = f"{_SHARED}{secrets.token_hex(4)}"
+    (directory / name).mkdir()
+    return name
+
+
 def clear_staging(directory: Path, step: int) -> None:
     """Remove what failed saves of a step by several processes left."""
     for path in directory.glob(f"{_SAVING}{step}.*"):
@@ -243,5 +252,5 @@ def clear_leftovers(directory: Path) -> None:
             if not step.exists():
                 path.rename(step)
                 continue
-        if path.name.startswith((_SAVING, _REPLACED, _REMOVED)):
+        if path.name.startswith((_SAVING, _REPLACED, _REMOVED, _SHARED)):
             _remove(path)

@@ -41,13 +41,13 @@ class Snapshot(NamedTuple):
         """
         divided = {name: leaf for name, leaf in leaves.items() if is_divided(leaf)}
         whole = {n: first_copy(x) for n, x in leaves.items() if n not in divided and is_writer}
-        own = {name: _own_parts(leaf) for name, leaf in divided.items()}
-        sources = [*whole.values(), *(part.data for parts in own.values() for part in parts)]
+        own_parts = {name: _own_parts(leaf) for name, leaf in divided.items()}
+        sources = [*whole.values(), *(part.data for parts in own_parts.values() for part in parts)]
         copies = iter(_copy(sources))
         return Snapshot(
             {name: next(copies) for name in whole},
             {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in divided.items()},
-            {name: [Part(part.region, next(copies)) for part in own[name]] for name in own},
+            {n: [Part(part.region, next(copies)) for part in own_parts[n]] for n in divided},
         )
 
     def to_host(self) -> "Snapshot":
@@ -133,7 +133,7 @@ def assemble(region: Region, parts: Iterable[Part], dtype: str) -> np.ndarray:
     """Return a part of an array, put together from those that it overlaps."""
     found = np.zeros([end - begin for begin, end in region], dtype)
     for part in parts:
-        if common := overlap(region, part.region):
+        if (common := overlap(region, part.region)) is not None:
             found[_within(common, region)] = part.data[_within(common, part.region)]
     return found
 

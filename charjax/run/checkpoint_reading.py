@@ -102,7 +102,7 @@ def _read_shards(
         shards = record.shards(process)
         regions = [tuple((begin, end) for begin, end in shard.region) for _, shard in shards]
         wanted = [
-            any(overlap(region, other) for other in needed[name])
+            any(overlap(region, other) is not None for other in needed[name])
             for (name, _), region in zip(shards, regions, strict=True)
         ]
         if not any(wanted):

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from charjax import processes
+from charjax.errors import UserError
 from charjax.run import checkpoint_files
 from charjax.run.checkpoint_arrays import reason, write_arrays
 from charjax.run.checkpoint_parts import Snapshot
@@ -100,6 +101,32 @@ def save_together(
         raise
 
 
+def check_shared(directory: Path, marker: str) -> None:
+    """Check that every process sees what the first one has made in a directory, and remove it.
+
+    Args:
+      directory: of all steps.
+      marker: the name of what the first process has made; that of the others is not used.
+
+    Raises:
+      UserError: one does not, because the directory is on a disk of its host's.
+    """
+    place = directory / processes.from_first(marker)
+
+    def look() -> None:
+        if not place.is_dir():
+            raise UserError(
+                f"checkpoint: process {processes.index()} does not see what process 0 has in "
+                f"{str(directory)!r}; give a directory on a file system that all processes share"
+            )
+
+    try:
+        processes.together(look)
+    finally:
+        if processes.is_first():
+            place.rmdir()
+
+
 def meet(name: str, work: Callable[[], str], seconds: float) -> list[str]:
     """Do this process's share, and wait for the others to have done theirs.
 
@@ -120,9 +147,9 @@ def meet(name: str, work: Callable[[], str], seconds: float) -> list[str]:
         text = work()
     except Exception as error:
         failure = error
-    own = json.dumps([None if failure is None else reason(failure), text])
+    message = json.dumps([None if failure is None else reason(failure), text])
     try:
-        answers = [json.loads(answer) for answer in processes.exchange(name, own, seconds)]
+        answers = [json.loads(answer) for answer in processes.exchange(name, message, seconds)]
     except OSError as error:
         raise failure or error from None
     if failure is not None:
@@ -146,18 +173,14 @@ def _total_bytes(snapshot: Snapshot) -> int:
 
 def _write(staging: Path, snapshot: Snapshot) -> str:
     """Write this process's parts and a file that describes them; return that file's SHA-256."""
-    if not staging.is_dir():
-        raise FileNotFoundError(
-            errno.ENOENT, f"{str(staging)!r} is not seen here: all processes have to share it"
-        )
-    own = processes.index()
+    process = processes.index()
     whole = [array for _, array in sorted(snapshot.whole.items())]
     parts = [(name, part) for name, parts in sorted(snapshot.parts.items()) for part in parts]
     files: dict[str, str] = {}
     with checkpoint_files.still_there(staging):
         for path, arrays in (
             (checkpoint_files.arrays_path(staging), whole),
-            (checkpoint_files.shards_path(staging, own), [part.data for _, part in parts]),
+            (checkpoint_files.shards_path(staging, process), [part.data for _, part in parts]),
         ):
             if packed := pack(arrays):
                 write_arrays(path, packed)
@@ -166,9 +189,9 @@ def _write(staging: Path, snapshot: Snapshot) -> str:
         shards: dict[str, list[Shard]] = {name: [] for name in snapshot.parts}
         for name, part in parts:
             region = [list(ends) for ends in part.region]
-            shards[name].append(Shard(process=own, region=region, sha256=digest(part.data)))
+            shards[name].append(Shard(process=process, region=region, sha256=digest(part.data)))
         text = Contribution(shards=shards, files=files).model_dump_json().encode()
-        _contribution_path(staging, own).write_bytes(text)
+        _contribution_path(staging, process).write_bytes(text)
     return hashlib.sha256(text).hexdigest()
 
 

@@ -152,7 +152,7 @@ class Jobs:
         modules = (checkpoint_together, checkpoint_files)
         owner = next(module for module in modules if hasattr(module, moment))
         if processes.index() == process:
-            replace_once(owner, moment, lambda *given: os.kill(os.getpid(), signal.SIGKILL))
+            replace_once(owner, moment, lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
 
     def leave(self) -> None:
         """Exit without waiting for the others."""
@@ -209,7 +209,11 @@ def main(index: int, count: int, port: str, devices: int, directory: str, jobs: 
     if count > 1:
         jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(f"127.0.0.1:{port}", count, index, initialization_timeout=60)
-    everything = Jobs(Path(directory.format(index=index)))
+    try:
+        everything = Jobs(Path(directory.format(index=index)))
+    except UserError as error:
+        print("JOB", json.dumps(str(error)))
+        return
     for name, *arguments in json.loads(jobs):
         try:
             found = getattr(everything, name)(*arguments)
