@@ -241,12 +241,13 @@ def remedies(plan: Plan) -> tuple[str, ...]:
     rows, device = config.train.batch_size // plan.used, target.device
     grows = _growth(plan.session, found, rows, device, plan.fsdp)
     ways = []
+    in_parts = None if device.platform == "cpu" else _more_parts(plan)
     if plan.largest:
         ways.append(smaller_batch(config.train.batch_size, config.optim.accumulate_steps, plan))
         if device.platform != "cpu" and (count := _more_devices(plan, grows)):
             ways.append(f"--count {count}")
-    if device.platform != "cpu" and (way := _more_parts(plan)):
-        ways.append(way)
+    elif in_parts is not None:
+        ways.append(in_parts)
     if config.runtime.dtype == "float32" and device.bfloat16:
         half = found.gradients + found.activations / 2
         if plan.largest and found.fixed + half <= device.usable:
