@@ -124,7 +124,7 @@ def test_a_state_that_no_device_holds_is_divided(
 ) -> None:
     large = (text, "model.d_model=4096", "model.n_head=32", "model.n_layer=6")
     small = ("model.context_length=64", "--device", "v5e", "--no-compile")
-    with pytest.raises(UserError, match="runtime.mesh.fsdp="):
+    with pytest.raises(UserError, match=r"runtime\.mesh\.fsdp="):
         run(*large, *small, "--json")
     ways = json.loads(capsys.readouterr().out)["would_fit"]
     way = next(way for way in ways if way.startswith("runtime.mesh.fsdp="))
