@@ -2,8 +2,8 @@
 
     python -m benchmarks.scaling [--processes N] [--repeats N] [--steps N] [--out FILE.json]
 
-The GPT of `nanogpt-cpu` (4 layers) is trained by `charjax train`, as a user would: by one process of
-one core, and by N processes of one core each, with N times the batch. Each process has the same work,
+The GPT of `nanogpt-cpu` (4 layers) is trained by `charjax train`: by one process of
+one core, and by N processes of one core each, with N times the batch. Each has the same work,
 and they add up gradients once per step. The two take turns. Efficiency is the time per step of one
 process over that of N, from the run's own clock (compilation, evaluation and samples left out).
 """

@@ -385,7 +385,7 @@ def _sum_over_devices(sums: Any, mesh: Mesh, axes: list[int | None]) -> Any:
     whole = [leaf for leaf, part in zip(leaves, is_part, strict=True) if not part]
     parts = [leaf for leaf, part in zip(leaves, is_part, strict=True) if part]
     sums_of = {False: iter(_sum(whole, (_AXIS, _FSDP))), True: iter(parts)}
-    if mesh.shape[_AXIS] > 1:
+    if parts and mesh.shape[_AXIS] > 1:
         sums_of[True] = iter(_sum(parts, _AXIS))
     return jax.tree.unflatten(structure, [next(sums_of[part]) for part in is_part])
 

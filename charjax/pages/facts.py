@@ -105,6 +105,7 @@ def machine_rows(facts: Facts) -> dict[str, str]:
     rows = {
         "device": environment.get("device"),
         "devices in use": environment.get("devices"),
+        "devices that divide the parameters": environment.get("fsdp"),
         "processor cores": environment.get("cores"),
         "tokens per second": _count(summary.get("tokens_per_second") or _speed(progress)),
         "seconds in all": _seconds(summary.get("seconds", progress.get("wall_seconds"))),

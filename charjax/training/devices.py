@@ -133,9 +133,8 @@ def check_memory(config: Config, model: CharModel, mesh: Mesh) -> None:
     devices = list(mesh.local_devices)
     # The devices of a CPU have one memory.
     parts = 1 if devices[0].platform == "cpu" else parallel.fsdp_size(mesh)
-    needed = sum(
-        parallel.part_bytes(leaf, parts) for leaf in jax.tree.leaves(state_shapes(model, config))
-    )
+    shapes = jax.tree.leaves(state_shapes(model, config))
+    needed = sum(parallel.part_bytes(leaf, parts) for leaf in shapes)
     there = hardware.total_memory(devices)
     if needed > there:
         raise UserError(
