@@ -9,16 +9,13 @@ This file reads top to bottom: the configuration, the parts of the run, the run,
 """
 
 import argparse
-import contextlib
-import datetime
-import os
 import re
 import shlex
 import sys
 import textwrap
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +66,7 @@ def _start(args: Namespace, notes: list[str]) -> int:
         return _check_start(args, config, workdir, notes)
     from rich.console import Console
 
+    from charjax.run.directory import run_directory
     from charjax.run.display import Display
 
     display = Display(Console())
@@ -161,58 +159,13 @@ def _with_settled_fields(config: Config, old: Config, requested: dict[str, Any])
     return config
 
 
-@contextlib.contextmanager
-def run_directory(workdir: Path | None, config: Config) -> Iterator[Path]:
-    """Yield the run's directory; make a new one if none is named, and remove it if left empty."""
-    if workdir is not None:
-        yield workdir
-        return
-    from charjax import processes
-    from charjax.files import make_directory
-
-    if not processes.is_first():
-        yield Path(processes.from_first(""))
-        return
-
-    # Of a path that ends with a slash, or is a dot, the name of that folder.
-    named = os.path.abspath(config.data.title) if config.data.path else config.data.name
-    corpus = Path(named).stem or "text"
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    base = Path("runs") / f"{corpus}-{config.model.kind}-{stamp}"
-    made_parent = not base.parent.exists()
-    make_directory(base.parent, "--workdir")
-    path, count = base, 1
-    while True:
-        try:
-            # Without exist_ok: another run may start within the same second.
-            path.mkdir()
-            break
-        except FileExistsError:
-            count += 1
-            path = base.with_name(f"{base.name}-{count}")
-        except OSError as error:
-            raise UserError(
-                f"--workdir: {str(path)!r} cannot be made: {error.strerror}; name another directory"
-            ) from None
-
-    def remove_empty() -> None:
-        with contextlib.suppress(OSError):
-            path.rmdir()
-            if made_parent:
-                base.parent.rmdir()
-
-    processes.from_first(str(path.absolute()))
-    with signals.cleaning_up(remove_empty):
-        yield path
-
-
 def _check_start(args: Namespace, config: Config, workdir: Path | None, notes: list[str]) -> int:
     """Check all that a run checks before its first step; print its header or configuration."""
     from rich.console import Console
 
+    from charjax.run.directory import check_can_start
     from charjax.run.display import Display
     from charjax.run.header import show_plan
-    from charjax.run.recorder import check_can_start
 
     # With --print-config there is only the configuration on stdout.
     display = Display(Console(stderr=args.print_config))

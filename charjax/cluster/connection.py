@@ -46,7 +46,7 @@ def connected(launch: Launch | None) -> Iterator[None]:
     if launch is None:
         yield
         return
-    with _own_stdout():
+    with _python_stdout():
         coordinator = _connect(launch)
         peers = Peers()
         peers.start()
@@ -191,21 +191,21 @@ def _leave(peers: Peers, coordinator: subprocess.Popen[str] | None) -> None:
 
 
 @contextlib.contextmanager
-def _own_stdout() -> Iterator[None]:
+def _python_stdout() -> Iterator[None]:
     """Keep Python's standard output; the lines that libraries print in C++ go nowhere.
 
     Gloo prints one for every group of devices, on standard output.
     """
     sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    python, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
     before = sys.stdout
-    with open(kept, "w", encoding=before.encoding, errors=before.errors, buffering=1) as own:
-        sys.stdout = own
+    with open(python, "w", encoding=before.encoding, errors=before.errors, buffering=1) as stdout:
+        sys.stdout = stdout
         try:
             yield
         finally:
-            own.flush()
-            os.dup2(kept, 1)
+            stdout.flush()
+            os.dup2(python, 1)
             sys.stdout = before

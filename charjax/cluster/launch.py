@@ -1,4 +1,4 @@
-"""How the processes of a run were started: by flags, or by a cluster that JAX knows.
+"""The processes of a run as they were started: by flags, or by a cluster that JAX knows.
 
 JAX is imported only where the environment shows several processes.
 """
@@ -188,9 +188,9 @@ def _ask_jax(environment: Mapping[str, str]) -> Launch | None:
     address = environment.get("JAX_COORDINATOR_ADDRESS") or cluster.get_coordinator_address(
         timeout_secs=_SECONDS, override_coordinator_port=port
     )
-    own = cluster.get_local_process_id()
-    shared = own is not None and not _is_alone_on_machine(environment)
-    devices = (int(own),) if shared else None
+    local = cluster.get_local_process_id()
+    shared = local is not None and not _is_alone_on_machine(environment)
+    devices = (int(local),) if shared else None
     return Launch(printable(address), count, int(cluster.get_process_id()), devices)
 
 

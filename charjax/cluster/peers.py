@@ -29,7 +29,7 @@ _DONE = "done"
 
 
 class Ending(NamedTuple):
-    """Why another process has ended.
+    """The reason for which another process has ended.
 
     Attributes:
       process: its number.

@@ -1,4 +1,4 @@
-"""What the processes of a run must have in common, compared before the first step."""
+"""The facts that all processes of a run must have in common, compared before the first step."""
 
 import hashlib
 import json

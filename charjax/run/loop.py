@@ -125,6 +125,8 @@ class Loop:
     def _advance(self, goal: int) -> None:
         """Train up to step `goal`, or until a signal; one chunk is always in flight."""
         began = time.perf_counter()
+        # Of several processes one may have a profile, and stop earlier.
+        goal = self.step + self.agree(goal - self.step)
         pending: _Chunk | None = None
         while self.step < goal and self.signals.received is None:
             steps = min(goal - self.step, self._chunk_steps)

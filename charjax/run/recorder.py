@@ -11,14 +11,13 @@ import jax
 
 from charjax import files, parallel, processes
 from charjax.data.tokenizers import CharTokenizer
-from charjax.errors import UserError
 from charjax.extensions import save_sources
-from charjax.files import check_directory, make_directory, write_json
+from charjax.files import write_json
 from charjax.run import agreement, fitting
 from charjax.run.checkpoint import Checkpoints
+from charjax.run.directory import lock_directory
 from charjax.run.display import Display
 from charjax.run.header import show_header
-from charjax.run.load import has_checkpoints, require_run
 from charjax.run.lock import Lock
 from charjax.run.loop import DivergedError, Loop
 from charjax.run.metrics import MetricsFile, draw_curves
@@ -28,7 +27,7 @@ from charjax.run.progress import Progress
 from charjax.run.samples import cut_samples, read_samples, write_samples
 from charjax.run.stopping import Stop
 from charjax.run.summary import Summary
-from charjax.run.tokenizer_file import check_tokenizer, write_tokenizer
+from charjax.run.tokenizer_file import write_tokenizer
 from charjax.signals import Interrupted, Signals
 from charjax.tracking.background import Tracking
 from charjax.tracking.trackers import tracking
@@ -85,7 +84,7 @@ class Recorder:
 
         def prepare() -> None:
             if processes.is_first():
-                _lock_directory(directory, lock, session, resume=resume)
+                lock_directory(directory, lock, session, resume=resume)
 
         processes.together(prepare)
         keep = session.config.checkpoint.keep
@@ -359,51 +358,6 @@ class Recorder:
         ).loss
 
 
-def check_can_start(directory: Path, session: Session, *, resume: bool) -> None:
-    """Raise what a run in a directory would raise before its first step, and write nothing.
-
-    Another process that writes there is not noticed: only a lock would show it.
-
-    Raises:
-      UserError: the directory holds a run and `resume` is false, a checkpoint there is of another
-        run, or it cannot be made or written.
-    """
-    if not resume:
-        _refuse_existing_run(directory)
-        check_directory(directory, "--workdir")
-        return
-    check_tokenizer(directory, session.dataset.tokenizer)
-    if has_checkpoints(directory):
-        store = Checkpoints(directory / "checkpoints")
-        check_resumed(read_notes(store.read_meta("latest")), session, store.steps()[-1])
-
-
-def _lock_directory(directory: Path, lock: Lock, session: Session, *, resume: bool) -> None:
-    """Make a run's directory if need be, take its lock, and check what is there."""
-    if resume:
-        require_run(directory)
-    make_directory(directory, "--workdir")
-    lock.acquire()
-    # Only with the lock: another process may have started a run there, and even ended it.
-    try:
-        if resume:
-            check_tokenizer(directory, session.dataset.tokenizer)
-        else:
-            _refuse_existing_run(directory)
-    except UserError:
-        lock.release()
-        raise
-
-
 def _first_says(fact: bool) -> bool:
     """Return a fact as the first process sees it, whose view of the files is the newest."""
     return processes.from_first("yes" if fact else "") == "yes"
-
-
-def _refuse_existing_run(directory: Path) -> None:
-    # Checkpoints are those of a run, even if its config.toml was lost.
-    if (directory / "config.toml").exists() or has_checkpoints(directory):
-        raise UserError(
-            f"--workdir: {str(directory)!r} already holds a run; continue it with --resume, or "
-            "give another directory"
-        )

@@ -78,18 +78,24 @@ class EnsembleState(NamedTuple):
         )
 
 
-def require_threefry(config: Config) -> None:
-    """Refuse rbg for runs that are vmapped: all would draw their masks by the first one's key.
+def check_config(config: Config) -> None:
+    """Refuse settings that runs of one program cannot have.
 
-    "auto" is threefry there. The behaviour is JAX's: findings/vmapped-rbg-keys.sh.
+    With rbg all would draw their masks by the first one's key, as they are vmapped; "auto" is
+    threefry there. The behaviour is JAX's: findings/vmapped-rbg-keys.sh.
 
     Raises:
-      UserError: runtime.prng is rbg.
+      UserError: runtime.prng is rbg, or runtime.mesh divides parameters.
     """
     if config.runtime.prng == "rbg":
         raise UserError(
             'runtime.prng: "rbg" given; runs that are trained in one program would all draw their '
             'dropout masks by the first one\'s key: use "threefry", or "auto", which is that there'
+        )
+    if config.runtime.mesh.fsdp != 1:
+        raise UserError(
+            f"runtime.mesh.fsdp: {config.runtime.mesh.fsdp} given; of runs that are trained in one "
+            "program each has its parameters on one device: leave it at 1"
         )
 
 
@@ -134,10 +140,10 @@ class Ensemble:
             of `start`.
 
         Raises:
-          UserError: runtime.prng is rbg.
+          UserError: as `check_config`.
         """
         assert session.source is not None
-        require_threefry(session.config)
+        check_config(session.config)
         self.count = count
         self.mesh = parallel.make_mesh(session.devices, count)
         self.split = parallel.split_over(self.mesh)
