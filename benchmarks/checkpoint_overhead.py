@@ -33,6 +33,7 @@ from charjax.run.display import Display
 from charjax.run.loop import Loop
 from charjax.run.metrics import MetricsFile
 from charjax.run.progress import Progress
+from charjax.run.stopping import Stop
 from charjax.signals import Signals
 from charjax.training.session import first_state
 from charjax.units import TextSize
@@ -153,7 +154,7 @@ def looping(training: Any, folder: Path, every: int) -> Callable[[int], None]:
             progress=Progress(),
             metrics=metrics,
             display=display,
-            signals=Signals(),
+            signals=Stop(Signals()),
             evaluate=None,
             sample=lambda step, state: None,
             save=save,

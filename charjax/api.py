@@ -31,6 +31,7 @@ from charjax.generation.sampling import Sampling
 from charjax.models.contract import CharModel
 from charjax.run import load as saved_runs
 from charjax.run.comparison import Comparison, compare_runs
+from charjax.run.directory import run_directory
 from charjax.run.display import Display
 from charjax.run.loss_rows import Characters, characters
 from charjax.run.metrics import MetricsFile
@@ -406,6 +407,7 @@ def _fit(
         init_from=None if source is None else str(source),
         checkpoint=None,
         profile=None,
+        several=False,
     )
     if isinstance(config, Config):
         if overrides or resume or init_from is not None:
@@ -418,7 +420,7 @@ def _fit(
         resolved, directory = train.resolve_config(args, notes.append)
     display = Display(plain_console(io.StringIO() if quiet else None))
     stopping = Signals(ends_at_second=False)
-    with train.run_directory(directory, resolved) as target:
+    with run_directory(directory, resolved) as target:
         status = train.train_run(args, resolved, target, notes, display, stopping)
     if status >= 128:
         raise KeyboardInterrupt(f"the state is saved in {target}; continue with resume=True")

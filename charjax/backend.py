@@ -54,7 +54,11 @@ _memory_is_kept: list[bool] = []
 
 
 def start_backend(
-    config: RuntimeConfig, *, core_devices: bool = False, large_calls: bool = False
+    config: RuntimeConfig,
+    *,
+    core_devices: bool = False,
+    large_calls: bool = False,
+    several: bool = False,
 ) -> list[jax.Device]:
     """Start JAX on the requested kind of device, before anything else uses it.
 
@@ -64,11 +68,13 @@ def start_backend(
       large_calls: calls of a program may need more than 64 MB of temporary arrays (see
         `charjax.training.cpu_plan.needs_one_heap`); later calls of this function do not change it.
 
+      several: the caller works in several processes, too.
+
     Returns:
       The local devices.
 
     Raises:
-      UserError: the device is not available, or JAX runs in more than one process.
+      UserError: the device is not available, or JAX runs in more processes than it may.
     """
     set_flags(deterministic=config.deterministic and config.device in ("auto", "gpu"))
     if config.device == "cpu":
@@ -87,11 +93,11 @@ def start_backend(
         raise UserError(
             f"runtime.device: no device could be started: {_first_line(error)}"
         ) from None
-    if (processes := jax.process_count()) > 1:
+    if (count := jax.process_count()) > 1 and not several:
         raise UserError(
-            f"runtime: {processes} JAX processes were started (jax.distributed); charjax runs in "
-            "one: leave jax.distributed.initialize() out, and start each run as a process of its "
-            "own"
+            f"runtime: {count} JAX processes were started (jax.distributed), and this works in "
+            "one: leave jax.distributed.initialize() out; `charjax train --processes N --process I "
+            "--coordinator HOST:PORT` trains one run in several"
         )
     extra = _EXTRAS.get(config.device)
     if extra and devices[0].platform != config.device:

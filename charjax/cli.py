@@ -10,14 +10,18 @@ import os
 import re
 import sys
 import tomllib
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from charjax import extensions, signals
-from charjax.errors import UserError, did_you_mean, printable
+from charjax.errors import UserError, did_you_mean, one_line, printable
 from charjax.extensions.sources import accept_changes
 
 COLUMNS = 100
+
+# Called with the status and the reason before a command ends with an error: see `announce_end`.
+_announcements: list[Callable[[int, str], None]] = []
 
 
 def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> NoReturn:
@@ -28,27 +32,56 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
     reader has closed it, as `head` does, the command ends silently with 141.
     """
     signals.after_imports()
+    message = ""
     try:
         status = _guarded(main, sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except UserError as error:
-        complain(str(error))
-        status = 2
+        status, message = 2, str(error)
     except BrokenPipeError:
         # Python flushes stdout once more at exit, and would report the error again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except OSError as error:
-        complain(printable(str(error)))
+        message = printable(str(error))
         # A name too long for a file can only be one that the user gave.
         status = 2 if error.errno == errno.ENAMETOOLONG else 1
     except KeyboardInterrupt:
         status = 130
-    except (ImportError, SystemError):
+    except Exception as error:
         # Native modules replace a KeyboardInterrupt by these while they are imported.
-        if not signals.interrupted():
+        is_import = isinstance(error, ImportError | SystemError)
+        if not (is_import and signals.interrupted()) and not _announcements:
             raise
-        status = 130
+        status, message = 130, ""
+        if not (is_import and signals.interrupted()):
+            traceback.print_exc()
+            status, message = 1, one_line(error)
+    _end(status, message or f"it ended with status {status}", message)
+
+
+def announce_end(announce: Callable[[int, str], None] | None) -> None:
+    """Call a function when this command ends by an exception, and end at once after that.
+
+    Other processes of the same run learn of it so. None of what Python does at its end is waited
+    for then: a device may wait for a device of a process that is gone.
+
+    Args:
+      announce: called with the exit status and the reason, in one line; None: none, from now on.
+    """
+    _announcements[:] = [announce] if announce else []
+
+
+def _end(status: int, reason: str, message: str) -> NoReturn:
+    """Exit with a status, after a message, if there is one."""
+    for announce in _announcements:
+        announce(status, reason)
+    if message:
+        complain(message)
+    if _announcements:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)
 
 

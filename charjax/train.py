@@ -3,25 +3,24 @@
     python -m charjax.train [CONFIG.toml] [section.key=value ...] [--workdir DIR] [--resume]
                             [--init-from RUN [--checkpoint best|latest|STEP]] [--print-config]
                             [--dry-run] [--list-configs] [--profile STEPS]
+                            [--processes N --process I --coordinator HOST:PORT]
 
 This file reads top to bottom: the configuration, the parts of the run, the run, the arguments.
 """
 
 import argparse
-import contextlib
-import datetime
-import os
 import re
 import shlex
 import sys
 import textwrap
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charjax import cli, signals
+from charjax.cluster.launch import add_processes, find_launch
 from charjax.config import (
     Config,
     describe_conflicts,
@@ -47,6 +46,16 @@ def main(argv: list[str]) -> int:
     args = train_arguments(argv, notes.append)
     if args.list_configs:
         return _list_configs()
+    if (launch := find_launch(args)) is None:
+        return _start(args, notes)
+    from charjax.cluster.connection import connected
+
+    with connected(launch):
+        return _start(args, notes)
+
+
+def _start(args: Namespace, notes: list[str]) -> int:
+    """Check the configuration, and train."""
     config, workdir = resolve_config(args, notes.append)
     if args.profile is not None and config.model.fitted:
         raise UserError(
@@ -57,10 +66,19 @@ def main(argv: list[str]) -> int:
         return _check_start(args, config, workdir, notes)
     from rich.console import Console
 
+    from charjax.run.directory import run_directory
     from charjax.run.display import Display
 
+    display = Display(Console())
+    if args.several:
+        from charjax import processes
+        from charjax.run.agreement import check_start
+
+        check_start(config, args)
+        if not processes.is_first():
+            display = Display(Console(quiet=True))
     with run_directory(workdir, config) as directory:
-        return train_run(args, config, directory, notes, Display(Console()), signals.Signals())
+        return train_run(args, config, directory, notes, display, signals.Signals())
 
 
 def resolve_config(args: Namespace, note: Callable[[str], None]) -> tuple[Config, Path | None]:
@@ -141,52 +159,13 @@ def _with_settled_fields(config: Config, old: Config, requested: dict[str, Any])
     return config
 
 
-@contextlib.contextmanager
-def run_directory(workdir: Path | None, config: Config) -> Iterator[Path]:
-    """Yield the run's directory; make a new one if none is named, and remove it if left empty."""
-    if workdir is not None:
-        yield workdir
-        return
-    from charjax.files import make_directory
-
-    # Of a path that ends with a slash, or is a dot, the name of that folder.
-    named = os.path.abspath(config.data.title) if config.data.path else config.data.name
-    corpus = Path(named).stem or "text"
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    base = Path("runs") / f"{corpus}-{config.model.kind}-{stamp}"
-    made_parent = not base.parent.exists()
-    make_directory(base.parent, "--workdir")
-    path, count = base, 1
-    while True:
-        try:
-            # Without exist_ok: another run may start within the same second.
-            path.mkdir()
-            break
-        except FileExistsError:
-            count += 1
-            path = base.with_name(f"{base.name}-{count}")
-        except OSError as error:
-            raise UserError(
-                f"--workdir: {str(path)!r} cannot be made: {error.strerror}; name another directory"
-            ) from None
-
-    def remove_empty() -> None:
-        with contextlib.suppress(OSError):
-            path.rmdir()
-            if made_parent:
-                base.parent.rmdir()
-
-    with signals.cleaning_up(remove_empty):
-        yield path
-
-
 def _check_start(args: Namespace, config: Config, workdir: Path | None, notes: list[str]) -> int:
     """Check all that a run checks before its first step; print its header or configuration."""
     from rich.console import Console
 
+    from charjax.run.directory import check_can_start
     from charjax.run.display import Display
     from charjax.run.header import show_plan
-    from charjax.run.recorder import check_can_start
 
     # With --print-config there is only the configuration on stdout.
     display = Display(Console(stderr=args.print_config))
@@ -232,7 +211,7 @@ def _open(
     for note in notes:
         display.say(f"note: {note}")
     # Before anything else starts JAX.
-    start_for_training(config)
+    start_for_training(config, several=args.several)
     if args.init_from is not None:
         from charjax.run.fine_tuning import describe_source, load_source
 
@@ -255,7 +234,7 @@ def train_run(
     """Train, or resume, the run of a directory; return its exit status.
 
     Args:
-      args: of the command: `resume`, `init_from`, `checkpoint` and `profile` are read.
+      args: of the command: `resume`, `init_from`, `checkpoint`, `profile` and `several` are read.
       config: resolved by `resolve_config`.
       workdir: the directory.
       notes: to be shown before the run.
@@ -263,10 +242,12 @@ def train_run(
       stopping: not entered yet.
     """
     # JAX is imported only now, so that mistakes in the config are reported at once.
+    from charjax.run.agreement import check_session
     from charjax.run.recorder import Recorder
 
     display.say(f"run: {workdir}")
     session, params = _open(args, config, workdir, notes, display)
+    check_session(session)
     for note in schedule_notes(session.config):
         display.say(f"note: {note}")
     began = time.perf_counter()
@@ -340,6 +321,7 @@ def train_arguments(
     parser.add_argument(
         "--list-configs", action="store_true", help="print the shipped configurations, and stop"
     )
+    add_processes(parser)
     cli.add_code(parser)
     args = parser.parse_intermixed_args(argv)
     args.config, args.overrides = cli.config_words(args.words, note)

@@ -51,7 +51,7 @@ def test_every_command(script: Path) -> None:
     ("words", "found"),
     [
         (["tra"], ["train"]),
-        (["train", "--pro"], ["--profile"]),
+        (["train", "--prof"], ["--profile"]),
         (["train", "nanogpt-c"], ["nanogpt-char", "nanogpt-cpu"]),
         (["train", "nanogpt-cpu", "train.epo"], ["train.epochs="]),
         (["log", "runs/a", "--to", ""], ["tensorboard", "wandb"]),

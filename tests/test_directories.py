@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from charjax import train
 from charjax.config import load_config
+from charjax.run import directory
+from charjax.run.directory import run_directory
 from tests.commands import run, start
 
 
@@ -23,13 +24,13 @@ class Noon(datetime.datetime):
 
 @pytest.fixture
 def at_noon(monkeypatch, tmp_path):
-    monkeypatch.setattr(train.datetime, "datetime", Noon)
+    monkeypatch.setattr(directory.datetime, "datetime", Noon)
     monkeypatch.chdir(tmp_path)
 
 
 def test_runs_that_start_in_the_same_second_take_numbers(at_noon):
     config = load_config(None, ["model.kind=bigram"])
-    with train.run_directory(None, config) as first, train.run_directory(None, config) as second:
+    with run_directory(None, config) as first, run_directory(None, config) as second:
         assert first == Path("runs/stdlib-bigram-20260102-120000")
         assert second == Path("runs/stdlib-bigram-20260102-120000-2")
         (first / "config.toml").touch()

@@ -100,6 +100,37 @@ def test_other_ways_to_fit_are_devices_in_greater_number_or_of_another_kind(
     assert planned(capsys, text, *GPT, batch, *other.split())["fits"]
 
 
+def test_parameters_divided_over_devices_are_counted_by_their_parts(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (text, *GPT, "--device", "h100", "--count", "4")
+    whole, half = planned(capsys, *words), planned(capsys, *words, "runtime.mesh.fsdp=2")
+    assert (whole["fsdp"], half["fsdp"], half["devices_used"]) == (1, 2, 4)
+    assert half["parameters"] == whole["parameters"]
+    for part in ("parameters", "moments"):
+        assert half["bytes"][part] <= 0.55 * whole["bytes"][part]
+    # A gather and a scatter within each pair, and the sum of the parts over both pairs.
+    size = 4 * whole["parameters"]
+    assert whole["step"]["collectives"] == pytest.approx(2 * 3 / 4 * size)
+    assert half["step"]["collectives"] == pytest.approx(size + size / 2, rel=0.05)
+    run(*words, "runtime.mesh.fsdp=2", "--no-compile")
+    printed = capsys.readouterr().out
+    assert "float32, divided over 2" in printed
+    assert "x those without runtime.mesh.fsdp" in printed
+
+
+def test_a_state_that_no_device_holds_is_divided(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = (text, "model.d_model=4096", "model.n_head=32", "model.n_layer=6")
+    small = ("model.context_length=64", "--device", "v5e", "--no-compile")
+    with pytest.raises(UserError, match=r"runtime\.mesh\.fsdp="):
+        run(*large, *small, "--json")
+    ways = json.loads(capsys.readouterr().out)["would_fit"]
+    way = next(way for way in ways if way.startswith("runtime.mesh.fsdp="))
+    assert planned(capsys, *large, *small, *way.split())["fits"]
+
+
 def test_devices_that_do_not_divide_the_batch_idle(
     text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ ends with status 2 after the table, and one line with what would fit.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charjax import cli
-from charjax.config import Config, load_config
+from charjax.config import Config, MeshConfig, load_config
 from charjax.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,7 +80,12 @@ def _open(config: Config, args: argparse.Namespace, notes: list[str]) -> "Sessio
     from charjax.data.datasets import dataset_of, load_dataset
     from charjax.training.session import make_session, start_for_training
 
-    runtime = config.runtime.model_copy(update={"device": "cpu", "deterministic": False})
+    here: dict[str, Any] = {"device": "cpu", "deterministic": False}
+    # That of the target's devices, which may be more.
+    mesh = config.runtime.mesh
+    if args.device != "cpu":
+        here["mesh"] = MeshConfig()
+    runtime = config.runtime.model_copy(update=here)
     config = config.model_copy(update={"runtime": runtime})
     if args.device == "cpu":
         if args.count is not None:
@@ -94,7 +100,10 @@ def _open(config: Config, args: argparse.Namespace, notes: list[str]) -> "Sessio
     else:
         notes.extend(missing.notes)
         dataset = dataset_of(config.data, missing, validation=load_validation(config.data))
-    return make_session(config, dataset, jax.local_devices())
+    session = make_session(config, dataset, jax.local_devices())
+    runtime = session.config.runtime.model_copy(update={"mesh": mesh})
+    config = session.config.model_copy(update={"runtime": runtime})
+    return dataclasses.replace(session, config=config)
 
 
 def _target(

@@ -6,6 +6,7 @@ Importing this package must stay cheap (no JAX): `--help` and every config error
 from charjax.config.changes import (
     describe_conflicts,
     differences,
+    flat_settings,
     resume_conflicts,
 )
 from charjax.config.describe import describe_fields
@@ -24,6 +25,7 @@ from charjax.config.families import (
     TransformerConfig,
 )
 from charjax.config.loading import load_config, parse_config, refuse_unread
+from charjax.config.mesh import MeshConfig
 from charjax.config.optim import OptimConfig
 from charjax.config.sections import (
     CheckpointConfig,
@@ -51,6 +53,7 @@ __all__ = [
     "LSTMConfig",
     "LogConfig",
     "MLPConfig",
+    "MeshConfig",
     "MinLSTMConfig",
     "ModelConfig",
     "NgramConfig",
@@ -62,6 +65,7 @@ __all__ = [
     "describe_conflicts",
     "describe_fields",
     "differences",
+    "flat_settings",
     "load_config",
     "parse_config",
     "read_settings",

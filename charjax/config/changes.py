@@ -3,15 +3,16 @@
 from collections.abc import Iterator
 from typing import Any
 
+from charjax.config.fields import Section
 from charjax.config.notes import learning_rate_at
 from charjax.config.optim import OptimConfig
 from charjax.config.reads import why_unread
-from charjax.config.sections import Config
+from charjax.config.sections import Config, toml_text
 
 
 def differences(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
     """Return the fields that differ: (section.key, old value, new value)."""
-    before, after = (dict(_flatten(config.model_dump())) for config in (old, new))
+    before, after = (dict(flat_settings(config)) for config in (old, new))
     keys = list(dict.fromkeys([*before, *after]))
     return [
         (key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)
@@ -120,10 +121,15 @@ _FREE_TO_CHANGE = (
     "train.patience",
     "train.max_skipped",
     "runtime.device",
+    # A checkpoint is restored onto any devices.
+    "runtime.mesh",
 )
 
 
-def _flatten(tree: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, section in tree.items():
-        for key, value in section.items():
-            yield f"{name}.{key}", value
+def flat_settings(config: Config) -> Iterator[tuple[str, Any]]:
+    """Yield (section.key, value) for every setting; runtime.mesh as text."""
+    for name in Config.model_fields:
+        section = getattr(config, name)
+        for key, value in section.model_dump().items():
+            part = getattr(section, key)
+            yield f"{name}.{key}", toml_text(part) if isinstance(part, Section) else value

@@ -7,7 +7,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from charjax.config.errors import choices, type_name
-from charjax.config.sections import FAMILIES, SECTIONS
+from charjax.config.fields import Section
+from charjax.config.sections import FAMILIES, SECTIONS, toml_text
 from charjax.config.settings import DEFAULT_KIND
 
 
@@ -31,6 +32,8 @@ def describe_fields() -> Iterator[tuple[str, list[tuple[str, str, str, str]]]]:
 def _default(default: Any) -> str:
     if default is None:
         return "unset"
+    if isinstance(default, Section):
+        return toml_text(default)
     return default if isinstance(default, str) else json.dumps(default)
 
 

@@ -3,16 +3,17 @@
 import json
 import types
 import typing
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from charjax.config.families import FAMILIES
-from charjax.config.fields import OrOwn
+from charjax.config.fields import OrOwn, Section
 from charjax.config.own_families import find_family
 from charjax.config.peers import SHORT_FLAGS, advise
-from charjax.config.sections import SECTIONS, ordered_fields
+from charjax.config.sections import SECTIONS, ordered_fields, toml_text
 from charjax.errors import did_you_mean
 
 _LONGEST_VALUE = 60
@@ -34,10 +35,12 @@ def explain(error: ValidationError, within: tuple[str, ...] = ()) -> str:
         return _explain_section(str(section), first["input"])
     kind = str(rest.pop(0)) if section == "model" else None
     key, *inside = rest
+    fields = fields_of(str(section), kind)
+    if group := group_of(fields.get(str(key))):
+        return _explain_group(f"{section}.{key}", group, inside, first)
     # Of a field of several types, pydantic names the type that it tried.
     inside = [index for index in inside if isinstance(index, int)]
     name = f"{section}.{key}{''.join(f'[{index}]' for index in inside)}"
-    fields = fields_of(str(section), kind)
     if key not in fields:
         return unknown_key(name, kind, first["input"])
     value, field = first["input"], fields[str(key)]
@@ -46,6 +49,26 @@ def explain(error: ValidationError, within: tuple[str, ...] = ()) -> str:
         allowed = allowed.replace("a number", "a finite number")
     hint = did_you_mean(value, choices(field))
     return f"{name}: {format_value(value)} given; must be {allowed}{hint}"
+
+
+def _explain_group(
+    name: str, group: type[Section], inside: list[str | int], error: Mapping[str, Any]
+) -> str:
+    """Return the message for a setting that is a table of numbers, such as runtime.mesh."""
+    if not inside:
+        example = toml_text(group())
+        return f"{name}: {format_value(error['input'])} given; must be a table such as {example}"
+    part = str(inside[0])
+    if part not in group.model_fields:
+        return unknown_part(name, part, group)
+    allowed = _allowed(group.model_fields[part], False)
+    return f"{name}.{part}: {format_value(error['input'])} given; must be {allowed}"
+
+
+def unknown_part(name: str, part: str, group: type[Section]) -> str:
+    """Return the error message for an unknown key of a setting that is a table."""
+    known = list(group.model_fields)
+    return f"{name}.{part}: unknown key; {name} has: {', '.join(known)}{did_you_mean(part, known)}"
 
 
 def _explain_section(section: str, value: Any) -> str:
@@ -166,9 +189,17 @@ def type_name(field: FieldInfo) -> str:
     kind, _ = _type(field)
     if choices(field):
         return "choice"
+    if group_of(field):
+        return "table"
     if typing.get_origin(kind) is tuple:
         return "[int]"
     return "text" if kind is str else kind.__name__
+
+
+def group_of(field: FieldInfo | None) -> type[Section] | None:
+    """Return the class of a field that is a table of settings, such as runtime.mesh; else None."""
+    kind = field and field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
 
 
 def is_text(field: FieldInfo) -> bool:

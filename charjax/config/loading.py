@@ -20,6 +20,7 @@ from charjax.config.settings import (
     get_setting,
     model_kind,
     read_user_settings,
+    setting_of,
     split_override,
 )
 from charjax.errors import UserError, did_you_mean
@@ -93,7 +94,7 @@ def refuse_unread(config: Config, tree: Tree, overrides: Sequence[str]) -> None:
       overrides: `section.key=value` words.
     """
     is_family = is_own(config.model.kind)
-    names = {split_override(word, own_family=is_family)[0] for word in overrides}
+    names = {setting_of(split_override(word, own_family=is_family)[0]) for word in overrides}
     for section, key, value, reason in _unread_values(config, tree, why_unread):
         if f"{section}.{key}" in names:
             raise UserError(_unread_error(f"{section}.{key}", value, reason))

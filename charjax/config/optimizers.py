@@ -103,6 +103,6 @@ def kinds_reading(setting: str) -> tuple[str, ...]:
 
 def with_defaults(section: Any) -> Any:
     """Return the settings of [optim] with the optimiser's own defaults where none is given."""
-    if not isinstance(section, dict) or section.get("kind", "adamw") not in KINDS:
+    if not isinstance(section, dict) or str(section.get("kind", "adamw")) not in KINDS:
         return section
     return KINDS[section.get("kind", "adamw")].settings | section

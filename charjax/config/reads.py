@@ -265,4 +265,5 @@ READ: dict[str, tuple[When, ...]] = {
     "runtime.dtype": (_TRAINED,),
     "runtime.deterministic": (_ON_GPU,),
     "runtime.prng": (_TRAINED, _DROPOUT),
+    "runtime.mesh": (_TRAINED,),
 }

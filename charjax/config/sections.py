@@ -24,6 +24,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from charjax.config.families import FAMILIES, FamilyConfig, ModelConfig, TransformerConfig
 from charjax.config.fields import Count, Period, Rate, Section, Width
+from charjax.config.mesh import MeshConfig
 from charjax.config.optim import YOUNGER as _YOUNGER_OPTIM
 from charjax.config.optim import OptimConfig
 from charjax.errors import UserError, did_you_mean
@@ -288,6 +289,10 @@ class RuntimeConfig(Section):
         description="generator of the dropout masks (parameters and batches are threefry's); "
         "auto: rbg on a TPU, threefry elsewhere",
     )
+    mesh: MeshConfig = Field(
+        MeshConfig(),
+        description="devices that share a batch (data x fsdp), and the parameters (fsdp); -1: rest",
+    )
 
 
 class OrOwnFamily:
@@ -422,7 +427,7 @@ class Config(Section):
                 if (name, key) == ("optim", "decay_steps") and self._follows_epochs():
                     value = None
                 if value is not None:
-                    line = f"{key} = {_toml(value)}"
+                    line = f"{key} = {toml_text(value)}"
                 elif comments:
                     line = f"# {key} is unset"
                 else:
@@ -446,7 +451,7 @@ class Config(Section):
             field = type(getattr(self, section)).model_fields.get(key)
             if (key, self.model.kind) in _OLDER:
                 continue
-            if field is not None and tree[section][key] == field.default:
+            if field is not None and getattr(getattr(self, section), key) == field.default:
                 del tree[section][key]
         tree = {section: values for section, values in tree.items() if values}
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
@@ -471,6 +476,7 @@ _YOUNGER: tuple[tuple[str, str], ...] = (
     ("train", "label_smoothing"),
     ("train", "z_loss"),
     ("runtime", "prng"),
+    ("runtime", "mesh"),
     *(("optim", key) for key in _YOUNGER_OPTIM),
     *(("init", key) for key in InitConfig.model_fields if key not in ("scheme", "std", "scale")),
 )
@@ -485,9 +491,13 @@ def ordered_fields(section: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
     return sorted(section.model_fields.items(), key=lambda item: item[0] != "kind")
 
 
-def _toml(value: Any) -> str:
+def toml_text(value: Any) -> str:
+    """Return a value of a setting as TOML writes it on one line."""
     if isinstance(value, tuple):
-        return f"[{', '.join(map(_toml, value))}]"
+        return f"[{', '.join(map(toml_text, value))}]"
+    if isinstance(value, Section):
+        pairs = (f"{key} = {toml_text(inner)}" for key, inner in dict(value).items())
+        return f"{{{', '.join(pairs)}}}"
     return tomli_w.dumps({"value": value}).removeprefix("value = ").removesuffix("\n")
 
 

@@ -14,8 +14,10 @@ from charjax.config.errors import (
     fields_of,
     format_value,
     full_name,
+    group_of,
     is_text,
     unknown_key,
+    unknown_part,
 )
 from charjax.config.own_families import find_family, is_own
 from charjax.config.peers import advise
@@ -69,7 +71,7 @@ def read_user_settings(
     # The family first: it determines the other keys of [model].
     for name, text in sorted(words, key=lambda word: word[0] != "model.kind"):
         _apply_override(tree, name, text)
-    last = dict(words)
+    last = {setting_of(name): text for name, text in words}
     _keep_one_length(tree, last)
     has_length = "train.steps" in last or "train.epochs" in last
     if saved and follows_steps and has_length and "optim.decay_steps" not in last:
@@ -201,13 +203,24 @@ def split_override(word: str, *, own_family: bool = False) -> tuple[str, str]:
             )
         raise UserError(f"override: {word!r} given; write section.key=value, as in train.steps=100")
     known = section in SECTIONS and key in fields_of(section)
+    setting, dot, part = key.partition(".")
+    if dot and section in SECTIONS and (group := group_of(fields_of(section).get(setting))):
+        if part not in group.model_fields:
+            raise UserError(unknown_part(f"{section}.{setting}", part, group))
+        known = True
     if not known and not (section == "model" and own_family):
         raise UserError(unknown_key(name, value=text))
     return name, text
 
 
+def setting_of(name: str) -> str:
+    """Return the setting that an override changes: of `runtime.mesh.fsdp`, `runtime.mesh`."""
+    return ".".join(name.split(".")[:2])
+
+
 def _apply_override(tree: dict[str, Any], name: str, text: str) -> None:
     section, _, key = name.partition(".")
+    key, _, part = key.partition(".")
     word = _unquote(text)
     if name in FIELDS:
         # Before the settings of a family of the user's own are looked up.
@@ -222,7 +235,11 @@ def _apply_override(tree: dict[str, Any], name: str, text: str) -> None:
         tree["model"] = values = {
             k: v for k, v in values.items() if k in shared and _is_allowed(shared[k], v)
         }
-    if name in ("data.path", "data.val_path"):
+    if part:
+        group = values.get(key, {})
+        # What is no table is replaced, as it would be by the whole setting.
+        values[key] = {**(group if isinstance(group, dict) else {}), part: _toml_value(text)}
+    elif name in ("data.path", "data.val_path"):
         values[key] = parse_paths(text, name)
     else:
         values[key] = word if is_text(fields[key]) else _toml_value(text)

@@ -145,7 +145,7 @@ class Decoder:
         # With a stop token a call ends when all samples have: cores would have to synchronize.
         least = _ROWS_PER_CORE if stop is None else len(keys_B)
         self._mesh = parallel.core_mesh(len(keys_B), least)
-        self._variables = jax.device_put(variables, parallel.replicated(self._mesh))
+        self._variables = parallel.place(variables, parallel.replicated(self._mesh))
         self._keys_B = parallel.place_rows(keys_B, self._mesh)
         # By the number of tokens. Looking up a program by all its arguments takes as long as
         # reading a short text.

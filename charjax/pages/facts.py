@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from charjax.config import Config, differences, load_config, parse_config
+from charjax.config import Config, differences, flat_settings, load_config, parse_config
 from charjax.errors import UserError
 from charjax.extensions import code_digests
 from charjax.run.comparison import read_summary, score_row
@@ -105,6 +105,7 @@ def machine_rows(facts: Facts) -> dict[str, str]:
     rows = {
         "device": environment.get("device"),
         "devices in use": environment.get("devices"),
+        "devices that divide the parameters": environment.get("fsdp"),
         "processor cores": environment.get("cores"),
         "tokens per second": _count(summary.get("tokens_per_second") or _speed(progress)),
         "seconds in all": _seconds(summary.get("seconds", progress.get("wall_seconds"))),
@@ -183,11 +184,7 @@ def setting_rows(facts: list[Facts]) -> list[tuple[str, list[str], bool]]:
 
 
 def _flat(config: Config) -> dict[str, str]:
-    return {
-        f"{section}.{key}": _value(value)
-        for section, values in config.model_dump().items()
-        for key, value in values.items()
-    }
+    return {name: _value(value) for name, value in flat_settings(config)}
 
 
 def _value(value: Any) -> str:

@@ -110,7 +110,9 @@ class Contestant:
         """Return the seconds of generating, without those of compiling."""
         session = self._training.session
         prompt_T = start_tokens(session.dataset.tokenizer, "")
-        variables = parallel.first_copy(variables_of(self._training.state))
+        variables = parallel.first_copy(
+            parallel.whole(variables_of(self._training.state), session.mesh)
+        )
         began, compiling = time.perf_counter(), 0.0
         for chunk in stream(
             session.model,

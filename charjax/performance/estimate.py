@@ -81,8 +81,15 @@ class StepTime:
     guess: bool
 
 
-def work_of(session: Session, memory: Memory, devices: int) -> Work:
-    """Return the work of a step; the families that count have none."""
+def work_of(session: Session, memory: Memory, devices: int, fsdp: int = 1) -> Work:
+    """Return the work of a step; the families that count have none.
+
+    Args:
+      session: the run.
+      memory: per device.
+      devices: that share the batch.
+      fsdp: devices that divide the parameters.
+    """
     config, model, source = session.config, session.model, session.source
     assert source is not None
     targets = source.batch_size * source.window
@@ -90,6 +97,9 @@ def work_of(session: Session, memory: Memory, devices: int) -> Work:
     repeats = config.optim.accumulate_steps
     # All that is temporary is written and read again with every micro-batch.
     held = memory.state + repeats * memory.temporary
+    # Gathered and scattered within a group of devices, added up over the groups.
+    groups, whole = devices // fsdp, memory.all_parameters
+    within = 2.0 * repeats * (fsdp - 1) / fsdp * whole
     is_scanned = model.memory == "carried" and model.matrix_weights and not _is_parallel(model)
     layers = getattr(model, "n_layer", 1)
     kernels = _SCANNED * source.window if is_scanned else _PARALLEL
@@ -101,7 +111,7 @@ def work_of(session: Session, memory: Memory, devices: int) -> Work:
     return Work(
         flops=per_target * targets + per_step,
         traffic=2.0 * held,
-        collectives=2.0 * (devices - 1) / devices * memory.parameters,
+        collectives=within + 2.0 * (groups - 1) / groups * memory.parameters,
         sequence=kernels * layers * repeats,
         targets=targets,
         devices=devices,

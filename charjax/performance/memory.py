@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import jax
 
+from charjax import parallel
 from charjax.performance import activations
 from charjax.performance.devices import Platform
 from charjax.training.program import CAPACITY
@@ -23,10 +24,11 @@ Source = Literal["compiler", "formula"]
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes per device; every device holds the whole state and the whole text.
+    """Bytes per device; every device holds the whole text, and the state or its part (fsdp).
 
     Attributes:
       parameters: in float32.
+      all_parameters: likewise, those of all devices that divide them.
       moments: the optimizer's state.
       other: statistics of batch norm, carried states, a scheme's factors, a moving average of the
         parameters, counters.
@@ -38,6 +40,7 @@ class Memory:
     """
 
     parameters: int
+    all_parameters: int
     moments: int
     other: int
     text: int
@@ -52,9 +55,14 @@ class Memory:
         return self.parameters + self.moments + self.other
 
     @property
+    def arguments(self) -> int:
+        """Bytes of the arguments of a step: state and text."""
+        return self.state + self.text
+
+    @property
     def fixed(self) -> int:
         """Bytes that do not depend on the batch, without temporary arrays."""
-        return self.state + self.text + self.metrics
+        return self.arguments + self.metrics
 
     @property
     def activations(self) -> int:
@@ -67,38 +75,48 @@ class Memory:
         return self.fixed + self.temporary
 
 
-def predict(session: Session, *, devices: int, platform: Platform) -> Memory:
+def predict(session: Session, *, devices: int, platform: Platform, fsdp: int = 1) -> Memory:
     """Return the memory of a run by formulas.
 
     Args:
       session: the run; no array of its state is made.
       devices: that share the batch; a divisor of it.
       platform: of the devices.
+      fsdp: devices that divide parameters and moments among them.
     """
     rows = session.config.train.batch_size // devices
-    held = temporary(session, platform)(rows)
-    return with_temporary(session, devices=devices, temporary=held, source="formula")
+    held = temporary(session, platform, fsdp)(rows)
+    return with_temporary(session, devices=devices, temporary=held, source="formula", fsdp=fsdp)
 
 
-def with_temporary(session: Session, *, devices: int, temporary: int, source: Source) -> Memory:
+def with_temporary(
+    session: Session, *, devices: int, temporary: int, source: Source, fsdp: int = 1
+) -> Memory:
     """Return the memory of a run whose temporary arrays are known."""
     state = _state(session)
     carry = size_of(state.carry) // devices
-    rest = state._replace(params=(), opt_state=(), carry=())
+    rest = state._replace(params=(), opt_state=(), carry=(), average=())
     return Memory(
-        parameters=size_of(state.params),
-        moments=size_of(state.opt_state),
-        other=size_of(rest) + carry,
+        parameters=size_of(state.params, fsdp),
+        all_parameters=size_of(state.params),
+        moments=size_of(state.opt_state, fsdp),
+        other=size_of(rest) + size_of(state.average, fsdp) + carry,
         text=size_of(session.source),
         metrics=CAPACITY * len(Metrics._fields) * _FLOAT,
         temporary=temporary,
-        gradients=_gradients(session, state),
+        gradients=_gradients(session, state, fsdp),
         source=source,
     )
 
 
-def temporary(session: Session, platform: Platform) -> Callable[[int], int]:
-    """Return the function from windows at once to bytes of temporary arrays, by formula."""
+def temporary(session: Session, platform: Platform, fsdp: int = 1) -> Callable[[int], int]:
+    """Return the function from windows at once to bytes of temporary arrays, by formula.
+
+    Divided parameters are gathered for a step: those of all devices are held then.
+    """
+    if fsdp > 1:
+        alone, gathered = temporary(session, platform), size_of(_state(session).params)
+        return lambda rows: alone(rows) + gathered
     config, model = session.config, session.model
     assert session.source is not None
     window, state = session.source.window, _state(session)
@@ -143,9 +161,9 @@ def largest_batch(total: Callable[[int], float], usable: float, most: int = 2**2
     return low
 
 
-def size_of(tree: Any) -> int:
-    """Return the bytes of arrays, or of their shapes."""
-    return sum(_bytes(leaf) for leaf in jax.tree.leaves(tree))
+def size_of(tree: Any, fsdp: int = 1) -> int:
+    """Return the bytes of arrays, or of their shapes, on each of the devices that divide them."""
+    return sum(parallel.part_bytes(leaf, fsdp) for leaf in jax.tree.leaves(tree))
 
 
 def compiled_bytes(session: Session, found: Any) -> int:
@@ -172,12 +190,6 @@ def _state(session: Session) -> TrainState:
 _shapes = functools.lru_cache(maxsize=8)(state_shapes)
 
 
-def _gradients(session: Session, state: TrainState) -> int:
-    sums = 2 if session.config.optim.accumulate_steps > 1 else 1
-    return sums * size_of(state.params)
-
-
-def _bytes(leaf: Any) -> int:
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.eval_shape(jax.random.key_data, leaf)
-    return int(leaf.size) * int(leaf.dtype.itemsize)
+def _gradients(session: Session, state: TrainState, fsdp: int = 1) -> int:
+    sums = size_of(state.params, fsdp) if session.config.optim.accumulate_steps > 1 else 0
+    return size_of(state.params) + sums

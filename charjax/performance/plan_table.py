@@ -1,6 +1,7 @@
 """A plan in words: rows of (name, figure, remark)."""
 
 from charjax.performance.activations import formula
+from charjax.performance.memory import predict
 from charjax.performance.planning import Plan
 from charjax.performance.show import quantity
 
@@ -53,16 +54,20 @@ def _run(plan: Plan) -> list[Row]:
 
 
 def _count(plan: Plan) -> str:
-    return f"{plan.memory.parameters // 4:,}"
+    return f"{plan.memory.all_parameters // 4:,}"
 
 
 def _memory(plan: Plan) -> list[Row]:
     found, device = plan.memory, plan.target.device
     rows = [
         ("memory per device", "", ""),
-        ("  parameters", gib(found.parameters), "float32"),
+        ("  parameters", gib(found.parameters), f"float32{_divided(plan)}"),
         ("  gradients", gib(min(found.gradients, found.temporary)), ""),
-        ("  moments", gib(found.moments), f"optim.kind={plan.session.config.optim.kind}"),
+        (
+            "  moments",
+            gib(found.moments),
+            f"optim.kind={plan.session.config.optim.kind}{_divided(plan)}",
+        ),
         ("  activations", gib(found.activations), _basis(plan)),
         ("  text and metrics", gib(found.text + found.metrics), ""),
     ]
@@ -70,11 +75,19 @@ def _memory(plan: Plan) -> list[Row]:
         rows.append(
             ("  other state", gib(found.other), "statistics, carried state, factors, average")
         )
+    if plan.fsdp > 1:
+        whole = predict(plan.session, devices=plan.used, platform=device.platform).arguments
+        share = f"{found.arguments / whole:.2f} x those without runtime.mesh.fsdp"
+        rows.append(("  arguments of a step", gib(found.arguments), f"state and text: {share}"))
     fits = "fits" if plan.fits else "does not fit"
     usable = f"of {gib(device.usable)}: {fits}"
     rows.append(("  in all", gib(found.total), usable))
     largest = f"{plan.largest:,}" if plan.largest else "none"
     return [*rows, ("largest train.batch_size", largest, "that fits")]
+
+
+def _divided(plan: Plan) -> str:
+    return f", divided over {plan.fsdp}" if plan.fsdp > 1 else ""
 
 
 def _basis(plan: Plan) -> str:

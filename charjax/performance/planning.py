@@ -12,6 +12,7 @@ from charjax.performance.calibrate import work_of
 from charjax.performance.calibration import Calibration
 from charjax.performance.devices import DEVICES, Device
 from charjax.performance.memory import Memory
+from charjax.training.devices import mesh_sizes
 from charjax.training.session import Session
 
 _MOST_DEVICES = 256
@@ -43,6 +44,7 @@ class Plan:
       session: the run.
       target: what it is planned for.
       used: devices that share the batch.
+      fsdp: devices that divide parameters and moments.
       memory: per device.
       largest: greatest train.batch_size that fits; 0 for none.
       work: of a step.
@@ -54,6 +56,7 @@ class Plan:
     session: Session
     target: Target
     used: int
+    fsdp: int
     memory: Memory
     largest: int
     work: estimate.Work
@@ -85,22 +88,22 @@ def make_plan(session: Session, target: Target, *, compiles: bool, say: Note) ->
       say: called with a line before the compiler starts.
 
     Raises:
-      UserError: there is no such number of devices.
+      UserError: there is no such number of devices, or runtime.mesh does not suit it.
     """
     config, device = session.config, target.device
     check_count(target)
     notes: list[str] = []
     batch = config.train.batch_size
-    used = session.mesh.size if device.platform == "cpu" else _divisor(batch, target.count)
+    used, fsdp = _used(session, target)
     if used < target.count:
         notes.append(
             f"{used} devices is the largest number up to {target.count} that divides "
             f"train.batch_size ({batch}); the others idle"
         )
-    found = _memory(session, target, used, compiles=compiles, say=say, notes=notes)
-    grows = _growth(session, found, batch // used, device)
+    found = _memory(session, target, (used, fsdp), compiles=compiles, say=say, notes=notes)
+    grows = _growth(session, found, batch // used, device, fsdp)
     largest = used * memory.largest_batch(lambda rows: found.fixed + grows(rows), device.usable)
-    work = estimate.work_of(session, found, used)
+    work = estimate.work_of(session, found, used, fsdp)
     time = _time(session, work, target)
     if device.platform == "cpu":
         notes.append(
@@ -115,7 +118,7 @@ def make_plan(session: Session, target: Target, *, compiles: bool, say: Note) ->
     if used > 1 and device.interconnect is None and device.platform != "cpu":
         notes.append(f"the interconnect of {device.name} is not known: the all-reduce is left out")
     notes.append("time is that of the training steps: compilation and evaluation are left out")
-    plan = Plan(session, target, used, found, largest, work, time, (), tuple(notes))
+    plan = Plan(session, target, used, fsdp, found, largest, work, time, (), tuple(notes))
     return plan if plan.fits else dataclasses.replace(plan, would_fit=remedies(plan))
 
 
@@ -134,21 +137,31 @@ def check_count(target: Target) -> None:
         )
 
 
-def _divisor(batch: int, count: int) -> int:
-    return max(n for n in range(1, min(count, batch) + 1) if batch % n == 0)
+def _used(session: Session, target: Target) -> tuple[int, int]:
+    """Return the devices that share the batch, and those that divide the parameters."""
+    if target.device.platform == "cpu":
+        return session.mesh.size, parallel.fsdp_size(session.mesh)
+    data, fsdp = mesh_sizes(session.config, target.count)
+    return data * fsdp, fsdp
 
 
 def _memory(
-    session: Session, target: Target, used: int, *, compiles: bool, say: Note, notes: list[str]
+    session: Session,
+    target: Target,
+    sizes: tuple[int, int],
+    *,
+    compiles: bool,
+    say: Note,
+    notes: list[str],
 ) -> Memory:
     """Return the memory by the compiler if it may be asked, else by formula."""
-    device = target.device
-    formula = memory.predict(session, devices=used, platform=device.platform)
+    device, (used, fsdp) = target.device, sizes
+    formula = memory.predict(session, devices=used, platform=device.platform, fsdp=fsdp)
     if compiles and formula.fixed <= device.usable:
         try:
-            temporary = _compiled(session, target, used, say)
+            temporary = _compiled(session, target, sizes, say)
             return memory.with_temporary(
-                session, devices=used, temporary=temporary, source="compiler"
+                session, devices=used, temporary=temporary, source="compiler", fsdp=fsdp
             )
         except UserError as error:
             notes.append(f"activations are by formula: {error}")
@@ -157,36 +170,40 @@ def _memory(
     return formula
 
 
-def _compiled(session: Session, target: Target, used: int, say: Note) -> int:
+def _compiled(session: Session, target: Target, sizes: tuple[int, int], say: Note) -> int:
     """Return the temporary bytes per device, as the compiler gives them.
 
     Raises:
       UserError: the compiler is not installed, or knows no such device.
     """
-    device = target.device
+    device, (used, fsdp) = target.device, sizes
     if device.platform == "cpu":
         mesh = session.mesh
     else:
         if device.name not in topology.DEVICES:
             raise UserError(f"{device.name} is not among those that can be compiled for here")
         every = topology.compile_mesh(device.name, target.count)
-        mesh = parallel.make_mesh(list(every.devices.flat)[:used], used)
+        mesh = parallel.make_mesh(list(every.devices.flat)[:used], used, fsdp)
     say(f"compiling for {used} x {device.name}; --no-compile uses a formula instead")
     try:
         found = topology.compiled(programs.training(session, mesh))
     except topology.DoesNotFitError as error:
-        state = memory.with_temporary(session, devices=used, temporary=0, source="compiler")
+        state = memory.with_temporary(
+            session, devices=used, temporary=0, source="compiler", fsdp=fsdp
+        )
         return error.needed - state.fixed
     return memory.compiled_bytes(session, found) if device.platform == "cpu" else found.temporary
 
 
-def _growth(session: Session, found: Memory, rows: int, device: Device) -> Callable[[int], float]:
+def _growth(
+    session: Session, found: Memory, rows: int, device: Device, fsdp: int
+) -> Callable[[int], float]:
     """Return the function from windows on a device to bytes of temporary arrays.
 
     What was compiled for `rows` windows grows by the formula, or in proportion where there is none:
     a small program's arrays say little of a large one's.
     """
-    formula = memory.temporary(session, device.platform)
+    formula = memory.temporary(session, device.platform, fsdp)
     if found.source == "formula":
         return formula
     constant = min(found.gradients, found.temporary)
@@ -222,12 +239,15 @@ def remedies(plan: Plan) -> tuple[str, ...]:
     """Return settings and flags, each of which would make a run fit."""
     config, target, found = plan.session.config, plan.target, plan.memory
     rows, device = config.train.batch_size // plan.used, target.device
-    grows = _growth(plan.session, found, rows, device)
+    grows = _growth(plan.session, found, rows, device, plan.fsdp)
     ways = []
+    in_parts = None if device.platform == "cpu" else _more_parts(plan)
     if plan.largest:
         ways.append(smaller_batch(config.train.batch_size, config.optim.accumulate_steps, plan))
         if device.platform != "cpu" and (count := _more_devices(plan, grows)):
             ways.append(f"--count {count}")
+    elif in_parts is not None:
+        ways.append(in_parts)
     if config.runtime.dtype == "float32" and device.bfloat16:
         half = found.gradients + found.activations / 2
         if plan.largest and found.fixed + half <= device.usable:
@@ -239,7 +259,7 @@ def remedies(plan: Plan) -> tuple[str, ...]:
     if not ways:
         ways.append(
             "a smaller model (every device holds all parameters and moments)"
-            if not plan.largest
+            if not plan.largest and plan.fsdp == 1
             else "a smaller model or context"
         )
     return tuple(ways)
@@ -251,7 +271,8 @@ def smaller_batch(batch: int, accumulate: int, plan: Plan) -> str:
     # Gradients are summed in an array of their own.
     sums = plan.memory.parameters if accumulate == 1 else 0
     usable = plan.target.device.usable - sums
-    grows = _growth(plan.session, plan.memory, batch // plan.used, plan.target.device)
+    rows, device = batch // plan.used, plan.target.device
+    grows = _growth(plan.session, plan.memory, rows, device, plan.fsdp)
     fitting = plan.used * memory.largest_batch(lambda n: plan.memory.fixed + grows(n), usable)
     least = -(-whole // fitting) if fitting else whole + 1
     for steps in range(least, min(whole // plan.used, _MOST_STEPS) + 1):
@@ -276,6 +297,22 @@ def _more_devices(plan: Plan, grows: Callable[[int], float]) -> int | None:
     return None
 
 
+def _more_parts(plan: Plan) -> str | None:
+    """Return settings that divide the parameters over the least devices with which it would fit."""
+    batch, target, session = plan.session.config.train.batch_size, plan.target, plan.session
+    sizes = topology.TPUS.get(target.device.name) or [2**n for n in range(1, 9)]
+    for fsdp in sorted(size for size in sizes if size > plan.fsdp):
+        count = max(fsdp, target.count)
+        if count % fsdp or batch % count or count > _MOST_DEVICES:
+            continue
+        platform = target.device.platform
+        found = memory.predict(session, devices=count, platform=platform, fsdp=fsdp)
+        if found.total <= target.device.usable:
+            more = f" --count {count}" if count > target.count else ""
+            return f"runtime.mesh.fsdp={fsdp}{more}"
+    return None
+
+
 def to_json(plan: Plan, price: float | None) -> dict[str, Any]:
     """Return the plan as an object of numbers; bytes are per device."""
     session, found, device = plan.session, plan.memory, plan.target.device
@@ -286,9 +323,10 @@ def to_json(plan: Plan, price: float | None) -> dict[str, Any]:
         "device": dataclasses.asdict(device),
         "count": plan.target.count,
         "devices_used": plan.used,
+        "fsdp": plan.fsdp,
         "model": config.model.kind,
         "dtype": config.runtime.dtype,
-        "parameters": found.parameters // 4,
+        "parameters": found.all_parameters // 4,
         "batch_size": config.train.batch_size,
         "accumulate_steps": config.optim.accumulate_steps,
         "targets_per_step": plan.work.targets,
@@ -300,6 +338,7 @@ def to_json(plan: Plan, price: float | None) -> dict[str, Any]:
             "activations": found.activations,
             "text": found.text,
             "metrics": found.metrics,
+            "arguments": found.arguments,
             "total": found.total,
             "usable": math.floor(device.usable),
             "source": found.source,

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from charjax import hardware
-from charjax.parallel import first_copy
+from charjax.parallel import first_copy, whole
 from charjax.performance.failures import check_memory
 from charjax.training.program import CAPACITY, ChunkProgram, compile_chunks, dropout_key
 from charjax.training.session import Session, first_state
@@ -90,7 +90,7 @@ def exact_loss(training: Training) -> float:
         return jnp.mean(cross_entropy(logits, batch.targets))
 
     with jax.default_matmul_precision("highest"):
-        return float(loss(first_copy(variables_of(training.state))))
+        return float(loss(first_copy(whole(variables_of(training.state), session.mesh))))
 
 
 def first_batch(session: Session) -> tuple[np.ndarray, np.ndarray]:

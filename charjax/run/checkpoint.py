@@ -2,30 +2,36 @@
 
 A step is a directory: `500/state/` holds the arrays as orbax writes them, `500/meta.json` the
 caller's notes and a SHA-256 of every leaf and every file. It appears complete or not at all
-(`checkpoint_files.commit_step`), and is verified before anything in it is used.
+(`checkpoint_files.commit_step`), and is verified before anything in it is used. Where several
+processes train one run, each writes its own parts of the arrays (`checkpoint_together`).
 """
 
 import concurrent.futures
-import errno
 import hashlib
+import itertools
 import json
-import math
-import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
+from charjax import processes
 from charjax.errors import UserError, printable
-from charjax.hardware import physical_memory
 from charjax.run import checkpoint_files
-from charjax.run.checkpoint_files import DamagedError, Record
-from charjax.run.checkpoint_silence import silenced
+from charjax.run.checkpoint_arrays import reason, write_arrays
+from charjax.run.checkpoint_parts import Part, Snapshot, gathered, place, region_of
+from charjax.run.checkpoint_reading import check_fit, read_leaves
+from charjax.run.checkpoint_record import DamagedError, Record, describe, pack
+from charjax.run.checkpoint_together import check_room, check_shared, save_together
+
+T = TypeVar("T")
+# Stores that processes share are opened in the same order by all of them.
+_numbers = itertools.count()
 
 
 class SaveError(OSError):
@@ -35,10 +41,13 @@ class SaveError(OSError):
 def state_digest(state: Any) -> str:
     """Return the SHA-256 over path, dtype, shape and bytes of every leaf of a pytree of arrays.
 
-    It depends neither on the order of the leaves nor on their devices.
+    It depends neither on the order of the leaves nor on their devices. All processes that hold
+    parts of the state call this, in their main threads.
     """
-    arrays = {name: np.asarray(_whole(leaf)) for name, leaf in _named_leaves(state).items()}
-    leaves = {name: leaf.model_dump() for name, leaf in checkpoint_files.describe(arrays).items()}
+    leaves = {
+        name: describe({name: gathered(leaf)})[name].model_dump()
+        for name, leaf in _named_leaves(state).items()
+    }
     return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()
 
 
@@ -47,34 +56,64 @@ class Checkpoints:
 
     Without `keep` they are only read. With it, what a killed save left is removed, and each save
     removes all but the newest `keep` steps and the best one.
+
+    A store that is shared belongs to all processes of a run, on a file system that all of them see.
+    Each opens it, and calls `save`, `restore` and `read_meta`, as the others do and in the same
+    order. Every one of these ends in the same way on all. A process by itself needs no such store,
+    even among others.
     """
 
     def __init__(
-        self, directory: Path, keep: int | None = None, warn: Callable[[str], None] | None = None
+        self,
+        directory: Path,
+        keep: int | None = None,
+        warn: Callable[[str], None] | None = None,
+        *,
+        shared: bool = False,
     ):
         """Open a directory.
 
         Args:
           directory: of the steps; made if need be, with `keep`.
           keep: how many of the newest steps to keep.
-          warn: called with a line about damaged steps; by default it is printed on stderr.
+          warn: called with a line about damaged steps; by default it is printed on stderr. Of
+            processes that share the store, the first calls it.
+          shared: whether all processes use the store together.
 
         Raises:
           SaveError: the directory cannot be made or written.
+          UserError: some of the processes do not see it.
         """
         self._directory = Path(directory).absolute()
         self._keep = keep
         self._warn = warn or _warn_on_stderr
+        self._shared = shared and processes.count() > 1
         self._damaged: dict[int, str] = {}
         self._warned: set[int] = set()
         self._pending: concurrent.futures.Future[None] | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._number = next(_numbers) if self._shared else None
         if keep is not None:
-            try:
+            self._open_to_write()
+
+    def _open_to_write(self) -> None:
+        problem, marker = "", ""
+        try:
+            if not self._shared or processes.is_first():
                 self._directory.mkdir(parents=True, exist_ok=True)
                 checkpoint_files.clear_leftovers(self._directory)
-            except OSError as error:
-                raise SaveError(f"checkpoints in {str(directory)!r}: {_reason(error)}") from error
+                marker = checkpoint_files.make_marker(self._directory) if self._shared else ""
+        except OSError as error:
+            problem = reason(error)
+        if problem := self._first(problem):
+            raise SaveError(f"checkpoints in {str(self._directory)!r}: {problem}")
+        if self._shared:
+            check_shared(self._directory, marker)
+
+    def _first(self, text: str) -> str:
+        """Return the first text that is not empty, of all processes that share the store."""
+        texts = processes.gather(text) if self._shared else [text]
+        return next(filter(None, texts), "")
 
     def save(self, step: int, state: Any, meta: dict[str, Any], *, best: bool = False) -> None:
         """Start to save a step, and return.
@@ -85,7 +124,8 @@ class Checkpoints:
         Args:
           step: its number. An existing step of that number is replaced, and stays the best if it
             was; later ones, left where a run was resumed from an earlier step, are removed.
-          state: a pytree of jax arrays that this process can address, or of numpy arrays.
+          state: a pytree of jax arrays, or of numpy arrays. If the store is not shared, this
+            process can address them.
           meta: notes; anything that JSON can hold.
           best: whether this is the best step so far.
 
@@ -96,7 +136,11 @@ class Checkpoints:
             raise ValueError("checkpoints opened without `keep` are only read")
         self.wait()
         notes = json.loads(json.dumps(meta))
-        self._pending = self._thread.submit(self._write, step, _snapshot(state), notes, best)
+        is_writer = not self._shared or processes.is_first()
+        snapshot = Snapshot.of(_named_leaves(state), is_writer=is_writer)
+        if snapshot.divided and not self._shared:
+            raise ValueError(f"several processes hold parts of {next(iter(snapshot.divided))}")
+        self._pending = self._thread.submit(self._write, step, snapshot, notes, best)
 
     def wait(self) -> None:
         """Wait for the save in progress.
@@ -109,8 +153,17 @@ class Checkpoints:
             pending.result()
 
     def check(self) -> None:
-        """Raise what `wait` raises if the save has failed already, without waiting for it."""
-        if self._pending is not None and self._pending.done():
+        """Raise what `wait` raises if the save has failed already, without waiting for it.
+
+        Processes that share the store call this together: the others would wait for one that ends
+        earlier than they do.
+        """
+        if self._pending is None:
+            return
+        ended = self._pending.done()
+        if self._shared:
+            ended = all(processes.gather("ended" if ended else ""))
+        if ended:
             self.wait()
 
     def close(self) -> None:
@@ -177,14 +230,14 @@ class Checkpoints:
         every = _named_leaves(like)
         for record in self._good(which):
             filled = {
-                name: _put(np.ones(leaf.shape, leaf.dtype), leaf)
+                name: place(leaf, [_ones(leaf)], np.dtype(leaf.dtype).name)
                 for name, leaf in every.items()
                 if ones is not None and name not in record.leaves and ones.fullmatch(name)
             }
             wanted = {name: leaf for name, leaf in every.items() if name not in filled}
-            _check_fit(record, wanted, self._directory)
+            self._together(partial(check_fit, record, wanted, self._directory))
             try:
-                read = _read_leaves(self._directory, record, wanted)
+                read = self._unless_damaged(partial(read_leaves, self._directory, record, wanted))
             except DamagedError as damage:
                 self._note(record.step, damage)
                 continue
@@ -196,22 +249,46 @@ class Checkpoints:
     def _good(self, which: str | int) -> Iterator[Record]:
         """Yield the records of steps whose files are intact, in the order to try them."""
         while True:
-            step = self._choose(which)
+            step = self._together(lambda: self._choose(which))
+            if self._shared:
+                # The first process has committed and removed them: what it sees is so.
+                step = int(processes.gather(str(step))[0])
             try:
-                record = checkpoint_files.read_record(self._directory, step)
-                checkpoint_files.verify_files(self._directory, record)
+                record = self._unless_damaged(partial(self._read_record, step))
             except DamagedError as damage:
                 self._note(step, damage)
                 continue
             new = [bad for bad in self._damaged if bad > step and bad not in self._warned]
             if new:
-                self._warn(f"checkpoint {self._list(new)}: going back to checkpoint {step}")
+                if not self._shared or processes.is_first():
+                    self._warn(f"checkpoint {self._list(new)}: going back to checkpoint {step}")
                 self._warned.update(new)
             yield record
 
+    def _read_record(self, step: int) -> Record:
+        record = checkpoint_files.read_record(self._directory, step)
+        share = (processes.index(), processes.count()) if self._shared else (0, 1)
+        checkpoint_files.verify_files(self._directory, record, share)
+        return record
+
+    def _together(self, function: Callable[[], T]) -> T:
+        """Call a function; if it raises a UserError on any process, raise one on all."""
+        return processes.together(function) if self._shared else function()
+
+    def _unless_damaged(self, function: Callable[[], T]) -> T:
+        """Call a function; if it raises a DamagedError on any process, raise one on all."""
+        problem, result = "", None
+        try:
+            result = function()
+        except DamagedError as damage:
+            problem = str(damage)
+        if problem := self._first(problem):
+            raise DamagedError(problem)
+        return result  # type: ignore[return-value]
+
     def _note(self, step: int, damage: DamagedError) -> None:
         # A missing step is not damaged: the run that writes here has removed it meanwhile.
-        if step in self.steps():
+        if self._shared or step in self.steps():
             self._damaged[step] = str(damage)
 
     def _choose(self, which: str | int) -> int:
@@ -246,22 +323,31 @@ class Checkpoints:
         newest_first = sorted(damaged, reverse=True)
         return ", ".join(f"{step} is damaged ({self._damaged[step]})" for step in newest_first)
 
-    def _write(self, step: int, snapshot: dict[str, Any], meta: dict[str, Any], best: bool) -> None:
+    def _write(self, step: int, snapshot: Snapshot, meta: dict[str, Any], best: bool) -> None:
         """Commit a step and remove those no longer kept, in the thread."""
         assert self._keep is not None
+        prune = partial(checkpoint_files.prune, self._directory, step, self._keep)
         try:
-            arrays = {name: np.asarray(leaf) for name, leaf in snapshot.items()}
-            _check_room(self._directory, sum(array.nbytes for array in arrays.values()))
-            commit = checkpoint_files.commit_step(self._directory, step, arrays, meta, best)
-            with silenced(), commit as path:
-                _write_arrays(path, arrays)
+            arrays = snapshot.to_host()
+            if self._shared:
+                meeting = f"checkpoints-{self._number}"
+                save_together(self._directory, step, arrays, meta, best, meeting, prune)
+            else:
+                self._write_alone(step, arrays.whole, meta, best)
+                prune()
             self._damaged.pop(step, None)
-            checkpoint_files.prune(self._directory, step, self._keep)
         except Exception as error:  # tensorstore raises ValueError
             raise SaveError(
-                f"saving checkpoint {step} in {str(self._directory)!r} failed: {_reason(error)}; "
+                f"saving checkpoint {step} in {str(self._directory)!r} failed: {reason(error)}; "
                 f"saved before it: {', '.join(map(str, self.steps())) or 'none'}"
             ) from error
+
+    def _write_alone(
+        self, step: int, arrays: dict[str, np.ndarray], meta: dict[str, Any], best: bool
+    ) -> None:
+        check_room(self._directory, sum(array.nbytes for array in arrays.values()))
+        with checkpoint_files.commit_step(self._directory, step, arrays, meta, best) as path:
+            write_arrays(path, pack(array for _, array in sorted(arrays.items())))
 
 
 def _warn_on_stderr(text: str) -> None:
@@ -281,124 +367,5 @@ def _named_leaves(tree: Any) -> dict[str, Any]:
     return named
 
 
-def _whole(leaf: Any) -> Any:
-    """Return one device's copy of a replicated array, and anything else unchanged."""
-    if isinstance(leaf, jax.Array) and leaf.is_fully_replicated:
-        return leaf.addressable_data(0)
-    return leaf
-
-
-def _snapshot(state: Any) -> dict[str, Any]:
-    """Copy every leaf, so that the state may be donated or changed afterwards."""
-    leaves = {name: _whole(leaf) for name, leaf in _named_leaves(state).items()}
-    on_device = {name: leaf for name, leaf in leaves.items() if not _in_host_memory(leaf)}
-    shardings = {name: leaf.sharding for name, leaf in on_device.items()}
-    copies = jax.device_put(on_device, shardings, may_alias=False)
-    # In the host's memory, numpy copies faster than jax.device_put.
-    return {name: copies[name] if name in copies else np.array(leaves[name]) for name in leaves}
-
-
-def _in_host_memory(leaf: Any) -> bool:
-    return not isinstance(leaf, jax.Array) or all(d.platform == "cpu" for d in leaf.devices())
-
-
-def _check_room(directory: Path, size: int) -> None:
-    """Raise an OSError if the disk is too full, before orbax begins to write."""
-    if shutil.disk_usage(directory).free < size:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    ocp = _orbax()
-    # Compression makes parameters smaller by a twelfth and takes a sixth of a save's time; OCDBT
-    # takes twice the time of one file per array, for so few arrays.
-    handler = ocp.PyTreeCheckpointHandler(use_compression=False, use_ocdbt=False)
-    with ocp.Checkpointer(handler) as orbax:
-        orbax.save(path, args=ocp.args.PyTreeSave(checkpoint_files.pack(arrays)))
-
-
-def _orbax() -> Any:
-    """Import orbax at the first save or restore: that takes half as long as importing JAX."""
-    import orbax.checkpoint
-
-    return orbax.checkpoint
-
-
-def _check_fit(record: Record, wanted: dict[str, Any], directory: Path) -> None:
-    """Raise a UserError that names leaves of a step which differ from those wanted."""
-    saved = {name: (leaf.dtype, tuple(leaf.shape)) for name, leaf in record.leaves.items()}
-    here = {name: (np.dtype(leaf.dtype).name, leaf.shape) for name, leaf in wanted.items()}
-    differing = [
-        f"{name} is {_show(saved.get(name))} there and {_show(here.get(name))} here"
-        for name in sorted({*saved, *here})
-        if saved.get(name) != here.get(name)
-    ]
-    if differing:
-        rest = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise UserError(
-            f"checkpoint: {record.step} in {str(directory)!r} is of another model: "
-            f"{', '.join(differing[:3])}{rest}; use the configuration it was trained with"
-        )
-    size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in wanted.values())
-    if size > (memory := physical_memory()):
-        raise UserError(
-            f"checkpoint: {record.step} in {str(directory)!r} holds {size / 1e9:.1f} GB, more than "
-            f"the {memory / 1e9:.1f} GB of this machine's memory; read it on a larger one"
-        )
-
-
-def _show(leaf: tuple[str, tuple[int, ...]] | None) -> str:
-    return f"{leaf[0]}{list(leaf[1])}" if leaf else "missing"
-
-
-def _read_leaves(directory: Path, record: Record, wanted: dict[str, Any]) -> list[Any]:
-    """Read the arrays, put as wanted; raise a DamagedError unless they are those saved."""
-    shapes = checkpoint_files.packed_shapes(record)
-    ocp = _orbax()
-    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in shapes}
-    path = checkpoint_files.arrays_path(directory, record.step)
-    try:
-        with silenced(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
-            _check_sizes(orbax.metadata(path).item_metadata.tree, shapes)
-            packed = orbax.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-        arrays = checkpoint_files.unpack(packed, record)
-    except DamagedError:
-        raise
-    except Exception as error:  # tensorstore raises ValueError
-        raise DamagedError(_reason(error)) from error
-    for name, described in checkpoint_files.describe(arrays).items():
-        if described != record.leaves[name]:
-            raise DamagedError(f"{name} is altered")
-    return [_put(arrays[name], like) for name, like in wanted.items()]
-
-
-def _check_sizes(headers: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> None:
-    """Raise a DamagedError if the headers declare other arrays than those of the record.
-
-    Digests do not protect from a crafted checkpoint: a restore (orbax 0.12) allocates what a header
-    declares, which may be more memory than there is.
-    """
-    for name, header in headers.items():
-        shape = getattr(header, "shape", None)
-        chunk = header.storage.chunk_shape if shape and header.storage else ()
-        larger = any(part > side for part, side in zip(chunk, shape or (), strict=True))
-        if name not in shapes or shape != shapes[name] or larger:
-            raise DamagedError(f"{name} is altered")
-
-
-def _put(array: np.ndarray, like: Any) -> Any:
-    if isinstance(like, np.ndarray | np.generic):
-        return array
-    placed = jax.device_put(array, like.sharding, may_alias=False)
-    if placed.dtype != array.dtype:
-        raise TypeError(f"jax holds {array.dtype} as {placed.dtype} here: see jax_enable_x64")
-    return placed
-
-
-def _reason(error: Exception) -> str:
-    """Return the operating system's message, or else the first line of the error."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if code := re.search(r"os_error_code='(\d+)'", str(error)):
-        return os.strerror(int(code[1]))
-    return f"{type(error).__name__}: {printable(str(error).partition(chr(10))[0])}"
+def _ones(like: Any) -> Part:
+    return Part(region_of(None, like.shape), np.ones(like.shape, like.dtype))

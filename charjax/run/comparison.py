@@ -14,7 +14,7 @@ import matplotlib.figure
 import pandas as pd
 
 from charjax import files
-from charjax.config import Config, differences, load_config
+from charjax.config import Config, differences, flat_settings, load_config
 from charjax.config.reads import why_unread
 from charjax.errors import UserError, visible
 from charjax.run.load import find_run, has_checkpoints, require_run
@@ -145,7 +145,7 @@ def _number(value: Any) -> float | None:
 
 def _settings(configs: list[Config], names: list[str]) -> pd.DataFrame:
     """Return the settings that differ between any two runs; NaN where a run reads none."""
-    trees = [dict(_flat(config)) for config in configs]
+    trees = [dict(flat_settings(config)) for config in configs]
     keys = dict.fromkeys(
         key for config in configs[1:] for key, _, _ in differences(configs[0], config)
     )
@@ -157,14 +157,6 @@ def _settings(configs: list[Config], names: list[str]) -> pd.DataFrame:
         for name, tree, config in zip(names, trees, configs, strict=True)
     }
     return pd.DataFrame(columns, index=pd.Index(list(keys), name="setting"), dtype=object)
-
-
-def _flat(config: Config) -> list[tuple[str, Any]]:
-    return [
-        (f"{section}.{key}", value)
-        for section, values in config.model_dump().items()
-        for key, value in values.items()
-    ]
 
 
 def _curves(lines: list[list[dict[str, Any]]], names: list[str]) -> matplotlib.figure.Figure:

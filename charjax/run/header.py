@@ -3,7 +3,8 @@
 import jax
 from rich.table import Table
 
-from charjax import backend, hardware
+from charjax import backend, hardware, parallel
+from charjax.config.mesh import REST
 from charjax.run.display import Display
 from charjax.training.session import Session
 from charjax.training.state import TrainState, parameter_count, state_shapes
@@ -45,7 +46,8 @@ def show_header(display: Display, session: Session, state: TrainState) -> None:
         f"{config.runtime.dtype}"
     )
     display.say(f"device: {hardware.describe(session.devices)}, {_describe_use(session)}")
-    if 1 < session.mesh.size < len(session.devices):
+    is_free = REST in config.runtime.mesh.model_dump().values()
+    if 1 < session.mesh.size < len(session.devices) and is_free:
         display.say(
             f"note: {session.mesh.size} devices is the largest number that divides "
             f"train.batch_size ({config.train.batch_size})"
@@ -63,7 +65,13 @@ def _parameter_table(state: TrainState) -> Table:
 
 
 def _describe_use(session: Session) -> str:
-    """Describe how a batch is divided over the devices."""
+    """Describe how a batch, and the parameters, are divided over the devices."""
+    count = parallel.fsdp_size(session.mesh)
+    divided = f", parameters and moments divided over {count}" if count > 1 else ""
+    return f"{_describe_rows(session)}{divided}"
+
+
+def _describe_rows(session: Session) -> str:
     used, available = session.mesh.size, len(session.devices)
     are_cores = session.devices[0].platform == "cpu" and not backend.devices_are_given()
     if are_cores and available > 1:

@@ -16,7 +16,7 @@ from charjax.run.events import EventSchedule
 from charjax.run.metrics import Interval, MetricsFile, columns, loss_fields
 from charjax.run.profiling import Profile
 from charjax.run.progress import Progress
-from charjax.signals import Signals
+from charjax.run.stopping import Stop
 from charjax.training.evaluation import Score
 from charjax.training.program import CAPACITY, ChunkProgram
 from charjax.training.state import TrainState
@@ -67,6 +67,8 @@ class Loop:
       profile: the trace of some steps, if one is wanted.
       evaluate_trained: as `evaluate`, of the parameters as they are trained, where that is of their
         moving average; else None.
+      agree: the steps of the next chunk -> those that all processes agree on; called after each
+        chunk, it also lets `signals` know of a signal for any of them.
       step: steps done.
     """
 
@@ -76,7 +78,7 @@ class Loop:
     progress: Progress
     metrics: MetricsFile
     display: Display
-    signals: Signals
+    signals: Stop
     evaluate: Callable[[int, TrainState], Score] | None
     sample: Callable[[int, TrainState], None]
     save: Callable[[int, TrainState, Progress, bool], None]
@@ -85,6 +87,7 @@ class Loop:
     steps_per_epoch: float
     profile: Profile | None = None
     evaluate_trained: Callable[[int, TrainState], Score] | None = None
+    agree: Callable[[int], int] = lambda steps: steps
     step: int = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
@@ -122,6 +125,8 @@ class Loop:
     def _advance(self, goal: int) -> None:
         """Train up to step `goal`, or until a signal; one chunk is always in flight."""
         began = time.perf_counter()
+        # Of several processes one may have a profile, and stop earlier.
+        goal = self.step + self.agree(goal - self.step)
         pending: _Chunk | None = None
         while self.step < goal and self.signals.received is None:
             steps = min(goal - self.step, self._chunk_steps)
@@ -152,7 +157,8 @@ class Loop:
                 "optim.learning_rate, or set optim.grad_clip"
             )
         per_step = seconds / max(1, chunk.steps)
-        self._chunk_steps = int(min(max(_CHUNK_SECONDS / per_step, 1), 8 * chunk.steps, CAPACITY))
+        steps = int(min(max(_CHUNK_SECONDS / per_step, 1), 8 * chunk.steps, CAPACITY))
+        self._chunk_steps = self.agree(steps)
         # Steps that cannot be saved are not worth computing.
         self.check()
         return now

@@ -114,9 +114,18 @@ class MetricsFile:
     with it, and it is not created again.
     """
 
-    def __init__(self, path: Path, also: Callable[[list[dict[str, Any]]], None] | None = None):
-        """Write to `path`, and call `also` with all lines that were appended."""
-        self.path, self._also = path, also
+    def __init__(
+        self,
+        path: Path,
+        also: Callable[[list[dict[str, Any]]], None] | None = None,
+        *,
+        writes: bool = True,
+    ):
+        """Write to `path`, and call `also` with all lines that were appended.
+
+        With `writes=False`, as in all processes of a run but the first, lines are dropped.
+        """
+        self.path, self._also, self._writes = path, also, writes
 
     def write(self, step: int, split: str, **fields: Any) -> None:
         """Append one line."""
@@ -124,6 +133,8 @@ class MetricsFile:
 
     def write_all(self, lines: list[dict[str, Any]]) -> None:
         """Append several lines at once."""
+        if not self._writes:
+            return
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         files.append(self.path, text, create=False)
         if self._also is not None:

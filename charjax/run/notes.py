@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from charjax import hardware
+from charjax import hardware, parallel
 from charjax.config import Config, describe_conflicts, parse_config, resume_conflicts
 from charjax.data.texts import TextFile
 from charjax.data.tokenizers import Tokenizer, tokenizer_from_json
@@ -57,7 +57,7 @@ def read_notes(meta: dict[str, Any]) -> Notes:
             tokenizer=tokenizer,
             dataset_digest=str(meta["dataset_digest"]),
             # Early checkpoints are of runs with that generator, and do not name it.
-            environment={"prng": "threefry", **meta["environment"]},
+            environment={"prng": "threefry", "fsdp": 1, **meta["environment"]},
             progress=dict(meta["progress"]),
             tables={
                 str(name): jax.ShapeDtypeStruct(tuple(map(int, shape)), jnp.dtype(dtype))
@@ -75,7 +75,11 @@ def environment(session: Session) -> dict[str, Any]:
     """Return the facts of the machine, versions and settings on which a run's bits depend."""
     machine = hardware.environment(session.devices, session.mesh)
     code = versions_of(session.config.model_dump())
-    return {**machine, "prng": generator(session.config, session.mesh), **code}
+    settled = {
+        "prng": generator(session.config, session.mesh),
+        "fsdp": parallel.fsdp_size(session.mesh),
+    }
+    return {**machine, **settled, **code}
 
 
 def checkpoint_meta(

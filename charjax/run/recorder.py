@@ -9,16 +9,15 @@ from typing import Any
 
 import jax
 
-from charjax import files
+from charjax import files, parallel, processes
 from charjax.data.tokenizers import CharTokenizer
-from charjax.errors import UserError
 from charjax.extensions import save_sources
-from charjax.files import check_directory, make_directory, write_json
-from charjax.run import fitting
+from charjax.files import write_json
+from charjax.run import agreement, fitting
 from charjax.run.checkpoint import Checkpoints
+from charjax.run.directory import lock_directory
 from charjax.run.display import Display
 from charjax.run.header import show_header
-from charjax.run.load import has_checkpoints, require_run
 from charjax.run.lock import Lock
 from charjax.run.loop import DivergedError, Loop
 from charjax.run.metrics import MetricsFile, draw_curves
@@ -26,8 +25,9 @@ from charjax.run.notes import check_resumed, checkpoint_meta, environment, read_
 from charjax.run.profiling import Profile
 from charjax.run.progress import Progress
 from charjax.run.samples import cut_samples, read_samples, write_samples
+from charjax.run.stopping import Stop
 from charjax.run.summary import Summary
-from charjax.run.tokenizer_file import check_tokenizer, write_tokenizer
+from charjax.run.tokenizer_file import write_tokenizer
 from charjax.signals import Interrupted, Signals
 from charjax.tracking.background import Tracking
 from charjax.tracking.trackers import tracking
@@ -47,13 +47,16 @@ from charjax.training.state import ADAM_SCALES, TrainState, state_shapes, variab
 class Recorder:
     """One run, trained or fitted, and written to its directory.
 
+    Each process of a run has a recorder and does the same. The first one writes the files; of a
+    checkpoint all write their parts.
+
     Attributes:
       directory: the run's.
       session: text, model, devices.
       display: the output of the run.
       signals: polled wherever a stop loses nothing.
-      checkpoints: the store.
-      lock: held while the process lives.
+      checkpoints: the store, shared by all processes of the run.
+      lock: held while the process lives, by the first process of the run.
       resumed: whether the run continues from a checkpoint.
       tracking: the trackers that the configuration asks for.
     """
@@ -61,7 +64,7 @@ class Recorder:
     directory: Path
     session: Session
     display: Display
-    signals: Signals
+    signals: Stop
     checkpoints: Checkpoints
     lock: Lock
     resumed: bool
@@ -77,23 +80,21 @@ class Recorder:
           UserError: it holds a run and `resume` is false, it holds none and `resume` is true,
             another process writes there, or it cannot be made.
         """
-        if resume:
-            require_run(directory)
-        make_directory(directory, "--workdir")
         lock = Lock(directory)
-        lock.acquire()
-        # Only with the lock: another process may have started a run there, and even ended it.
-        try:
-            if resume:
-                check_tokenizer(directory, session.dataset.tokenizer)
-            else:
-                _refuse_existing_run(directory)
-        except UserError:
-            lock.release()
-            raise
-        store = Checkpoints(directory / "checkpoints", session.config.checkpoint.keep)
-        trackers = tracking(session.config, directory, display.say)
-        return Recorder(directory, session, display, signals, store, lock, resume, trackers)
+
+        def prepare() -> None:
+            if processes.is_first():
+                lock_directory(directory, lock, session, resume=resume)
+
+        processes.together(prepare)
+        keep = session.config.checkpoint.keep
+        store = Checkpoints(directory / "checkpoints", keep, shared=True)
+        trackers = (
+            tracking(session.config, directory, display.say)
+            if processes.is_first()
+            else Tracking({}, display.say)
+        )
+        return Recorder(directory, session, display, Stop(signals), store, lock, resume, trackers)
 
     def close(self, status: int) -> None:
         """Close the trackers, and let others write the directory.
@@ -109,7 +110,8 @@ class Recorder:
     @property
     def metrics(self) -> MetricsFile:
         """The run's metrics.jsonl."""
-        return MetricsFile(self.directory / "metrics.jsonl", self.tracking.write)
+        path = self.directory / "metrics.jsonl"
+        return MetricsFile(path, self.tracking.write, writes=processes.is_first())
 
     def train(self, params: Any = None, profile: int | None = None) -> int:
         """Train to the last step; return the exit status.
@@ -121,6 +123,7 @@ class Recorder:
         began = time.perf_counter()
         state, progress = self._initial_state(params)
         step = int(state.counters.step)
+        agreement.check_state(state, step)
         show_header(self.display, self.session, state)
         if progress.is_over(step, self.session.config):
             return self._already_done(step, state, progress)
@@ -145,10 +148,11 @@ class Recorder:
             metrics=self.metrics,
             display=self.display,
             signals=self.signals,
-            evaluate=evaluator(self.session, self.signals.poll),
-            evaluate_trained=evaluator(self.session, self.signals.poll, "trained")
+            evaluate=evaluator(self.session, self.signals.poll_together),
+            evaluate_trained=evaluator(self.session, self.signals.poll_together, "trained")
             if self.session.config.optim.keeps_ema
             else None,
+            agree=self.signals.agree,
             sample=self._sample,
             save=save,
             check=self.checkpoints.check,
@@ -176,6 +180,9 @@ class Recorder:
             self.display.stop()
             print(f"error: {error}", file=sys.stderr)
             return 1
+        except processes.PeerError:
+            # Nothing can be saved without the other process.
+            raise
         except OSError:
             # A save in progress may still succeed, whatever else could not be written.
             with contextlib.suppress(OSError):
@@ -188,20 +195,24 @@ class Recorder:
         return self._finish(loop.step, loop.state, progress)
 
     def _profile(self, steps: int | None) -> Profile | None:
-        return None if steps is None else Profile(self.directory / "profile", steps, self.display)
+        if steps is None or not processes.is_first():
+            return None
+        return Profile(self.directory / "profile", steps, self.display)
 
     def fit(self) -> int:
         """Fit a family that counts, in one step; return the exit status."""
         began = time.perf_counter()
-        if self.resumed and self.checkpoints.steps():
+        if self.resumed and self._has_steps():
             state, progress = self._initial_state(None)
             return self._already_done(1, state, progress)
         self._prepare_directory(0, Progress())
         self.display.start(0, 1)
-        state, progress = fitting.count(self.session, self.display, self.signals.poll)
+        poll = self.signals.poll_together
+        state, progress = fitting.count(self.session, self.display, poll)
+        agreement.check_state(state, 0)
         show_header(self.display, self.session, state)
-        self.signals.poll()
-        fitting.score(self.session, state, progress, self.metrics, self.display, self.signals.poll)
+        poll()
+        fitting.score(self.session, state, progress, self.metrics, self.display, poll)
         self._sample(1, state)
         progress.wall_seconds = time.perf_counter() - began
         self._save(1, state, progress, True)
@@ -211,16 +222,19 @@ class Recorder:
 
     def _already_done(self, step: int, state: TrainState, progress: Progress) -> int:
         """Change nothing, unless a crash at the very end has left the summary unwritten."""
-        if (self.directory / "summary.json").exists():
+        if _first_says((self.directory / "summary.json").exists()):
             early = step < self.session.config.train.steps and not self.session.model.fitted
             further = "; it ended early: train.patience=N with a greater N continues" * early
             self.display.say(f"nothing to do: the run is at step {step}, its last{further}")
             return 0
         return self._finish(step, state, progress)
 
+    def _has_steps(self) -> bool:
+        return _first_says(bool(self.checkpoints.steps()))
+
     def _initial_state(self, params: Any) -> tuple[TrainState, Progress]:
         """Return the state of the latest checkpoint, or a fresh one, with `params` if given."""
-        if self.resumed and self.checkpoints.steps():
+        if self.resumed and self._has_steps():
             return self._restore()
         if self.resumed:
             self.display.say("no checkpoint was saved yet: beginning at step 0")
@@ -252,14 +266,20 @@ class Recorder:
 
     def _prepare_directory(self, step: int, progress: Progress) -> None:
         """Write config.toml, and cut from the other files what will be written again."""
-        config = self.session.config
-        save_sources(self.directory, config.model_dump())
-        files.replace(self.directory / "config.toml", config.to_toml())
-        write_tokenizer(self.directory, self.session.dataset.tokenizer)
-        (self.directory / "summary.json").unlink(missing_ok=True)
-        self.metrics.cut(step, progress.events_done)
-        cut_samples(self.directory / "samples.txt", progress.events_done)
-        self.tracking.start(self.metrics.read(), read_samples(self.directory / "samples.txt"))
+
+        def prepare() -> None:
+            if not processes.is_first():
+                return
+            config = self.session.config
+            save_sources(self.directory, config.model_dump())
+            files.replace(self.directory / "config.toml", config.to_toml())
+            write_tokenizer(self.directory, self.session.dataset.tokenizer)
+            (self.directory / "summary.json").unlink(missing_ok=True)
+            self.metrics.cut(step, progress.events_done)
+            cut_samples(self.directory / "samples.txt", progress.events_done)
+            self.tracking.start(self.metrics.read(), read_samples(self.directory / "samples.txt"))
+
+        processes.together(prepare)
 
     def _compile(self, state: TrainState) -> ChunkProgram:
         session = self.session
@@ -289,28 +309,39 @@ class Recorder:
         self.checkpoints.save(step, state, meta, best=best)
 
     def _sample(self, step: int, state: TrainState) -> None:
-        """Append to samples.txt, and show the first sample."""
-        path = self.directory / "samples.txt"
-        texts = write_samples(path, self.session, step, state, self.signals.poll)
-        self.tracking.sample(step, texts)
-        self.display.say(f"--- sample at step {step} ---\n{texts[0]}\n---")
+        """Append to samples.txt, and show the first sample; the first process does it."""
+        # All take part: a state may be divided over their devices.
+        variables = parallel.local_copy(variables_of(state, "averaged"), self.session.mesh)
+
+        def sample() -> None:
+            if processes.is_first():
+                path = self.directory / "samples.txt"
+                texts = write_samples(path, self.session, step, variables, self.signals.poll)
+                self.tracking.sample(step, texts)
+                self.display.say(f"--- sample at step {step} ---\n{texts[0]}\n---")
+
+        # The others would wait for it in the next sum over devices, which has an end.
+        processes.together(sample)
 
     def _finish(self, step: int, state: TrainState, progress: Progress) -> int:
         """Write curves.png and summary.json; return the exit status."""
         test_loss = self._test_loss(step, state, progress)
         summary = Summary(self.session, step, state, progress, test_loss)
         fields = summary.to_json()
+        processes.together(lambda: self._write_end(fields) if processes.is_first() else None)
+        self.checkpoints.close()
+        self.display.say(summary.describe())
+        if warning := summary.warning():
+            self.display.say(f"warning: {warning}")
+        return summary.exit_status()
+
+    def _write_end(self, fields: dict[str, Any]) -> None:
         title = f"{self.session.dataset.name}, {self.session.config.model.kind}"
         tokenizer = self.session.dataset.tokenizer
         size = tokenizer.vocab_size if isinstance(tokenizer, CharTokenizer) else None
         draw_curves(self.metrics.read(), title, self.directory / "curves.png", size)
         write_json(self.directory / "summary.json", fields)
         self.tracking.summarize(fields)
-        self.checkpoints.close()
-        self.display.say(summary.describe())
-        if warning := summary.warning():
-            self.display.say(f"warning: {warning}")
-        return summary.exit_status()
 
     def _test_loss(self, step: int, state: TrainState, progress: Progress) -> float | None:
         """Measure the loss of the best checkpoint on the test split, if there is one."""
@@ -323,33 +354,10 @@ class Recorder:
             )
             state, _, _ = self.checkpoints.restore("best", like, ones=ADAM_SCALES)
         return score_split(
-            self.session, split, variables_of(state, "averaged"), self.signals.poll
+            self.session, split, variables_of(state, "averaged"), self.signals.poll_together
         ).loss
 
 
-def check_can_start(directory: Path, session: Session, *, resume: bool) -> None:
-    """Raise what a run in a directory would raise before its first step, and write nothing.
-
-    Another process that writes there is not noticed: only a lock would show it.
-
-    Raises:
-      UserError: the directory holds a run and `resume` is false, a checkpoint there is of another
-        run, or it cannot be made or written.
-    """
-    if not resume:
-        _refuse_existing_run(directory)
-        check_directory(directory, "--workdir")
-        return
-    check_tokenizer(directory, session.dataset.tokenizer)
-    if has_checkpoints(directory):
-        store = Checkpoints(directory / "checkpoints")
-        check_resumed(read_notes(store.read_meta("latest")), session, store.steps()[-1])
-
-
-def _refuse_existing_run(directory: Path) -> None:
-    # Checkpoints are those of a run, even if its config.toml was lost.
-    if (directory / "config.toml").exists() or has_checkpoints(directory):
-        raise UserError(
-            f"--workdir: {str(directory)!r} already holds a run; continue it with --resume, or "
-            "give another directory"
-        )
+def _first_says(fact: bool) -> bool:
+    """Return a fact as the first process sees it, whose view of the files is the newest."""
+    return processes.from_first("yes" if fact else "") == "yes"

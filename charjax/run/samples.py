@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from charjax import files
 from charjax.generation.generate import Sampling, generate
 from charjax.training.session import Session
-from charjax.training.state import TrainState, variables_of
 
 _COUNT = 4
 _LENGTH = 300
@@ -17,7 +17,7 @@ _LONGEST_STEP = 11
 
 
 def write_samples(
-    path: Path, session: Session, step: int, state: TrainState, poll: Callable[[], None]
+    path: Path, session: Session, step: int, variables: Any, poll: Callable[[], None]
 ) -> list[str]:
     """Append the samples of a step, and return them.
 
@@ -25,12 +25,12 @@ def write_samples(
       path: the file; created if it is missing.
       session: the run's.
       step: steps done.
-      state: the state after them.
+      variables: of the model after them, on devices of this process.
       poll: called between the calls of the decoder; raises to stop.
     """
     texts = generate(
         session.model,
-        variables_of(state, "averaged"),
+        variables,
         session.dataset.tokenizer,
         "",
         num_samples=_COUNT,

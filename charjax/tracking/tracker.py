@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from charjax import files
-from charjax.config import Config
+from charjax.config import Config, flat_settings
 
 # A line of metrics.jsonl; the texts of a step of samples.txt.
 Line = dict[str, Any]
@@ -64,15 +64,10 @@ def numbers(line: Line) -> dict[str, float]:
 
 def settings(config: Config) -> dict[str, str | bool | int | float]:
     """Return the settings by name, section.key; lists as text, unset ones left out."""
-    flat = {
-        f"{section}.{key}": value
-        for section, values in config.model_dump().items()
-        for key, value in values.items()
-        if value is not None
-    }
     return {
         name: value if isinstance(value, str | bool | int | float) else str(list(value))
-        for name, value in flat.items()
+        for name, value in flat_settings(config)
+        if value is not None
     }
 
 

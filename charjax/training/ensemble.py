@@ -78,18 +78,24 @@ class EnsembleState(NamedTuple):
         )
 
 
-def require_threefry(config: Config) -> None:
-    """Refuse rbg for runs that are vmapped: all would draw their masks by the first one's key.
+def check_config(config: Config) -> None:
+    """Refuse settings that runs of one program cannot have.
 
-    "auto" is threefry there. The behaviour is JAX's: findings/vmapped-rbg-keys.sh.
+    With rbg all would draw their masks by the first one's key, as they are vmapped; "auto" is
+    threefry there. The behaviour is JAX's: findings/vmapped-rbg-keys.sh.
 
     Raises:
-      UserError: runtime.prng is rbg.
+      UserError: runtime.prng is rbg, or runtime.mesh divides parameters.
     """
     if config.runtime.prng == "rbg":
         raise UserError(
             'runtime.prng: "rbg" given; runs that are trained in one program would all draw their '
             'dropout masks by the first one\'s key: use "threefry", or "auto", which is that there'
+        )
+    if config.runtime.mesh.fsdp != 1:
+        raise UserError(
+            f"runtime.mesh.fsdp: {config.runtime.mesh.fsdp} given; of runs that are trained in one "
+            "program each has its parameters on one device: leave it at 1"
         )
 
 
@@ -134,14 +140,14 @@ class Ensemble:
             of `start`.
 
         Raises:
-          UserError: runtime.prng is rbg.
+          UserError: as `check_config`.
         """
         assert session.source is not None
-        require_threefry(session.config)
+        check_config(session.config)
         self.count = count
         self.mesh = parallel.make_mesh(session.devices, count)
         self.split = parallel.split_over(self.mesh)
-        self.source = jax.device_put(session.source, parallel.replicated(self.mesh))
+        self.source = parallel.place(session.source, parallel.replicated(self.mesh))
         self._start = jax.jit(functools.partial(_start, session))
         if initial is None:
             seeds_R, rates_R = jnp.zeros(count, jnp.uint32), jnp.zeros(count, jnp.float32)
@@ -167,7 +173,7 @@ class Ensemble:
 
     def place(self, tree: T) -> T:
         """Divide arrays with a leading axis R over the devices, as the program expects them."""
-        return jax.device_put(tree, jax.tree.map(lambda _: self.split, tree))
+        return parallel.place(tree, jax.tree.map(lambda _: self.split, tree))
 
     def shaped(self, tree: Any) -> Any:
         """Return the shapes and shardings of `place(tree)`."""

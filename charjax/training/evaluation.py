@@ -264,13 +264,13 @@ def _windowed(
     each: bool,
 ) -> Iterator[_Scored]:
     """Score batches of windows."""
-    tokens = jax.device_put(split.tokens, parallel.replicated(mesh))
+    tokens = parallel.place(split.tokens, parallel.replicated(mesh))
     sizes = {"window": window, "lookback": lookback}
     # Compiling a lookup takes longer than running it: an empty batch waits for the compiler.
     first = -rows if model.looks_up_targets else 0
     for begin in range(first, len(table.starts), rows):
         here = [_filled(column[max(begin, 0) : begin + rows], rows) for column in table]
-        columns = [jax.device_put(column, parallel.split_over(mesh)) for column in here]
+        columns = [parallel.place(column, parallel.split_over(mesh)) for column in here]
         if model.looks_up_targets:
             # Two programs: the second does not depend on the length of the text, so it is
             # compiled once for all splits.
@@ -286,7 +286,7 @@ def _carried(
     model: CharModel, variables: Any, split: Split, mesh: Mesh, rows: int, each: bool
 ) -> Iterator[_Scored]:
     """Score chunks with a state carried along each of `rows` documents at once."""
-    tokens = jax.device_put(split.tokens, parallel.replicated(mesh))
+    tokens = parallel.place(split.tokens, parallel.replicated(mesh))
     order = np.argsort(-split.doc_lengths, kind="stable")
     rows = min(rows, parallel.round_up(len(order), mesh))
     most = _most_targets(model, mesh)
@@ -301,7 +301,7 @@ def _carried(
             lengths = np.clip(left - offset, 0, window)
             at = np.where(lengths > 0, starts + offset, starts)
             here = [_filled(column, rows) for column in (at, lengths)]
-            columns = [jax.device_put(column, parallel.split_over(mesh)) for column in here]
+            columns = [parallel.place(column, parallel.split_over(mesh)) for column in here]
             scored, cache = score_chunk(
                 model, variables, tokens, *columns, cache, window=window, each=each
             )

@@ -109,6 +109,7 @@ def chunk_function(model: CharModel, config: Config, mesh: Mesh, shardings: Trai
         def body(loop: tuple[Array, TrainState, Array]) -> tuple[Array, TrainState, Array]:
             done, state, buffer = loop
             state, metrics = advance(state, source, dropout_key)
+            state = parallel.constrain_divided(state, shardings, mesh)
             return done + 1, state, buffer.at[done].set(jnp.stack(metrics))
 
         buffer = jnp.zeros((CAPACITY, len(Metrics._fields)), jnp.float32)

@@ -185,7 +185,7 @@ class _Group:
     def _variables(self, index: int) -> Any:
         state = jax.tree.map(lambda leaf_R: leaf_R[index], self.training.state.states)
         variables = variables_of(state, "averaged")
-        return jax.device_put(variables, parallel.replicated(self.session.mesh))
+        return parallel.place(variables, parallel.replicated(self.session.mesh))
 
     def _exact(self, name: str, variables: Any) -> float:
         split = self.session.dataset.splits[name]

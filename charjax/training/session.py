@@ -26,7 +26,8 @@ from charjax.models import build_model
 from charjax.models.contract import CharModel
 from charjax.models.roles import Role
 from charjax.random_streams import purpose_key
-from charjax.training.cpu_plan import needs_one_heap, share_batch
+from charjax.training.cpu_plan import needs_one_heap
+from charjax.training.devices import check_memory, make_run_mesh
 from charjax.training.evaluation import Score, exact_loss, random_loss
 from charjax.training.own_checks import check_own
 from charjax.training.state import (
@@ -36,14 +37,11 @@ from charjax.training.state import (
     create_state,
     initial_state,
     remove_multipliers,
-    state_shapes,
     variables_of,
 )
 
 # Upper limit of a context length that is derived from the longest line.
 _LONGEST_CONTEXT = 1024
-# With fewer symbols, the memory is not checked before the model is created.
-_MANY_SYMBOLS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Session:
       config: resolved, the context length included.
       dataset: the text's tokens, split.
       model: the module.
-      devices: all local devices.
+      devices: all devices, those of other processes of the run included.
       mesh: the devices in use.
       source: training batches by step; None for a fitted family.
       val_source: validation batches, for eval.protocol = "random" alone.
@@ -79,7 +77,9 @@ class Session:
 def open_session(
     config: Config, tokenizer: Tokenizer | None = None, digest: str | None = None
 ) -> Session:
-    """Load the text and build the model, for this process's devices as they were started.
+    """Load the text and build the model, for the devices as they were started.
+
+    They are those of all processes of the run.
 
     Args:
       config: the configuration.
@@ -89,11 +89,15 @@ def open_session(
     Raises:
       UserError: a mistake in the data, or the model does not fit the devices.
     """
-    return make_session(config, load_dataset(config.data, tokenizer, digest), jax.local_devices())
+    return make_session(config, load_dataset(config.data, tokenizer, digest), jax.devices())
 
 
-def start_for_training(config: Config) -> list[jax.Device]:
+def start_for_training(config: Config, *, several: bool = False) -> list[jax.Device]:
     """Start JAX for a training run, whose batches the cores of a CPU may share.
+
+    Args:
+      config: the configuration.
+      several: whether the run may have several processes.
 
     Returns:
       The local devices.
@@ -105,6 +109,7 @@ def start_for_training(config: Config) -> list[jax.Device]:
         config.runtime,
         core_devices=True,
         large_calls=needs_one_heap(config, hardware.cores()),
+        several=several,
     )
 
 
@@ -117,8 +122,9 @@ def make_session(config: Config, dataset: Dataset, devices: list[jax.Device]) ->
     if not model.fitted:
         _check_scheme(config, model)
         check_own(config, model)
-        _check_memory(config, model, devices)
-    mesh = _mesh(config, devices)
+    mesh = make_run_mesh(config, devices)
+    if not model.fitted:
+        check_memory(config, model, mesh)
     source = val_source = None
     if not model.fitted:
         rows = config.train.batch_size * config.optim.accumulate_steps
@@ -141,14 +147,6 @@ def _with_steps(session: Session, epochs: float) -> Session:
             f"{MOST_STEPS:,} are possible: lower it, or raise train.batch_size"
         )
     return dataclasses.replace(session, config=session.config.with_steps(steps))
-
-
-def _mesh(config: Config, devices: list[jax.Device]) -> Mesh:
-    """Use the devices that divide the batch; on a CPU all cores, or one device of all threads."""
-    are_cores = devices[0].platform == "cpu" and not backend.devices_are_given()
-    if are_cores and not share_batch(config, len(devices)):
-        devices = devices[:1]
-    return parallel.make_mesh(devices, config.train.batch_size)
 
 
 def with_context(config: Config, dataset: Dataset) -> Config:
@@ -190,23 +188,6 @@ def _check_scheme(config: Config, model: CharModel) -> None:
         check_cover(scheme, config.init.scheme, shapes, model.roles)
 
 
-def _check_memory(config: Config, model: CharModel, devices: list[jax.Device]) -> None:
-    """Refuse a model of very many symbols whose state is larger than the memory."""
-    if model.vocab_size < _MANY_SYMBOLS:
-        return
-    shapes = jax.tree.leaves(state_shapes(model, config))
-    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
-    there = hardware.total_memory(devices)
-    if needed > there:
-        raise UserError(
-            f"model.kind: {config.model.kind} of {model.vocab_size:,} symbols needs "
-            f"{needed / 1e9:.1f} GB for its parameters and the optimizer's state, and there are "
-            f"{there / 1e9:.1f} GB of memory; choose another model.kind (ngram with model.order=2 "
-            "counts pairs), a smaller model, data.tokenizer=byte, or with bpe a smaller "
-            "data.vocab_size"
-        )
-
-
 def _source(
     config: Config, model: CharModel, mesh: Mesh, split: Split, rows: int, sampling: Any
 ) -> BatchSource:
@@ -223,23 +204,44 @@ def _source(
         batch_size=rows,
         seed=config.train.seed,
     )
-    return jax.device_put(source, parallel.replicated(mesh))
+    return parallel.place(source, parallel.replicated(mesh))
 
 
 def first_state(session: Session, params: Any = None) -> TrainState:
     """Return the state at step 0 on the mesh; `params` replace the parameters of the model."""
-    config = session.config
-    key = purpose_key(config.train.seed, "init")
-    draw = jax.jit(lambda key, source: seed_state(session, key, source))
+    key = purpose_key(session.config.train.seed, "init")
+    is_divided = parallel.fsdp_size(session.mesh) > 1
+
+    def draw(key: Array, source: BatchSource) -> TrainState:
+        state = seed_state(session, key, source)
+        # The parameters may just fit the device that draws them: moments are made in their place.
+        return state._replace(opt_state=(), carry=(), average=()) if is_divided else state
+
     # On one device: all of them would draw the same numbers.
-    state = draw(key, parallel.first_copy(session.source))
+    state = jax.jit(draw)(key, parallel.first_copy(session.source))
     if params is not None:
         # The function of another run, in this run's parametrisation.
-        params = remove_multipliers(params, state.scales)
+        state = state._replace(params=remove_multipliers(params, state.scales))
+    if is_divided or params is not None:
         # Some optimizers keep parameters in their state.
-        parts = state.model_state, state.scales, state.adam_scales
-        state = initial_state(session.model, config, params, *parts)
+        state = _complete(session, state)
     return place(session, state)
+
+
+def _complete(session: Session, state: TrainState) -> TrainState:
+    """Return the state at step 0 with these parameters, each part made on the mesh."""
+
+    def complete(params: Any, model_state: Any, scales: Any, adam_scales: Any) -> TrainState:
+        parts = model_state, scales, adam_scales
+        return initial_state(session.model, session.config, params, *parts)
+
+    parts = state.params, state.model_state, state.scales, state.adam_scales
+    if parallel.fsdp_size(session.mesh) == 1:
+        return complete(*parts)
+    shardings = state_shardings(session, jax.eval_shape(complete, *parts))
+    where = shardings.params, shardings.model_state, shardings.scales, shardings.adam_scales
+    made: TrainState = jax.jit(complete, out_shardings=shardings)(*parallel.place(parts, where))
+    return made
 
 
 def seed_state(
@@ -265,14 +267,23 @@ def seed_state(
 def place(session: Session, state: TrainState) -> TrainState:
     """Place a state on the mesh: whole on every device, the carry divided like the batch."""
     shardings = state_shardings(session, state)
-    return jax.device_put(state, shardings)
+    return parallel.place(state, shardings)
 
 
 def state_shardings(session: Session, state: TrainState) -> TrainState:
-    """Return the sharding of each part of a state."""
+    """Return the sharding of each part of a state.
+
+    Parameters, their average and the optimizer's moments are divided where the mesh has an axis for
+    that; the carry is divided like the batch.
+    """
     whole, split = parallel.replicated(session.mesh), parallel.split_over(session.mesh)
     everywhere = jax.tree.map(lambda _: whole, state)
-    return everywhere._replace(carry=jax.tree.map(lambda _: split, state.carry))
+    return everywhere._replace(
+        params=parallel.divided(state.params, session.mesh),
+        opt_state=parallel.divided(state.opt_state, session.mesh),
+        average=parallel.divided(state.average, session.mesh),
+        carry=jax.tree.map(lambda _: split, state.carry),
+    )
 
 
 def evaluator(
@@ -290,9 +301,8 @@ def evaluator(
     def evaluate(step: int, state: TrainState) -> Score:
         # Fresh batches at each evaluation, as nanoGPT draws them.
         first = (step * count) % (2**31 - 1 - count)
-        return random_loss(
-            model, variables_of(state, weights), source, mesh, batches=count, first=first, poll=poll
-        )
+        variables = parallel.whole(variables_of(state, weights), mesh)
+        return random_loss(model, variables, source, mesh, batches=count, first=first, poll=poll)
 
     return evaluate
 
@@ -305,12 +315,15 @@ def score_split(
     context: int | None = None,
     stride: int | None = None,
 ) -> Score:
-    """Return the exact loss over a split; arguments as of `exact_loss`."""
+    """Return the exact loss over a split; arguments as of `exact_loss`.
+
+    Each device has all parameters for as long as it takes, and no moments; a step needs more.
+    """
     length = session.config.model.context_length
     assert length is not None
     return exact_loss(
         session.model,
-        variables,
+        parallel.whole(variables, session.mesh),
         split,
         session.mesh,
         context_length=length,

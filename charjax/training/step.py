@@ -81,9 +81,10 @@ def make_train_step(
     optimizer, schedule = make_optimizer(config.optim, model.roles), make_schedule(config.optim)
     carries = config.data.sampling == "contiguous" and model.memory == "carried"
     of_batch = gradients_of(model, carries, make_objective(config.train))
-    gradients = accumulated(of_batch, config.optim.accumulate_steps)
 
     def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
+        gather = parallel.constrain_whole if state.model_state else parallel.gather_whole
+        gradients = accumulated(gather(of_batch, state.params, mesh), config.optim.accumulate_steps)
         divided = parallel.data_parallel(gradients, None if state.model_state else mesh)
         sums, (model_state, carry) = divided(
             state.params, state.scales, state.model_state, state.carry, batch, key

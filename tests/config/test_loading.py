@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from charjax.config import (
     FAMILIES,
     Config,
+    MeshConfig,
     describe_fields,
     differences,
     load_config,
@@ -268,6 +269,9 @@ def values(section: type, key: str) -> st.SearchStrategy[Any]:
     if options:
         return st.sampled_from(options)
     default = section.model_fields[key].default
+    if key == "mesh":
+        numbers = st.integers(-1, 8)
+        return st.fixed_dictionaries({}, optional={"data": numbers, "fsdp": numbers})
     if key == "path":
         return st.text(st.characters(codec="utf-8"), min_size=1)
     if isinstance(default, bool):
@@ -333,6 +337,47 @@ def test_digests_of_saved_runs_stay_what_they_were(overrides: list[str], digest:
 def test_the_form_of_gelu_counts_in_the_digest():
     assert load_config(None, ["model.activation=gelu"]).digest() == load_config().digest()
     assert load_config(None, ["model.activation=gelu_tanh"]).digest() != load_config().digest()
+
+
+def test_a_table_is_given_whole_or_by_its_parts(tmp_path: Path):
+    whole = load_config(None, ["runtime.mesh={data=4, fsdp=2}"])
+    assert whole.runtime.mesh == MeshConfig(data=4, fsdp=2)
+    assert load_config(None, ["runtime.mesh.fsdp=2", "runtime.mesh.data=4"]) == whole
+    (tmp_path / "c.toml").write_text("[runtime.mesh]\ndata = 4\n")
+    assert load_config(tmp_path / "c.toml", ["runtime.mesh.fsdp=2"]) == whole
+    assert Config(runtime={"mesh": {"data": 4, "fsdp": 2}}) == whole
+    assert "mesh = {data = 4, fsdp = 2}\n" in whole.to_toml()
+    assert ("runtime.mesh", "{data = -1, fsdp = 1}", "{data = 4, fsdp = 2}") in differences(
+        load_config(), whole
+    )
+
+
+def test_the_mesh_counts_in_the_digest_where_it_was_changed():
+    assert load_config(None, ["runtime.mesh.fsdp=1"]).digest() == load_config().digest()
+    assert load_config(None, ["runtime.mesh.fsdp=2"]).digest() != load_config().digest()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("runtime.mesh=3", "runtime.mesh: 3 given; must be a table such as {data = -1, fsdp = 1}"),
+        (
+            "runtime.mesh.fsdp=0",
+            "runtime.mesh.fsdp: 0 given; must be a number of devices of at least 1, or -1 for as "
+            "many as are left",
+        ),
+        ("runtime.mesh.data=-2", "runtime.mesh.data: -2 given; must be a whole number from -1 to"),
+        ("runtime.mesh.fsdp=1.5", "runtime.mesh.fsdp: 1.5 given; must be a whole number"),
+        ("runtime.mesh={data=-1, fsdp=-1}", "runtime.mesh: data and fsdp are both -1; only one"),
+        (
+            "runtime.mesh.fdsp=2",
+            "runtime.mesh.fdsp: unknown key; runtime.mesh has: data, fsdp; did",
+        ),
+        ("runtime.mesh={fdsp=2}", "runtime.mesh.fdsp: unknown key; runtime.mesh has: data, fsdp"),
+    ],
+)
+def test_mistakes_in_a_table_are_named_by_its_part(override: str, message: str):
+    assert refusal(override).startswith(message)
 
 
 def test_a_choice_of_another_family_is_left_behind(tmp_path: Path):
@@ -448,6 +493,7 @@ def test_a_saved_config_is_resumed_as_it_is(saved):
         "checkpoint.every=7",
         "checkpoint.keep=7",
         "runtime.device=cpu",
+        "runtime.mesh.fsdp=2",
     ],
 )
 def test_what_may_differ_on_resume(saved, override: str):

@@ -1,6 +1,5 @@
 """Settings that nothing reads: every setting declares its readers, and the declarations hold."""
 
-import json
 import math
 import tomllib
 from pathlib import Path
@@ -27,7 +26,7 @@ from charjax.config import (
 from charjax.config.errors import choices, fields_of
 from charjax.config.optimizers import KINDS
 from charjax.config.reads import READ, why_unread
-from charjax.config.sections import SECTIONS
+from charjax.config.sections import SECTIONS, toml_text
 from charjax.data.datasets import load_dataset
 from charjax.errors import UserError
 from charjax.init import scheme_for, scheme_numbers
@@ -86,6 +85,8 @@ def value_of(name: str, config: Config) -> str:
         return next(option for option in options if option not in (field.default, now))
     if "str" in str(field.annotation) and key in ("path", "val_path"):
         return "other.txt"
+    if name == "runtime.mesh":
+        return "{fsdp = 2}"
     if field.default is None or isinstance(field.default, float):
         return "0.25" if "float" in str(field.annotation) else "7"
     if isinstance(field.default, bool):
@@ -131,7 +132,7 @@ def test_a_setting_is_read_or_refused(name: str):
         section, _, key = name.partition(".")
         default = getattr(getattr(config, section), key)
         if default is not None:
-            shown = default if isinstance(default, str) else json.dumps(default)
+            shown = default if isinstance(default, str) else toml_text(default)
             assert load_config(None, [*words, f"{name}={shown}"]) == config
     if name != "model.kind" and (not name.startswith("model.") or READ[name]):
         assert "read" in seen

@@ -139,7 +139,8 @@ def saved(directory: Path) -> list[int]:
 def saving(directory: Path) -> int | None:
     """Return the step being saved, now or when the process died."""
     for place in (directory / "checkpoints").glob(".saving-*"):
-        return int(place.name.removeprefix(".saving-"))
+        # Of several processes, with a mark.
+        return int(place.name.removeprefix(".saving-").partition(".")[0])
     return None
 
 

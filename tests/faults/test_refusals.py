@@ -80,6 +80,7 @@ def alternatives(config: Config, section: str, key: str) -> Iterator[Any]:
         "runtime.device": ["cpu"],
         "runtime.dtype": ["bfloat16"],
         "runtime.prng": ["rbg"],
+        "runtime.mesh": [{"fsdp": 2}],
     }
     yield from choices.get(f"{section}.{key}", [])
     if isinstance(value, bool):

@@ -2,6 +2,10 @@
 
 import dataclasses
 import functools
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -12,6 +16,7 @@ from charjax.performance import activations, memory, programs, topology
 from charjax.training.session import Session, open_session
 
 TRAINED = sorted(kind for kind, family in FAMILIES.items() if not family.fitted)
+ROOT = Path(__file__).resolve().parent.parent.parent
 SMALL = ("model.n_layer=2", "model.n_head=2", "model.d_model=16", "model.context_length=8")
 
 
@@ -39,6 +44,41 @@ def test_state_text_and_metrics_are_the_arguments_and_results_of_the_program(fol
     assert 0 <= found.output - found.alias - plan.metrics < 1024
     assert plan.moments == 2 * plan.parameters + 4
     assert plan.gradients == plan.parameters
+
+
+def test_a_device_has_its_part_of_divided_parameters_and_moments(folder: Path) -> None:
+    session = session_of(folder, *SMALL, "optim.ema=0.9")
+    whole, half = (
+        memory.predict(session, devices=2, platform="cuda", fsdp=fsdp) for fsdp in (1, 2)
+    )
+    assert half.all_parameters == whole.parameters == whole.all_parameters
+    assert half.parameters <= 0.55 * whole.parameters
+    assert half.moments <= 0.55 * whole.moments
+    assert half.other <= 0.55 * whole.other
+    assert half.text == whole.text
+    # All parameters are gathered for a step.
+    assert half.temporary == whole.temporary + whole.parameters
+
+
+@pytest.mark.slow
+def test_two_devices_halve_the_arguments_of_85_million_parameters(folder: Path) -> None:
+    session_of(folder, *SMALL)
+    (text,) = folder.glob("*.txt")
+    gpt = ["model.n_layer=12", "model.n_head=12", "model.d_model=768", "model.context_length=256"]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "tests.performance.arguments_worker"),
+            *(*gpt, "train.batch_size=2", f"data.path={text}"),
+        ],
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "2"},
+        capture_output=True, text=True, cwd=ROOT, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    whole, half = json.loads(done.stdout)
+    assert half["compiled"] <= 0.55 * whole["compiled"]
+    for row in (whole, half):
+        # The number of steps is 4 bytes, and a key that nothing reads 8 more.
+        assert row["compiled"] - row["predicted"] - 4 in (0, 8)
 
 
 def test_plain_descent_has_no_moments_and_accumulation_a_second_sum(folder: Path) -> None:

@@ -440,7 +440,7 @@ def test_another_model_is_refused_before_arrays_are_read(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("arrays were read")
 
-    monkeypatch.setattr("charjax.run.checkpoint._read_leaves", fail)
+    monkeypatch.setattr("charjax.run.checkpoint.read_leaves", fail)
     like = make_state()
     like = shapes(like._replace(params={**like.params, name: leaf}))
     with pytest.raises(UserError) as refusal:
@@ -588,7 +588,7 @@ def test_a_directory_that_vanishes_is_not_made_again(saved: Path):
 def test_a_directory_deleted_during_a_save_is_not_made_again(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    write = checkpoint._write_arrays
+    write = checkpoint.write_arrays
 
     def delete_and_write(path: Path, arrays: Any) -> None:
         shutil.rmtree(saved)
@@ -596,7 +596,7 @@ def test_a_directory_deleted_during_a_save_is_not_made_again(
         path.parent.mkdir(parents=True)
         write(path, arrays)
 
-    monkeypatch.setattr(checkpoint, "_write_arrays", delete_and_write)
+    monkeypatch.setattr(checkpoint, "write_arrays", delete_and_write)
     store = Checkpoints(saved, keep=3)
     store.save(400, make_state(400), {})
     with pytest.raises(SaveError, match=r"400 .* failed: No such file.*; saved before it: none"):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from charjax.run import checkpoint
+from charjax.run import checkpoint_arrays
 from charjax.run.checkpoint import Checkpoints
 from charjax.run.checkpoint_silence import silenced
 
@@ -48,8 +48,9 @@ def test_a_save_and_a_restore_are_silent_and_leave_the_process_as_it_was(
     tmp_path: Path, heard: list[str], monkeypatch: pytest.MonkeyPatch
 ):
     before = settings()
-    for name in ("_write_arrays", "_check_sizes"):
-        monkeypatch.setattr(checkpoint, name, with_complaints(getattr(checkpoint, name)))
+    for name in ("_save", "check_sizes"):
+        call = with_complaints(getattr(checkpoint_arrays, name))
+        monkeypatch.setattr(checkpoint_arrays, name, call)
     state = {"w": np.ones(3)}
     store = Checkpoints(tmp_path, keep=1)
     store.save(1, state, {})

@@ -16,7 +16,7 @@ from charjax.config import RuntimeConfig
 from charjax.data.batches import make_source
 from charjax.data.splits import Split
 from charjax.models.ngram import NgramModel
-from charjax.training import evaluation, session
+from charjax.training import devices, evaluation
 from charjax.training.evaluation import exact_loss, random_loss
 from tests.commands import run
 from tests.models.families import CONTEXT, V, make_model, make_variables
@@ -190,7 +190,7 @@ def test_counting_and_scoring_are_shown_and_timed(tmp_path):
 def test_a_table_larger_than_the_memory_is_refused_in_one_line(tmp_path, monkeypatch):
     path, workdir = tmp_path / "text.txt", tmp_path / "run"
     path.write_text(chinese(500, 3000), encoding="utf-8")
-    monkeypatch.setattr(session, "_MANY_SYMBOLS", 400)
+    monkeypatch.setattr(devices, "_MANY_SYMBOLS", 400)
     monkeypatch.setattr(hardware, "total_memory", lambda devices: 2_900_000)
     arguments = (f"data.path={path}", "train.steps=1", "--workdir", workdir)
     refused = run("train", "model.kind=bigram", *arguments)

@@ -14,7 +14,7 @@ from charjax.config import Config, load_config
 from charjax.errors import UserError
 from charjax.ops.dropout import keep_mask
 from charjax.random_streams import purpose_key
-from charjax.training.ensemble import require_threefry
+from charjax.training.ensemble import check_config
 from charjax.training.program import dropout_key, generator
 from tests.commands import run
 
@@ -69,8 +69,8 @@ def test_vmapped_rbg_is_refused_because_its_keys_are_not_their_own() -> None:
     alone = jnp.stack([draw(key) for key in keys])
     assert not np.array_equal(jax.vmap(draw)(keys), alone)
     with pytest.raises(UserError, match=r'^runtime.prng: "rbg" given; .*"threefry"'):
-        require_threefry(config_of("rbg"))
-    require_threefry(config_of("auto"))
+        check_config(config_of("rbg"))
+    check_config(config_of("auto"))
 
 
 @pytest.mark.parametrize(

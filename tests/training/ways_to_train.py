@@ -1,7 +1,8 @@
 """`python -m tests.training.ways_to_train`: the same training in several ways, in one process.
 
 It reads a JSON list of [words of a configuration, dtype, pieces, devices] from its input, and
-writes one list for each: the losses of 21 steps. The last is the loss after 20 steps.
+writes one list for each: the losses of 21 steps. The last is the loss after 20 steps. Two more
+numbers may follow: devices that divide the parameters, and steps.
 """
 
 import dataclasses
@@ -16,29 +17,42 @@ from charjax.config import RuntimeConfig, load_config
 from charjax.random_streams import purpose_key
 from charjax.training.program import compile_chunks
 from charjax.training.session import Session, first_state, open_session
+from charjax.training.state import TrainState
 
 STEPS, ROWS = 21, 8
 
 
-def losses(words: list[str], dtype: str, pieces: int, devices: int) -> list[float]:
+def losses(
+    words: list[str], dtype: str, pieces: int, devices: int, fsdp: int = 1, steps: int = STEPS
+) -> list[float]:
     """Train on the same rows, divided over any number of pieces and devices."""
     rows = [f"train.batch_size={ROWS // pieces}", f"optim.accumulate_steps={pieces}"]
-    session = on_devices(_open((*words, *rows, f"runtime.dtype={dtype}")), devices)
+    session = on_devices(_open((*words, *rows, f"runtime.dtype={dtype}")), devices, fsdp)
     key = purpose_key(0, "dropout")
     state = first_state(session)
     program = compile_chunks(
         session.model, session.config, session.source, state, session.mesh, key
     )
-    _, metrics, done = program.run(state, STEPS)
-    assert int(done) == STEPS
-    return [float(loss) for loss in metrics[:STEPS, 0]]
+    state, metrics, done = program.run(state, steps)
+    assert int(done) == steps
+    _check_divided(state, fsdp)
+    return [float(loss) for loss in metrics[:steps, 0]]
 
 
-def on_devices(session: Session, count: int) -> Session:
+def _check_divided(state: TrainState, count: int) -> None:
+    """Check that each device has its part of every parameter, average and moment that has parts."""
+    for leaf in jax.tree.leaves((state.params, state.opt_state, state.average)):
+        is_divided = any(size % count == 0 for size in leaf.shape if size)
+        parts = count if is_divided else 1
+        assert leaf.addressable_data(0).size * parts == leaf.size, (leaf.shape, leaf.sharding)
+
+
+def on_devices(session: Session, count: int, fsdp: int = 1) -> Session:
     """Return the session on a number of its devices."""
-    mesh = parallel.make_mesh(session.devices[:count], session.config.train.batch_size)
+    devices = session.devices[:count]
+    mesh = parallel.make_mesh(devices, session.config.train.batch_size, fsdp)
     assert mesh.size == count
-    source = jax.device_put(session.source, parallel.replicated(mesh))
+    source = parallel.place(session.source, parallel.replicated(mesh))
     return dataclasses.replace(session, mesh=mesh, source=source)
 
 

@@ -182,10 +182,10 @@ def _sweep(
     from charjax.initlab.sweeps.runner import Sweep
     from charjax.run.lock import Lock
     from charjax.training.cpu_plan import needs_one_heap
-    from charjax.training.ensemble import require_threefry
+    from charjax.training.ensemble import check_config
     from charjax.training.session import with_context
 
-    require_threefry(base)
+    check_config(base)
     check_tables(axes.runs, 1, base.train.steps)
     of_one_seed = make_groups(base, dataclasses.replace(axes, seeds=axes.seeds[:1]))
     backend.make_device_of_every_core()

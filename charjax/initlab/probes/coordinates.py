@@ -32,7 +32,7 @@ from charjax.models.contract import CharModel
 from charjax.models.taps import Recording
 from charjax.random_streams import purpose_key
 from charjax.statistics import mean_interval, student_quantile
-from charjax.training.ensemble import require_threefry
+from charjax.training.ensemble import check_config
 from charjax.training.program import make_advance
 from charjax.training.session import Session, open_session, seed_state
 from charjax.training.state import Scales, TrainState, variables_of
@@ -279,7 +279,7 @@ def measure_sizes(
     """Return each layer's changes since step 0 and its values, (R, T) each."""
     source = session.source
     assert source is not None
-    require_threefry(session.config)
+    check_config(session.config)
     mesh = parallel.make_mesh(session.devices[:1], 1)
     advance = make_advance(session.model, session.config, mesh)
     seeds_R = jnp.asarray(seeds, jnp.uint32)

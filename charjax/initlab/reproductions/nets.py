@@ -46,7 +46,7 @@ def measure_nets(
     for first in range(0, len(keys_R), group):
         # The default on a GPU is TF32, with ten bits of mantissa.
         with jax.default_matmul_precision("float32"):
-            measured.append(program(jax.device_put(keys_R[first : first + group], split)))
+            measured.append(program(parallel.place(keys_R[first : first + group], split)))
         if len(measured) > 1:
             # Wait for the previous group alone: signals are answered, and the device never idles.
             jax.block_until_ready(measured[-2])

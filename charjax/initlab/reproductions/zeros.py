@@ -37,7 +37,7 @@ def run(tier: Tier, progress: Progress, poll: Poll, steps: int = 40_000) -> list
     session = open_session(load_config("names-mlp-naive", words))
     # The steps are too small to be worth splitting.
     alone = parallel.make_mesh(session.devices[:1], 1)
-    source = jax.device_put(session.source, parallel.replicated(alone))
+    source = parallel.place(session.source, parallel.replicated(alone))
     session = dataclasses.replace(session, mesh=alone, source=source)
     state = _trained(session, steps, progress, poll)
     train = session.dataset.splits["train"]

@@ -127,7 +127,8 @@ class GroupProgram:
     def _compile_measure(self, config: Config, initial: Any) -> Any:
         model, layers = self.session.model, self.layers
         replicated = parallel.replicated(self.ensemble.mesh)
-        self._val_source = jax.device_put(self.session.val_source, replicated)
+        assert self.session.val_source is not None
+        self._val_source = parallel.place(self.session.val_source, replicated)
         one = functools.partial(_measure_run, model, config, layers)
 
         def measure(

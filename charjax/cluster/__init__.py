@@ -1,0 +1,1 @@
+"""Starting and ending a run of several processes: launch, connection, watch over the peers."""
