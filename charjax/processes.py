@@ -74,6 +74,10 @@ def gather(text: str) -> list[str]:
             # All of them have read these texts: they have sent those of the next round.
             client.key_value_delete(f"{_FOLDER}/gather/{here - 2}/")
     except jax.errors.JaxRuntimeError as error:
+        if "ALREADY_EXISTS" in str(error):
+            raise UserError(
+                f"--process: {index()} given to two processes; start each number once"
+            ) from None
         raise _unreachable(error) from None
     return [json.loads(value) for _, value in found]
 

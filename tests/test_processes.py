@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +10,9 @@ import pytest
 
 from charjax import processes
 from charjax.errors import UserError
+from tests.several import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return int(opened.getsockname()[1])
 
 
 def run_together(program: str, count: int) -> list[subprocess.CompletedProcess[str]]:
@@ -59,6 +53,7 @@ def test_one_process_is_the_first_and_waits_for_nobody() -> None:
     assert processes.exchange("nobody", "a", 0.01) == ["a"]
 
 
+@pytest.mark.slow
 def test_three_processes_agree() -> None:
     program = """
 me = processes.index()
@@ -106,6 +101,7 @@ print(json.dumps(found))
         assert found[me] == expected
 
 
+@pytest.mark.slow
 def test_a_barrier_ends_where_a_process_does_not_come() -> None:
     program = """
 if processes.is_first():

@@ -25,8 +25,6 @@ from charjax.signals import Interrupted
 _CONNECT_SECONDS = 45.0
 # JAX aborts with a stack trace when its own time is over: this process ends before.
 _NEVER = 3600
-# Seconds that the processes wait for each other at the end.
-_END_SECONDS = 45.0
 
 
 @contextlib.contextmanager
@@ -179,7 +177,8 @@ def _give_up(launch: Launch) -> None:
 
 def _leave(peers: Peers, coordinator: subprocess.Popen[str] | None) -> None:
     """Wait until all are here, and disconnect: no process loses one that it needs."""
-    processes.barrier("end", _END_SECONDS)
+    # Not a barrier with a limit: the first process may have to upload what others wait for.
+    processes.gather("end")
     cli.announce_end(None)
     peers.stop()
     jax.distributed.shutdown()

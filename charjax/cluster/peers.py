@@ -24,6 +24,8 @@ _PERIOD = 1.0
 _MOST_SILENT, _MOST_SILENT_AFTER_FAILURE = 20, 4
 # Time for the main thread to come to the end by itself, with a reason of its own.
 _GRACE = 1.5
+# Periods to wait for the reason of a failure.
+_EXPLAINING = 20
 _FOLDER = "charjax/alive"
 _DONE = "done"
 
@@ -78,7 +80,7 @@ class Peers:
     def explain_failure(self) -> Ending | None:
         """Return the end of another process that may have made a sum over devices fail."""
         self._most_silent = _MOST_SILENT_AFTER_FAILURE
-        until = time.monotonic() + _PERIOD * (_MOST_SILENT_AFTER_FAILURE + 4)
+        until = time.monotonic() + _PERIOD * _EXPLAINING
         while self.ending is None and time.monotonic() < until:
             time.sleep(_PERIOD / 10)
         return self.ending

@@ -16,7 +16,7 @@ from tests.several import Several, largest_difference, last_step
 pytestmark = [pytest.mark.slow, pytest.mark.longest]
 # Nobody may hang for longer.
 LIMIT = 60.0
-STEPS = 40_000
+STEPS = 12_000
 
 
 def words_of(folder: Path) -> list[object]:
@@ -25,7 +25,7 @@ def words_of(folder: Path) -> list[object]:
     return [
         *(f"data.path={text}", "model.kind=gru", "model.context_length=8", "model.d_embed=4"),
         *("model.d_hidden=8", f"train.steps={STEPS}", "train.batch_size=4", "train.log_every=500"),
-        *("eval.every=5000", "checkpoint.every=2000", "train.sample_every=0"),
+        *("eval.every=3000", "checkpoint.every=1000", "train.sample_every=0"),
     ]
 
 
@@ -63,7 +63,7 @@ def wait_a_while(several: Several, directory: Path, rng: random.Random) -> None:
         time.sleep(rng.uniform(0, 8))
         return
     before = last_step(directory)
-    goal = min(before + rng.randrange(1, 4000), STEPS - 500)
+    goal = min(before + rng.randrange(1, 2000), STEPS - 500)
     several.until(lambda: last_step(directory) > goal or (directory / "summary.json").exists(), 300)
     time.sleep(rng.uniform(0, 0.5))
 
