@@ -20,6 +20,8 @@ def refuse_options(config: TransformerConfig, title: str) -> None:
         "window": ((None,), "sees its whole context"),
         "attn_softcap": ((0.0,), "does not cap scores"),
         "final_softcap": ((0.0,), "does not cap logits"),
+        "d_ff": ((None, 4 * config.d_model), "has an MLP of 4 x model.d_model"),
+        "norm_epsilon": ((1e-5,), "has norms with 1e-5"),
     }
     for name, (values, has) in needed.items():
         value = getattr(config, name)

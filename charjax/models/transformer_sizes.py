@@ -6,13 +6,13 @@ values, F width within the MLP, T context, W window, V vocabulary.
 
 from typing import Any
 
-from charjax.models.attention import GATES, gated_width
+from charjax.models import attention
+from charjax.models.attention import GATES
 
 
 def mlp_width(model: Any) -> int:
-    """Return F: 4 D, or that of a gated MLP."""
-    D: int = model.d_model
-    return gated_width(D) if model.activation in GATES else 4 * D
+    """Return F: `d_ff`, or what follows from D."""
+    return model.d_ff or attention.mlp_width(model.d_model, model.activation)
 
 
 def block_weights(model: Any) -> int:
@@ -38,7 +38,7 @@ def is_plain(model: Any) -> bool:
     plain_heads = model.n_kv_head in (None, model.n_head)
     plain_scores = not (model.qk_norm or model.window or model.attn_softcap)
     plain_ends = model.norm == "layernorm" and not model.final_softcap
-    plain_mlp = model.activation in ("gelu", "gelu_tanh")
+    plain_mlp = model.activation in ("gelu", "gelu_tanh") and mlp_width(model) == 4 * model.d_model
     return plain_heads and plain_scores and plain_ends and plain_mlp
 
 
