@@ -38,14 +38,21 @@ FORMS = {
         "d_ff": 20,
         "norm_epsilon": 1e-2,
     },
-    "narrow": {"n_head": 2, "norm_epsilon": 1e-2, "qk_norm": True, "d_ff": 5, "residual": "deepnorm"},
+    "narrow": {
+        "n_head": 2,
+        "norm_epsilon": 1e-2,
+        "qk_norm": True,
+        "d_ff": 5,
+        "residual": "deepnorm",
+    },
     "one-kv-head": {"n_head": 4, "n_kv_head": 1, "norm": "rmsnorm", "residual": "deepnorm"},
 }
 D, T, V, LAYERS = 16, 6, 11, 2
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in ("gated", "llama") else [pytest.mark.slow]) for n in FORMS]
+    "name",
+    [pytest.param(n, marks=[] if n in ("gated", "llama") else [pytest.mark.slow]) for n in FORMS],
 )
 def test_equations(name):
     options = FORMS[name]
@@ -250,7 +257,9 @@ def test_operations_are_those_of_the_kernels():
         assert model.matrix_weights == kernels, name
 
 
-@pytest.mark.parametrize("option", ["norm", "qk_norm", "n_kv_head", "window", "attn_softcap", "d_ff"])
+@pytest.mark.parametrize(
+    "option", ["norm", "qk_norm", "n_kv_head", "window", "attn_softcap", "d_ff"]
+)
 def test_fitted_formulas_of_memory_are_for_plain_models(option):
     values = {"norm": "rmsnorm", "qk_norm": True, "n_kv_head": 2, "window": 8, "attn_softcap": 5.0}
     values["d_ff"] = 65
