@@ -331,3 +331,26 @@ class TestMistakes:
         with pytest.raises(charjax.UserError, match=r"mine\.py:22: AttributeError") as caught:
             charjax.fit(*words(folder), f"model.activation={path}:act", workdir=tmp_path / "run")
         assert isinstance(caught.value.__cause__, AttributeError)
+
+
+class TestPrediction:
+    """What a run costs, predicted and measured."""
+
+    def test_plan(self, folder: Path) -> None:
+        named = words(folder, "Pair", "scheme", "make")
+        done = run("commands.plan", *named, "--device", "h100", "--no-compile")
+        assert (done.status, done.err) == (0, "")
+        assert "not in the time below: the family gives no forward_flops" in done.out
+
+    @pytest.mark.slow
+    def test_benchmark(self, folder: Path, tmp_path: Path) -> None:
+        config = tmp_path / "act.toml"
+        config.write_text('[model]\nkind = "mlp"\nhidden = [16]\nactivation = "mine.py:act"\n')
+        asked = [config, f"data.path={folder / 'text.txt'}", "--devices", "cpu"]
+        asked += ["--sweep", "batch=4", "--json"]
+        refused = run("commands.benchmark", *asked)
+        assert (refused.status, refused.out, "--code" in refused.err) == (2, "", True)
+        done = run("commands.benchmark", *asked, "--code", folder / "mine.py")
+        assert done.status == 0, done.err
+        (row,) = json.loads(done.out)["rows"]
+        assert row["seconds_per_step"]["median"] > 0
