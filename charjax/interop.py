@@ -114,7 +114,7 @@ def _import(args: Namespace) -> str:
 def interop_arguments(argv: list[str]) -> argparse.Namespace:
     """Parse the arguments: `action` is "import" or "export", the rest depends on it."""
     parser = cli.Parser(
-        prog="python -m charjax.interop",
+        prog="charjax interop",
         usage="%(prog)s import|export ...",
         description="Convert parameters to and from PyTorch's state dicts, as safetensors: the GPT "
         "of nanoGPT, minGPT\nand makemore, Hugging Face's GPT-2, Llama and Qwen3, torch.nn.RNN, "
@@ -132,7 +132,7 @@ def interop_arguments(argv: list[str]) -> argparse.Namespace:
 
 def _import_arguments(argv: list[str]) -> argparse.Namespace:
     parser = cli.Parser(
-        prog="python -m charjax.interop import",
+        prog="charjax interop import",
         usage="%(prog)s FILE.safetensors|DIRECTORY [CONFIG.toml] [section.key=value ...] "
         "[--alphabet FILE] --workdir DIR",
         description="Make a run of a state dict: sizes are inferred from the tensors, the rest "
@@ -167,7 +167,7 @@ def _import_arguments(argv: list[str]) -> argparse.Namespace:
 
 def _export_arguments(argv: list[str]) -> argparse.Namespace:
     parser = cli.Parser(
-        prog="python -m charjax.interop export",
+        prog="charjax interop export",
         usage="%(prog)s WORKDIR FILE.safetensors|DIRECTORY [options]",
         description="Write a run's parameters under the names that PyTorch's original has.",
     )

@@ -28,8 +28,9 @@ def curves(lines: list[Line], most: int = MOST_POINTS) -> dict[str, Any]:
 
     Returns:
       `train`, `val` and `val_trained` (the parameters as they were trained, where `val` is of
-      their average; else without points), each with `lines` (their number), `step`, and for each quantity its `mean`
-      and, where a point stands for several lines, `low` and `high`; None where there is no value.
+      their average; else without points), each with `lines` (their number), `step`, and for each
+      quantity its `mean` and, where a point stands for several lines, `low` and `high`; None where
+      there is no value.
     """
     return {
         split: _curves([line for line in lines if line["split"] == split], names, most)

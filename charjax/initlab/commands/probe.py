@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
 def arguments(argv: list[str]) -> Namespace:
     """Parse the command line: config, overrides, seeds, coordinates, out, json."""
     parser = cli.Parser(
-        prog="python -m charjax.initlab probe",
+        prog="charjax initlab probe",
         usage="%(prog)s [CONFIG.toml] [section.key=value ...] [options]",
         description="Measure a network at its first step, drawn with several seeds: the initial "
         "loss, activations\nand gradients of each layer, the correlation of two inputs by depth, "
