@@ -493,8 +493,10 @@ def _own_code(code: str | Path | Sequence[str | Path], accepts: bool) -> Iterato
     try:
         with extensions.accepting_changes(accepts):
             yield
-    except UserError:
-        raise
+    except UserError as error:
+        if (message := extensions.with_place(str(error))) == str(error):
+            raise
+        raise UserError(message) from error
     except Exception as error:
         if message := extensions.describe_failure(error):
             raise UserError(message) from error

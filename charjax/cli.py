@@ -57,8 +57,10 @@ def _guarded(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     with extensions.separate_names():
         try:
             return main(argv) or 0
-        except UserError:
-            raise
+        except UserError as error:
+            if (message := extensions.with_place(str(error))) == str(error):
+                raise
+            raise UserError(message) from error
         except Exception as error:
             if message := extensions.describe_failure(error):
                 raise UserError(message) from error

@@ -354,3 +354,65 @@ class TestPrediction:
         assert done.status == 0, done.err
         (row,) = json.loads(done.out)["rows"]
         assert row["seconds_per_step"]["median"] > 0
+
+
+# A part of the file, a mistake in it, and what is said of it.
+MISTAKES: dict[str, tuple[str, tuple[str, str], str]] = {
+    "role": (
+        "scheme",
+        ("embedding=EmbeddingNormal()", "without=(Role.HIDDEN,)"),
+        "init.scheme: {file}:13: 'scheme' given; it has no rule for 'hidden",
+    ),
+    "structure": (
+        "make",
+        (f"return {LION}", "return optax.stateless(lambda g, p: list(g.values()))"),
+        "optim.kind: {file}:17: 'make' returns updates unlike the gradient: another structure",
+    ),
+    "sign": (
+        "make",
+        (LION, "optax.adam(0.1)"),
+        "optim.kind: {file}:17: 'make' gives a direction against the gradient",
+    ),
+    "activation": (
+        "act",
+        (SINE, "jnp.sqrt(jnp.abs(x))"),
+        "model.activation: {file}:21: 'act' has a derivative that is not finite at x = 0;",
+    ),
+    # flax replaces an AttributeError within a property.
+    "property": ("Pair", ("return 1\n", "return self.nothing\n"), "{file}:38: AttributeError: "),
+    "syntax": ("act", ("import optax", "import ="), "model.activation: {file}:2: SyntaxError: "),
+}
+
+
+class TestPlaces:
+    """What is wrong in a file is one line with its place, whatever the command."""
+
+    @pytest.mark.parametrize("command", ["train", "probe", "sweep"])
+    @pytest.mark.parametrize("mistake", MISTAKES)
+    def test_of_a_mistake(self, mistake: str, command: str, tmp_path: Path) -> None:
+        name, change, message = MISTAKES[mistake]
+        file, out = own.write(tmp_path, change), tmp_path / "out"
+        (tmp_path / "text.txt").write_text("the world is all that is the case. " * 60)
+        asked = words(tmp_path, name)
+        if command == "train":
+            done = run("train", *asked, "--workdir", out)
+        elif command == "probe":
+            done = run("initlab.__main__", "probe", *asked, "--seeds", "2", "--out", out)
+        else:
+            if name == "scheme":
+                asked = [word for word in asked if not word.startswith("init.")]
+                asked += ["--scheme", f"{file}:scheme"]
+            asked += ["--seeds", "2", "--steps", "2", "--width", "16", "--out", str(out)]
+            done = run("initlab.__main__", "sweep", *(w for w in asked if "train.steps" not in w))
+        assert_refused(done, message.format(file=file))
+        assert not out.exists()
+
+    def test_in_python(self, folder: Path, tmp_path: Path) -> None:
+        path = own.write(tmp_path, (SINE, "jnp.sqrt(x)"))
+        with pytest.raises(charjax.UserError, match=r"mine\.py:21: 'act' has a value that is not"):
+            charjax.fit(*words(folder), f"model.activation={path}:act", workdir=tmp_path / "run")
+
+    def test_a_page_without_the_code_lacks_the_passage_alone(self, a_run: Path) -> None:
+        done = run("commands.report", a_run)
+        assert done.status == 0, done.err
+        assert "a passage: " in (a_run / "report.html").read_text()

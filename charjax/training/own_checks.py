@@ -51,7 +51,9 @@ def _once(key: tuple[str, ...], check: Callable[[], None]) -> None:
 
 def _check_scheme(config: Config, model: CharModel) -> None:
     name, depth = config.init.scheme, getattr(model, "n_layer", 0)
-    check_draws(name, scheme_for(config), _shapes(model), model.roles, depth, model.vocab_size)
+    scheme, shapes = scheme_for(config), _shapes(model)
+    check_cover(scheme, name, shapes, model.roles)
+    check_draws(name, scheme, shapes, model.roles, depth, model.vocab_size)
 
 
 def _check_suits(config: Config, model: CharModel) -> None:
