@@ -272,6 +272,22 @@ def test_fitted_formulas_of_memory_are_for_plain_models(option):
 
 
 @pytest.mark.parametrize(
+    ("options", "numbers"),
+    [
+        ({}, 24 * 16),
+        ({"norm": "rmsnorm", "n_kv_head": 1, "window": 3}, 24 * 16),
+        ({"qk_norm": True}, 30 * 16),
+        ({"d_ff": 20}, 16 * 16 + 2 * 20),
+        ({"activation": "swiglu"}, 16 * 16 + 4 * 43),
+        ({"attn_softcap": 5.0}, 24 * 16 + 2 * 4 * 8),
+    ],
+)
+def test_numbers_saved_per_position(options, numbers):
+    model, _ = make(n_layer=2, **({"n_head": 4, "d_model": 16} | options))
+    assert model.saved_values(8) == 2 * 8 * numbers
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"n_kv_head": 3}, r"^model.n_kv_head: 3 given; model.n_head \(4\) must be a multiple"),
