@@ -494,9 +494,10 @@ def _own_code(code: str | Path | Sequence[str | Path], accepts: bool) -> Iterato
         with extensions.accepting_changes(accepts):
             yield
     except UserError as error:
-        if (message := extensions.with_place(str(error))) == str(error):
+        placed = extensions.with_place(str(error))
+        if placed == str(error):
             raise
-        raise UserError(message) from error
+        raise UserError(placed) from error
     except Exception as error:
         if message := extensions.describe_failure(error):
             raise UserError(message) from error

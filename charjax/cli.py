@@ -58,9 +58,10 @@ def _guarded(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
         try:
             return main(argv) or 0
         except UserError as error:
-            if (message := extensions.with_place(str(error))) == str(error):
+            placed = extensions.with_place(str(error))
+            if placed == str(error):
                 raise
-            raise UserError(message) from error
+            raise UserError(placed) from error
         except Exception as error:
             if message := extensions.describe_failure(error):
                 raise UserError(message) from error

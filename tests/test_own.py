@@ -334,7 +334,7 @@ class TestMistakes:
 
 
 class TestPrediction:
-    """What a run costs, predicted and measured."""
+    """The costs of a run, predicted and measured."""
 
     def test_plan(self, folder: Path) -> None:
         named = words(folder, "Pair", "scheme", "make")
@@ -385,7 +385,7 @@ MISTAKES: dict[str, tuple[str, tuple[str, str], str]] = {
 
 
 class TestPlaces:
-    """What is wrong in a file is one line with its place, whatever the command."""
+    """A mistake in a file is one line with its place, whatever the command."""
 
     @pytest.mark.parametrize("command", ["train", "probe", "sweep"])
     @pytest.mark.parametrize("mistake", MISTAKES)

@@ -195,8 +195,8 @@ def main() -> None:
         except UserError as mistake:
             result = {"mistake": str(mistake)}
         except Exception as error:
-            mistake = extensions.describe_failure(error)
-            result = {"mistake": mistake} if mistake else {"error": first_line(error)}
+            described = extensions.describe_failure(error)
+            result = {"mistake": described} if described else {"error": first_line(error)}
         replies.write(json.dumps(result) + "\n")
 
     built: list[Any] = []
