@@ -30,6 +30,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "activation=geglu": ("model.activation=geglu",),
     "n_kv_head=1": ("model.n_kv_head=1",),
     "window=16": ("model.window=16",),
+    "norm_epsilon": ("model.norm_epsilon=1e-6",),
     "attn_softcap": ("model.attn_softcap=50.0",),
     "final_softcap": ("model.final_softcap=30.0",),
     "label_smoothing": ("train.label_smoothing=0.1",),

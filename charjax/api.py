@@ -495,8 +495,11 @@ def _own_code(code: str | Path | Sequence[str | Path], accepts: bool) -> Iterato
     try:
         with extensions.accepting_changes(accepts):
             yield
-    except UserError:
-        raise
+    except UserError as error:
+        placed = extensions.with_place(str(error))
+        if placed == str(error):
+            raise
+        raise UserError(placed) from error
     except Exception as error:
         if message := extensions.describe_failure(error):
             raise UserError(message) from error

@@ -90,8 +90,11 @@ def _guarded(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     with extensions.separate_names():
         try:
             return main(argv) or 0
-        except UserError:
-            raise
+        except UserError as error:
+            placed = extensions.with_place(str(error))
+            if placed == str(error):
+                raise
+            raise UserError(placed) from error
         except Exception as error:
             if message := extensions.describe_failure(error):
                 raise UserError(message) from error
@@ -289,10 +292,24 @@ def number_above_zero(high: float, instead_of_zero: str = "") -> Callable[[str],
     return parse
 
 
+def called_as(command: str) -> str:
+    """Return "charjax COMMAND ..." as it was called: also `python -m charjax.COMMAND ...`."""
+    package, _, rest = command.partition(" ")
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    module = spec.name if spec is not None else ""
+    if package != "charjax" or module.partition(".")[0] != "charjax":
+        return command
+    module = module.removesuffix(".__main__")
+    # A module is the first word of the command, and `charjax` is none.
+    words = rest if module == "charjax" else rest.partition(" ")[2]
+    return f"python -m {module} {words}".rstrip()
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose mistakes are UserErrors.
 
-    `epilog` is called only for --help. `advise` returns the error message for an unknown flag, or
+    `prog` is "charjax COMMAND", and shown as the command was called. `epilog` is called only for
+    --help. `advise` returns the error message for an unknown flag, or
     None for the usual one.
     """
 
@@ -306,7 +323,7 @@ class Parser(argparse.ArgumentParser):
         advise: Callable[[str], str | None] = lambda flag: None,
     ):
         super().__init__(
-            prog=prog,
+            prog=called_as(prog),
             usage=usage,
             description=description,
             allow_abbrev=False,

@@ -193,7 +193,7 @@ def _other_text(run: "Run", args: Namespace) -> "OtherText":
 def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
     """Parse the arguments; `text`, `context` and `stride` are None unless given."""
     parser = cli.Parser(
-        prog="python -m charjax.evaluate",
+        prog="charjax evaluate",
         usage="%(prog)s WORKDIR [data.path=FILE] [options]",
         description="Measure the exact loss of a trained model on a text.",
     )

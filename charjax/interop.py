@@ -3,7 +3,8 @@
 python -m charjax.interop import FILE.safetensors|DIRECTORY [CONFIG.toml] [section.key=value ...]
                                  [--alphabet FILE] --workdir DIR
 python -m charjax.interop export RUN FILE.safetensors|DIRECTORY [--checkpoint best|latest|STEP]
-                                 [--format safetensors|hf-gpt2] [--module NAME] [--overwrite]
+                                 [--format safetensors|hf-gpt2|hf-llama|hf-qwen3] [--module NAME]
+                                 [--overwrite]
 """
 
 import argparse
@@ -25,7 +26,7 @@ def main(argv: list[str]) -> int:
 
 def _export(args: Namespace) -> str:
     from charjax.config import TransformerConfig
-    from charjax.conversion.directories import check_directory, write_directory
+    from charjax.conversion.directories import FORMATS, check_directory, write_directory
     from charjax.conversion.files import (
         Header,
         TensorFile,
@@ -33,30 +34,30 @@ def _export(args: Namespace) -> str:
         write_file,
         write_header,
     )
-    from charjax.conversion.huggingface import HF_GPT2
     from charjax.conversion.state_dicts import original_of, to_state_dict
     from charjax.run.load import find_run, load_run, require_run
 
-    path, directory, as_directory = Path(args.file), Path(args.workdir), args.format == "hf-gpt2"
+    path, directory = Path(args.file), Path(args.workdir)
+    form = FORMATS.get(args.format.removeprefix("hf-"))
     require_run(directory)
-    (check_directory if as_directory else check_target)(path, args.overwrite)
+    (check_directory if form else check_target)(path, args.overwrite)
     saved = find_run(directory, args.checkpoint)
     model = saved.config.model
-    if as_directory and not isinstance(model, TransformerConfig):
+    if form and not isinstance(model, TransformerConfig):
         raise UserError(
-            f"--format: hf-gpt2 given, but model.kind is {model.kind} and GPT-2 is a transformer; "
-            "leave it out"
+            f"--format: {args.format} given, but model.kind is {model.kind} and "
+            f"{form.layout.title} is a transformer; leave it out"
         )
     saved.start_backend()
     run = load_run(saved, args.weights)
     vocab_size = run.tokenizer.vocab_size
-    layout = HF_GPT2 if as_directory else None
+    layout = form.layout if form else None
     tensors = to_state_dict(model, vocab_size, run.variables, args.module, layout)
     header = Header(run.config.model_dump(mode="json"), run.tokenizer, run.dataset_digest, run.step)
     content = TensorFile(tensors, write_header(header))
-    if as_directory:
+    if form:
         assert isinstance(model, TransformerConfig)
-        write_directory(path, content, model, run.tokenizer)
+        write_directory(path, content, form, model, run.tokenizer)
     else:
         write_file(path, content)
     original = layout.original(model) if layout else original_of(model)
@@ -79,6 +80,8 @@ def _import(args: Namespace) -> str:
     header = read_header(held.metadata)
     tensors = clean(held.tensors, held.metadata)
     layout = find_layout(tensors)
+    if header is None:
+        described.check_layout(layout)
     inferred = described.refine(layout.infer(tensors), header)
     resolved = resolve_config(layout, inferred, header, args.config, args.overrides)
     config, vocab_size = resolved.config, inferred.vocab_size or 0
@@ -111,11 +114,12 @@ def _import(args: Namespace) -> str:
 def interop_arguments(argv: list[str]) -> argparse.Namespace:
     """Parse the arguments: `action` is "import" or "export", the rest depends on it."""
     parser = cli.Parser(
-        prog="python -m charjax.interop",
+        prog="charjax interop",
         usage="%(prog)s import|export ...",
         description="Convert parameters to and from PyTorch's state dicts, as safetensors: the GPT "
-        "of nanoGPT, minGPT\nand makemore, Hugging Face's GPT-2, torch.nn.RNN, GRU and LSTM (emb, "
-        "rnn or gru, fc),\nmakemore's MLP and Bigram. See `import --help`, `export --help`.",
+        "of nanoGPT, minGPT\nand makemore, Hugging Face's GPT-2, Llama and Qwen3, torch.nn.RNN, "
+        "GRU and LSTM (emb, rnn or\ngru, fc), makemore's MLP and Bigram. See `import --help`, "
+        "`export --help`.",
     )
     parser.add_argument(
         "action", metavar="import|export", choices=("import", "export"), help="the direction"
@@ -128,7 +132,7 @@ def interop_arguments(argv: list[str]) -> argparse.Namespace:
 
 def _import_arguments(argv: list[str]) -> argparse.Namespace:
     parser = cli.Parser(
-        prog="python -m charjax.interop import",
+        prog="charjax interop import",
         usage="%(prog)s FILE.safetensors|DIRECTORY [CONFIG.toml] [section.key=value ...] "
         "[--alphabet FILE] --workdir DIR",
         description="Make a run of a state dict: sizes are inferred from the tensors, the rest "
@@ -137,7 +141,7 @@ def _import_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "file",
         metavar="FILE.safetensors|DIRECTORY",
-        help="the state dict, or a directory that transformers saved (GPT-2)",
+        help="the state dict, or a directory that transformers saved (GPT-2, Llama, Qwen3)",
     )
     parser.add_argument(
         "words",
@@ -163,7 +167,7 @@ def _import_arguments(argv: list[str]) -> argparse.Namespace:
 
 def _export_arguments(argv: list[str]) -> argparse.Namespace:
     parser = cli.Parser(
-        prog="python -m charjax.interop export",
+        prog="charjax interop export",
         usage="%(prog)s WORKDIR FILE.safetensors|DIRECTORY [options]",
         description="Write a run's parameters under the names that PyTorch's original has.",
     )
@@ -173,10 +177,11 @@ def _export_arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--format",
-        choices=("safetensors", "hf-gpt2"),
+        choices=("safetensors", "hf-gpt2", "hf-llama", "hf-qwen3"),
         default="safetensors",
-        help="safetensors: a file for the PyTorch original; hf-gpt2: a directory for "
-        "transformers' GPT2LMHeadModel (a transformer's)",
+        help="safetensors: a file for the PyTorch original; the others: a directory "
+        "for transformers' GPT2LMHeadModel, LlamaForCausalLM or Qwen3ForCausalLM (a "
+        "transformer's)",
     )
     parser.add_argument(
         "--module",

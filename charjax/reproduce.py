@@ -134,7 +134,7 @@ def _job(row: Row, seeds: int) -> output.Job:
 def _arguments(argv: list[str]) -> Namespace:
     """Parse the command line; `tier`, `seeds` and `out` are None unless given."""
     parser = cli.Parser(
-        prog="python -m charjax.reproduce",
+        prog="charjax reproduce",
         usage="%(prog)s [options]",
         description="Measure published figures, and report which are reproduced. The exit "
         "status is 1 if a row is out of its tolerance.",

@@ -322,7 +322,7 @@ def _summary(generated: _Generated, origins: list[str] | None) -> str:
 def sample_arguments(argv: list[str]) -> argparse.Namespace:
     """Parse the arguments; `checkpoint` is "best", "latest" or a step's digits."""
     parser = cli.Parser(
-        prog="python -m charjax.sample",
+        prog="charjax sample",
         usage="%(prog)s WORKDIR [options]",
         description="Generate text with a trained model.",
     )

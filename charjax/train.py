@@ -277,7 +277,7 @@ def train_arguments(
     `note` is called with a line about words that were understood as something else.
     """
     parser = cli.Parser(
-        prog="python -m charjax.train",
+        prog="charjax train",
         usage="%(prog)s [CONFIG.toml] [section.key=value ...] [options]",
         description="Train a character-level language model; by default a small one, on Python's "
         "own source.",

@@ -188,7 +188,7 @@ def test_help_fits_the_page(command: str, capsys: pytest.CaptureFixture[str]):
         PARSERS[command](["--help"])
     assert end.value.code == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"usage: python -m charjax.{command}")
+    assert lines[0].startswith(f"usage: charjax {command}")
     assert max(map(len, lines)) <= 100
 
 

@@ -32,6 +32,20 @@ OTHERS = {
     "transformer-rezero": ["model.n_layer=1", "model.d_model=8", "model.residual=rezero"],
     "bow": ["model.d_embed=4"],
 }
+LLAMA = [
+    *["model.n_layer=2", "model.n_head=4", "model.d_model=16", "model.norm=rmsnorm"],
+    *["model.positions=rotary", "model.activation=swiglu"],
+]
+# Those of transformers, as directories alone.
+OTHERS |= {
+    "transformer-llama": [
+        *LLAMA,
+        *["model.n_kv_head=1", "model.tie_embeddings=false", "model.d_ff=24"],
+        *["model.rotary_base=500.0", "model.norm_epsilon=1e-6"],
+    ],
+    "transformer-llama-bias": [*LLAMA, "model.bias=true", "model.activation=geglu"],
+    "transformer-qwen3": [*LLAMA, "model.qk_norm=true", "model.n_kv_head=2"],
+}
 MODELS = {
     "transformer": ["model.n_layer=2", "model.n_head=2", "model.d_model=8"],
     "transformer-untied": [

@@ -1,6 +1,9 @@
 """`charjax COMMAND` is `python -m charjax.COMMAND`, under one name."""
 
 import importlib
+import importlib.machinery
+import sys
+import types
 
 import pytest
 
@@ -15,6 +18,31 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
         charjax_command.main([name, "--help"])
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith("usage: ")
+
+
+@pytest.mark.parametrize(
+    ("module", "usage"),
+    [
+        (None, "charjax initlab probe"),
+        ("pytest.__main__", "charjax initlab probe"),
+        ("charjax.__main__", "python -m charjax initlab probe"),
+        ("charjax.initlab.__main__", "python -m charjax.initlab probe"),
+    ],
+)
+def test_usage_is_the_command_as_it_was_called(
+    module: str | None,
+    usage: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started = types.ModuleType("__main__")
+    started.__spec__ = module and importlib.machinery.ModuleSpec(module, None)
+    monkeypatch.setitem(sys.modules, "__main__", started)
+    with pytest.raises(SystemExit):
+        charjax_command.main(["initlab", "probe", "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: {usage} [CONFIG.toml]")
+    with pytest.raises(UserError, match=f"; see {usage} --help$"):
+        charjax_command.main(["initlab", "probe", "--other"])
 
 
 def test_arguments_reach_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

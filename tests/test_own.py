@@ -331,3 +331,90 @@ class TestMistakes:
         with pytest.raises(charjax.UserError, match=r"mine\.py:22: AttributeError") as caught:
             charjax.fit(*words(folder), f"model.activation={path}:act", workdir=tmp_path / "run")
         assert isinstance(caught.value.__cause__, AttributeError)
+
+
+class TestPrediction:
+    """The costs of a run, predicted and measured."""
+
+    def test_plan(self, folder: Path) -> None:
+        named = words(folder, "Pair", "scheme", "make")
+        done = run("commands.plan", *named, "--device", "h100", "--no-compile")
+        assert (done.status, done.err) == (0, "")
+        assert "not in the time below: the family gives no forward_flops" in done.out
+
+    @pytest.mark.slow
+    def test_benchmark(self, folder: Path, tmp_path: Path) -> None:
+        config = tmp_path / "act.toml"
+        config.write_text('[model]\nkind = "mlp"\nhidden = [16]\nactivation = "mine.py:act"\n')
+        asked = [config, f"data.path={folder / 'text.txt'}", "--devices", "cpu"]
+        asked += ["--sweep", "batch=4", "--json"]
+        refused = run("commands.benchmark", *asked)
+        assert (refused.status, refused.out, "--code" in refused.err) == (2, "", True)
+        done = run("commands.benchmark", *asked, "--code", folder / "mine.py")
+        assert done.status == 0, done.err
+        (row,) = json.loads(done.out)["rows"]
+        assert row["seconds_per_step"]["median"] > 0
+
+
+# A part of the file, a mistake in it, and what is said of it.
+MISTAKES: dict[str, tuple[str, tuple[str, str], str]] = {
+    "role": (
+        "scheme",
+        ("embedding=EmbeddingNormal()", "without=(Role.HIDDEN,)"),
+        "init.scheme: {file}:13: 'scheme' given; it has no rule for 'hidden",
+    ),
+    "structure": (
+        "make",
+        (f"return {LION}", "return optax.stateless(lambda g, p: list(g.values()))"),
+        "optim.kind: {file}:17: 'make' returns updates unlike the gradient: another structure",
+    ),
+    "sign": (
+        "make",
+        (LION, "optax.adam(0.1)"),
+        "optim.kind: {file}:17: 'make' gives a direction against the gradient",
+    ),
+    "activation": (
+        "act",
+        (SINE, "jnp.sqrt(jnp.abs(x))"),
+        "model.activation: {file}:21: 'act' has a derivative that is not finite at x = 0;",
+    ),
+    # flax replaces an AttributeError within a property.
+    "property": ("Pair", ("return 1\n", "return self.nothing\n"), "{file}:38: AttributeError: "),
+    "syntax": ("act", ("import optax", "import ="), "model.activation: {file}:2: SyntaxError: "),
+}
+
+
+class TestPlaces:
+    """A mistake in a file is one line with its place, whatever the command."""
+
+    @pytest.mark.parametrize("command", ["train", "probe", "sweep"])
+    @pytest.mark.parametrize("mistake", MISTAKES)
+    def test_of_a_mistake(self, mistake: str, command: str, tmp_path: Path) -> None:
+        name, change, message = MISTAKES[mistake]
+        file, out = own.write(tmp_path, change), tmp_path / "out"
+        (tmp_path / "text.txt").write_text("the world is all that is the case. " * 60)
+        asked = words(tmp_path, name)
+        if command == "train":
+            done = run("train", *asked, "--workdir", out)
+        elif command == "probe":
+            done = run("initlab.__main__", "probe", *asked, "--seeds", "2", "--out", out)
+        else:
+            if name == "scheme":
+                asked = [word for word in asked if not word.startswith("init.")]
+                asked += ["--scheme", f"{file}:scheme"]
+            asked += ["--seeds", "2", "--steps", "2", "--width", "16", "--out", str(out)]
+            unread = ("train.s", "eval.every", "checkpoint.every")
+            asked = [word for word in asked if not word.startswith(unread)]
+            done = run("initlab.__main__", "sweep", *asked)
+        assert_refused(done, message.format(file=file))
+        assert not out.exists()
+
+    def test_in_python(self, folder: Path, tmp_path: Path) -> None:
+        path = own.write(tmp_path, (SINE, "jnp.sqrt(x)"))
+        with pytest.raises(charjax.UserError, match=r"mine\.py:21: 'act' has a value that is not"):
+            charjax.fit(*words(folder), f"model.activation={path}:act", workdir=tmp_path / "run")
+
+    def test_a_page_without_the_code_lacks_the_passage_alone(self, a_run: Path) -> None:
+        done = run("commands.report", a_run)
+        assert done.status == 0, done.err
+        assert "a passage: " in (a_run / "report.html").read_text()

@@ -221,7 +221,7 @@ def test_help_is_quick_because_jax_is_not_imported(command: str, tmp_path: Path)
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"usage: python -m charjax.{command}")
+    assert done.stdout.startswith(f"usage: charjax {command}")
 
 
 # make, as far as it can be tested without a network.

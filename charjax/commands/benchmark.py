@@ -88,6 +88,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         action="store_true",
         help="measure this machine's rates and the step times of every family, for `charjax plan`",
     )
+    cli.add_code(parser, resumes=False)
     args = parser.parse_intermixed_args(argv)
     args.config, args.overrides = cli.config_words(args.words)
     if args.out is not None:

@@ -313,6 +313,20 @@ class TransformerConfig(FamilyConfig):
         0.0, ge=0, description="c of c tanh(logit / c) at the end, as in Gemma 2; 0 is off"
     )
 
+    d_ff: Width | None = Field(
+        None,
+        description="width within the MLP; unset: 4 d_model, with a gated activation 8 d_model / 3",
+    )
+    rotary_base: float = Field(
+        10000.0,
+        ge=1.0,
+        le=1e12,
+        description="positions=rotary: theta, the base of the angles' wavelengths",
+    )
+    norm_epsilon: float = Field(
+        1e-5, ge=1e-12, le=1.0, description="the number under the root of every norm"
+    )
+
     @property
     def head_width(self) -> int:
         """d_model / n_head."""
@@ -322,6 +336,8 @@ class TransformerConfig(FamilyConfig):
         """Return the settings of another size; heads keep their width and grow in number."""
         heads = width // self.head_width
         settings = super().resized(depth, width) | {"n_head": heads}
+        if self.d_ff is not None:
+            settings["d_ff"] = max(1, round(self.d_ff * width / self.d_model))
         if self.n_kv_head is None:
             return settings
         # Groups stay as large as they were, where they can.

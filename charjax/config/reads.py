@@ -208,6 +208,8 @@ READ: dict[str, tuple[When, ...]] = {
     **{f"model.{key}": () for family in FAMILIES.values() for key in family.model_fields},
     "model.alpha": (_one_of("model.smoothing", "additive"),),
     "model.norm": (_HIDDEN, _NORMS),
+    "model.norm_epsilon": (_NORMS,),
+    "model.rotary_base": (_one_of("model.positions", "rotary"),),
     "init.scheme": (_TRAINED,),
     "init.std": (_TRAINED, _one_of("init.scheme", "normal")),
     "init.scale": (_TRAINED, _one_of("init.scheme", "uniform")),

@@ -472,6 +472,7 @@ _YOUNGER: tuple[tuple[str, str], ...] = (
     *(("model", key) for key in ("norm", "qk_norm", "n_kv_head", "window")),
     ("model", "attn_softcap"),
     ("model", "final_softcap"),
+    *(("model", key) for key in ("d_ff", "rotary_base", "norm_epsilon")),
     ("optim", "clip_value"),
     ("train", "label_smoothing"),
     ("train", "z_loss"),

@@ -16,8 +16,13 @@ import numpy as np
 
 from charjax.config import TransformerConfig
 from charjax.conversion import nanogpt
+from charjax.conversion.config_json import (
+    real_number,
+    refuse_values,
+    whole_number,
+    without_defaults,
+)
 from charjax.conversion.layout import Arrays, Inferred, Layout, Tensor
-from charjax.errors import UserError
 
 _PREFIX = "transformer."
 _READOUT = "lm_head.weight"
@@ -67,7 +72,8 @@ def to_config(config: TransformerConfig, vocab_size: int, *, boundary: bool) -> 
         "vocab_size": vocab_size,
         "activation_function": activation,
         "tie_word_embeddings": config.tie_embeddings,
-        "layer_norm_epsilon": _DEFAULTS["layer_norm_epsilon"],
+        "n_inner": config.d_ff,
+        "layer_norm_epsilon": config.norm_epsilon,
         **dict.fromkeys(_DROPOUT, config.dropout),
         "torch_dtype": "float32",
         # GPT2Config's default, 50256, would be no symbol of this alphabet.
@@ -80,53 +86,30 @@ def from_config(tree: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     """Return the settings of the section `model` that a config.json determines, and V.
 
     Raises:
-      UserError: it is of another architecture, or has a setting that no family of charjax has.
+      UserError: it has a setting that no family of charjax has.
     """
-    if tree.get("model_type") != "gpt2":
-        raise UserError(
-            f"config.json: model_type is {tree.get('model_type')!r}; only 'gpt2' can be imported"
-        )
     known = {name: tree.get(name, default) for name, default in _DEFAULTS.items()}
-    if known["n_inner"] == 4 * _whole(known, "n_embd"):
-        known["n_inner"] = None
-    allowed: dict[str, tuple[Any, ...]] = {
-        "activation_function": tuple(_ACTIVATIONS),
-        "tie_word_embeddings": (True, False),
-        **{
-            name: (_DEFAULTS[name],)
-            for name in (
-                "n_inner",
-                "layer_norm_epsilon",
-                "scale_attn_weights",
-                "scale_attn_by_inverse_layer_idx",
-                "add_cross_attention",
-            )
+    fixed = ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "add_cross_attention")
+    refuse_values(
+        known,
+        {
+            "activation_function": tuple(_ACTIVATIONS),
+            "tie_word_embeddings": (True, False),
+            **{name: (_DEFAULTS[name],) for name in fixed},
         },
+    )
+    settings: dict[str, Any] = {
+        ours: whole_number(known, theirs) for theirs, ours in _SIZES.items()
     }
-    for name, values in allowed.items():
-        if known[name] not in values:
-            shown = " or ".join(map(repr, values))
-            if name == "n_inner":
-                shown = f"4 * n_embd = {4 * known['n_embd']}, or null"
-            raise UserError(
-                f"config.json: {name} is {known[name]!r}, and charjax's transformer has {shown}: "
-                "this model cannot be imported"
-            )
-    settings: dict[str, Any] = {ours: _whole(known, theirs) for theirs, ours in _SIZES.items()}
     settings["activation"] = _ACTIVATIONS[known["activation_function"]]
     settings["tie_embeddings"] = bool(known["tie_word_embeddings"])
+    settings["norm_epsilon"] = real_number(known, "layer_norm_epsilon")
+    settings["d_ff"] = None if known["n_inner"] is None else whole_number(known, "n_inner")
     # Without an effect on the function: three different rates are left to the user.
     first, *others = (known[name] for name in _DROPOUT)
     if isinstance(first, float | int) and others == [first, first]:
         settings["dropout"] = float(first)
-    return settings, _whole(known, "vocab_size")
-
-
-def _whole(tree: Mapping[str, Any], name: str) -> int:
-    value = tree[name]
-    if type(value) is not int or value < 1:
-        raise UserError(f"config.json: {name} is {value!r}; it must be a whole number from 1")
-    return value
+    return without_defaults(settings), whole_number(known, "vocab_size")
 
 
 def _recognises(tensors: Arrays) -> bool:
@@ -156,7 +139,11 @@ def _tensors(config: TransformerConfig, vocab_size: int, tensors: Arrays) -> lis
     # GPT2Model, as in the checkpoint "gpt2", has no prefix.
     bare = bool(tensors) and not any(name.startswith(_PREFIX) for name in tensors)
     form = nanogpt.Form(
-        "Hugging Face's GPT-2", _conv1d, always_biased=True, prefix="" if bare else _PREFIX
+        "Hugging Face's GPT-2",
+        _conv1d,
+        always_biased=True,
+        prefix="" if bare else _PREFIX,
+        has_sizes=True,
     )
     return nanogpt.gpt_tensors(config, vocab_size, form)
 

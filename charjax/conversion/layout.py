@@ -35,6 +35,8 @@ class Tensor:
       to_torch: from the variable to the tensor.
       is_alias: a second name of a parameter, which a state dict may leave out.
       is_zero: a bias that the original has and this model does not: zeros, and no variable.
+      part: index of the tensor among those that the variable holds side by side.
+      parts: number of those, equal parts of the variable's last axis.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Tensor:
     to_torch: Callable[[np.ndarray], np.ndarray] = unchanged
     is_alias: bool = False
     is_zero: bool = False
+    part: int = 0
+    parts: int = 1
 
 
 def linear_weight(name: str, path: str, fan_out: int, fan_in: int) -> Tensor:
@@ -96,6 +100,7 @@ class Layout:
       is_ignored: return True for a buffer without information, by name and array.
       questions: settings that a config must give, by name; families without them are not asked.
       finish: transform the variables, by path, after conversion.
+      needs_config: the tensors alone do not determine the model; their config.json does.
     """
 
     title: str
@@ -107,6 +112,7 @@ class Layout:
     is_ignored: Callable[[str, np.ndarray], bool] = lambda name, array: False
     questions: Mapping[str, Question] = dataclasses.field(default_factory=dict)
     finish: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda variables: variables
+    needs_config: bool = False
 
 
 def most_common(*candidates: int | None) -> int | None:

@@ -4,7 +4,8 @@ Their tensors have the same names and shapes, but their functions differ. nanoGP
 erf, since its commit 594068e7 of 17 May 2023; older nanoGPT, minGPT and makemore's Transformer have
 GPT-2's GELU, by tanh. nanoGPT ties the readout to the embedding; the others do not.
 
-Letters: V vocabulary, C context length, D width of the residual stream.
+Letters: V vocabulary, C context length, D width of the residual stream, F within the
+MLP.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from charjax.conversion.layout import (
     most_common,
 )
 from charjax.conversion.options import refuse_options
-from charjax.errors import UserError
+from charjax.models.transformer_sizes import mlp_width
 
 _PREFIX = "transformer."
 _READOUT = "lm_head.weight"
@@ -74,12 +75,14 @@ class Form:
       kernel: return the entry of a linear layer's weight: (name, path, fan_out, fan_in).
       always_biased: linear layers and norms have biases; a model without them has zeros there.
       prefix: of every name but the readout's.
+      has_sizes: a file beside the tensors has the width within the MLP and the norms' epsilon.
     """
 
     title: str
     kernel: Callable[[str, str, int, int], Tensor]
     always_biased: bool = False
     prefix: str = _PREFIX
+    has_sizes: bool = False
 
 
 _FORM = Form("nanoGPT's GPT", linear_weight)
@@ -91,8 +94,8 @@ def gpt_tensors(config: TransformerConfig, vocab_size: int, form: Form) -> list[
     Raises:
       UserError: a GPT-2 does not compute this model.
     """
-    _refuse_variants(config, form.title)
-    V, D, C = vocab_size, config.d_model, config.context_length
+    refuse_options(config, form.title, has_sizes=form.has_sizes)
+    V, D, C, F = vocab_size, config.d_model, config.context_length, mlp_width(config)
     assert C is not None
     table = "params/token_embedding/embedding"
     entries = [
@@ -102,8 +105,8 @@ def gpt_tensors(config: TransformerConfig, vocab_size: int, form: Form) -> list[
     layers = {
         "attn.c_attn": ("attention/qkv", 3 * D, D),
         "attn.c_proj": ("attention/out", D, D),
-        "mlp.c_fc": ("mlp/up", 4 * D, D),
-        "mlp.c_proj": ("mlp/down", D, 4 * D),
+        "mlp.c_fc": ("mlp/up", F, D),
+        "mlp.c_proj": ("mlp/down", D, F),
     }
     norms = {f"{form.prefix}ln_f": "params/final_norm"}
     for i in range(config.n_layer):
@@ -121,26 +124,6 @@ def gpt_tensors(config: TransformerConfig, vocab_size: int, form: Form) -> list[
     else:
         entries.append(linear_weight(_READOUT, "params/readout/kernel", V, D))
     return entries
-
-
-def _refuse_variants(config: TransformerConfig, title: str) -> None:
-    """Raise a UserError for a model with parts that a GPT-2 does not have."""
-    refuse_options(config, title)
-    for name, needed, has in (
-        ("positions", "learned", "has learned positions"),
-        ("residual", "pre_norm", "is pre_norm"),
-        ("scale_embeddings", False, "does not scale them"),
-    ):
-        value = getattr(config, name)
-        if value != needed:
-            raise UserError(
-                f"model.{name}: {_shown(value)} in this model, but {title} {has}; only a model "
-                f"with model.{name}={_shown(needed)} has a PyTorch original"
-            )
-
-
-def _shown(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _bias(there: str, here: str, width: int, bias: bool, form: Form) -> list[Tensor]:

@@ -7,6 +7,7 @@ import numpy as np
 from charjax.config import ModelConfig
 from charjax.conversion.huggingface import HF_GPT2
 from charjax.conversion.layout import Arrays, Layout, Tensor
+from charjax.conversion.llama import LLAMA, QWEN3
 from charjax.conversion.makemore import BIGRAM, MLP
 from charjax.conversion.makemore_lectures import MAKEMORE_LECTURES
 from charjax.conversion.nanogpt import NANOGPT
@@ -14,7 +15,7 @@ from charjax.conversion.recurrent import RECURRENT
 from charjax.errors import UserError
 from charjax.models.own import is_own
 
-_LAYOUTS = (HF_GPT2, NANOGPT, RECURRENT, MLP, BIGRAM, MAKEMORE_LECTURES)
+_LAYOUTS = (HF_GPT2, LLAMA, QWEN3, NANOGPT, RECURRENT, MLP, BIGRAM, MAKEMORE_LECTURES)
 _LAYOUT_OF_KIND = {
     "transformer": NANOGPT,
     "rnn": RECURRENT,
@@ -80,9 +81,15 @@ def to_state_dict(
     return {
         entry.name: np.zeros(entry.shape, np.float32)
         if entry.is_zero
-        else np.ascontiguousarray(entry.to_torch(np.asarray(flat[entry.path], np.float32)))
+        else np.ascontiguousarray(entry.to_torch(_part(flat[entry.path], entry)))
         for entry in layout.tensors(config, vocab_size, reference)
     }
+
+
+def _part(variable: Any, entry: Tensor) -> np.ndarray:
+    """Return the part of a variable that a tensor has, float32."""
+    array = np.asarray(variable, np.float32)
+    return np.split(array, entry.parts, axis=-1)[entry.part] if entry.parts > 1 else array
 
 
 def original_of(config: ModelConfig) -> str:
@@ -144,7 +151,7 @@ def from_state_dict(
             f"{_describe(config, vocab_size)}: {'; '.join(misfits)}"
         )
     _check_finite(tensors)
-    variables = {}
+    parts: dict[str, dict[int, np.ndarray]] = {}
     for entry in entries:
         if entry.is_zero:
             _check_zero(entry, tensors)
@@ -153,7 +160,11 @@ def from_state_dict(
         else:
             # float32 first: a layout's arithmetic is the model's.
             array = entry.to_flax(np.asarray(tensors[entry.name], np.float32))
-            variables[entry.path] = np.ascontiguousarray(array)
+            parts.setdefault(entry.path, {})[entry.part] = array
+    variables = {
+        path: np.ascontiguousarray(np.concatenate([found[i] for i in sorted(found)], axis=-1))
+        for path, found in parts.items()
+    }
     dtypes = sorted({array.dtype.name for array in tensors.values()} - {"float32"})
     return layout.finish(variables), dtypes
 
@@ -189,8 +200,10 @@ def _show(shape: tuple[int, ...]) -> str:
 
 def _describe(config: ModelConfig, vocab_size: int) -> str:
     """Describe the settings of a model that determine its shapes."""
-    names = ("n_layer", "d_model", "d_embed", "d_hidden", "hidden", "context_length", "norm")
+    widths = ("d_model", "n_kv_head", "d_ff", "d_embed", "d_hidden", "hidden")
+    names = ("n_layer", *widths, "context_length", "norm")
     sizes = {name: value for name, value in config.model_dump().items() if name in names}
+    sizes = {name: value for name, value in sizes.items() if value is not None}
     sizes["vocab_size"] = vocab_size
     return ", ".join(f"{name}={value}" for name, value in sizes.items())
 

@@ -7,7 +7,7 @@ run or a checkpoint holds the name alone, with the beginning of the file's SHA-2
 Importing this package must stay cheap (no JAX).
 """
 
-from charjax.extensions.failures import describe_failure
+from charjax.extensions.failures import describe_failure, with_place
 from charjax.extensions.fields import FIELDS, Kind
 from charjax.extensions.loading import (
     bind,
@@ -43,4 +43,5 @@ __all__ = [
     "save_sources",
     "separate_names",
     "versions_of",
+    "with_place",
 ]

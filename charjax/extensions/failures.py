@@ -1,12 +1,21 @@
 """Errors out of a file of the user's, described with its line."""
 
+import ast
+import re
 import traceback
-from types import TracebackType
+from collections.abc import Iterator
 
 from charjax.errors import UserError
-from charjax.extensions.sources import named_sources
+from charjax.extensions.fields import FIELDS
+from charjax.extensions.references import parse_reference
+from charjax.extensions.sources import Source, named_source, named_sources
 
 _LONGEST = 200
+# FIELD: ... 'FILE.py:NAME@VERSION' ...
+_ABOUT = re.compile(
+    rf"(?P<field>{'|'.join(map(re.escape, FIELDS))}): "
+    r"(?P<before>[^']*)'(?P<text>[^']+)'(?P<rest>.*)"
+)
 
 
 def describe_failure(error: BaseException) -> str | None:
@@ -21,10 +30,13 @@ def describe_failure(error: BaseException) -> str | None:
     paths = {source.path for source in named_sources()}
     if isinstance(error, SyntaxError) and error.filename in paths:
         return f"{error.filename}:{error.lineno or 1}: {type(error).__name__}: {error.msg}"
-    lines = _lines(error.__traceback__, paths)
-    if not lines:
+    # flax replaces an AttributeError within a property by an error without its frame.
+    for one in _with_causes(error):
+        if lines := _lines(one, paths):
+            error, (path, line) = one, lines[-1]
+            break
+    else:
         return None
-    path, line = lines[-1]
     text = str(error).strip().split("\n")[0].strip()
     text = text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
     hint = ""
@@ -41,8 +53,48 @@ def failed(error: BaseException, prefix: str) -> UserError:
     return UserError(f"{prefix}: {describe_failure(error) or f'{type(error).__name__}: {error}'}")
 
 
-def _lines(trace: TracebackType | None, paths: set[str]) -> list[tuple[str, int]]:
-    frames = traceback.walk_tb(trace)
+def with_place(message: str) -> str:
+    """Return a message about an object of the user's with the line where it is defined.
+
+    Args:
+      message: of a UserError; `optim.kind: 'mine.py:make@3f2a9c0b71de' returns ...` becomes
+        `optim.kind: ./mine.py:17: 'make' returns ...`, and others are returned as they are.
+    """
+    found = _ABOUT.fullmatch(message)
+    reference = parse_reference(found["text"]) if found else None
+    if found is None or reference is None or reference.version is None:
+        return message
+    source = named_source(reference.file, reference.version)
+    if source is None:
+        return message
+    place = f"{source.path}:{_line_of(source, reference.name)}"
+    return f"{found['field']}: {place}: {found['before']}{reference.name!r}{found['rest']}"
+
+
+def _line_of(source: Source, name: str) -> int:
+    """Return the line at which a file defines a name; 1 if it is not found."""
+    try:
+        tree = ast.parse(source.data)
+    except (SyntaxError, ValueError):
+        return 1
+    lines = [
+        node.lineno
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name)
+        or (isinstance(node, ast.alias) and name in (node.name, node.asname))
+        or (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == name)
+    ]
+    return min(lines, default=1)
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _lines(error: BaseException, paths: set[str]) -> list[tuple[str, int]]:
+    frames = traceback.walk_tb(error.__traceback__)
     return [
         (frame.f_code.co_filename, line)
         for frame, line in frames

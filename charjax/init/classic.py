@@ -5,7 +5,6 @@ import math
 from typing import Literal
 
 from charjax.config import InitConfig
-from charjax.config.families import families_where
 from charjax.errors import UserError
 from charjax.init.draws import (
     ZERO,
@@ -72,7 +71,7 @@ def zeros(_: InitConfig) -> Scheme:
     return Scheme(
         f"{_PART_3}: all weights 0, so that only the readout's bias learns",
         rules_for(ZERO),
-        needs={"model.kind": families_where(learns_from_zeros=True)},
+        trait="learns_from_zeros",
     )
 
 
@@ -137,7 +136,7 @@ def lsuv(_: InitConfig) -> Scheme:
     return Scheme(
         "Mishkin and Matas 2016 (arXiv:1511.06422), LSUV: orthonormal, then outputs of variance 1",
         rules_for(Orthogonal(), embedding=EmbeddingNormal(), without=(Role.RECURRENT,)),
-        needs={"model.kind": families_where(is_linear_layers=True)},
+        trait="is_linear_layers",
         adjust=unit_variance,
     )
 

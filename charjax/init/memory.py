@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from charjax.config import InitConfig
-from charjax.config.families import families_where
 from charjax.init.draws import (
     EmbeddingNormal,
     Identity,
@@ -19,7 +18,6 @@ from charjax.init.scheme import Scheme, rules_for
 from charjax.init.site import Site
 from charjax.models.roles import Role
 
-_GATED = {"model.kind": families_where(has_forget_gate=True)}
 # The gate that keeps the state, of an LSTM or a GRU (whose z keeps), and the one that writes.
 _KEEPS, _WRITES = ("forget", "update"), ("input",)
 
@@ -30,10 +28,8 @@ def irnn(_: InitConfig) -> Scheme:
         "Le, Jaitly and Hinton 2015 (arXiv:1504.00941), IRNN: recurrent kernel the identity, other "
         "weights N(0, 0.001^2), biases 0",
         rules_for(Normal(0.001), recurrent=Identity()),
-        needs={
-            "model.kind": families_where(is_plain_recurrence=True),
-            "model.activation": ("relu",),
-        },
+        trait="is_plain_recurrence",
+        needs={"model.activation": ("relu",)},
     )
 
 
@@ -44,7 +40,7 @@ def forget_bias(init: InitConfig) -> Scheme:
         "Gers et al. 2000 (doi.org/10.1162/089976600300015015); Jozefowicz et al. 2015 "
         "(proceedings.mlr.press/v37/jozefowicz15.html): the forget gate's bias 1 (a GRU's z)",
         _rules(KeepBias(bias)),
-        needs=_GATED,
+        trait="has_forget_gate",
         about=(Role.GATE_BIAS,),
     )
 
@@ -56,7 +52,7 @@ def chrono(init: InitConfig) -> Scheme:
         "Tallec and Ollivier 2018 (arXiv:1804.11188): b_f = log U(1, T - 1), b_i = -b_f (a GRU's "
         "b_z = b_f)",
         _rules(ChronoBias(longest)),
-        needs=_GATED,
+        trait="has_forget_gate",
         about=(Role.GATE_BIAS,),
     )
 

@@ -5,7 +5,6 @@ import dataclasses
 from jax import Array
 
 from charjax.config import InitConfig
-from charjax.config.families import families_where
 from charjax.init.draws import (
     ZERO,
     Constant,
@@ -21,7 +20,7 @@ from charjax.init.scheme import Scheme, rules_for
 from charjax.init.site import Site
 from charjax.models.roles import Role
 
-_RESIDUAL = {"model.kind": families_where(has_residual_blocks=True)}
+_BLOCKS = "has_residual_blocks"
 _CELLS = (Role.RECURRENT, Role.GATE_BIAS)
 _XAVIER_NORMAL = VarianceScaling("fan_avg", "normal")
 _XAVIER_UNIFORM = VarianceScaling("fan_avg", "uniform")
@@ -42,7 +41,7 @@ def small_init(_: InitConfig) -> Scheme:
         "Nguyen and Salazar 2019 (arXiv:1910.05895), SmallInit: N(0, 2 / (d + 4d)), d the stream's "
         "width",
         rules_for(WidthNormal(2 / 5), without=_CELLS),
-        needs=_RESIDUAL,
+        trait=_BLOCKS,
     )
 
 
@@ -70,7 +69,9 @@ def tfixup(_: InitConfig) -> Scheme:
         "Huang et al. 2020 (github.com/layer6ai-labs/T-Fixup): Xavier; values, outputs and MLP x "
         "0.67 L^(-1/4), embeddings x (9L)^(-1/4), and x sqrt(d) in the forward pass",
         rules,
-        needs=_RESIDUAL | {"model.residual": ("plain",)},
+        trait=_BLOCKS,
+        changes_function=True,
+        needs={"model.residual": ("plain",)},
         sets={"model.scale_embeddings": True},
     )
 
@@ -90,7 +91,9 @@ def deepnorm(_: InitConfig) -> Scheme:
         "Wang et al. 2022 (arXiv:2203.00555), DeepNorm, decoder: alpha = (2L)^(1/4), Xavier gain "
         "beta = (8L)^(-1/4)",
         rules,
-        needs=_RESIDUAL | {"model.residual": ("deepnorm",)},
+        trait=_BLOCKS,
+        changes_function=True,
+        needs={"model.residual": ("deepnorm",)},
     )
 
 
@@ -99,7 +102,9 @@ def rezero(_: InitConfig) -> Scheme:
     return Scheme(
         "Bachlechner et al. 2020 (arXiv:2003.04887), ReZero: residual gains 0, Xavier kernels",
         rules_for(_XAVIER_UNIFORM, embedding=EmbeddingNormal(), residual_gain=ZERO, without=_CELLS),
-        needs=_RESIDUAL | {"model.residual": ("rezero",)},
+        trait=_BLOCKS,
+        needs={"model.residual": ("rezero",)},
+        about=(Role.RESIDUAL_GAIN,),
     )
 
 
@@ -110,7 +115,9 @@ def layerscale(init: InitConfig) -> Scheme:
         "Touvron et al. 2021 (arXiv:2103.17239), LayerScale: residual gains epsilon, kernels "
         "N(0, 0.02)",
         rules_for(Normal(0.02), residual_gain=gain, without=_CELLS),
-        needs=_RESIDUAL | {"model.residual": ("layerscale",)},
+        trait=_BLOCKS,
+        needs={"model.residual": ("layerscale",)},
+        about=(Role.RESIDUAL_GAIN,),
     )
 
 

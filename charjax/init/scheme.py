@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from charjax.config import OptimConfig
+from charjax.config.families import families_where
 from charjax.errors import UserError
 from charjax.init.draws import ONE, ZERO, Draw, after, factorises
 from charjax.init.site import Site, find_sites
@@ -73,6 +74,9 @@ class Scheme:
       rules: the rule of each role; a model with a role that is not here cannot use the scheme.
       readout_bias: the rule of the readout's bias, where it differs from other biases.
       needs: settings that the scheme works with, by "section.key": the values that are allowed.
+      trait: the attribute of `charjax.config.FamilyConfig` that a family has; None: any family.
+      changes_function: the settings of the model in `needs` and `sets` change its function, and
+        the scheme is made for that function alone.
       sets: settings that go with the scheme where the configuration does not give them, by
         "section.key"; they are in `charjax.config.IMPLIED`, too.
       about: roles without which the scheme would do nothing.
@@ -89,12 +93,21 @@ class Scheme:
     rules: Mapping[Role, Rule]
     readout_bias: Rule | None = None
     needs: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    trait: str | None = None
+    changes_function: bool = False
     sets: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     about: tuple[Role, ...] = ()
     reads_text: bool = False
     adjust: Callable[[Any, Any, Array, int], Any] | None = None
     rates: Mapping[str, Callable[[OptimConfig], Factor]] = dataclasses.field(default_factory=dict)
     gain: float | Array | None = None
+
+    @property
+    def requirements(self) -> dict[str, tuple[Any, ...]]:
+        """The allowed values of `needs`, and the families that have the trait."""
+        if self.trait is None:
+            return dict(self.needs)
+        return {"model.kind": families_where(**{self.trait: True}), **self.needs}
 
     def with_rates_of(self, optim: OptimConfig) -> "Scheme":
         """Return the scheme with the learning-rate factors of the optimiser."""
@@ -247,10 +260,14 @@ def check_cover(scheme: Scheme, name: str, shapes: Any, roles: Roles) -> None:
     if scheme.reads_text and all(site.beside is not Role.READOUT for site in sites):
         missing.append("bias of the readout")
     if missing:
+        hint = ""
+        if "readout" in missing[0]:
+            hint = (
+                " (a transformer has a readout, without a bias, where model.tie_embeddings=false)"
+            )
         raise UserError(
-            f"init.scheme: {name!r} given; it is about the {missing[0]}, which this model has not "
-            "(a transformer has a readout, without a bias, where model.tie_embeddings=false): "
-            "choose another scheme or model"
+            f"init.scheme: {name!r} given; it is about the {missing[0]}, and no parameter of this "
+            f"model is one{hint}: choose another scheme or model"
         )
 
 

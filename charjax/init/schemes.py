@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from charjax.config import Config, InitConfig
+from charjax.config.own_families import is_own as is_own_family
 from charjax.errors import UserError, did_you_mean
 from charjax.extensions import is_reference
 from charjax.extensions.loading import installed_names
@@ -148,7 +149,10 @@ def scheme_for(config: Config) -> Scheme:
         sigma_w = classic.critical_sigma_w(init.sigma_b, activation)
         init = init.model_copy(update={"sigma_w": sigma_w})
     scheme = find_scheme(init)
-    for name, allowed in scheme.needs.items():
+    for name, allowed in scheme.requirements.items():
+        if name == "model.kind" and is_own_family(config.model.kind):
+            # By its roles: charjax.init.own_families.
+            continue
         section, _, key = name.partition(".")
         value = getattr(getattr(config, section), key, None)
         if value is not None and value not in allowed:

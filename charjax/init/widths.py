@@ -13,23 +13,19 @@ width does not count as wide.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from jax import Array
 
 from charjax.config import InitConfig, OptimConfig
-from charjax.config.families import families_where
 from charjax.init.draws import ONE, ZERO, EmbeddingNormal, FanInNormal, Normal
 from charjax.init.scheme import Factor, Rule, Scheme, unit
 from charjax.init.site import Site
 from charjax.models.roles import MATRIX_ROLES, Role
 
-_WIDE = {
-    "model.kind": families_where(has_readout=True),
-    "optim.kind": ("adamw", "sgd", "muon"),
-}
-_BLOCKS = {"model.kind": families_where(has_residual_blocks=True), "optim.kind": ("adamw",)}
+_WIDE = {"optim.kind": ("adamw", "sgd", "muon")}
+_ADAM = {"optim.kind": ("adamw",)}
 
 
 def mup(init: InitConfig) -> Scheme:
@@ -44,7 +40,7 @@ def mup(init: InitConfig) -> Scheme:
         "rates and epsilon x 1/r; SGD: rates of vectors x r; Muon: as spectral"
     )
     scales = Scales.of(init, alpha=None)
-    scheme = _parametrised(source, scales, _WIDE, epsilon=scales.epsilon)
+    scheme = _parametrised(source, scales, "has_readout", _WIDE, epsilon=scales.epsilon)
     return dataclasses.replace(scheme, rates=_rates(scales, readout="vector"))
 
 
@@ -61,7 +57,7 @@ def depth_mup(init: InitConfig) -> Scheme:
         "decays x l^(-1/2)"
     )
     scales = Scales.of(init, alpha=0.5)
-    return _parametrised(source, scales, _BLOCKS, decay=scales.decay)
+    return _parametrised(source, scales, "has_residual_blocks", _ADAM, decay=scales.decay)
 
 
 def completep(init: InitConfig) -> Scheme:
@@ -74,7 +70,7 @@ def completep(init: InitConfig) -> Scheme:
         "x 1/l, AdamW's epsilon x 1/r, in blocks x 1/(r l)"
     )
     scales = Scales.of(init, alpha=1.0)
-    return _parametrised(source, scales, _BLOCKS, epsilon=scales.epsilon)
+    return _parametrised(source, scales, "has_residual_blocks", _ADAM, epsilon=scales.epsilon)
 
 
 def spectral(init: InitConfig) -> Scheme:
@@ -93,6 +89,7 @@ def spectral(init: InitConfig) -> Scheme:
         "Yang, Simon and Bernstein 2023 (arXiv:2310.17813), spectral parametrisation: std "
         "min(1, sqrt(m/n)) / sqrt(n); rates of Adam 1/n, SGD m/n, Muon sqrt(m/n) / its step's norm",
         rules | still | biases,
+        trait="has_readout",
         needs=_WIDE | {"model.tie_embeddings": (False,)},
         rates=_rates(scales, readout="matrix"),
     )
@@ -227,7 +224,12 @@ class InputNormal:
 
 
 def _parametrised(
-    source: str, scales: Scales, needs: dict, epsilon: Factor = unit, decay: Factor = unit
+    source: str,
+    scales: Scales,
+    trait: str,
+    needs: Mapping[str, tuple[str, ...]],
+    epsilon: Factor = unit,
+    decay: Factor = unit,
 ) -> Scheme:
     # Yang et al. 2022 write muP in several tables that are equivalent. The readout's rate stays,
     # and its multiplier is 1/r: that is table 8, which the package `mup` follows and which leaves
@@ -248,5 +250,6 @@ def _parametrised(
             },
         },
         # What is tied is read through the last norm's gain, which only these forms have.
-        needs=needs | {"model.residual": ("pre_norm", "layerscale")},
+        trait=trait,
+        needs={**needs, "model.residual": ("pre_norm", "layerscale")},
     )

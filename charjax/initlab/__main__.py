@@ -13,7 +13,7 @@ COMMANDS = ("probe", "sweep", "reproduce", "report")
 def main(argv: list[str]) -> int:
     """Run one of the commands; returns its exit status."""
     parser = cli.Parser(
-        prog="python -m charjax.initlab",
+        prog="charjax initlab",
         usage="%(prog)s probe|sweep|reproduce|report ...",
         description="Measure the effect of initialisation schemes on networks.\n\n"
         "probe      one network at its first step: seconds\n"

@@ -16,13 +16,13 @@ from flax import linen as nn
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from charjax.models.layers import Linear, NormKind, make_norm
+from charjax.models.layers import Linear, NormForm, make_norm
 from charjax.models.own import activation_of
 from charjax.ops.activation import gelu, gelu_tanh, relu2, silu
 from charjax.ops.attention import causal_attention, soft_capped
 from charjax.ops.normalization import layer_norm, rms_norm
 from charjax.ops.precision import wide_dtype
-from charjax.ops.rotary import rotary_angles, rotate
+from charjax.ops.rotary import ROTARY_BASE, rotary_angles, rotate
 
 # Or an activation of the user's own.
 MLPActivation = Literal["gelu", "gelu_tanh", "relu2", "swiglu", "geglu"] | str
@@ -47,12 +47,14 @@ class AttentionForm:
       qk_norm: the norm of each head's queries and keys, before they are rotated; None: as they are.
       softcap: c, by which scores become c tanh(score / c); 0 leaves them.
       window: the most keys that a query sees, its own position's included; None: all.
+      rotary_base: of the angles, where positions are rotary.
     """
 
     n_kv_head: int | None = None
-    qk_norm: NormKind | None = None
+    qk_norm: NormForm | None = None
     softcap: float = 0.0
     window: int | None = None
+    rotary_base: float = ROTARY_BASE
 
     @property
     def of_scores(self) -> dict[str, Any]:
@@ -61,12 +63,13 @@ class AttentionForm:
         return {name: value for name, value in arguments.items() if value}
 
 
-def gated_width(D: int) -> int:
-    """Return F of a gated MLP, 8 D / 3 to the nearest whole number.
+def mlp_width(D: int, activation: MLPActivation) -> int:
+    """Return F where it is not set: 4 D, or 8 D / 3 to the nearest whole number if gated.
 
-    Its three kernels then have as many weights as the two of GPT-2's, 8 D D, to within 1.5 D.
+    The three kernels of a gated MLP then have as many weights as the two of GPT-2's, 8 D D, to
+    within 1.5 D.
     """
-    return (16 * D + 3) // 6
+    return (16 * D + 3) // 6 if activation in GATES else 4 * D
 
 
 class KeysValues(NamedTuple):
@@ -77,22 +80,24 @@ class KeysValues(NamedTuple):
 
 
 class FeedForward(nn.Module):
-    """phi(x W_up) W_down with F = 4 D, or (phi(x W_gate) * x W_up) W_down with `gated_width`."""
+    """phi(x W_up) W_down, or gated (phi(x W_gate) * x W_up) W_down; F of None is `mlp_width`."""
 
     bias: bool
     activation: MLPActivation
     dtype: DTypeLike
+    d_ff: int | None = None
 
     @nn.compact
     def __call__(self, x_BTD: Array) -> Array:
         """(B, T, D) to (B, T, D)."""
         D = x_BTD.shape[-1]
+        F = self.d_ff or mlp_width(D, self.activation)
         if self.activation in GATES:
-            F, (_, gate) = gated_width(D), GATES[self.activation]
+            _, gate = GATES[self.activation]
             h_BTF = gate(_linear(self, F, "gate")(x_BTD)) * _linear(self, F, "up")(x_BTD)
         else:
             activation = _ACTIVATIONS.get(self.activation) or activation_of(self.activation)
-            h_BTF = activation(_linear(self, 4 * D, "up")(x_BTD))
+            h_BTF = activation(_linear(self, F, "up")(x_BTD))
         return _linear(self, D, "down")(h_BTF)
 
 
@@ -214,11 +219,11 @@ def attention_weights(
     K = E // (n_head + 2 * J)
     q_BTHK, k_BTJK, _ = jnp.split(qkv_BTE.reshape(B, T, -1, K), [n_head, n_head + J], axis=2)
     if form.qk_norm is not None:
-        norm = rms_norm if form.qk_norm == "rmsnorm" else layer_norm
-        q_BTHK = norm(q_BTHK, params["query_norm"]["scale"])
-        k_BTJK = norm(k_BTJK, params["key_norm"]["scale"])
+        norm = rms_norm if form.qk_norm.kind == "rmsnorm" else layer_norm
+        q_BTHK = norm(q_BTHK, params["query_norm"]["scale"], form.qk_norm.epsilon)
+        k_BTJK = norm(k_BTJK, params["key_norm"]["scale"], form.qk_norm.epsilon)
     if rotary:
-        angles = rotary_angles(jnp.arange(T), K)
+        angles = rotary_angles(jnp.arange(T), K, form.rotary_base)
         q_BTHK, k_BTJK = rotate(q_BTHK, angles), rotate(k_BTJK, angles)
     k_BTHK = jnp.repeat(k_BTJK, n_head // J, axis=2)
     scores_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK, k_BTHK) / math.sqrt(K)

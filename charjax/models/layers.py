@@ -3,6 +3,7 @@
 Letters: B batch, T time, V vocabulary, D width.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -18,7 +19,7 @@ from charjax.models.roles import Parameter, Role, dense
 from charjax.ops.dropout import keep_mask
 from charjax.ops.linear import matmul, matmul_reference
 from charjax.ops.lookup import lookup
-from charjax.ops.normalization import layer_norm, rms_norm
+from charjax.ops.normalization import EPSILON, layer_norm, rms_norm
 from charjax.ops.precision import wide_dtype
 
 NormKind = Literal["layernorm", "rmsnorm"]
@@ -127,39 +128,49 @@ def float32_logits(h_BTD: Array, kernel_DV: Array) -> Array:
 
 
 class Norm(nn.Module):
-    """(x - mean) / sqrt(variance + 1e-5) * scale + bias (Ba et al. 2016), in float32."""
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias (Ba et al. 2016), in float32."""
 
     bias: bool
     dtype: DTypeLike
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x_BTD: Array) -> Array:
         """(B, T, D) to (B, T, D)."""
         D = x_BTD.shape[-1]
         scale_D = self.param("scale", nn.initializers.ones, (D,), jnp.float32)
-        x_BTD = layer_norm(x_BTD, scale_D)
+        x_BTD = layer_norm(x_BTD, scale_D, self.epsilon)
         if self.bias:
             x_BTD += self.param("bias", nn.initializers.zeros, (D,), jnp.float32)
         return x_BTD.astype(self.dtype)
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + 1e-5) * scale (Zhang and Sennrich 2019), in float32; it has no bias."""
+    """x / sqrt(mean(x^2) + epsilon) * scale (Zhang and Sennrich 2019), in float32, without bias."""
 
     dtype: DTypeLike
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """(..., D) to (..., D)."""
         scale_D = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
-        return rms_norm(x, scale_D).astype(self.dtype)
+        return rms_norm(x, scale_D, self.epsilon).astype(self.dtype)
 
 
-def make_norm(kind: NormKind, bias: bool, dtype: DTypeLike, name: str) -> nn.Module:
+@dataclasses.dataclass(frozen=True)
+class NormForm:
+    """A kind of norm, and the number that is added under its root."""
+
+    kind: NormKind = "layernorm"
+    epsilon: float = EPSILON
+
+
+def make_norm(form: NormForm, bias: bool, dtype: DTypeLike, name: str) -> nn.Module:
     """Return a norm over the last axis; the bias is a layer norm's."""
-    if kind == "rmsnorm":
-        return RMSNorm(dtype, name=name)
-    return Norm(bias, dtype, name=name)
+    if form.kind == "rmsnorm":
+        return RMSNorm(dtype, form.epsilon, name=name)
+    return Norm(bias, dtype, form.epsilon, name=name)
 
 
 class BatchNorm(nn.Module):

@@ -17,7 +17,7 @@ from charjax.models.attention import (
     KeysValues,
     MLPActivation,
 )
-from charjax.models.layers import Dropout, NormKind, make_norm
+from charjax.models.layers import Dropout, NormForm, make_norm
 from charjax.ops.precision import wide_dtype
 
 Residual = Literal["pre_norm", "deepnorm", "rezero", "layerscale", "plain"]
@@ -46,8 +46,9 @@ class ResidualBlock(nn.Module):
     bias: bool
     dtype: DTypeLike
     activation: MLPActivation
-    norm: NormKind = "layernorm"
+    norm: NormForm = NormForm()
     form: AttentionForm = AttentionForm()
+    d_ff: int | None = None
 
     @nn.compact
     def __call__(
@@ -65,7 +66,7 @@ class ResidualBlock(nn.Module):
         attention = Attention(
             self.n_head, self.dropout, self.bias, self.dtype, self.form, name="attention"
         )
-        feed_forward = FeedForward(self.bias, self.activation, self.dtype, name="mlp")
+        feed_forward = FeedForward(self.bias, self.activation, self.dtype, self.d_ff, name="mlp")
         read_BTD = self._read(x_BTD, 1)
         o_BND, cache = attention(
             read_BTD, cache, start, angles, num_outputs=num_outputs, train=train

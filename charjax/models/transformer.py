@@ -27,6 +27,7 @@ from charjax.models.contract import CharModel, Memory, check_window
 from charjax.models.layers import (
     Dropout,
     Embedding,
+    NormForm,
     NormKind,
     Readout,
     float32_logits,
@@ -39,7 +40,8 @@ from charjax.models.transformer_taps import transformer_roles, transformer_taps
 from charjax.ops.attention import soft_capped
 from charjax.ops.choice import compiles_layers_once
 from charjax.ops.dropout import MASK
-from charjax.ops.rotary import rotary_angles
+from charjax.ops.normalization import EPSILON
+from charjax.ops.rotary import ROTARY_BASE, rotary_angles
 
 
 class Block(nn.Module):
@@ -53,6 +55,7 @@ class Block(nn.Module):
       activation: of the MLP.
       norm: before each sublayer.
       form: of attention.
+      d_ff: width within the MLP; None: see `mlp_width`.
     """
 
     n_head: int
@@ -60,8 +63,9 @@ class Block(nn.Module):
     bias: bool
     dtype: DTypeLike
     activation: MLPActivation
-    norm: NormKind = "layernorm"
+    norm: NormForm = NormForm()
     form: AttentionForm = AttentionForm()
+    d_ff: int | None = None
 
     @nn.compact
     def __call__(
@@ -91,7 +95,7 @@ class Block(nn.Module):
         attention = Attention(
             self.n_head, self.dropout, self.bias, self.dtype, self.form, name="attention"
         )
-        feed_forward = FeedForward(self.bias, self.activation, self.dtype, name="mlp")
+        feed_forward = FeedForward(self.bias, self.activation, self.dtype, self.d_ff, name="mlp")
         norm_1 = make_norm(self.norm, self.bias, self.dtype, "norm_1")
         norm_2 = make_norm(self.norm, self.bias, self.dtype, "norm_2")
         o_BND, cache = attention(
@@ -145,6 +149,9 @@ class Transformer(CharModel):
       window: a position sees itself and the window - 1 before it; None: the whole context.
       attn_softcap: c of the scores, see AttentionForm; 0 is off.
       final_softcap: c of the logits, likewise.
+      d_ff: width within the MLP; None: see `charjax.models.attention.mlp_width`.
+      rotary_base: of the angles of rotary positions.
+      norm_epsilon: the number under the root of every norm.
     """
 
     context_length: int
@@ -164,6 +171,9 @@ class Transformer(CharModel):
     window: int | None = None
     attn_softcap: float = 0.0
     final_softcap: float = 0.0
+    d_ff: int | None = None
+    rotary_base: float = ROTARY_BASE
+    norm_epsilon: float = EPSILON
     memory: ClassVar[Memory] = "windowed"
     has_attention: ClassVar[bool] = True
     flops_formula: ClassVar[str] = "3 x (2 (12 L D D + D V) + 4 L T D)"
@@ -178,10 +188,16 @@ class Transformer(CharModel):
         """The form of every block's attention."""
         return AttentionForm(
             None if self.n_kv_head == self.n_head else self.n_kv_head,
-            self.norm if self.qk_norm else None,
+            self.norm_form if self.qk_norm else None,
             self.attn_softcap,
             self.window,
+            self.rotary_base,
         )
+
+    @property
+    def norm_form(self) -> NormForm:
+        """The form of every norm."""
+        return NormForm(self.norm, self.norm_epsilon)
 
     @property
     def capacity(self) -> int:
@@ -220,7 +236,8 @@ class Transformer(CharModel):
             table = Embedding(self.context_length, self.d_model, name="position_embedding")
             x_BTD += lax.dynamic_slice_in_dim(table.embedding, start, T)
         else:
-            angles = rotary_angles(start + jnp.arange(T), self.d_model // self.n_head)
+            width = self.d_model // self.n_head
+            angles = rotary_angles(start + jnp.arange(T), width, self.rotary_base)
         x_BTD = x_BTD.astype(self.dtype)
         x_BTD = Dropout(self.dropout, deterministic=not train)(x_BTD)
         is_training = train and cache is None and not self.is_initializing()
@@ -230,7 +247,7 @@ class Transformer(CharModel):
             x_BTD, cache = self._unrolled_blocks(x_BTD, cache, angles, num_outputs, train=train)
         x_BND = x_BTD
         if self.residual in NORM_FIRST:
-            x_BND = make_norm(self.norm, self.bias, self.dtype, "final_norm")(x_BTD)
+            x_BND = make_norm(self.norm_form, self.bias, self.dtype, "final_norm")(x_BTD)
         if self.tie_embeddings:
             logits_BNV = float32_logits(x_BND, embedding.embedding.T.astype(self.dtype))
         else:
@@ -297,8 +314,9 @@ class Transformer(CharModel):
             "bias": self.bias,
             "dtype": self.dtype,
             "activation": self.activation,
-            "norm": self.norm,
+            "norm": self.norm_form,
             "form": self.form,
+            "d_ff": self.d_ff,
             "name": name,
             **others,
         }

@@ -6,13 +6,13 @@ values, F width within the MLP, T context, W window, V vocabulary.
 
 from typing import Any
 
-from charjax.models.attention import GATES, gated_width
+from charjax.models import attention
+from charjax.models.attention import GATES
 
 
 def mlp_width(model: Any) -> int:
-    """Return F: 4 D, or that of a gated MLP."""
-    D: int = model.d_model
-    return gated_width(D) if model.activation in GATES else 4 * D
+    """Return F: `d_ff`, or what follows from D."""
+    return model.d_ff or attention.mlp_width(model.d_model, model.activation)
 
 
 def block_weights(model: Any) -> int:
@@ -38,20 +38,23 @@ def is_plain(model: Any) -> bool:
     plain_heads = model.n_kv_head in (None, model.n_head)
     plain_scores = not (model.qk_norm or model.window or model.attn_softcap)
     plain_ends = model.norm == "layernorm" and not model.final_softcap
-    plain_mlp = model.activation in ("gelu", "gelu_tanh")
+    plain_mlp = model.activation in ("gelu", "gelu_tanh") and mlp_width(model) == 4 * model.d_model
     return plain_heads and plain_scores and plain_ends and plain_mlp
 
 
 def saved_values(model: Any, length: int) -> int:
     """Estimate the numbers that a window saves for the backward pass.
 
-    24 per unit of the stream, as XLA's figures were for GPT-2's block; normalised queries and keys
-    are 4 more; where scores are capped, they and the weights of all keys are saved.
+    As XLA's figures for a CPU were (tests/performance/test_memory.py): 16 per unit of the stream
+    and 2 per unit within the MLP, which is 24 D in GPT-2's block; 4 per unit of a gated MLP;
+    normalised queries and keys are 6 more; where scores are capped, they and the weights of all
+    keys are saved. RMSNorm, fewer heads of keys, windows and rotary positions change nothing.
     """
-    units = 24 + 4 * model.qk_norm
+    stream = (16 + 6 * model.qk_norm) * model.d_model
+    units = (4 if model.activation in GATES else 2) * mlp_width(model)
     scores = 2 * model.n_head * length if model.attn_softcap else 0
     capped = model.vocab_size * length if model.final_softcap else 0
-    return int(model.n_layer * length * (units * model.d_model + scores) + capped)
+    return int(model.n_layer * length * (stream + units + scores) + capped)
 
 
 def activation_shapes(model: Any, length: int) -> dict[str, tuple[int, ...]]:

@@ -8,10 +8,12 @@ from jax import Array
 
 from charjax.ops.precision import wide_dtype
 
+ROTARY_BASE = 10000.0
 
-def rotary_angles(positions_T: Array, width: int) -> tuple[Array, Array]:
-    """Cosine and sine (T, 1, K/2) of position * 10000^(-2i / K) (Su et al. 2021)."""
-    rates_K = 10000.0 ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+
+def rotary_angles(positions_T: Array, width: int, base: float = ROTARY_BASE) -> tuple[Array, Array]:
+    """Cosine and sine (T, 1, K/2) of position * base^(-2i / K) (Su et al. 2021)."""
+    rates_K = base ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
     angles_TK = positions_T[:, None, None].astype(jnp.float32) * rates_K
     return jnp.cos(angles_TK), jnp.sin(angles_TK)
 

@@ -27,12 +27,14 @@ def curves(lines: list[Line], most: int = MOST_POINTS) -> dict[str, Any]:
       most: points of a curve.
 
     Returns:
-      `train` and `val`, each with `lines` (their number), `step`, and for each quantity its `mean`
-      and, where a point stands for several lines, `low` and `high`; None where there is no value.
+      `train`, `val` and `val_trained` (the parameters as they were trained, where `val` is of
+      their average; else without points), each with `lines` (their number), `step`, and for each
+      quantity its `mean` and, where a point stands for several lines, `low` and `high`; None where
+      there is no value.
     """
     return {
-        "train": _curves([line for line in lines if line["split"] == "train"], _TRAIN, most),
-        "val": _curves([line for line in lines if line["split"] == "val"], ("loss",), most),
+        split: _curves([line for line in lines if line["split"] == split], names, most)
+        for split, names in (("train", _TRAIN), ("val", ("loss",)), ("val_trained", ("loss",)))
     }
 
 

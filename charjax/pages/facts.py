@@ -178,7 +178,8 @@ def setting_rows(facts: list[Facts]) -> list[tuple[str, list[str], bool]]:
         }
     else:
         (run,) = facts
-        default = parse_config({"model": {"kind": run.config.model.kind}})
+        # Of a saved run, whose family may be code that is not named here.
+        default = parse_config({"model": {"kind": run.config.model.kind}}, saved=True)
         marked = {key for key, _, _ in differences(default, run.config)}
     return [(key, [tree.get(key, "–") for tree in trees], key in marked) for key in keys]
 

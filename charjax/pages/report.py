@@ -84,6 +84,7 @@ def document(facts: list[Facts], studied: list[Studied]) -> str:
         notes=_notes(facts, studied),
         score_head=SCORE_HEAD,
         thinned=_thinned(facts),
+        has_averages=any(line["split"] == "val_trained" for run in facts for line in run.lines),
         settings=setting_rows(facts),
         samples=[samples(run.directory) for run in facts],
         passages=[_passage(found) for found in studied],

@@ -109,6 +109,8 @@ def _step(plan: Plan) -> list[Row]:
         dtype = plan.session.config.runtime.dtype
         return [("a step", "n/a", f"the rate of {device.name} in {dtype} is not known")]
     none = ("products", "none", "")
+    if plan.session.model.forward_flops is None:
+        none = ("products", "n/a", "not in the time below: the family gives no forward_flops")
     products = quantity(work.flops, "FLOP")
     rows = [
         ("products", products, f"{duration(time.compute)} at the peak rate")

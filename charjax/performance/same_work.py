@@ -1,6 +1,7 @@
 """Configurations that PyTorch's originals compute, too; PyTorch itself is not imported here."""
 
 from charjax.config import Config
+from charjax.extensions import is_reference
 
 KINDS = ("bigram", "mlp", "rnn", "gru", "lstm", "transformer")
 
@@ -15,6 +16,8 @@ def why_not(config: Config) -> str | None:
         return f"data.layout={data.layout}; the original trains on data.layout={layout}"
     if data.sampling != "random":
         return f"data.sampling={data.sampling}; the original trains on random windows"
+    if is_reference(activation := getattr(model, "activation", "")):
+        return f"model.activation={activation} is code of your own; the original has its own"
     if optim.kind != "adamw" or optim.accumulate_steps != 1 or optim.l2:
         return "optim: the original trains by AdamW, without optim.accumulate_steps and optim.l2"
     if optim.clip_value or config.train.label_smoothing or config.train.z_loss:

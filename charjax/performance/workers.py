@@ -20,7 +20,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from charjax import extensions
 from charjax.errors import UserError
+from charjax.extensions.sources import named_sources
 from charjax.performance.failures import LeftOut, first_line
 from charjax.performance.timing import Slice
 
@@ -85,14 +87,18 @@ class Worker:
     ):
         """Start a process of this Python, which begins to build.
 
+        It may execute the files of the user's that this process may.
+
         Args:
           python: the interpreter; this package is importable there.
           module: that has the function `build`.
           environment: of the process; by default this one's.
           arguments: of `build`, as JSON holds them.
         """
+        files = [(source.path, source.version) for source in named_sources()]
+        words = [module, json.dumps(arguments), json.dumps(files)]
         self._process = subprocess.Popen(
-            [python, "-m", "charjax.performance.workers", module, json.dumps(arguments)],
+            [python, "-m", "charjax.performance.workers", *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -189,12 +195,16 @@ def main() -> None:
         except UserError as mistake:
             result = {"mistake": str(mistake)}
         except Exception as error:
-            result = {"error": first_line(error)}
+            described = extensions.describe_failure(error)
+            result = {"mistake": described} if described else {"error": first_line(error)}
         replies.write(json.dumps(result) + "\n")
 
     built: list[Any] = []
 
     def build() -> Any:
+        for path, version in json.loads(sys.argv[3]):
+            if extensions.name_file(path).version != version:
+                raise UserError(f"{path}: changed while it was measured; start again")
         built.append(importlib.import_module(sys.argv[1]).build(**json.loads(sys.argv[2])))
         return built[0].facts
 

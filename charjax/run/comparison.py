@@ -160,11 +160,15 @@ def _settings(configs: list[Config], names: list[str]) -> pd.DataFrame:
 
 
 def _curves(lines: list[list[dict[str, Any]]], names: list[str]) -> matplotlib.figure.Figure:
-    """Draw the losses of every run, training thin and validation with points."""
+    """Draw the losses of every run, training thin and validation with points.
+
+    The validation loss of parameters as they were trained, beside that of their average, is dotted.
+    """
     figure = _Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     for number, (read, name) in enumerate(zip(lines, names, strict=True)):
-        for split, style, width in (("train", "-", 0.8), ("val", "o-", 1.4)):
+        drawn = (("train", "-", 0.8), ("val", "o-", 1.4), ("val_trained", ":", 1.0))
+        for split, style, width in drawn:
             points = [
                 (x["step"], per_character(x))
                 for x in read

@@ -186,6 +186,8 @@ def draw_curves(
 ) -> None:
     """Draw training and validation loss by step, as a PNG, with the best step and ln V.
 
+    Of a run that averages its parameters, the validation loss of both is drawn.
+
     Args:
       lines: of metrics.jsonl.
       title: of the picture.
@@ -196,10 +198,16 @@ def draw_curves(
 
     figure = matplotlib.figure.Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.subplots()
-    for split, style in (("train", "-"), ("val", "o-")):
+    averages = any(line["split"] == "val_trained" for line in lines)
+    drawn = {
+        "train": ("-", "train"),
+        "val": ("o-", "val, averaged parameters" if averages else "val"),
+        "val_trained": ("s:", "val, as trained"),
+    }
+    for split, (style, label) in drawn.items():
         points = [(x["step"], per_character(x)) for x in lines if x["split"] == split and x["loss"]]
         if points:
-            axes.plot(*zip(*points, strict=True), style, label=split, markersize=3, linewidth=1)
+            axes.plot(*zip(*points, strict=True), style, label=label, markersize=3, linewidth=1)
     if vocab_size:
         uniform, gray = math.log(vocab_size), "#59636e"
         axes.axhline(uniform, color=gray, linestyle="--", linewidth=1, label=f"ln {vocab_size:,}")

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from charjax.config import Config
 from charjax.config.own_families import is_own as is_own_family
-from charjax.init import is_own_scheme, scheme_for
+from charjax.init import check_cover, is_own_scheme, scheme_for
 from charjax.init.own import check_draws
+from charjax.init.own_families import check_suits
 from charjax.models.contract import CharModel
 from charjax.models.own import is_own as is_own_activation
 from charjax.models.own_checks import check_activation, check_family
@@ -32,8 +33,10 @@ def check_own(config: Config, model: CharModel) -> None:
         _once(("activation", str(activation)), lambda: check_activation(str(activation)))
     if is_own_family(kind):
         _once(("family", *built), lambda: check_family(kind, model))
+    init = config.init.model_dump_json()
+    if is_own_family(kind):
+        _once(("suits", *built, init), lambda: _check_suits(config, model))
     if is_own_scheme(config.init.scheme):
-        init = config.init.model_dump_json()
         _once(("scheme", *built, init), lambda: _check_scheme(config, model))
     if is_own_optimizer(config.optim):
         optim = config.optim.model_dump_json()
@@ -48,7 +51,15 @@ def _once(key: tuple[str, ...], check: Callable[[], None]) -> None:
 
 def _check_scheme(config: Config, model: CharModel) -> None:
     name, depth = config.init.scheme, getattr(model, "n_layer", 0)
-    check_draws(name, scheme_for(config), _shapes(model), model.roles, depth, model.vocab_size)
+    scheme, shapes = scheme_for(config), _shapes(model)
+    check_cover(scheme, name, shapes, model.roles)
+    check_draws(name, scheme, shapes, model.roles, depth, model.vocab_size)
+
+
+def _check_suits(config: Config, model: CharModel) -> None:
+    scheme, shapes = scheme_for(config), _shapes(model)
+    check_cover(scheme, config.init.scheme, shapes, model.roles)
+    check_suits(config, scheme, model, shapes)
 
 
 def _shapes(model: CharModel) -> Any:

@@ -34,6 +34,7 @@ MAKEMORE = listed("""input_file work_dir sample_only num_workers max_steps devic
 n_layer n_head n_embd n_embd2 batch_size learning_rate weight_decay block_size vocab_size""")
 # Of LlamaConfig and Gemma2Config; those of other meaning or without a counterpart are left out.
 TRANSFORMERS = listed("""num_key_value_heads num_attention_heads num_hidden_layers
+intermediate_size rope_theta rms_norm_eps
 sliding_window attn_logit_softcapping final_logit_softcapping""")
 PROGRAMS = {"nanoGPT": NANOGPT, "minGPT": MINGPT, "char-rnn": CHAR_RNN, "makemore": MAKEMORE}
 PROGRAMS["transformers"] = TRANSFORMERS

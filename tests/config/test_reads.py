@@ -56,6 +56,7 @@ RUNS: list[list[str]] = [
     ["runtime.device=cpu"],
     ["model.dropout=0.1"],
     ["model.residual=rezero"],
+    ["model.positions=rotary"],
     ["data.path=x.txt"],
     ["data.path=x.txt", "data.tokenizer=byte"],
     ["data.name=names"],
@@ -87,6 +88,8 @@ def value_of(name: str, config: Config) -> str:
         return "other.txt"
     if name == "runtime.mesh":
         return "{fsdp = 2}"
+    if name == "model.rotary_base":
+        return "500.0"
     if field.default is None or isinstance(field.default, float):
         return "0.25" if "float" in str(field.annotation) else "7"
     if isinstance(field.default, bool):

@@ -16,6 +16,7 @@ from tests.init.test_schemes import COVERED, SETTINGS
 
 V, D = 27, 48
 MODERN = {"norm": "rmsnorm", "qk_norm": True, "n_kv_head": 1, "window": 4}
+MODERN |= {"d_ff": 100, "norm_epsilon": 1e-6}
 MODERN |= {"attn_softcap": 5.0, "final_softcap": 5.0}
 OPTIONS = {
     "swiglu": ("transformer", MODERN | {"activation": "swiglu"}),

@@ -62,6 +62,9 @@ LISTED: dict[str, dict[str, Any]] = {
         "activation": "swiglu",
         "attn_softcap": 2.0,
         "final_softcap": 3.0,
+        "d_ff": 40,
+        "rotary_base": 100.0,
+        "norm_epsilon": 1e-3,
     },
     "transformer-window": {
         "kind": "transformer",

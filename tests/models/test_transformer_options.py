@@ -11,7 +11,7 @@ from scipy.special import erf
 
 from charjax.config import parse_config
 from charjax.errors import UserError
-from charjax.models.attention import gated_width
+from charjax.models.attention import mlp_width
 from charjax.performance import activations, flops
 from tests.models.test_transformer import evaluate, make
 
@@ -29,13 +29,30 @@ FORMS = {
     },
     "geglu": {"n_head": 2, "activation": "geglu", "tie_embeddings": False},
     "relu2": {"n_head": 2, "activation": "relu2", "qk_norm": True, "bias": True, "window": 20},
+    "llama": {
+        "n_head": 2,
+        "norm": "rmsnorm",
+        "activation": "swiglu",
+        "positions": "rotary",
+        "rotary_base": 50.0,
+        "d_ff": 20,
+        "norm_epsilon": 1e-2,
+    },
+    "narrow": {
+        "n_head": 2,
+        "norm_epsilon": 1e-2,
+        "qk_norm": True,
+        "d_ff": 5,
+        "residual": "deepnorm",
+    },
     "one-kv-head": {"n_head": 4, "n_kv_head": 1, "norm": "rmsnorm", "residual": "deepnorm"},
 }
 D, T, V, LAYERS = 16, 6, 11, 2
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n == "gated" else [pytest.mark.slow]) for n in FORMS]
+    "name",
+    [pytest.param(n, marks=[] if n in ("gated", "llama") else [pytest.mark.slow]) for n in FORMS],
 )
 def test_equations(name):
     options = FORMS[name]
@@ -69,17 +86,28 @@ def plain(
     bias=False,
     tie_embeddings=True,
     residual="pre_norm",
+    positions="learned",
+    rotary_base=10000.0,
+    d_ff=None,
+    norm_epsilon=1e-5,
 ):
     """Compute the logits (T, V), one head after the other."""
     J, K = n_kv_head or n_head, D // n_head
 
     def normed(x, p):
         x = x - x.mean(-1, keepdims=True) if norm == "layernorm" else x
-        x = x / np.sqrt(np.mean(x**2, -1, keepdims=True) + 1e-5)
+        x = x / np.sqrt(np.mean(x**2, -1, keepdims=True) + norm_epsilon)
         return x * p["scale"] + p.get("bias", 0.0)
 
     def linear(x, p):
         return x @ p["kernel"] + p.get("bias", 0.0)
+
+    def turned(x):
+        """Multiply the pairs, as complex numbers, by exp(i position base^(-2 pair / K))."""
+        pairs = x[:, : K // 2] + 1j * x[:, K // 2 :]
+        rates = rotary_base ** (-2 * np.arange(K // 2) / K)
+        pairs = pairs * np.exp(1j * np.arange(len(x))[:, None] * rates)
+        return np.concatenate([pairs.real, pairs.imag], axis=-1)
 
     def attention(x, p):
         if n_kv_head:
@@ -92,6 +120,8 @@ def plain(
             q_h, k_h, v_h = (y[:, i * K : (i + 1) * K] for y, i in ((q, h), (k, j), (v, j)))
             if qk_norm:
                 q_h, k_h = normed(q_h, p["query_norm"]), normed(k_h, p["key_norm"])
+            if positions == "rotary":
+                q_h, k_h = turned(q_h), turned(k_h)
             scores = q_h @ k_h.T / math.sqrt(K)
             if attn_softcap:
                 scores = attn_softcap * np.tanh(scores / attn_softcap)
@@ -105,6 +135,7 @@ def plain(
 
     def mlp(x, p):
         h = linear(x, p["up"])
+        assert d_ff in (None, h.shape[-1])
         if activation == "swiglu":
             gate = linear(x, p["gate"])
             h = gate / (1 + np.exp(-gate)) * h
@@ -115,7 +146,8 @@ def plain(
         return linear(h, p["down"])
 
     x = p["token_embedding"]["embedding"][tokens]
-    x = x + p["position_embedding"]["embedding"][: len(tokens)]
+    if positions == "learned":
+        x = x + p["position_embedding"]["embedding"][: len(tokens)]
     for i in range(LAYERS):
         block = p[f"block_{i}"]
         for j, (sublayer, part) in enumerate(((attention, "attention"), (mlp, "mlp")), start=1):
@@ -157,7 +189,7 @@ def test_no_logit_leaves_the_cap():
 def test_a_gated_mlp_has_as_many_weights():
     """Three kernels of F = 8 D / 3 to the nearest whole number, for two of 4 D."""
     for width in (1, 2, 3, 7, 8, 64, 100, 128, 384, 768, 1600):
-        F = gated_width(width)
+        F = mlp_width(width, "swiglu")
         assert abs(F - 8 * width / 3) <= 1 / 3 + 1e-9
         assert abs(3 * width * F - 8 * width**2) <= width
     sizes = {}
@@ -200,6 +232,8 @@ def section(**options):
         ({"norm": "rmsnorm", "qk_norm": True, "activation": "relu2"}, 12 * 24**2, 32),
         ({"attn_softcap": 5.0, "final_softcap": 5.0}, 12 * 24**2, 32),
         ({"activation": "swiglu"}, 4 * 24**2 + 3 * 24 * 64, 32),
+        ({"d_ff": 40}, 4 * 24**2 + 2 * 24 * 40, 32),
+        ({"activation": "geglu", "d_ff": 40, "norm_epsilon": 1e-6}, 4 * 24**2 + 3 * 24 * 40, 32),
         ({"n_kv_head": 2}, 8 * 24**2 + 2 * 24**2 + 24 * 2 * 12, 32),
         ({"n_kv_head": 1, "window": 8}, 8 * 24**2 + 2 * 24**2 + 24 * 2 * 6, 8),
         ({"window": 100}, 12 * 24**2, 32),
@@ -223,15 +257,34 @@ def test_operations_are_those_of_the_kernels():
         assert model.matrix_weights == kernels, name
 
 
-@pytest.mark.parametrize("option", ["norm", "qk_norm", "n_kv_head", "window", "attn_softcap"])
+@pytest.mark.parametrize(
+    "option", ["norm", "qk_norm", "n_kv_head", "window", "attn_softcap", "d_ff"]
+)
 def test_fitted_formulas_of_memory_are_for_plain_models(option):
     values = {"norm": "rmsnorm", "qk_norm": True, "n_kv_head": 2, "window": 8, "attn_softcap": 5.0}
+    values["d_ff"] = 65
     model, _ = make(n_layer=2, n_head=4, d_model=16, **{option: values[option]})
     plain_model, _ = make(n_layer=2, n_head=4, d_model=16)
     assert not model.is_plain
     assert plain_model.is_plain
     assert activations.formula("transformer", "cuda", "float32") is not None
     assert model.saved_values(8) >= plain_model.saved_values(8)
+
+
+@pytest.mark.parametrize(
+    ("options", "numbers"),
+    [
+        ({}, 24 * 16),
+        ({"norm": "rmsnorm", "n_kv_head": 1, "window": 3}, 24 * 16),
+        ({"qk_norm": True}, 30 * 16),
+        ({"d_ff": 20}, 16 * 16 + 2 * 20),
+        ({"activation": "swiglu"}, 16 * 16 + 4 * 43),
+        ({"attn_softcap": 5.0}, 24 * 16 + 2 * 4 * 8),
+    ],
+)
+def test_numbers_saved_per_position(options, numbers):
+    model, _ = make(n_layer=2, **({"n_head": 4, "d_model": 16} | options))
+    assert model.saved_values(8) == 2 * 8 * numbers
 
 
 @pytest.mark.parametrize(
@@ -242,6 +295,9 @@ def test_fitted_formulas_of_memory_are_for_plain_models(option):
         ({"window": 0}, "^model.window: 0 given"),
         ({"attn_softcap": -1.0}, "^model.attn_softcap: -1.0 given"),
         ({"final_softcap": math.inf}, "^model.final_softcap: "),
+        ({"d_ff": 0}, "^model.d_ff: 0 given"),
+        ({"positions": "rotary", "rotary_base": 0.5}, "^model.rotary_base: 0.5 given"),
+        ({"norm_epsilon": 0.0}, "^model.norm_epsilon: 0.0 given"),
         ({"norm": "rms"}, '^model.norm: "rms" given; must be one of layernorm, rmsnorm'),
         ({"activation": "silu"}, '^model.activation: "silu" given; must be one of gelu'),
     ],
@@ -257,6 +313,7 @@ def test_another_size_keeps_the_groups_of_heads():
     assert config.resized(3, 48) == {"n_layer": 3, "d_model": 48, "n_head": 8, "n_kv_head": 4}
     assert config.resized(1, 18) == {"n_layer": 1, "d_model": 18, "n_head": 3, "n_kv_head": 1}
     assert "n_kv_head" not in section().resized(1, 48)
+    assert section(d_ff=30).resized(1, 48)["d_ff"] == 60
 
 
 @functools.cache

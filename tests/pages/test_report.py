@@ -77,7 +77,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "other.txt").write_text("EVERYTHING ELSE. " * 80, encoding="utf-8")
     for name, file, *words in (
         ("gru", "text.txt", *tiny("gru"), "data.sampling=random", "train.sample_every=15"),
-        ("bigram", "text.txt", *tiny("bigram"), "optim.learning_rate=0.1"),
+        ("bigram", "text.txt", *tiny("bigram"), "optim.learning_rate=0.1", "optim.ema=0.9"),
         ("other", "other.txt", *tiny("bigram")),
     ):
         settings = [f"data.path={folder / file}", *words, "train.steps=30"]
@@ -126,8 +126,20 @@ class TestContent:
         for name in ("learning_rate", "grad_norm", "tokens_per_second"):
             assert found["train"][name]["mean"] == pytest.approx(train[name].tolist(), rel=1e-5)
         assert found["val"]["loss"]["mean"] == pytest.approx(val.loss.tolist(), rel=1e-5)
+        assert found["val_trained"]["step"] == []
         best = val.loc[val.loss.idxmin()]
         assert both.data["runs"][0]["best"] == {"step": best.step, "loss": best.loss}
+
+    def test_both_losses_of_averaged_parameters(self, both: Page, folder: Path) -> None:
+        metrics = charjax.load(folder / "bigram").metrics
+        trained = metrics[metrics.split == "val_trained"]
+        found = both.data["runs"][1]["curves"]["val_trained"]
+        assert found["step"] == trained.step.tolist() != []
+        assert found["loss"]["mean"] == pytest.approx(trained.loss.tolist(), rel=1e-5)
+        assert found["loss"]["mean"] != both.data["runs"][1]["curves"]["val"]["loss"]["mean"]
+        assert "val, as trained" in both.all("th")
+        text = " ".join(both.text.split())
+        assert "the dotted line is that of the parameters as they were trained" in text
 
     def test_the_lines_are_what_counting_gets(self, both: Page, folder: Path) -> None:
         lines = {line["label"]: line for line in both.data["references"]}

@@ -1,4 +1,4 @@
-"""GPT-2 of Hugging Face's transformers: the same logits, in both directions."""
+"""GPT-2, Llama and Qwen3 of transformers: the same logits, in both directions."""
 
 from pathlib import Path
 
@@ -91,3 +91,65 @@ def test_what_transformers_saved_is_imported(tied: bool, transformers, tmp_path:
     assert before.keys() == after.keys()
     for name, array in before.items():
         np.testing.assert_array_equal(array, after[name], err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-bias", "qwen3"])
+def test_transformers_computes_an_exported_llama(name: str, transformers, tmp_path: Path):
+    directory = make(f"transformer-{name}", tmp_path, -0.5, 0.5)
+    kind = name.partition("-")[0]
+    done = run("interop", "export", directory, tmp_path / "out", "--format", f"hf-{kind}")
+    assert (done.status, done.err) == (0, "")
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert type(model).__name__ == f"{kind.capitalize()}ForCausalLM"
+    assert not any(report.values()), report
+    tokens, expected = draw(directory)
+    np.testing.assert_allclose(logits(model.eval(), tokens), expected, atol=1e-5, rtol=1e-5)
+
+    # What transformers saves again has no header: the same bits come back.
+    model.save_pretrained(tmp_path / "saved")
+    transformers.AutoTokenizer.from_pretrained(tmp_path / "out").save_pretrained(tmp_path / "saved")
+    done = run("interop", "import", tmp_path / "saved", "--workdir", tmp_path / "back")
+    assert (done.status, done.err) == (0, "")
+    again, before = (load_run(find_run(path)) for path in (tmp_path / "back", directory))
+    assert state_digest(again.variables) == state_digest(before.variables)
+    assert again.config.model == before.config.model
+
+
+LLAMAS = {
+    "default": {},
+    "grouped": {"num_key_value_heads": 1, "rms_norm_eps": 1e-5, "tie_word_embeddings": True},
+    "theta": {"rope_theta": 5e5, "num_key_value_heads": 2, "hidden_act": "gelu"},
+    "biases": {"attention_bias": True, "mlp_bias": True},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 8},
+}
+
+
+@pytest.mark.parametrize("name", LLAMAS)
+def test_a_llama_that_transformers_saved_is_imported(name: str, transformers, tmp_path: Path):
+    torch.manual_seed(0)
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32}
+    sizes |= {"intermediate_size": 50, "max_position_embeddings": 24, "vocab_size": 20}
+    kind = "Qwen3" if name == "qwen3" else "Llama"
+    config = getattr(transformers, f"{kind}Config")(**(sizes | LLAMAS[name]))
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.5 if parameter.ndim == 1 else 0.0, 0.3)
+    model.save_pretrained(tmp_path / "saved")
+    (tmp_path / "symbols.txt").write_text("abcdefghijklmnopqrst")
+    words = ["--alphabet", tmp_path / "symbols.txt", "--workdir", tmp_path / "run"]
+    done = run("interop", "import", tmp_path / "saved", *words)
+    assert (done.status, done.err) == (0, "")
+    tokens, ours = draw(tmp_path / "run")
+    np.testing.assert_allclose(ours, logits(model, tokens), atol=1e-5, rtol=1e-5)
+
+    # And out again: the same bits under the same names.
+    words = ["--format", f"hf-{kind.lower()}"]
+    done = run("interop", "export", tmp_path / "run", tmp_path / "out", *words)
+    assert done.status == 0, done.err
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("saved", "out"))
+    assert before.keys() == after.keys()
+    for key, array in before.items():
+        np.testing.assert_array_equal(array, after[key], err_msg=key)

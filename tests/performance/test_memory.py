@@ -184,6 +184,35 @@ def test_a_formula_agrees_with_the_installed_compiler(kind: str, folder: Path) -
     assert memory.temporary(session, "cuda")(rows) == pytest.approx(found.temporary, rel=0.15)
 
 
+# Options of a transformer, and what they add to its activations.
+OPTIONS = {
+    "plain": (),
+    "rmsnorm": ("model.norm=rmsnorm",),
+    "qk_norm": ("model.qk_norm=true",),
+    "swiglu": ("model.activation=swiglu",),
+    "wide": ("model.d_ff=1024",),
+    "narrow": ("model.d_ff=256",),
+    "shared heads": ("model.n_kv_head=1",),
+    "window": ("model.window=16",),
+    "soft caps": ("model.attn_softcap=50.0", "model.final_softcap=30.0"),
+    "llama": (
+        *("model.norm=rmsnorm", "model.activation=swiglu", "model.n_kv_head=2"),
+        "model.positions=rotary",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_of_a_transformer_agree_with_the_compiler_of_this_processor(
+    name: str, folder: Path
+) -> None:
+    words = ("model.n_layer=2", "model.n_head=4", "model.d_model=128", "model.context_length=128")
+    session = session_of(folder, *words, "train.batch_size=16", *OPTIONS[name])
+    found = topology.compiled(programs.training(session, session.mesh))
+    assert memory.temporary(session, "cpu")(16) == pytest.approx(found.temporary, rel=0.15)
+
+
 def test_library_arrays_count_on_a_processor_alone(folder: Path) -> None:
     words = ("model.kind=bow", "model.d_embed=8", "model.context_length=8")
     session = session_of(folder, *words)

@@ -48,6 +48,8 @@ def test_the_picture_marks_the_best_step_and_ln_v(tmp_path: Path, monkeypatch) -
             (5, "val", 2.0),
             (9, "val", 1.5),
             (12, "val", 2),
+            (5, "val_trained", 2.5),
+            (9, "val_trained", 2.25),
         ]
     ]
     figures = []
@@ -64,6 +66,8 @@ def test_the_picture_marks_the_best_step_and_ln_v(tmp_path: Path, monkeypatch) -
     (axes,) = figure.axes
     drawn = {line.get_label(): line for line in axes.lines}
     assert drawn["best: 1.5000 at step 9"].get_xydata().tolist() == [[9, 1.5]]
+    assert drawn["val, averaged parameters"].get_xydata().tolist() == [[5, 2], [9, 1.5], [12, 2]]
+    assert drawn["val, as trained"].get_xydata().tolist() == [[5, 2.5], [9, 2.25]]
     assert set(drawn["ln 65"].get_ydata()) == {math.log(65)}
     (legend,) = figure.legends
     assert not legend.get_window_extent().overlaps(axes.get_window_extent())

@@ -32,12 +32,12 @@ def main(argv: list[str]) -> int:
             "trained by gradients"
         )
     # JAX is imported only now, so that mistakes are reported at once.
-    from charjax.files import make_directory
+    from charjax.files import check_directory
     from charjax.init import scheme_for
 
     scheme_for(config)
     if args.out is not None:
-        make_directory(args.out, "--out")
+        check_directory(args.out, "--out")
     _probe(args, argv, config)
     return 0
 
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
 def arguments(argv: list[str]) -> Namespace:
     """Parse the command line: config, overrides, seeds, coordinates, out, json."""
     parser = cli.Parser(
-        prog="python -m charjax.initlab probe",
+        prog="charjax initlab probe",
         usage="%(prog)s [CONFIG.toml] [section.key=value ...] [options]",
         description="Measure a network at its first step, drawn with several seeds: the initial "
         "loss, activations\nand gradients of each layer, the correlation of two inputs by depth, "
@@ -96,7 +96,7 @@ def _probe(args: Namespace, argv: list[str], config: Config) -> None:
     from rich.console import Console
 
     from charjax import backend
-    from charjax.files import write_json
+    from charjax.files import make_directory, write_json
     from charjax.hardware import machine_facts
     from charjax.initlab.probes.network import probe_seeds
     from charjax.initlab.probes.summary import summarise
@@ -118,6 +118,7 @@ def _probe(args: Namespace, argv: list[str], config: Config) -> None:
     if args.out is not None:
         from charjax.initlab.probes.pictures import draw
 
+        make_directory(args.out, "--out")
         pictures = draw(tree, probes[0], args.out)
         write_json(args.out / "probe.json", tree)
     if args.json:

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> cli.Parser:
     parser = cli.Parser(
-        prog="python -m charjax.initlab report",
+        prog="charjax initlab report",
         usage="%(prog)s DIR [--out FILE.html]",
         description="Write one self-contained page of a finished sweep: comparisons of schemes,\n"
         "measurements beside theory, histograms by layer, learning-rate transfer. Pictures go to\n"

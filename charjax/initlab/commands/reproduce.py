@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
 
 def _arguments(argv: list[str]) -> Namespace:
     parser = cli.Parser(
-        prog="python -m charjax.initlab reproduce",
+        prog="charjax initlab reproduce",
         usage="%(prog)s [NAME|all ...] [options]",
         description="Measure published numbers on initialisation, and report which are reproduced. "
         "The\nexit status is 1 if a number is out of its tolerance.",

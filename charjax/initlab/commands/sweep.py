@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
 
 def _arguments(argv: list[str]) -> Namespace:
     parser = cli.Parser(
-        prog="python -m charjax.initlab sweep",
+        prog="charjax initlab sweep",
         usage="%(prog)s [CONFIG.toml] [section.key=value ...] [options]",
         description="Train a grid of networks and compare their schemes. Numbers are given as\n"
         "a,b,c, or as lo:hi:n for n of them. All runs of one size are trained in one program;\n"

@@ -1,5 +1,7 @@
 // The legend above the curves: one row for each run, with its values at the cursor.
 
+const hasAverages = RUNS.some((run) => run.curves.val_trained.step.length);
+
 const rows = RUNS.map((run, place) => {
   const row = element("tr"), head = element("th"), label = element("label");
   const box = element("input", { type: "checkbox" });
@@ -12,14 +14,14 @@ const rows = RUNS.map((run, place) => {
   label.append(box, " ", swatch(run), run.name);
   head.append(label);
   row.append(head);
-  const cells = Array.from({ length: 7 }, () => row.appendChild(element("td")));
+  const cells = Array.from({ length: hasAverages ? 8 : 7 }, () => row.appendChild(element("td")));
   byId("legend").tBodies[0].append(row);
   return cells;
 });
 
 function showValues(x) {
   RUNS.forEach((run, place) => {
-    const { train, val } = run.curves;
+    const { train, val, val_trained: trained } = run.curves;
     const at = nearest(train.step, x), there = nearest(val.step, x);
     const step = train.step.length ? train.step[at] : val.step[there];
     const loss = val.loss.mean[there];
@@ -28,6 +30,7 @@ function showValues(x) {
       short(train.loss.mean[at]),
       short(loss) + (val.step[there] === step || !isNumber(loss) ? "" : ` (${val.step[there].toLocaleString("en")})`),
       short(isNumber(loss) ? loss / LN2 : null),
+      ...(hasAverages ? [short(trained.loss.mean[nearest(trained.step, x)])] : []),
       precise(train.learning_rate.mean[at]),
       short(train.grad_norm.mean[at], 3),
       short(train.tokens_per_second.mean[at], 0),
@@ -68,7 +71,7 @@ const logarithmic = (chart) => byId(`log-${chart.key}`).checked;
 
 function series(chart, place) {
   // Tables to be joined by step, and what is drawn of them.
-  const run = RUNS[place], { train, val } = run.curves;
+  const run = RUNS[place], { train, val, val_trained: trained } = run.curves;
   const stroke = colour(`--run${run.hue}`), dash = run.dashed ? [6, 3] : undefined;
   const weight = Number(byId("smoothing").value);
   const tables = [], lines = [], bands = [];
@@ -93,6 +96,10 @@ function series(chart, place) {
     tables.push([val.step, val.loss.mean]);
     const points = val.step.length <= 200 ? { show: true, size: 5, fill: stroke, stroke } : { show: false };
     lines.push({ stroke, width: 2, dash, points });
+  }
+  if (chart.key === "loss" && trained.step.length) {
+    tables.push([trained.step, trained.loss.mean]);
+    lines.push({ stroke, width: 1.5, dash: [2, 3], points: { show: trained.step.length < 3, size: 4, stroke } });
   }
   return { tables, lines, bands };
 }
