@@ -108,7 +108,8 @@ def _schemes() -> str:
     for name in scheme_names():
         scheme = find_scheme(InitConfig(scheme=name))
         needs = ", ".join(
-            f"{key}={' or '.join(map(_word, allowed))}" for key, allowed in scheme.requirements.items()
+            f"{key}={' or '.join(map(_word, allowed))}"
+            for key, allowed in scheme.requirements.items()
         )
         numbers = ", ".join(f"init.{number}" for number in scheme_numbers(name) if number != "gain")
         source = scheme.source.replace("|", "\\|").replace("*", "\\*").replace("<", "\\<")
