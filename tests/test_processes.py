@@ -50,6 +50,7 @@ def test_one_process_is_the_first_and_waits_for_nobody() -> None:
     assert processes.agreed_max([1, 2]) == [1, 2]
     assert processes.together(lambda: 3) == 3
     processes.barrier("nobody", 0.01)
+    assert processes.exchange("nobody", "a", 0.01) == ["a"]
 
 
 @pytest.mark.slow
