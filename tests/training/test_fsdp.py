@@ -18,6 +18,7 @@ from charjax.config import load_config
 from charjax.config.optimizers import KINDS
 from charjax.errors import UserError
 from charjax.training.devices import mesh_sizes
+from charjax.training.ensemble import check_config
 from tests.own import SOURCE
 from tests.training.test_ways_to_train import TRAININGS
 
@@ -150,6 +151,12 @@ def test_several_processes_use_all_devices():
         sizes("{}", 8, 12, uses_all=True)
     with pytest.raises(UserError, match=r"data x fsdp = 4 must be the number of devices, 8"):
         sizes("{data=2, fsdp=2}", 8, 16, uses_all=True)
+
+
+def test_runs_of_one_program_refuse_divided_parameters():
+    check_config(load_config(None, ["runtime.mesh.data=2"]))
+    with pytest.raises(UserError, match=r"^runtime.mesh.fsdp: 2 given; .* leave it at 1$"):
+        check_config(load_config(None, ["runtime.mesh.fsdp=2"]))
 
 
 @pytest.mark.parametrize(
