@@ -22,7 +22,7 @@ from charjax.processes import PeerError
 from charjax.signals import Interrupted
 
 # All processes have to have come within so many seconds; a little more than a port may stay in use.
-_CONNECT_SECONDS = 45.0
+_CONNECT_SECONDS = 40.0
 # JAX aborts with a stack trace when its own time is over: this process ends before.
 _NEVER = 3600
 

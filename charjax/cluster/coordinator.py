@@ -19,7 +19,7 @@ HEARTBEAT_SECONDS = 30
 # It stays at most so long after process 0 has ended: the others notice that before.
 _LINGER_SECONDS = 50.0
 # Another run's coordinator may be about to leave the port.
-_PORT_SECONDS = 35.0
+_PORT_SECONDS = 30.0
 READY = "ready"
 
 
@@ -45,8 +45,8 @@ def main(address: str, count: int) -> None:
 
 
 def _serve(address: str, count: int) -> Any:
-    # Not of `jax`: importing that takes ten times as long.
-    from jaxlib import _jax
+    # No public function starts the service alone.
+    from jax._src.lib import _jax
 
     return _jax.get_distributed_runtime_service(
         address,

@@ -5,8 +5,11 @@ JAX is imported only where the environment shows several processes.
 
 import argparse
 import dataclasses
+import glob
 import os
+import warnings
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from charjax import cli
@@ -129,22 +132,28 @@ def _checked(address: str) -> str:
 def _detect(environment: Mapping[str, str]) -> Launch | None:
     """Return what a cluster shows, by JAX's own rules; None for one process."""
     launcher = _launcher(environment)
-    if launcher is None:
+    guess = None if launcher else _possible_launcher(environment)
+    if not launcher and not guess:
         return None
     try:
-        found = _ask_jax(environment)
+        with warnings.catch_warnings():
+            # JAX warns where it cannot ask Kubernetes.
+            warnings.simplefilter("ignore")
+            found = _ask_jax(environment)
+        reason = "JAX does not find them" if found is None else ""
     # Whatever a cluster's services raise.
     except Exception as error:
+        found, reason = None, one_line(error)
+    if launcher and reason:
         raise UserError(
-            f"--processes: {launcher} has started several processes, but where their coordinator "
-            f"is, is not known ({one_line(error)}); give --processes, --process and --coordinator"
-        ) from None
-    if found is None:
-        raise UserError(
-            f"--processes: {launcher} has started several processes, and JAX cannot find out which "
-            "is which; give --processes, --process and --coordinator"
+            f"--processes: {launcher} has started several processes, and which is which is not "
+            f"known ({reason}); give --processes, --process and --coordinator"
         )
-    return found if found.count > 1 else None
+    if guess and reason:
+        cli.remark(
+            f"{guess}: whether it has other processes is not known ({reason}); training in one"
+        )
+    return found if found and found.count > 1 else None
 
 
 def _launcher(environment: Mapping[str, str]) -> str | None:
@@ -159,16 +168,17 @@ def _launcher(environment: Mapping[str, str]) -> str | None:
     tpus = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
     if any("," in environment.get(name, "") for name in tpus):
         return "a TPU pod"
+    return None
+
+
+def _possible_launcher(environment: Mapping[str, str]) -> str | None:
+    """Return what may have started several processes, which only its services can say, or None."""
     if "JOB_COMPLETION_INDEX" in environment and "KUBERNETES_SERVICE_HOST" in environment:
-        return "Kubernetes"
-    return "a TPU pod" if _is_on_tpu_machine(environment) else None
-
-
-def _is_on_tpu_machine(environment: Mapping[str, str]) -> bool:
-    """Return true on a virtual machine of Google's with TPUs, whose metadata names the others."""
-    return "TPU_SKIP_MDS_QUERY" not in environment and (
-        "TPU_ACCELERATOR_TYPE" in environment or os.path.exists("/dev/accel0")
-    )
+        return "a job of Kubernetes"
+    has_tpus = glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*")
+    if has_tpus and "TPU_SKIP_MDS_QUERY" not in environment and find_spec("libtpu"):
+        return "a machine with TPUs"
+    return None
 
 
 def _ask_jax(environment: Mapping[str, str]) -> Launch | None:

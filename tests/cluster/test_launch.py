@@ -1,6 +1,7 @@
 """The processes of a run as a cluster's variables show them."""
 
 import argparse
+import sys
 
 import pytest
 
@@ -23,6 +24,10 @@ OPEN_MPI = {
     "OMPI_COMM_WORLD_LOCAL_SIZE": "1",
     "OMPI_VERSION": "4.1.6",
 }
+OTHERS = (
+    *("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"),
+    *("JOB_COMPLETION_INDEX", "KUBERNETES_SERVICE_HOST"),
+)
 
 
 def found(*flags: object, **others: object) -> Launch | None:
@@ -37,7 +42,7 @@ def found(*flags: object, **others: object) -> Launch | None:
 
 @pytest.fixture(autouse=True)
 def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*SLURM, *OPEN_MPI, "TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"):
+    for name in (*SLURM, *OPEN_MPI, *OTHERS):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -93,3 +98,14 @@ def test_a_cluster_that_jax_cannot_ask(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, OPEN_MPI[name])
     with pytest.raises(UserError, match="give --processes, --process and --coordinator"):
         found()
+
+
+def test_where_only_a_service_knows_one_process_is_assumed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the package `kubernetes` JAX cannot ask."""
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setitem(sys.modules, "kubernetes", None)
+    assert found() is None
+    assert capsys.readouterr().err.startswith("note: a job of Kubernetes: whether it has other")

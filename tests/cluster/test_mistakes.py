@@ -75,5 +75,5 @@ def test_a_process_whose_peer_does_not_come(index: int, tmp_path: Path) -> None:
     with Several(tmp_path, 1, words, flags=lambda _: flags) as several:
         assert several.wait(60) == [2], several.report()
         assert len(several.started[0].errors) == 1
-        assert "within 45 s" in several.report() or "for 45 s" in several.report()
+        assert "within 40 s" in several.report() or "for 40 s" in several.report()
     assert not (tmp_path / "new").exists()

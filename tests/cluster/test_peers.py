@@ -30,9 +30,9 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], str]], P
         monkeypatch.setattr(peers, "_PERIOD", 0.02)
         monkeypatch.setattr(peers, "_GRACE", 0.05)
         monkeypatch.setattr(os, "_exit", lambda status: ended.append(status))
-        watching = Peers()
-        watching.start()
-        return watching
+        observer = Peers()
+        observer.start()
+        return observer
 
     ended: list[int] = []
     start.ended = ended  # type: ignore[attr-defined]
@@ -46,10 +46,10 @@ def wait_for(ended: list[int]) -> None:
 
 
 def test_a_silent_process_ends_this_one(watch, capsys) -> None:
-    watching = watch(lambda turn: "5")
+    observer = watch(lambda turn: "5")
     wait_for(watch.ended)
     assert watch.ended == [1]
-    assert watching.ending.process == 1
+    assert observer.ending.process == 1
     assert capsys.readouterr().err.startswith("error: process 1: it has given no sign of life")
 
 
@@ -61,16 +61,16 @@ def test_an_announcement_ends_this_one_with_its_status(watch, capsys) -> None:
 
 
 def test_signs_of_life_and_an_orderly_end_are_no_reason(watch) -> None:
-    watching = watch(lambda turn: str(turn) if turn < 10 else "done")
+    observer = watch(lambda turn: str(turn) if turn < 10 else "done")
     time.sleep(0.5)
-    watching.stop()
-    assert (watching.ending, watch.ended) == (None, [])
+    observer.stop()
+    assert (observer.ending, watch.ended) == (None, [])
 
 
 def test_a_failed_sum_is_explained_by_a_shorter_silence(watch) -> None:
-    watching = watch(lambda turn: str(min(turn, 3)))
-    found = watching.explain_failure()
+    observer = watch(lambda turn: str(min(turn, 3)))
+    found = observer.explain_failure()
     assert found is not None
     assert (found.process, found.status) == (1, 1)
-    watching.announce(1, found.reason)
+    observer.announce(1, found.reason)
     assert isinstance(found, Ending)
