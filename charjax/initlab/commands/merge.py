@@ -26,8 +26,8 @@ def _parser() -> cli.Parser:
     parser = cli.Parser(
         prog="python -m charjax.initlab merge",
         usage="%(prog)s OUT PART [PART ...]",
-        description="Put the parts of a sweep together, as `sweep --part K/N --out PART` wrote them,"
-        "\nin any order. OUT then holds what the whole sweep would have written in one go.",
+        description="Put the parts of a sweep together, in any order, as `sweep --part K/N --out\n"
+        "PART` wrote them. OUT then holds what the whole sweep would have written in one go.",
     )
     parser.add_argument("out", metavar="OUT", help="a new directory")
     parser.add_argument("parts", metavar="PART", nargs="+", help="the directory of a part")

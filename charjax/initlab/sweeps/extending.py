@@ -79,8 +79,8 @@ def check_grown(old: Sequence[Point], groups: Sequence[Group]) -> None:
             gain = "" if point.gain is None else f", gain {point.gain:g}"
             raise UserError(
                 f"--extend: the sweep has a run of {point.scheme}{gain}, depth {point.depth}, "
-                f"width {point.width}, learning rate {point.rate:g}, seed {point.seed}, and the grid "
-                "given has none; give all values of the sweep, and more"
+                f"width {point.width}, learning rate {point.rate:g}, seed {point.seed}, and "
+                "the grid given has none; give all values of the sweep, and more"
             )
 
 

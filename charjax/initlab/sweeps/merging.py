@@ -104,7 +104,7 @@ def _merge_histograms(
         for name in found[0][0]
     }
     with replacing(out) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def _histograms(source: Source) -> tuple[Rows, list[slice]]:
