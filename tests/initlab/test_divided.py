@@ -83,6 +83,7 @@ def test_an_extended_sweep_is_the_whole(text, directories, tmp_path):
     assert (out / "sweep.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_extension_that_was_stopped_goes_on(text, directories, tmp_path, monkeypatch):
     from charjax.signals import Interrupted
 

@@ -28,9 +28,9 @@ def whole(words, tmp_path_factory):
     return out
 
 
-def pair(folder: Path, words: list[str], *more: str) -> Several:
+def pair(folder: Path, words: list[str], *flags: str) -> Several:
     out = folder / "out"
-    return Several(folder, 2, [*words, "--out", out, *more], command="initlab", subcommand="sweep")
+    return Several(folder, 2, [*words, "--out", out, *flags], command="initlab", subcommand="sweep")
 
 
 @pytest.mark.slow

@@ -118,22 +118,22 @@ class Sweep:
 
     def missing(self) -> list[Span]:
         """Return the runs that are not finished."""
-        _, begun, rest = self._state()
-        return begun + rest
+        _, started, rest = self._state()
+        return started + rest
 
     def _state(self) -> tuple[list[Span], list[Span], list[Span]]:
         """Return the chunks that are finished, those with a checkpoint, and all other runs."""
         done = listed(self.parts, ".npz")
-        begun = [span for span in listed(self.parts, ".now") if without([span], done) == [span]]
-        return done, begun, without(without(self.spans, done), begun)
+        started = [span for span in listed(self.parts, ".now") if without([span], done) == [span]]
+        return done, started, without(without(self.spans, done), started)
 
     @functools.cached_property
     def _work(self) -> list[Span]:
         """The runs that this process trains, as far as they were not finished at first."""
-        _, begun, rest = self._state()
-        count, own = self.shares
+        _, started, rest = self._state()
+        count, index = self.shares
         # A checkpoint is of one chunk.
-        return [*begun[own::count], *divide(rest, self.groups, count, own)]
+        return [*started[index::count], *divide(rest, self.groups, count, index)]
 
     def own_run_steps(self) -> list[int]:
         """Return the run-steps of each group that are this process's to do."""

@@ -122,8 +122,8 @@ def listed(directory: Path, suffix: str) -> list[Span]:
         match = _NAME.fullmatch(path.name.removesuffix(suffix))
         if match:
             found.append(Span(*map(int, match.groups())))
-    kept: list[Span] = []
+    distinct: list[Span] = []
     for span in sorted(found, key=lambda span: (span.group, span.start, -len(span))):
-        if without([span], kept) == [span]:
-            kept.append(span)
-    return kept
+        if without([span], distinct) == [span]:
+            distinct.append(span)
+    return distinct
