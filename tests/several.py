@@ -55,9 +55,13 @@ class Several:
         words: list[object] | Callable[[int], list[object]],
         env: Mapping[str, str] = {},
         flags: Callable[[int], list[str]] | None = None,
+        *,
+        command: str = "train",
+        subcommand: str | None = None,
     ):
         """Start the processes; words, or flags, may depend on the process."""
         self.folder = folder
+        self.command = [f"charjax.{command}", *([subcommand] if subcommand else [])]
         address = f"127.0.0.1:{free_port()}"
         self.started = []
         for index in range(count):
@@ -70,7 +74,7 @@ class Several:
         out, err = self.folder / f"out{index}", self.folder / f"err{index}"
         with out.open("wb") as out_file, err.open("wb") as err_file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "charjax.train", *map(str, words)],
+                [sys.executable, "-m", *self.command, *map(str, words)],
                 cwd=self.folder,
                 env={**os.environ, "PYTHONPATH": str(ROOT), **env},
                 stdout=out_file,

@@ -1,23 +1,24 @@
 """`python -m charjax.initlab`: initialisation schemes, measured and compared with theory.
 
-python -m charjax.initlab probe | sweep | reproduce | report ...
+python -m charjax.initlab probe | sweep | merge | reproduce | report ...
 """
 
 import importlib
 
 from charjax import cli
 
-COMMANDS = ("probe", "sweep", "reproduce", "report")
+COMMANDS = ("probe", "sweep", "merge", "reproduce", "report")
 
 
 def main(argv: list[str]) -> int:
     """Run one of the commands; returns its exit status."""
     parser = cli.Parser(
         prog="charjax initlab",
-        usage="%(prog)s probe|sweep|reproduce|report ...",
+        usage="%(prog)s probe|sweep|merge|reproduce|report ...",
         description="Measure the effect of initialisation schemes on networks.\n\n"
         "probe      one network at its first step: seconds\n"
         "sweep      schemes, gains, depths, widths and learning rates, trained over many seeds\n"
+        "merge      the parts of a sweep (sweep --part K/N) put together\n"
         "reproduce  published numbers, with verdicts\n"
         "report     a sweep's tables as one page\n\n"
         "See `probe --help` and so on for their arguments.",

@@ -38,8 +38,8 @@ def check_start(config: Config, args: Namespace) -> None:
         for field, value in fields.items()
         if f"{section}.{field}" not in _LOCAL
     }
-    _compare({"python": python, **versions}, "install the same versions everywhere")
-    _compare({**flags, **settings}, "start every process with the same settings and flags")
+    require_equal({"python": python, **versions}, "install the same versions everywhere")
+    require_equal({**flags, **settings}, "start every process with the same settings and flags")
 
 
 def check_session(session: Session) -> None:
@@ -51,7 +51,7 @@ def check_session(session: Session) -> None:
         "resolved configuration (SHA-256)": _resolved(session.config),
         "devices of the mesh": [int(device.id) for device in mesh.devices.flat],
     }
-    _compare(facts, "give every process the same text and the same kind of devices")
+    require_equal(facts, "give every process the same text and the same kind of devices")
 
 
 def check_state(state: TrainState, step: int) -> None:
@@ -67,7 +67,7 @@ def check_state(state: TrainState, step: int) -> None:
         if isinstance(leaf, jax.Array) and leaf.is_fully_replicated
     ]
     facts = {"first step": step, "initial state (SHA-256)": state_digest(whole)[:12]}
-    _compare(facts, "give every process the same kind of machine and the same checkpoint")
+    require_equal(facts, "give every process the same kind of machine and the same checkpoint")
 
 
 def _resolved(config: Config) -> str:
@@ -77,7 +77,7 @@ def _resolved(config: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _compare(facts: Mapping[str, Any], remedy: str) -> None:
+def require_equal(facts: Mapping[str, Any], remedy: str) -> None:
     """Raise a UserError that names the facts which differ, and who has what."""
     if processes.count() == 1:
         return

@@ -190,6 +190,11 @@ def _require_files(directory: Path) -> None:
     if not directory.is_dir():
         raise UserError(f"{shown} is no directory; give the directory of a finished sweep")
     missing = [name for name in _FILES if not (directory / name).is_file()]
+    if "sweep.json" in missing and (directory / "part.json").is_file():
+        raise UserError(
+            f"{shown} holds a part of a sweep; put all parts together with `python -m "
+            "charjax.initlab merge`"
+        )
     if len(missing) == len(_FILES):
         raise UserError(
             f"{shown} holds no sweep: sweep.json is missing; give the directory that "

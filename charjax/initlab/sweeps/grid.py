@@ -43,6 +43,11 @@ class Group:
         """One of the configs, for the settings they share."""
         return next(iter(self.configs.values()))
 
+    @property
+    def run_cost(self) -> int:
+        """The cost of a run beside that of others: a constant, and the FLOPs of hidden layers."""
+        return 5_000 + self.width**2 * max(1, self.depth)
+
 
 def make_groups(base: Config, axes: Axes) -> list[Group]:
     """Lay out the grid.

@@ -15,13 +15,14 @@ from charjax.files import write_json
 from charjax.initlab.activations.layers import find_layers
 from charjax.initlab.sweeps.axes import Axes
 from charjax.initlab.sweeps.grid import Group
+from charjax.initlab.sweeps.parts import Part
 from charjax.initlab.sweeps.record import recorded_steps
 from charjax.models import build_model
 from charjax.training.own_checks import check_own
 from charjax.training.session import with_context
 from charjax.training.state import state_shapes
 
-_FILE = "plan.json"
+FILE = "plan.json"
 _FORMAT = 1
 # Bytes per layer and recorded step while the tables are written: two histograms, two dozen numbers.
 _BYTES_PER_LAYER = 2 * 64 * 4 + 24 * 8
@@ -80,57 +81,71 @@ def _bytes(tree: Any) -> int:
 class Plan:
     """The grid of a directory, and the number of runs trained at once in each group."""
 
-    def __init__(self, directory: Path, base: Config, axes: Axes, at_once: dict[int, int]):
-        self._path, self._base, self._axes, self.at_once = directory / _FILE, base, axes, at_once
+    def __init__(self, directory: Path, tree: dict[str, Any], at_once: dict[int, int]):
+        """Describe a grid as `describe` does."""
+        self.path, self.tree, self.at_once = directory / FILE, tree, at_once
 
     def write(self) -> None:
         """Replace the plan's file, in one move."""
         groups = [[index, count] for index, count in sorted(self.at_once.items())]
-        write_json(self._path, _tree(self._base, self._axes) | {"at_once": groups})
+        write_json(self.path, self.tree | {"at_once": groups})
 
 
-def resumed_plan(directory: Path, base: Config, axes: Axes) -> Plan:
-    """Read the plan of a directory, which must be of this grid.
-
-    Raises:
-      UserError: there is none, or it is of another grid.
-    """
-    path = directory / _FILE
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        at_once = {int(index): int(count) for index, count in held.pop("at_once")}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"--resume: {str(directory)!r} holds no sweep to continue; leave --resume out"
-        ) from None
-    tree = _tree(base, axes)
-    for part in tree:
-        if held.get(part) != tree[part]:
-            name, old, new = _difference(part, held.get(part), tree[part])
-            raise UserError(
-                f"--resume: {name.removeprefix('config.')} was {old} when the sweep was started "
-                f"and is {new} now; repeat the command of the sweep with --resume, or give another "
-                "--out"
-            )
-    return Plan(directory, base, axes, at_once)
-
-
-def _difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
-    """Return the name and both values of the first leaf that differs."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in new:
-            if old.get(key) != new[key]:
-                return _difference(f"{name}.{key}", old.get(key), new[key])
-    before, after = ("not set" if value is None else json.dumps(value) for value in (old, new))
-    return name, before, after
-
-
-def _tree(base: Config, axes: Axes) -> dict[str, Any]:
+def describe(base: Config, axes: Axes, part: Part | None, dataset: Dataset) -> dict[str, Any]:
+    """Return what a directory's plan holds, and what all parts of a grid have in common."""
     tree = {
         "format": _FORMAT,
         "config": base.model_dump(mode="json"),
         "axes": dataclasses.asdict(axes),
+        "part": None if part is None else str(part),
+        "text": dataset.digest,
+        "versions": hardware.versions("jax", "jaxlib", "flax", "optax"),
     }
     # Through JSON, in which tuples are lists.
     read: dict[str, Any] = json.loads(json.dumps(tree))
     return read
+
+
+def read_plan(directory: Path, flag: str) -> Plan:
+    """Read the plan of a directory.
+
+    Raises:
+      UserError: there is none.
+    """
+    try:
+        held = json.loads((directory / FILE).read_text(encoding="utf-8"))
+        at_once = {int(index): int(count) for index, count in held.pop("at_once")}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{flag}: {str(directory)!r} holds no sweep to continue; leave {flag} out"
+        ) from None
+    return Plan(directory, held, at_once)
+
+
+def resumed_plan(directory: Path, tree: dict[str, Any]) -> Plan:
+    """Read the plan of a directory, which must be of the grid that `tree` describes.
+
+    Raises:
+      UserError: there is none, or it is of another grid.
+    """
+    plan = read_plan(directory, "--resume")
+    for name in ("format", "config", "axes", "part", "text"):
+        # Directories that an earlier version began have fewer facts.
+        if name in plan.tree and plan.tree[name] != tree[name]:
+            field, old, new = difference(name, plan.tree[name], tree[name])
+            raise UserError(
+                f"--resume: {field.removeprefix('config.')} was {old} when the sweep was started "
+                f"and is {new} now; repeat the command of the sweep with --resume, or give another "
+                "--out"
+            )
+    return plan
+
+
+def difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
+    """Return the name and both values of the first leaf that differs."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in new:
+            if old.get(key) != new[key]:
+                return difference(f"{name}.{key}", old.get(key), new[key])
+    before, after = ("not set" if value is None else json.dumps(value) for value in (old, new))
+    return name, before, after

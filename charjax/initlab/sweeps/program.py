@@ -6,6 +6,7 @@ Letters: R runs, L layers.
 import dataclasses
 import functools
 import itertools
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -101,8 +102,9 @@ class GroupProgram:
         return -(-targets // (self._val_source.batch_size * self._val_source.window))
 
     def start(self, points: Sequence[Point]) -> tuple[EnsembleState, RunHyperparameters]:
-        """Return the runs of R points at step 0."""
-        return self.ensemble.place(self._start(self.ensemble.source, tuple(points)))
+        """Return the runs of up to R points at step 0; the last one fills up the others' places."""
+        filled = (*points, *[points[-1]] * (self.count - len(points)))
+        return self.ensemble.place(self._start(self.ensemble.source, filled))
 
     def measure(
         self, state: EnsembleState, hyperparameters: RunHyperparameters, batches: int
@@ -117,10 +119,13 @@ class GroupProgram:
         parts = []
         for scheme, group in itertools.groupby(points, key=lambda point: point.scheme):
             points_R = list(group)
-            seeds_R = jnp.asarray([point.seed for point in points_R], jnp.uint32)
-            rates_R = jnp.asarray([point.rate for point in points_R], jnp.float32)
-            gains_R = jnp.asarray([point.gain or 1.0 for point in points_R], jnp.float32)
-            parts.append(self._starts[scheme](source, seeds_R, rates_R, gains_R))
+            # Always R of them: a run's bits do not depend on how many others have its scheme.
+            filled = [*points_R, *[points_R[-1]] * (len(points) - len(points_R))]
+            seeds_R = jnp.asarray([point.seed for point in filled], jnp.uint32)
+            rates_R = jnp.asarray([point.rate for point in filled], jnp.float32)
+            gains_R = jnp.asarray([point.gain or 1.0 for point in filled], jnp.float32)
+            drawn = self._starts[scheme](source, seeds_R, rates_R, gains_R)
+            parts.append(jax.tree.map(operator.itemgetter(slice(len(points_R))), drawn))
         states, hyperparameters = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
         return initial_ensemble(states), hyperparameters
 

@@ -7,6 +7,7 @@ Letters: S recorded steps, R runs of a chunk.
 """
 
 import dataclasses
+import functools
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ import numpy as np
 from charjax import hardware
 from charjax.data.datasets import Dataset
 from charjax.errors import UserError
-from charjax.initlab.sweeps.grid import Group, Point
+from charjax.initlab.sweeps.grid import Group
 from charjax.initlab.sweeps.plan import Plan
 from charjax.initlab.sweeps.program import GroupProgram
 from charjax.initlab.sweeps.record import (
@@ -30,10 +31,16 @@ from charjax.initlab.sweeps.record import (
     recorded_steps,
     write_part,
 )
+from charjax.initlab.sweeps.shares import Span, divide, listed, without
 from charjax.initlab.sweeps.tables import Finished, repeats
 from charjax.run.checkpoint import Checkpoints
 from charjax.signals import Interrupted
-from charjax.training.ensemble import MEMORY_SHARE, EnsembleTraining, as_many_as_fit
+from charjax.training.ensemble import (
+    MEMORY_SHARE,
+    EnsembleTraining,
+    as_many_as_fit,
+    fixed_count,
+)
 from charjax.training.session import Session, make_session
 from charjax.training.state import ADAM_SCALES, state_shapes
 
@@ -44,24 +51,18 @@ _VAL_TARGETS, _VAL_TARGETS_BETWEEN = 8192, 2048
 _DIVERGED = 10.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Chunk:
-    """Runs of a group that are trained together; the last one of them may fill up the program."""
-
-    name: str
-    points: tuple[Point, ...]
-
-
 @dataclasses.dataclass
 class Sweep:
     """A sweep being run.
 
     Attributes:
       groups: the grid.
+      spans: the runs of it that are wanted here.
       dataset: the text.
       devices: all local devices.
-      parts: the directory of finished chunks and of the checkpoints of the current one.
+      parts: the directory of finished chunks and of the checkpoints of the current ones.
       plan: how many runs each group's program has, filled in as the programs are compiled.
+      shares: among how many processes the runs are divided, and which one this is.
       poll: raises Interrupted to stop.
       progress: called with the index of a group and the run-steps done in it.
       seconds: spent on training, without measurements.
@@ -69,11 +70,13 @@ class Sweep:
     """
 
     groups: list[Group]
+    spans: list[Span]
     dataset: Dataset
     devices: list[jax.Device]
     parts: Path
     plan: Plan
     poll: Callable[[], None]
+    shares: tuple[int, int] = (1, 0)
     progress: Callable[[int, int], None] = lambda group, run_steps: None
     seconds: float = 0.0
     run_steps: int = 0
@@ -88,51 +91,70 @@ class Sweep:
           Interrupted: a signal has come; everything is saved.
           UserError: the memory is too small for one run, or for `limit` of them.
         """
-        for index, group in enumerate(self.groups):
-            count = self.plan.at_once.get(index)
-            missing = [c for c in self._chunks(index, count) if not self._part(c.name).exists()]
-            if count is not None and not missing:
-                self.progress(index, len(group.points) * group.config.train.steps)
-                continue
-            program = self._build(index, group, limit)
-            for chunk in self._chunks(index, program.count):
-                if self._part(chunk.name).exists():
-                    self.progress(index, len(chunk.points) * group.config.train.steps)
-                else:
-                    self._run_chunk(index, chunk, program)
+        work = self._work
+        for index in sorted({span.group for span in work}):
+            program = self._build(index, limit)
+            for span in (span for span in work if span.group == index):
+                for start in range(span.start, span.stop, program.count):
+                    stop = min(start + program.count, span.stop)
+                    self._run_chunk(Span(index, start, stop), program)
 
     def finished(self) -> Iterator[Finished]:
         """Yield the results of every group, without the runs that filled up a program."""
         repeated = repeats(self.dataset)
+        done, _, _ = self._state()
         for index, group in enumerate(self.groups):
+            spans = [span for span in done if span.group == index]
+            if not spans:
+                continue
             chunks = [
-                (c.points, cut(read_part(self._part(c.name)), len(c.points)))
-                for c in self._chunks(index, self.plan.at_once[index])
+                (span.points(self.groups), cut(read_part(self._part(span.name)), len(span)))
+                for span in spans
             ]
             session = open_group(group, self.dataset, self.devices)
             shapes = state_shapes(session.model, session.config).params
             parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
             yield Finished(group, session.model, repeated, parameters, chunks)
 
-    def _chunks(self, index: int, count: int | None) -> list[Chunk]:
-        points = self.groups[index].points
-        size = count or len(points)
-        starts = range(0, len(points), size)
-        return [Chunk(f"{index}-{start}", points[start : start + size]) for start in starts]
+    def missing(self) -> list[Span]:
+        """Return the runs that are not finished."""
+        _, started, rest = self._state()
+        return started + rest
+
+    def _state(self) -> tuple[list[Span], list[Span], list[Span]]:
+        """Return the chunks that are finished, those with a checkpoint, and all other runs."""
+        done = listed(self.parts, ".npz")
+        started = [span for span in listed(self.parts, ".now") if without([span], done) == [span]]
+        return done, started, without(without(self.spans, done), started)
+
+    @functools.cached_property
+    def _work(self) -> list[Span]:
+        """The runs that this process trains, as far as they were not finished at first."""
+        _, started, rest = self._state()
+        count, index = self.shares
+        # A checkpoint is of one chunk.
+        return [*started[index::count], *divide(rest, self.groups, count, index)]
+
+    def own_run_steps(self) -> list[int]:
+        """Return the run-steps of each group that are this process's to do."""
+        totals = [0] * len(self.groups)
+        for span in self._work:
+            totals[span.group] += len(span) * self.groups[span.group].config.train.steps
+        return totals
 
     def _part(self, name: str) -> Path:
         return self.parts / f"{name}.npz"
 
-    def _build(self, index: int, group: Group, limit: int | None) -> GroupProgram:
+    def _build(self, index: int, limit: int | None) -> GroupProgram:
+        group = self.groups[index]
         session = open_group(group, self.dataset, self.devices)
-
-        def build(count: int) -> GroupProgram:
-            return GroupProgram(group, session, _evenly(count, len(self.devices)))
-
+        build = functools.partial(GroupProgram, group, session)
         if index in self.plan.at_once:
             return build(self.plan.at_once[index])
-        budget = MEMORY_SHARE * hardware.available_memory(self.devices)
-        count = min(limit or len(group.points), len(group.points))
+        # Other processes may be on this machine.
+        budget = MEMORY_SHARE * hardware.available_memory(self.devices) / self.shares[0]
+        wanted = sum(len(span) for span in self.spans if span.group == index)
+        count = _at_once(session, min(limit or wanted, wanted), limit)
         program = as_many_as_fit(build, count, budget)
         devices = program.ensemble.mesh.size
         needed, total = program.memory * devices / 1e9, budget * devices / 1e9
@@ -145,13 +167,20 @@ class Sweep:
                 "fit at once; give that many, or a smaller network or batch"
             )
         self.plan.at_once[index] = program.count
-        self.plan.write()
+        # Each process has a number of its own.
+        if self.shares[0] == 1:
+            self.plan.write()
         return program
 
-    def _run_chunk(self, index: int, chunk: Chunk, program: GroupProgram) -> None:
-        directory = self.parts / f"{chunk.name}.now"
+    def _run_chunk(self, span: Span, program: GroupProgram) -> None:
+        directory = self.parts / f"{span.name}.now"
         store = Checkpoints(directory, keep=1)
-        training = _ChunkTraining(self, index, chunk, program, store)
+        if store.steps() and store.read_meta("latest")["at_once"] != program.count:
+            # Of another machine, or of another number of processes.
+            store.close()
+            shutil.rmtree(directory)
+            store = Checkpoints(directory, keep=1)
+        training = _ChunkTraining(self, span, program, store)
         if store.steps():
             training.restore()
         try:
@@ -161,23 +190,20 @@ class Sweep:
             store.close()
             raise
         store.close()
-        write_part(self._part(chunk.name), training.record)
+        write_part(self._part(span.name), training.record)
         shutil.rmtree(directory)
 
 
 class _ChunkTraining:
     """The runs of a chunk, trained and measured from step 0 to the last."""
 
-    def __init__(
-        self, sweep: Sweep, index: int, chunk: Chunk, program: GroupProgram, store: Checkpoints
-    ):
-        self.sweep, self.index, self.chunk, self.program = sweep, index, chunk, program
+    def __init__(self, sweep: Sweep, span: Span, program: GroupProgram, store: Checkpoints):
+        self.sweep, self.span, self.program = sweep, span, program
         self.store, self.saved = store, time.monotonic()
         self.steps = program.group.config.train.steps
         self.recorded = recorded_steps(self.steps)
-        filled = chunk.points + chunk.points[-1:] * (program.count - len(chunk.points))
         self.training = EnsembleTraining(
-            program.ensemble, *program.start(filled), self._report, self._pause
+            program.ensemble, *program.start(span.points(sweep.groups)), self._report, self._pause
         )
         self.record = empty_record(program.measured_shapes, len(self.recorded))
 
@@ -197,7 +223,7 @@ class _ChunkTraining:
     def save(self) -> None:
         """Save a checkpoint of the chunk."""
         tree = {"runs": self.training.state, "record": self.record, "sums": self.training.sums_2R}
-        self.store.save(self.training.step, tree, {"points": len(self.chunk.points)})
+        self.store.save(self.training.step, tree, {"at_once": self.program.count})
         self.saved = time.monotonic()
 
     def restore(self) -> None:
@@ -210,7 +236,7 @@ class _ChunkTraining:
         }
         tree, _, training.step = self.store.restore("latest", like, ones=ADAM_SCALES)
         training.state, self.record, training.sums_2R = tree["runs"], tree["record"], tree["sums"]
-        self.sweep.progress(self.index, training.step * len(self.chunk.points))
+        self.sweep.progress(self.span.group, training.step * len(self.span))
 
     def _limit_losses(self) -> None:
         """Set the loss above which a run has diverged, from its first one in the record."""
@@ -224,7 +250,7 @@ class _ChunkTraining:
     def _report(self, steps: int, seconds: float) -> None:
         self.sweep.seconds += seconds
         self.sweep.run_steps += steps * self.program.count
-        self.sweep.progress(self.index, steps * len(self.chunk.points))
+        self.sweep.progress(self.span.group, steps * len(self.span))
 
     def _pause(self) -> None:
         """Answer a signal, and save if it is time."""
@@ -251,6 +277,16 @@ def open_group(group: Group, dataset: Dataset, devices: list[jax.Device]) -> Ses
     return make_session(config.model_copy(update={"eval": evaluation}), dataset, devices)
 
 
-def _evenly(count: int, devices: int) -> int:
-    """Round up to a multiple of the devices; fewer runs than devices stay as they are."""
+def _at_once(session: Session, wanted: int, limit: int | None) -> int:
+    """Return how many runs a program has, before it is known whether they fit.
+
+    On a CPU that depends on the network and the devices alone, and so the bits of a run do not
+    depend on the others; a grid can be divided and extended. On an accelerator as many as there
+    are, or `limit`, go together.
+    """
+    devices = len(session.devices)
+    if session.devices[0].platform == "cpu":
+        fixed = fixed_count(state_shapes(session.model, session.config), 1, devices)
+        return min(limit or fixed, fixed)
+    count = limit or wanted
     return count if count < devices else -(-count // devices) * devices

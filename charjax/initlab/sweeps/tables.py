@@ -34,6 +34,7 @@ from charjax.models.contract import CharModel
 from charjax.models.roles import Role
 
 _HIDDEN = (Role.HIDDEN, Role.RECURRENT, Role.RESIDUAL_OUTPUT)
+TABLES = ("runs.csv", "curves.csv", "layers.csv")
 KEYS = ("scheme", "gain", "depth", "width", "learning_rate", "seed")
 RUNS = (
     *("parameters", "sigma_w2", "sigma_b2", "initial_loss", "initial_loss_theory"),
@@ -95,10 +96,8 @@ class Finished:
 
 def write_tables(directory: Path, groups: list[Finished]) -> None:
     """Write the three tables and the histograms."""
-    for name, columns, rows in (
-        ("runs.csv", RUNS, _run_rows),
-        ("curves.csv", CURVES, _curve_rows),
-        ("layers.csv", LAYERS, _layer_rows),
+    for name, columns, rows in zip(
+        TABLES, (RUNS, CURVES, LAYERS), (_run_rows, _curve_rows, _layer_rows), strict=True
     ):
         # Eight digits are enough for a float32; NaN is an empty field.
         style: Any = {"index": False, "float_format": "%.8g", "lineterminator": "\n"}
