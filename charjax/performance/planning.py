@@ -308,8 +308,8 @@ def _more_parts(plan: Plan) -> str | None:
         platform = target.device.platform
         found = memory.predict(session, devices=count, platform=platform, fsdp=fsdp)
         if found.total <= target.device.usable:
-            more = f" --count {count}" if count > target.count else ""
-            return f"runtime.mesh.fsdp={fsdp}{more}"
+            further = f" --count {count}" if count > target.count else ""
+            return f"runtime.mesh.fsdp={fsdp}{further}"
     return None
 
 

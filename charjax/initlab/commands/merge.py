@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> cli.Parser:
     parser = cli.Parser(
-        prog="python -m charjax.initlab merge",
+        prog="charjax initlab merge",
         usage="%(prog)s OUT PART [PART ...]",
         description="Put the parts of a sweep together, in any order, as `sweep --part K/N --out\n"
         "PART` wrote them. OUT then holds what the whole sweep would have written in one go.",
