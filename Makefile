@@ -1,8 +1,8 @@
 # make train    make an environment, train the default model
 # make test     the same environment and the test tools; run the tests
-# make kills    kill runs twenty times at random moments, also of two processes; all must come to the
-#               same end
-# make slow     the tests that `make test` leaves out: more cases, and the longest
+# make kills    kill runs twenty times at random moments; all must come to the same end
+# make slow     the tests that `make test` leaves out: more cases, and the longest (pairs of processes
+#               killed twenty times are among them)
 # make golden   compute anew what tests/golden holds runs to, for a change that is meant
 # make recording OUT=FILE.json  record what the commands do, to compare by `python -m tests.recording
 #               --compare`: for changes that are meant to change nothing
@@ -65,7 +65,6 @@ recording: $(VENV)/.dev
 # Four families, five runs, each killed four times.
 kills: $(VENV)/.dev
 	$(RUN) -m pytest -n 2 tests/faults/test_killed.py -k at_any_moment --faults 5
-	$(RUN) -m pytest -n 0 -m slow tests/cluster/test_kills.py -k 20
 
 faults: $(VENV)/.dev
 	$(RUN) -m pytest -n 2 tests/faults --faults full $(if $(FAULTS_OUT),--out "$(FAULTS_OUT)")

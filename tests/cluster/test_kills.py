@@ -1,6 +1,6 @@
 """Signals and kills to any of two processes at random moments; the run is resumed to the same bits.
 
-`make kills` has the twenty of each that docs/distributed.md promises.
+`make slow` has the twenty of each that docs/distributed.md promises.
 """
 
 import json
