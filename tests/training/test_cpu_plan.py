@@ -121,6 +121,7 @@ from charjax import parallel
 from charjax.config import load_config
 from charjax.training.program import compile_chunks
 from charjax.training.session import first_state, open_session
+from charjax.training.step import Sums
 from charjax.random_streams import purpose_key
 
 def steps(count, words):
@@ -142,14 +143,14 @@ for name, words in json.loads(sys.argv[1]).items():
 
 def dropped(params, scales, model_state, carry, batch, key):
     mask = jax.random.bernoulli(key, 0.5, batch.shape)
-    return batch.sum(), (model_state, mask)
+    return Sums(batch.sum(), batch.sum(), ()), (model_state, mask)
 
 mesh = parallel.make_mesh(jax.local_devices(), 4)
 drop = jax.jit(parallel.data_parallel(dropped, mesh))
 for generator in ("threefry", "rbg"):
     key = purpose_key(0, "dropout", generator)
-    total, (_, mask) = drop((), (), {}, (), jnp.ones((4, 64)), key)
-    results[generator] = [float(total), len({row.tobytes() for row in np.asarray(mask)})]
+    sums, (_, mask) = drop((), (), {}, (), jnp.ones((4, 64)), key)
+    results[generator] = [float(sums.loss), len({row.tobytes() for row in np.asarray(mask)})]
 print(json.dumps(results))
 """
 
