@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,6 @@ def start_backend(
       core_devices: make each core of a CPU a device, unless the user has set their number.
       large_calls: calls of a program may need more than 64 MB of temporary arrays (see
         `charjax.training.cpu_plan.needs_one_heap`); later calls of this function do not change it.
-
       several: the caller works in several processes, too.
 
     Returns:
@@ -88,7 +88,8 @@ def start_backend(
         _memory_is_kept.append(True)
         _keep_memory(one_heap=large_calls)
     try:
-        devices = jax.local_devices()
+        with _yielding_threads() if several else contextlib.nullcontext():
+            devices = jax.local_devices()
     except RuntimeError as error:
         raise UserError(
             f"runtime.device: no device could be started: {_first_line(error)}"
@@ -107,6 +108,34 @@ def start_backend(
             "runtime.device=cpu"
         )
     return devices
+
+
+@contextlib.contextmanager
+def _yielding_threads() -> Iterator[None]:
+    """Let the threads without a name that are started meanwhile give way to all others.
+
+    Gloo's thread, which sums go through on CPUs, asks the kernel again and again while another
+    process is ahead. On a core that it shares with the computation each waits until the scheduler
+    takes turns (measured on Linux, jaxlib 0.12, one core a process: a sum of 4 kB takes 3.8 ms, and
+    0.12 with SCHED_BATCH; of 3.2 MB 4.1 ms, and 1.4).
+    """
+    before = _thread_names()
+    yield
+    for thread, name in _thread_names().items():
+        # XLA names its own.
+        if thread not in before and name == before.get(os.getpid()):
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
+
+
+def _thread_names() -> dict[int, str]:
+    """Return the threads of this process by number; none where the system does not list them."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for thread in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(OSError):
+                found[int(thread.name)] = (thread / "comm").read_text().strip()
+    return found
 
 
 def on_any_device(config: RuntimeConfig) -> RuntimeConfig:
