@@ -18,6 +18,7 @@ from charjax.performance import show
 NAMES = (
     "roofline",
     "throughput",
+    "options",
     "peers",
     "gru",
     "generate",
@@ -65,6 +66,25 @@ def goals(results: Path = RESULTS) -> str:
                 lines += [f"| {' | '.join(map(str, cells))} | {row['median']:.0f} s |"]
             lines += ["", _measured(tree, section), ""]
     return "\n".join(lines[:-1] or ["Not run yet; `python -m benchmarks.time_to_quality`."])
+
+
+def scaling(results: Path = RESULTS) -> str:
+    """Return the time of a step in one process and in several, each with a core."""
+    lines = ["| processes | batch | step | quartiles | efficiency |", "|---:|---:|---:|---|---:|"]
+    files = sorted(results.glob("scaling-*.json"))
+    for path in files:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        for count, found in tree["seconds_per_step"].items():
+            quartiles = " to ".join(f"{1e3 * found[q]:.1f}" for q in ("q1", "q3"))
+            efficiency = 1.0 if count == "1" else tree["efficiency"]["median"]
+            rows = int(count) * tree["rows_per_process"]
+            step = f"{1e3 * found['median']:.1f} ms"
+            lines.append(f"| {count} | {rows} | {step} | {quartiles} ms | {efficiency:.2f} |")
+        facts = tree["hardware"]
+        machine = f"{in_words(facts)}; {versions_in_words(facts)}"
+        repeats = len(tree["efficiency"]["repeats"])
+        lines += ["", f"Measured by `{tree['command']}` on {machine}; {repeats} turns.", ""]
+    return "\n".join(lines[:-1]) if files else "Not run yet; `python -m benchmarks.scaling`."
 
 
 def _measured(tree: dict[str, Any], section: dict[str, Any]) -> str:

@@ -5,13 +5,16 @@
 The GPT of `nanogpt-cpu` (4 layers) is trained by `charjax train`: by one process of
 one core, and by N processes of one core each, with N times the batch. Each has the same work,
 and they add up gradients once per step. The two take turns. Efficiency is the time per step of one
-process over that of N, from the run's own clock (compilation, evaluation and samples left out).
+process over that of N: the median of the rates that the run writes after its first 100 steps, in
+which the processes wait for the slowest to compile, and connect. What they agree on between chunks
+counts.
 """
 
 import argparse
 import json
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,9 +28,11 @@ from charjax.performance.timing import summary
 
 _CONFIG, _ROWS = "nanogpt-cpu", 12
 _SECONDS = 1800
+# Steps that are not measured.
+_FIRST = 100
 _WORDS = (
     *("eval.protocol=random", "eval.batches=1", "eval.every=0", "checkpoint.every=0"),
-    *("train.sample_every=0", "train.log_every=50"),
+    *("train.sample_every=0", "train.log_every=20"),
 )
 
 
@@ -39,6 +44,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--out", type=Path, default=results_file.RESULTS / "scaling-cpu.json")
     args = parser.parse_args(argv)
+    if args.steps < 2 * _FIRST:
+        parser.error(f"--steps: {args.steps} given; at least {2 * _FIRST} are needed")
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < args.processes:
         parser.error(f"--processes: {args.processes} given, and there are {len(cores)} cores")
@@ -88,10 +95,18 @@ def seconds_per_step(cores: list[int], steps: int) -> float:
         statuses = [process.wait(_SECONDS) for process in started]
         if any(statuses):
             raise SystemExit(f"a run of {count} processes ended with {statuses}")
-        found = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+        text = (directory / "metrics.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    rates = [
+        line["tokens_per_second"]
+        for line in lines
+        if line["split"] == "train" and line["step"] > _FIRST
+    ]
     # Every window is full.
-    targets = load_config(_CONFIG, []).model.context_length * _ROWS * count
-    return float(targets / found["tokens_per_second"])
+    context = load_config(_CONFIG, []).model.context_length
+    assert context is not None
+    targets = context * _ROWS * count
+    return float(targets / statistics.median(rates))
 
 
 def _start(words: list[Any], core: int) -> subprocess.Popen[bytes]:
