@@ -134,6 +134,7 @@ def test_a_page_runs(page: Path, desk: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 @each_rung
 def test_a_rung_prints_what_it_shows(page: Path, data_dir: Path, desk: Path) -> None:
     """Run it as `make learn` does: as a reader's session, with the compiler's optimisation."""

@@ -8,7 +8,7 @@ from charjax.config import FAMILIES
 from tests.commands import tiny
 from tests.several import Several, largest_difference
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.longest]
 # A device for each process, or so many; cores are shared by the machine's other work.
 DEVICES = "JAX_NUM_CPU_DEVICES"
 

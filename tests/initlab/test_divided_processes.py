@@ -34,6 +34,7 @@ def pair(folder: Path, words: list[str], *flags: str) -> Several:
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_a_pair_writes_what_one_process_writes(words, whole, tmp_path):
     with pair(tmp_path, words) as several:
         assert several.wait(200) == [0, 0], several.report()
@@ -44,6 +45,7 @@ def test_a_pair_writes_what_one_process_writes(words, whole, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 @pytest.mark.parametrize("process", [0, 1])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
 def test_a_pair_that_ends_early_is_resumed(process, number, words, whole, tmp_path):
@@ -73,6 +75,7 @@ def test_a_pair_that_ends_early_is_resumed(process, number, words, whole, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_processes_that_differ_end_with_a_line_each(words, tmp_path):
     def each(index: int) -> list[object]:
         seeds = ["--seeds", "5"] if index else []
