@@ -280,6 +280,19 @@ class Scaled:
 
 
 @dataclasses.dataclass(frozen=True)
+class OfAttention:
+    """One draw for queries, keys and values (side by side or apart), another for other kernels."""
+
+    attention: Draw
+    other: Draw
+
+    def __call__(self, key: Array, site: Site) -> Array:
+        """Draw by the names of the gates."""
+        is_attention = bool({"query", "value"} & set(site.parameter.gate_names))
+        return (self.attention if is_attention else self.other)(key, site)
+
+
+@dataclasses.dataclass(frozen=True)
 class LogUnigram:
     """The logarithms of the symbols' frequencies in the training text."""
 
@@ -305,7 +318,10 @@ def _by_gate(
 
 def factorises(draw: Any) -> bool:
     """Return true for a draw that factorises a matrix."""
-    return isinstance(draw, Orthogonal) or (hasattr(draw, "draw") and factorises(draw.draw))
+    if isinstance(draw, Orthogonal) or getattr(draw, "is_factorised", False):
+        return True
+    inner = (getattr(draw, name, None) for name in ("draw", "attention", "other"))
+    return any(part is not None and factorises(part) for part in inner)
 
 
 def after(key: Array, earlier: Array) -> Array:

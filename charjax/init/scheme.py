@@ -81,6 +81,8 @@ class Scheme:
         "section.key"; they are in `charjax.config.IMPLIED`, too.
       about: roles without which the scheme would do nothing.
       reads_text: whether it draws by the frequencies of the training text's symbols.
+      rules_of: from [model] to the rules, where these depend on its settings; `rules` then covers
+        the same roles.
       rates: by optim.kind, from [optim] to the learning-rate factor of every parameter, where it is
         not that of the rules.
       gain: factor of every kernel but the readout once it is drawn; it may be traced, so that one
@@ -99,6 +101,7 @@ class Scheme:
     about: tuple[Role, ...] = ()
     reads_text: bool = False
     adjust: Callable[[Any, Any, Array, int], Any] | None = None
+    rules_of: Callable[[Any], Mapping[Role, Rule]] | None = None
     rates: Mapping[str, Callable[[OptimConfig], Factor]] = dataclasses.field(default_factory=dict)
     gain: float | Array | None = None
 
