@@ -64,15 +64,16 @@ class UnitScales:
     @staticmethod
     def of(model: Any) -> "UnitScales":
         """Compute them from the settings of a transformer."""
-        T = max(2, model.context_length or 64)
+        # A family of the user's own, which is refused later, may have none of these settings.
+        T, K = max(2, model.context_length or 64), model.head_width or 1
         # Between an average of all positions and the choice of one, by the size of the scores.
-        chosen = 1 / (1 + 4 * model.head_width)
+        chosen = 1 / (1 + 4 * K)
         average = math.sqrt(math.log(T) / T)
         return UnitScales(
             attention=average ** (chosen - 1),
-            activation=ACTIVATIONS.get(model.activation, 1.0),
+            activation=ACTIVATIONS.get(getattr(model, "activation", ""), 1.0),
             # Two vectors of size 1 are added.
-            embedding=2**-0.5 if model.positions == "learned" else 1.0,
+            embedding=2**-0.5 if getattr(model, "positions", "") == "learned" else 1.0,
         )
 
     def multiplier(self, site: Site) -> float:

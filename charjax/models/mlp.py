@@ -56,9 +56,7 @@ class MLP(FiniteModel):
             *ENDS,
             (
                 "hidden_0/kernel",
-                dense(
-                    activation=self.activation, reads_embedding=True, places=self.context_length
-                ),
+                dense(activation=self.activation, reads_embedding=True, places=self.context_length),
             ),
             (r"hidden_[1-9]\d*/kernel", dense(activation=self.activation)),
             (r"(hidden|norm)_\d+/bias", Parameter(Role.BIAS)),
