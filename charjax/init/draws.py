@@ -9,7 +9,7 @@ said: `flax.linen.initializers.*_normal` are.
 import dataclasses
 import functools
 import math
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +67,15 @@ class Draw(Protocol):
 
     def __call__(self, key: Array, site: Site) -> Array:
         """Draw a float32 array of the site's shape."""
+        ...
+
+
+@runtime_checkable
+class Demanding(Protocol):
+    """A draw that not every shape suits."""
+
+    def check(self, site: Site) -> None:
+        """Raise a UserError for a site that does not suit."""
         ...
 
 

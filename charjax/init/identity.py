@@ -106,23 +106,23 @@ class DeltaOrthogonal:
     is_factorised: ClassVar[bool] = True
 
     def __call__(self, key: Array, site: Site) -> Array:
-        """Draw for the last position.
-
-        Raises:
-          UserError: there are fewer outputs than a position has inputs.
-        """
-        places = site.parameter.places
-        if places == 1:
-            return Orthogonal()(key, site)
-        width, m = site.shape[0] // places, site.fan_out
-        if m < width:
-            raise UserError(
-                f"init.scheme: 'delta_orthogonal' given; {site.path!r} has {m} outputs for a "
-                f"position's {width} inputs, and needs as many or more: make the layer wider"
-            )
+        """Draw for the last position."""
+        width = self._width(site)
         one = dataclasses.replace(site, shape=(width, site.shape[1]), fan_in=width)
         last = Orthogonal()(key, one)
         return jnp.zeros(site.shape, jnp.float32).at[-width:].set(last)
+
+    def check(self, site: Site) -> None:
+        """Raise a UserError where there are fewer outputs than a position has inputs."""
+        if site.parameter.places > 1 and site.fan_out < self._width(site):
+            raise UserError(
+                f"init.scheme: 'delta_orthogonal' given; {site.path!r} has {site.fan_out} outputs "
+                f"for a position's {self._width(site)} inputs, and needs as many or more: make "
+                "the layer wider"
+            )
+
+    def _width(self, site: Site) -> int:
+        return site.shape[0] // site.parameter.places
 
 
 def padded_identity(n: int, m: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from charjax.config import parse_config
 from charjax.errors import UserError
 from charjax.init.identity import padded_identity
 from charjax.training.state import create_state, variables_of
+from tests.commands import run
 
 V = 11
 
@@ -80,6 +81,12 @@ def test_delta_orthogonal_keeps_the_length_of_the_last_vector(kind):
     assert model.apply(variables_of(state), np.arange(4)[None])[0].shape[-1] == V
 
 
-def test_delta_orthogonal_needs_as_many_outputs_as_a_position_has_inputs():
-    with pytest.raises(UserError, match="'hidden_0/kernel' has 5 outputs for a position's 6 inp"):
-        made("delta_orthogonal", kind="mlp", d_embed=6, hidden=(5,), context_length=3)
+def test_delta_orthogonal_needs_as_many_outputs_as_a_position_has_inputs(tmp_path):
+    """Refuse it before a run is begun."""
+    (tmp_path / "text.txt").write_text("the world is all that is the case. " * 60)
+    words = [f"data.path={tmp_path / 'text.txt'}", "model.kind=mlp", "model.d_embed=6"]
+    words += ["model.hidden=[5]", "init.scheme=delta_orthogonal", "train.steps=1"]
+    done = run("train", *words, "--workdir", tmp_path / "run")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "'hidden_0/kernel' has 5 outputs for a position's 6 inputs" in done.err
+    assert not (tmp_path / "run").exists()
