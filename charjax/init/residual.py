@@ -129,8 +129,8 @@ def fixup(_: InitConfig) -> Scheme:
     A branch of m layers has the factor L^(-1/(2m - 2)), L the number of branches, here two per
     block: m is 4 for attention and 2 for the MLP, in which the code has ReLU. A step of SGD then
     moves the function by as much at any depth through the MLPs, and by more the deeper through
-    attention, of which queries and keys are no factors. Embeddings are multiplied by sqrt(d) in the forward
-    pass (model.scale_embeddings), and a readout of its own begins at 0. All this as in
+    attention, of which queries and keys are no factors. Embeddings are multiplied by sqrt(d) in
+    the forward pass (model.scale_embeddings), and a readout of its own begins at 0. All this as in
     fairseq/models/transformer_zero.py of that repository, whose queries, keys and values are drawn
     as one matrix, smaller by sqrt(2). Its script for CIFAR trains biases and gains at a tenth of
     the learning rate, with SGD; so does this scheme.
