@@ -328,7 +328,6 @@ class TransformerConfig(FamilyConfig):
     norm_epsilon: float = Field(
         1e-5, ge=1e-12, le=1.0, description="the number under the root of every norm"
     )
-
     attention_scale: Literal["inverse_sqrt", "inverse"] = Field(
         "inverse_sqrt",
         description="scores are divided by sqrt(K) or by K, the width of a head; inverse with "

@@ -74,7 +74,7 @@ class Draw(Protocol):
 class Demanding(Protocol):
     """A draw that not every shape suits."""
 
-    def check(self, site: Site) -> None:
+    def check_site(self, site: Site) -> None:
         """Raise a UserError for a site that does not suit."""
         ...
 

@@ -112,7 +112,7 @@ class DeltaOrthogonal:
         last = Orthogonal()(key, one)
         return jnp.zeros(site.shape, jnp.float32).at[-width:].set(last)
 
-    def check(self, site: Site) -> None:
+    def check_site(self, site: Site) -> None:
         """Raise a UserError where there are fewer outputs than a position has inputs."""
         if site.parameter.places > 1 and site.fan_out < self._width(site):
             raise UserError(

@@ -1,6 +1,6 @@
 """MetaInit: norms of the weights under which gradients change least over a step.
 
-Letters: B batch, S inputs, N outputs, V vocabulary, W weights that are scaled.
+Letters: B batch, S inputs, N outputs, V vocabulary.
 """
 
 from typing import Any

@@ -261,7 +261,7 @@ def check_cover(scheme: Scheme, name: str, shapes: Any, roles: Roles) -> None:
             raise _not_covered(site.path, site.parameter.role, name)
         draw = scheme.rule_of(site).draw
         if isinstance(draw, Demanding):
-            draw.check(site)
+            draw.check_site(site)
     missing = [str(role) for role in scheme.about if all(s.parameter.role != role for s in sites)]
     if scheme.reads_text and all(site.beside is not Role.READOUT for site in sites):
         missing.append("bias of the readout")

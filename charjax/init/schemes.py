@@ -3,8 +3,7 @@
 To add a scheme, write a function from the section [init] to a Scheme in one of the modules
 imported here (`classic` for any family, `identity`, `residual`, `memory` for recurrent networks,
 `widths` and `unit_scaling` for learning rates that do not move with the size), and enter it in
-SCHEMES. A new number of [init] is
-a field of InitConfig in `charjax.config.sections`.
+SCHEMES. A new number of [init] is a field of InitConfig in `charjax.config.sections`.
 """
 
 import dataclasses

@@ -20,7 +20,7 @@ from charjax.init.scheme import Rule, Scheme
 from charjax.init.site import Site
 from charjax.models.roles import Role
 
-# Standard deviations of activations of N(0, 1), as modelled there.
+# The scales there that give activations of N(0, 1) a standard deviation of about 1.
 _GELU = 2**0.2 * (2 / (1 - 1 / math.pi)) ** 0.4
 ACTIVATIONS = {"gelu": _GELU, "gelu_tanh": _GELU, "swiglu": 2**0.75}
 
