@@ -274,8 +274,10 @@ class TransformerConfig(FamilyConfig):
     positions: Literal["learned", "rotary"] = Field(
         "learned", description="a learned vector per position, or rotated queries and keys"
     )
-    residual: Literal["pre_norm", "deepnorm", "rezero", "layerscale", "plain"] = Field(
-        "pre_norm", description="how sublayers join the stream; plain: no norms at all"
+    residual: Literal["pre_norm", "deepnorm", "rezero", "layerscale", "plain", "fixup"] = Field(
+        "pre_norm",
+        description="how sublayers join the stream; plain: no norms at all; fixup: one number per "
+        "branch instead of norms, and one added before each layer",
     )
     activation: Annotated[
         Literal["gelu", "gelu_tanh", "relu2", "swiglu", "geglu"], OrOwn("model.activation")
@@ -287,7 +289,7 @@ class TransformerConfig(FamilyConfig):
     scale_embeddings: bool = Field(
         False,
         description="the symbols' vectors times sqrt(d_model), the readout's not; true with "
-        "init.scheme=tfixup unless it is given",
+        "init.scheme=tfixup and fixup unless it is given",
     )
     norm: Literal["layernorm", "rmsnorm"] = Field(
         "layernorm", description="wherever there is a norm; rmsnorm has no bias"
@@ -326,6 +328,11 @@ class TransformerConfig(FamilyConfig):
     norm_epsilon: float = Field(
         1e-5, ge=1e-12, le=1.0, description="the number under the root of every norm"
     )
+    attention_scale: Literal["inverse_sqrt", "inverse"] = Field(
+        "inverse_sqrt",
+        description="scores are divided by sqrt(K) or by K, the width of a head; inverse with "
+        "init.scheme=mup_zero_query and umup unless it is given",
+    )
 
     @property
     def head_width(self) -> int:
@@ -362,6 +369,11 @@ class TransformerConfig(FamilyConfig):
             raise ValueError(
                 f"model.d_model: {self.d_model} given; rotary positions need an even width a "
                 f"head, and {self.d_model} / {self.n_head} is odd"
+            )
+        if self.residual == "fixup" and self.activation in ("swiglu", "geglu"):
+            raise ValueError(
+                f"model.activation: {self.activation} given with model.residual=fixup, which has "
+                "no form for a gated MLP; choose gelu or another without a gate"
             )
         return self
 

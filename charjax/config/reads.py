@@ -138,15 +138,15 @@ _BIASES = When(
 _NORMS = When(
     ("model.residual", "model.qk_norm"),
     lambda config: (
-        getattr(config.model, "residual", "") not in ("rezero", "plain")
+        getattr(config.model, "residual", "") not in ("rezero", "plain", "fixup")
         or getattr(config.model, "qk_norm", False)
     ),
     "only norms read it, and model.residual={} has none",
 )
-_NOT_LSUV = When(
+_NOT_ADJUSTED = When(
     ("init.scheme",),
-    lambda config: config.init.scheme != "lsuv",
-    "init.scheme={} scales every kernel by its outputs, and would undo it",
+    lambda config: config.init.scheme not in ("lsuv", "metainit"),
+    "init.scheme={} finds the size of every kernel itself, and would undo it",
 )
 _ON_GPU = When(
     ("runtime.device",),
@@ -182,7 +182,9 @@ _DECAYING = _one_of("optim.schedule", "cosine", "wsd", "exponential")
 _WSD = _one_of("optim.schedule", "wsd")
 _MULTIPLIED = _one_of("optim.schedule", "step", "exponential")
 _RANDOM = _one_of("eval.protocol", "random")
-_SCALED_WIDTH = _one_of("init.scheme", "mup", "depth_mup", "completep", "spectral")
+_SCALED_WIDTH = _one_of(
+    "init.scheme", "mup", "mup_zero_query", "depth_mup", "completep", "spectral"
+)
 _SCALED_DEPTH = _one_of("init.scheme", "depth_mup", "completep")
 
 
@@ -213,7 +215,7 @@ READ: dict[str, tuple[When, ...]] = {
     "init.scheme": (_TRAINED,),
     "init.std": (_TRAINED, _one_of("init.scheme", "normal")),
     "init.scale": (_TRAINED, _one_of("init.scheme", "uniform")),
-    "init.gain": (_TRAINED, _KERNELS, _HIDDEN, _NOT_LSUV),
+    "init.gain": (_TRAINED, _KERNELS, _HIDDEN, _NOT_ADJUSTED),
     "init.sigma_w": (_TRAINED, _one_of("init.scheme", "critical"), _KERNELS, _HIDDEN),
     "init.sigma_b": (_TRAINED, _one_of("init.scheme", "critical"), _KERNELS, _HIDDEN, _BIASES),
     "init.epsilon": (_TRAINED, _one_of("init.scheme", "layerscale")),
@@ -221,6 +223,7 @@ READ: dict[str, tuple[When, ...]] = {
     "init.longest_delay": (_TRAINED, _one_of("init.scheme", "chrono")),
     "init.base_width": (_TRAINED, _SCALED_WIDTH),
     "init.base_depth": (_TRAINED, _SCALED_DEPTH),
+    "init.meta_steps": (_TRAINED, _one_of("init.scheme", "metainit")),
     "optim.kind": (_TRAINED,),
     "optim.learning_rate": (_TRAINED,),
     "optim.schedule": (_TRAINED,),

@@ -207,14 +207,17 @@ class InitConfig(Section):
     )
     base_width: Width | None = Field(
         None,
-        description="mup, depth_mup, completep, spectral: the width to which the learning rate "
-        "refers; unset: 128",
+        description="mup, mup_zero_query, depth_mup, completep, spectral: the width to which the "
+        "learning rate refers; unset: 128",
     )
     base_depth: int | None = Field(
         None,
         ge=1,
         le=512,
         description="depth_mup, completep: likewise the number of blocks; unset: 4",
+    )
+    meta_steps: int | None = Field(
+        None, ge=1, le=100_000, description="metainit: steps of its descent; unset: 500"
     )
 
 
@@ -472,7 +475,7 @@ _YOUNGER: tuple[tuple[str, str], ...] = (
     *(("model", key) for key in ("norm", "qk_norm", "n_kv_head", "window")),
     ("model", "attn_softcap"),
     ("model", "final_softcap"),
-    *(("model", key) for key in ("d_ff", "rotary_base", "norm_epsilon")),
+    *(("model", key) for key in ("d_ff", "rotary_base", "norm_epsilon", "attention_scale")),
     ("optim", "clip_value"),
     ("train", "label_smoothing"),
     ("train", "z_loss"),

@@ -56,6 +56,7 @@ RUNS: list[list[str]] = [
     ["runtime.device=cpu"],
     ["model.dropout=0.1"],
     ["model.residual=rezero"],
+    ["model.residual=fixup"],
     ["model.positions=rotary"],
     ["data.path=x.txt"],
     ["data.path=x.txt", "data.tokenizer=byte"],
@@ -83,7 +84,8 @@ def value_of(name: str, config: Config) -> str:
     if name == "data.split":
         return "tail" if now == "interleaved" else "interleaved"
     if options := choices(field):
-        return next(option for option in options if option not in (field.default, now))
+        others = (option for option in options if option not in (field.default, now))
+        return next(others, str(field.default))
     if "str" in str(field.annotation) and key in ("path", "val_path"):
         return "other.txt"
     if name == "runtime.mesh":

@@ -235,7 +235,9 @@ def test_stream_is_the_sum_of_what_is_added_to_it():
     same(mean["stream"] + added, mean["block_0"])
 
 
-@pytest.mark.parametrize("residual", ["pre_norm", "deepnorm", "rezero", "layerscale", "plain"])
+@pytest.mark.parametrize(
+    "residual", ["pre_norm", "deepnorm", "rezero", "layerscale", "plain", "fixup"]
+)
 @pytest.mark.quick("deepnorm", "layerscale")
 def test_every_residual_form_has_its_layers(residual):
     model = make_model("transformer", residual=residual)

@@ -42,7 +42,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "transformer, rotary": _GPT | {"positions": "rotary"},
     **{
         f"transformer, {residual}": _GPT | {"residual": residual}
-        for residual in ("deepnorm", "rezero", "layerscale", "plain")
+        for residual in ("deepnorm", "rezero", "layerscale", "plain", "fixup")
     },
 }
 SMALL = {
