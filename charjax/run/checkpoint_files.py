@@ -7,18 +7,21 @@ the step is complete, and nothing in it changes any more, so other processes may
 writes. `clear_leftovers` removes what a killed process left before its rename.
 """
 
+import concurrent.futures
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from charjax.run.checkpoint_bytes import check_pieces
 from charjax.run.checkpoint_record import DamagedError, Record, describe
 
 _ARRAYS = "state"
@@ -109,7 +112,12 @@ def _file_digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def commit_step(
-    directory: Path, step: int, arrays: dict[str, np.ndarray], meta: dict[str, Any], best: bool
+    directory: Path,
+    step: int,
+    arrays: dict[str, np.ndarray],
+    meta: dict[str, Any],
+    best: bool,
+    threads: concurrent.futures.Executor,
 ) -> Iterator[Path]:
     """Save a step: the body writes the arrays at the path yielded, then the step is committed.
 
@@ -119,6 +127,7 @@ def commit_step(
       arrays: those that the body writes, before they are packed.
       meta: the caller's notes.
       best: whether this is the best step so far; a replaced step that was the best makes it true.
+      threads: in which files are synced.
 
     Raises:
       OSError: the directory is gone, full or not writable; nothing is left behind.
@@ -129,10 +138,11 @@ def commit_step(
         staging.mkdir()
         with still_there(staging):
             yield arrays_path(staging)
+            check_pieces(arrays_path(staging), sum(array.nbytes for array in arrays.values()))
             files = digests(staging, arrays_path(staging))
-            check_written(arrays.values(), files, _ARRAYS)
             record = Record(step=step, best=best, meta=meta, leaves=describe(arrays), files=files)
             write_record(staging, directory, record)
+            sync(staging, threads)
         rename_into_place(staging, directory, step)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -170,14 +180,21 @@ def digests(staging: Path, folder: Path) -> dict[str, str]:
     return {name: _file_digest(path) for name, path in found.items()}
 
 
-def check_written(arrays: Iterable[np.ndarray], files: Iterable[str], folder: str) -> None:
-    """Raise an OSError unless there are files of every packed array.
+def sync(folder: Path, threads: concurrent.futures.Executor) -> None:
+    """Wait until the files of a folder are on the disk.
 
-    With jax.distributed, orbax lets only the first process write, and the others report success.
+    All at once, so that the file system writes its journal once (measured on ext4: 1.2 ms for three
+    files, 10 ms one after the other).
     """
-    for dtype in {array.dtype.name for array in arrays if array.size}:
-        if not any(name.startswith(f"{folder}/{dtype}/") for name in files):
-            raise OSError(errno.EIO, f"the {dtype} arrays of {folder} were not written")
+    list(threads.map(_sync_file, _files(folder).values()))
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_record(staging: Path, directory: Path, record: Record) -> None:
@@ -207,6 +224,16 @@ def still_there(directory: Path) -> Iterator[None]:
 
 def _was_best(directory: Path, step: int) -> bool:
     try:
+        found = (directory / str(step) / _RECORD).stat()
+    except OSError:
+        return False
+    return _is_best(directory, step, (found.st_ino, found.st_mtime_ns, found.st_size))
+
+
+@functools.lru_cache(32)
+def _is_best(directory: Path, step: int, _: tuple[int, int, int]) -> bool:
+    """Return what a step's record says, read once as long as its file is the same."""
+    try:
         return read_record(directory, step).best
     except DamagedError:
         return False
@@ -233,15 +260,27 @@ def _remove(path: Path) -> None:
 
 def prune(directory: Path, newest: int, keep: int) -> None:
     """Remove all steps but the best one and the last `keep` up to `newest`."""
+    remove(retire(directory, newest, keep))
+
+
+def retire(directory: Path, newest: int, keep: int) -> list[Path]:
+    """Rename the steps that `prune` removes, so that they are none, and return their new paths."""
     present = steps(directory)
     past = [step for step in present if step <= newest]
     best = next((step for step in reversed(past) if _was_best(directory, step)), None)
+    retired = []
     for step in present:
         if step not in past[-keep:] and step != best:
-            # Renamed first: a partly removed directory must not have a step's name.
-            removed = directory / f"{_REMOVED}{step}"
-            (directory / str(step)).rename(removed)
-            _remove(removed)
+            # A partly removed directory must not have a step's name.
+            retired.append(directory / f"{_REMOVED}{step}")
+            (directory / str(step)).rename(retired[-1])
+    return retired
+
+
+def remove(paths: list[Path]) -> None:
+    """Remove directories, files and links."""
+    for path in paths:
+        _remove(path)
 
 
 def clear_leftovers(directory: Path) -> None:
