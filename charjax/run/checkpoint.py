@@ -367,7 +367,7 @@ class Checkpoints:
         size = sum(array.nbytes for array in arrays.values())
         if not has_room(self._directory, size):
             self._wait_for_removal()
-        check_room(self._directory, size)
+            check_room(self._directory, size)
         threads = self._disk_threads
         commit = checkpoint_files.commit_step(self._directory, step, arrays, meta, best, threads)
         with commit as path:

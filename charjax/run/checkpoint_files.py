@@ -15,7 +15,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,11 @@ def _is_step(path: Path) -> bool:
 def arrays_path(step_directory: Path) -> Path:
     """Return the directory of the arrays that one process wrote."""
     return step_directory / _ARRAYS
+
+
+def record_path(step_directory: Path) -> Path:
+    """Return the file of a step's record."""
+    return step_directory / _RECORD
 
 
 def shards_path(step_directory: Path, process: int) -> Path:
@@ -142,7 +147,7 @@ def commit_step(
             files = digests(staging, arrays_path(staging))
             record = Record(step=step, best=best, meta=meta, leaves=describe(arrays), files=files)
             write_record(staging, directory, record)
-            sync(staging, threads)
+            sync([staging / name for name in (*files, _RECORD)], threads)
         rename_into_place(staging, directory, step)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -180,13 +185,17 @@ def digests(staging: Path, folder: Path) -> dict[str, str]:
     return {name: _file_digest(path) for name, path in found.items()}
 
 
-def sync(folder: Path, threads: concurrent.futures.Executor) -> None:
-    """Wait until the files of a folder are on the disk.
+def sync(paths: Iterable[Path], threads: concurrent.futures.Executor) -> None:
+    """Wait until files are on the disk.
 
     All at once, so that the file system writes its journal once (measured on ext4: 1.2 ms for three
     files, 10 ms one after the other).
     """
-    list(threads.map(_sync_file, _files(folder).values()))
+    *others, last = paths
+    started = [threads.submit(_sync_file, path) for path in others]
+    _sync_file(last)
+    for each in started:
+        each.result()
 
 
 def _sync_file(path: Path) -> None:
@@ -201,7 +210,7 @@ def write_record(staging: Path, directory: Path, record: Record) -> None:
     """Write the record of a step that is complete but for it."""
     best = record.best or _was_best(directory, record.step)
     data = record.model_copy(update={"best": best}).encode()
-    (staging / _RECORD).write_bytes(data)
+    record_path(staging).write_bytes(data)
 
 
 @contextlib.contextmanager

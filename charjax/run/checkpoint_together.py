@@ -85,7 +85,7 @@ def save_together(
             if processes.is_first():
                 record = _record(staging, step, snapshot, meta, best, written)
                 checkpoint_files.write_record(staging, directory, record)
-                checkpoint_files.sync(staging, threads)
+                checkpoint_files.sync([checkpoint_files.record_path(staging)], threads)
                 checkpoint_files.rename_into_place(staging, directory, step)
                 after()
             return ""
@@ -186,13 +186,14 @@ def _write(staging: Path, snapshot: Snapshot, threads: Executor) -> str:
             write_arrays(path, arrays)
             check_pieces(path, sum(array.nbytes for array in arrays))
             files |= checkpoint_files.digests(staging, path)
-            checkpoint_files.sync(path, threads)
         shards: dict[str, list[Shard]] = {name: [] for name in snapshot.parts}
         for name, part in parts:
             region = [list(ends) for ends in part.region]
             shards[name].append(Shard(process=process, region=region, sha256=digest(part.data)))
         text = Contribution(shards=shards, files=files).model_dump_json().encode()
         _contribution_path(staging, process).write_bytes(text)
+        if files:
+            checkpoint_files.sync([staging / name for name in files], threads)
     return hashlib.sha256(text).hexdigest()
 
 
