@@ -34,7 +34,7 @@ class Tracking:
 
     @property
     def has_trackers(self) -> bool:
-        """Whether there are any."""
+        """Return whether there are any."""
         return bool(self._workers)
 
     def start(self, lines: list[Line], samples: list[Texts]) -> None:

@@ -50,7 +50,7 @@ def test_a_save_adds_one_copy_of_the_state_and_a_restore_less(tmp_path: Path):
     )  # fmt: skip
     saving, restoring = map(int, done.stdout.split())
     # The copy that lets training go on, a piece that is joined and what is being written; and 14
-    # bytes a parameter where 12 are saved.
+    # bytes per parameter where 12 are saved.
     assert 350e6 < saving < 400e6 * 14 / 12 + 50e6
     # The state was freed before: so the peak, twice its size, is not reached again.
     assert restoring < 100e6
