@@ -35,7 +35,6 @@ def write_arrays(path: Path, arrays: Iterable[np.ndarray]) -> None:
 
 def _save(path: Path, arrays: Iterable[np.ndarray]) -> None:
     handler, info = _writer()
-
     for index, piece in enumerate(pieces(arrays)):
         written = handler.serialize([piece], [info(name=piece_name(index), parent_dir=path)])
         # It awaits nothing, so it needs no event loop: making one takes as long as writing a file.

@@ -1,14 +1,15 @@
 """Arrays as one sequence of bytes, in pieces of bounded size: how it is cut, and read again.
 
 The arrays follow each other without gaps, each in C order, little-endian. Piece i holds the bytes
-from i * PIECE on. Orbax writes it as an array `bytes-i` of uint8 in one chunk without compression:
-the file `bytes-i/0` is the piece itself. So a save needs the memory of one piece beside the arrays,
-a restore that of one array, and what a header declares allocates nothing.
+from i * PIECE on. A handler of orbax's writes it as a zarr array `bytes-i` of uint8, in one chunk
+without compression: the file `bytes-i/0` is the piece itself. So a save needs the memory of one
+piece beside the arrays, a restore that of one array, and what a header declares allocates nothing.
 """
 
 import errno
 import itertools
 import math
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,7 @@ def piece_path(folder: Path, index: int) -> Path:
 def pieces(arrays: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """Yield the bytes of arrays, uint8 of shape (PIECE,), the last one shorter.
 
-    Each is valid until the next is asked for.
+    Each is valid as long as the arrays are.
     """
     parts: list[np.ndarray] = []
     size = 0
@@ -62,7 +63,12 @@ def unfit_piece(folder: Path, size: int) -> Path | None:
     """Return the first piece of so many bytes that a folder has not, or in another size."""
     for index in range(math.ceil(size / PIECE)):
         path = piece_path(folder, index)
-        if not path.is_file() or path.stat().st_size != min(PIECE, size - index * PIECE):
+        try:
+            # At once: the run that writes here may remove the step at any moment.
+            found = path.stat()
+        except OSError:
+            return path
+        if not stat.S_ISREG(found.st_mode) or found.st_size != min(PIECE, size - index * PIECE):
             return path
     return None
 
@@ -73,7 +79,7 @@ def check_pieces(folder: Path, size: int) -> None:
         raise OSError(errno.EIO, f"the arrays of {folder.name} were not written")
 
 
-def read_arrays(
+def array_readers(
     folder: Path, described: list[tuple[str, tuple[int, ...]]]
 ) -> list[Callable[[], np.ndarray]]:
     """Return what reads each of the arrays in a folder.

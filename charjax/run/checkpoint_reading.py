@@ -128,7 +128,7 @@ def _read_in_order(
       names: of the arrays, if they were written separately.
     """
     if record.format == BYTES:
-        return checkpoint_bytes.read_arrays(folder, described)
+        return checkpoint_bytes.array_readers(folder, described)
     if record.format == UNPACKED:
         held = dict(zip(names, described, strict=True))
         shapes = {name: shape for name, (_, shape) in held.items() if math.prod(shape)}

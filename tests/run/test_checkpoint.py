@@ -21,7 +21,7 @@ from etils import epath
 from tensorstore import Context
 
 from charjax.errors import UserError
-from charjax.run import checkpoint, checkpoint_files
+from charjax.run import checkpoint, checkpoint_files, checkpoint_together
 from charjax.run.checkpoint import Checkpoints, SaveError, state_digest
 from tests.faults.crafting import make_older
 
@@ -140,6 +140,52 @@ def test_orbax_reads_what_is_written(saved: Path):
     info = handlers.ParamInfo(**place, is_ocdbt_checkpoint=False, ts_context=Context())
     (read,) = asyncio.run(handlers.NumpyHandler().deserialize([info]))
     assert read.tobytes() == (folder / "bytes-0" / "0").read_bytes()
+
+
+def test_every_file_is_synced_before_a_step_is_committed(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+):
+    events: list[str] = []
+    sync, rename = os.fsync, checkpoint_files.rename_into_place
+
+    def note_sync(descriptor: int) -> None:
+        events.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        sync(descriptor)
+
+    def note_rename(*paths: Any) -> None:
+        events.append("commit")
+        rename(*paths)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(checkpoint_files, "rename_into_place", note_rename)
+    store = Checkpoints(saved, keep=3)
+    store.save(400, make_state(400), {})
+    store.close()
+    assert sorted(events[:-1]) == [".zarray", "0", "meta.json"]
+    assert events[-1] == "commit"
+
+
+def test_the_steps_removed_last_make_room_for_the_next(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A disk that is full as long as a step that is no longer kept lies on it."""
+    remove = checkpoint_files.remove
+
+    def remove_late(paths: list[Path]) -> None:
+        time.sleep(0.2)
+        remove(paths)
+
+    def has_room(directory: Path, size: int) -> bool:
+        return not any(path.name.startswith(".removed-") for path in directory.iterdir())
+
+    monkeypatch.setattr(checkpoint_files, "remove", remove_late)
+    monkeypatch.setattr(checkpoint, "has_room", has_room)
+    monkeypatch.setattr(checkpoint_together, "has_room", has_room)
+    store = Checkpoints(saved, keep=1)
+    for step in (400, 500):
+        store.save(step, make_state(step), {})
+    store.close()
+    assert sorted(path.name for path in saved.iterdir()) == ["200", "500"]
 
 
 def test_the_state_may_be_donated_and_changed_while_it_is_saved(tmp_path: Path):

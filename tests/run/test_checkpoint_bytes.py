@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from charjax.run import checkpoint_bytes
-from charjax.run.checkpoint_bytes import check_pieces, pieces, read_arrays
+from charjax.run.checkpoint_bytes import array_readers, check_pieces, pieces
 from charjax.run.checkpoint_record import DamagedError
 
 DTYPES = (np.float32, np.int64, np.uint8, np.bool_, ml_dtypes.bfloat16)
@@ -41,7 +41,7 @@ def test_arrays_come_back_wherever_they_are_cut(tmp_path, monkeypatch):
         total = sum(array.nbytes for array in arrays)
         assert found == [size] * (total // size) + [total % size] * (total % size > 0)
         check_pieces(folder, total)
-        for read, array in zip(read_arrays(folder, described(arrays)), arrays, strict=True):
+        for read, array in zip(array_readers(folder, described(arrays)), arrays, strict=True):
             got = read()
             assert (got.dtype, got.shape) == (array.dtype, array.shape)
             assert np.array_equal(got, array)
@@ -66,15 +66,30 @@ def test_a_piece_of_another_size_is_damage(tmp_path, monkeypatch, index, harm):
     else:
         path.write_bytes(data[:-1] if harm == "shorter" else data + b"0")
     with pytest.raises(DamagedError, match=f"state/bytes-{index}/0 is altered"):
-        read_arrays(tmp_path / "state", described(arrays))
+        array_readers(tmp_path / "state", described(arrays))
     with pytest.raises(OSError, match="the arrays of state were not written"):
         check_pieces(tmp_path / "state", arrays[0].nbytes)
+
+
+def test_a_folder_that_goes_while_it_is_looked_at_is_damage(tmp_path, monkeypatch):
+    arrays = [np.arange(10, dtype=np.int32)]
+    write(tmp_path / "state", arrays)
+    path = tmp_path / "state" / "bytes-0" / "0"
+    piece_path = checkpoint_bytes.piece_path
+
+    def remove_after(folder, index):
+        path.unlink(missing_ok=True)
+        return piece_path(folder, index)
+
+    monkeypatch.setattr(checkpoint_bytes, "piece_path", remove_after)
+    with pytest.raises(DamagedError, match="state/bytes-0/0 is altered"):
+        array_readers(tmp_path / "state", described(arrays))
 
 
 def test_a_piece_that_is_cut_while_it_is_read_is_damage(tmp_path):
     arrays = [np.arange(10, dtype=np.int32)]
     write(tmp_path / "state", arrays)
-    (read,) = read_arrays(tmp_path / "state", described(arrays))
+    (read,) = array_readers(tmp_path / "state", described(arrays))
     (tmp_path / "state" / "bytes-0" / "0").write_bytes(b"cut")
     with pytest.raises(DamagedError, match="state/bytes-0/0 is altered"):
         read()
