@@ -277,7 +277,9 @@ class Recorder:
             (self.directory / "summary.json").unlink(missing_ok=True)
             self.metrics.cut(step, progress.events_done)
             cut_samples(self.directory / "samples.txt", progress.events_done)
-            self.tracking.start(self.metrics.read(), read_samples(self.directory / "samples.txt"))
+            if self.tracking.has_trackers:
+                samples = read_samples(self.directory / "samples.txt")
+                self.tracking.start(self.metrics.read(), samples)
 
         processes.together(prepare)
 
@@ -339,7 +341,7 @@ class Recorder:
         title = f"{self.session.dataset.name}, {self.session.config.model.kind}"
         tokenizer = self.session.dataset.tokenizer
         size = tokenizer.vocab_size if isinstance(tokenizer, CharTokenizer) else None
-        draw_curves(self.metrics.read(), title, self.directory / "curves.png", size)
+        draw_curves(self.metrics.read_thinned(), title, self.directory / "curves.png", size)
         write_json(self.directory / "summary.json", fields)
         self.tracking.summarize(fields)
 
