@@ -107,9 +107,11 @@ def decode_block(block: Block, rules: ReadingRules) -> str | bytes:
     Raises:
       UnicodeDecodeError: it is not in the encoding.
     """
+    # To find one byte is several times as fast as to find two.
+    has_returns = rules.to_lf and b"\r" in block.raw
     if rules.encoding is None:
-        return block.raw.replace(b"\r\n", b"\n") if rules.to_lf else block.raw
+        return block.raw.replace(b"\r\n", b"\n") if has_returns else block.raw
     text = block.raw.decode(rules.encoding)
     if rules.drop_mark and not block.offset:
         text = text.removeprefix(BYTE_ORDER_MARK)
-    return text.replace("\r\n", "\n") if rules.to_lf else text
+    return text.replace("\r\n", "\n") if has_returns else text

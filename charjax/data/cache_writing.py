@@ -19,9 +19,10 @@ from charjax.data.token_cache import (
     locked,
     read_record,
     remove_entry,
+    size_of,
     write_record,
 )
-from charjax.data.tokenizers import Tokenizer, text_size
+from charjax.data.tokenizers import Tokenizer
 from charjax.errors import UserError
 
 # Bytes written between two records from which a killed process's work is continued.
@@ -166,8 +167,7 @@ class Writer:
         checksum = zlib.crc32(rest)
         while rest:
             rest = rest[self._file.write(rest) :]
-        counts = np.bincount(data, minlength=self._tokenizer.vocab_size)
-        size = text_size(self._tokenizer, counts)
+        size = size_of(data, self._tokenizer)
         _, _, characters, in_bytes = self.marks[-1] if self.marks else (0, 0, 0, 0)
         before = self.written
         self.marks.append(

@@ -225,7 +225,7 @@ class _FileScan:
             line = self._newlines + raw.count(10, 0, error.start) + 1
             self._undecoded = raw[error.start], block.offset + error.start, line
             return None
-        if rules.to_lf:
+        if rules.to_lf and b"\r" in raw:
             self._ends += raw.count(b"\r\n")
         if isinstance(text, str) and rules.encoding == "utf-8":
             self._note(text, block)

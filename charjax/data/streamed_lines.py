@@ -58,47 +58,86 @@ def _make(key: str, config: DataConfig, text: StreamedText, adopted: Tokenizer |
     own = text.tokenizer
     tokens = encode_streamed(text, own).tokens
     lines = _find(text, tokens, strip=config.strip_lines)
-    count, notes = len(lines.starts), dropped_note(lines.dropped)
+    count = len(lines.starts)
     if not count:
         raise all_blank(text.field)
     if count == 1 and config.val_fraction:
         line = tokens[lines.starts[0] : lines.ends[0]]
         returns = bool(np.isin(line, _ids(own, "\r")).any())
         raise one_line(config, text.field, len(line), returns=returns)
-    cuts = line_cuts(config, count)
     if adopted is None:
         adopted = _own_tokenizer(text, tokens, lines, strip=config.strip_lines)
-    tokenizer: Tokenizer = adopted
-    table = _translation(own, tokenizer)
+    cuts = line_cuts(config, count)
+    length = int(lines.ends.sum(dtype=np.int64) - lines.starts.sum(dtype=np.int64))
+    itemsize = np.min_scalar_type(adopted.vocab_size - 1).itemsize
+    arrangement = _Arrangement(config, text, adopted, tokens, lines)
+    # It releases them.
+    del tokens, lines
+    return make_entry(
+        key,
+        arrangement,
+        tokenizer=adopted,
+        needed=(length + count + len(cuts)) * itemsize + _DOCUMENT_BYTES * count,
+        field=text.field,
+        name=text.name,
+    )
 
-    def build(writer: Writer) -> tuple[dict[str, Any], list[Documents]]:
-        order = line_order(count, shuffled=config.split == "shuffled_lines")
-        parts, documents = [], []
+
+# Start and length of a line, as they are stored.
+_DOCUMENT_BYTES = 16
+
+
+class _Arrangement:
+    """Writes the lines of a text in the order of their split, once.
+
+    What is no longer needed is released on the way: the tables are the larger part of a list of
+    short lines.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        text: StreamedText,
+        tokenizer: Tokenizer,
+        tokens: np.ndarray,
+        lines: Lines,
+    ):
+        self._config, self._text, self._tokenizer = config, text, tokenizer
+        self._tokens, self._lines = tokens, lines
+        self._cuts = line_cuts(config, len(lines.starts))
+        self._notes = dropped_note(lines.dropped)
+
+    def __call__(self, writer: Writer) -> tuple[dict[str, Any], list[Documents]]:
+        """Write all parts; return the entry's facts, and the documents of each part."""
+        ends, documents = self._write(writer)
+        del self._tokens, self._lines
+        views = [writer.view()[a:b] for a, b in itertools.pairwise([0, *ends])]
+        notes = [*self._notes, *repeated_note(count_repeated(views), self._cuts)]
+        parts = [[len(part.lengths), end] for part, end in zip(documents, ends, strict=True)]
+        return {"tokenizer": self._tokenizer.to_json(), "parts": parts, "notes": notes}, documents
+
+    def _write(self, writer: Writer) -> tuple[list[int], list[Documents]]:
+        config, lines, cuts = self._config, self._lines, self._cuts
+        table = _translation(self._text.tokenizer, self._tokenizer)
+        order = line_order(cuts[-1], shuffled=config.split == "shuffled_lines")
+        ends, documents = [], []
         for name, begin, end in zip(_NAMES, [0, *cuts], cuts, strict=False):
             if begin == end:
-                raise no_lines_left(config.val_fraction, count, name)
+                raise no_lines_left(config.val_fraction, cuts[-1], name)
             which = order[begin:end]
             writer.append(np.zeros(1, np.int32))
-            for piece in gather_lines(tokens, lines, which):
+            for piece in gather_lines(self._tokens, lines, which):
                 # The newline, -1, is the last of the table.
                 found = table[piece]
                 if found.min() == _UNKNOWN:
-                    raise _unknown_error(text, tokenizer, tokens)
+                    raise _unknown_error(self._text, self._tokenizer, self._tokens)
                 writer.append(found)
-            parts.append([end - begin, writer.written])
-            documents.append(Documents(lines.ends[which] - lines.starts[which] + 1, shared=True))
-        del order
-        bounds = [0, *(part[1] for part in parts)]
-        views = [writer.view()[a:b] for a, b in itertools.pairwise(bounds)]
-        repeated = repeated_note(count_repeated(views), cuts)
-        facts = {"tokenizer": tokenizer.to_json(), "parts": parts, "notes": [*notes, *repeated]}
-        return facts, documents
-
-    length = int((lines.ends - lines.starts).sum(dtype=np.int64)) + count + len(cuts)
-    needed = length * np.min_scalar_type(tokenizer.vocab_size - 1).itemsize + 16 * count
-    return make_entry(
-        key, build, tokenizer=tokenizer, needed=needed, field=text.field, name=text.name
-    )
+            lengths = lines.ends[which]
+            lengths -= lines.starts[which]
+            lengths += 1
+            ends.append(writer.written)
+            documents.append(Documents(lengths, shared=True))
+        return ends, documents
 
 
 def _find(text: StreamedText, tokens: np.ndarray, *, strip: bool) -> Lines:

@@ -66,11 +66,20 @@ class Entry:
         return TextSize(*(sum(column) for column in zip(*parts, strict=True)))
 
     def _counted(self, begin: int, end: int, tokenizer: Tokenizer) -> TextSize:
-        counts = np.zeros(tokenizer.vocab_size, np.int64)
-        for start in range(begin, end, _AT_ONCE):
-            piece = self.tokens[start : min(start + _AT_ONCE, end)]
-            counts += np.bincount(piece, minlength=tokenizer.vocab_size)
-        return text_size(tokenizer, counts)
+        return size_of(self.tokens[begin:end], tokenizer)
+
+
+def size_of(tokens: np.ndarray, tokenizer: Tokenizer) -> TextSize:
+    """Return the size of tokens, (N,); little of them is copied at once."""
+    counts = np.zeros(tokenizer.vocab_size, np.int64)
+    for begin in range(0, len(tokens), _COUNTED_AT_ONCE):
+        piece = tokens[begin : begin + _COUNTED_AT_ONCE]
+        counts += np.bincount(piece, minlength=tokenizer.vocab_size)
+    return text_size(tokenizer, counts)
+
+
+# numpy counts 8 bytes for each token, which have to fit in the processor's cache.
+_COUNTED_AT_ONCE = 1 << 16
 
 
 def cache_folder() -> Path:
