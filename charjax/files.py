@@ -129,8 +129,8 @@ def user_cache() -> Path | None:
 
     It is $CHARJAX_CACHE, or `charjax` in the cache directory of the XDG specification.
     """
-    if own := os.environ.get("CHARJAX_CACHE"):
-        return Path(os.path.abspath(os.path.expanduser(own)))
+    if value := os.environ.get("CHARJAX_CACHE"):
+        return Path(os.path.abspath(os.path.expanduser(value)))
     cache = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG specification: a relative path there is to be ignored.
     if not os.path.isabs(cache):

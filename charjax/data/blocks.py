@@ -87,8 +87,8 @@ _LONGEST_CHARACTER = 4
 def _held_back(tail: bytes, rules: ReadingRules) -> int:
     """Return how many of the last bytes belong to the next block."""
     held = _unfinished(tail[-3:]) if rules.encoding == "utf-8" else 0
-    kept = tail[: len(tail) - held]
-    return held + (rules.to_lf and kept[-1:] == b"\r")
+    rest = tail[: len(tail) - held]
+    return held + (rules.to_lf and rest[-1:] == b"\r")
 
 
 def _unfinished(tail: bytes) -> int:

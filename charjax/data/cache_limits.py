@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from charjax.data.token_cache import (
     cache_folder,
+    is_intact,
     read_record,
     remove_entry,
     try_lock,
@@ -87,6 +88,14 @@ def clear() -> int:
     with contextlib.suppress(OSError):
         shutil.rmtree(cache_folder() / "sources")
     return freed
+
+
+def check() -> list[Held]:
+    """Read all entries that are whole, and remove those that are damaged; return these."""
+    damaged = [held for held in list_entries() if held.is_whole and not is_intact(held.key)]
+    for held in damaged:
+        remove_entry(held.key)
+    return damaged
 
 
 def make_room(key: str, needed: int, field: str) -> None:

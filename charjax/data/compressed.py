@@ -1,6 +1,7 @@
 """Files compressed by gzip or zstd, read as the text that was compressed."""
 
 import gzip
+import importlib
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,8 +117,7 @@ class _Standard:
     """compression.zstd of Python 3.14."""
 
     def __init__(self) -> None:
-        from compression import zstd  # type: ignore[import-not-found,unused-ignore]
-
+        zstd = importlib.import_module("compression.zstd")
         self.new, self.error = zstd.ZstdDecompressor, zstd.ZstdError
 
 

@@ -203,9 +203,9 @@ class _FileScan:
         if not block.offset:
             with _with_advice(self._file):
                 self._notes = check_form(block.form, rules, self._file.name, self._field)
-        own = raw[: len(raw) - block.newline_added]
-        self._digest.update(own)
-        self._size += len(own)
+        in_file = raw[: len(raw) - block.newline_added]
+        self._digest.update(in_file)
+        self._size += len(in_file)
         self._added = block.newline_added
         text = self._decode(block)
         self._newlines += raw.count(10)

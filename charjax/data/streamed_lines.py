@@ -55,15 +55,15 @@ def split_lines(config: DataConfig, text: StreamedText, other: Tokenizer | None)
 
 
 def _make(key: str, config: DataConfig, text: StreamedText, adopted: Tokenizer | None) -> Entry:
-    own = text.tokenizer
-    tokens = encode_streamed(text, own).tokens
+    plain = text.tokenizer
+    tokens = encode_streamed(text, plain).tokens
     lines = _find(text, tokens, strip=config.strip_lines)
     count = len(lines.starts)
     if not count:
         raise all_blank(text.field)
     if count == 1 and config.val_fraction:
         line = tokens[lines.starts[0] : lines.ends[0]]
-        returns = bool(np.isin(line, _ids(own, "\r")).any())
+        returns = bool(np.isin(line, _ids(plain, "\r")).any())
         raise one_line(config, text.field, len(line), returns=returns)
     if adopted is None:
         adopted = _own_tokenizer(text, tokens, lines, strip=config.strip_lines)
@@ -164,10 +164,10 @@ def _own_tokenizer(
     text: StreamedText, tokens: np.ndarray, lines: Lines, *, strip: bool
 ) -> CharTokenizer | ByteTokenizer:
     """Return the tokenizer of the lines, without what occurs only where it was left out."""
-    own = text.tokenizer
-    if isinstance(own, ByteTokenizer):
+    plain = text.tokenizer
+    if isinstance(plain, ByteTokenizer):
         return ByteTokenizer(boundary=True)
-    symbols = own.symbols
+    symbols = plain.symbols
     if lines.dropped or strip:
         counts = np.zeros(len(symbols) + 1, np.int64)
         order = line_order(len(lines.starts), shuffled=False)
@@ -177,12 +177,12 @@ def _own_tokenizer(
     return CharTokenizer.from_symbols(symbols, boundary=True)
 
 
-def _translation(own: CharTokenizer | ByteTokenizer, tokenizer: Tokenizer) -> np.ndarray:
+def _translation(plain: CharTokenizer | ByteTokenizer, tokenizer: Tokenizer) -> np.ndarray:
     """Return the token of each symbol of the text, and 0 at the end: (V + 1,) int32."""
     if isinstance(tokenizer, CharTokenizer):
-        assert isinstance(own, CharTokenizer)
+        assert isinstance(plain, CharTokenizer)
         ids = {symbol: index for index, symbol in enumerate(tokenizer.symbols)}
-        found = [ids.get(symbol, _UNKNOWN) for symbol in own.symbols]
+        found = [ids.get(symbol, _UNKNOWN) for symbol in plain.symbols]
         return np.array([*found, 0], np.int32)
     return np.append(tokenizer.encode(bytes(range(256))), 0).astype(np.int32)  # type: ignore[arg-type]
 
@@ -196,8 +196,8 @@ def _unknown_error(text: StreamedText, tokenizer: Tokenizer, tokens: np.ndarray)
 
 def _first_unknown(text: StreamedText, tokenizer: CharTokenizer, tokens: np.ndarray) -> Unknown:
     """Return facts of the first unknown character that is not in a blank line."""
-    own = text.tokenizer
-    assert isinstance(own, CharTokenizer)
+    plain = text.tokenizer
+    assert isinstance(plain, CharTokenizer)
     first, in_all = None, 0
     for start, positions in _unknown_positions(text, tokenizer, tokens):
         in_all += len(positions)
@@ -205,8 +205,8 @@ def _first_unknown(text: StreamedText, tokenizer: CharTokenizer, tokens: np.ndar
             first = start, int(positions[0])
     assert first is not None
     start, position = first
-    symbol = own.symbols[int(tokens[position])]
-    newline = _ids(own, "\n")
+    symbol = plain.symbols[int(tokens[position])]
+    newline = _ids(plain, "\n")
     before = sum(
         int(np.isin(tokens[a : min(a + _AT_ONCE, start)], newline).sum())
         for a in range(0, start, _AT_ONCE)

@@ -73,7 +73,7 @@ class StreamedText:
 
     @functools.cached_property
     def counts(self) -> dict[str, int]:
-        """How often each symbol occurs, without those left out."""
+        """Number of occurrences of each symbol, without those left out."""
         pairs = zip(self.facts.symbols, self.facts.counts, strict=True)
         return {symbol: count for symbol, count in pairs if symbol not in self.left_out}
 

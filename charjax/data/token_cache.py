@@ -187,6 +187,14 @@ def _is_intact(entry: Entry, documents_checksum: int) -> bool:
     return entry.documents is None or _checksum(entry.documents.ravel()) == documents_checksum
 
 
+def is_intact(key: str) -> bool:
+    """Read an entry and compare all checksums; return false if it is damaged."""
+    entry, record = find_entry(key), read_record(cache_folder() / f"{key}.json")
+    if entry is None or record is None:
+        return False
+    return _is_intact(entry, record["documents_checksum"])
+
+
 def _checksum(array: np.ndarray) -> int:
     checksum = 0
     for begin in range(0, len(array), _AT_ONCE):
