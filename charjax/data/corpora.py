@@ -10,6 +10,7 @@ from pathlib import Path
 
 from charjax.config import DataConfig
 from charjax.data.download import DownloadError, download, open_https
+from charjax.data.lists import looks_like_list
 from charjax.data.reading import (
     BYTES,
     BYTES_TO_LF,
@@ -17,7 +18,6 @@ from charjax.data.reading import (
     UTF_8,
     ReadingRules,
     decode_file,
-    looks_like_list,
     read_bytes,
 )
 from charjax.data.streaming import StreamedText

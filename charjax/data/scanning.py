@@ -13,15 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from charjax.data.blocks import Block, decode_block, file_blocks
+from charjax.data.lists import LIST_START, looks_like_list
 from charjax.data.reading import (
     BYTE_ORDER_MARK,
-    LIST_START,
     ReadingRules,
     check_form,
     empty_file,
     likely_mistakes,
     line_ends_note,
-    looks_like_list,
     mark_note,
     not_utf8,
     utf8_remedy,

@@ -111,7 +111,7 @@ def compare_texts(folder: Path, raws: list[bytes], values: dict[str, Any], size:
 @given(
     st.lists(RAW, min_size=1, max_size=3), st.sampled_from(LAYOUTS), st.sampled_from([1, 2, 3, 8])
 )
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_any_text_is_the_same_as_in_memory(tmp_path_factory: Any, raws, values, size):
     compare_texts(tmp_path_factory.mktemp("texts"), raws, values, size)
 
@@ -120,7 +120,7 @@ def test_any_text_is_the_same_as_in_memory(tmp_path_factory: Any, raws, values, 
 @given(
     st.lists(RAW, min_size=1, max_size=4), st.sampled_from(LAYOUTS), st.sampled_from([1, 2, 3, 8])
 )
-@settings(max_examples=1500)
+@settings(max_examples=300)
 def test_many_texts_are_the_same_as_in_memory(tmp_path_factory: Any, raws, values, size):
     compare_texts(tmp_path_factory.mktemp("texts"), raws, values, size)
 
@@ -129,7 +129,7 @@ ITEMS = [*"abcdefg", "ab", "a\r", " a", "b ", "é", "", "  "]
 
 
 @given(st.lists(st.sampled_from(ITEMS), min_size=3, max_size=60), st.sampled_from(LAYOUTS[4:8]))
-@settings(max_examples=40)
+@settings(max_examples=12)
 def test_lists_are_the_same_as_in_memory(tmp_path_factory: Any, items, values):
     compare_texts(tmp_path_factory.mktemp("lists"), ["\n".join(items).encode()], values, 5)
 
@@ -140,6 +140,7 @@ def text_file(tmp_path: Path, raw: bytes | str, name: str = "text.txt") -> Path:
     return path
 
 
+@pytest.mark.quick("70-values2", "600-values0")
 @pytest.mark.parametrize("values", LAYOUTS[4:8])
 @pytest.mark.parametrize("many", [70, 600])
 def test_lines_of_many_symbols_and_pieces(values, many, tmp_path, monkeypatch):
@@ -177,7 +178,7 @@ def test_a_validation_text(tmp_path):
 
 
 @given(st.text("ab é\n\u2003漢", min_size=1, max_size=60), st.booleans(), st.booleans())
-@settings(max_examples=30)
+@settings(max_examples=10)
 def test_other_texts(tmp_path_factory: Any, text: str, lines: bool, skip: bool):
     path = text_file(tmp_path_factory.mktemp("other"), f"ab\n{text}")
     tokenizer = CharTokenizer("\nab", boundary=lines)
