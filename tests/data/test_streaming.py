@@ -17,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charjax.config import DataConfig
-from charjax.data import blocks, cache_writing, streaming
+from charjax.data import blocks, cache_writing, line_table, streaming
 from charjax.data.cache_limits import clear, limit, list_entries, set_limit
 from charjax.data.datasets import Dataset, load_dataset, load_other_text
 from charjax.data.tokenizers import CharTokenizer
 from charjax.errors import UserError
+from tests.commands import run, tiny
 
 
 @pytest.fixture(autouse=True)
@@ -144,8 +145,6 @@ def text_file(tmp_path: Path, raw: bytes | str, name: str = "text.txt") -> Path:
 @pytest.mark.parametrize("values", LAYOUTS[4:8])
 @pytest.mark.parametrize("many", [70, 600])
 def test_lines_of_many_symbols_and_pieces(values, many, tmp_path, monkeypatch):
-    from charjax.data import line_table
-
     monkeypatch.setattr(line_table, "_TOKENS_AT_ONCE", 11)
     monkeypatch.setattr(line_table, "_LINES_AT_ONCE", 5)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 50)
@@ -154,6 +153,33 @@ def test_lines_of_many_symbols_and_pieces(values, many, tmp_path, monkeypatch):
     path = text_file(tmp_path, "\n".join(lines * 2) + "\n" + "x" * 40)
     found = assert_alike(DataConfig(path=str(path), **values))
     assert "also occur in the train part" in str(found)
+
+
+def test_lines_are_the_same_if_they_are_equal_not_if_their_hashes_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(line_table, "_hash_all", lambda values: np.zeros(len(values), np.int64))
+    path = text_file(tmp_path, "\n".join(f"name{number % 80}" for number in range(100)))
+    assert "of 10 test lines also occur" in str(
+        assert_alike(DataConfig(path=str(path), **LAYOUTS[4]))
+    )
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"a\n\xff" + b"b\n" * 20 + b"\xfe" + b"c" * 20,
+        b"a\n\0" + b"b\n" * 20 + b"\0" + b"c" * 20,
+        b"a\n\xff" + b"b\n" * 20 + b"\0" + b"c" * 20 + b"\0",
+        "text\n".encode("utf-16") * 9,
+        "text\n".encode("utf-16-be") * 9,
+        b"PK\x03\x04" + b"b" * 20,
+    ],
+)
+def test_the_first_mistake_of_a_file(raw, tmp_path):
+    (tmp_path / "folder").mkdir()
+    path = text_file(tmp_path / "folder", raw)
+    assert "data.path: " in assert_alike(DataConfig(path=str(path)))
+    assert "out of the folder" in assert_alike(DataConfig(path=str(path.parent)))
+    assert_alike(DataConfig(path=str(path), tokenizer="byte"))
 
 
 def test_another_runs_alphabet(tmp_path):
@@ -468,7 +494,7 @@ def test_a_killed_encoding_is_continued(tmp_path, cache, monkeypatch):
     assert [held.is_whole for held in list_entries()] == [False]
     # What was written after the last record does not count, whatever it is.
     with next(cache.glob("*.part")).open("ab") as file:
-        file.write(b"\xff" * 20)
+        file.write(b"\xff" * 2000)
 
     def counted(self: Any, tokens: np.ndarray) -> None:
         encoded.append(len(tokens))
@@ -575,3 +601,33 @@ def test_records_are_json_that_has_its_digest(tmp_path, cache):
     assert tree["dtype"] == "uint8"
     assert tree["marks"][-1][0] == 90
     assert tree["facts"] == {"text": "text.txt"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["stream", "lines"])
+def test_a_run_of_a_streamed_text_is_that_of_the_text_in_memory(layout, tmp_path, monkeypatch):
+    path = text_file(tmp_path, gzip.compress(b"a text of words\r\nand lines\n" * 40), "a.gz")
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 100)
+    settings = [f"data.layout={layout}", *tiny("bigram"), "train.steps=3"]
+    summaries = []
+    for name, size in (("memory", "1000000"), ("streamed", "0")):
+        monkeypatch.setenv("CHARJAX_STREAM_BYTES", size)
+        workdir = tmp_path / name
+        trained = run("train", f"data.path={path}", *settings, "--workdir", workdir)
+        assert trained.status == 0, trained.err
+        summaries.append(json.loads((workdir / "summary.json").read_text()))
+    memory, streamed = summaries
+    for key in ("state_digest", "val_loss", "files", "notes"):
+        assert memory.get(key) == streamed.get(key)
+    # Moved and unpacked, it is the same text; a text in memory and a streamed one, too.
+    moved = text_file(tmp_path, gzip.decompress(path.read_bytes()), "moved.txt")
+    path.unlink()
+    for name in ("memory", "streamed"):
+        words = [f"data.path={moved}", "train.steps=5", "--resume", "--workdir", tmp_path / name]
+        resumed = run("train", *words)
+        assert resumed.status == 0, resumed.err
+    found = [
+        json.loads(run("evaluate", tmp_path / name, "--json", f"data.path={moved}").out)
+        for name in ("memory", "streamed")
+    ]
+    assert found[0]["loss"] == found[1]["loss"]
