@@ -66,8 +66,8 @@ def check_file(path: Path, field: str) -> None:
 def too_large(path: Path, field: str, size: int) -> UserError:
     """Return the error of a file that does not fit in memory."""
     return UserError(
-        f"{field}: {str(path)!r} has {size:,} bytes, and at most {MOST_BYTES:,} are allowed here; "
-        "give a part of it"
+        f"{field}: {str(path)!r} has {size:,} bytes, and at most {MOST_BYTES:,} are read into "
+        "memory (texts of data.tokenizer=char or byte are not); give a part of it"
     )
 
 

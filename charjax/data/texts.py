@@ -146,7 +146,8 @@ def _check_total(source: Source, field: str) -> None:
     if sum(sizes) + len(sizes) > MOST_BYTES:
         raise UserError(
             f"{field}: {len(sizes):,} files of {sum(sizes):,} bytes in all given, and at most "
-            f"{MOST_BYTES:,} are allowed here; give fewer"
+            f"{MOST_BYTES:,} are read into memory (texts of data.tokenizer=char or byte are not); "
+            "give fewer"
         )
 
 
