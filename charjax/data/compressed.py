@@ -97,8 +97,8 @@ def _gzip(path: Path) -> Iterator[bytes]:
 def _zstd(path: Path, library: Any) -> Iterator[bytes]:
     """Yield what one or several frames hold.
 
-    `zstandard`'s readers of files end without an error where a file is cut short, so the frames'
-    ends are checked here.
+    `zstandard`'s readers of files end without an error where a file is cut short
+    (findings/zstandard-truncated-file.sh), so the frames' ends are checked here.
     """
     with path.open("rb") as file:
         frame, is_whole = library.new(), True
