@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks import peers
+from benchmarks import texts as long_texts
 from benchmarks.results_file import RESULTS
 from charjax.hardware import in_words, versions_in_words
 from charjax.performance import show
@@ -85,6 +86,21 @@ def scaling(results: Path = RESULTS) -> str:
         repeats = len(tree["efficiency"]["repeats"])
         lines += ["", f"Measured by `{tree['command']}` on {machine}; {repeats} turns.", ""]
     return "\n".join(lines[:-1]) if files else "Not run yet; `python -m benchmarks.scaling`."
+
+
+def texts(results: Path = RESULTS) -> str:
+    """Return the time and memory of long texts."""
+    heads = [head for head, _ in long_texts.COLUMNS]
+    lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
+    files = sorted(results.glob("texts-*.json"))
+    for path in files:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        cells = [[cell(row) for _, cell in long_texts.COLUMNS] for row in tree["rows"]]
+        lines += [f"| {' | '.join(row)} |" for row in cells]
+        facts = tree["hardware"]
+        machine = f"{in_words(facts)}; {versions_in_words(facts)}"
+        lines += ["", f"Measured by `{tree['command']}` on {machine}.", ""]
+    return "\n".join(lines[:-1]) if files else "Not run yet; `python -m benchmarks.texts`."
 
 
 def _measured(tree: dict[str, Any], section: dict[str, Any]) -> str:

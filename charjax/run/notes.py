@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from charjax import hardware, parallel
 from charjax.config import Config, describe_conflicts, parse_config, resume_conflicts
-from charjax.data.texts import TextFile
+from charjax.data.text_files import TextFile
 from charjax.data.tokenizers import Tokenizer, tokenizer_from_json
 from charjax.errors import UserError
 from charjax.extensions import versions_of
