@@ -5,7 +5,7 @@ import io
 import json
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,20 +141,25 @@ class MetricsFile:
             self._also(lines)
 
     def cut(self, step: int, events_done: int) -> None:
-        """Drop the lines that a resumed run will write again: later steps and unfinished events."""
-        earlier = [
-            line
-            for line in self.read()
-            if line["step"] <= (step if line["split"] == "train" else events_done)
-        ]
-        files.replace(self.path, "".join(json.dumps(line) + "\n" for line in earlier))
+        """Drop the lines that a resumed run will write again: later steps and unfinished events.
+
+        A line at a time: however long the file, memory is that of its longest line.
+        """
+        with files.named(self.path), files.replacing(self.path) as temporary:
+            with temporary.open("w", encoding="utf-8") as file:
+                for line in self._lines():
+                    if line["step"] <= (step if line["split"] == "train" else events_done):
+                        file.write(json.dumps(line) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
         """Return the valid lines: a crash may break the last one, a bad disk any of them."""
+        return list(self._lines())
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
         if not self.path.exists():
-            return []
-        text = self.path.read_text(encoding="utf-8", errors="replace")
-        return [line for line in map(_parse, text.split("\n")) if line is not None]
+            return
+        with self.path.open(encoding="utf-8", errors="replace") as file:
+            yield from filter(None, map(_parse, file))
 
 
 def _parse(text: str) -> dict[str, Any] | None:

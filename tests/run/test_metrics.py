@@ -1,6 +1,7 @@
 """metrics.jsonl as crashes, bad disks and editors leave it."""
 
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,22 @@ def test_a_broken_line_costs_no_other(kind: str, tmp_path: Path):
         '{"step": 1, "split": "train", "loss": 1.0}\n{"step": 3, "split": "val", "loss": null}\n'
     )
     assert metrics.path.read_text() == whole
+
+
+@pytest.mark.parametrize("count", [5_000, pytest.param(200_000, marks=[pytest.mark.slow, pytest.mark.longest])])
+def test_memory_to_cut_does_not_grow_with_the_file(count: int, tmp_path: Path):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    line = '{"step": %d, "split": "train", "loss": 1.5, "bpc": 2.1, "grad_norm": 0.25}\n'
+    metrics.path.write_text("".join(line % step for step in range(1, count + 1)))
+    tracemalloc.start()
+    try:
+        metrics.cut(count - 7, 0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
+    with metrics.path.open() as file:
+        assert list(file) == [line % step for step in range(1, count - 6)]
 
 
 def test_the_picture_marks_the_best_step_and_ln_v(tmp_path: Path, monkeypatch) -> None:
