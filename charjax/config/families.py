@@ -3,12 +3,13 @@
 A new family is a class here, in `ModelConfig`, and a module of its own in `charjax.models`.
 """
 
+import itertools
 import typing
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from charjax.config.fields import Count, OrOwn, Rate, Section, Width
+from charjax.config.fields import Count, OrOwn, Period, Rate, Section, Width
 
 
 class FamilyConfig(Section):
@@ -97,6 +98,25 @@ class NgramConfig(FamilyConfig):
         "kneser_ney", description="add alpha; one discount per order; three discounts per order"
     )
     alpha: float = Field(1.0, gt=0, description="additive: the count added to every n-gram")
+    prune: tuple[Period, ...] = Field(
+        (),
+        description="Kneser-Ney: n-grams seen so often or less are left out, a count for each "
+        "length from 1 (0: none), the last for all longer ones, as KenLM's lmplz --prune",
+    )
+
+    @model_validator(mode="after")
+    def _check_prune(self) -> "NgramConfig":
+        if any((*self.prune[:1], *(b < a for a, b in itertools.pairwise(self.prune)))):
+            raise ValueError(
+                f"model.prune: {list(self.prune)} given; it must begin with 0, as every character "
+                "keeps its count, and never decrease, as in [0, 0, 1]"
+            )
+        if len(self.prune) > self.order:
+            raise ValueError(
+                f"model.prune: {list(self.prune)} given, {len(self.prune)} counts, but "
+                f"model.order={self.order} has n-grams of no more lengths: leave some out"
+            )
+        return self
 
 
 class BigramConfig(FamilyConfig):

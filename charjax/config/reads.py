@@ -207,6 +207,7 @@ READ: dict[str, tuple[When, ...]] = {
     # Settings of [model] belong to one family; all are read except these.
     **{f"model.{key}": () for family in FAMILIES.values() for key in family.model_fields},
     "model.alpha": (_one_of("model.smoothing", "additive"),),
+    "model.prune": (_one_of("model.smoothing", "kneser_ney", "modified_kneser_ney"),),
     "model.norm": (_HIDDEN, _NORMS),
     "model.norm_epsilon": (_NORMS,),
     "model.rotary_base": (_one_of("model.positions", "rotary"),),

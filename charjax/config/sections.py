@@ -468,6 +468,7 @@ _YOUNGER: tuple[tuple[str, str], ...] = (
     ("model", "residual"),
     ("model", "scale_embeddings"),
     ("model", "blank"),
+    ("model", "prune"),
     ("model", "activation"),
     *(("model", key) for key in ("norm", "qk_norm", "n_kv_head", "window")),
     ("model", "attn_softcap"),
