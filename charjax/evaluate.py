@@ -2,6 +2,7 @@
 
 python -m charjax.evaluate WORKDIR [data.path=FILE] [--split train|val|test] [--text FILE]
                            [--context N] [--stride N] [--unseen error|skip]
+                           [--max-targets N] [--streams N] [--warmup N]
                            [--checkpoint best|latest|STEP] [--json]
                            [--per-line | --per-character] [--format jsonl|csv]
 
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charjax import cli
+from charjax.config import EvalConfig
+from charjax.config.families import families_where
 from charjax.config.settings import parse_paths
 from charjax.errors import UserError, printable
 from charjax.units import TextSize, perplexity
@@ -74,12 +77,15 @@ def _evaluate(args: Namespace, poll: Any) -> int:
         "batch_size": run.config.eval.batch_size,
         "context": args.context,
         "stride": args.stride,
+        **_parts(args, run),
         "poll": poll,
     }
     if args.per_line or args.per_character:
         losses_N = exact_losses(run.model, run.variables, split, mesh, **sizes)
         return _print_rows(args, run, split, losses_N)
-    score = exact_loss(run.model, run.variables, split, mesh, **sizes)
+    score = exact_loss(
+        run.model, run.variables, split, mesh, max_targets=args.max_targets, **sizes
+    )
     finite = math.isfinite(score.loss)
     if args.json:
         result = _json(args, run, score, split.size, other)
@@ -90,6 +96,27 @@ def _evaluate(args: Namespace, poll: Any) -> int:
         sys.stdout.flush()
         cli.complain(_explain_loss(args, run, score))
     return 0 if finite else 1
+
+
+def _parts(args: Namespace, run: "Run") -> dict[str, int]:
+    """Return the parts in which the text is read, for a family that carries a state; else {}."""
+    given = "--streams" if args.streams else "--warmup"
+    is_given = args.streams is not None or args.warmup is not None
+    if run.model.memory != "carried":
+        if is_given:
+            raise UserError(
+                f"{given}: given for a run of {run.config.model.kind}; only families that carry a "
+                f"state read it ({', '.join(families_where(carries=True))}): leave it out"
+            )
+        return {}
+    if is_given and (args.context or args.stride):
+        flag = "--context" if args.context else "--stride"
+        raise UserError(
+            f"{given}: given with {flag}, whose windows do not carry a state: leave one of the two "
+            "out"
+        )
+    warmup = EvalConfig().warmup if args.warmup is None else args.warmup
+    return {"streams": args.streams or 1, "warmup": warmup}
 
 
 def _print_rows(args: Namespace, run: "Run", split: "Split", losses_N: "np.ndarray") -> int:
@@ -127,6 +154,8 @@ def _json(
         "bytes": size.bytes,
         "context": args.context or window,
         "stride": args.stride or args.context or window,
+        **({"of": score.of} if score.of else {}),
+        **({"streams": args.streams} if args.streams else {}),
         "checkpoint": args.checkpoint,
         "step": run.step,
     }
@@ -156,10 +185,14 @@ def _print(
         in_bits = f"{shown_loss(bpc)} bpc, {in_bits}"
     in_nats = f"{shown_loss(loss)} nats per {unit}"
     over = f"{size.tokens:,} targets"
-    if unit != "character":
+    if score.of:
+        over = f"{score.targets:,} of {score.of:,} targets, in windows spread evenly"
+    elif unit != "character":
         # A text within one character has none that begins in it.
         in_nats += f", {shown_loss(per_character)} nats per character" if size.characters else ""
         over += f" ({size.characters:,} characters, {size.bytes:,} bytes)"
+    if args.streams:
+        over += f", in {args.streams:,} streams"
     per_unit = "" if unit == "character" else f" per {unit}"
     sys.stdout.write(
         f"{_where(args)}: loss {in_nats}, {in_bits}, "
@@ -219,6 +252,25 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--stride", metavar="N", type=cli.whole_number(1), help="between windows (their length)"
     )
+    parser.add_argument(
+        "--max-targets",
+        metavar="N",
+        type=cli.whole_number(1),
+        help="targets to score at most, in windows spread evenly over the text (every one)",
+    )
+    parser.add_argument(
+        "--streams",
+        metavar="N",
+        type=cli.whole_number(1, 65_536),
+        help="of a family that carries a state: parts of the text to read in parallel (1)",
+    )
+    parser.add_argument(
+        "--warmup",
+        metavar="N",
+        type=cli.whole_number(0),
+        help="characters read before each of these parts (or windows of --max-targets) without "
+        "being scored (256)",
+    )
     rows = parser.add_mutually_exclusive_group()
     rows.add_argument(
         "--per-line",
@@ -250,6 +302,16 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
         raise UserError(
             "--json: given with --per-line or --per-character, which print rows (JSON lines by "
             "default): leave one out"
+        )
+    if args.max_targets and (args.per_line or args.per_character):
+        raise UserError(
+            "--max-targets: given with --per-line or --per-character, which print every one: leave "
+            "one out"
+        )
+    if args.warmup is not None and not (args.streams or args.max_targets):
+        raise UserError(
+            f"--warmup: {args.warmup} given without --streams or --max-targets, whose parts begin "
+            "within the text: add one, or leave it out"
         )
     args.format = args.format or "jsonl"
     args.moved = _moved_text(args.words)

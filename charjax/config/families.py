@@ -17,6 +17,7 @@ class FamilyConfig(Section):
 
     Attributes:
       fitted: counts, and is not trained by gradients.
+      carries: a state is carried along a text, whatever its length.
       default_context: training windows where model.context_length is not given and the layout is
         not lines.
       window_is_shape: the window is part of the model's shape, whatever the lines' lengths.
@@ -35,6 +36,7 @@ class FamilyConfig(Section):
     """
 
     fitted: ClassVar[bool] = False
+    carries: ClassVar[bool] = False
     default_context: ClassVar[int] = 64
     window_is_shape: ClassVar[bool] = False
     depth_field: ClassVar[str | None] = None
@@ -210,6 +212,7 @@ class WaveNetConfig(FamilyConfig):
 
 
 class _RecurrentConfig(FamilyConfig):
+    carries: ClassVar[bool] = True
     depth_field: ClassVar[str | None] = "n_layer"
     width_field: ClassVar[str | None] = "d_hidden"
     is_linear_layers: ClassVar[bool] = False
