@@ -6,7 +6,7 @@ model.d_embed.
 """
 
 import dataclasses
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, Field, create_model
 from pydantic.errors import PydanticUserError
@@ -27,8 +27,6 @@ class UnnamedFamily(FamilyConfig):
     """The settings of a family whose file the user has not named: they can be shown, not used."""
 
     model_config = ConfigDict(extra="allow")
-    # Not known, and its settings are not to be refused.
-    carries: ClassVar[bool] = True
 
     kind: str = Field(description="the model family")
 
