@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from charjax.data.datasets import OtherText
     from charjax.data.splits import Split
+    from charjax.models.contract import CharModel
     from charjax.run.load import Run
     from charjax.training.evaluation import Score
 
@@ -63,7 +64,8 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     workdir = Path(args.workdir)
     require_run(workdir)
     saved = find_run(workdir, args.checkpoint)
-    devices = saved.start_backend()
+    # The cores of a CPU each read streams of their own.
+    devices = saved.start_backend(core_devices=args.streams is not None)
     run = load_run(saved, args.weights)
     # Importing JAX has taken seconds.
     poll()
@@ -72,20 +74,20 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     length = run.config.model.context_length
     assert length is not None
     mesh = parallel.make_mesh(devices, len(devices))
+    names = ("context", "stride", "streams", "warmup")
+    requested = {name: getattr(args, name) for name in names}
     sizes: dict[str, Any] = {
         "context_length": length,
         "batch_size": run.config.eval.batch_size,
         "context": args.context,
         "stride": args.stride,
-        **_parts(args, run),
+        **stream_sizes(run.model, run.config.model.kind, **requested),
         "poll": poll,
     }
     if args.per_line or args.per_character:
         losses_N = exact_losses(run.model, run.variables, split, mesh, **sizes)
         return _print_rows(args, run, split, losses_N)
-    score = exact_loss(
-        run.model, run.variables, split, mesh, max_targets=args.max_targets, **sizes
-    )
+    score = exact_loss(run.model, run.variables, split, mesh, max_targets=args.max_targets, **sizes)
     finite = math.isfinite(score.loss)
     if args.json:
         result = _json(args, run, score, split.size, other)
@@ -98,25 +100,46 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     return 0 if finite else 1
 
 
-def _parts(args: Namespace, run: "Run") -> dict[str, int]:
-    """Return the parts in which the text is read, for a family that carries a state; else {}."""
-    given = "--streams" if args.streams else "--warmup"
-    is_given = args.streams is not None or args.warmup is not None
-    if run.model.memory != "carried":
-        if is_given:
+def stream_sizes(
+    model: "CharModel",
+    kind: str,
+    *,
+    streams: int | None,
+    warmup: int | None,
+    context: int | None,
+    stride: int | None,
+) -> dict[str, int]:
+    """Return `streams` and `warmup` of `exact_loss`; {} for a family that carries no state.
+
+    Args:
+      model: the model.
+      kind: its family, for messages.
+      streams: as requested, or None.
+      warmup: likewise.
+      context: of windows, or None.
+      stride: likewise.
+
+    Raises:
+      UserError: nothing would read what is requested.
+    """
+    flag = "--streams" if streams else "--warmup"
+    requested = streams is not None or warmup is not None
+    if model.memory != "carried":
+        if requested:
             raise UserError(
-                f"{given}: given for a run of {run.config.model.kind}; only families that carry a "
-                f"state read it ({', '.join(families_where(carries=True))}): leave it out"
+                f"{flag}: given for a run of {kind}; only families that carry a state read it "
+                f"({', '.join(families_where(carries=True))}): leave it out"
             )
         return {}
-    if is_given and (args.context or args.stride):
-        flag = "--context" if args.context else "--stride"
+    if requested and (context or stride):
         raise UserError(
-            f"{given}: given with {flag}, whose windows do not carry a state: leave one of the two "
-            "out"
+            f"{flag}: given with {'--context' if context else '--stride'}, whose windows do not "
+            "carry a state: leave one of the two out"
         )
-    warmup = EvalConfig().warmup if args.warmup is None else args.warmup
-    return {"streams": args.streams or 1, "warmup": warmup}
+    return {
+        "streams": streams or 1,
+        "warmup": EvalConfig().warmup if warmup is None else warmup,
+    }
 
 
 def _print_rows(args: Namespace, run: "Run", split: "Split", losses_N: "np.ndarray") -> int:

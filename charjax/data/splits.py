@@ -96,13 +96,13 @@ def _count_in(
       vocab_size: V.
     """
     cuts = (first, first + len(tokens))
-    (before, begun), (over, ended) = (np.searchsorted(x, cuts) for x in (starts_D, ends_D))
-    if before == begun and over == ended:
-        return np.bincount(tokens, minlength=vocab_size) * (before - over)
+    (s, s_end), (e, e_end) = (np.searchsorted(x, cuts) for x in (starts_D, ends_D))
+    if s == s_end and e == e_end:
+        return np.bincount(tokens, minlength=vocab_size) * (s - e)
     # +1 at a document's first target, -1 after its last: the running sum counts occurrences.
-    edges = np.bincount(starts_D[before:begun] - first, minlength=len(tokens))
-    edges -= np.bincount(ends_D[over:ended] - first, minlength=len(tokens))
-    edges[0] += before - over
+    edges = np.bincount(starts_D[s:s_end] - first, minlength=len(tokens))
+    edges -= np.bincount(ends_D[e:e_end] - first, minlength=len(tokens))
+    edges[0] += s - e
     return np.bincount(tokens, np.cumsum(edges, out=edges), vocab_size).astype(np.int64)
 
 

@@ -91,12 +91,12 @@ def _in_tables(level: Level, smoothed: Any, least: int, symbols: Any) -> dict[st
 def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Join the levels, the root first; they are let go."""
     parents = [part.pop("parent") for part in parts]
-    kept = [part.pop("is_kept") for part in parts]
+    masks_K = [part.pop("is_kept") for part in parts]
     below = [
         np.bincount(parent_K, minlength=kept_K.size)[kept_K]
-        for parent_K, kept_K in zip(parents[1:], kept, strict=False)
+        for parent_K, kept_K in zip(parents[1:], masks_K, strict=False)
     ]
-    children = [*below, np.zeros(int(kept[-1].sum()), np.int64)]
+    children = [*below, np.zeros(int(masks_K[-1].sum()), np.int64)]
     tables = {name: np.concatenate([part.pop(name) for part in parts]) for name in [*parts[0]]}
     return {
         "first_child": 1 + _starts(children),
@@ -124,8 +124,6 @@ def _kneser_ney(
     value_E = (count_E - discount_E) / total_K[level.entry_node_E]
     in_tail = discount[1] if least == 1 else 1.0
     return value_E, backoff_K, 1 - in_tail, in_tail
-
-
 
 
 def _discounts(counts_of_counts: np.ndarray, tails: int, modified: bool) -> np.ndarray:

@@ -13,6 +13,7 @@ context).
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -77,7 +78,7 @@ def padded_text(split: Split, pad: int) -> PaddedText:
     (long,) = np.nonzero(sizes_D > _BLOCK)
     cuts = np.searchsorted(ends_D, np.arange(0, tokens.size, _BLOCK))
     bounds = np.unique(np.concatenate([[0], cuts, long, long + 1, [sizes_D.size]]))
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for begin, end in itertools.pairwise(bounds.tolist()):
         sizes, starts = sizes_D[begin:end], split.doc_starts[begin:end].astype(np.int64)
         if end - begin == 1:
             size, last = int(sizes[0]), int(ends_D[begin])
@@ -204,7 +205,9 @@ class _Stage:
                 pairs, count, lefts = _without_oldest(pairs, count, self.vocab_size)
             self.poll()
             if further < self.further or is_last:
-                yield self._level(further, levels[further], runs[further], total, pairs, count, lefts)
+                yield self._level(
+                    further, levels[further], runs[further], total, pairs, count, lefts
+                )
         return levels[-1], following
 
     def _level(

@@ -145,11 +145,14 @@ class MetricsFile:
 
         A line at a time: however long the file, memory is that of its longest line.
         """
-        with files.named(self.path), files.replacing(self.path) as temporary:
-            with temporary.open("w", encoding="utf-8") as file:
-                for line in self._lines():
-                    if line["step"] <= (step if line["split"] == "train" else events_done):
-                        file.write(json.dumps(line) + "\n")
+        with (
+            files.named(self.path),
+            files.replacing(self.path) as temporary,
+            temporary.open("w", encoding="utf-8") as file,
+        ):
+            for line in self._lines():
+                if line["step"] <= (step if line["split"] == "train" else events_done):
+                    file.write(json.dumps(line) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
         """Return the valid lines: a crash may break the last one, a bad disk any of them."""

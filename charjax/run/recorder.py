@@ -21,7 +21,13 @@ from charjax.run.header import show_header
 from charjax.run.lock import Lock
 from charjax.run.loop import DivergedError, Loop
 from charjax.run.metrics import MetricsFile, draw_curves
-from charjax.run.notes import changed_measure, check_resumed, checkpoint_meta, environment, read_notes
+from charjax.run.notes import (
+    changed_measure,
+    check_resumed,
+    checkpoint_meta,
+    environment,
+    read_notes,
+)
 from charjax.run.profiling import Profile
 from charjax.run.progress import Progress
 from charjax.run.samples import cut_samples, read_samples, write_samples

@@ -51,11 +51,15 @@ def test_streams_score_every_target_once(lengths, streams, warmup):
     split = split_of(lengths)
     parts = stream_windows(split, streams)
     table = warmed(parts, warmup)
-    assert scored(table) == [s + 1 + t for s, n in zip(split.doc_starts, lengths, strict=True) for t in range(n)]
+    assert scored(table) == [
+        s + 1 + t for s, n in zip(split.doc_starts, lengths, strict=True) for t in range(n)
+    ]
     assert (table.starts >= table.doc_starts).all()
     assert (table.firsts == np.minimum(parts.starts - parts.doc_starts, warmup)).all()
     documents = len(lengths)
-    assert len(parts.starts) == documents if documents >= streams else documents <= len(parts.starts)
+    assert (
+        len(parts.starts) == documents if documents >= streams else documents <= len(parts.starts)
+    )
     assert len(parts.starts) <= max(streams, documents + streams)
 
 

@@ -27,7 +27,12 @@ def split_of(texts: list[list[int]], dtype: Any = np.uint8) -> Split:
 TEXTS = st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=24), min_size=1, max_size=5)
 
 
-@given(texts=TEXTS, order=st.integers(1, 9), block=st.sampled_from([1, 4, 1000]), stage=st.sampled_from([None, 4_000, 400_000]))
+@given(
+    texts=TEXTS,
+    order=st.integers(1, 9),
+    block=st.sampled_from([1, 4, 1000]),
+    stage=st.sampled_from([None, 4_000, 400_000]),
+)
 @example([[1, 2]], 4, 1000, None)
 @example([[1, 2, 1, 2, 1, 2, 1, 2, 1, 3]] * 3, 9, 4, 4_000)
 @settings(max_examples=100)
@@ -57,7 +62,7 @@ def test_contexts_that_cannot_be_numbered_are_refused(monkeypatch):
 
 @pytest.mark.parametrize("size", [1_000_000, pytest.param(8_000_000, marks=pytest.mark.slow)])
 def test_a_target_takes_few_bytes(size):
-    """Beside the text of a Markov chain and its tables: today 158 bytes a target."""
+    """Count a text that repeats itself."""
     rng = np.random.default_rng(0)
     # One of 200 phrases after the other: like a text, it repeats itself.
     phrases = rng.integers(0, 60, (200, 20)).astype(np.uint8)

@@ -41,7 +41,9 @@ def test_a_broken_line_costs_no_other(kind: str, tmp_path: Path):
     assert metrics.path.read_text() == whole
 
 
-@pytest.mark.parametrize("count", [5_000, pytest.param(200_000, marks=[pytest.mark.slow, pytest.mark.longest])])
+@pytest.mark.parametrize(
+    "count", [5_000, pytest.param(200_000, marks=[pytest.mark.slow, pytest.mark.longest])]
+)
 def test_memory_to_cut_does_not_grow_with_the_file(count: int, tmp_path: Path):
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     line = '{"step": %d, "split": "train", "loss": 1.5, "bpc": 2.1, "grad_norm": 0.25}\n'

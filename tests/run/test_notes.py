@@ -1,4 +1,4 @@
-"""What is said where a run goes on otherwise than it began."""
+"""Notes of a run that goes on otherwise than it began."""
 
 import pytest
 

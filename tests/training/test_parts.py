@@ -1,5 +1,7 @@
 """Evaluation in parallel streams and of some targets equals plain passes over those parts."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -16,10 +18,7 @@ def test_streams_begin_with_a_state_of_zeros(kind, warmup):
     model, variables = setup(kind)
     split = text(403)
     bounds = [0, 100, 201, 302, 403]
-    pieces = [
-        (max(0, begin - warmup), begin, end)
-        for begin, end in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
+    pieces = [(max(0, begin - warmup), begin, end) for begin, end in itertools.pairwise(bounds)]
     got = score(model, variables, split, streams=4, warmup=warmup)
     assert (got.targets, got.of) == (403, None)
     assert got.loss == pytest.approx(plain(model, variables, split, pieces), rel=1e-5)
