@@ -178,7 +178,7 @@ def test_equals_the_definition(order, smoothing):
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS[1:])
 @pytest.mark.parametrize("prune", [(0, 1), (0, 0, 1), (0, 1, 2, 2, 3), (0, 0, 0, 9), (0,)])
-@pytest.mark.quick("prune2-modified*")
+@pytest.mark.quick("prune1-modified*", "prune2-modified*")
 def test_pruned_equals_the_definition(prune, smoothing):
     lines = ["abab", "ba", "abcabc", "c", "abab", "cabbac", "bcabca", "abcabd"]
     split = documents(lines, "abcd")
@@ -187,7 +187,8 @@ def test_pruned_equals_the_definition(prune, smoothing):
     sizes = [len(tables["params"]["value"]) for tables in (variables, whole)]
     assert sizes[0] < sizes[1] or prune == (0,)
     tokens = np.random.default_rng(3).integers(0, 5, (12, 5))
-    tokens[:3] = [[0, 1, 2, 3, 1], [1, 2, 1, 2, 0], [0, 3, 1, 2, 2]]
+    # After the last one, "d" was seen once: longer contexts stand on the text behind it.
+    tokens[:4] = [[0, 1, 2, 3, 1], [1, 2, 1, 2, 0], [0, 3, 1, 2, 2], [2, 3, 1, 2, 4]]
     logits, _ = jax.jit(model.apply)(variables, tokens)
     for row, output in zip(tokens, np.exp(logits), strict=True):
         for t in range(5):
