@@ -37,6 +37,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--order", type=int, default=6)
     parser.add_argument("--out", type=Path, default=results_file.RESULTS / "counting-cpu.json")
     args = parser.parse_args(argv)
+    if args.order < 4:
+        parser.error(f"--order: {args.order} given; at least 4 is needed")
     tree: dict[str, Any] = {
         "benchmark": "counting",
         "command": " ".join(["python -m benchmarks.counting", *argv]),
