@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from charjax.data.splits import Split
-from charjax.models.ngram_levels import Level, levels, padded_text
+from charjax.models.ngram_levels import Level, levels
+from charjax.models.ngram_text import padded_text
 
 
 def fit_tables(

@@ -13,17 +13,14 @@ context).
 """
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from charjax.data.splits import Split
 from charjax.errors import UserError
+from charjax.models.ngram_text import BLOCK, PaddedText
 
-# Tokens whose keys are made at once.
-_BLOCK = 1 << 20
 # The products by which keys are divided stay below this, too.
 _KEYS = 1 << 64
 
@@ -54,42 +51,6 @@ class Level:
     count_E: np.ndarray
     lefts_E: np.ndarray
     tails: int
-
-
-class PaddedText(NamedTuple):
-    """The documents of a split with zeros before each.
-
-    Attributes:
-      tokens: (T,), of the split's dtype.
-      is_target: (T,) bool.
-    """
-
-    tokens: np.ndarray
-    is_target: np.ndarray
-
-
-def padded_text(split: Split, pad: int) -> PaddedText:
-    """Return the documents of a split, each after `pad` zeros."""
-    sizes_D = split.doc_lengths.astype(np.int64) + 1
-    ends_D = np.cumsum(sizes_D + pad)
-    tokens = np.zeros(int(ends_D[-1]), split.tokens.dtype)
-    is_target = np.zeros(tokens.size, bool)
-    # Many short documents at once; a long one by itself.
-    (long,) = np.nonzero(sizes_D > _BLOCK)
-    cuts = np.searchsorted(ends_D, np.arange(0, tokens.size, _BLOCK))
-    bounds = np.unique(np.concatenate([[0], cuts, long, long + 1, [sizes_D.size]]))
-    for begin, end in itertools.pairwise(bounds.tolist()):
-        sizes, starts = sizes_D[begin:end], split.doc_starts[begin:end].astype(np.int64)
-        if end - begin == 1:
-            size, last = int(sizes[0]), int(ends_D[begin])
-            tokens[last - size : last] = split.tokens[int(starts[0]) : int(starts[0]) + size]
-            is_target[last - size + 1 : last] = True
-            continue
-        offset = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        places = np.repeat(ends_D[begin:end] - sizes, sizes) + offset
-        tokens[places] = split.tokens[np.repeat(starts, sizes) + offset]
-        is_target[places] = offset > 0
-    return PaddedText(tokens, is_target)
 
 
 def levels(
@@ -236,8 +197,8 @@ class _Stage:
     def _blocks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
         """Yield parts of the targets: their places among these, those in the text, and keys."""
         done, V = 0, np.uint64(self.vocab_size)
-        for begin in range(0, self.tokens.size, _BLOCK):
-            at = begin + np.flatnonzero(self.is_target[begin : begin + _BLOCK])
+        for begin in range(0, self.tokens.size, BLOCK):
+            at = begin + np.flatnonzero(self.is_target[begin : begin + BLOCK])
             here = slice(done, done + at.size)
             keys = np.zeros(at.size, np.uint64)
             if self.node_N is not None:

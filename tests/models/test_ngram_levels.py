@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from charjax.data.splits import Split
 from charjax.errors import UserError
-from charjax.models import ngram_levels
+from charjax.models import ngram_levels, ngram_text
 from charjax.models.ngram_counts import fit_tables
-from charjax.models.ngram_levels import levels, padded_text
+from charjax.models.ngram_levels import levels
+from charjax.models.ngram_text import padded_text
 from tests.models.plain_levels import plain_levels
 
 
@@ -38,13 +39,12 @@ TEXTS = st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=24), min_size=
 @settings(max_examples=100)
 def test_equals_counting_plainly(texts, order, block, stage):
     """In blocks of any size, in one stage or as many as fit a few characters in a key."""
-    split, before = split_of(texts), (ngram_levels._BLOCK, ngram_levels._KEYS)
-    keys = stage or before[1]
-    ngram_levels._BLOCK, ngram_levels._KEYS = block, keys
-    try:
+    split = split_of(texts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ngram_text, "BLOCK", block)
+        patch.setattr(ngram_levels, "BLOCK", block)
+        patch.setattr(ngram_levels, "_KEYS", stage or ngram_levels._KEYS)
         found = list(levels(padded_text(split, max(order - 2, 0)), 4, order))
-    finally:
-        ngram_levels._BLOCK, ngram_levels._KEYS = before
     for got, expected in zip(
         sorted(found, key=lambda level: level.depth), plain_levels(split, order), strict=True
     ):
