@@ -14,8 +14,12 @@ from typing import Any
 import numpy as np
 
 from charjax.data.splits import Split
+from charjax.errors import UserError
 from charjax.models.ngram_levels import Level, levels
 from charjax.models.ngram_text import padded_text
+
+# Places in the text, nodes and entries are int32.
+_MOST_TOKENS = 2**31 - 2
 
 
 def fit_tables(
@@ -43,9 +47,16 @@ def fit_tables(
       tail_value, tail_backoff (order): the same two along a tail
 
     Raises:
-      UserError: the contexts are too many to be numbered.
+      UserError: the text is too long, or its contexts are too many to be numbered.
     """
-    text = padded_text(split, max(order - 2, 0))
+    pad = max(order - 2, 0)
+    size = split.num_targets + (1 + pad) * len(split.doc_lengths)
+    if size > _MOST_TOKENS:
+        raise UserError(
+            f"model.kind: ngram given for a text of {size:,} tokens; its tables hold at most "
+            f"{_MOST_TOKENS:,}: give a shorter text, or another family"
+        )
+    text = padded_text(split, pad)
     parts: list[dict[str, np.ndarray]] = [{}] * order
     for level in levels(text, vocab_size, order, poll):
         # A list shorter than the order ends with the threshold of the longer ones, too.

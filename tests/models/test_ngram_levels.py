@@ -60,6 +60,14 @@ def test_contexts_that_cannot_be_numbered_are_refused(monkeypatch):
         list(levels(text, 4, 5))
 
 
+def test_a_text_whose_places_are_no_int32_is_refused():
+    # Views of nothing: no such text is in memory.
+    tokens = np.broadcast_to(np.uint8(1), (2**31,))
+    split = Split(tokens, np.array([0]), np.array([2**31 - 1]))
+    with pytest.raises(UserError, match="of 2,147,483,652 tokens; its tables hold at most"):
+        fit_tables(split, vocab_size=2, order=6, smoothing="kneser_ney", alpha=1.0)
+
+
 @pytest.mark.parametrize("size", [1_000_000, pytest.param(8_000_000, marks=pytest.mark.slow)])
 def test_a_target_takes_few_bytes(size):
     """Count a text that repeats itself."""
