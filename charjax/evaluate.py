@@ -177,8 +177,8 @@ def _json(
         "bytes": size.bytes,
         "context": args.context or window,
         "stride": args.stride or args.context or window,
-        **({"of": score.of} if score.of else {}),
-        **({"streams": args.streams} if args.streams else {}),
+        # Windows of some targets are read in batches, not in streams.
+        **({"of": score.of} if score.of else {"streams": args.streams} if args.streams else {}),
         "checkpoint": args.checkpoint,
         "step": run.step,
     }
@@ -208,13 +208,13 @@ def _print(
         in_bits = f"{shown_loss(bpc)} bpc, {in_bits}"
     in_nats = f"{shown_loss(loss)} nats per {unit}"
     over = f"{size.tokens:,} targets"
-    if score.of:
-        over = f"{score.targets:,} of {score.of:,} targets, in windows spread evenly"
-    elif unit != "character":
+    if unit != "character":
         # A text within one character has none that begins in it.
         in_nats += f", {shown_loss(per_character)} nats per character" if size.characters else ""
         over += f" ({size.characters:,} characters, {size.bytes:,} bytes)"
-    if args.streams:
+    if score.of:
+        over = f"{score.targets:,} of {score.of:,} targets, in windows spread evenly"
+    elif args.streams:
         over += f", in {args.streams:,} streams"
     per_unit = "" if unit == "character" else f" per {unit}"
     sys.stdout.write(
