@@ -76,6 +76,7 @@ def pages(measured: dict[str, report.Result], folder: Path = RESULTS) -> dict[Pa
         DOCS / "speed.md": {
             "commands": speed_table(results),
             "time-to-quality": render_speed.goals(folder),
+            "counting": render_speed.counting(folder),
             "benchmarks": render_speed.benchmarks(folder),
         },
         DOCS / "accelerators.md": render_aot.page_parts(),

@@ -23,6 +23,7 @@ NAMES = (
     "peers",
     "gru",
     "generate",
+    "evaluation",
     "startup",
     "checkpoint_overhead",
     "time_to_quality",
@@ -107,6 +108,35 @@ def _measured(tree: dict[str, Any], section: dict[str, Any]) -> str:
     facts = section["hardware"]
     machine = f"{in_words(facts)}; {versions_in_words(facts)}"
     return f"Measured by `{tree['command']}` on {machine}, {tree['date']}."
+
+
+def counting(results: Path = RESULTS) -> str:
+    """Return the costs of counting n-grams of a long text."""
+    lines, measured = (
+        [
+            "| | seconds | of processors | memory | checkpoint | numbers | val loss |",
+            "|---|---:|---:|---:|---:|---:|---:|",
+        ],
+        "Not run yet; `python -m benchmarks.counting`.",
+    )
+    for path in sorted(results.glob("counting-*.json")):
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        for row in tree["rows"]:
+            cells = (
+                row["name"],
+                f"{row['seconds']:.0f} s",
+                f"{row['processor_seconds']:.0f} s",
+                show.quantity(float(row["peak_bytes"]), "B"),
+                show.quantity(float(row["checkpoint_bytes"]), "B"),
+                f"{row['params']:,}",
+                f"{row['val_loss']:.4f}",
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+        measured = (
+            f"Order {tree['order']}, {tree['megabytes']} MB; `{tree['command']}` on "
+            f"{in_words(tree['hardware'])}."
+        )
+    return "\n".join([*lines, "", measured] if len(lines) > 2 else [measured])
 
 
 def part(name: str, results: Path = RESULTS) -> str:

@@ -26,6 +26,7 @@ from charjax.data.reading import read_prompt
 from charjax.data.splits import Split
 from charjax.data.tokenizers import Tokenizer
 from charjax.errors import UserError
+from charjax.evaluate import stream_sizes
 from charjax.generation.generate import MOST_SAMPLES, PastContext, generate, start_tokens
 from charjax.generation.sampling import Sampling
 from charjax.models.contract import CharModel
@@ -200,6 +201,9 @@ class Run:
         unseen: Literal["error", "skip"] = "error",
         context: int | None = None,
         stride: int | None = None,
+        max_targets: int | None = None,
+        streams: int | None = None,
+        warmup: int | None = None,
     ) -> Evaluation:
         """Measure the exact loss, as `charjax evaluate` does.
 
@@ -209,6 +213,10 @@ class Run:
           unseen: characters of the file that the run does not know: refused, or left out.
           context: tokens per window; by default that of the model.
           stride: tokens between the starts of windows; by default `context`.
+          max_targets: targets to score at most, in windows spread evenly; by default all.
+          streams: of a family that carries a state: parts of the text to read in parallel.
+          warmup: tokens read before each of these parts, or windows of `max_targets`, without
+            being scored; by default 256.
 
         Raises:
           UserError: no such split or file, unknown characters, numbers out of their bounds, or
@@ -220,10 +228,23 @@ class Run:
                 "unseen: 'skip' given without a file; a run knows every symbol of its own text: "
                 "leave it out"
             )
-        context, stride = (
-            None if value is None else arguments.whole_number(name, value, 1)
-            for name, value in (("context", context), ("stride", stride))
-        )
+        sizes = {
+            name: None if value is None else arguments.whole_number(name, value, least)
+            for name, value, least in (
+                ("context", context, 1),
+                ("stride", stride, 1),
+                ("streams", streams, 1),
+                ("warmup", warmup, 0),
+            )
+        }
+        if max_targets is not None:
+            max_targets = arguments.whole_number("max_targets", max_targets, 1)
+        if warmup is not None and streams is None and max_targets is None:
+            raise UserError(
+                f"warmup: {warmup} given without streams or max_targets, whose parts begin within "
+                "the text: add one, or leave it out"
+            )
+        parts = stream_sizes(self.model, self.config.model.kind, **sizes)
         if file is None:
             text = saved_runs.load_split(self._loaded, split)
         else:
@@ -234,8 +255,10 @@ class Run:
                 field="file",
                 unseen=unseen,
             ).split
-        sizes = {**self._sizes(), "context": context, "stride": stride}
-        score = exact_loss(self.model, self.variables, text, self._mesh(), **sizes)
+        windows = {"context": sizes["context"], "stride": sizes["stride"], **self._sizes(), **parts}
+        score = exact_loss(
+            self.model, self.variables, text, self._mesh(), max_targets=max_targets, **windows
+        )
         loss, size = score.loss, text.size
         return Evaluation(
             loss=loss,

@@ -3,12 +3,13 @@
 A new family is a class here, in `ModelConfig`, and a module of its own in `charjax.models`.
 """
 
+import itertools
 import typing
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from charjax.config.fields import Count, OrOwn, Rate, Section, Width
+from charjax.config.fields import Count, OrOwn, Period, Rate, Section, Width
 
 
 class FamilyConfig(Section):
@@ -16,6 +17,7 @@ class FamilyConfig(Section):
 
     Attributes:
       fitted: counts, and is not trained by gradients.
+      carries: a state is carried along a text, whatever its length.
       default_context: training windows where model.context_length is not given and the layout is
         not lines.
       window_is_shape: the window is part of the model's shape, whatever the lines' lengths.
@@ -34,6 +36,7 @@ class FamilyConfig(Section):
     """
 
     fitted: ClassVar[bool] = False
+    carries: ClassVar[bool] = False
     default_context: ClassVar[int] = 64
     window_is_shape: ClassVar[bool] = False
     depth_field: ClassVar[str | None] = None
@@ -97,6 +100,25 @@ class NgramConfig(FamilyConfig):
         "kneser_ney", description="add alpha; one discount per order; three discounts per order"
     )
     alpha: float = Field(1.0, gt=0, description="additive: the count added to every n-gram")
+    prune: tuple[Period, ...] = Field(
+        (),
+        description="Kneser-Ney: n-grams seen so often or less are left out, a count for each "
+        "length from 1 (0: none), the last for all longer ones, as KenLM's lmplz --prune",
+    )
+
+    @model_validator(mode="after")
+    def _check_prune(self) -> "NgramConfig":
+        if any((*self.prune[:1], *(b < a for a, b in itertools.pairwise(self.prune)))):
+            raise ValueError(
+                f"model.prune: {list(self.prune)} given; it must begin with 0, as every character "
+                "keeps its count, and never decrease, as in [0, 0, 1]"
+            )
+        if len(self.prune) > self.order:
+            raise ValueError(
+                f"model.prune: {list(self.prune)} given, {len(self.prune)} counts, but "
+                f"model.order={self.order} has n-grams of no more lengths: leave some out"
+            )
+        return self
 
 
 class BigramConfig(FamilyConfig):
@@ -190,6 +212,7 @@ class WaveNetConfig(FamilyConfig):
 
 
 class _RecurrentConfig(FamilyConfig):
+    carries: ClassVar[bool] = True
     depth_field: ClassVar[str | None] = "n_layer"
     width_field: ClassVar[str | None] = "d_hidden"
     is_linear_layers: ClassVar[bool] = False

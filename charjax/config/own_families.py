@@ -46,6 +46,7 @@ def find_family(kind: Any) -> type[FamilyConfig] | None:
         return None
     if found not in _sections:
         _sections[found] = _make_section(kind, found)
+        _sections[found].carries = getattr(found, "memory", None) == "carried"
     return _sections[found]
 
 

@@ -262,6 +262,22 @@ class EvalConfig(Section):
     batch_size: Count = Field(
         64, description="windows in an evaluation batch; fewer where there are many symbols"
     )
+    max_targets: Count | None = Field(
+        None,
+        description="exact: targets scored at most, in windows spread evenly over the split; "
+        "unset: every one",
+    )
+    streams: int = Field(
+        1,
+        ge=1,
+        le=65_536,
+        description="exact, families that carry a state: parts of the split read in parallel",
+    )
+    warmup: Period = Field(
+        256,
+        description="likewise: characters read before each of these parts, or windows of "
+        "eval.max_targets, without being scored",
+    )
 
 
 class CheckpointConfig(Section):
@@ -467,10 +483,12 @@ _YOUNGER: tuple[tuple[str, str], ...] = (
     ("data", "vocab_size"),
     ("train", "patience"),
     ("train", "epochs"),
+    *(("eval", key) for key in ("max_targets", "streams", "warmup")),
     *(("log", key) for key in LogConfig.model_fields),
     ("model", "residual"),
     ("model", "scale_embeddings"),
     ("model", "blank"),
+    ("model", "prune"),
     ("model", "activation"),
     *(("model", key) for key in ("norm", "qk_norm", "n_kv_head", "window")),
     ("model", "attn_softcap"),

@@ -71,13 +71,47 @@ class Split:
 
 
 def target_counts(split: Split, vocab_size: int) -> np.ndarray:
-    """Count how often each symbol is a target: (V,) int64."""
+    """Count how often each symbol is a target: (V,) int64.
+
+    The text is read in blocks: memory does not grow with it, nor with the documents.
+    """
+    counts_V = np.zeros(vocab_size, np.int64)
+    for begin in range(0, len(split.doc_starts), _BLOCK):
+        starts_D = split.doc_starts[begin : begin + _BLOCK].astype(np.int64) + 1
+        ends_D = np.sort(starts_D + split.doc_lengths[begin : begin + _BLOCK])
+        starts_D.sort()
+        for first in range(int(starts_D[0]), int(ends_D[-1]), _BLOCK):
+            # Documents of other blocks may begin within this one.
+            tokens = split.tokens[first : min(first + _BLOCK, int(ends_D[-1]))]
+            counts_V += _count_in(tokens, first, starts_D, ends_D, vocab_size)
+    return counts_V
+
+
+# Tokens, or documents, that are counted at once.
+_BLOCK = 1 << 19
+
+
+def _count_in(
+    tokens: np.ndarray, first: int, starts_D: np.ndarray, ends_D: np.ndarray, vocab_size: int
+) -> np.ndarray:
+    """Count the targets of documents in the part of the text that begins at `first`.
+
+    Args:
+      tokens: the part.
+      first: its place in the text.
+      starts_D: first target of each document, ascending.
+      ends_D: place after the last target of each, ascending.
+      vocab_size: V.
+    """
+    cuts = (first, first + len(tokens))
+    (s, s_end), (e, e_end) = (np.searchsorted(x, cuts) for x in (starts_D, ends_D))
+    if s == s_end and e == e_end:
+        return np.bincount(tokens, minlength=vocab_size) * (s - e)
     # +1 at a document's first target, -1 after its last: the running sum counts occurrences.
-    edges = np.zeros(len(split.tokens) + 1, np.int64)
-    np.add.at(edges, split.doc_starts + 1, 1)
-    np.add.at(edges, split.doc_starts + split.doc_lengths + 1, -1)
-    times = np.cumsum(edges[:-1])
-    return np.bincount(split.tokens, times, vocab_size).astype(np.int64)
+    edges = np.bincount(starts_D[s:s_end] - first, minlength=len(tokens))
+    edges -= np.bincount(ends_D[e:e_end] - first, minlength=len(tokens))
+    edges[0] += s - e
+    return np.bincount(tokens, np.cumsum(edges, out=edges), vocab_size).astype(np.int64)
 
 
 class SplitText(NamedTuple):

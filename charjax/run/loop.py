@@ -231,5 +231,6 @@ class Loop:
             learning_rate=None,
             grad_norm=None,
             tokens_per_second=score.targets / seconds,
+            **score.coverage(),
         )
         return score

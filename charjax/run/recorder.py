@@ -21,7 +21,13 @@ from charjax.run.header import show_header
 from charjax.run.lock import Lock
 from charjax.run.loop import DivergedError, Loop
 from charjax.run.metrics import MetricsFile, draw_curves
-from charjax.run.notes import check_resumed, checkpoint_meta, environment, read_notes
+from charjax.run.notes import (
+    changed_measure,
+    check_resumed,
+    checkpoint_meta,
+    environment,
+    read_notes,
+)
 from charjax.run.profiling import Profile
 from charjax.run.progress import Progress
 from charjax.run.samples import cut_samples, read_samples, write_samples
@@ -255,6 +261,8 @@ class Recorder:
         notes = read_notes(meta)
         progress = Progress.from_json(notes.progress)
         self.display.say(f"going on from step {step}")
+        if note := changed_measure(notes.config, self.session.config):
+            self.display.say(f"note: {note}")
         now = environment(self.session)
         for name, value in now.items():
             if (then := notes.environment.get(name)) != value:

@@ -1,6 +1,7 @@
 """metrics.jsonl as crashes, bad disks and editors leave it."""
 
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,24 @@ def test_what_is_thinned_has_every_line_of_validation_and_the_last(tmp_path: Pat
     assert steps == [*range(4, 1001, 4)]
     assert [x for x in thinned if x["split"] == "val"] == [x for x in lines if x["split"] == "val"]
     assert metrics.read_thinned(7)[-2]["step"] == 1000
+
+
+@pytest.mark.parametrize(
+    "count", [5_000, pytest.param(200_000, marks=[pytest.mark.slow, pytest.mark.longest])]
+)
+def test_memory_to_cut_does_not_grow_with_the_file(count: int, tmp_path: Path):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    line = '{"step": %d, "split": "train", "loss": 1.5, "bpc": 2.1, "grad_norm": 0.25}\n'
+    metrics.path.write_text("".join(line % step for step in range(1, count + 1)))
+    tracemalloc.start()
+    try:
+        metrics.cut(count - 7, 0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
+    with metrics.path.open() as file:
+        assert list(file) == [line % step for step in range(1, count - 6)]
 
 
 def test_the_picture_marks_the_best_step_and_ln_v(tmp_path: Path, monkeypatch) -> None:
