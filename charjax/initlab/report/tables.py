@@ -178,7 +178,7 @@ def read_sweep(directory: Path) -> Sweep:
     runs, curves, layers, histograms = (
         _placed(directory / name, table, facts) for name, table in tables.items()
     )
-    facts["schemes"] = _variants(facts)
+    facts["scheme_names"], facts["schemes"] = facts["schemes"], _variants(facts)
     schemes, gains, depths, widths, rates, seeds = _axes(facts)
     sweep = Sweep(
         directory,
@@ -251,7 +251,8 @@ def settings_of(facts: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _combinations(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def combinations_of(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the combinations of those values; an empty one without such axes."""
     return list(itertools.product(*(values for _, values in settings_of(facts))))
 
 
@@ -262,7 +263,7 @@ def _variants(facts: Mapping[str, Any]) -> list[str]:
         return list(facts["schemes"])
     words = [
         ", ".join(f"{name}={value}" for (name, _), value in zip(settings, values, strict=True))
-        for values in _combinations(facts)
+        for values in combinations_of(facts)
     ]
     if len(facts["schemes"]) == 1:
         return words
@@ -336,7 +337,7 @@ def _placed(path: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> pd.Dat
         for name, axis in zip(AXES, _axes(facts), strict=True)
     }
     if settings := settings_of(facts):
-        combinations = {values: place for place, values in enumerate(_combinations(facts))}
+        combinations = {values: place for place, values in enumerate(combinations_of(facts))}
         columns = (table[name] for name, _ in settings)
         place = np.array([combinations.get(values, -1) for values in zip(*columns, strict=True)])
         together = places["scheme"] * len(combinations) + place

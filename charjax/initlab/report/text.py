@@ -1,13 +1,13 @@
 """The words and tables of the page and the terminal; plain text, escaped by the page's template."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charjax.initlab.report.assumptions import basis
-from charjax.initlab.report.losses import Transfer
+from charjax.initlab.report.losses import Axis, Transfer, sizes_of
 from charjax.initlab.report.tables import Sweep, settings_of
 from charjax.initlab.report.verdicts import Cell, Pair, Variant, gain_names, judge, scheme_name
 from charjax.initlab.statistics import BestRate, Comparison, Interval
@@ -271,14 +271,25 @@ def pair_table(sweep: Sweep, cell: Cell) -> Rows:
     return caption, head, rows
 
 
-def transfer_table(sweep: Sweep, found: Sequence[Transfer]) -> Rows:
-    """Return the best learning rates by width, and their drift."""
-    caption = (
-        "Best learning rate by width, its 95 % bootstrap interval on the grid, and the drift from "
-        f"the narrowest to the widest in octaves; depth {sweep.depths[-1]}."
-    )
-    head = [sweep.noun, *(f"width {width}" for width in sweep.widths), "drift (octaves)"]
-    rows = [[scheme_name(sweep, one.scheme), *map(_rate, one.best), _drift(one)] for one in found]
+def transfer_tables(sweep: Sweep, found: Mapping[Axis, Sequence[Transfer]]) -> list[Rows]:
+    """Return the best learning rates by width and by depth, and their drift."""
+    return [_transfer_table(sweep, axis, each) for axis, each in found.items()]
+
+
+def _transfer_table(sweep: Sweep, axis: Axis, found: Sequence[Transfer]) -> Rows:
+    sizes = sizes_of(sweep, axis)
+    ends, other = "the narrowest to the widest", f"depth {sweep.depths[-1]}"
+    if axis == "depth":
+        ends, other = "the shallowest to the deepest", f"width {sweep.widths[-1]}"
+    drift = f", and the drift from {ends} in octaves" if len(sizes) > 1 else ""
+    caption = f"Best learning rate by {axis}, its 95 % bootstrap interval on the grid{drift}; "
+    caption += f"{other}."
+    head = [sweep.noun, *(f"{axis} {size}" for size in sizes)]
+    head += ["drift (octaves)"] if drift else []
+    rows = [
+        [scheme_name(sweep, one.scheme), *map(_rate, one.best), *([_drift(one)] if drift else [])]
+        for one in found
+    ]
     return caption, head, rows
 
 
