@@ -408,6 +408,8 @@ def _fit(
         init_from=None if source is None else str(source),
         checkpoint=None,
         profile=None,
+        measure=None,
+        measure_at=None,
         several=False,
     )
     if isinstance(config, Config):

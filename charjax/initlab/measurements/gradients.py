@@ -38,7 +38,8 @@ def noise_scale(moment: Moment) -> dict[str, Array]:
         return mean * jnp.sum(row.weights) * per_row
 
     def add(sums: tuple[Any, Array], row: Any) -> tuple[tuple[Any, Array], None]:
-        one = Batch(*(x[None] for x in row), batch.restart)
+        inputs_S, targets_T, weights_T = row
+        one = Batch(inputs_S[None], targets_T[None], weights_T[None], batch.restart)
         grads = jax.grad(row_loss)(state.params, one)
         square = jnp.square(optax.tree.norm(grads))
         return (jax.tree.map(jnp.add, sums[0], grads), sums[1] + square), None

@@ -80,7 +80,7 @@ class MeasuringProgram:
     @property
     def memory(self) -> int:
         """Bytes in use while it measures, as the compiler counts them, per device."""
-        sizes = self._compiled.memory_analysis()
+        sizes: Any = self._compiled.memory_analysis()
         return int(sizes.temp_size_in_bytes + sizes.argument_size_in_bytes)
 
     def __call__(

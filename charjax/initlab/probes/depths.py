@@ -15,7 +15,7 @@ import numpy as np
 from charjax.config import Config
 from charjax.errors import UserError
 from charjax.initlab.activations.layers import Layer, find_layers
-from charjax.initlab.probes.coordinates import at_depth, measure_sizes, report_check
+from charjax.initlab.probes.coordinates import Sizes, at_depth, measure_sizes, report_check
 from charjax.models.roles import Role
 from charjax.training.session import open_session
 
@@ -54,7 +54,8 @@ def check_depths(
         )
     # All are built before the first is trained, so that a mistake is reported at once.
     configs = [at_depth(config, depth) for depth in depths]
-    changes, values = [], []
+    changes: list[Sizes] = []
+    values: list[Sizes] = []
     for depth, one in zip(depths, configs, strict=True):
         session = open_session(one)
         names = compared_layers(find_layers(session.model), depth)

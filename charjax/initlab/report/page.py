@@ -44,7 +44,7 @@ def document(sweep: Sweep, kinds: Sequence[str] = ()) -> tuple[str, list[Picture
     shown = ranked_schemes(sweep, cells, drawing.MOST_PANELS)
     found = losses.transfers(sweep, shown)
     with drawing.styled(kinds):
-        drawn = {
+        drawn: dict[str, list[Picture | None]] = {
             "Before the first step, with theory": [
                 at_init.draw_layers(sweep, cells),
                 at_init.draw_initial_loss(sweep, cells),

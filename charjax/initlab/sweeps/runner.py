@@ -305,7 +305,7 @@ class _ChunkTraining:
     def _measure_more(self) -> None:
         """Make the measurements of `Sweep.measuring`, if it is one of their steps."""
         training = self.training
-        if self.measure is None or training.step not in self.measure_at:
+        if self.measure is None or self.initial is None or training.step not in self.measure_at:
             return
         found = self.measure(self.initial, training.state, training.hyperparameters)
         note_measurements(self.record, self.measure_at.index(training.step), found)
