@@ -57,8 +57,8 @@ def main(argv: list[str]) -> int:
 
 def _start(args: Namespace, notes: list[str]) -> int:
     """Check the configuration, and train."""
-    config, workdir = resolve_config(args, notes.append)
     _check_measure(args)
+    config, workdir = resolve_config(args, notes.append)
     if args.profile is not None and config.model.fitted:
         raise UserError(
             f"--profile: {args.profile} given, but model.kind={config.model.kind} counts and has "
@@ -279,6 +279,9 @@ def _check_measure(args: Namespace) -> None:
         if args.measure_at is not None:
             raise UserError("--measure-at: no --measure given; name what is measured there")
         return
+    from charjax.initlab.measurements.catalogue import parse_names
+
+    parse_names(args.measure)
     if args.several:
         raise UserError("--measure: given to several processes; measure a run of one process")
     if args.init_from is not None:

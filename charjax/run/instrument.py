@@ -1,4 +1,4 @@
-"""What a run lets others do with its states, at steps of their own."""
+"""Instruments: readers of a run's states at steps of their own."""
 
 from typing import Protocol
 

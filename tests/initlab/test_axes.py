@@ -47,15 +47,15 @@ def words(text, out, *others):
 
 
 @pytest.mark.parametrize(
-    ("given", "found"),
+    ("words", "found"),
     [
         ("optim.beta2=0.9,0.99", ("optim.beta2", ("0.9", "0.99"))),
         ("optim.boundaries=[1,2],[3]", ("optim.boundaries", ("[1,2]", "[3]"))),
         ("model.activation=tanh, relu", ("model.activation", ("tanh", "relu"))),
     ],
 )
-def test_the_words_of_an_axis(given, found):
-    assert split_axis(given) == found
+def test_the_words_of_an_axis(words, found):
+    assert split_axis(words) == found
 
 
 def test_settings_that_are_data_share_a_program(text):
@@ -89,7 +89,7 @@ def test_the_plan_holds_the_axes():
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("flags", "message"),
     [
         (["--axis", "optim.beta9=1,2"], "optim.beta9: unknown key"),
         (["--axis", "optim.beta22=1,2"], "did you mean optim.beta2?"),
@@ -110,9 +110,9 @@ def test_the_plan_holds_the_axes():
         (["--axis", "model.n_head=2,4"], "model.n_head: unknown key"),
     ],
 )
-def test_mistakes_leave_nothing_behind(given, message, text, tmp_path):
+def test_mistakes_leave_nothing_behind(flags, message, text, tmp_path):
     with pytest.raises(UserError) as caught:
-        main(words(text, tmp_path / "out", "--scheme", "pytorch,normal", *given))
+        main(words(text, tmp_path / "out", "--scheme", "pytorch,normal", *flags))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())

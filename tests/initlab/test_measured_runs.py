@@ -54,7 +54,7 @@ def test_a_resumed_run_measures_on(text, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("flags", "message"),
     [
         (["--measure", "sharpnes"], "did you mean sharpness?"),
         (["--measure", "attention_entropy"], "model.kind=mlp has no attention"),
@@ -64,8 +64,8 @@ def test_a_resumed_run_measures_on(text, tmp_path):
         (["--measure", "ntk", "--init-from", "runs/x"], "--measure: given with --init-from"),
     ],
 )
-def test_mistakes_leave_nothing_behind(given, message, text, tmp_path):
+def test_mistakes_leave_nothing_behind(flags, message, text, tmp_path):
     with pytest.raises(UserError) as caught:
-        main(words(text, tmp_path / "out", *given))
+        main(words(text, tmp_path / "out", *flags))
     assert message in str(caught.value)
     assert not (tmp_path / "out").exists()

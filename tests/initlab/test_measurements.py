@@ -262,7 +262,7 @@ def test_measuring_changes_no_run(text, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("flags", "message"),
     [
         (["--measure", "sharpnes"], "did you mean sharpness?"),
         (["--measure", "ntk,ntk"], "ntk given twice"),
@@ -273,9 +273,9 @@ def test_measuring_changes_no_run(text, tmp_path):
         (["--measure", "ntk", "--measure-at", "-1"], "must be whole numbers"),
     ],
 )
-def test_mistakes_leave_nothing_behind(given, message, text, tmp_path):
+def test_mistakes_leave_nothing_behind(flags, message, text, tmp_path):
     with pytest.raises(UserError) as caught:
-        main(words(text, tmp_path / "out", *given))
+        main(words(text, tmp_path / "out", *flags))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())

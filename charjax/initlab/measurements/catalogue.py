@@ -57,7 +57,7 @@ MEASUREMENTS: dict[str, Measurement] = {
 
 
 class Measuring(NamedTuple):
-    """What is measured during training.
+    """Measurements during training, and their steps.
 
     Attributes:
       names: of the measurements.

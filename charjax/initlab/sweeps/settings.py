@@ -51,7 +51,7 @@ def check_names(
       sizes: the family's settings of depth and width, and their flags.
       overrides: the `section.key=value` words of the command line.
     """
-    given = {word.partition("=")[0].strip() for word in overrides}
+    overridden = {word.partition("=")[0].strip() for word in overrides}
     seen: set[str] = set()
     for name, texts in axes:
         section, _, key = name.partition(".")
@@ -69,7 +69,7 @@ def check_names(
             raise UserError(f"--axis: {name} given; {reason}: give one value, as {name}={texts[0]}")
         if name in seen:
             raise UserError(f"--axis: {name} given twice; give all its values once, as a,b,c")
-        if name in given:
+        if name in overridden:
             raise UserError(
                 f"{name}: given as a setting and as --axis; add its value to the axis, or leave "
                 "one out"
@@ -125,8 +125,10 @@ def with_settings(config: Config, settings: dict[str, Any]) -> Config:
 def without_defaults(optim: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of [optim] without those that are the optimiser's own defaults."""
     kind = KINDS.get(optim["kind"])
-    own = {} if kind is None else kind.settings
-    return {key: value for key, value in optim.items() if key not in own or value != own[key]}
+    defaults = {} if kind is None else kind.settings
+    return {
+        key: value for key, value in optim.items() if key not in defaults or value != defaults[key]
+    }
 
 
 def without_axes(tree: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
