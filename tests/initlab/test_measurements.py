@@ -151,6 +151,7 @@ def test_the_noise_scale_of_rows_and_their_mean(text):
     assert float(found["gradient_square"]) == pytest.approx(square, rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_update_ratio_is_by_singular_values(text):
     moment = moment_of(text)
     found = compute("update_ratio", moment)["update_ratio"]
@@ -184,6 +185,7 @@ def test_the_tangent_kernel_is_that_of_the_jacobian(text):
     assert float(found["ntk_alignment"]) == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_layers_change_from_the_start(text):
     moment = moment_of(text)
     same = dataclasses.replace(moment, state=moment.initial)
@@ -198,6 +200,7 @@ def test_layers_change_from_the_start(text):
     assert float(found[0]) == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_rank_is_that_of_the_probe(text):
     moment = moment_of(text)
     found = compute("effective_rank", moment)["effective_rank"]
