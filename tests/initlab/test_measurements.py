@@ -18,7 +18,7 @@ from charjax.errors import UserError
 from charjax.initlab.__main__ import main
 from charjax.initlab.measurements.catalogue import MEASUREMENTS, place_names
 from charjax.initlab.measurements.curvature import largest_eigenvalue
-from charjax.initlab.measurements.gradients import estimate_noise, matrices
+from charjax.initlab.measurements.gradients import estimate_noise, matrices, spectral_norm
 from charjax.initlab.measurements.kernel import tangent_kernel
 from charjax.initlab.measurements.moment import Moment, batch_loss, multiplied
 from charjax.initlab.probes.depth import effective_rank
@@ -162,6 +162,16 @@ def test_the_update_ratio_is_by_singular_values(text):
         old, new = (np.asarray(tree[name], np.float64) for tree in (before, after))
         norms = [np.linalg.svd(x, compute_uv=False)[0] for x in (new - old, old)]
         assert float(value) == pytest.approx(norms[0] / norms[1], rel=1e-4)
+
+
+def test_spectral_norms_where_singular_values_crowd():
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.normal(size=(n, n)))[0] for n in (30, 20))
+    for values in (np.ones(20), np.linspace(0.99, 1.0, 20), np.logspace(-6, 0, 20)):
+        matrix = 3e-5 * left[:, :20] * values @ right
+        found = jax.jit(spectral_norm)(jnp.asarray(matrix, jnp.float32))
+        assert float(found) == pytest.approx(3e-5, rel=1e-3)
+    assert float(spectral_norm(jnp.zeros((3, 2)))) == 0
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ from jax import Array
 from charjax.data.batches import Batch
 from charjax.initlab.measurements.moment import Moment, batch_loss, multiplied
 
+_SQUARINGS = 12
+
 
 def noise_scale(moment: Moment) -> dict[str, Array]:
     """Return the simple noise scale tr(S) / |G|^2 (McCandlish et al. 2018, arXiv:1812.06162).
@@ -79,7 +81,9 @@ def update_ratio(moment: Moment) -> dict[str, Array]:
       update_ratio: (M,), in the order of `matrices`.
     """
     before, after = (matrices(state.params) for state in (moment.state, moment.after))
-    ratios = [_norm(after[name] - before[name]) / _norm(before[name]) for name in before]
+    ratios = [
+        spectral_norm(after[name] - before[name]) / spectral_norm(before[name]) for name in before
+    ]
     return {"update_ratio": jnp.stack(ratios)}
 
 
@@ -91,12 +95,22 @@ def matrices(params: Any) -> dict[str, Any]:
     }
 
 
-def _norm(kernel: Array) -> Array:
-    """Return the spectral norm, by the products of the shorter side: quicker than a full SVD."""
+def spectral_norm(kernel: Array) -> Array:
+    """Return the spectral norm, by squaring the matrix of the shorter side's products repeatedly.
+
+    That is a power iteration of 2^12 steps: the error is below 0.1 % even where singular values
+    crowd at the top, and it takes matrix products alone, which a busy CPU and a GPU do well.
+    """
     matrix = kernel.reshape(-1, kernel.shape[-1])
     if matrix.shape[0] > matrix.shape[1]:
         matrix = matrix.T
     # Scaled, so that squares of small changes are not lost.
     scale = jnp.max(jnp.abs(matrix))
-    unit = matrix / jnp.where(scale > 0, scale, 1.0)
-    return scale * jnp.sqrt(jnp.linalg.eigvalsh(unit @ unit.T)[-1])
+    unit = matrix / jnp.where(scale > 0, scale, 1.0) / max(matrix.shape) ** 0.5
+    products = power = unit @ unit.T
+    for _ in range(_SQUARINGS):
+        power = power @ power
+        power = power / jnp.maximum(jnp.linalg.norm(power), 1e-30)
+    vector = power[:, jnp.argmax(jnp.linalg.norm(power, axis=0))]
+    vector = vector / jnp.maximum(jnp.linalg.norm(vector), 1e-30)
+    return scale * (max(matrix.shape) * jnp.linalg.norm(products @ vector)) ** 0.5
