@@ -1,12 +1,21 @@
 """`charjax train --measure`: a table in the run's directory, and a run of the same bits."""
 
 import csv
+import functools
 import json
 
+import jax
 import pytest
 
+from charjax.config import load_config
+from charjax.config.families import families_where
+from charjax.data.datasets import load_dataset
 from charjax.errors import UserError
+from charjax.initlab.measurements.catalogue import MEASUREMENTS, place_names
+from charjax.initlab.measurements.run import measure_run
 from charjax.train import main
+from charjax.training.session import make_session
+from charjax.training.state import state_shapes
 from tests.commands import tiny
 
 
@@ -69,3 +78,20 @@ def test_mistakes_leave_nothing_behind(flags, message, text, tmp_path):
         main(words(text, tmp_path / "out", *flags))
     assert message in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", families_where(fitted=False))
+def test_every_family_can_be_measured(kind, text):
+    """Shapes alone: each quantity has a number for each of its places."""
+    config = load_config(None, [*tiny(kind), f"data.path={text}"])
+    session = make_session(config, load_dataset(config.data), jax.local_devices()[:1])
+    names = [n for n in MEASUREMENTS if n != "attention_entropy" or session.model.has_attention]
+    state = state_shapes(session.model, config)
+    found = jax.eval_shape(
+        functools.partial(measure_run, session, tuple(names)), state, state, session.source
+    )
+    for name in names:
+        places = place_names(MEASUREMENTS[name].places, session.model, state.params)
+        for quantity in MEASUREMENTS[name].quantities:
+            assert found[quantity].shape == (len(places),), quantity

@@ -52,7 +52,7 @@ class RunMeasurements:
             )
         check_measurable(measuring.names, session.model, session.config)
         self._session, self._measuring, self._path = session, measuring, directory / FILE
-        self._measure = jax.jit(functools.partial(_measure, session, measuring.names))
+        self._measure = jax.jit(functools.partial(measure_run, session, measuring.names))
         self._initial: TrainState | None = None
 
     def next_stop(self, step: int, goal: int) -> int:
@@ -97,14 +97,22 @@ class RunMeasurements:
         return rows[1:]
 
 
-def _measure(
+def measure_run(
     session: Session,
     names: tuple[str, ...],
     initial: TrainState,
     state: TrainState,
     source: BatchSource,
 ) -> dict[str, Any]:
-    """Measure a run; for use in jit."""
+    """Return quantities by name, (places,) float32 each; for use in jit.
+
+    Args:
+      session: of the run.
+      names: of measurements.
+      initial: the state at step 0.
+      state: the state now.
+      source: of the run's batches.
+    """
     model, step = session.model, state.counters.step
     whole = model.clone(dropout=0.0) if getattr(model, "dropout", 0.0) else model
     dropout_key = purpose_key(session.config.train.seed, "dropout")
