@@ -22,6 +22,7 @@ from charjax.initlab.measurements.gradients import estimate_noise, matrices, spe
 from charjax.initlab.measurements.kernel import tangent_kernel
 from charjax.initlab.measurements.moment import Moment, batch_loss, multiplied
 from charjax.initlab.probes.depth import effective_rank
+from charjax.signals import Interrupted
 from charjax.training.session import first_state, make_session
 from charjax.training.step import make_train_step
 from tests.commands import tiny
@@ -247,8 +248,23 @@ def words(text, out, *others):
     return ["sweep", *tiny("mlp"), f"data.path={text}", *grid, *others, "--out", str(out)]
 
 
+def _stop_and_resume(monkeypatch, command):
+    """Stop a sweep between two of its measurements, and continue it."""
+    calls = 0
+
+    def poll(self):
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise Interrupted(15)
+
+    monkeypatch.setattr("charjax.signals.Signals.poll", poll)
+    assert main(command) == 143
+    assert main([*command, "--resume"]) == 0
+
+
 @pytest.mark.slow
-def test_measuring_changes_no_run(text, tmp_path):
+def test_measuring_changes_no_run(text, tmp_path, monkeypatch):
     """Bits of all tables, of parts and of an extension, with stops at steps of its own."""
     named = ("--measure", ",".join(name for name in MEASUREMENTS if name != "attention_entropy"))
     named += ("--measure-at", "0,3,7,12")
@@ -270,6 +286,8 @@ def test_measuring_changes_no_run(text, tmp_path):
     assert not [row for row in rows if row["value"] == "" and row["scheme"] == "pytorch"]
     facts = json.loads((tmp_path / "whole" / "sweep.json").read_text())
     assert facts["measured"]["at"] == [0, 3, 7, 12]
+    _stop_and_resume(monkeypatch, words(text, tmp_path / "stopped", *named))
+    assert whole == (tmp_path / "stopped" / "measurements.csv").read_bytes()
     with pytest.raises(UserError, match=r"--extend: measure\.\w+ was .* and is not set now"):
         main(words(text, tmp_path / "whole", "--extend"))
 
