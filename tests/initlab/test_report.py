@@ -18,7 +18,7 @@ from matplotlib.colors import to_rgb
 
 from charjax import theory
 from charjax.errors import UserError
-from charjax.initlab.report import at_init, drawing, histograms, losses, phase, verdicts
+from charjax.initlab.report import at_init, drawing, histograms, losses, measured, phase, verdicts
 from charjax.initlab.report.swaps import compare_all
 from charjax.initlab.report.tables import combinations_of, read_sweep, select, settings_of
 from charjax.initlab.report.text import transfer_tables, verdict_lines
@@ -433,6 +433,30 @@ def test_transfer_at_one_size_is_the_best_rate(tmp_path):
     caption, head, _ = transfer_tables(sweep, found)[0]
     assert "drift" not in caption
     assert head == ["scheme", "width 64"]
+
+
+def test_measurements_have_a_figure(tmp_path):
+    directory = write_sweep(tmp_path / "measured", seeds=2, steps=10)
+    facts = json.loads((directory / "sweep.json").read_text())
+    facts["measured"] = {"names": ["sharpness", "units"], "at": [0, 10]}
+    (directory / "sweep.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=r"measurements\.csv' is not as a sweep writes it: missing"):
+        read_sweep(directory)
+    head, *runs = (directory / "runs.csv").read_text().splitlines()
+    lines = [",".join([*head.split(",")[:6], "step", "quantity", "place", "value"])]
+    values = ("sharpness,,3.5", "dead,h0,0.5", "dead,h1,")
+    lines += [
+        ",".join([*line.split(",")[:6], step, value])
+        for line in runs
+        for step in ("0", "10")
+        for value in values
+    ]
+    (directory / "measurements.csv").write_text("\n".join(lines) + "\n")
+    sweep = read_sweep(directory)
+    with drawing.styled():
+        picture = measured.draw_measurements(sweep, verdicts.judge(sweep))
+    assert picture is not None
+    assert "2 panels" in picture.alt
 
 
 def test_variants_are_named_by_their_settings():

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from charjax import files
-from charjax.initlab.report import at_init, drawing, histograms, losses, phase, text
+from charjax.initlab.report import at_init, drawing, histograms, losses, measured, phase, text
 from charjax.initlab.report.drawing import Picture
 from charjax.initlab.report.tables import Sweep
 from charjax.initlab.report.verdicts import judge, ranked_schemes
@@ -55,6 +55,7 @@ def document(sweep: Sweep, kinds: Sequence[str] = ()) -> tuple[str, list[Picture
             ],
             "Updates beside weights": [histograms.draw_updates(sweep, cells)],
             "Loss over steps": [losses.draw_curves(sweep, cells)],
+            "Measurements during training": [measured.draw_measurements(sweep, cells)],
             "Phase map": [phase.draw_phases(sweep, cells)],
             "Learning-rate transfer": [
                 losses.draw_transfer(sweep, axis, each) for axis, each in found.items()

@@ -42,7 +42,8 @@ _COLUMNS = {
     ),
 }
 _HISTOGRAM = (*AXES, "step", "layer", "kind", "low", "high", "counts")
-_TEXT = ("scheme", "layer", "activation", "kind")
+_MEASURED = ("step", "quantity", "place", "value")
+_TEXT = ("scheme", "layer", "activation", "kind", "quantity", "place")
 _FILES = ("sweep.json", *_COLUMNS, "histograms.npz")
 _ROWS_AT_ONCE = 50_000
 
@@ -97,6 +98,7 @@ class Sweep:
       curves: curves.csv.
       layers: layers.csv.
       histograms: histograms.npz but its counts.
+      measurements: measurements.csv, or None where nothing was measured during training.
       counts: of the histograms, (rows, bins); a histogram's row is its label in their index.
     """
 
@@ -113,6 +115,7 @@ class Sweep:
     layers: pd.DataFrame
     histograms: pd.DataFrame
     counts: NDArray[Any]
+    measurements: pd.DataFrame | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -178,6 +181,9 @@ def read_sweep(directory: Path) -> Sweep:
     runs, curves, layers, histograms = (
         _placed(directory / name, table, facts) for name, table in tables.items()
     )
+    measurements = None
+    if "measured" in facts:
+        measurements = _read_measurements(directory, names, facts)
     facts["scheme_names"], facts["schemes"] = facts["schemes"], _variants(facts)
     schemes, gains, depths, widths, rates, seeds = _axes(facts)
     sweep = Sweep(
@@ -194,6 +200,7 @@ def read_sweep(directory: Path) -> Sweep:
         layers,
         histograms,
         counts,
+        measurements,
     )
     _require_runs(sweep)
     return sweep
@@ -241,6 +248,13 @@ def _read_facts(path: Path) -> dict[str, Any]:
     for key in ("gains", "depths", "widths", "learning_rates", "seeds", "recorded"):
         facts[key] = sorted(facts[key], key=lambda item: -math.inf if item is None else item)
     return facts
+
+
+def _read_measurements(directory: Path, names: list[str], facts: Mapping[str, Any]) -> pd.DataFrame:
+    path = directory / "measurements.csv"
+    if not path.is_file():
+        raise _broken(path, "missing")
+    return _placed(path, _read_csv(path, _MEASURED, names), facts)
 
 
 def settings_of(facts: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
