@@ -438,13 +438,14 @@ def test_transfer_at_one_size_is_the_best_rate(tmp_path):
 def test_measurements_have_a_figure(tmp_path):
     directory = write_sweep(tmp_path / "measured", seeds=2, steps=10)
     facts = json.loads((directory / "sweep.json").read_text())
-    facts["measured"] = {"names": ["sharpness", "units"], "at": [0, 10]}
+    facts["measured"] = {"names": ["sharpness", "units", "noise_scale"], "at": [0, 10]}
     (directory / "sweep.json").write_text(json.dumps(facts))
     with pytest.raises(UserError, match=r"measurements\.csv' is not as a sweep writes it: missing"):
         read_sweep(directory)
     head, *runs = (directory / "runs.csv").read_text().splitlines()
     lines = [",".join([*head.split(",")[:6], "step", "quantity", "place", "value"])]
-    values = ("sharpness,,3.5", "dead,h0,0.5", "dead,h1,")
+    values = ("sharpness,,3.5", "dead,h0,0.5", "dead,h1,", "noise_scale,,-1")
+    values += ("gradient_variance,,4", "gradient_square,,2")
     lines += [
         ",".join([*line.split(",")[:6], step, value])
         for line in runs
@@ -456,7 +457,7 @@ def test_measurements_have_a_figure(tmp_path):
     with drawing.styled():
         picture = measured.draw_measurements(sweep, verdicts.judge(sweep))
     assert picture is not None
-    assert "2 panels" in picture.alt
+    assert "3 panels" in picture.alt
 
 
 def test_variants_are_named_by_their_settings():

@@ -36,9 +36,11 @@ def draw_measurements(sweep: Sweep, cells: list[Cell]) -> Picture | None:
     variants = [one for one in cells[-1].variants if one.scheme in shown]
     panels = drawing.panels(len(names))
     for name, axes in zip(names, panels.main, strict=True):
-        rows = table[table["quantity"] == name]
         for variant in variants:
-            _draw_line(axes, sweep, variant, rows)
+            if name == "noise_scale":
+                _draw_noise_scale(axes, sweep, variant, table)
+            else:
+                _draw_line(axes, sweep, variant, table[table["quantity"] == name])
         drawing.step_axis(axes, np.unique(table["step"]))
         axes.set_title(drawing.label(str(name)))
     panels.legend()
@@ -47,14 +49,13 @@ def draw_measurements(sweep: Sweep, cells: list[Cell]) -> Picture | None:
         alt=f"Measurements during training over steps in {len(names)} panels, {sweep.largest}.",
         caption=f"Measurements of each {sweep.noun} at its best setting, {sweep.largest}: "
         f"mean over n = {len(sweep.seeds)} seeds, bands: 95 % bootstrap intervals. Of quantities "
-        "of layers, matrices or heads the mean of these. Diverged runs are left out.",
+        "of layers, matrices or heads the mean of these. The noise scale is the quotient of its "
+        "parts' means over seeds. Diverged runs are left out.",
     )
 
 
 def _draw_line(axes: Any, sweep: Sweep, variant: Variant, table: pd.DataFrame) -> None:
-    place = {"scheme": variant.scheme, "gain": variant.gain, "learning_rate": variant.rate}
-    rows = select(table, **place)
-    rows = rows[~sweep.has_diverged(rows) & np.isfinite(rows["value"])]
+    rows = _rows(sweep, variant, table)
     by_seed = rows.groupby(["step", "seed"])["value"].mean().unstack("seed")
     found = [interval(values_S.dropna().to_numpy()) for _, values_S in by_seed.iterrows()]
     style = drawing.line_style(variant.scheme)
@@ -64,3 +65,21 @@ def _draw_line(axes: Any, sweep: Sweep, variant: Variant, table: pd.DataFrame) -
     axes.plot(steps_T, mean_T, **style, marker="o", ms=2.5, lw=1.3, label=name)
     ends = [one.low for one in found], [one.high for one in found]
     drawing.spread(axes, steps_T, *ends, style["color"])
+
+
+def _draw_noise_scale(axes: Any, sweep: Sweep, variant: Variant, table: pd.DataFrame) -> None:
+    """Draw tr S over |G|^2, of each the mean over seeds: single quotients are biased."""
+    rows = _rows(sweep, variant, table)
+    means = rows.groupby(["quantity", "step"])["value"].mean()
+    quotient_T = means["gradient_variance"] / means["gradient_square"]
+    # Where even the mean over seeds does not show the gradient there is no point.
+    quotient_T = quotient_T[quotient_T > 0]
+    style, name = drawing.line_style(variant.scheme), short_name(sweep, variant.scheme)
+    axes.plot(quotient_T.index, quotient_T, **style, marker="o", ms=2.5, lw=1.3, label=name)
+
+
+def _rows(sweep: Sweep, variant: Variant, table: pd.DataFrame) -> pd.DataFrame:
+    """Return the finite values of a variant's runs that did not diverge."""
+    place = {"scheme": variant.scheme, "gain": variant.gain, "learning_rate": variant.rate}
+    rows = select(table, **place)
+    return rows[~sweep.has_diverged(rows) & np.isfinite(rows["value"])]
