@@ -301,7 +301,8 @@ def _instrument(args: Namespace, session: "Session", workdir: Path) -> "Instrume
 
     names, steps = parse_names(args.measure), session.config.train.steps
     at = recorded_steps(steps) if args.measure_at is None else args.measure_at
-    return RunMeasurements(session, Measuring(names, check_steps(at, steps)), workdir)
+    measuring = Measuring(names, check_steps(at, steps))
+    return RunMeasurements(session, measuring, workdir, resumed=args.resume)
 
 
 def train_arguments(

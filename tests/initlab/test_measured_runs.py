@@ -58,6 +58,10 @@ def test_a_resumed_run_measures_on(text, tmp_path):
     assert main([*half, *named[:3], "0,3,10"]) == 0
     resumed = ["--workdir", str(tmp_path / "half"), "--resume", "train.steps=12", *named]
     assert main(resumed) == 0
+    (tmp_path / "half" / "measurements.csv").rename(tmp_path / "table.csv")
+    with pytest.raises(UserError, match="was not measured from there"):
+        main([*resumed[:3], "train.steps=14", "--measure", "ntk"])
+    (tmp_path / "table.csv").rename(tmp_path / "half" / "measurements.csv")
     tables = [(tmp_path / name / "measurements.csv").read_bytes() for name in ("whole", "half")]
     assert tables[0] == tables[1]
 

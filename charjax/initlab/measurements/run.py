@@ -34,13 +34,17 @@ FROM_THE_START = ("ntk", "feature_change")
 class RunMeasurements:
     """Measures a run at chosen steps, and writes measurements.csv after each; an `Instrument`."""
 
-    def __init__(self, session: Session, measuring: Measuring, directory: Path):
+    def __init__(
+        self, session: Session, measuring: Measuring, directory: Path, *, resumed: bool = False
+    ):
         """Check what is measured; compiled when it is measured first.
 
         Args:
           session: of the run.
           measuring: the measurements, and their steps.
           directory: of the run. Rows of steps that a resumed run repeats are replaced.
+          resumed: the run continues from a checkpoint. It may have begun with the parameters of
+            another run, and only one that was measured before is known not to have.
 
         Raises:
           UserError: the run does not have a measurement.
@@ -51,6 +55,13 @@ class RunMeasurements:
                 "steps: leave it out"
             )
         check_measurable(measuring.names, session.model, session.config)
+        compared = [name for name in measuring.names if name in FROM_THE_START]
+        if compared and resumed and not (directory / FILE).is_file():
+            raise UserError(
+                f"--measure: {compared[0]} given with --resume; it compares with the run's start, "
+                "and the run was not measured from there: leave it out"
+            )
+        self._compares = bool(compared)
         self._session, self._measuring, self._path = session, measuring, directory / FILE
         self._measure = jax.jit(functools.partial(measure_run, session, measuring.names))
         self._initial: TrainState | None = None
@@ -61,7 +72,7 @@ class RunMeasurements:
 
     def reached(self, step: int, state: TrainState) -> None:
         """Measure the state, if it is one of the steps."""
-        if self._initial is None:
+        if self._initial is None and self._compares:
             # A copy: training donates the state itself.
             is_first = step == 0
             self._initial = (
@@ -69,7 +80,8 @@ class RunMeasurements:
             )
         if step not in self._measuring.at:
             return
-        found = jax.device_get(self._measure(self._initial, state, self._session.source))
+        initial = state if self._initial is None else self._initial
+        found = jax.device_get(self._measure(initial, state, self._session.source))
         rows = [row for row in self._earlier() if int(row[0]) < step]
         for name in self._measuring.names:
             one = MEASUREMENTS[name]
