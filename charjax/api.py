@@ -29,6 +29,7 @@ from charjax.errors import UserError
 from charjax.evaluate import stream_sizes
 from charjax.generation.generate import MOST_SAMPLES, PastContext, generate, start_tokens
 from charjax.generation.sampling import Sampling
+from charjax.initlab import frames
 from charjax.models.contract import CharModel
 from charjax.run import load as saved_runs
 from charjax.run.comparison import Comparison, compare_runs
@@ -430,6 +431,8 @@ def _fit(
         init_from=None if source is None else str(source),
         checkpoint=None,
         profile=None,
+        measure=None,
+        measure_at=None,
         several=False,
     )
     if isinstance(config, Config):
@@ -508,6 +511,24 @@ def load(
         saved = saved_runs.find_run(directory, str(checkpoint))
         devices = saved.start_backend(core_devices=True)
         return Run(saved_runs.load_run(saved, weights), devices)
+
+
+def load_sweep(directory: str | Path, table: frames.Table = "runs") -> pd.DataFrame:
+    """Load a table of a finished sweep of the initialisation laboratory.
+
+    Args:
+      directory: that `charjax initlab sweep` or `merge` wrote.
+      table: "runs", a row per run; "curves", per run and recorded step; "layers", per run, step
+        and layer; "measurements", per run, step, quantity and place (sweep --measure).
+
+    Returns:
+      The table; a setting that is an axis has a column by its name. `attrs["sweep"]` holds
+      sweep.json.
+
+    Raises:
+      UserError: no finished sweep there, no such table, or a damaged file.
+    """
+    return frames.read_frame(Path(directory), table)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from charjax.run.checkpoint import Checkpoints
 from charjax.run.directory import lock_directory
 from charjax.run.display import Display
 from charjax.run.header import show_header
+from charjax.run.instrument import Instrument
 from charjax.run.lock import Lock
 from charjax.run.loop import DivergedError, Loop
 from charjax.run.metrics import MetricsFile, draw_curves
@@ -119,12 +120,18 @@ class Recorder:
         path = self.directory / "metrics.jsonl"
         return MetricsFile(path, self.tracking.write, writes=processes.is_first())
 
-    def train(self, params: Any = None, profile: int | None = None) -> int:
+    def train(
+        self,
+        params: Any = None,
+        profile: int | None = None,
+        instrument: Instrument | None = None,
+    ) -> int:
         """Train to the last step; return the exit status.
 
         Args:
           params: the parameters to start from; None: drawn by the scheme.
           profile: steps of which a trace is written to profile/.
+          instrument: reads the states at steps of its own.
         """
         began = time.perf_counter()
         state, progress = self._initial_state(params)
@@ -164,6 +171,7 @@ class Recorder:
             check=self.checkpoints.check,
             steps_per_epoch=self.session.steps_per_epoch,
             profile=self._profile(profile),
+            instrument=instrument,
             sizes={name: split.size for name, split in self.session.dataset.splits.items()},
         )
         self.display.start(step, self.session.config.train.steps)
