@@ -75,6 +75,7 @@ def _evaluate(args: Namespace, poll: Any) -> int:
         "context": args.context,
         "stride": args.stride,
         "poll": poll,
+        "device_bytes": run.config.data.device_bytes,
     }
     if args.per_line or args.per_character:
         losses_N = exact_losses(run.model, run.variables, split, mesh, **sizes)

@@ -17,11 +17,12 @@ from jax import Array
 from jax.sharding import Mesh
 
 from charjax import parallel
-from charjax.data.batches import BatchSource
+from charjax.config.sections import DEVICE_BYTES
 from charjax.data.splits import Split
 from charjax.data.windows import EvalWindows, evaluation_windows
 from charjax.errors import UserError
 from charjax.models.contract import CharModel
+from charjax.training.feed import Source, WindowReader, one_batch
 from charjax.training.scoring import (
     gather_columns,
     score_chunk,
@@ -72,6 +73,7 @@ def exact_loss(
     context: int | None = None,
     stride: int | None = None,
     poll: Callable[[], None] = lambda: None,
+    device_bytes: int = DEVICE_BYTES,
 ) -> Score:
     """Return the mean loss over every target of a split.
 
@@ -91,11 +93,12 @@ def exact_loss(
       context: characters in a window.
       stride: characters between the starts of two windows; by default `context`.
       poll: called between batches; may raise to stop.
+      device_bytes: of a split of more bytes, windows are read on the host, and put on the device.
 
     Raises:
       UserError: context or stride out of bounds.
     """
-    sizes = _Sizes(context_length, batch_size, context, stride)
+    sizes = _Sizes(context_length, batch_size, context, stride, device_bytes)
     with parallel.target(mesh):
         return _totals(_batches(model, variables, split, mesh, sizes, each=False), poll)
 
@@ -111,6 +114,7 @@ def exact_losses(
     context: int | None = None,
     stride: int | None = None,
     poll: Callable[[], None] = lambda: None,
+    device_bytes: int = DEVICE_BYTES,
 ) -> np.ndarray:
     """Return the loss of each token of a split, whose mean is `exact_loss`.
 
@@ -119,7 +123,7 @@ def exact_losses(
     Returns:
       (N,) float32, in nats; NaN for the first token of a document, before which nothing stands.
     """
-    sizes = _Sizes(context_length, batch_size, context, stride)
+    sizes = _Sizes(context_length, batch_size, context, stride, device_bytes)
     losses_N = np.full(len(split.tokens), np.nan, np.float32)
     with parallel.target(mesh):
         for batch in _batches(model, variables, split, mesh, sizes, each=True):
@@ -137,6 +141,7 @@ class _Sizes(NamedTuple):
     batch_size: int
     context: int | None
     stride: int | None
+    device_bytes: int
 
 
 class _Scored(NamedTuple):
@@ -157,13 +162,14 @@ def _batches(
     model: CharModel, variables: Any, split: Split, mesh: Mesh, sizes: _Sizes, *, each: bool
 ) -> Iterator[_Scored]:
     """Yield the scored batches of a split: every target once, or (not `each`) their sums."""
-    context_length, batch_size, context, stride = sizes
+    context_length, batch_size, context, stride, device_bytes = sizes
+    reader = WindowReader(split.tokens, mesh, device_bytes)
     _check_window(model, context_length, context, stride)
     # Lookups gain nothing from small batches: as many rows as the bound allows.
     asked = _most_targets(model, mesh) if model.looks_up_targets else batch_size
     rows = parallel.round_up(asked, mesh)
     if context is None and stride is None and model.memory == "carried":
-        return _carried(model, variables, split, mesh, rows, each)
+        return _carried(model, variables, split, reader, rows, each)
     free = context is None and stride is None and model.memory == "finite"
     window = _CHUNK if free else context or context_length
     window = min(window, int(split.doc_lengths.max()))
@@ -173,7 +179,7 @@ def _batches(
     step, lookback = min(stride or window, window), model.lookback if free else 0
     table = evaluation_windows(split, window=window, stride=step)
     how: Any = {"window": window, "lookback": lookback, "piece": piece, "each": each}
-    return _windowed(model, variables, split, mesh, rows, table, **how)
+    return _windowed(model, variables, reader, rows, table, **how)
 
 
 def _totals(batches: Iterator[_Scored], poll: Callable[[], None]) -> Score:
@@ -213,7 +219,7 @@ def _most_targets(model: CharModel, mesh: Mesh) -> int:
 def random_loss(
     model: CharModel,
     variables: Any,
-    source: BatchSource,
+    source: Source,
     mesh: Mesh,
     *,
     batches: int,
@@ -225,10 +231,11 @@ def random_loss(
     rows, piece = _bounded(model, size, source.window, mesh)
     parts, sums = -(-size // rows), []
     for index in range(first, first + batches):
+        drawn = one_batch(source, index, mesh)
         for part in range(parts):
             place = jnp.int32(index), jnp.int32(part)
             with parallel.target(mesh):
-                sums.append(score_draw(model, variables, source, *place, mesh, rows, piece))
+                sums.append(score_draw(model, variables, drawn, *place, mesh, rows, piece))
             jax.block_until_ready(sums[-2:-1])
             poll()
     every = np.asarray(jax.device_get(sums), np.float64).reshape(batches, parts, 2)
@@ -253,8 +260,7 @@ def _check_window(
 def _windowed(
     model: CharModel,
     variables: Any,
-    split: Split,
-    mesh: Mesh,
+    reader: WindowReader,
     rows: int,
     table: EvalWindows,
     *,
@@ -264,29 +270,28 @@ def _windowed(
     each: bool,
 ) -> Iterator[_Scored]:
     """Score batches of windows."""
-    tokens = parallel.place(split.tokens, parallel.replicated(mesh))
     sizes = {"window": window, "lookback": lookback}
     # Compiling a lookup takes longer than running it: an empty batch waits for the compiler.
     first = -rows if model.looks_up_targets else 0
     for begin in range(first, len(table.starts), rows):
-        here = [_filled(column[max(begin, 0) : begin + rows], rows) for column in table]
-        columns = [parallel.place(column, parallel.split_over(mesh)) for column in here]
+        here = EvalWindows(*(_filled(x[max(begin, 0) : begin + rows], rows) for x in table))
+        windows = reader.read(here, **sizes)
         if model.looks_up_targets:
             # Two programs: the second does not depend on the length of the text, so it is
             # compiled once for all splits.
-            batch = gather_columns(tokens, *columns, **sizes)
+            batch = gather_columns(windows, **sizes)
             scored = score_lookups(model, variables, batch, each=each)
         else:
             how = {**sizes, "piece": piece, "each": each}
-            scored = score_windows(model, variables, tokens, *columns, **how)
-        yield _Scored(scored[0], scored[1], here[0])
+            scored = score_windows(model, variables, windows, **how)
+        yield _Scored(scored[0], scored[1], here.starts)
 
 
 def _carried(
-    model: CharModel, variables: Any, split: Split, mesh: Mesh, rows: int, each: bool
+    model: CharModel, variables: Any, split: Split, reader: WindowReader, rows: int, each: bool
 ) -> Iterator[_Scored]:
     """Score chunks with a state carried along each of `rows` documents at once."""
-    tokens = parallel.place(split.tokens, parallel.replicated(mesh))
+    mesh = reader.mesh
     order = np.argsort(-split.doc_lengths, kind="stable")
     rows = min(rows, parallel.round_up(len(order), mesh))
     most = _most_targets(model, mesh)
@@ -300,12 +305,11 @@ def _carried(
         for offset in range(0, int(left.max()), window):
             lengths = np.clip(left - offset, 0, window)
             at = np.where(lengths > 0, starts + offset, starts)
-            here = [_filled(column, rows) for column in (at, lengths)]
-            columns = [parallel.place(column, parallel.split_over(mesh)) for column in here]
-            scored, cache = score_chunk(
-                model, variables, tokens, *columns, cache, window=window, each=each
-            )
-            yield _Scored(scored[0], scored[1], here[0])
+            columns = EvalWindows(at, at, lengths, np.zeros_like(lengths))
+            here = EvalWindows(*(_filled(column, rows) for column in columns))
+            windows = reader.read(here, window=window, lookback=0)
+            scored, cache = score_chunk(model, variables, windows, cache, window=window, each=each)
+            yield _Scored(scored[0], scored[1], here.starts)
 
 
 def _power_of_two(bound: int) -> int:
@@ -314,6 +318,6 @@ def _power_of_two(bound: int) -> int:
 
 
 def _filled(column: np.ndarray, rows: int) -> np.ndarray:
-    full = np.full(rows, _PADDING, np.int32)
+    full = np.full(rows, _PADDING, np.int64)
     full[: len(column)] = column
     return full

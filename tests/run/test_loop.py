@@ -44,7 +44,10 @@ class Program:
         self.waited: list[tuple[int, int]] = []
         self.in_a_row, self.busy_until = 0, 0.0
 
-    def run(self, state: Any, steps: int) -> tuple[Any, np.ndarray, "Pending"]:
+    def most_steps(self, step: int) -> int:
+        return CAPACITY
+
+    def run(self, state: Any, steps: int, step: int) -> tuple[Any, np.ndarray, "Pending"]:
         first, rows = state.counters.step, []
         for step in range(first + 1, first + steps + 1):
             if self.in_a_row == self.bound:

@@ -51,6 +51,7 @@ from charjax.initlab.probes.hessian import Extremes, hessian_extremes
 from charjax.initlab.probes.jacobian import Spectrum, embedding_jacobian, spectrum
 from charjax.models.contract import CharModel
 from charjax.random_streams import purpose_key
+from charjax.training.feed import device_source
 from charjax.training.session import Session, seed_state
 from charjax.training.state import TrainState, variables_of
 from charjax.training.step import cross_entropy
@@ -127,8 +128,7 @@ def probe_seeds(
       seeds: number of seeds.
       report_progress: called with the name of the next stage.
     """
-    source = session.source
-    assert source is not None
+    source = device_source(session.source)
     draw = jax.jit(lambda step: source.draw(step))
     batches = [draw(jnp.int32(0))]
     targets = max(1.0, float(jnp.sum(batches[0].weights)))
