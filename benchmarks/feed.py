@@ -2,8 +2,8 @@
 
     python -m benchmarks.feed [--devices cpu,gpu] [--quick] [--out FILE.json]
 
-The training loops of the same models on the same text take turns: once it is on the device, and once
-its rows are read on the host (data.device_bytes=0). Then a text of 1 GB, mapped from a file: the
+The training loops of the same models on the same text take turns: once the text is on the device,
+and once its rows are read on the host (data.device_bytes=0). Then a text of 1 GB, mapped from a file: the
 processor time from the start of a process to the end of the first step, and the memory that is then
 the process's own (RssAnon of proc(5)).
 """
@@ -54,7 +54,7 @@ def measure(section: Section) -> None:
             section.add(
                 f"{model}, {place}",
                 unit="s",
-                times_device=paired_ratio(values, found["device"]),
+                times_speed=paired_ratio(values, found["device"]),
                 **summary(values),
             )
     name = "a text of 1 GB, host"
@@ -108,7 +108,7 @@ def first_step(path: Path) -> dict[str, Any]:
 
 
 def _ratio(row: Row) -> str:
-    return f"{row['times_device']['median']:.3f}" if "times_device" in row else ""
+    return f"{row['times_speed']['median']:.3f}" if "times_speed" in row else ""
 
 
 def _anonymous(row: Row) -> str:
@@ -118,14 +118,14 @@ def _anonymous(row: Row) -> str:
 COLUMNS: tuple[Column, ...] = (
     ("", lambda row: row["name"]),
     ("step (1 GB: processor time to the first)", spread),
-    ("times that of a text on the device", _ratio),
+    ("times the speed with the text on the device", _ratio),
     ("memory of its own", _anonymous),
 )
 
 
 def draw(axes: Any, rows: list[Row]) -> None:
     """Draw a bar for each model and place."""
-    steps = [row for row in rows if "times_device" in row]
+    steps = [row for row in rows if "times_speed" in row]
     bars(axes, steps, lambda row: 1e3 * row["median"], "ms per training step")
 
 

@@ -19,6 +19,7 @@ NAMES = (
     "roofline",
     "throughput",
     "options",
+    "feed",
     "peers",
     "gru",
     "generate",

@@ -53,7 +53,8 @@ class Feed:
           source: of the batches.
           mesh: the devices that share them.
           first: the next step of the run.
-          last: its last step; nothing after it is read ahead.
+          last: its last step; no block reaches beyond it, and none is read ahead of it. (A
+            benchmark may go on from there.)
         """
         self._source, self._mesh, self._last = source, mesh, last
         self._reader = ThreadPoolExecutor(1, "charjax-feed")
@@ -73,7 +74,7 @@ class Feed:
             current, ahead = self._ahead, None
             if current is None or current.first != step:
                 current = self._read(step, _FIRST_STEPS)
-            if current.end < self._last:
+            if current.end != self._last:
                 ahead = self._read(current.end, _GROWTH * current.steps)
             self._current, self._ahead = current, ahead
         return current.block.result(), current.end - step
