@@ -3,9 +3,9 @@
     python -m benchmarks.feed [--devices cpu,gpu] [--quick] [--out FILE.json]
 
 The training loops of the same models on the same text take turns: once the text is on the device,
-and once its rows are read on the host (data.device_bytes=0). Then a text of 1 GB, mapped from a file: the
-processor time from the start of a process to the end of the first step, and the memory that is then
-the process's own (RssAnon of proc(5)).
+and once its rows are read on the host (data.device_bytes=0). Then a text of 1 GB, mapped from a
+file: the processor time from the start of a process to the end of the first step, and the memory
+that is then the process's own (RssAnon of proc(5)).
 """
 
 import json

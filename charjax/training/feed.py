@@ -190,13 +190,23 @@ def device_source(source: Source | None) -> BatchSource:
       UserError: the text stays on the host.
     """
     if isinstance(source, HostSource):
-        raise UserError(
-            f"data.device_bytes: the training part of the text has {source.tokens.nbytes:,} bytes, "
-            "and stays on the host; runs that are trained in one program, and probes, read it on "
-            f"the device: use data.device_bytes={source.tokens.nbytes}"
-        )
-    assert source is not None
+        check_on_device(source.tokens, 0)
+    assert isinstance(source, BatchSource)
     return source
+
+
+def check_on_device(tokens: np.ndarray, device_bytes: int) -> None:
+    """Check that a part of a text is put on the device.
+
+    Raises:
+      UserError: the text stays on the host.
+    """
+    if (size := tokens.nbytes) > device_bytes:
+        raise UserError(
+            f"data.device_bytes: a part of the text has {size:,} bytes, and stays on the host; "
+            "runs that are trained in one program read it on the device: use "
+            f"data.device_bytes={size}"
+        )
 
 
 def _placed(array: np.ndarray, shape: Any) -> Array:

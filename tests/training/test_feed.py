@@ -1,5 +1,6 @@
 """Runs whose text stays on the host have the bits of those whose text is on the device."""
 
+import importlib
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from charjax.training import feed
 from charjax.training.feed import Feed, device_source
 from charjax.training.session import open_session
 from tests.commands import run, start
-from tests.several import last_step
+from tests.several import Several, last_step
 from tests.training.fed_runs import pair, write_text
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -105,6 +106,20 @@ def test_an_interrupted_run_is_resumed_with_the_text_elsewhere(tmp_path: Path):
     assert _metrics(cut) == _metrics(whole)
 
 
+@pytest.mark.slow
+def test_two_processes_train_as_with_the_text_on_their_devices(tmp_path: Path):
+    text = write_text(tmp_path)
+    base = [f"data.path={text}", *RUNS["gru, contiguous"], "train.steps=40", "train.log_every=1"]
+    base += ["train.batch_size=4", "eval.every=20"]
+    workdirs = {size: tmp_path / str(size) for size in (10**6, 0)}
+    for size, workdir in workdirs.items():
+        options: list[object] = [*base, f"data.device_bytes={size}", "--workdir", workdir]
+        with Several(tmp_path, 2, options) as several:
+            assert several.wait(120) == [0, 0], several.report()
+    assert _summary(workdirs[0]) == _summary(workdirs[10**6])
+    assert _metrics(workdirs[0]) == _metrics(workdirs[10**6])
+
+
 def _summary(workdir: Path) -> Any:
     found = json.loads((workdir / "summary.json").read_text())
     return {key: found[key] for key in ("state_digest", "val_loss", "best_val_loss", "best_step")}
@@ -177,3 +192,12 @@ def test_the_plan_counts_blocks_instead_of_the_text(tmp_path: Path):
     # Rows of 9 tokens in 8,192 steps of 16 rows, two numbers for each row, and one for each step.
     assert planned(200, 0) == 3 * (8192 * 16 * (9 + 2 * 4) + 8192 + 4)
     assert planned(2000, 10**6) - planned(200, 10**6) == 22 * 1800 * 9 // 10
+
+
+def test_a_sweep_of_a_text_on_the_host_is_refused_before_it_begins(tmp_path: Path):
+    main = importlib.import_module("charjax.initlab.commands.sweep").main
+    out = tmp_path / "sweep"
+    settings = [*words("mlp, pairs", write_text(tmp_path)), "data.device_bytes=100"]
+    with pytest.raises(UserError, match=r"^data.device_bytes: .* use data.device_bytes=\d+$"):
+        main([*settings, "--seeds", "2", "--out", str(out)])
+    assert not out.exists()
