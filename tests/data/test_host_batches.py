@@ -72,7 +72,7 @@ def mesh() -> Any:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.quick("epoch-rows", "pairs-lines")
+@pytest.mark.quick("epoch", "epoch-rows", "contiguous-lookback", "pairs-lines")
 def test_a_block_has_the_batches_of_the_device(case: str):
     split, count = CASES[case][0], 6
     device = make_source(split, **settings_of(case))
