@@ -54,6 +54,7 @@ class TestFit:
         ]
         assert digests[0] == digests[1]
 
+    @pytest.mark.slow
     def test_a_config_stands_for_its_words(self, folder: Path) -> None:
         words = [f"data.path={folder / 'text.txt'}", "model.kind=bigram", *SMALL]
         run = charjax.fit(load_config(None, words), workdir=folder / "config", quiet=True)
@@ -68,6 +69,7 @@ class TestFit:
         longer = charjax.fit("train.steps=18", resume=True, **where)
         assert longer.metrics.step.max() == 18
 
+    @pytest.mark.slow
     def test_parameters_of_another_run_are_the_first_ones(self, stream, folder: Path) -> None:
         words = [f"data.path={folder / 'text.txt'}", "optim.learning_rate=1e-30", "train.steps=1"]
         run = charjax.fit(*words, init_from=stream.directory, workdir=folder / "tuned", quiet=True)

@@ -58,6 +58,7 @@ def mistake(*words: object) -> str:
     return done.err
 
 
+@pytest.mark.slow
 def test_a_part_of_a_latin1_corpus_is_read_as_the_corpus_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -149,6 +149,7 @@ def test_nothing_is_fetched(full):
     assert not any(name.startswith("on") or name == "style" for _, a in page.tags for name in a)
 
 
+@pytest.mark.slow
 def test_absent_sections_have_no_heading(small):
     directory, done = small
     assert done.status == 0
@@ -187,6 +188,7 @@ def test_without_layers_or_theory(tmp_path):
     assert headings == ["Verdicts", "Ranking", "Before the first step, with theory", *headings[-1:]]
 
 
+@pytest.mark.slow
 def test_names_and_commands_are_escaped(tmp_path):
     command = f"python -m charjax.initlab sweep --scheme '{EVIL}' \x1b[31m\x00 --lr 1&2"
     schemes = {EVIL: (1.0, 0.0), '"><img src=x onerror=a>\u202e$\\frac': (1.5, 0.3), "_x": (2, 0.1)}
