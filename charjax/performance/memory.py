@@ -28,8 +28,9 @@ Source = Literal["compiler", "formula"]
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes per device; every device holds the whole text (or its rows
-    of blocks of it), and the state or its part (fsdp).
+    """Bytes per device: every device holds the whole text, and the state or its part (fsdp).
+
+    Of a text that stays on the host it holds its rows of a few blocks.
 
     Attributes:
       parameters: in float32.
