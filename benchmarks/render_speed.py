@@ -20,6 +20,7 @@ NAMES = (
     "roofline",
     "throughput",
     "options",
+    "feed",
     "peers",
     "gru",
     "generate",

@@ -366,7 +366,11 @@ class Run:
     def _sizes(self) -> dict[str, Any]:
         length = self.config.model.context_length
         assert length is not None
-        return {"context_length": length, "batch_size": self.config.eval.batch_size}
+        return {
+            "context_length": length,
+            "batch_size": self.config.eval.batch_size,
+            "device_bytes": self.config.data.device_bytes,
+        }
 
 
 def fit(

@@ -83,6 +83,7 @@ def _evaluate(args: Namespace, poll: Any) -> int:
         "stride": args.stride,
         **stream_sizes(run.model, run.config.model.kind, **requested),
         "poll": poll,
+        "device_bytes": run.config.data.device_bytes,
     }
     if args.per_line or args.per_character:
         losses_N = exact_losses(run.model, run.variables, split, mesh, **sizes)

@@ -84,6 +84,11 @@ def split_over(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, _resolved(ROWS, mesh))
 
 
+def split_rows_over(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of several batches: the second axis is divided over the devices."""
+    return NamedSharding(mesh, PartitionSpec(None, *_resolved(ROWS, mesh)))
+
+
 def divided_axis(shape: tuple[int, ...], count: int) -> int | None:
     """Return the axis along which a parameter or moment is divided; None: it stays whole.
 

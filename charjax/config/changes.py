@@ -114,6 +114,8 @@ _OF_SCHEDULE = (
 )
 _FREE_SECTIONS = ("eval", "checkpoint", "log")
 _FREE_TO_CHANGE = (
+    # The batches are the same wherever the text is.
+    "data.device_bytes",
     "train.steps",
     "train.epochs",
     "train.log_every",

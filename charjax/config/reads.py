@@ -222,6 +222,8 @@ READ: dict[str, tuple[When, ...]] = {
     "data.sampling": (_TRAINED,),
     "data.byte_order_mark": (_OWN_TEXT, _CHARACTERS),
     "data.strip_lines": (_LIST,),
+    # Training reads it, and the evaluation of any family.
+    "data.device_bytes": (),
     "data.rows": (_INTERLEAVED, _HELD_OUT),
     "data.chunk": (_INTERLEAVED, _HELD_OUT),
     # Settings of [model] belong to one family; all are read except these.

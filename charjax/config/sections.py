@@ -29,6 +29,9 @@ from charjax.config.optim import YOUNGER as _YOUNGER_OPTIM
 from charjax.config.optim import OptimConfig
 from charjax.errors import UserError, did_you_mean
 
+# Default of data.device_bytes.
+DEVICE_BYTES = 256_000_000
+
 Corpus = Literal["stdlib", "shakespeare", "names", "warpeace"]
 Split = Literal["tail", "shuffled_lines", "interleaved"]
 Layout = Literal["stream", "lines", "pairs"]
@@ -73,6 +76,13 @@ class DataConfig(Section):
     )
     strip_lines: bool = Field(
         False, description="lines: blanks at both ends of a line are left out, as in makemore"
+    )
+    device_bytes: int = Field(
+        DEVICE_BYTES,
+        ge=0,
+        le=2 * 10**9,
+        description="largest part of a text, in bytes of its tokens, that is put on the device; "
+        "batches of a larger one are read on the host",
     )
 
     @field_validator("path", "val_path", mode="before")
@@ -481,6 +491,7 @@ _YOUNGER: tuple[tuple[str, str], ...] = (
     ("data", "strip_lines"),
     ("data", "val_path"),
     ("data", "vocab_size"),
+    ("data", "device_bytes"),
     ("train", "patience"),
     ("train", "epochs"),
     *(("eval", key) for key in ("max_targets", "streams", "warmup")),

@@ -7,38 +7,30 @@ S = lookback + T inputs per row, P = S + 1 characters read for both.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from charjax.data.draws import Draws, find_draws
 from charjax.data.indices import shuffled_indices, uniform_indices
 from charjax.data.splits import Split
-from charjax.data.windows import (
-    EvalWindows,
-    Grid,
-    Table,
-    check_length,
-    evaluation_windows,
-    even_windows,
-    line_windows,
-    shares_boundaries,
-    streams,
-)
-from charjax.random_streams import purpose_key
+from charjax.data.windows import EvalWindows, Table, evaluation_windows, on_device
 
 __all__ = [
     "Batch",
     "BatchSource",
     "EvalWindows",
+    "ReadWindows",
+    "TextWindows",
+    "batch_of_rows",
     "evaluation_windows",
+    "from_boundary",
     "gather_windows",
     "make_source",
 ]
 
-Layout = Literal["stream", "lines", "pairs"]
-Sampling = Literal["random", "epoch", "contiguous"]
 # From f(key, rows) to the same function of rows that are divided over devices.
 Share = Callable[[Callable[[Array, Array], Array]], Callable[[Array, Array], Array]]
 
@@ -77,45 +69,14 @@ def _not_shared(function: Callable[[Array, Array], Array]) -> Callable[[Array, A
     ],
 )
 @dataclasses.dataclass(frozen=True)
-class BatchSource:
+class BatchSource(Draws):
     """Source of batches: a pytree, to be passed to jit as an argument.
 
     Attributes:
       tokens: (N,) uint8, uint16 or uint32, on the device.
-      key: the typed PRNG key of this source.
-      windows: the windows that can be drawn; with contiguous sampling, the B streams.
-      sampling: random, epoch or contiguous.
-      batch_size: B.
-      window: T.
-      lookback: inputs before the one that precedes the first target.
-      batches_per_epoch: number of batches in which every window occurs once.
-      has_boundaries: token 0 separates the documents, instead of `windows`.
     """
 
     tokens: Array
-    key: Array
-    windows: Grid | Table
-    sampling: Sampling
-    batch_size: int
-    window: int
-    lookback: int
-    batches_per_epoch: int
-    has_boundaries: bool
-
-    def steps_per_epoch(self, num_targets: int) -> float:
-        """Return the number of steps in which every target occurs once.
-
-        With random sampling it is the number after which as many targets are expected to have been
-        drawn as there are.
-
-        Args:
-          num_targets: targets of the split.
-        """
-        if self.sampling != "random":
-            return float(self.batches_per_epoch)
-        if isinstance(self.windows, Table):
-            return self.windows.count / self.batch_size
-        return num_targets / (self.batch_size * self.window)
 
     def draw(self, step: Array, share: Share = _not_shared) -> Batch:
         """Return the batch of a step; a pure function, to be called inside jit.
@@ -141,7 +102,7 @@ class BatchSource:
             window=self.window,
             lookback=self.lookback,
         )
-        inputs_BS = _from_boundary(batch.inputs) if self.has_boundaries else batch.inputs
+        inputs_BS = from_boundary(batch.inputs) if self.has_boundaries else batch.inputs
         return batch._replace(inputs=inputs_BS, restart=restart)
 
     def _random(self, step: Array) -> tuple[Array, Array, Array]:
@@ -171,72 +132,49 @@ class BatchSource:
         return self.windows.doc_starts, self.windows.starts + offset, lengths_B
 
 
-def _from_boundary(inputs_BS: Array) -> Array:
-    """Replace everything before a row's last boundary (token 0) by token 0."""
+def from_boundary(inputs_BS: Array) -> Array:
+    """Replace everything before a row's last boundary (token 0) by token 0; for use in jit."""
     position_S = jnp.arange(inputs_BS.shape[1], dtype=jnp.int32)
     last_B = jnp.max(jnp.where(inputs_BS == 0, position_S, -1), axis=1)
     return jnp.where(position_S > last_B[:, None], inputs_BS, 0)
 
 
-def make_source(
-    split: Split,
-    *,
-    layout: Layout,
-    sampling: Sampling,
-    window: int,
-    lookback: int,
-    batch_size: int,
-    seed: int,
-) -> BatchSource:
+def make_source(split: Split, **settings: Any) -> BatchSource:
     """Put a split on the device and return the source of its batches.
 
-    A batch consists of windows of T targets. With `stream`, random windows start anywhere, as in
-    nanoGPT; the windows of an epoch are adjacent, the last of a document shorter. With `lines`, the
-    windows of a line are adjacent. With `pairs`, every target is one window. `contiguous` sampling
-    continues where the previous step ended, in B streams: B equal parts of one document, or one
-    document each.
-
-    Args:
-      split: tokens and documents. Except with `lines`: one document, documents of equal length
-        that share no token (interleaved), or, with `pairs`, lines.
-      layout: stream, lines or pairs.
-      sampling: random, epoch or contiguous.
-      window: T; 1 for pairs.
-      lookback: inputs before the one that precedes the first target.
-      batch_size: B.
-      seed: 0 to 2**32 - 1.
-
-    Raises:
-      UserError: the split is shorter than a window, or cannot be read in B streams.
+    Arguments and errors are those of `find_draws`.
     """
-    has_boundaries = layout == "pairs" and shares_boundaries(split)
-    if layout != "lines" and not has_boundaries:
-        check_length(split, window, lookback if layout == "pairs" else 0)
-    windows: Grid | Table
-    if layout == "lines":
-        windows = line_windows(split, window)
-    elif has_boundaries:
-        # Every token of the joined lines but the first is a target.
-        windows = Grid(1, split.num_targets, 1, split.num_targets, 1)
-    elif sampling == "contiguous":
-        windows = streams(split, batch_size)
-    else:
-        windows = even_windows(split, window, stride=1 if sampling == "random" else window)
-    if isinstance(windows, Table) and sampling == "contiguous":
-        batches = -(-int(windows.lengths.max()) // window)
-    else:
-        batches = -(-windows.count // batch_size)
-    return BatchSource(
-        tokens=jnp.asarray(split.tokens),
-        key=purpose_key(seed, "batches"),
-        windows=windows,
-        sampling=sampling,
-        batch_size=batch_size,
-        window=window,
-        lookback=lookback,
-        batches_per_epoch=batches,
-        has_boundaries=has_boundaries,
-    )
+    draws = find_draws(split, **settings)
+    on_it = {**vars(draws), "windows": on_device(draws.windows)}
+    return BatchSource(**on_it, tokens=jnp.asarray(split.tokens))
+
+
+class TextWindows(NamedTuple):
+    """Windows of a text on the device; arguments of `gather_windows`."""
+
+    tokens: Array
+    starts: Array
+    doc_starts: Array
+    lengths: Array
+    firsts: Array
+
+    def batch(self, window: int, lookback: int) -> Batch:
+        """Return their batch; to be called inside jit."""
+        columns = self.doc_starts, self.starts, self.lengths, self.firsts
+        return gather_windows(self.tokens, *columns, window=window, lookback=lookback)
+
+
+class ReadWindows(NamedTuple):
+    """Windows of a text on the host, whose tokens were read; arguments of `batch_of_rows`."""
+
+    read_BP: Array
+    before_B: Array
+    lengths_B: Array
+    firsts_B: Array
+
+    def batch(self, window: int, lookback: int) -> Batch:
+        """Return their batch; to be called inside jit."""
+        return batch_of_rows(*self, window=window, lookback=lookback)
 
 
 def gather_windows(
@@ -260,13 +198,39 @@ def gather_windows(
       window: T.
       lookback: inputs before `starts`.
     """
-    offset = jnp.arange(-lookback, window + 1, dtype=jnp.int32)
-    at_BP = starts[:, None] + offset
-    read_BP = jnp.take(tokens, at_BP, mode="clip").astype(jnp.int32)
-    is_input_BP = (at_BP >= doc_starts[:, None]) & (offset < lengths[:, None])
+    offset_P = jnp.arange(-lookback, window + 1, dtype=jnp.int32)
+    read_BP = jnp.take(tokens, starts[:, None] + offset_P, mode="clip")
+    return batch_of_rows(
+        read_BP, starts - doc_starts, lengths, firsts, window=window, lookback=lookback
+    )
+
+
+def batch_of_rows(
+    read_BP: Array,
+    before_B: Array,
+    lengths_B: Array,
+    firsts_B: Array,
+    *,
+    window: int,
+    lookback: int,
+) -> Batch:
+    """Make a batch of the tokens that were read for its windows; to be called inside jit.
+
+    Args:
+      read_BP: tokens from `lookback` before the window's first input to its last target.
+      before_B: int32, tokens of the document before the window's first input; `lookback` stands
+        for more.
+      lengths_B: int32, targets of each window, 0 to `window`.
+      firsts_B: int32, index of the first target with weight 1.
+      window: T.
+      lookback: inputs before the one that precedes the first target.
+    """
+    read_BP = read_BP.astype(jnp.int32)
+    offset_P = jnp.arange(-lookback, window + 1, dtype=jnp.int32)
+    is_input_BP = (offset_P >= -before_B[:, None]) & (offset_P < lengths_B[:, None])
     inputs_BS = jnp.where(is_input_BP, read_BP, 0)[:, :-1]
-    offset_T = offset[lookback:-1]
-    is_target_BT = offset_T < lengths[:, None]
+    offset_T = offset_P[lookback:-1]
+    is_target_BT = offset_T < lengths_B[:, None]
     targets_BT = jnp.where(is_target_BT, read_BP[:, lookback + 1 :], 0)
-    weights_BT = (is_target_BT & (offset_T >= firsts[:, None])).astype(jnp.float32)
+    weights_BT = (is_target_BT & (offset_T >= firsts_B[:, None])).astype(jnp.float32)
     return Batch(inputs_BS, targets_BT, weights_BT, jnp.array(True))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-_ROUNDS = 8
+ROUNDS = 8
 
 
 def uniform_indices(key: Array, batch_size: int, count: int) -> Array:
@@ -59,11 +59,11 @@ def shuffled_indices(key: Array, index_B: Array, count: int) -> Array:
     """
     columns = max(1, math.isqrt(count - 1) + 1)
     rows = -(-count // columns)
-    keys = jax.random.bits(key, (_ROUNDS,), jnp.uint32)
+    keys = jax.random.bits(key, (ROUNDS,), jnp.uint32)
 
     def network(x_B: Array) -> Array:
         left_B, right_B = x_B % columns, x_B // columns
-        for number in range(0, _ROUNDS, 2):
+        for number in range(0, ROUNDS, 2):
             left_B = (left_B + _mix(right_B ^ keys[number]) % columns) % columns
             right_B = (right_B + _mix(left_B ^ keys[number + 1]) % rows) % rows
         return left_B + right_B * jnp.uint32(columns)

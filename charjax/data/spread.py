@@ -50,7 +50,7 @@ def stream_windows(split: Split, streams: int) -> EvalWindows:
         starts = doc_starts + np.concatenate([bound[:-1] for bound in bounds])
         lengths = np.concatenate([np.diff(bound) for bound in bounds])
     columns = starts, doc_starts, lengths, np.zeros_like(starts)
-    return EvalWindows(*(column.astype(np.int32) for column in columns))
+    return EvalWindows(*(column.astype(np.int64) for column in columns))
 
 
 def warmed(table: EvalWindows, warmup: int) -> EvalWindows:

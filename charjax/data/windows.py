@@ -6,7 +6,7 @@ per window.
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,9 @@ from jax import Array
 
 from charjax.data.splits import Split
 from charjax.errors import UserError
+
+# Of JAX inside a program, or of NumPy on the host.
+A = TypeVar("A", Array, np.ndarray)
 
 
 @jax.tree_util.register_static
@@ -41,11 +44,11 @@ class Grid:
         """Number of windows, W."""
         return self.documents * self.per_document
 
-    def locate(self, index_B: Array) -> tuple[Array, Array, Array]:
-        """Return the document's start, the start and the length of each window, (B,) int32."""
+    def locate(self, index_B: A) -> tuple[A, A, A]:
+        """Return the document's start, the start and the length of each window, (B,)."""
         within_B = index_B % self.per_document * self.stride
         doc_starts_B = index_B // self.per_document * (self.length + 1)
-        lengths_B = jnp.minimum(self.length - within_B, self.window)
+        lengths_B = (self.length - within_B).clip(max=self.window)
         return doc_starts_B, doc_starts_B + within_B, lengths_B
 
 
@@ -56,7 +59,7 @@ class Grid:
 )
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Windows listed one by one: (W,) int32 each.
+    """Windows listed one by one: (W,) each, int64 on the host and int32 on the device.
 
     Attributes:
       doc_starts: first token of the window's document.
@@ -64,17 +67,17 @@ class Table:
       lengths: targets of the window.
     """
 
-    doc_starts: Array
-    starts: Array
-    lengths: Array
+    doc_starts: Any
+    starts: Any
+    lengths: Any
 
     @property
     def count(self) -> int:
         """Number of windows, W."""
-        return self.starts.shape[0]
+        return int(self.starts.shape[0])
 
-    def locate(self, index_B: Array) -> tuple[Array, Array, Array]:
-        """Return the document's start, the start and the length of each window, (B,) int32."""
+    def locate(self, index_B: A) -> tuple[A, A, A]:
+        """Return the document's start, the start and the length of each window, (B,)."""
         return self.doc_starts[index_B], self.starts[index_B], self.lengths[index_B]
 
 
@@ -91,8 +94,17 @@ def even_windows(split: Split, window: int, *, stride: int) -> Grid:
     return Grid(documents, length, stride, per_document, window)
 
 
+def on_device(windows: Grid | Table) -> Grid | Table:
+    """Return windows as a program reads them, for a text of fewer than 2**31 tokens."""
+    return windows if isinstance(windows, Grid) else jax.tree.map(_to_int32, windows)
+
+
+def _to_int32(column: np.ndarray) -> Array:
+    return jnp.asarray(column, jnp.int32)
+
+
 class EvalWindows(NamedTuple):
-    """Windows that together score every target of a split once; (K,) int32 each.
+    """Windows that together score every target of a split once; (K,) int64 each.
 
     Attributes:
       starts: first input of the window.
@@ -123,7 +135,7 @@ def evaluation_windows(split: Split, *, window: int, stride: int) -> EvalWindows
     lengths_K = np.minimum(split.doc_lengths[document_K] - number_K * stride, window)
     firsts_K = np.where(number_K > 0, window - stride, 0)
     columns = (doc_starts_K + number_K * stride, doc_starts_K, lengths_K, firsts_K)
-    return EvalWindows(*(column.astype(np.int32) for column in columns))
+    return EvalWindows(*(column.astype(np.int64, copy=False) for column in columns))
 
 
 def line_windows(split: Split, window: int) -> Table:
@@ -160,7 +172,8 @@ def streams(split: Split, batch_size: int) -> Table:
 
 
 def _table(doc_starts: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Table:
-    return Table(*(jnp.asarray(column, jnp.int32) for column in (doc_starts, starts, lengths)))
+    columns = (doc_starts, starts, lengths)
+    return Table(*(column.astype(np.int64, copy=False) for column in columns))
 
 
 def shares_boundaries(split: Split) -> bool:

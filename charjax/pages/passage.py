@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from charjax import parallel
-from charjax.data.batches import Batch, evaluation_windows
+from charjax.data.batches import Batch, TextWindows, evaluation_windows
 from charjax.data.splits import Split
 from charjax.data.tokenizers import CharTokenizer, Tokenizer
 from charjax.models.contract import CharModel
@@ -84,8 +84,10 @@ def _predict(
     with parallel.target(mesh):
         text = jnp.asarray(split.tokens[: tokens + 1])
         for begin in range(0, len(table.starts), rows):
-            columns = [jnp.asarray(column[begin : begin + rows]) for column in table]
-            batch = gather_columns(text, *columns, window=window, lookback=model.lookback)
+            columns = [jnp.asarray(column[begin : begin + rows], jnp.int32) for column in table]
+            batch = gather_columns(
+                TextWindows(text, *columns), window=window, lookback=model.lookback
+            )
             found = _score(model, variables, batch, count)
             row, column = np.nonzero(np.asarray(batch.weights))
             place = table.starts[begin + row] + 1 + column

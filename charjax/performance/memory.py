@@ -8,8 +8,10 @@ from typing import Any, Literal
 import jax
 
 from charjax import parallel
+from charjax.data.host_batches import HostSource
 from charjax.performance import activations
 from charjax.performance.devices import Platform
+from charjax.training.feed import block_shapes
 from charjax.training.program import CAPACITY
 from charjax.training.session import Session
 from charjax.training.state import TrainState, parameter_count, state_shapes
@@ -19,12 +21,16 @@ _FLOAT = 4
 # Threads' stacks and pages of libraries that the first call of a program with products adds to a
 # CPU's process (measured: benchmarks/plan.py).
 _PROCESS = 13 * 2**20
+# Of a text on the host: those whose steps are in flight, and the next one.
+_BLOCKS = 3
 Source = Literal["compiler", "formula"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes per device; every device holds the whole text, and the state or its part (fsdp).
+    """Bytes per device: every device holds the whole text, and the state or its part (fsdp).
+
+    Of a text that stays on the host it holds its rows of a few blocks.
 
     Attributes:
       parameters: in float32.
@@ -32,7 +38,7 @@ class Memory:
       moments: the optimizer's state.
       other: statistics of batch norm, carried states, a scheme's factors, a moving average of the
         parameters, counters.
-      text: the training tokens and the windows in them.
+      text: the training tokens and the windows in them, or the blocks of a text on the host.
       metrics: the buffer of a chunk's metrics.
       temporary: gradients, activations and all else that a step holds for a while.
       gradients: one array for each parameter, a part of `temporary`.
@@ -101,7 +107,7 @@ def with_temporary(
         all_parameters=size_of(state.params),
         moments=size_of(state.opt_state, fsdp),
         other=size_of(rest) + size_of(state.average, fsdp) + carry,
-        text=size_of(session.source),
+        text=_text(session, devices),
         metrics=CAPACITY * len(Metrics._fields) * _FLOAT,
         temporary=temporary,
         gradients=_gradients(session, state, fsdp),
@@ -179,6 +185,14 @@ def compiled_bytes(session: Session, found: Any) -> int:
     rows = session.config.train.batch_size // devices
     process = _PROCESS // devices if session.model.forward_flops else 0
     return int(found.temporary) + library_bytes(session, rows) + process
+
+
+def _text(session: Session, devices: int) -> int:
+    source = session.source
+    if not isinstance(source, HostSource):
+        return size_of(source)
+    block = block_shapes(source, source.most_steps, session.mesh)
+    return _BLOCKS * size_of(block) // devices
 
 
 def _state(session: Session) -> TrainState:

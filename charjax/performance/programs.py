@@ -15,11 +15,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from charjax import backend, parallel
+from charjax.data.batches import TextWindows
+from charjax.data.host_batches import Block
 from charjax.generation.decoder import State, decode_tokens
 from charjax.generation.sampling import Sampling
 from charjax.models.contract import CharModel
 from charjax.training.evaluation import CARRIED_CHUNK
-from charjax.training.program import chunk_function, dropout_key, uses_onednn
+from charjax.training.program import argument_of, chunk_function, dropout_key, uses_onednn
 from charjax.training.scoring import gather_columns, score_chunk, score_lookups, score_windows
 from charjax.training.session import Session, state_shardings
 from charjax.training.state import state_shapes, variables_of
@@ -67,11 +69,18 @@ def training(session: Session, mesh: Mesh) -> Program:
     key = jax.eval_shape(lambda: dropout_key(session.config, mesh))
     arguments = (
         jax.tree.map(_shaped, state, shardings),
-        _whole(session.source, mesh),
+        _source(session, mesh),
         _shaped(key, whole),
         jax.ShapeDtypeStruct((), jnp.int32),
     )
     return Program("train", function, arguments, mesh, uses_onednn(session.config, mesh))
+
+
+def _source(session: Session, mesh: Mesh) -> Any:
+    """Return the shapes of what the loop draws its batches from, on the devices of a mesh."""
+    assert session.source is not None
+    source = argument_of(session.source, mesh)
+    return source if isinstance(source, Block) else _whole(source, mesh)
 
 
 def evaluation(
@@ -92,18 +101,19 @@ def evaluation(
     text = jax.ShapeDtypeStruct((tokens,), dtype, sharding=parallel.replicated(mesh))
     column = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=parallel.split_over(mesh))
     variables = _whole(variables, mesh)
+    windows = TextWindows(text, *[column] * 4)  # type: ignore[arg-type]
     sizes: Any = {"window": window, "lookback": model.lookback}
     if model.looks_up_targets:
-        batch = jax.eval_shape(functools.partial(gather_columns, **sizes), text, *[column] * 4)
+        batch = jax.eval_shape(functools.partial(gather_columns, **sizes), windows)
         function = _bound(score_lookups, model)
         return Program("evaluate", function, (variables, _rows(batch, mesh)), mesh)
     if model.memory == "carried":
         window = min(window, CARRIED_CHUNK)
         cache = _rows(jax.eval_shape(lambda: model.init_cache(rows)), mesh)
         function = _bound(score_chunk, model, window=window)
-        return Program("evaluate", function, (variables, text, *[column] * 3, cache), mesh)
+        return Program("evaluate", function, (variables, windows, cache), mesh)
     function = _bound(score_windows, model, piece=window, **sizes)
-    return Program("evaluate", function, (variables, text, *[column] * 4), mesh)
+    return Program("evaluate", function, (variables, windows), mesh)
 
 
 def decoding(

@@ -12,8 +12,8 @@ from jax import Array
 from charjax import hardware
 from charjax.parallel import first_copy, whole
 from charjax.performance.failures import check_memory
-from charjax.training.program import CAPACITY, ChunkProgram, compile_chunks, dropout_key
-from charjax.training.session import Session, first_state
+from charjax.training.program import ChunkProgram, compile_chunks, dropout_key
+from charjax.training.session import Session, first_source, first_state
 from charjax.training.state import TrainState, variables_of
 from charjax.training.step import cross_entropy
 
@@ -39,9 +39,12 @@ class Training:
 
     def steps(self, count: int) -> None:
         """Do so many steps in calls as long as the loop's longest, and wait for the last."""
-        whole, rest = divmod(count, CAPACITY)
-        for steps in [CAPACITY] * whole + [rest] * bool(rest):
-            self.state, _, done = self.program.run(self.state, steps)
+        step = int(self.state.counters.step)
+        last = step + count
+        while step < last:
+            steps = min(last - step, self.program.most_steps(step))
+            self.state, _, done = self.program.run(self.state, steps, step)
+            step += steps
         done.block_until_ready()
 
     def dispatches(self, steps: int) -> Callable[[int], None]:
@@ -81,8 +84,7 @@ def exact_loss(training: Training) -> float:
     """Return charjax's mean loss on the first batch, with all products in full float32."""
     session = training.session
     model = session.model.clone(dtype=jnp.float32)
-    assert session.source is not None
-    batch = jax.jit(first_copy(session.source).draw)(jnp.int32(0))
+    batch = jax.jit(lambda source: source.draw(jnp.int32(0)))(first_copy(first_source(session)))
 
     @jax.jit
     def loss(variables: Any) -> Array:
@@ -95,7 +97,7 @@ def exact_loss(training: Training) -> float:
 
 def first_batch(session: Session) -> tuple[np.ndarray, np.ndarray]:
     """Return the inputs (B, S) and targets (B, T) of step 0."""
-    batch = jax.jit(lambda source: source.draw(jnp.int32(0)))(session.source)
+    batch = jax.jit(lambda source: source.draw(jnp.int32(0)))(first_source(session))
     return np.asarray(batch.inputs), np.asarray(batch.targets)
 
 
@@ -107,4 +109,5 @@ def targets_per_step(session: Session) -> float:
         return float(source.batch_size * source.window)
     weights = jax.jit(lambda source, step: jnp.sum(source.draw(step).weights))
     steps = range(_DRAWN)
-    return float(np.mean([float(weights(first_copy(source), jnp.int32(n))) for n in steps]))
+    drawn = (first_copy(first_source(session, step)) for step in steps)
+    return float(np.mean([float(weights(each, jnp.int32(n))) for n, each in enumerate(drawn)]))

@@ -136,8 +136,8 @@ class Loop:
         goal = self.step + self.agree(goal - self.step)
         pending: _Chunk | None = None
         while self.step < goal and self.signals.received is None:
-            steps = min(goal - self.step, self._chunk_steps)
-            self.state, rows, done = self.program.run(self.state, steps)
+            steps = min(goal - self.step, self._chunk_steps, self.program.most_steps(self.step))
+            self.state, rows, done = self.program.run(self.state, steps, self.step)
             if pending is not None:
                 began = self._collect(pending, began)
             pending = _Chunk(self.step, steps, rows, done)

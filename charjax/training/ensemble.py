@@ -25,6 +25,7 @@ from charjax.errors import UserError
 from charjax.models.contract import CharModel
 from charjax.parallel import ROWS, WHOLE
 from charjax.random_streams import purpose_key
+from charjax.training.feed import device_source
 from charjax.training.program import make_advance
 from charjax.training.session import Session, seed_state
 from charjax.training.state import TrainState
@@ -143,14 +144,14 @@ class Ensemble:
             of `start`.
 
         Raises:
-          UserError: as `check_config`.
+          UserError: as `check_config`, and the text stays on the host.
         """
-        assert session.source is not None
         check_config(session.config)
         self.count = count
         self.mesh = parallel.make_mesh(session.devices, count)
         self.split = parallel.split_over(self.mesh)
-        self.source = parallel.place(session.source, parallel.replicated(self.mesh))
+        source = device_source(session.source)
+        self.source = parallel.place(source, parallel.replicated(self.mesh))
         self._start = jax.jit(functools.partial(_start, session))
         if initial is None:
             seeds_R, rates_R = jnp.zeros(count, jnp.uint32), jnp.zeros(count, jnp.float32)

@@ -17,12 +17,13 @@ from jax import Array
 from jax.sharding import Mesh
 
 from charjax import parallel
-from charjax.data.batches import BatchSource
+from charjax.config.sections import DEVICE_BYTES
 from charjax.data.splits import Split
 from charjax.data.spread import spread, stream_windows, warmed
 from charjax.data.windows import EvalWindows, evaluation_windows
 from charjax.errors import UserError
 from charjax.models.contract import CharModel
+from charjax.training.feed import Source, WindowReader, one_batch
 from charjax.training.scoring import (
     gather_columns,
     score_chunk,
@@ -82,6 +83,7 @@ def exact_loss(
     streams: int = 1,
     warmup: int = 0,
     poll: Callable[[], None] = lambda: None,
+    device_bytes: int = DEVICE_BYTES,
 ) -> Score:
     """Return the mean loss over every target of a split, or over at most `max_targets` of them.
 
@@ -109,11 +111,21 @@ def exact_loss(
       warmup: characters before each of these parts (or windows) that are read and not scored, as
         far as its document has them.
       poll: called between batches; may raise to stop.
+      device_bytes: of a split of more bytes, windows are read on the host, and put on the device.
 
     Raises:
       UserError: context or stride out of bounds.
     """
-    sizes = _Sizes(context_length, batch_size, context, stride, max_targets, streams, warmup)
+    sizes = _Sizes(
+        context_length,
+        batch_size,
+        context,
+        stride,
+        max_targets,
+        streams,
+        warmup,
+        device_bytes,
+    )
     with parallel.target(mesh):
         score = _totals(_batches(model, variables, split, mesh, sizes, each=False), poll)
     return score if score.targets == split.num_targets else score._replace(of=split.num_targets)
@@ -132,6 +144,7 @@ def exact_losses(
     streams: int = 1,
     warmup: int = 0,
     poll: Callable[[], None] = lambda: None,
+    device_bytes: int = DEVICE_BYTES,
 ) -> np.ndarray:
     """Return the loss of each token of a split, whose mean is `exact_loss`.
 
@@ -140,7 +153,7 @@ def exact_losses(
     Returns:
       (N,) float32, in nats; NaN for the first token of a document, before which nothing stands.
     """
-    sizes = _Sizes(context_length, batch_size, context, stride, None, streams, warmup)
+    sizes = _Sizes(context_length, batch_size, context, stride, None, streams, warmup, device_bytes)
     losses_N = np.full(len(split.tokens), np.nan, np.float32)
     with parallel.target(mesh):
         for batch in _batches(model, variables, split, mesh, sizes, each=True):
@@ -161,6 +174,7 @@ class _Sizes(NamedTuple):
     max_targets: int | None
     streams: int
     warmup: int
+    device_bytes: int
 
 
 class _Scored(NamedTuple):
@@ -181,7 +195,8 @@ def _batches(
     model: CharModel, variables: Any, split: Split, mesh: Mesh, sizes: _Sizes, *, each: bool
 ) -> Iterator[_Scored]:
     """Yield the scored batches of a split: of every target, or (not `each`) their sums."""
-    context_length, batch_size, context, stride, max_targets, streams, warmup = sizes
+    context_length, batch_size, context, stride, max_targets, streams, warmup, device_bytes = sizes
+    reader = WindowReader(split.tokens, mesh, device_bytes)
     _check_window(model, context_length, context, stride)
     # Lookups gain nothing from small batches: as many rows as the bound allows.
     asked = _most_targets(model, mesh) if model.looks_up_targets else batch_size
@@ -192,7 +207,7 @@ def _batches(
         if max_targets is not None and max_targets < split.num_targets:
             size = CARRIED_CHUNK
             parts = spread(evaluation_windows(split, window=size, stride=size), max_targets)
-        return _carried(model, variables, split, mesh, rows, warmed(parts, warmup), each)
+        return _carried(model, variables, reader, rows, warmed(parts, warmup), each)
     free = context is None and stride is None and model.memory == "finite"
     window = _CHUNK if free else context or context_length
     window = min(window, int(split.doc_lengths.max()))
@@ -204,7 +219,7 @@ def _batches(
     if max_targets is not None:
         table = spread(table, max_targets)
     how: Any = {"window": window, "lookback": lookback, "piece": piece, "each": each}
-    return _windowed(model, variables, split, mesh, rows, table, **how)
+    return _windowed(model, variables, reader, rows, table, **how)
 
 
 def _totals(batches: Iterator[_Scored], poll: Callable[[], None]) -> Score:
@@ -244,7 +259,7 @@ def _most_targets(model: CharModel, mesh: Mesh) -> int:
 def random_loss(
     model: CharModel,
     variables: Any,
-    source: BatchSource,
+    source: Source,
     mesh: Mesh,
     *,
     batches: int,
@@ -256,10 +271,11 @@ def random_loss(
     rows, piece = _bounded(model, size, source.window, mesh)
     parts, sums = -(-size // rows), []
     for index in range(first, first + batches):
+        drawn = one_batch(source, index, mesh)
         for part in range(parts):
             place = jnp.int32(index), jnp.int32(part)
             with parallel.target(mesh):
-                sums.append(score_draw(model, variables, source, *place, mesh, rows, piece))
+                sums.append(score_draw(model, variables, drawn, *place, mesh, rows, piece))
             jax.block_until_ready(sums[-2:-1])
             poll()
     every = np.asarray(jax.device_get(sums), np.float64).reshape(batches, parts, 2)
@@ -284,8 +300,7 @@ def _check_window(
 def _windowed(
     model: CharModel,
     variables: Any,
-    split: Split,
-    mesh: Mesh,
+    reader: WindowReader,
     rows: int,
     table: EvalWindows,
     *,
@@ -295,35 +310,33 @@ def _windowed(
     each: bool,
 ) -> Iterator[_Scored]:
     """Score batches of windows."""
-    tokens = parallel.place(split.tokens, parallel.replicated(mesh))
     sizes = {"window": window, "lookback": lookback}
     # Compiling a lookup takes longer than running it: an empty batch waits for the compiler.
     first = -rows if model.looks_up_targets else 0
     for begin in range(first, len(table.starts), rows):
-        here = [_filled(column[max(begin, 0) : begin + rows], rows) for column in table]
-        columns = [parallel.place(column, parallel.split_over(mesh)) for column in here]
+        here = EvalWindows(*(_filled(x[max(begin, 0) : begin + rows], rows) for x in table))
+        windows = reader.read(here, **sizes)
         if model.looks_up_targets:
             # Two programs: the second does not depend on the length of the text, so it is
             # compiled once for all splits.
-            batch = gather_columns(tokens, *columns, **sizes)
+            batch = gather_columns(windows, **sizes)
             scored = score_lookups(model, variables, batch, each=each)
         else:
             how = {**sizes, "piece": piece, "each": each}
-            scored = score_windows(model, variables, tokens, *columns, **how)
-        yield _Scored(scored[0], scored[1], here[0])
+            scored = score_windows(model, variables, windows, **how)
+        yield _Scored(scored[0], scored[1], here.starts)
 
 
 def _carried(
     model: CharModel,
     variables: Any,
-    split: Split,
-    mesh: Mesh,
+    reader: WindowReader,
     rows: int,
     parts: EvalWindows,
     each: bool,
 ) -> Iterator[_Scored]:
     """Score chunks with a state carried along each of `rows` parts at once."""
-    tokens = parallel.place(split.tokens, parallel.replicated(mesh))
+    mesh = reader.mesh
     order = np.argsort(-parts.lengths, kind="stable")
     rows = min(rows, parallel.round_up(len(order), mesh))
     most = _most_targets(model, mesh)
@@ -337,12 +350,11 @@ def _carried(
             lengths = np.clip(left - offset, 0, window)
             at = np.where(lengths > 0, starts + offset, starts)
             unscored = np.clip(firsts - offset, 0, window)
-            here = [_filled(column, rows) for column in (at, lengths, unscored)]
-            columns = [parallel.place(column, parallel.split_over(mesh)) for column in here]
-            scored, cache = score_chunk(
-                model, variables, tokens, *columns, cache, window=window, each=each
-            )
-            yield _Scored(scored[0], scored[1], here[0])
+            columns = EvalWindows(at, at, lengths, unscored)
+            here = EvalWindows(*(_filled(column, rows) for column in columns))
+            windows = reader.read(here, window=window, lookback=0)
+            scored, cache = score_chunk(model, variables, windows, cache, window=window, each=each)
+            yield _Scored(scored[0], scored[1], here.starts)
 
 
 def _power_of_two(bound: int) -> int:
@@ -351,6 +363,6 @@ def _power_of_two(bound: int) -> int:
 
 
 def _filled(column: np.ndarray, rows: int) -> np.ndarray:
-    full = np.full(rows, _PADDING, np.int32)
+    full = np.full(rows, _PADDING, np.int64)
     full[: len(column)] = column
     return full

@@ -17,45 +17,84 @@ from jax.sharding import Mesh
 from charjax import backend, parallel
 from charjax.config import Config
 from charjax.data.batches import BatchSource
+from charjax.data.host_batches import Block, HostSource
 from charjax.models.contract import CharModel
 from charjax.ops.choice import mask_generator
 from charjax.random_streams import Generator, purpose_key
 from charjax.training.cpu_plan import has_onednn_products
+from charjax.training.feed import Feed, Source, block_shapes
 from charjax.training.state import TrainState
 from charjax.training.step import Metrics, make_train_step
 
 # The most steps per chunk: the rows of the metrics buffer.
 CAPACITY = 8192
 
-Advance = Callable[[TrainState, BatchSource, Array], tuple[TrainState, Metrics]]
+Advance = Callable[[TrainState, BatchSource | Block, Array], tuple[TrainState, Metrics]]
 
 
 @dataclasses.dataclass(frozen=True)
 class ChunkProgram:
-    """The compiled program: `run(state, steps) -> (state, metrics, done)`."""
+    """The compiled program: `run(state, steps) -> (state, metrics, done)`.
+
+    Attributes:
+      compiled: the loop.
+      source: of the batches; of a text on the host, what brings them to the devices.
+      dropout_key: of the run.
+      compile_seconds: that it took.
+    """
 
     compiled: Any
-    source: BatchSource
+    source: BatchSource | Feed
     dropout_key: Array
     compile_seconds: float
 
-    def run(self, state: TrainState, steps: int) -> tuple[TrainState, Array, Array]:
-        """Start up to CAPACITY steps and return at once.
+    def most_steps(self, step: int) -> int:
+        """Return the most steps that a chunk may have after `step` steps."""
+        return self.source.at(step)[1] if isinstance(self.source, Feed) else CAPACITY
+
+    def run(
+        self, state: TrainState, steps: int, step: int | None = None
+    ) -> tuple[TrainState, Array, Array]:
+        """Start a chunk of steps and return at once.
 
         `state` is donated. Returns the new state, a (CAPACITY, metrics) float32 buffer
         and the number of steps done, which is smaller if too many in a row were not finite.
+
+        Args:
+          state: of the run.
+          steps: at most `most_steps(step)`.
+          step: the steps that the state has done; None: they are read from it, where they are
+            needed, which waits for the device.
+
+        Raises:
+          UserError: the file of a text on the host has been cut short.
         """
-        return self.compiled(state, self.source, self.dropout_key, jnp.int32(steps))
+        source: BatchSource | Block
+        if isinstance(self.source, Feed):
+            source, most = self.source.at(int(state.counters.step) if step is None else step)
+            if steps > most:
+                raise ValueError(f"{steps} steps given; at most {most} of them are in a block")
+        else:
+            source = self.source
+        return self.compiled(state, source, self.dropout_key, jnp.int32(steps))
 
 
 def compile_chunks(
-    model: CharModel, config: Config, source: BatchSource, state: TrainState, mesh: Mesh, key: Array
+    model: CharModel, config: Config, source: Source, state: TrainState, mesh: Mesh, key: Array
 ) -> ChunkProgram:
-    """Compile the loop ahead of time for this state, on this mesh."""
+    """Compile the loop ahead of time for this state, on this mesh.
+
+    Meanwhile the first batches of a text on the host are read.
+    """
     began = time.perf_counter()
+    batches: BatchSource | Feed
+    if isinstance(source, HostSource):
+        batches = Feed(source, mesh, int(state.counters.step), config.train.steps)
+    else:
+        batches = source
     lowered = lower_chunks(model, config, source, state, mesh, key)
     compiled = backend.compiled(lowered, mesh, onednn=uses_onednn(config, mesh))
-    return ChunkProgram(compiled, source, key, time.perf_counter() - began)
+    return ChunkProgram(compiled, batches, key, time.perf_counter() - began)
 
 
 def generator(config: Config, mesh: Mesh) -> Generator:
@@ -78,13 +117,20 @@ def uses_onednn(config: Config, mesh: Mesh) -> bool:
 
 
 def lower_chunks(
-    model: CharModel, config: Config, source: BatchSource, state: TrainState, mesh: Mesh, key: Array
+    model: CharModel, config: Config, source: Source, state: TrainState, mesh: Mesh, key: Array
 ) -> jax.stages.Lowered:
     """Trace and lower the loop for this state, on this mesh."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     program = chunk_function(model, config, mesh, shardings)
     with parallel.target(mesh):
-        return program.lower(state, source, key, jnp.int32(1))
+        return program.lower(state, argument_of(source, mesh), key, jnp.int32(1))
+
+
+def argument_of(source: Source, mesh: Mesh) -> BatchSource | Block:
+    """Return the loop's source of batches, or the shapes of one for a text on the host."""
+    if isinstance(source, HostSource):
+        return block_shapes(source, source.most_steps, mesh)
+    return source
 
 
 def chunk_function(model: CharModel, config: Config, mesh: Mesh, shardings: TrainState) -> Any:
@@ -100,7 +146,7 @@ def chunk_function(model: CharModel, config: Config, mesh: Mesh, shardings: Trai
     bound = config.train.max_skipped
 
     def run_chunk(
-        state: TrainState, source: BatchSource, dropout_key: Array, steps: Array
+        state: TrainState, source: BatchSource | Block, dropout_key: Array, steps: Array
     ) -> tuple[TrainState, Array, Array]:
         def goes_on(loop: tuple[Array, TrainState, Array]) -> Array:
             done, state, _ = loop
@@ -130,7 +176,7 @@ def make_advance(
         return parallel.shard_rows(function, mesh, parallel.WHOLE, parallel.ROWS)
 
     def advance(
-        state: TrainState, source: BatchSource, dropout_key: Array
+        state: TrainState, source: BatchSource | Block, dropout_key: Array
     ) -> tuple[TrainState, Metrics]:
         step = state.counters.step
         batch = parallel.constrain_batch(source.draw(step, share), mesh)

@@ -12,26 +12,18 @@ from jax import Array
 from jax.sharding import Mesh
 
 from charjax import parallel
-from charjax.data.batches import Batch, BatchSource, gather_windows
+from charjax.data.batches import Batch, BatchSource, ReadWindows, TextWindows
+from charjax.data.host_batches import Block
 from charjax.models.contract import CharModel
 from charjax.training.step import cross_entropy
 
+Windows = TextWindows | ReadWindows
+
 
 @functools.partial(jax.jit, static_argnames=("window", "lookback"))
-def gather_columns(
-    tokens: Array,
-    starts: Array,
-    doc_starts: Array,
-    lengths: Array,
-    firsts: Array,
-    *,
-    window: int,
-    lookback: int,
-) -> Batch:
-    """Return the batch of some windows; the columns are those of EvalWindows."""
-    return gather_windows(
-        tokens, doc_starts, starts, lengths, firsts, window=window, lookback=lookback
-    )
+def gather_columns(windows: Windows, *, window: int, lookback: int) -> Batch:
+    """Return the batch of some windows."""
+    return windows.batch(window, lookback)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "each"))
@@ -46,32 +38,22 @@ def score_lookups(
 def score_windows(
     model: CharModel,
     variables: Any,
-    tokens: Array,
-    starts: Array,
-    doc_starts: Array,
-    lengths: Array,
-    firsts: Array,
+    windows: Windows,
     *,
     window: int,
     lookback: int,
     piece: int,
     each: bool = False,
 ) -> tuple[Array, Array]:
-    """Return (loss, weight) of windows: sums, or of each target; columns as of EvalWindows."""
-    batch = gather_windows(
-        tokens, doc_starts, starts, lengths, firsts, window=window, lookback=lookback
-    )
-    return _score(model, variables, batch, piece, each)
+    """Return (loss, weight) of windows: sums, or of each target."""
+    return _score(model, variables, windows.batch(window, lookback), piece, each)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "window", "each"))
 def score_chunk(
     model: CharModel,
     variables: Any,
-    tokens: Array,
-    starts: Array,
-    lengths: Array,
-    firsts: Array,
+    windows: Windows,
     cache: Any,
     *,
     window: int,
@@ -81,7 +63,7 @@ def score_chunk(
 
     With `each` those of every target, else their sums; columns as of EvalWindows.
     """
-    batch = gather_windows(tokens, starts, starts, lengths, firsts, window=window, lookback=0)
+    batch = windows.batch(window, 0)
     logits_BTV, cache = model.apply(variables, batch.inputs, cache)
     losses_BT = cross_entropy(logits_BTV, batch.targets)
     return (losses_BT, batch.weights) if each else _sums(losses_BT, batch.weights), cache
@@ -91,7 +73,7 @@ def score_chunk(
 def score_draw(
     model: CharModel,
     variables: Any,
-    source: BatchSource,
+    source: BatchSource | Block,
     index: Array,
     part: Array,
     mesh: Mesh,

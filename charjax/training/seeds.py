@@ -16,7 +16,6 @@ import jax
 import numpy as np
 
 from charjax import hardware, parallel
-from charjax.data.batches import BatchSource
 from charjax.random_streams import purpose_key
 from charjax.training.ensemble import (
     MEMORY_SHARE,
@@ -25,6 +24,7 @@ from charjax.training.ensemble import (
     as_many_as_fit,
 )
 from charjax.training.evaluation import random_loss
+from charjax.training.feed import Source
 from charjax.training.session import Session, score_split
 from charjax.training.state import variables_of
 
@@ -155,9 +155,8 @@ class _Group:
             variables = self._variables(index)
             val, random = self._exact("val", variables), None
             if source is not None:
-                random = self._random(
-                    dataclasses.replace(source, key=purpose_key(seed, "batches")), variables
-                )
+                seeded = dataclasses.replace(source, key=purpose_key(seed, "batches"))
+                random = self._random(seeded, variables)
             self.curves[index].append(Point(self.training.step, float(train_R[index]), val, random))
             figure, best = val if random is None else random, self.best[index]
             if best is None or _rank(figure) < _rank(best[0]):
@@ -191,7 +190,7 @@ class _Group:
         split = self.session.dataset.splits[name]
         return score_split(self.session, split, variables, self.poll).loss
 
-    def _random(self, source: BatchSource, variables: Any) -> float:
+    def _random(self, source: Source, variables: Any) -> float:
         count = self.session.config.eval.batches
         first = (self.training.step * count) % (2**31 - 1 - count)
         return random_loss(

@@ -18,6 +18,7 @@ from charjax.config import Config
 from charjax.config.fields import MOST_STEPS
 from charjax.data.batches import BatchSource, make_source
 from charjax.data.datasets import Dataset, load_dataset
+from charjax.data.host_batches import Block, make_host_source
 from charjax.data.splits import Split, target_counts
 from charjax.data.tokenizers import Tokenizer
 from charjax.errors import UserError
@@ -29,6 +30,7 @@ from charjax.random_streams import purpose_key
 from charjax.training.cpu_plan import needs_one_heap
 from charjax.training.devices import check_memory, make_run_mesh
 from charjax.training.evaluation import Score, exact_loss, random_loss
+from charjax.training.feed import Source, one_batch
 from charjax.training.own_checks import check_own
 from charjax.training.state import (
     InitData,
@@ -54,7 +56,8 @@ class Session:
       model: the module.
       devices: all devices, those of other processes of the run included.
       mesh: the devices in use.
-      source: training batches by step; None for a fitted family.
+      source: training batches by step, of a text on the device or on the host; None for a fitted
+        family.
       val_source: validation batches, for eval.protocol = "random" alone.
     """
 
@@ -63,8 +66,8 @@ class Session:
     model: CharModel
     devices: list[jax.Device]
     mesh: Mesh
-    source: BatchSource | None
-    val_source: BatchSource | None
+    source: Source | None
+    val_source: Source | None
 
     @property
     def steps_per_epoch(self) -> float:
@@ -190,21 +193,22 @@ def _check_scheme(config: Config, model: CharModel) -> None:
 
 def _source(
     config: Config, model: CharModel, mesh: Mesh, split: Split, rows: int, sampling: Any
-) -> BatchSource:
+) -> Source:
     context, layout = config.model.context_length, config.data.layout
     assert context is not None
     assert layout is not None
     pairs = layout == "pairs"
-    source = make_source(
-        split,
-        layout=layout,
-        sampling=sampling,
-        window=1 if pairs else context,
-        lookback=context - 1 if pairs else model.lookback,
-        batch_size=rows,
-        seed=config.train.seed,
-    )
-    return parallel.place(source, parallel.replicated(mesh))
+    settings: dict[str, Any] = {
+        "layout": layout,
+        "sampling": sampling,
+        "window": 1 if pairs else context,
+        "lookback": context - 1 if pairs else model.lookback,
+        "batch_size": rows,
+        "seed": config.train.seed,
+    }
+    if split.tokens.nbytes > config.data.device_bytes:
+        return make_host_source(split, **settings)
+    return parallel.place(make_source(split, **settings), parallel.replicated(mesh))
 
 
 def first_state(session: Session, params: Any = None) -> TrainState:
@@ -212,13 +216,13 @@ def first_state(session: Session, params: Any = None) -> TrainState:
     key = purpose_key(session.config.train.seed, "init")
     is_divided = parallel.fsdp_size(session.mesh) > 1
 
-    def draw(key: Array, source: BatchSource) -> TrainState:
+    def draw(key: Array, source: BatchSource | Block | None) -> TrainState:
         state = seed_state(session, key, source)
         # The parameters may just fit the device that draws them: moments are made in their place.
         return state._replace(opt_state=(), carry=(), average=()) if is_divided else state
 
     # On one device: all of them would draw the same numbers.
-    state = jax.jit(draw)(key, parallel.first_copy(session.source))
+    state = jax.jit(draw)(key, parallel.first_copy(first_source(session)))
     if params is not None:
         # The function of another run, in this run's parametrisation.
         state = state._replace(params=remove_multipliers(params, state.scales))
@@ -226,6 +230,11 @@ def first_state(session: Session, params: Any = None) -> TrainState:
         # Some optimizers keep parameters in their state.
         state = _complete(session, state)
     return place(session, state)
+
+
+def first_source(session: Session, step: int = 0) -> BatchSource | Block | None:
+    """Return what draws the batch of one step, whole on every device; None for a fitted family."""
+    return None if session.source is None else one_batch(session.source, step, session.mesh)
 
 
 def _complete(session: Session, state: TrainState) -> TrainState:
@@ -245,7 +254,7 @@ def _complete(session: Session, state: TrainState) -> TrainState:
 
 
 def seed_state(
-    session: Session, key: Array, source: BatchSource | None, *, with_scales: bool = False
+    session: Session, key: Array, source: BatchSource | Block | None, *, with_scales: bool = False
 ) -> TrainState:
     """Return the state at step 0 of a run with this "init" key and these batches; for use in jit.
 
@@ -334,4 +343,5 @@ def score_split(
         streams=config.streams,
         warmup=config.warmup,
         poll=poll,
+        device_bytes=session.config.data.device_bytes,
     )

@@ -42,7 +42,7 @@ def test_every_target_is_scored_once(lengths: list[int], window: int, stride: in
     ]
     assert scored == expected
     assert table.lengths.max() <= window
-    assert all(column.dtype == np.int32 for column in table)
+    assert all(column.dtype == np.int64 for column in table)
     # Each window of a document begins a stride after the one before, within the document.
     within = table.starts - table.doc_starts
     assert (within % stride == 0).all()

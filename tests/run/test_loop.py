@@ -34,6 +34,7 @@ class Program:
 
     Attributes:
       chunks: (first step, steps) of each call.
+      block: steps whose batches are brought to the device at once; None: all.
       waited: the calls that had been started when the host waited for one, (which, how many).
     """
 
@@ -43,8 +44,12 @@ class Program:
         self.chunks: list[tuple[int, int]] = []
         self.waited: list[tuple[int, int]] = []
         self.in_a_row, self.busy_until = 0, 0.0
+        self.block: int | None = None
 
-    def run(self, state: Any, steps: int) -> tuple[Any, np.ndarray, "Pending"]:
+    def most_steps(self, step: int) -> int:
+        return CAPACITY if self.block is None else self.block - step % self.block
+
+    def run(self, state: Any, steps: int, step: int) -> tuple[Any, np.ndarray, "Pending"]:
         first, rows = state.counters.step, []
         for step in range(first + 1, first + steps + 1):
             if self.in_a_row == self.bound:
@@ -274,6 +279,16 @@ def test_chunks_grow_until_they_last_for_about_a_second(
     assert most / 2 <= max(sizes) <= min(1.25 * most, CAPACITY)
     for before, after in itertools.pairwise([1, *sizes]):
         assert after <= 8 * before
+
+
+def test_a_chunk_ends_with_the_batches_that_are_on_the_device(make: Any):
+    run = make(steps=100, seconds_per_step=0.01)
+    run.program.block = 15
+    run.loop.run()
+    chunks = run.program.chunks
+    assert sum(steps for _, steps in chunks) == 100
+    assert {first for first, _ in chunks} >= set(range(15, 100, 15))
+    assert all(first // 15 == (first + steps - 1) // 15 for first, steps in chunks)
 
 
 def test_the_next_chunk_is_started_before_the_host_waits(make: Any):

@@ -37,6 +37,7 @@ from charjax.run.lock import Lock
 from charjax.signals import Signals
 from charjax.training.cpu_plan import needs_one_heap
 from charjax.training.ensemble import check_config
+from charjax.training.feed import check_on_device
 from charjax.training.session import with_context
 
 # Words of the command line that do not change the results, by the number of their values.
@@ -126,6 +127,8 @@ def _open(
     base = with_context(base, dataset)
     if "val" not in dataset.splits:
         raise UserError("data.val_fraction: 0 given; a sweep measures a validation loss: raise it")
+    for name in ("train", "val"):
+        check_on_device(dataset.splits[name].tokens, base.data.device_bytes)
     groups = make_groups(base, axes)
     check_room(groups, dataset, devices, measuring)
     return groups, dataset, devices, base

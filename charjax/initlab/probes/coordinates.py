@@ -33,6 +33,7 @@ from charjax.models.taps import Recording
 from charjax.random_streams import purpose_key
 from charjax.statistics import mean_interval, student_quantile
 from charjax.training.ensemble import check_config
+from charjax.training.feed import device_source
 from charjax.training.program import make_advance
 from charjax.training.session import Session, open_session, seed_state
 from charjax.training.state import Scales, TrainState, variables_of
@@ -300,8 +301,7 @@ def measure_sizes(
     session: Session, seeds: tuple[int, ...], steps: int, poll: Callable[[], None]
 ) -> tuple[Sizes, Sizes]:
     """Return each layer's changes since step 0 and its values, (R, T) each."""
-    source = session.source
-    assert source is not None
+    source = device_source(session.source)
     check_config(session.config)
     mesh = parallel.make_mesh(session.devices[:1], 1)
     advance = make_advance(session.model, session.config, mesh)

@@ -57,7 +57,7 @@ from charjax.initlab.probes.jacobian import (
 )
 from charjax.models.contract import CharModel
 from charjax.random_streams import purpose_key
-from charjax.training.session import Session, seed_state
+from charjax.training.session import Session, first_source, seed_state
 from charjax.training.state import TrainState, variables_of
 from charjax.training.step import cross_entropy
 
@@ -135,13 +135,12 @@ def probe_seeds(
       seeds: number of seeds.
       report_progress: called with the name of the next stage.
     """
-    source = session.source
-    assert source is not None
-    draw = jax.jit(lambda step: source.draw(step))
-    batches = [draw(jnp.int32(0))]
+    draw = jax.jit(lambda source, step: source.draw(step))
+    source = first_source(session)
+    batches = [draw(source, jnp.int32(0))]
     targets = max(1.0, float(jnp.sum(batches[0].weights)))
     count = min(_MOST_BATCHES, math.ceil(LOSS_TARGETS / targets))
-    batches += [draw(jnp.int32(step)) for step in range(1, count)]
+    batches += [draw(first_source(session, step), jnp.int32(step)) for step in range(1, count)]
     first = session.config.train.seed
     draw_state = jax.jit(lambda key: seed_state(session, key, source))
     found = []

@@ -41,6 +41,7 @@ from charjax.reproduction.checks import (
     near,
     stated,
 )
+from charjax.training.feed import device_source
 from charjax.training.session import open_session
 from charjax.training.state import create_state, variables_of
 
@@ -158,8 +159,7 @@ def added_variance(config: Config, depth: int, nets: int, poll: Poll) -> np.ndar
     block less the one before the first.
     """
     session = open_session(config)
-    assert session.source is not None
-    model, source = session.model, session.source
+    model, source = session.model, device_source(session.source)
     first, last = input_of("block_0"), output_of(f"block_{depth - 1}")
 
     def one(key: Array) -> Array:

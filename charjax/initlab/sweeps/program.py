@@ -35,6 +35,7 @@ from charjax.training.ensemble import (
     initial_run,
     with_hyperparameters,
 )
+from charjax.training.feed import device_source
 from charjax.training.session import Session
 from charjax.training.state import TrainState, variables_of
 from charjax.training.step import cross_entropy, make_train_step
@@ -66,15 +67,14 @@ class GroupProgram:
 
     def __init__(self, group: Group, session: Session, count: int):
         """Compile; `session` is of one of the group's configs, with random validation batches."""
-        assert session.source is not None
-        assert session.val_source is not None
+        source = device_source(session.source)
         self.group, self.session = group, session
         self.layers = find_layers(session.model)
         self._starts = {
             scheme: jax.jit(functools.partial(_start, dataclasses.replace(session, config=config)))
             for scheme, config in group.configs.items()
         }
-        source, points = session.source, group.points[:1] * count
+        points = group.points[:1] * count
         self.initial_shapes = initial = jax.eval_shape(lambda: self._start(source, points))
         config = _stopping(group.config)
         self.ensemble = Ensemble(dataclasses.replace(session, config=config), count, initial)
@@ -141,8 +141,7 @@ class GroupProgram:
     def _compile_measure(self, config: Config, initial: Any) -> Any:
         model, layers = self.session.model, self.layers
         replicated = parallel.replicated(self.ensemble.mesh)
-        assert self.session.val_source is not None
-        self._val_source = parallel.place(self.session.val_source, replicated)
+        self._val_source = parallel.place(device_source(self.session.val_source), replicated)
         one = functools.partial(_measure_run, model, config, layers)
 
         def measure(
