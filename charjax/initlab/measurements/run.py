@@ -22,6 +22,7 @@ from charjax.initlab.measurements.catalogue import (
 )
 from charjax.initlab.measurements.moment import Moment
 from charjax.random_streams import purpose_key
+from charjax.training.feed import device_source
 from charjax.training.session import Session, first_state
 from charjax.training.state import TrainState
 
@@ -47,7 +48,7 @@ class RunMeasurements:
             another run, and only one that was measured before is known not to have.
 
         Raises:
-          UserError: the run does not have a measurement.
+          UserError: the run does not have a measurement, or its text stays on the host.
         """
         if session.model.fitted:
             raise UserError(
@@ -61,7 +62,7 @@ class RunMeasurements:
                 f"--measure: {compared[0]} given with --resume; it compares with the run's start, "
                 "and the run was not measured from there: leave it out"
             )
-        self._compares = bool(compared)
+        self._compares, self._source = bool(compared), device_source(session.source)
         self._session, self._measuring, self._path = session, measuring, directory / FILE
         self._measure = jax.jit(functools.partial(measure_run, session, measuring.names))
         self._initial: TrainState | None = None
@@ -81,7 +82,7 @@ class RunMeasurements:
         if step not in self._measuring.at:
             return
         initial = state if self._initial is None else self._initial
-        found = jax.device_get(self._measure(initial, state, self._session.source))
+        found = jax.device_get(self._measure(initial, state, self._source))
         rows = [row for row in self._earlier() if int(row[0]) < step]
         for name in self._measuring.names:
             one = MEASUREMENTS[name]
