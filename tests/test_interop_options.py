@@ -11,6 +11,7 @@ from charjax.models import build
 from charjax.performance.same_work import why_not
 from tests.commands import run
 
+_LLAMA = ["model.norm=rmsnorm", "model.activation=swiglu", "model.positions=rotary"]
 _GPT = {"kind": "transformer", "n_layer": 1, "n_head": 2, "d_model": 8, "context_length": 4}
 
 
@@ -43,12 +44,8 @@ def test_export_is_refused(section, message):
 @pytest.mark.parametrize(
     ("settings", "advice"),
     [
-        (["model.norm=rmsnorm", "model.activation=swiglu", "model.positions=rotary"], "hf-llama"),
-        (
-            ["model.norm=rmsnorm", "model.activation=swiglu", "model.positions=rotary"]
-            + ["model.qk_norm=true"],
-            "hf-qwen3",
-        ),
+        (_LLAMA, "hf-llama"),
+        ([*_LLAMA, "model.qk_norm=true"], "hf-qwen3"),
         (["model.norm=rmsnorm"], None),
     ],
 )

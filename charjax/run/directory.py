@@ -17,7 +17,6 @@ from charjax.run.notes import check_resumed, read_notes
 from charjax.run.tokenizer_file import check_tokenizer
 from charjax.training.session import Session
 
-
 # Beside config.toml, which is the first.
 _WRITTEN = ("metrics.jsonl", "samples.txt", "curves.png", "summary.json")
 
