@@ -178,19 +178,14 @@ def test_a_family(mistake: str, words: list, tmp_path: Path) -> None:
         (H, "h_BNH = nn.Dropout(0.5, deterministic=not train)(Linear("),
         # Statistics of the batch are not causal in training.
         (H, "h_BNH = nn.BatchNorm(not train, use_bias=False, use_scale=False)(Linear("),
-        # Sums that overflow in a long text, with random parameters.
-        ("(h_BNH), cache", "(h_BNH * jnp.exp(jnp.arange(h_BNH.shape[1]) * 3.0)[:, None]), cache"),
     ],
-    ids=["dropout", "batch norm", "overflow"],
+    ids=["dropout", "batch norm"],
 )
 @pytest.mark.slow
 def test_a_causal_family_is_not_refused(change: tuple, words: list, tmp_path: Path) -> None:
     file = own.write(tmp_path, change)
     done = run("train", f"model.kind={file}:Pair", *words, "--dry-run")
-    if "arange" in change[1]:  # it is not the same a token at a time
-        assert "computes other logits one token at a time" in done.err
-    else:
-        assert (done.status, done.err) == (0, "")
+    assert (done.status, done.err) == (0, "")
 
 
 def test_null_bytes_have_a_place(words: list, tmp_path: Path) -> None:
