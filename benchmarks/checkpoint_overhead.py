@@ -160,6 +160,7 @@ def looping(training: Any, folder: Path, every: int) -> Callable[[int], None]:
             save=save,
             check=store.check,
             sizes={"train": TextSize(1, 1, 1)},
+            steps_per_epoch=training.session.steps_per_epoch,
         )
         loop.run()
         store.close()

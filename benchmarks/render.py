@@ -76,11 +76,13 @@ def pages(measured: dict[str, report.Result], folder: Path = RESULTS) -> dict[Pa
         DOCS / "speed.md": {
             "commands": speed_table(results),
             "time-to-quality": render_speed.goals(folder),
+            "counting": render_speed.counting(folder),
             "benchmarks": render_speed.benchmarks(folder),
         },
         DOCS / "accelerators.md": render_aot.page_parts(),
         DOCS / "optimizers.md": render_optimizers.page_parts(),
         DOCS / "benchmark.md": render_benchmark.page_parts(),
+        DOCS / "data.md": {"texts": render_speed.texts(folder)},
         DOCS / "distributed.md": {"scaling": render_speed.scaling(folder)},
         DOCS / "durability.md": render_faults.page_parts(),
         DOCS / "plan.md": render_plan.page_parts(),

@@ -43,6 +43,7 @@ def page_parts(folder: Path = RESULTS) -> dict[str, str]:
         "schemes": _schemes(),
         "initlab": _summary(found),
         "initlab-speed": _speed(folder),
+        "measurements": _measurements(folder),
         "reproductions": numbers,
     }
 
@@ -98,6 +99,32 @@ def _speed(folder: Path) -> str:
             f"`{result['command']}` on {in_words(result['hardware'])}, torch {torch}.",
         ]
     return "\n".join(lines) if lines else "Not run yet."
+
+
+def _measurements(folder: Path) -> str:
+    path = folder / "initlab-measurements-cpu.json"
+    if not path.is_file():
+        return "Not run yet."
+    result = json.loads(path.read_text(encoding="utf-8"))
+    section = result["devices"][0]
+    networks = list(dict.fromkeys(row["network"] for row in section["rows"]))
+    names = list(dict.fromkeys(row["measurement"] for row in section["rows"]))
+    cost = {(row["network"], row["measurement"]): row["steps"] for row in section["rows"]}
+    lines = [f"| `--measure` | {' | '.join(networks)} |", "|---|" + "---|" * len(networks)]
+    for name in names:
+        found = (cost.get((network, name)) for network in networks)
+        texts = ["" if steps is None else f"{steps:,.1f}" for steps in found]
+        lines.append(f"| `{name}` | {' | '.join(texts)} |")
+    return "\n".join(
+        [
+            "Cost of measuring one run once, in training steps of that run:",
+            "",
+            *lines,
+            "",
+            f"Measured by `{result['command']}` on {in_words(section['hardware'])}, in turns with "
+            f"training steps, at a load average of {section['load_average']}.",
+        ]
+    )
 
 
 def _schemes() -> str:

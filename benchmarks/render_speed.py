@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks import peers
+from benchmarks import texts as long_texts
 from benchmarks.results_file import RESULTS
 from charjax.hardware import in_words, versions_in_words
 from charjax.performance import show
@@ -22,6 +23,7 @@ NAMES = (
     "peers",
     "gru",
     "generate",
+    "evaluation",
     "startup",
     "checkpoint_overhead",
     "time_to_quality",
@@ -87,10 +89,54 @@ def scaling(results: Path = RESULTS) -> str:
     return "\n".join(lines[:-1]) if files else "Not run yet; `python -m benchmarks.scaling`."
 
 
+def texts(results: Path = RESULTS) -> str:
+    """Return the time and memory of long texts."""
+    heads = [head for head, _ in long_texts.COLUMNS]
+    lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
+    files = sorted(results.glob("texts-*.json"))
+    for path in files:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        cells = [[cell(row) for _, cell in long_texts.COLUMNS] for row in tree["rows"]]
+        lines += [f"| {' | '.join(row)} |" for row in cells]
+        facts = tree["hardware"]
+        machine = f"{in_words(facts)}; {versions_in_words(facts)}"
+        lines += ["", f"Measured by `{tree['command']}` on {machine}.", ""]
+    return "\n".join(lines[:-1]) if files else "Not run yet; `python -m benchmarks.texts`."
+
+
 def _measured(tree: dict[str, Any], section: dict[str, Any]) -> str:
     facts = section["hardware"]
     machine = f"{in_words(facts)}; {versions_in_words(facts)}"
     return f"Measured by `{tree['command']}` on {machine}, {tree['date']}."
+
+
+def counting(results: Path = RESULTS) -> str:
+    """Return the costs of counting n-grams of a long text."""
+    lines, measured = (
+        [
+            "| | seconds | of processors | memory | checkpoint | numbers | val loss |",
+            "|---|---:|---:|---:|---:|---:|---:|",
+        ],
+        "Not run yet; `python -m benchmarks.counting`.",
+    )
+    for path in sorted(results.glob("counting-*.json")):
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        for row in tree["rows"]:
+            cells = (
+                row["name"],
+                f"{row['seconds']:.0f} s",
+                f"{row['processor_seconds']:.0f} s",
+                show.quantity(float(row["peak_bytes"]), "B"),
+                show.quantity(float(row["checkpoint_bytes"]), "B"),
+                f"{row['params']:,}",
+                f"{row['val_loss']:.4f}",
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+        measured = (
+            f"Order {tree['order']}, {tree['megabytes']} MB; `{tree['command']}` on "
+            f"{in_words(tree['hardware'])}."
+        )
+    return "\n".join([*lines, "", measured] if len(lines) > 2 else [measured])
 
 
 def part(name: str, results: Path = RESULTS) -> str:

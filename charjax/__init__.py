@@ -6,6 +6,7 @@
     run = charjax.load("runs/a")
     run.sample("ROMEO:", n=5, temperature=0.8)
     charjax.compare(["runs/a", "runs/b"])
+    charjax.load_sweep("runs/sweep", "layers")
 
 JAX is imported only when one of these is used.
 """
@@ -18,11 +19,21 @@ from charjax import signals
 from charjax.errors import UserError
 
 if TYPE_CHECKING:
-    from charjax.api import Comparison, Evaluation, Run, compare, fit, load
+    from charjax.api import Comparison, Evaluation, Run, compare, fit, load, load_sweep
     from charjax.config import Config
 
 __version__ = "0.1.0"
-__all__ = ["Comparison", "Config", "Evaluation", "Run", "UserError", "compare", "fit", "load"]
+__all__ = [
+    "Comparison",
+    "Config",
+    "Evaluation",
+    "Run",
+    "UserError",
+    "compare",
+    "fit",
+    "load",
+    "load_sweep",
+]
 
 # So it is while `python -m` looks for one of the commands, and at no other time.
 if sys.argv[:1] == ["-m"]:

@@ -16,6 +16,7 @@ COMMANDS = {
     "runs": ("charjax.commands.runs", "the runs of a directory: state, step, loss, size"),
     "compare": ("charjax.commands.compare", "scores and differing settings of several runs"),
     "report": ("charjax.commands.report", "one page about runs: curves, settings, samples"),
+    "cache": ("charjax.commands.cache", "encoded texts: their size and limit, and clearing them"),
     "log": ("charjax.commands.log", "a run's metrics and samples into TensorBoard or W&B"),
     "plan": ("charjax.commands.plan", "memory, time and cost of a run on a device, before it"),
     "benchmark": ("charjax.commands.benchmark", "speed and memory of your model on your devices"),

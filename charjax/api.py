@@ -26,8 +26,10 @@ from charjax.data.reading import read_prompt
 from charjax.data.splits import Split
 from charjax.data.tokenizers import Tokenizer
 from charjax.errors import UserError
+from charjax.evaluate import stream_sizes
 from charjax.generation.generate import MOST_SAMPLES, PastContext, generate, start_tokens
 from charjax.generation.sampling import Sampling
+from charjax.initlab import frames
 from charjax.models.contract import CharModel
 from charjax.run import load as saved_runs
 from charjax.run.comparison import Comparison, compare_runs
@@ -200,6 +202,9 @@ class Run:
         unseen: Literal["error", "skip"] = "error",
         context: int | None = None,
         stride: int | None = None,
+        max_targets: int | None = None,
+        streams: int | None = None,
+        warmup: int | None = None,
     ) -> Evaluation:
         """Measure the exact loss, as `charjax evaluate` does.
 
@@ -209,6 +214,10 @@ class Run:
           unseen: characters of the file that the run does not know: refused, or left out.
           context: tokens per window; by default that of the model.
           stride: tokens between the starts of windows; by default `context`.
+          max_targets: targets to score at most, in windows spread evenly; by default all.
+          streams: of a family that carries a state: parts of the text to read in parallel.
+          warmup: tokens read before each of these parts, or windows of `max_targets`, without
+            being scored; by default 256.
 
         Raises:
           UserError: no such split or file, unknown characters, numbers out of their bounds, or
@@ -220,10 +229,23 @@ class Run:
                 "unseen: 'skip' given without a file; a run knows every symbol of its own text: "
                 "leave it out"
             )
-        context, stride = (
-            None if value is None else arguments.whole_number(name, value, 1)
-            for name, value in (("context", context), ("stride", stride))
-        )
+        sizes = {
+            name: None if value is None else arguments.whole_number(name, value, least)
+            for name, value, least in (
+                ("context", context, 1),
+                ("stride", stride, 1),
+                ("streams", streams, 1),
+                ("warmup", warmup, 0),
+            )
+        }
+        if max_targets is not None:
+            max_targets = arguments.whole_number("max_targets", max_targets, 1)
+        if warmup is not None and streams is None and max_targets is None:
+            raise UserError(
+                f"warmup: {warmup} given without streams or max_targets, whose parts begin within "
+                "the text: add one, or leave it out"
+            )
+        parts = stream_sizes(self.model, self.config.model.kind, **sizes)
         if file is None:
             text = saved_runs.load_split(self._loaded, split)
         else:
@@ -234,8 +256,10 @@ class Run:
                 field="file",
                 unseen=unseen,
             ).split
-        sizes = {**self._sizes(), "context": context, "stride": stride}
-        score = exact_loss(self.model, self.variables, text, self._mesh(), **sizes)
+        windows = {"context": sizes["context"], "stride": sizes["stride"], **self._sizes(), **parts}
+        score = exact_loss(
+            self.model, self.variables, text, self._mesh(), max_targets=max_targets, **windows
+        )
         loss, size = score.loss, text.size
         return Evaluation(
             loss=loss,
@@ -407,6 +431,8 @@ def _fit(
         init_from=None if source is None else str(source),
         checkpoint=None,
         profile=None,
+        measure=None,
+        measure_at=None,
         several=False,
     )
     if isinstance(config, Config):
@@ -485,6 +511,24 @@ def load(
         saved = saved_runs.find_run(directory, str(checkpoint))
         devices = saved.start_backend(core_devices=True)
         return Run(saved_runs.load_run(saved, weights), devices)
+
+
+def load_sweep(directory: str | Path, table: frames.Table = "runs") -> pd.DataFrame:
+    """Load a table of a finished sweep of the initialisation laboratory.
+
+    Args:
+      directory: that `charjax initlab sweep` or `merge` wrote.
+      table: "runs", a row per run; "curves", per run and recorded step; "layers", per run, step
+        and layer; "measurements", per run, step, quantity and place (sweep --measure).
+
+    Returns:
+      The table; a setting that is an axis has a column by its name. `attrs["sweep"]` holds
+      sweep.json.
+
+    Raises:
+      UserError: no finished sweep there, no such table, or a damaged file.
+    """
+    return frames.read_frame(Path(directory), table)
 
 
 @contextlib.contextmanager

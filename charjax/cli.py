@@ -268,6 +268,22 @@ def whole_number(low: int, high: int = 2**31 - 2) -> Callable[[str], int]:
     return parse
 
 
+def whole_numbers(low: int) -> Callable[[str], tuple[int, ...]]:
+    """Return an argparse type: whole numbers `a,b,c` of at least `low`, each once."""
+
+    def parse(text: str) -> tuple[int, ...]:
+        parts = [part.strip() for part in text.split(",")]
+        # Nobody takes so many steps; longer texts are not numbers.
+        is_number = all(part.isascii() and part.isdigit() and len(part) <= 12 for part in parts)
+        if not is_number or min(map(int, parts)) < low:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} given; must be whole numbers of at least {low}, as in 0,1,2"
+            )
+        return tuple(dict.fromkeys(map(int, parts)))
+
+    return parse
+
+
 def number_above_zero(high: float, instead_of_zero: str = "") -> Callable[[str], float]:
     """Return a parser of numbers greater than 0 and at most `high`.
 

@@ -2,6 +2,7 @@
 
 python -m charjax.evaluate WORKDIR [data.path=FILE] [--split train|val|test] [--text FILE]
                            [--context N] [--stride N] [--unseen error|skip]
+                           [--max-targets N] [--streams N] [--warmup N]
                            [--checkpoint best|latest|STEP] [--json]
                            [--per-line | --per-character] [--format jsonl|csv]
 
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charjax import cli
+from charjax.config import EvalConfig
+from charjax.config.families import families_where
 from charjax.config.settings import parse_paths
 from charjax.errors import UserError, printable
 from charjax.units import TextSize, perplexity
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
     from charjax.data.datasets import OtherText
     from charjax.data.splits import Split
+    from charjax.models.contract import CharModel
     from charjax.run.load import Run
     from charjax.training.evaluation import Score
 
@@ -60,7 +64,8 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     workdir = Path(args.workdir)
     require_run(workdir)
     saved = find_run(workdir, args.checkpoint)
-    devices = saved.start_backend()
+    # The cores of a CPU each read streams of their own.
+    devices = saved.start_backend(core_devices=args.streams is not None)
     run = load_run(saved, args.weights)
     # Importing JAX has taken seconds.
     poll()
@@ -69,17 +74,20 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     length = run.config.model.context_length
     assert length is not None
     mesh = parallel.make_mesh(devices, len(devices))
+    names = ("context", "stride", "streams", "warmup")
+    requested = {name: getattr(args, name) for name in names}
     sizes: dict[str, Any] = {
         "context_length": length,
         "batch_size": run.config.eval.batch_size,
         "context": args.context,
         "stride": args.stride,
+        **stream_sizes(run.model, run.config.model.kind, **requested),
         "poll": poll,
     }
     if args.per_line or args.per_character:
         losses_N = exact_losses(run.model, run.variables, split, mesh, **sizes)
         return _print_rows(args, run, split, losses_N)
-    score = exact_loss(run.model, run.variables, split, mesh, **sizes)
+    score = exact_loss(run.model, run.variables, split, mesh, max_targets=args.max_targets, **sizes)
     finite = math.isfinite(score.loss)
     if args.json:
         result = _json(args, run, score, split.size, other)
@@ -90,6 +98,48 @@ def _evaluate(args: Namespace, poll: Any) -> int:
         sys.stdout.flush()
         cli.complain(_explain_loss(args, run, score))
     return 0 if finite else 1
+
+
+def stream_sizes(
+    model: "CharModel",
+    kind: str,
+    *,
+    streams: int | None,
+    warmup: int | None,
+    context: int | None,
+    stride: int | None,
+) -> dict[str, int]:
+    """Return `streams` and `warmup` of `exact_loss`; {} for a family that carries no state.
+
+    Args:
+      model: the model.
+      kind: its family, for messages.
+      streams: as requested, or None.
+      warmup: likewise.
+      context: of windows, or None.
+      stride: likewise.
+
+    Raises:
+      UserError: nothing would read what is requested.
+    """
+    flag = "--streams" if streams else "--warmup"
+    requested = streams is not None or warmup is not None
+    if model.memory != "carried":
+        if requested:
+            raise UserError(
+                f"{flag}: given for a run of {kind}; only families that carry a state read it "
+                f"({', '.join(families_where(carries=True))}): leave it out"
+            )
+        return {}
+    if requested and (context or stride):
+        raise UserError(
+            f"{flag}: given with {'--context' if context else '--stride'}, whose windows do not "
+            "carry a state: leave one of the two out"
+        )
+    return {
+        "streams": streams or 1,
+        "warmup": EvalConfig().warmup if warmup is None else warmup,
+    }
 
 
 def _print_rows(args: Namespace, run: "Run", split: "Split", losses_N: "np.ndarray") -> int:
@@ -127,6 +177,8 @@ def _json(
         "bytes": size.bytes,
         "context": args.context or window,
         "stride": args.stride or args.context or window,
+        # Windows of some targets are read in batches, not in streams.
+        **({"of": score.of} if score.of else {"streams": args.streams} if args.streams else {}),
         "checkpoint": args.checkpoint,
         "step": run.step,
     }
@@ -160,6 +212,10 @@ def _print(
         # A text within one character has none that begins in it.
         in_nats += f", {shown_loss(per_character)} nats per character" if size.characters else ""
         over += f" ({size.characters:,} characters, {size.bytes:,} bytes)"
+    if score.of:
+        over = f"{score.targets:,} of {score.of:,} targets, in windows spread evenly"
+    elif args.streams:
+        over += f", in {args.streams:,} streams"
     per_unit = "" if unit == "character" else f" per {unit}"
     sys.stdout.write(
         f"{_where(args)}: loss {in_nats}, {in_bits}, "
@@ -219,6 +275,25 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--stride", metavar="N", type=cli.whole_number(1), help="between windows (their length)"
     )
+    parser.add_argument(
+        "--max-targets",
+        metavar="N",
+        type=cli.whole_number(1),
+        help="targets to score at most, in windows spread evenly over the text (every one)",
+    )
+    parser.add_argument(
+        "--streams",
+        metavar="N",
+        type=cli.whole_number(1, 65_536),
+        help="of a family that carries a state: parts of the text to read in parallel (1)",
+    )
+    parser.add_argument(
+        "--warmup",
+        metavar="N",
+        type=cli.whole_number(0),
+        help="characters read before each of these parts (or windows of --max-targets) without "
+        "being scored (256)",
+    )
     rows = parser.add_mutually_exclusive_group()
     rows.add_argument(
         "--per-line",
@@ -250,6 +325,16 @@ def evaluate_arguments(argv: list[str]) -> argparse.Namespace:
         raise UserError(
             "--json: given with --per-line or --per-character, which print rows (JSON lines by "
             "default): leave one out"
+        )
+    if args.max_targets and (args.per_line or args.per_character):
+        raise UserError(
+            "--max-targets: given with --per-line or --per-character, which print every one: leave "
+            "one out"
+        )
+    if args.warmup is not None and not (args.streams or args.max_targets):
+        raise UserError(
+            f"--warmup: {args.warmup} given without --streams or --max-targets, whose parts begin "
+            "within the text: add one, or leave it out"
         )
     args.format = args.format or "jsonl"
     args.moved = _moved_text(args.words)

@@ -125,7 +125,12 @@ def write_json(path: Path, tree: dict[str, Any]) -> None:
 
 
 def user_cache() -> Path | None:
-    """Return the user's cache directory, not made yet; None where there is no home directory."""
+    """Return the user's cache directory, not made yet; None where there is no home directory.
+
+    It is $CHARJAX_CACHE, or `charjax` in the cache directory of the XDG specification.
+    """
+    if value := os.environ.get("CHARJAX_CACHE"):
+        return Path(os.path.abspath(os.path.expanduser(value)))
     cache = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG specification: a relative path there is to be ignored.
     if not os.path.isabs(cache):

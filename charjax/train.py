@@ -33,6 +33,7 @@ from charjax.errors import UserError
 
 if TYPE_CHECKING:
     from charjax.run.display import Display
+    from charjax.run.instrument import Instrument
     from charjax.training.session import Session
 
 
@@ -56,6 +57,7 @@ def main(argv: list[str]) -> int:
 
 def _start(args: Namespace, notes: list[str]) -> int:
     """Check the configuration, and train."""
+    _check_measure(args)
     config, workdir = resolve_config(args, notes.append)
     if args.profile is not None and config.model.fitted:
         raise UserError(
@@ -234,7 +236,8 @@ def train_run(
     """Train, or resume, the run of a directory; return its exit status.
 
     Args:
-      args: of the command: `resume`, `init_from`, `checkpoint`, `profile` and `several` are read.
+      args: of the command: `resume`, `init_from`, `checkpoint`, `profile`, `measure`,
+        `measure_at` and `several` are read.
       config: resolved by `resolve_config`.
       workdir: the directory.
       notes: to be shown before the run.
@@ -248,6 +251,7 @@ def train_run(
     display.say(f"run: {workdir}")
     session, params = _open(args, config, workdir, notes, display)
     check_session(session)
+    instrument = _instrument(args, session, workdir)
     for note in schedule_notes(session.config):
         display.say(f"note: {note}")
     began = time.perf_counter()
@@ -259,7 +263,7 @@ def train_run(
             if session.model.fitted:
                 status = recorder.fit()
             else:
-                status = recorder.train(params, args.profile)
+                status = recorder.train(params, args.profile, instrument)
         except signals.Interrupted as stop:
             status = stop.status
         finally:
@@ -267,6 +271,38 @@ def train_run(
     display.say(f"look at it: charjax report {shlex.quote(str(workdir))}")
     display.say(f"run: {workdir}  ({time.perf_counter() - began:.1f} s)")
     return status
+
+
+def _check_measure(args: Namespace) -> None:
+    """Raise a UserError for measurements that do not exist, or that this start cannot have."""
+    if args.measure is None:
+        if args.measure_at is not None:
+            raise UserError("--measure-at: no --measure given; name what is measured there")
+        return
+    from charjax.initlab.measurements.catalogue import parse_names
+
+    parse_names(args.measure)
+    if args.several:
+        raise UserError("--measure: given to several processes; measure a run of one process")
+    if args.init_from is not None:
+        raise UserError(
+            "--measure: given with --init-from; measurements are from a run's own start: leave one "
+            "out"
+        )
+
+
+def _instrument(args: Namespace, session: "Session", workdir: Path) -> "Instrument | None":
+    """Return what measures the run, with --measure."""
+    if args.measure is None:
+        return None
+    from charjax.initlab.measurements.catalogue import Measuring, check_steps, parse_names
+    from charjax.initlab.measurements.run import RunMeasurements
+    from charjax.initlab.sweeps.record import recorded_steps
+
+    names, steps = parse_names(args.measure), session.config.train.steps
+    at = recorded_steps(steps) if args.measure_at is None else args.measure_at
+    measuring = Measuring(names, check_steps(at, steps))
+    return RunMeasurements(session, measuring, workdir, resumed=args.resume)
 
 
 def train_arguments(
@@ -306,6 +342,18 @@ def train_arguments(
         metavar="STEPS",
         type=cli.whole_number(1, _MOST_PROFILED),
         help="write a trace of so many steps to profile/ in the run (XProf, TensorBoard, Perfetto)",
+    )
+    parser.add_argument(
+        "--measure",
+        metavar="A,B,...",
+        help="measure sharpness, noise_scale, ntk, ... during training, in measurements.csv of the "
+        "run (docs/initlab.md lists them)",
+    )
+    parser.add_argument(
+        "--measure-at",
+        metavar="STEPS",
+        type=cli.whole_numbers(0),
+        help="steps of --measure, as a,b,c (0, 1, 2, 5, 10, ... and the last)",
     )
     parser.add_argument(
         "--print-config",

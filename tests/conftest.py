@@ -39,6 +39,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 for _scheme in ("http_proxy", "https_proxy"):
     os.environ[_scheme] = os.environ[_scheme.upper()] = "http://127.0.0.1:9"
 
+# Each test of the cache has one of its own.
+for _name in ("CHARJAX_CACHE", "CHARJAX_STREAM_BYTES"):
+    os.environ.pop(_name, None)
+
 ROOT = Path(__file__).resolve().parent.parent
 CORPORA = ("shakespeare.txt", "names.txt", "warpeace.txt")
 _SHARED = ROOT.parent / "shared" / "data"

@@ -54,6 +54,7 @@ class TestFit:
         ]
         assert digests[0] == digests[1]
 
+    @pytest.mark.slow
     def test_a_config_stands_for_its_words(self, folder: Path) -> None:
         words = [f"data.path={folder / 'text.txt'}", "model.kind=bigram", *SMALL]
         run = charjax.fit(load_config(None, words), workdir=folder / "config", quiet=True)
@@ -68,6 +69,7 @@ class TestFit:
         longer = charjax.fit("train.steps=18", resume=True, **where)
         assert longer.metrics.step.max() == 18
 
+    @pytest.mark.slow
     def test_parameters_of_another_run_are_the_first_ones(self, stream, folder: Path) -> None:
         words = [f"data.path={folder / 'text.txt'}", "optim.learning_rate=1e-30", "train.steps=1"]
         run = charjax.fit(*words, init_from=stream.directory, workdir=folder / "tuned", quiet=True)
@@ -153,6 +155,13 @@ class TestRun:
         assert json.loads(done.out)["loss"] == got.loss
         assert got.perplexity == pytest.approx(np.exp(got.loss))
         assert got.bpc == pytest.approx(got.loss / np.log(2))
+
+    def test_some_targets_are_those_of_the_command(self, stream: charjax.Run) -> None:
+        got = stream.evaluate("train", max_targets=100)
+        words = ["--split", "train", "--max-targets", 100, "--json"]
+        found = json.loads(commands.run("evaluate", stream.directory, *words).out)
+        assert (found["loss"], found["tokens"]) == (got.loss, got.targets)
+        assert 0 < got.targets <= 100
 
     def test_metrics_are_the_lines_of_the_file(self, stream: charjax.Run) -> None:
         read = (stream.directory / "metrics.jsonl").read_text().splitlines()
@@ -248,6 +257,9 @@ class TestRun:
         [
             ({"context": 1.5}, "context: 1.5 given; it must be a whole number"),
             ({"stride": "a"}, "stride: 'a' given"),
+            ({"max_targets": 0}, "max_targets: 0 given; it must be a whole number from 1 to"),
+            ({"streams": 4, "context": 2}, "--streams: given with --context"),
+            ({"warmup": 4}, "warmup: 4 given without streams or max_targets"),
             ({"file": 5}, "file: 5 given; it must be a str or a Path"),
             ({"file": ""}, "file: '' given; it must name a file"),
             ({"file": "x.txt", "unseen": "all"}, "unseen: 'all' given; it must be one of"),

@@ -132,6 +132,9 @@ def test_flags_of_evaluate():
         "unseen": "error",
         "context": None,
         "stride": None,
+        "max_targets": None,
+        "streams": None,
+        "warmup": None,
         "per_line": False,
         "per_character": False,
         "format": "jsonl",
@@ -141,6 +144,9 @@ def test_flags_of_evaluate():
         ["run", "--split", "test", "--context", "8", "--stride", "4"]
     )
     assert (args.split, args.context, args.stride) == ("test", 8, 4)
+    words = ["run", "--max-targets", "1000", "--streams", "64", "--warmup", "0"]
+    args = evaluate.evaluate_arguments(words)
+    assert (args.max_targets, args.streams, args.warmup) == (1000, 64, 0)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +173,10 @@ def test_flags_of_evaluate():
         ("evaluate", "r --split Val", "(choose from 'train', 'val', 'test'); did you mean val?"),
         ("interop", "", "the following arguments are required: import|export"),
         ("evaluate", "r --unseen drop", "--unseen: invalid choice: 'drop'"),
+        ("evaluate", "r --max-targets 0", "--max-targets: '0' given; must be a whole number"),
+        ("evaluate", "r --streams 99999", "must be a whole number from 1 to 65536"),
+        ("evaluate", "r --warmup 9", "--warmup: 9 given without --streams or --max-targets"),
+        ("evaluate", "r --max-targets 9 --per-line", "--max-targets: given with --per-line"),
         ("evaluate", "r --greedy", "unrecognized arguments: --greedy"),
         ("evaluate", "r --js", "unrecognized arguments: --js"),
     ],

@@ -58,6 +58,7 @@ def mistake(*words: object) -> str:
     return done.err
 
 
+@pytest.mark.slow
 def test_a_part_of_a_latin1_corpus_is_read_as_the_corpus_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -178,7 +179,8 @@ MISTAKES = {
     "binary.txt": (b"ab\xff", "'binary.txt' is not UTF-8: byte 0xFF at offset 2"),
     "zeros.txt": (b"a\0b", "'zeros.txt' is not text: it has a zero byte at offset 1"),
     "wide.txt": (TEXT.encode("utf-16"), "'wide.txt' is UTF-16: convert it to UTF-8"),
-    "packed.gz": (b"\x1f\x8b\x08\0" + b"abc" * 9, "'packed.gz' is compressed by gzip"),
+    "packed.txt": (b"\x1f\x8b\x08\0" + b"abc" * 9, "'packed.txt' is compressed by gzip; decom"),
+    "broken.gz": (b"\x1f\x8b\x08\0" + b"abc" * 9, "'broken.gz' is compressed by gzip, and is cut"),
     "short.txt": (b"a", "the text is too short: it has 1 characters"),
     ".": (None, "'.' is a directory"),
     "": (None, "'.' is a directory"),
@@ -330,3 +332,79 @@ def test_perplexity_is_reported_beside_the_loss(stream: Path) -> None:
     result = evaluate(stream)
     assert result["perplexity"] == pytest.approx(math.exp(result["loss"]))
     assert f"perplexity {result['perplexity']:.4f}" in run("evaluate", stream).out
+
+
+@pytest.fixture(scope="module")
+def recurrent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recurrent")
+    (folder / "text.txt").write_text(TEXT)
+    parts = ["eval.streams=3", "eval.max_targets=100", "eval.warmup=5", "data.val_fraction=0.4"]
+    words = [f"data.path={folder / 'text.txt'}", *tiny("gru"), *parts, "train.sample_every=0"]
+    return train(folder / "run", *words, "train.steps=2")
+
+
+def test_a_run_says_which_targets_its_losses_are_of(recurrent: Path):
+    # One window of 1,024 targets would be too many: the first 100 of the middle one are scored.
+    log = (recurrent / "metrics.jsonl").read_text().splitlines()
+    (line,) = (line for line in map(json.loads, log) if line["split"] == "val")
+    assert (line["targets"], line["of"]) == (100, 607)
+    summary = json.loads((recurrent / "summary.json").read_text())
+    assert (summary["max_targets"], summary["val_loss"]) == (100, line["loss"])
+    same = ["--max-targets", 100, "--streams", 3, "--warmup", 5]
+    assert evaluate(recurrent, *same)["loss"] == line["loss"]
+    whole = evaluate(recurrent)
+    assert (whole["tokens"], "of" in whole) == (607, False)
+
+
+def test_some_targets_and_streams_are_said_in_the_output(recurrent: Path):
+    found = evaluate(recurrent, "--streams", 4)
+    assert (found["tokens"], found["streams"], "of" in found) == (607, 4, False)
+    assert found["loss"] == pytest.approx(evaluate(recurrent)["loss"], abs=1e-2)
+    part = evaluate(recurrent, "--max-targets", 50)
+    assert (part["tokens"], part["of"]) == (50, 607)
+    said = run("evaluate", recurrent, "--max-targets", 50).out
+    assert "over 50 of 607 targets, in windows spread evenly (checkpoint" in said
+    said = run("evaluate", recurrent, "--streams", 4).out
+    assert "over 607 targets, in 4 streams (checkpoint" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "line"),
+    [
+        (
+            "gru",
+            ["eval.streams=2", "train.steps=1", "train.sample_every=0"],
+            "in 2 parallel streams, each after 256 characters that are not scored",
+        ),
+        (
+            "ngram",
+            ["eval.max_targets=9"],
+            "at most 9 targets in windows spread evenly (train 1,367, val 151)",
+        ),
+    ],
+)
+@pytest.mark.quick("ngram-*")
+def test_the_header_says_how_losses_are_measured(
+    kind: str, settings: list[str], line: str, tmp_path: Path
+):
+    (tmp_path / "text.txt").write_text(TEXT)
+    words = [f"data.path={tmp_path / 'text.txt'}", *tiny(kind), *settings]
+    done = run("train", *words, "--workdir", tmp_path / "run")
+    assert done.status == 0, done.err
+    assert f"\nevaluation: {line}\n" in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--streams", 2], "--streams: given for a run of bigram; only families that carry a "),
+        (["--max-targets", 9, "--warmup", 2], "--warmup: given for a run of bigram"),
+    ],
+)
+def test_parts_are_for_families_that_carry_a_state(words: list[Any], message: str, stream: Path):
+    assert message in mistake(stream, *words)
+
+
+def test_windows_carry_no_state(recurrent: Path):
+    said = mistake(recurrent, "--streams", 2, "--context", 4)
+    assert "--streams: given with --context, whose windows do not carry a state" in said

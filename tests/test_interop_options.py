@@ -25,6 +25,10 @@ _GPT = {"kind": "transformer", "n_layer": 1, "n_head": 2, "d_model": 8, "context
         ({**_GPT, "activation": "swiglu"}, "^model.activation: swiglu in this model"),
         ({**_GPT, "window": 2}, "^model.window: 2 in this model"),
         ({**_GPT, "attn_softcap": 5.0}, "^model.attn_softcap: 5.0 in this model"),
+        (
+            {**_GPT, "attention_scale": "inverse"},
+            "^model.attention_scale: inverse in this model, but nanoGPT's GPT divides scores by",
+        ),
         ({**_GPT, "final_softcap": 5.0}, "^model.final_softcap: 5.0 in this model"),
         ({"kind": "gru", "norm": "layernorm"}, "^model.norm: layernorm .* torch.nn.GRU has no"),
         ({"kind": "lstm", "norm": "layernorm"}, "^model.norm: layernorm .* torch.nn.LSTM has no"),

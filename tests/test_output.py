@@ -56,6 +56,7 @@ def test_a_validation_loss_that_is_not_finite_is_a_failure(tmp_path):
     assert "best" not in done.out
 
 
+@pytest.mark.slow
 def test_skipped_steps_are_printed(text, tmp_path):
     wild = ["optim.kind=sgd", "optim.learning_rate=1e38", "optim.grad_clip=0"]
     words = [f"data.path={text}", *tiny("gru"), *wild, "train.steps=40", "--workdir"]

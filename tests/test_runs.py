@@ -130,6 +130,7 @@ class TestCompare:
         lines = done.out.splitlines()
         assert any(line.split()[:3] == ["train.seed", "0", "7"] for line in lines)
 
+    @pytest.mark.slow
     def test_another_text_of_the_same_alphabet_is_noted(self, runs: Path) -> None:
         assert json.loads(compare(runs / "a", runs / "deep/b", "--json").out)["notes"] == []
         text = (runs / "text.txt").read_text()

@@ -104,6 +104,7 @@ def test_a_checkpoint_by_its_step(stream_run):
         assert result["step"] == 20
 
 
+@pytest.mark.slow
 def test_names_are_told_apart_by_origin(names_run):
     asked = [names_run, "--num-samples", 150]
     result = json.loads(sample(*asked, "--json").out)
@@ -144,6 +145,7 @@ def test_a_text_that_is_no_list_of_documents_never_ends(stream_run):
     assert "unfinished" not in sample(stream_run, "--max-new-tokens", 5).err
 
 
+@pytest.mark.slow
 def test_past_the_context_a_window_may_slide(tmp_path):
     (tmp_path / "text.txt").write_text("to be or not to be: that is the question\n" * 30)
     options = [f"data.path={tmp_path / 'text.txt'}", *tiny("bow"), "train.steps=2"]

@@ -233,6 +233,7 @@ def test_lines_end_and_are_looked_up_in_the_text(folder: Path):
     assert find_origins(dataset.splits, [loaded.tokenizer.encode(line)]) != ["new"]
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_tokens(folder: Path, tmp_path: Path):
     path = tmp_path / "given.json"
     tokenizer = train_bpe(TEXT, 300, boundary=False)
@@ -315,6 +316,7 @@ def test_tensors_without_a_header_take_the_tokens_that_are_named(folder: Path, t
 
 @pytest.mark.parametrize("kind", ["ngram", "mlp"])
 @pytest.mark.quick("mlp")
+@pytest.mark.slow
 def test_other_layouts_and_counts(folder: Path, tmp_path: Path, kind: str):
     text = f"data.path={folder / 'text.txt'}"
     words = [*tiny(kind), *BPE[:2], *([] if kind == "ngram" else ["train.steps=2"])]

@@ -212,6 +212,7 @@ def test_fine_tuning_starts_from_the_other_runs_parameters(text, tmp_path):
     assert other.status == 2
 
 
+@pytest.mark.slow
 def test_fine_tuning_that_was_stopped_at_once_still_has_the_other_runs_parameters(text, tmp_path):
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
     train(first, text, "bigram", "train.steps=400", "optim.learning_rate=1e-2", "eval.every=100")

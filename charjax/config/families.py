@@ -3,12 +3,13 @@
 A new family is a class here, in `ModelConfig`, and a module of its own in `charjax.models`.
 """
 
+import itertools
 import typing
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from charjax.config.fields import Count, OrOwn, Rate, Section, Width
+from charjax.config.fields import Count, OrOwn, Period, Rate, Section, Width
 
 
 class FamilyConfig(Section):
@@ -16,6 +17,7 @@ class FamilyConfig(Section):
 
     Attributes:
       fitted: counts, and is not trained by gradients.
+      carries: a state is carried along a text, whatever its length.
       default_context: training windows where model.context_length is not given and the layout is
         not lines.
       window_is_shape: the window is part of the model's shape, whatever the lines' lengths.
@@ -34,6 +36,7 @@ class FamilyConfig(Section):
     """
 
     fitted: ClassVar[bool] = False
+    carries: ClassVar[bool] = False
     default_context: ClassVar[int] = 64
     window_is_shape: ClassVar[bool] = False
     depth_field: ClassVar[str | None] = None
@@ -97,6 +100,25 @@ class NgramConfig(FamilyConfig):
         "kneser_ney", description="add alpha; one discount per order; three discounts per order"
     )
     alpha: float = Field(1.0, gt=0, description="additive: the count added to every n-gram")
+    prune: tuple[Period, ...] = Field(
+        (),
+        description="Kneser-Ney: n-grams seen so often or less are left out, a count for each "
+        "length from 1 (0: none), the last for all longer ones, as KenLM's lmplz --prune",
+    )
+
+    @model_validator(mode="after")
+    def _check_prune(self) -> "NgramConfig":
+        if any((*self.prune[:1], *(b < a for a, b in itertools.pairwise(self.prune)))):
+            raise ValueError(
+                f"model.prune: {list(self.prune)} given; it must begin with 0, as every character "
+                "keeps its count, and never decrease, as in [0, 0, 1]"
+            )
+        if len(self.prune) > self.order:
+            raise ValueError(
+                f"model.prune: {list(self.prune)} given, {len(self.prune)} counts, but "
+                f"model.order={self.order} has n-grams of no more lengths: leave some out"
+            )
+        return self
 
 
 class BigramConfig(FamilyConfig):
@@ -190,6 +212,7 @@ class WaveNetConfig(FamilyConfig):
 
 
 class _RecurrentConfig(FamilyConfig):
+    carries: ClassVar[bool] = True
     depth_field: ClassVar[str | None] = "n_layer"
     width_field: ClassVar[str | None] = "d_hidden"
     is_linear_layers: ClassVar[bool] = False
@@ -274,8 +297,10 @@ class TransformerConfig(FamilyConfig):
     positions: Literal["learned", "rotary"] = Field(
         "learned", description="a learned vector per position, or rotated queries and keys"
     )
-    residual: Literal["pre_norm", "deepnorm", "rezero", "layerscale", "plain"] = Field(
-        "pre_norm", description="how sublayers join the stream; plain: no norms at all"
+    residual: Literal["pre_norm", "deepnorm", "rezero", "layerscale", "plain", "fixup"] = Field(
+        "pre_norm",
+        description="how sublayers join the stream; plain: no norms at all; fixup: one number per "
+        "branch instead of norms, and one added before each layer",
     )
     activation: Annotated[
         Literal["gelu", "gelu_tanh", "relu2", "swiglu", "geglu"], OrOwn("model.activation")
@@ -287,7 +312,7 @@ class TransformerConfig(FamilyConfig):
     scale_embeddings: bool = Field(
         False,
         description="the symbols' vectors times sqrt(d_model), the readout's not; true with "
-        "init.scheme=tfixup unless it is given",
+        "init.scheme=tfixup and fixup unless it is given",
     )
     norm: Literal["layernorm", "rmsnorm"] = Field(
         "layernorm", description="wherever there is a norm; rmsnorm has no bias"
@@ -326,6 +351,11 @@ class TransformerConfig(FamilyConfig):
     norm_epsilon: float = Field(
         1e-5, ge=1e-12, le=1.0, description="the number under the root of every norm"
     )
+    attention_scale: Literal["inverse_sqrt", "inverse"] = Field(
+        "inverse_sqrt",
+        description="scores are divided by sqrt(K) or by K, the width of a head; inverse with "
+        "init.scheme=mup_zero_query and umup unless it is given",
+    )
 
     @property
     def head_width(self) -> int:
@@ -362,6 +392,11 @@ class TransformerConfig(FamilyConfig):
             raise ValueError(
                 f"model.d_model: {self.d_model} given; rotary positions need an even width a "
                 f"head, and {self.d_model} / {self.n_head} is odd"
+            )
+        if self.residual == "fixup" and self.activation in ("swiglu", "geglu"):
+            raise ValueError(
+                f"model.activation: {self.activation} given with model.residual=fixup, which has "
+                "no form for a gated MLP; choose gelu or another without a gate"
             )
         return self
 

@@ -27,7 +27,12 @@ from charjax.errors import UserError, did_you_mean
 from charjax.extensions import is_named
 
 # Settings of a transformer implied by a scheme unless given; equal to the scheme's `sets`.
-IMPLIED: dict[str, dict[str, Any]] = {"tfixup": {"scale_embeddings": True}}
+IMPLIED: dict[str, dict[str, Any]] = {
+    "tfixup": {"scale_embeddings": True},
+    "fixup": {"scale_embeddings": True},
+    "mup_zero_query": {"attention_scale": "inverse"},
+    "umup": {"attention_scale": "inverse"},
+}
 
 
 def load_config(

@@ -48,6 +48,7 @@ def find_family(kind: Any) -> type[FamilyConfig] | None:
     if found not in _sections:
         with calling(_FIELD, kind):
             _sections[found] = _make_section(kind, found)
+        _sections[found].carries = getattr(found, "memory", None) == "carried"
     return _sections[found]
 
 

@@ -8,7 +8,7 @@ conditions every run reads it. If one fails the setting is "unread", and
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from charjax.config.families import FAMILIES
+from charjax.config.families import FAMILIES, families_where
 from charjax.config.optimizers import KINDS, kinds_reading
 from charjax.config.sections import Config
 from charjax.extensions import FIELDS, is_reference
@@ -138,15 +138,15 @@ _BIASES = When(
 _NORMS = When(
     ("model.residual", "model.qk_norm"),
     lambda config: (
-        getattr(config.model, "residual", "") not in ("rezero", "plain")
+        getattr(config.model, "residual", "") not in ("rezero", "plain", "fixup")
         or getattr(config.model, "qk_norm", False)
     ),
     "only norms read it, and model.residual={} has none",
 )
-_NOT_LSUV = When(
+_NOT_ADJUSTED = When(
     ("init.scheme",),
-    lambda config: config.init.scheme != "lsuv",
-    "init.scheme={} scales every kernel by its outputs, and would undo it",
+    lambda config: config.init.scheme not in ("lsuv", "metainit"),
+    "init.scheme={} finds the size of every kernel itself, and would undo it",
 )
 _ON_GPU = When(
     ("runtime.device",),
@@ -168,6 +168,24 @@ _EVALUATED = When(
     lambda config: config.eval.every > 0,
     "only evaluations during the run count, and eval.every is {}",
 )
+_EXACT = _one_of("eval.protocol", "exact")
+_SCORED = When(
+    ("data.val_fraction",),
+    lambda config: config.model.fitted or _HELD_OUT.holds(config),
+    "it concerns the held-out part of the text, and data.val_fraction is {}",
+)
+_CARRIED = When(
+    ("model.kind",),
+    lambda config: config.model.carries,
+    "only families that carry a state read it (" + ", ".join(families_where(carries=True)) + "), "
+    "and model.kind is {}",
+)
+_IN_PARTS = When(
+    ("eval.streams", "eval.max_targets"),
+    lambda config: config.eval.streams > 1 or config.eval.max_targets is not None,
+    "only parts and windows (eval.streams, eval.max_targets) have characters before them, and "
+    "eval.streams is {}",
+)
 _DECAYS = When(
     ("optim.weight_decay",),
     lambda config: config.optim.weight_decay > 0,
@@ -182,7 +200,9 @@ _DECAYING = _one_of("optim.schedule", "cosine", "wsd", "exponential")
 _WSD = _one_of("optim.schedule", "wsd")
 _MULTIPLIED = _one_of("optim.schedule", "step", "exponential")
 _RANDOM = _one_of("eval.protocol", "random")
-_SCALED_WIDTH = _one_of("init.scheme", "mup", "depth_mup", "completep", "spectral")
+_SCALED_WIDTH = _one_of(
+    "init.scheme", "mup", "mup_zero_query", "depth_mup", "completep", "spectral"
+)
 _SCALED_DEPTH = _one_of("init.scheme", "depth_mup", "completep")
 
 
@@ -207,13 +227,14 @@ READ: dict[str, tuple[When, ...]] = {
     # Settings of [model] belong to one family; all are read except these.
     **{f"model.{key}": () for family in FAMILIES.values() for key in family.model_fields},
     "model.alpha": (_one_of("model.smoothing", "additive"),),
+    "model.prune": (_one_of("model.smoothing", "kneser_ney", "modified_kneser_ney"),),
     "model.norm": (_HIDDEN, _NORMS),
     "model.norm_epsilon": (_NORMS,),
     "model.rotary_base": (_one_of("model.positions", "rotary"),),
     "init.scheme": (_TRAINED,),
     "init.std": (_TRAINED, _one_of("init.scheme", "normal")),
     "init.scale": (_TRAINED, _one_of("init.scheme", "uniform")),
-    "init.gain": (_TRAINED, _KERNELS, _HIDDEN, _NOT_LSUV),
+    "init.gain": (_TRAINED, _KERNELS, _HIDDEN, _NOT_ADJUSTED),
     "init.sigma_w": (_TRAINED, _one_of("init.scheme", "critical"), _KERNELS, _HIDDEN),
     "init.sigma_b": (_TRAINED, _one_of("init.scheme", "critical"), _KERNELS, _HIDDEN, _BIASES),
     "init.epsilon": (_TRAINED, _one_of("init.scheme", "layerscale")),
@@ -221,6 +242,7 @@ READ: dict[str, tuple[When, ...]] = {
     "init.longest_delay": (_TRAINED, _one_of("init.scheme", "chrono")),
     "init.base_width": (_TRAINED, _SCALED_WIDTH),
     "init.base_depth": (_TRAINED, _SCALED_DEPTH),
+    "init.meta_steps": (_TRAINED, _one_of("init.scheme", "metainit")),
     "optim.kind": (_TRAINED,),
     "optim.learning_rate": (_TRAINED,),
     "optim.schedule": (_TRAINED,),
@@ -257,6 +279,9 @@ READ: dict[str, tuple[When, ...]] = {
     "eval.batches": (_TRAINED, _HELD_OUT, _RANDOM),
     # `python -m charjax.evaluate` reads it too, and can score the training part.
     "eval.batch_size": (),
+    "eval.max_targets": (_SCORED, _EXACT),
+    "eval.streams": (_CARRIED, _SCORED, _EXACT),
+    "eval.warmup": (_CARRIED, _SCORED, _EXACT, _IN_PARTS),
     "checkpoint.every": (_TRAINED,),
     "checkpoint.keep": (_TRAINED,),
     "log.tensorboard": (),

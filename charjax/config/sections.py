@@ -207,14 +207,17 @@ class InitConfig(Section):
     )
     base_width: Width | None = Field(
         None,
-        description="mup, depth_mup, completep, spectral: the width to which the learning rate "
-        "refers; unset: 128",
+        description="mup, mup_zero_query, depth_mup, completep, spectral: the width to which the "
+        "learning rate refers; unset: 128",
     )
     base_depth: int | None = Field(
         None,
         ge=1,
         le=512,
         description="depth_mup, completep: likewise the number of blocks; unset: 4",
+    )
+    meta_steps: int | None = Field(
+        None, ge=1, le=100_000, description="metainit: steps of its descent; unset: 500"
     )
 
 
@@ -258,6 +261,22 @@ class EvalConfig(Section):
     batches: Count = Field(200, description="random: batches averaged")
     batch_size: Count = Field(
         64, description="windows in an evaluation batch; fewer where there are many symbols"
+    )
+    max_targets: Count | None = Field(
+        None,
+        description="exact: targets scored at most, in windows spread evenly over the split; "
+        "unset: every one",
+    )
+    streams: int = Field(
+        1,
+        ge=1,
+        le=65_536,
+        description="exact, families that carry a state: parts of the split read in parallel",
+    )
+    warmup: Period = Field(
+        256,
+        description="likewise: characters read before each of these parts, or windows of "
+        "eval.max_targets, without being scored",
     )
 
 
@@ -464,15 +483,17 @@ _YOUNGER: tuple[tuple[str, str], ...] = (
     ("data", "vocab_size"),
     ("train", "patience"),
     ("train", "epochs"),
+    *(("eval", key) for key in ("max_targets", "streams", "warmup")),
     *(("log", key) for key in LogConfig.model_fields),
     ("model", "residual"),
     ("model", "scale_embeddings"),
     ("model", "blank"),
+    ("model", "prune"),
     ("model", "activation"),
     *(("model", key) for key in ("norm", "qk_norm", "n_kv_head", "window")),
     ("model", "attn_softcap"),
     ("model", "final_softcap"),
-    *(("model", key) for key in ("d_ff", "rotary_base", "norm_epsilon")),
+    *(("model", key) for key in ("d_ff", "rotary_base", "norm_epsilon", "attention_scale")),
     ("optim", "clip_value"),
     ("train", "label_smoothing"),
     ("train", "z_loss"),

@@ -134,6 +134,7 @@ def _refuse_variants(config: TransformerConfig, title: str, *, qk_norm: bool) ->
         "scale_embeddings": ((False,), "does not scale them"),
         "window": ((None,), "sees its whole context"),
         "attn_softcap": ((0.0,), "does not cap scores"),
+        "attention_scale": (("inverse_sqrt",), "divides scores by the root of a head's width"),
         "final_softcap": ((0.0,), "does not cap logits"),
     }
     if qk_norm:

@@ -22,6 +22,7 @@ def refuse_options(config: TransformerConfig, title: str, *, has_sizes: bool = F
         "activation": (("gelu", "gelu_tanh"), "has an MLP with a GELU"),
         "window": ((None,), "sees its whole context"),
         "attn_softcap": ((0.0,), "does not cap scores"),
+        "attention_scale": (("inverse_sqrt",), "divides scores by the root of a head's width"),
         "final_softcap": ((0.0,), "does not cap logits"),
         "positions": (("learned",), "has learned positions"),
         "residual": (("pre_norm",), "is pre_norm"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from charjax.config import DataConfig
 from charjax.data.download import DownloadError, download, open_https
+from charjax.data.lists import looks_like_list
 from charjax.data.reading import (
     BYTES,
     BYTES_TO_LF,
@@ -17,9 +18,9 @@ from charjax.data.reading import (
     UTF_8,
     ReadingRules,
     decode_file,
-    looks_like_list,
     read_bytes,
 )
+from charjax.data.streaming import StreamedText
 from charjax.data.texts import Corpus, read_text
 from charjax.errors import UserError
 from charjax.files import user_cache
@@ -81,17 +82,18 @@ _PUBLISHED = {
 }
 
 
-def load_corpus(config: DataConfig) -> Corpus:
+def load_corpus(config: DataConfig) -> Corpus | StreamedText:
     """Find and read the text that a config names.
 
-    A published corpus is looked for in $CHARJAX_DATA, then in the user's cache, then downloaded.
+    A long text of the user's is not read into memory, unless its tokens are subwords. A published
+    corpus is looked for in $CHARJAX_DATA, then in the user's cache, then downloaded.
 
     Raises:
       UserError: the text is missing, cannot be read, or has another digest than the published one.
     """
     rules = reading_rules(config)
     if config.path is not None:
-        corpus = read_text(config.path, rules, "data.path")
+        corpus = read_text(config.path, rules, "data.path", whole=config.subwords)
         return _with_list_note(corpus) if config.documents == "one" else corpus
     if config.name == "stdlib":
         return _read_stdlib(rules)
@@ -101,7 +103,7 @@ def load_corpus(config: DataConfig) -> Corpus:
     return Corpus(config.name, text, published.digest, notes)
 
 
-def load_validation(config: DataConfig) -> Corpus | None:
+def load_validation(config: DataConfig) -> Corpus | StreamedText | None:
     """Read the validation text of data.val_path; None without one.
 
     Raises:
@@ -109,7 +111,8 @@ def load_validation(config: DataConfig) -> Corpus | None:
     """
     if config.val_path is None:
         return None
-    return read_text(config.val_path, reading_rules(config), "data.val_path")
+    rules = reading_rules(config)
+    return read_text(config.val_path, rules, "data.val_path", whole=config.subwords)
 
 
 def reading_rules(config: DataConfig) -> ReadingRules:
@@ -123,8 +126,12 @@ def reading_rules(config: DataConfig) -> ReadingRules:
     return UTF_8 if published is None else published.rules
 
 
-def _with_list_note(corpus: Corpus) -> Corpus:
-    if not looks_like_list(corpus.text):
+def _with_list_note(corpus: Corpus | StreamedText) -> Corpus | StreamedText:
+    if isinstance(corpus, StreamedText):
+        is_list = corpus.facts.is_list
+    else:
+        is_list = looks_like_list(corpus.text)
+    if not is_list:
         return corpus
     note = (
         "the text looks like a list with one item per line and is read as one text; with "

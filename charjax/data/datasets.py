@@ -9,8 +9,12 @@ import numpy as np
 from charjax.config import DataConfig
 from charjax.data.corpora import load_corpus, load_validation, reading_rules
 from charjax.data.reading import ReadingRules
-from charjax.data.splits import Split, SplitText, split_text
-from charjax.data.texts import Corpus, TextFile, exists, read_file
+from charjax.data.splits import Split, SplitText
+from charjax.data.streamed_splits import leave_out_unseen, split_corpus
+from charjax.data.streaming import StreamedText
+from charjax.data.subwords import BpeTokenizer
+from charjax.data.text_files import TextFile
+from charjax.data.texts import Corpus, exists, read_file
 from charjax.data.tokenizers import CharTokenizer, Tokenizer
 from charjax.data.unseen import remove_unseen
 from charjax.errors import UserError
@@ -85,9 +89,9 @@ def load_dataset(
 
 def dataset_of(
     config: DataConfig,
-    corpus: Corpus,
+    corpus: Corpus | StreamedText,
     tokenizer: Tokenizer | None = None,
-    validation: Corpus | None = None,
+    validation: Corpus | StreamedText | None = None,
 ) -> Dataset:
     """Tokenize and split a text; arguments as of `load_dataset`.
 
@@ -95,7 +99,7 @@ def dataset_of(
     that of one text is of all its parts.
     """
     if validation is None:
-        tokenizer, splits, notes = split_text(config, corpus, tokenizer)
+        tokenizer, splits, notes = split_corpus(config, corpus, tokenizer)
         notes, files = corpus.notes + notes, corpus.files
     else:
         tokenizer, splits, notes = _with_validation(config, corpus, tokenizer, validation)
@@ -116,31 +120,34 @@ def dataset_of(
 
 
 def _with_validation(
-    config: DataConfig, corpus: Corpus, tokenizer: Tokenizer | None, validation: Corpus
+    config: DataConfig,
+    corpus: Corpus | StreamedText,
+    tokenizer: Tokenizer | None,
+    validation: Corpus | StreamedText,
 ) -> SplitText:
     whole = config.model_copy(update={"val_path": None, "val_fraction": 0.0})
-    trained = split_text(whole, corpus, tokenizer)
+    trained = split_corpus(whole, corpus, tokenizer)
     notes: tuple[str, ...] = ()
     if tokenizer is None and isinstance(trained.tokenizer, CharTokenizer):
-        held_out = split_text(whole, validation, None).tokenizer
+        held_out = split_corpus(whole, validation, None).tokenizer
         assert isinstance(held_out, CharTokenizer)
         if new := set(held_out.symbols) - set(trained.tokenizer.symbols):
             both = CharTokenizer.from_text(
                 trained.tokenizer.symbols + held_out.symbols, boundary=held_out.boundary
             )
-            trained = split_text(whole, corpus, both)
+            trained = split_corpus(whole, corpus, both)
             shown = ", ".join(map(repr, sorted(new)[:8])) + (", ..." if len(new) > 8 else "")
             notes = (
                 f"{len(new):,} symbols occur in data.val_path alone, and the model is never "
                 f"trained on them: {shown}",
             )
-    held = split_text(whole, validation, trained.tokenizer)
+    held = split_corpus(whole, validation, trained.tokenizer)
     val = dataclasses.replace(held.splits["train"], name="val")
     notes = (*trained.notes, *(f"data.val_path: {note}" for note in held.notes), *notes)
     return SplitText(trained.tokenizer, {"train": trained.splits["train"], "val": val}, notes)
 
 
-def _joint_digest(corpus: Corpus, validation: Corpus | None) -> str:
+def _joint_digest(corpus: Corpus | StreamedText, validation: Corpus | StreamedText | None) -> str:
     """Return the digest of a text, or of it and its validation text."""
     if validation is None:
         return corpus.digest
@@ -190,14 +197,14 @@ def load_other_text(
         the alphabet does not have.
     """
     rules = run_rules(config, tokenizer)
-    corpus = read_file(path, rules, field)
+    corpus = read_file(path, rules, field, whole=isinstance(tokenizer, BpeTokenizer))
     notes = corpus.notes
     if rules.encoding == "latin-1":
         notes = ("the file was read as latin-1, as the run's text was", *notes)
     count = 0
     if unseen == "skip" and isinstance(tokenizer, CharTokenizer):
-        corpus, count, removed = remove_unseen(corpus, tokenizer)
-        if not corpus.text:
+        corpus, count, removed = _remove_unseen(corpus, tokenizer)
+        if not corpus.length:
             raise UserError(
                 f"{field}: none of the {count:,} characters of {path!r} is among the "
                 f"{tokenizer.vocab_size} symbols of the run; give a text like the run's own"
@@ -213,8 +220,16 @@ def load_other_text(
             "val_fraction": 0.0,
         }
     )
-    _, splits, split_notes = split_text(unsplit, corpus, tokenizer)
+    _, splits, split_notes = split_corpus(unsplit, corpus, tokenizer)
     return OtherText(splits["train"], notes + split_notes, count)
+
+
+def _remove_unseen(
+    corpus: Corpus | StreamedText, tokenizer: CharTokenizer
+) -> tuple[Corpus | StreamedText, int, tuple[str, ...]]:
+    if isinstance(corpus, StreamedText):
+        return leave_out_unseen(corpus, tokenizer)
+    return remove_unseen(corpus, tokenizer)
 
 
 def run_rules(config: DataConfig, tokenizer: Tokenizer) -> ReadingRules:

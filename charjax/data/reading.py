@@ -8,10 +8,9 @@ from typing import Any, AnyStr
 from charjax.data.tokenizers import CharTokenizer, Tokenizer
 from charjax.errors import UserError
 
-# Positions in a text are int32 on the device and may exceed its length by a window. A text has at
-# most as many characters as its file has bytes.
+# Of a text that is read into memory. Longer ones are streamed (`charjax.data.streaming`).
 MOST_BYTES = 2_000_000_000
-_BYTE_ORDER_MARK = "\ufeff"
+BYTE_ORDER_MARK = "\ufeff"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,24 +44,39 @@ def read_bytes(path: Path, field: str) -> bytes:
     Raises:
       UserError: there is no such file, it is too large, or it cannot be read.
     """
+    check_file(path, field)
+    try:
+        size = os.stat(path).st_size
+        if size > MOST_BYTES:
+            raise too_large(path, field, size)
+        return path.read_bytes()
+    except OSError as error:
+        raise cannot_read(path, field, error) from None
+
+
+def check_file(path: Path, field: str) -> None:
+    """Raise a UserError unless a path is that of a regular file; arguments as of `read_bytes`."""
     if not path.exists():
         raise UserError(f"{field}: {str(path)!r} does not exist; give a text file")
     if not path.is_file():
         what = "is a directory" if path.is_dir() else "is not a regular file"
         raise UserError(f"{field}: {str(path)!r} {what}; give a text file")
-    try:
-        size = os.stat(path).st_size
-        if size > MOST_BYTES:
-            raise UserError(
-                f"{field}: {str(path)!r} has {size:,} bytes, and at most {MOST_BYTES:,} are "
-                "allowed; give a part of it"
-            )
-        return path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UserError(
-            f"{field}: {str(path)!r} cannot be read ({reason}); give a file that you may read"
-        ) from None
+
+
+def too_large(path: Path, field: str, size: int) -> UserError:
+    """Return the error of a file that does not fit in memory."""
+    return UserError(
+        f"{field}: {str(path)!r} has {size:,} bytes, and at most {MOST_BYTES:,} are read into "
+        "memory (texts of data.tokenizer=char or byte are not); give a part of it"
+    )
+
+
+def cannot_read(path: Path, field: str, error: OSError) -> UserError:
+    """Return the error of a file that cannot be read."""
+    reason = error.strerror or type(error).__name__
+    return UserError(
+        f"{field}: {str(path)!r} cannot be read ({reason}); give a file that you may read"
+    )
 
 
 def decode_file(
@@ -80,29 +94,50 @@ def decode_file(
       UserError: the file is empty, compressed, or not text in this encoding.
     """
     named = f"{field}: {name!r}"
-    packed = _compression(raw)
+    packed = check_form(raw[:FORM_BYTES], rules, name, field)
     text: str | bytes
     if rules.encoding is None:
         text, notes = _unify_line_ends(raw, rules)
-        if packed:
-            note = (
-                f"the file is compressed by {packed[0]}, and its bytes are read without unpacking"
-            )
-            notes = (note, *notes)
     else:
-        if packed:
-            raise UserError(
-                f"{named} is compressed by {packed[0]}; decompress it first ({packed[1]}), and "
-                "give the text file"
-            )
-        remedy = "convert it to UTF-8"
-        if field == "data.path":
-            remedy += ", or read its bytes with data.tokenizer=byte"
-        _check_wide_encoding(raw, named, remedy)
-        text, notes = _decode_characters(raw, rules, named, field, remedy)
+        text, notes = _decode_characters(raw, rules, named, field, utf8_remedy(field))
     if not text:
-        raise UserError(f"{named} is empty; give a file with text in it")
-    return text, notes
+        raise empty_file(name, field)
+    return text, packed + notes
+
+
+# The first bytes of a file, which show its form.
+FORM_BYTES = 1 << 12
+
+
+def check_form(start: bytes, rules: ReadingRules, name: str, field: str) -> tuple[str, ...]:
+    """Check the first FORM_BYTES of a file; return a note if its bytes are compressed.
+
+    Raises:
+      UserError: characters are wanted, and it is compressed, or UTF-16 or UTF-32.
+    """
+    named, packed = f"{field}: {name!r}", _compression(start)
+    if rules.encoding is None:
+        if not packed:
+            return ()
+        return (f"the file is compressed by {packed[0]}, and its bytes are read without unpacking",)
+    if packed:
+        raise UserError(
+            f"{named} is compressed by {packed[0]}; decompress it first ({packed[1]}), and give "
+            "the text file"
+        )
+    _check_wide_encoding(start, named, utf8_remedy(field))
+    return ()
+
+
+def utf8_remedy(field: str) -> str:
+    """Return what to do with a file that is not UTF-8."""
+    bytes_too = ", or read its bytes with data.tokenizer=byte"
+    return "convert it to UTF-8" + (bytes_too if field == "data.path" else "")
+
+
+def empty_file(name: str, field: str) -> UserError:
+    """Return the error of a file without text."""
+    return UserError(f"{field}: {name!r} is empty; give a file with text in it")
 
 
 # The first bytes of a compressed file, its program, and the command that unpacks it.
@@ -146,32 +181,44 @@ def _decode_characters(
         return raw.decode("latin-1"), ()
     nul = raw.find(b"\0")
     if nul >= 0:
-        choice = ", or read its bytes with data.tokenizer=byte" if field == "data.path" else ""
-        raise UserError(
-            f"{named} is not text: it has a zero byte at offset {nul:,} (line "
-            f"{raw.count(10, 0, nul) + 1:,}; {raw.count(0):,} in all); remove these bytes "
-            f"(tr -d '\\000' < OLD > NEW){choice}"
-        )
+        raise zero_bytes(named, field, nul, raw.count(10, 0, nul) + 1, raw.count(0))
     try:
         text = raw.decode(rules.encoding)
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{named} is not UTF-8: byte 0x{raw[error.start]:02X} at offset {error.start:,} (line "
-            f"{raw.count(10, 0, error.start) + 1:,}); {remedy}"
-        ) from None
+        start = error.start
+        raise not_utf8(named, raw[start], start, raw.count(10, 0, start) + 1, remedy) from None
     text, notes = _normalize(text, rules)
     # A mark that is kept at the start is meant.
-    return text, notes + _likely_mistakes(
-        text.removeprefix("" if rules.drop_mark else _BYTE_ORDER_MARK)
+    marks = text.removeprefix("" if rules.drop_mark else BYTE_ORDER_MARK).count(BYTE_ORDER_MARK)
+    return text, notes + likely_mistakes(marks, text.count("\r"), has_newline="\n" in text)
+
+
+def zero_bytes(named: str, field: str, offset: int, line: int, count: int) -> UserError:
+    """Return the error of a file with zero bytes, the first of them at an offset and line."""
+    choice = ", or read its bytes with data.tokenizer=byte" if field == "data.path" else ""
+    return UserError(
+        f"{named} is not text: it has a zero byte at offset {offset:,} (line {line:,}; {count:,} "
+        f"in all); remove these bytes (tr -d '\\000' < OLD > NEW){choice}"
+    )
+
+
+def not_utf8(named: str, byte: int, offset: int, line: int, remedy: str) -> UserError:
+    """Return the error of a file with a byte that is not UTF-8."""
+    return UserError(
+        f"{named} is not UTF-8: byte 0x{byte:02X} at offset {offset:,} (line {line:,}); {remedy}"
     )
 
 
 def _normalize(text: str, rules: ReadingRules) -> tuple[str, tuple[str, ...]]:
     """Drop the first byte order mark, convert line ends to LF, and note the changes."""
-    mark = rules.drop_mark and text.startswith(_BYTE_ORDER_MARK)
+    mark = rules.drop_mark and text.startswith(BYTE_ORDER_MARK)
     text, notes = _unify_line_ends(text[1:] if mark else text, rules)
-    dropped = ("the byte order mark at the start of the text was dropped",) if mark else ()
-    return text, dropped + notes
+    return text, mark_note(dropped=mark) + notes
+
+
+def mark_note(*, dropped: bool) -> tuple[str, ...]:
+    """Note that the byte order mark at the start was dropped."""
+    return ("the byte order mark at the start of the text was dropped",) if dropped else ()
 
 
 def _unify_line_ends(text: AnyStr, rules: ReadingRules) -> tuple[AnyStr, tuple[str, ...]]:
@@ -179,53 +226,35 @@ def _unify_line_ends(text: AnyStr, rules: ReadingRules) -> tuple[AnyStr, tuple[s
     count = text.count(crlf) if rules.to_lf else 0
     if not count:
         return text, ()
-    note = f"{count:,} line ends were CRLF and were converted to LF"
-    return text.replace(crlf, crlf[1:]), (note,)
+    return text.replace(crlf, crlf[1:]), line_ends_note(count)
 
 
-def _likely_mistakes(text: str) -> tuple[str, ...]:
-    """Note what is kept in a text but is probably a mistake."""
+def line_ends_note(count: int) -> tuple[str, ...]:
+    """Note how many line ends were CRLF."""
+    return (f"{count:,} line ends were CRLF and were converted to LF",) if count else ()
+
+
+def likely_mistakes(marks: int, returns: int, *, has_newline: bool) -> tuple[str, ...]:
+    """Note what is kept in a text but is probably a mistake.
+
+    Args:
+      marks: byte order marks within the text.
+      returns: its carriage returns.
+      has_newline: it has an LF.
+    """
     notes = []
     # They are kept: dropping them would change the alphabet of saved runs.
-    if count := text.count(_BYTE_ORDER_MARK):
+    if marks:
         notes.append(
-            f"byte order marks within the text, as in files joined by cat: {count:,}, read as the "
+            f"byte order marks within the text, as in files joined by cat: {marks:,}, read as the "
             "symbol U+FEFF; remove them from the file unless intended"
         )
-    if "\n" not in text and (count := text.count("\r")) > 1:
+    if not has_newline and returns > 1:
         notes.append(
-            f"the text has no LF and {count:,} CR: lines ended by CR alone are read as one line; "
+            f"the text has no LF and {returns:,} CR: lines ended by CR alone are read as one line; "
             "convert them (tr '\\r' '\\n' < OLD > NEW) if they are lines"
         )
     return tuple(notes)
-
-
-def looks_like_list(text: str | bytes) -> bool:
-    """Return True if a text starts like a list: short lines of one or two words."""
-    start = text[: 1 << 18]
-    decoded = start if isinstance(start, str) else start.decode("latin-1")
-    # The last line may be cut off.
-    lines = decoded.split("\n")[:-1]
-    if len(lines) < _LIST_LINES:
-        return False
-    lengths = sorted(map(len, lines))
-    blank = sum(not line.strip() for line in lines)
-    indented = sum(line[:1].isspace() for line in lines)
-    words = sum(len(line.split()) for line in lines)
-    typical, long = lengths[len(lengths) // 2], lengths[len(lengths) * 99 // 100]
-    return (
-        blank + indented <= len(lines) // 100
-        and words <= _LIST_WORDS * len(lines)
-        and long <= _LIST_LENGTH
-        # Long lines of equal length are wrapped text.
-        and (typical < _WRAPPED_LENGTH or lengths.count(typical) <= 0.9 * len(lines))
-    )
-
-
-_LIST_LINES = 100
-_LIST_WORDS = 2
-_LIST_LENGTH = 50
-_WRAPPED_LENGTH = 30
 
 
 def read_prompt(

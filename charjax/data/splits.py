@@ -12,6 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from charjax.config import DataConfig
+from charjax.data.split_rules import (
+    SHUFFLE_SEED,
+    all_blank,
+    dropped_note,
+    fold,
+    line_cuts,
+    no_lines_left,
+    one_line,
+    repeated_note,
+    too_short,
+)
 from charjax.data.subwords import BpeTokenizer, read_tokenizer, train_bpe
 from charjax.data.texts import Corpus
 from charjax.data.tokenizers import (
@@ -24,9 +35,6 @@ from charjax.data.tokenizers import (
 from charjax.data.unseen import explain_unseen
 from charjax.errors import UserError
 from charjax.units import TextSize
-
-# The makemore lectures shuffle the names with Python's random.seed(42).
-_SHUFFLE_SEED = 42
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +71,47 @@ class Split:
 
 
 def target_counts(split: Split, vocab_size: int) -> np.ndarray:
-    """Count how often each symbol is a target: (V,) int64."""
+    """Count how often each symbol is a target: (V,) int64.
+
+    The text is read in blocks: memory does not grow with it, nor with the documents.
+    """
+    counts_V = np.zeros(vocab_size, np.int64)
+    for begin in range(0, len(split.doc_starts), _BLOCK):
+        starts_D = split.doc_starts[begin : begin + _BLOCK].astype(np.int64) + 1
+        ends_D = np.sort(starts_D + split.doc_lengths[begin : begin + _BLOCK])
+        starts_D.sort()
+        for first in range(int(starts_D[0]), int(ends_D[-1]), _BLOCK):
+            # Documents of other blocks may begin within this one.
+            tokens = split.tokens[first : min(first + _BLOCK, int(ends_D[-1]))]
+            counts_V += _count_in(tokens, first, starts_D, ends_D, vocab_size)
+    return counts_V
+
+
+# Tokens, or documents, that are counted at once.
+_BLOCK = 1 << 19
+
+
+def _count_in(
+    tokens: np.ndarray, first: int, starts_D: np.ndarray, ends_D: np.ndarray, vocab_size: int
+) -> np.ndarray:
+    """Count the targets of documents in the part of the text that begins at `first`.
+
+    Args:
+      tokens: the part.
+      first: its place in the text.
+      starts_D: first target of each document, ascending.
+      ends_D: place after the last target of each, ascending.
+      vocab_size: V.
+    """
+    cuts = (first, first + len(tokens))
+    (s, s_end), (e, e_end) = (np.searchsorted(x, cuts) for x in (starts_D, ends_D))
+    if s == s_end and e == e_end:
+        return np.bincount(tokens, minlength=vocab_size) * (s - e)
     # +1 at a document's first target, -1 after its last: the running sum counts occurrences.
-    edges = np.zeros(len(split.tokens) + 1, np.int64)
-    np.add.at(edges, split.doc_starts + 1, 1)
-    np.add.at(edges, split.doc_starts + split.doc_lengths + 1, -1)
-    times = np.cumsum(edges[:-1])
-    return np.bincount(split.tokens, times, vocab_size).astype(np.int64)
+    edges = np.bincount(starts_D[s:s_end] - first, minlength=len(tokens))
+    edges -= np.bincount(ends_D[e:e_end] - first, minlength=len(tokens))
+    edges[0] += s - e
+    return np.bincount(tokens, np.cumsum(edges, out=edges), vocab_size).astype(np.int64)
 
 
 class SplitText(NamedTuple):
@@ -116,21 +158,19 @@ def _split_lines(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer | None
     all_lines = text.removesuffix(newline).split(newline)
     lines = [line.strip() if config.strip_lines else line for line in all_lines if line.strip()]
     dropped = len(all_lines) - len(lines)
-    notes: tuple[str, ...] = (f"{dropped:,} blank lines were dropped",) if dropped else ()
+    notes = dropped_note(dropped)
     if not lines:
-        raise UserError(f"{corpus.field}: every line of the text is blank; give one item a line")
+        raise all_blank(corpus.field)
     fraction, count = config.val_fraction, len(lines)
     # Each line caches its hash, which is fastest to compute in the order of memory.
     collections.deque(map(hash, lines), maxlen=0)
     if count == 1 and fraction:
-        raise UserError(f"{corpus.field}: {_explain_one_line(config, lines[0])}")
+        carriage_return: Any = "\r" if isinstance(text, str) else b"\r"
+        returns = carriage_return in lines[0]
+        raise one_line(config, corpus.field, len(lines[0]), returns=returns)
     if config.split == "shuffled_lines":
-        random.Random(_SHUFFLE_SEED).shuffle(lines)
-        cuts = [int((1 - 2 * fraction) * count), int((1 - fraction) * count), count]
-    else:
-        cuts = [int((1 - fraction) * count), count]
-    if not fraction:
-        cuts = [count]
+        random.Random(SHUFFLE_SEED).shuffle(lines)
+    cuts = line_cuts(config, count)
     notes += _repeated_lines(lines, cuts)
     whole, train = (_join_lines(part, newline) for part in (lines, lines[: cuts[0]]))
     tokenizer, trained = _tokenizer(config, whole, train, tokenizer, boundary=True)
@@ -138,25 +178,11 @@ def _split_lines(config: DataConfig, corpus: Corpus, tokenizer: Tokenizer | None
     splits = {}
     for name, begin, end in zip(("train", "val", "test"), [0, *cuts], cuts, strict=False):
         if begin == end:
-            raise UserError(
-                f"data.val_fraction: {fraction} of {count:,} lines leaves none for {name}; give "
-                "more lines or another fraction, or 0 to hold nothing out"
-            )
+            raise no_lines_left(fraction, count, name)
         tokens = _encode(corpus, tokenizer, _join_lines(lines[begin:end], newline))
         bounds = np.flatnonzero(tokens == 0)
         splits[name] = Split(tokens, bounds[:-1], np.diff(bounds), name)
     return SplitText(tokenizer, splits, notes)
-
-
-def _explain_one_line(config: DataConfig, line: str | bytes) -> str:
-    remedy = "data.layout=stream" if config.layout == "lines" else "data.split=tail"
-    carriage_return: Any = "\r" if isinstance(line, str) else b"\r"
-    if carriage_return in line:
-        remedy += ", or make its line ends LF (tr '\\r' '\\n' < OLD > NEW)"
-    return (
-        f"the text is one line, of {len(line):,} characters, but each line is one document; "
-        f"use {remedy}"
-    )
 
 
 def _repeated_lines(lines: list[Any], cuts: list[int]) -> tuple[str, ...]:
@@ -164,12 +190,11 @@ def _repeated_lines(lines: list[Any], cuts: list[int]) -> tuple[str, ...]:
     train = itertools.islice(lines, cuts[0])
     # The set is built of the smaller part.
     repeated = set(lines[cuts[0] :]).intersection(train)
-    counts = []
-    for name, begin, end in zip(("val", "test"), cuts, cuts[1:], strict=False):
-        number = sum(line in repeated for line in lines[begin:end])
-        if number:
-            counts.append(f"{number:,} of {end - begin:,} {name} lines")
-    return (f"{' and '.join(counts)} also occur in the train part",) if counts else ()
+    held_out = [
+        sum(line in repeated for line in lines[begin:end])
+        for begin, end in itertools.pairwise(cuts)
+    ]
+    return repeated_note(held_out, cuts)
 
 
 def _join_lines(lines: list[Any], newline: Any) -> Any:
@@ -204,51 +229,31 @@ def _one_document(
 ) -> Split:
     tokens = _encode(corpus, tokenizer, text)
     if len(tokens) < 2:
-        part, remedy = "it", "give a longer text"
-        if config.val_fraction:
-            part = f"with data.val_fraction = {config.val_fraction} its {name} part"
-            remedy += " or another fraction"
         unit = "tokens" if isinstance(tokenizer, BpeTokenizer) else "characters"
-        raise UserError(
-            f"{corpus.field}: the text is too short: {part} has {len(tokens)} {unit}, and at "
-            f"least 2 are needed; {remedy}"
-        )
+        raise too_short(config, corpus.field, name, f"{len(tokens)} {unit}")
     return Split(tokens, np.zeros(1, np.int64), np.array([len(tokens) - 1]), name)
 
 
 def _interleave(config: DataConfig, tokens: np.ndarray) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """Split as char-rnn's loader does (Karpathy et al. 2015).
+    """Split a text as `fold` folds it.
 
-    The text is trimmed to whole chunks and folded into rows of equal length; the columns of chunks
-    are divided into train, val and test. So every row is a document of each split, and its last
-    target is the next character of the text (for the last row of a text that needed no trimming,
-    the text's first character, as in that loader).
+    Every row is a document of each split, and its last target is the next character of the text
+    (for the last row of a text that needed no trimming, the text's first character, as in
+    char-rnn's loader).
     """
-    rows, chunk, fraction = config.rows, config.chunk, config.val_fraction
-    chunks = len(tokens) // (rows * chunk)
-    width = chunks * chunk
-    cuts = [int((1 - 2 * fraction) * chunks), int(fraction * chunks)]
-    if 0 in cuts:
-        raise UserError(
-            f"data.split: interleaved given, but {len(tokens):,} characters make {chunks} chunks "
-            f"of {rows} x {chunk}, too few to hold out {fraction} twice; give a longer text, or "
-            "lower data.rows or data.chunk"
-        )
+    rows, width, ends, notes = fold(config, len(tokens))
     used = rows * width
     following = tokens[used] if len(tokens) > used else tokens[0]
     folded = tokens[:used].reshape(rows, width)
     after = np.append(folded[1:, 0], following)[:, None]
     folded = np.concatenate([folded, after], axis=1)
-    ends = [cuts[0] * chunk, sum(cuts) * chunk, width]
     splits = {}
     for name, begin, end in zip(("train", "val", "test"), [0, *ends], ends, strict=False):
         length = end - begin
         starts = np.arange(rows) * (length + 1)
         part = folded[:, begin : end + 1].ravel()
         splits[name] = Split(part, starts, np.full(rows, length), name)
-    rest = len(tokens) - used
-    notes = (f"the last {rest:,} characters, which fill no whole chunk of each row, are left out",)
-    return splits, notes if rest else ()
+    return splits, notes
 
 
 def _tokenizer(
@@ -265,14 +270,27 @@ def _tokenizer(
     """
     if other is None:
         return _own_tokenizer(config, text, train, boundary=boundary)
+    return adopt_tokenizer(other, boundary=boundary), ()
+
+
+def adopt_tokenizer(other: Tokenizer, *, boundary: bool) -> Tokenizer:
+    """Return another run's tokenizer for a text.
+
+    Args:
+      other: the tokenizer.
+      boundary: token 0 ends a line.
+
+    Raises:
+      UserError: the text is a list, and token 0 is no newline.
+    """
     if boundary and other.decode([0]) != "\n":
         raise UserError(
             "data.layout: the text is a list of lines, but the other run's alphabet has no newline "
             "as its token 0; use data.layout=stream, or train on lines from the start"
         )
     if isinstance(other, CharTokenizer):
-        return dataclasses.replace(other, boundary=boundary), ()
-    return other, ()
+        return dataclasses.replace(other, boundary=boundary)
+    return other
 
 
 def _own_tokenizer(

@@ -9,7 +9,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,24 @@ _MOST_SYMBOLS = 1 << 16
 
 class UnknownCharacterError(UserError):
     """A text has a character that is not in the alphabet."""
+
+
+class Unknown(NamedTuple):
+    """The first character of a text that an alphabet does not have.
+
+    Attributes:
+      symbol: the character.
+      line: where it is, from 1.
+      column: where it is, from 1.
+      found: how often the text has it.
+      in_all: how many unknown characters the text has.
+    """
+
+    symbol: str
+    line: int
+    column: int
+    found: int
+    in_all: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +69,13 @@ class CharTokenizer:
           UserError: more symbols than uint16 can number.
         """
         present = np.zeros(sys.maxunicode + 1, bool)
-        for codes in _code_points(text):
+        for codes in code_points(text):
             present[codes] = True
-        symbols = "".join(map(chr, np.flatnonzero(present)))
+        return cls.from_symbols("".join(map(chr, np.flatnonzero(present))), boundary=boundary)
+
+    @classmethod
+    def from_symbols(cls, symbols: str, *, boundary: bool = False) -> "CharTokenizer":
+        """Return the tokenizer of a sorted alphabet; otherwise as `from_text`."""
         if boundary:
             symbols = "\n" + symbols.replace("\n", "")
         if len(symbols) > _MOST_SYMBOLS:
@@ -81,7 +103,7 @@ class CharTokenizer:
         """
         table = self._table()
         tokens = np.empty(len(text), np.uint8 if self.vocab_size <= 256 else np.uint16)
-        for begin, codes in zip(range(0, len(text), _CHUNK), _code_points(text), strict=True):
+        for begin, codes in zip(range(0, len(text), _CHUNK), code_points(text), strict=True):
             ids: np.ndarray = np.take(table, codes)
             if ids.min() == _UNKNOWN:
                 raise UnknownCharacterError(self.explain_unknown(text, self.find_unknown(text)))
@@ -118,7 +140,7 @@ class CharTokenizer:
         table = self._table()
         found = [
             begin + np.flatnonzero(np.take(table, codes) == _UNKNOWN)
-            for begin, codes in zip(range(0, len(text), _CHUNK), _code_points(text), strict=True)
+            for begin, codes in zip(range(0, len(text), _CHUNK), code_points(text), strict=True)
         ]
         return np.concatenate(found) if found else np.zeros(0, np.int64)
 
@@ -127,9 +149,14 @@ class CharTokenizer:
         first = int(positions_K[0])
         symbol, line = text[first], text.count("\n", 0, first) + 1
         column = first - text.rfind("\n", 0, first)
-        found = text.count(symbol)
+        unknown = Unknown(symbol, line, column, text.count(symbol), len(positions_K))
+        return self.describe_unknown(unknown)
+
+    def describe_unknown(self, unknown: "Unknown") -> str:
+        """Describe an unknown character, its position, and the number of them."""
+        symbol, line, column, found, in_all = unknown
         times = "once" if found == 1 else f"{found:,} times"
-        others = "" if found == len(positions_K) else f"; {len(positions_K):,} unknown in all"
+        others = "" if found == in_all else f"; {in_all:,} unknown in all"
         known = repr(self.symbols[:100])[1:-1] + ("..." if self.vocab_size > 100 else "")
         return (
             f"the character {symbol!r} (U+{ord(symbol):04X}) at line {line:,}, column {column:,} "
@@ -235,7 +262,7 @@ def text_size(tokenizer: Tokenizer, counts_V: np.ndarray) -> TextSize:
     )
 
 
-def _code_points(text: str) -> Iterator[np.ndarray]:
+def code_points(text: str) -> Iterator[np.ndarray]:
     """Yield the code points of a text, _CHUNK at a time, in one byte each if that suffices."""
     for begin in range(0, len(text), _CHUNK):
         piece = text[begin : begin + _CHUNK]

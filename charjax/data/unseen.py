@@ -24,17 +24,32 @@ def remove_unseen(corpus: Corpus, tokenizer: CharTokenizer) -> tuple[Corpus, int
     if not count:
         return corpus, 0, ()
     kinds = sorted(set(text) - set(tokenizer.symbols))
+    notes = unseen_note(kinds, count, len(text), tokenizer)
+    remaining = text.translate(dict.fromkeys(map(ord, kinds)))
+    return dataclasses.replace(corpus, text=remaining), count, notes
+
+
+def unseen_note(
+    kinds: list[str], count: int, length: int, tokenizer: CharTokenizer
+) -> tuple[str, ...]:
+    """Note which characters were left out.
+
+    Args:
+      kinds: the characters, sorted.
+      count: how many they were.
+      length: of the text with them.
+      tokenizer: the alphabet that does not have them.
+    """
     shown = ", ".join(f"{kind!r}" for kind in kinds[:_SHOWN_KINDS])
     ellipsis = ", ..." if len(kinds) > _SHOWN_KINDS else ""
     note = (
-        f"{count:,} of {len(text):,} characters are not among the {tokenizer.vocab_size} symbols "
+        f"{count:,} of {length:,} characters are not among the {tokenizer.vocab_size} symbols "
         f"of the run ({shown}{ellipsis}) and were left out: they are no targets, and what "
         "follows them is predicted as if they were not there"
     )
-    if count > _MANY_UNSEEN * len(text):
-        note += f"; that is {count / len(text):.1%} of the text, and raises the loss of the rest"
-    remaining = text.translate(dict.fromkeys(map(ord, kinds)))
-    return dataclasses.replace(corpus, text=remaining), count, (note,)
+    if count > _MANY_UNSEEN * length:
+        note += f"; that is {count / length:.1%} of the text, and raises the loss of the rest"
+    return (note,)
 
 
 _SHOWN_KINDS = 8
@@ -45,10 +60,15 @@ def explain_unseen(corpus: Corpus, tokenizer: CharTokenizer) -> str:
     """Describe the first character that the alphabet does not have, and what to do."""
     text = corpus.text
     assert isinstance(text, str)
-    explanation = tokenizer.explain_unknown(text, _unseen_positions(text, tokenizer))
-    if corpus.field == "--text":
-        explanation += "; or leave such characters out with --unseen skip"
-    return explanation
+    return with_remedy(
+        tokenizer.explain_unknown(text, _unseen_positions(text, tokenizer)), corpus.field
+    )
+
+
+def with_remedy(explanation: str, field: str) -> str:
+    """Add to the explanation of an unknown character what the command offers."""
+    remedy = "; or leave such characters out with --unseen skip" if field == "--text" else ""
+    return explanation + remedy
 
 
 def _unseen_positions(text: str, tokenizer: CharTokenizer) -> np.ndarray:

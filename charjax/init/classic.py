@@ -23,6 +23,7 @@ from charjax.init.draws import (
     VarianceScaling,
 )
 from charjax.init.lsuv import unit_variance
+from charjax.init.metainit import STEPS, adjust_norms
 from charjax.init.scheme import Rule, Scheme, rules_for
 from charjax.models.roles import Role
 
@@ -182,6 +183,19 @@ def _critical_sigma_w(sigma_b: float, activation: str) -> float:
 
     point = theory.critical_point(theory.find_activation(activation), sigma_b**2)
     return math.sqrt(point.weight_variance)
+
+
+def metainit(init: InitConfig) -> Scheme:
+    """Draw the default, then find the norms at which gradients change least over a step."""
+    return Scheme(
+        f"{_DEFAULT}; then the norms by Dauphin and Schoenholz 2019 "
+        "(papers.nips.cc/paper/9427), MetaInit: init.meta_steps of descent of the gradient "
+        "quotient",
+        rules_for(
+            LecunNormal(), ZERO, embedding=EmbeddingNormal(), recurrent=Orthogonal(), without=()
+        ),
+        adjust=functools.partial(adjust_norms, steps=init.meta_steps or STEPS),
+    )
 
 
 def small_readout(_: InitConfig) -> Scheme:

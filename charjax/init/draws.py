@@ -9,7 +9,7 @@ said: `flax.linen.initializers.*_normal` are.
 import dataclasses
 import functools
 import math
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +67,15 @@ class Draw(Protocol):
 
     def __call__(self, key: Array, site: Site) -> Array:
         """Draw a float32 array of the site's shape."""
+        ...
+
+
+@runtime_checkable
+class Demanding(Protocol):
+    """A draw that not every shape suits."""
+
+    def check_site(self, site: Site) -> None:
+        """Raise a UserError for a site that does not suit."""
         ...
 
 
@@ -280,6 +289,19 @@ class Scaled:
 
 
 @dataclasses.dataclass(frozen=True)
+class OfAttention:
+    """One draw for queries, keys and values (side by side or apart), another for other kernels."""
+
+    attention: Draw
+    other: Draw
+
+    def __call__(self, key: Array, site: Site) -> Array:
+        """Draw by the names of the gates."""
+        is_attention = bool({"query", "value"} & set(site.parameter.gate_names))
+        return (self.attention if is_attention else self.other)(key, site)
+
+
+@dataclasses.dataclass(frozen=True)
 class LogUnigram:
     """The logarithms of the symbols' frequencies in the training text."""
 
@@ -305,7 +327,10 @@ def _by_gate(
 
 def factorises(draw: Any) -> bool:
     """Return true for a draw that factorises a matrix."""
-    return isinstance(draw, Orthogonal) or (hasattr(draw, "draw") and factorises(draw.draw))
+    if isinstance(draw, Orthogonal) or getattr(draw, "is_factorised", False):
+        return True
+    inner = (getattr(draw, name, None) for name in ("draw", "attention", "other"))
+    return any(part is not None and factorises(part) for part in inner)
 
 
 def after(key: Array, earlier: Array) -> Array:

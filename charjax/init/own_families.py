@@ -51,7 +51,7 @@ def find_lack(config: Config, scheme: Scheme, roles: Roles, shapes: Any, depth: 
     settings = {f"model.{name}" for name in type(config.model).model_fields}
     needed = {name: values[0] for name, values in scheme.needs.items()} | dict(scheme.sets)
     for name, value in needed.items() if scheme.changes_function else ():
-        if name not in settings:
+        if name.startswith("model.") and name not in settings:
             return f"{name}={str(value).lower()}, and the family has no such setting"
     sites = find_sites(shapes, roles, depth)
     # A table that is read twice has one multiplier here.
@@ -113,6 +113,16 @@ def _forget_gate(sites: Sites) -> str | None:
     return "a forget gate: the role GATE_BIAS with 'forget' or 'update' in gate_names"
 
 
+def _hidden_kernels(sites: Sites) -> str | None:
+    has = any(site.parameter.role in MATRIX_ROLES for site in sites)
+    return None if has else "kernels between embedding and readout, and no role is of one"
+
+
+def _places(sites: Sites) -> str | None:
+    has = any(site.parameter.places > 1 for site in sites)
+    return None if has else "a kernel that reads several positions: a role with places > 1"
+
+
 def _plain_recurrence(sites: Sites) -> str | None:
     found = [site.parameter for site in sites if site.parameter.role is Role.RECURRENT]
     if found and all((each.gates, each.activation) == (1, "relu") for each in found):
@@ -126,4 +136,6 @@ _LACKS: dict[str, Callable[[Sites], str | None]] = {
     "has_residual_blocks": _blocks,
     "has_forget_gate": _forget_gate,
     "is_plain_recurrence": _plain_recurrence,
+    "has_hidden_kernels": _hidden_kernels,
+    "is_plain_stack": _places,
 }

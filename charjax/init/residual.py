@@ -8,11 +8,13 @@ from charjax.config import InitConfig
 from charjax.init.draws import (
     ZERO,
     Constant,
-    Draw,
     EmbeddingNormal,
     Normal,
+    OfAttention,
     ResidualNormal,
     Scaled,
+    TorchUniform,
+    Uniform,
     VarianceScaling,
     WidthNormal,
 )
@@ -62,7 +64,7 @@ def tfixup(_: InitConfig) -> Scheme:
         _XAVIER_UNIFORM,
         embedding=Scaled(EmbeddingNormal(), 9**power, power),
         residual_output=smaller,
-        hidden=_Fused(Scaled(_XAVIER_UNIFORM, factor, power, "value"), smaller),
+        hidden=OfAttention(Scaled(_XAVIER_UNIFORM, factor, power, "value"), smaller),
         without=_CELLS,
     )
     return Scheme(
@@ -84,7 +86,7 @@ def deepnorm(_: InitConfig) -> Scheme:
         _XAVIER_NORMAL,
         embedding=EmbeddingNormal(),
         residual_output=smaller,
-        hidden=_Fused(Scaled(_XAVIER_NORMAL, beta, power, "value"), smaller),
+        hidden=OfAttention(Scaled(_XAVIER_NORMAL, beta, power, "value"), smaller),
         without=_CELLS,
     )
     return Scheme(
@@ -121,6 +123,77 @@ def layerscale(init: InitConfig) -> Scheme:
     )
 
 
+def fixup(_: InitConfig) -> Scheme:
+    """Xavier smaller by depth, the last kernel of every branch 0; no norms.
+
+    A branch of m layers has the factor L^(-1/(2m - 2)), L the number of branches, here two per
+    block: m is 4 for attention and 2 for the MLP, in which the code has ReLU. A step of SGD then
+    moves the function by as much at any depth through the MLPs, and by more the deeper through
+    attention, of which queries and keys are no factors. Embeddings are multiplied by sqrt(d) in
+    the forward pass (model.scale_embeddings), and a readout of its own begins at 0. All this as in
+    fairseq/models/transformer_zero.py of that repository, whose queries, keys and values are drawn
+    as one matrix, smaller by sqrt(2). Its script for CIFAR trains biases and gains at a tenth of
+    the learning rate, with SGD; so does this scheme.
+    """
+    return Scheme(
+        "Zhang et al. 2019 (arXiv:1901.09321; github.com/hongyi-zhang/Fixup), Fixup: L branches, "
+        "their last kernels 0, attention x L^(-1/6), MLP x L^(-1/2); SGD: rates of biases and "
+        "gains / 10",
+        rules_for(
+            _XAVIER_UNIFORM,
+            embedding=EmbeddingNormal(),
+            hidden=OfAttention(
+                Scaled(_XAVIER_UNIFORM, 2 ** (-1 / 6), -1 / 6),
+                Scaled(_XAVIER_UNIFORM, 2 ** (-1 / 2), -1 / 2),
+            ),
+            residual_output=ZERO,
+            readout=ZERO,
+            without=_CELLS,
+        ),
+        trait=_BLOCKS,
+        changes_function=True,
+        needs={"model.residual": ("fixup",), "model.activation": ("gelu", "gelu_tanh")},
+        sets={"model.scale_embeddings": True},
+        rates={"sgd": lambda optim: _tenth_of_scalars},
+    )
+
+
+def zero_output(_: InitConfig) -> Scheme:
+    """PyTorch's defaults, the last kernel of every branch and the readout 0.
+
+    A tied table is drawn as the readout that it is in the first of those records, which has the
+    zeros in its branches; a readout of its own is 0 since the record of 2024-12-04.
+    """
+    uniform = TorchUniform()
+    return Scheme(
+        "modded-nanogpt (github.com/KellerJordan/modded-nanogpt), records of 2024-10-14 and "
+        "2024-12-04: torch.nn's defaults, residual outputs 0, readout 0",
+        rules_for(
+            uniform,
+            embedding=_TiedOrNot(),
+            residual_output=ZERO,
+            readout=ZERO,
+            without=_CELLS,
+        ),
+        trait=_BLOCKS,
+        about=(Role.RESIDUAL_OUTPUT,),
+    )
+
+
+def _tenth_of_scalars(site: Site) -> float:
+    return 0.1 if site.parameter.role in (Role.BIAS, Role.RESIDUAL_GAIN) else 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _TiedOrNot:
+    """U(1/sqrt(d)) for a table that is the readout too (`torch.nn.Linear`'s), else N(0, 1)."""
+
+    def __call__(self, key: Array, site: Site) -> Array:
+        """Draw a table."""
+        draw = Uniform(site.width**-0.5) if site.tied else Normal(1.0)
+        return draw(key, site)
+
+
 @dataclasses.dataclass(frozen=True)
 class _ByDepth:
     """0.1 up to 18 blocks, 1e-5 up to 24, 1e-6 beyond (Touvron et al. 2021)."""
@@ -128,15 +201,3 @@ class _ByDepth:
     def __call__(self, key: Array, site: Site) -> Array:
         epsilon = 0.1 if site.depth <= 18 else 1e-5 if site.depth <= 24 else 1e-6
         return Constant(epsilon)(key, site)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Fused:
-    """One draw for queries, keys and values (side by side or apart), another for other kernels."""
-
-    attention: Draw
-    other: Draw
-
-    def __call__(self, key: Array, site: Site) -> Array:
-        is_attention = bool({"query", "value"} & set(site.parameter.gate_names))
-        return (self.attention if is_attention else self.other)(key, site)

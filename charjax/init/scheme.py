@@ -20,7 +20,7 @@ from jax import Array
 from charjax.config import OptimConfig
 from charjax.config.families import families_where
 from charjax.errors import UserError
-from charjax.init.draws import ONE, ZERO, Draw, after, factorises
+from charjax.init.draws import ONE, ZERO, Demanding, Draw, after, factorises
 from charjax.init.site import Site, find_sites
 from charjax.models.roles import MATRIX_ROLES, Role, Roles
 
@@ -81,6 +81,8 @@ class Scheme:
         "section.key"; they are in `charjax.config.IMPLIED`, too.
       about: roles without which the scheme would do nothing.
       reads_text: whether it draws by the frequencies of the training text's symbols.
+      rules_of: from [model] to the rules, where these depend on its settings; `rules` then covers
+        the same roles.
       rates: by optim.kind, from [optim] to the learning-rate factor of every parameter, where it is
         not that of the rules.
       gain: factor of every kernel but the readout once it is drawn; it may be traced, so that one
@@ -99,6 +101,7 @@ class Scheme:
     about: tuple[Role, ...] = ()
     reads_text: bool = False
     adjust: Callable[[Any, Any, Array, int], Any] | None = None
+    rules_of: Callable[[Any], Mapping[Role, Rule]] | None = None
     rates: Mapping[str, Callable[[OptimConfig], Factor]] = dataclasses.field(default_factory=dict)
     gain: float | Array | None = None
 
@@ -251,11 +254,14 @@ def _factors(
 
 
 def check_cover(scheme: Scheme, name: str, shapes: Any, roles: Roles) -> None:
-    """Raise a UserError unless a scheme has a rule for every parameter, and something to do."""
+    """Raise a UserError unless a scheme suits every parameter, and has something to do."""
     sites = find_sites(shapes, roles, 0)
     for site in sites:
         if site.parameter.role not in scheme.rules:
             raise _not_covered(site.path, site.parameter.role, name)
+        draw = scheme.rule_of(site).draw
+        if isinstance(draw, Demanding):
+            draw.check_site(site)
     missing = [str(role) for role in scheme.about if all(s.parameter.role != role for s in sites)]
     if scheme.reads_text and all(site.beside is not Role.READOUT for site in sites):
         missing.append("bias of the readout")

@@ -1,9 +1,9 @@
 """The registry: every scheme that `init.scheme` can name, and the numbers of [init] it reads.
 
 To add a scheme, write a function from the section [init] to a Scheme in one of the modules
-imported here (`classic` for any family, `residual`, `memory` for recurrent networks, `widths` for
-learning rates that do not move with the size), and enter it in SCHEMES. A new number of [init] is
-a field of InitConfig in `charjax.config.sections`.
+imported here (`classic` for any family, `identity`, `residual`, `memory` for recurrent networks,
+`widths` and `unit_scaling` for learning rates that do not move with the size), and enter it in
+SCHEMES. A new number of [init] is a field of InitConfig in `charjax.config.sections`.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from charjax.config.own_families import is_own as is_own_family
 from charjax.errors import UserError, did_you_mean
 from charjax.extensions import is_reference
 from charjax.extensions.loading import installed_names
-from charjax.init import classic, memory, residual, widths
+from charjax.init import classic, identity, memory, residual, unit_scaling, widths
 from charjax.init.own import own_scheme
 from charjax.init.scheme import Scheme
 from charjax.models.own import is_own
@@ -42,7 +42,11 @@ SCHEMES: dict[str, Entry] = {
     "he_uniform": Entry(classic.he_uniform),
     "orthogonal": Entry(classic.orthogonal),
     "critical": Entry(classic.critical, ("sigma_w", "sigma_b")),
+    "identity": Entry(identity.identity),
+    "idinit": Entry(identity.idinit),
+    "delta_orthogonal": Entry(identity.delta_orthogonal),
     "lsuv": Entry(classic.lsuv),
+    "metainit": Entry(classic.metainit, ("meta_steps",)),
     "small_readout": Entry(classic.small_readout),
     "zero_readout": Entry(classic.zero_readout),
     "unigram_readout": Entry(classic.unigram_readout),
@@ -56,11 +60,15 @@ SCHEMES: dict[str, Entry] = {
     "tfixup": Entry(residual.tfixup),
     "deepnorm": Entry(residual.deepnorm),
     "rezero": Entry(residual.rezero),
+    "fixup": Entry(residual.fixup),
+    "zero_output": Entry(residual.zero_output),
     "layerscale": Entry(residual.layerscale, ("epsilon",)),
     "irnn": Entry(memory.irnn),
     "forget_bias": Entry(memory.forget_bias, ("forget_bias",)),
     "chrono": Entry(memory.chrono, ("longest_delay",)),
     "mup": Entry(widths.mup, ("base_width",)),
+    "mup_zero_query": Entry(widths.mup_zero_query, ("base_width",)),
+    "umup": Entry(unit_scaling.umup),
     "depth_mup": Entry(widths.depth_mup, ("base_width", "base_depth")),
     "completep": Entry(widths.completep, ("base_width", "base_depth")),
     "spectral": Entry(widths.spectral, ("base_width",)),
@@ -117,8 +125,8 @@ def find_scheme(init: InitConfig) -> Scheme:
         return scheme
     if scheme.adjust is not None:
         raise UserError(
-            f"init.gain: {init.gain} given; init.scheme = {init.scheme!r} scales every kernel by "
-            "its outputs, and would undo it: leave it out"
+            f"init.gain: {init.gain} given; init.scheme = {init.scheme!r} finds the size of every "
+            "kernel itself, and would undo it: leave it out"
         )
     return dataclasses.replace(scheme, gain=init.gain)
 
@@ -161,6 +169,8 @@ def scheme_for(config: Config) -> Scheme:
                 f"init.scheme: {init.scheme!r} given with {name}={_word(value)}; it needs "
                 f"{name}={words}: set that, or choose another scheme"
             )
+    if scheme.rules_of is not None:
+        scheme = dataclasses.replace(scheme, rules=scheme.rules_of(config.model))
     return scheme.with_rates_of(config.optim)
 
 

@@ -1,6 +1,6 @@
 """Schemes under which the best learning rate stays the same as a network grows.
 
-With the width: all four. With the depth: CompleteP, for a transformer. Depth-muP does so where each
+With the width: all five. With the depth: CompleteP, for a transformer. Depth-muP does so where each
 residual block is one layer, as its abstract says (Yang et al. 2023, arXiv:2310.02244); a block of
 several layers, as a transformer's, has no such parametrisation there, and its best rate may move.
 
@@ -19,7 +19,15 @@ from typing import Literal
 from jax import Array
 
 from charjax.config import InitConfig, OptimConfig
-from charjax.init.draws import ONE, ZERO, EmbeddingNormal, FanInNormal, Normal
+from charjax.init.draws import (
+    ONE,
+    ZERO,
+    EmbeddingNormal,
+    FanInNormal,
+    Normal,
+    OfAttention,
+    Scaled,
+)
 from charjax.init.scheme import Factor, Rule, Scheme, unit
 from charjax.init.site import Site
 from charjax.models.roles import MATRIX_ROLES, Role
@@ -42,6 +50,30 @@ def mup(init: InitConfig) -> Scheme:
     scales = Scales.of(init, alpha=None)
     scheme = _parametrised(source, scales, "has_readout", _WIDE, epsilon=scales.epsilon)
     return dataclasses.replace(scheme, rates=_rates(scales, readout="vector"))
+
+
+def mup_zero_query(init: InitConfig) -> Scheme:
+    """Scale as mup, with queries 0 at first and scores q k / K, K the width of a head.
+
+    As examples/Transformer/model.py of microsoft/mup has it, whose README recommends both. The
+    norm of queries that are 0 has no useful gradient, so there is none (model.qk_norm).
+    """
+    scheme = mup(init)
+    hidden = scheme.rules[Role.HIDDEN]
+    query = OfAttention(Scaled(FanInNormal(), 0.0, gate="query"), FanInNormal())
+    return dataclasses.replace(
+        scheme,
+        source=f"{scheme.source}; queries 0 and scores q k / K (github.com/microsoft/mup)",
+        rules={**scheme.rules, Role.HIDDEN: dataclasses.replace(hidden, draw=query)},
+        trait="has_residual_blocks",
+        changes_function=True,
+        needs={
+            **scheme.needs,
+            "model.attention_scale": ("inverse",),
+            "model.qk_norm": (False,),
+        },
+        sets={"model.attention_scale": "inverse"},
+    )
 
 
 def depth_mup(init: InitConfig) -> Scheme:

@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from charjax.models.layers import Linear, NormForm, make_norm
+from charjax.models.layers import Linear, NormForm, Shift, make_norm
 from charjax.models.own import activation_of
 from charjax.ops.activation import gelu, gelu_tanh, relu2, silu
 from charjax.ops.attention import causal_attention, soft_capped
@@ -26,6 +26,7 @@ from charjax.ops.rotary import ROTARY_BASE, rotary_angles, rotate
 
 # Or an activation of the user's own.
 MLPActivation = Literal["gelu", "gelu_tanh", "relu2", "swiglu", "geglu"] | str
+AttentionScale = Literal["inverse_sqrt", "inverse"]
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,
@@ -48,6 +49,7 @@ class AttentionForm:
       softcap: c, by which scores become c tanh(score / c); 0 leaves them.
       window: the most keys that a query sees, its own position's included; None: all.
       rotary_base: of the angles, where positions are rotary.
+      scale: of the scores, q k / sqrt(K) or, "inverse", q k / K.
     """
 
     n_kv_head: int | None = None
@@ -55,6 +57,7 @@ class AttentionForm:
     softcap: float = 0.0
     window: int | None = None
     rotary_base: float = ROTARY_BASE
+    scale: AttentionScale = "inverse_sqrt"
 
     @property
     def of_scores(self) -> dict[str, Any]:
@@ -80,12 +83,17 @@ class KeysValues(NamedTuple):
 
 
 class FeedForward(nn.Module):
-    """phi(x W_up) W_down, or gated (phi(x W_gate) * x W_up) W_down; F of None is `mlp_width`."""
+    """phi(x W_up) W_down, or gated (phi(x W_gate) * x W_up) W_down; F of None is `mlp_width`.
+
+    With `shifts`, a number is added to all units before phi, and another before W_down, as
+    Fixup has it; not if gated.
+    """
 
     bias: bool
     activation: MLPActivation
     dtype: DTypeLike
     d_ff: int | None = None
+    shifts: bool = False
 
     @nn.compact
     def __call__(self, x_BTD: Array) -> Array:
@@ -97,12 +105,20 @@ class FeedForward(nn.Module):
             h_BTF = gate(_linear(self, F, "gate")(x_BTD)) * _linear(self, F, "up")(x_BTD)
         else:
             activation = _ACTIVATIONS.get(self.activation) or activation_of(self.activation)
-            h_BTF = activation(_linear(self, F, "up")(x_BTD))
+            h_BTF = _linear(self, F, "up")(x_BTD)
+            if self.shifts:
+                h_BTF = Shift(self.dtype, name="shift_up")(h_BTF)
+            h_BTF = activation(h_BTF)
+            if self.shifts:
+                h_BTF = Shift(self.dtype, name="shift_down")(h_BTF)
         return _linear(self, D, "down")(h_BTF)
 
 
 class Attention(nn.Module):
-    """softmax(q k^T / sqrt(K)) v in H heads, each position over itself and those before it."""
+    """softmax(q k^T / sqrt(K)) v in H heads, each position over itself and those before it.
+
+    With the form's scale "inverse" it is q k^T / K.
+    """
 
     n_head: int
     dropout: float
@@ -154,6 +170,9 @@ class Attention(nn.Module):
             # The scale is shared by the heads.
             q_BTHK = make_norm(self.form.qk_norm, False, self.dtype, "query_norm")(q_BTHK)
             k_BTJK = make_norm(self.form.qk_norm, False, self.dtype, "key_norm")(k_BTJK)
+        if self.form.scale == "inverse":
+            # The scores are divided by sqrt(K) once more.
+            q_BTHK = q_BTHK / math.sqrt(q_BTHK.shape[-1])
         return q_BTHK, k_BTJK, v_BTJK
 
 
@@ -227,6 +246,8 @@ def attention_weights(
         q_BTHK, k_BTJK = rotate(q_BTHK, angles), rotate(k_BTJK, angles)
     k_BTHK = jnp.repeat(k_BTJK, n_head // J, axis=2)
     scores_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK, k_BTHK) / math.sqrt(K)
+    if form.scale == "inverse":
+        scores_BHTS /= math.sqrt(K)
     if form.softcap:
         scores_BHTS = soft_capped(scores_BHTS, form.softcap)
     visible_TS = jnp.tri(T, dtype=bool)

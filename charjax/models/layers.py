@@ -82,6 +82,21 @@ class Linear(nn.Module):
         return y
 
 
+class Shift(nn.Module):
+    """x + b with one number b, as before the layers of Fixup (Zhang et al. 2019).
+
+    It is added in float32, as the bias of `Linear` is.
+    """
+
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Any shape to the same."""
+        bias = self.param("bias", nn.initializers.zeros, (), jnp.float32)
+        return (x.astype(wide_dtype(self.dtype)) + bias).astype(self.dtype)
+
+
 class Readout(nn.Module):
     """logits = h W + b: products in `dtype`, sums and logits in float32."""
 

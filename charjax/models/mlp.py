@@ -54,7 +54,10 @@ class MLP(FiniteModel):
         """The parameters' roles; a scheme may draw by the activation."""
         return (
             *ENDS,
-            ("hidden_0/kernel", dense(activation=self.activation, reads_embedding=True)),
+            (
+                "hidden_0/kernel",
+                dense(activation=self.activation, reads_embedding=True, places=self.context_length),
+            ),
             (r"hidden_[1-9]\d*/kernel", dense(activation=self.activation)),
             (r"(hidden|norm)_\d+/bias", Parameter(Role.BIAS)),
             (r"norm_\d+/scale", Parameter(Role.GAIN)),

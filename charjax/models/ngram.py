@@ -43,11 +43,16 @@ class NgramModel(FiniteModel):
       order: n.
       smoothing: one of the above.
       alpha: of "additive".
+      prune: n-grams of length k seen at most prune[k - 1] times are left out (the last holds for
+        the longer ones), as by KenLM's lmplz --prune (github.com/kpu/kenlm): their probability
+        goes to the shorter context's distribution, and the discounts stay those of all n-grams.
+        It begins with 0 and never decreases.
     """
 
     order: int
     smoothing: Literal["additive", "kneser_ney", "modified_kneser_ney"]
     alpha: float
+    prune: tuple[int, ...] = ()
     fitted: ClassVar[bool] = True
     looks_up_targets: ClassVar[bool] = True
     roles: ClassVar[Roles] = ()
@@ -73,6 +78,7 @@ class NgramModel(FiniteModel):
             order=self.order,
             smoothing=self.smoothing,
             alpha=self.alpha,
+            prune=self.prune,
         )
         return {"params": tables}
 

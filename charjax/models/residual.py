@@ -17,10 +17,10 @@ from charjax.models.attention import (
     KeysValues,
     MLPActivation,
 )
-from charjax.models.layers import Dropout, NormForm, make_norm
+from charjax.models.layers import Dropout, NormForm, Shift, make_norm
 from charjax.ops.precision import wide_dtype
 
-Residual = Literal["pre_norm", "deepnorm", "rezero", "layerscale", "plain"]
+Residual = Literal["pre_norm", "deepnorm", "rezero", "layerscale", "plain", "fixup"]
 # The forms whose sublayers read a norm; the norm before the readout goes with them.
 NORM_FIRST = ("pre_norm", "layerscale")
 
@@ -32,6 +32,7 @@ class ResidualBlock(nn.Module):
     rezero       x + g F(x), g a number      (Bachlechner et al. 2020)
     layerscale   x + g F(LN(x)), g a vector  (Touvron et al. 2021)
     plain        x + F(x)                    (as T-Fixup needs, Huang et al. 2020)
+    fixup        x + g F(x + b), g and b numbers, as more are within an MLP (Zhang et al. 2019)
 
     Attributes:
       residual: the form.
@@ -66,7 +67,10 @@ class ResidualBlock(nn.Module):
         attention = Attention(
             self.n_head, self.dropout, self.bias, self.dtype, self.form, name="attention"
         )
-        feed_forward = FeedForward(self.bias, self.activation, self.dtype, self.d_ff, name="mlp")
+        shifts = self.residual == "fixup"
+        feed_forward = FeedForward(
+            self.bias, self.activation, self.dtype, self.d_ff, shifts, name="mlp"
+        )
         read_BTD = self._read(x_BTD, 1)
         o_BND, cache = attention(
             read_BTD, cache, start, angles, num_outputs=num_outputs, train=train
@@ -77,6 +81,8 @@ class ResidualBlock(nn.Module):
 
     def _read(self, x_BTD: Array, sublayer: int) -> Array:
         """Return the input of a sublayer."""
+        if self.residual == "fixup":
+            return Shift(self.dtype, name=f"shift_{sublayer}")(x_BTD)
         if self.residual not in NORM_FIRST:
             return x_BTD
         return self._norm(sublayer)(x_BTD)
@@ -86,8 +92,8 @@ class ResidualBlock(nn.Module):
         if self.residual == "deepnorm":
             alpha = (2 * self.n_layer) ** 0.25
             return self._norm(sublayer)(alpha * x_BTD + y_BTD)
-        if self.residual in ("rezero", "layerscale"):
-            shape = () if self.residual == "rezero" else (x_BTD.shape[-1],)
+        if self.residual in ("rezero", "layerscale", "fixup"):
+            shape = (x_BTD.shape[-1],) if self.residual == "layerscale" else ()
             gain = self.param(f"residual_gain_{sublayer}", nn.initializers.ones, shape, jnp.float32)
             # In float32, as the gain's gradient is a sum over batch and time.
             y_BTD = (y_BTD.astype(wide_dtype(self.dtype)) * gain).astype(self.dtype)

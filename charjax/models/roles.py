@@ -41,6 +41,8 @@ class Parameter:
       in_block: whether it stands in one of the model's residual blocks.
       reads_embedding: a kernel whose inputs are embeddings of a width of their own, which does
         not grow with the hidden width.
+      reads_attention: a kernel whose inputs are what attention gives.
+      places: vectors side by side in the inputs of a kernel that reads several positions.
       second: the second of two biases that are added up.
       before_readout: a gain or bias on what the readout reads.
     """
@@ -53,6 +55,8 @@ class Parameter:
     activation: Activation = "linear"
     in_block: bool = False
     reads_embedding: bool = False
+    reads_attention: bool = False
+    places: int = 1
     second: bool = False
     before_readout: bool = False
 

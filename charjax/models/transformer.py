@@ -18,6 +18,7 @@ from charjax.models import transformer_sizes as sizes
 from charjax.models.attention import (
     Attention,
     AttentionForm,
+    AttentionScale,
     FeedForward,
     KeysValues,
     MLPActivation,
@@ -30,6 +31,7 @@ from charjax.models.layers import (
     NormForm,
     NormKind,
     Readout,
+    Shift,
     float32_logits,
     make_norm,
 )
@@ -152,6 +154,7 @@ class Transformer(CharModel):
       d_ff: width within the MLP; None: see `charjax.models.attention.mlp_width`.
       rotary_base: of the angles of rotary positions.
       norm_epsilon: the number under the root of every norm.
+      attention_scale: of the scores, see AttentionForm.
     """
 
     context_length: int
@@ -174,6 +177,7 @@ class Transformer(CharModel):
     d_ff: int | None = None
     rotary_base: float = ROTARY_BASE
     norm_epsilon: float = EPSILON
+    attention_scale: AttentionScale = "inverse_sqrt"
     memory: ClassVar[Memory] = "windowed"
     has_attention: ClassVar[bool] = True
     flops_formula: ClassVar[str] = "3 x (2 (12 L D D + D V) + 4 L T D)"
@@ -192,6 +196,7 @@ class Transformer(CharModel):
             self.attn_softcap,
             self.window,
             self.rotary_base,
+            self.attention_scale,
         )
 
     @property
@@ -248,6 +253,8 @@ class Transformer(CharModel):
         x_BND = x_BTD
         if self.residual in NORM_FIRST:
             x_BND = make_norm(self.norm_form, self.bias, self.dtype, "final_norm")(x_BTD)
+        elif self.residual == "fixup":
+            x_BND = Shift(self.dtype, name="final_shift")(x_BTD)
         if self.tie_embeddings:
             logits_BNV = float32_logits(x_BND, embedding.embedding.T.astype(self.dtype))
         else:

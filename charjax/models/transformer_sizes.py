@@ -37,6 +37,7 @@ def is_plain(model: Any) -> bool:
     """Return true if no option of attention, MLP and norms differs from GPT-2's."""
     plain_heads = model.n_kv_head in (None, model.n_head)
     plain_scores = not (model.qk_norm or model.window or model.attn_softcap)
+    plain_scores &= model.attention_scale == "inverse_sqrt"
     plain_ends = model.norm == "layernorm" and not model.final_softcap
     plain_mlp = model.activation in ("gelu", "gelu_tanh") and mlp_width(model) == 4 * model.d_model
     return plain_heads and plain_scores and plain_ends and plain_mlp

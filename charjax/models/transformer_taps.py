@@ -101,9 +101,10 @@ def transformer_roles(activation: MLPActivation) -> Roles:
         (r"block_\d+/mlp/gate/kernel", dense(activation=gate, in_block=True)),
         (r"block_\d+/mlp/up/kernel", dense(activation=up, in_block=True)),
         (
-            r"block_\d+/(attention/out|mlp/down)/kernel",
-            dense(Role.RESIDUAL_OUTPUT, in_block=True),
+            r"block_\d+/attention/out/kernel",
+            dense(Role.RESIDUAL_OUTPUT, in_block=True, reads_attention=True),
         ),
+        (r"block_\d+/mlp/down/kernel", dense(Role.RESIDUAL_OUTPUT, in_block=True)),
         (r"block_\d+/residual_gain_\d", Parameter(Role.RESIDUAL_GAIN, in_block=True)),
         (
             r"block_\d+/(norm_\d|attention/(query|key)_norm)/scale",
@@ -111,7 +112,7 @@ def transformer_roles(activation: MLPActivation) -> Roles:
         ),
         (r"block_\d+/.*/bias", Parameter(Role.BIAS, in_block=True)),
         ("final_norm/scale", Parameter(Role.GAIN, before_readout=True)),
-        ("final_norm/bias", Parameter(Role.BIAS, before_readout=True)),
+        ("final_(norm|shift)/bias", Parameter(Role.BIAS, before_readout=True)),
     )
 
 

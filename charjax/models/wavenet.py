@@ -64,8 +64,8 @@ class WaveNet(FiniteModel):
         """The parameters' roles; a scheme may draw by the activation."""
         return (
             *ENDS,
-            ("level_0/kernel", dense(activation=self.activation, reads_embedding=True)),
-            (r"level_[1-9]\d*/kernel", dense(activation=self.activation)),
+            ("level_0/kernel", dense(activation=self.activation, reads_embedding=True, places=2)),
+            (r"level_[1-9]\d*/kernel", dense(activation=self.activation, places=2)),
             (r"(level|norm)_\d+/bias", Parameter(Role.BIAS)),
             (r"norm_\d+/scale", Parameter(Role.GAIN)),
         )

@@ -24,8 +24,8 @@ def adam_update(
     finite: Array,
     beta1: float,
     beta2: float,
-    eps: float,
-    decay: float = 0.0,
+    eps: float | Array,
+    decay: float | Array = 0.0,
     cautious: bool = False,
     rate_factor: Array | None = None,
     epsilon_factor: Array | None = None,
@@ -70,7 +70,7 @@ def adam_update(
     direction = unbiased_mean / (jnp.sqrt(unbiased_square) + eps_here)
     if rate_factor is not None:
         direction = direction * rate_factor
-    if decay:
+    if isinstance(decay, Array) or decay:
         decay_here = decay if decay_factor is None else decay * decay_factor
         decayed = jnp.where(direction * parameter >= 0, parameter, 0.0) if cautious else parameter
         direction = direction + decay_here * decayed

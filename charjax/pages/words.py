@@ -1,5 +1,7 @@
 """The sentences of the page, and characters as it shows them."""
 
+from typing import Any
+
 from charjax.errors import printable
 from charjax.pages.facts import Facts
 from charjax.pages.texts import Studied
@@ -30,7 +32,7 @@ def _sentence(facts: list[Facts], studied: Studied) -> str:
     words = [
         f"{best.name}: {'lowest' if len(scored) > 1 else 'best'} validation loss "
         f"{loss:.4f} nats per character ({bits_per_character(loss):.4f} bpc, perplexity "
-        f"{perplexity(loss):.2f}), at step {best.best['step']:,}"
+        f"{perplexity(loss):.2f}), at step {best.best['step']:,}{_coverage(best.best)}"
     ]
     if len(scored) > 1:
         others = ", ".join(f"{run.name} +{other - loss:.4f}" for other, run in scored[1:])
@@ -49,6 +51,14 @@ def _sentence(facts: list[Facts], studied: Studied) -> str:
             f"characters and scores the first {counted.scored:,} of {counted.val:,}"
         )
     return "; ".join(words) + "."
+
+
+def _coverage(line: dict[str, Any]) -> str:
+    """Describe the targets behind a loss, where they are not all of the split."""
+    numbers = line.get("targets"), line.get("of")
+    if not all(isinstance(number, int) for number in numbers):
+        return ""
+    return " (over {:,} of {:,} targets)".format(*numbers)
 
 
 def show_character(text: str) -> str:

@@ -101,7 +101,7 @@ def evaluation(
         window = min(window, CARRIED_CHUNK)
         cache = _rows(jax.eval_shape(lambda: model.init_cache(rows)), mesh)
         function = _bound(score_chunk, model, window=window)
-        return Program("evaluate", function, (variables, text, column, column, cache), mesh)
+        return Program("evaluate", function, (variables, text, *[column] * 3, cache), mesh)
     function = _bound(score_windows, model, piece=window, **sizes)
     return Program("evaluate", function, (variables, text, *[column] * 4), mesh)
 

@@ -26,12 +26,14 @@ from charjax.run import checkpoint_files
 from charjax.run.checkpoint_arrays import reason, write_arrays
 from charjax.run.checkpoint_parts import Part, Snapshot, gathered, place, region_of
 from charjax.run.checkpoint_reading import check_fit, read_leaves
-from charjax.run.checkpoint_record import DamagedError, Record, describe, pack
-from charjax.run.checkpoint_together import check_room, check_shared, save_together
+from charjax.run.checkpoint_record import DamagedError, Record, describe
+from charjax.run.checkpoint_together import check_room, check_shared, has_room, save_together
 
 T = TypeVar("T")
 # Stores that processes share are opened in the same order by all of them.
 _numbers = itertools.count()
+# Threads that wait for the disk.
+_DISK_THREADS = 8
 
 
 class SaveError(OSError):
@@ -91,7 +93,9 @@ class Checkpoints:
         self._damaged: dict[int, str] = {}
         self._warned: set[int] = set()
         self._pending: concurrent.futures.Future[None] | None = None
+        self._removal: concurrent.futures.Future[None] | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._disk_threads = concurrent.futures.ThreadPoolExecutor(_DISK_THREADS, "disk")
         self._number = next(_numbers) if self._shared else None
         if keep is not None:
             self._open_to_write()
@@ -134,7 +138,7 @@ class Checkpoints:
         """
         if self._keep is None:
             raise ValueError("checkpoints opened without `keep` are only read")
-        self.wait()
+        self._wait_for_write()
         notes = json.loads(json.dumps(meta))
         is_writer = not self._shared or processes.is_first()
         snapshot = Snapshot.of(_named_leaves(state), is_writer=is_writer)
@@ -143,14 +147,26 @@ class Checkpoints:
         self._pending = self._thread.submit(self._write, step, snapshot, notes, best)
 
     def wait(self) -> None:
-        """Wait for the save in progress.
+        """Wait for the save in progress, and until the steps that it removes are gone.
 
         Raises:
           SaveError: it failed; the steps before it are unchanged.
         """
+        self._wait_for_write()
+        try:
+            self._wait_for_removal()
+        except OSError as error:
+            raise SaveError(f"checkpoints in {str(self._directory)!r}: {reason(error)}") from error
+
+    def _wait_for_write(self) -> None:
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
+
+    def _wait_for_removal(self) -> None:
+        removal, self._removal = self._removal, None
+        if removal is not None:
+            removal.result()
 
     def check(self) -> None:
         """Raise what `wait` raises if the save has failed already, without waiting for it.
@@ -164,11 +180,12 @@ class Checkpoints:
         if self._shared:
             ended = all(processes.gather("ended" if ended else ""))
         if ended:
-            self.wait()
+            self._wait_for_write()
 
     def close(self) -> None:
-        """Wait, and end the thread; raises what `wait` raises."""
+        """Wait, and end the threads; raises what `wait` raises."""
         self._thread.shutdown()
+        self._disk_threads.shutdown()
         self.wait()
 
     def steps(self) -> list[int]:
@@ -326,15 +343,15 @@ class Checkpoints:
     def _write(self, step: int, snapshot: Snapshot, meta: dict[str, Any], best: bool) -> None:
         """Commit a step and remove those no longer kept, in the thread."""
         assert self._keep is not None
-        prune = partial(checkpoint_files.prune, self._directory, step, self._keep)
         try:
             arrays = snapshot.to_host()
             if self._shared:
+                prune = partial(checkpoint_files.prune, self._directory, step, self._keep)
                 meeting = f"checkpoints-{self._number}"
-                save_together(self._directory, step, arrays, meta, best, meeting, prune)
+                threads = self._disk_threads
+                save_together(self._directory, step, arrays, meta, best, meeting, prune, threads)
             else:
                 self._write_alone(step, arrays.whole, meta, best)
-                prune()
             self._damaged.pop(step, None)
         except Exception as error:  # tensorstore raises ValueError
             raise SaveError(
@@ -345,9 +362,19 @@ class Checkpoints:
     def _write_alone(
         self, step: int, arrays: dict[str, np.ndarray], meta: dict[str, Any], best: bool
     ) -> None:
-        check_room(self._directory, sum(array.nbytes for array in arrays.values()))
-        with checkpoint_files.commit_step(self._directory, step, arrays, meta, best) as path:
-            write_arrays(path, pack(array for _, array in sorted(arrays.items())))
+        """Commit a step; those no longer kept are removed while the next one is written."""
+        assert self._keep is not None
+        size = sum(array.nbytes for array in arrays.values())
+        if not has_room(self._directory, size):
+            self._wait_for_removal()
+            check_room(self._directory, size)
+        threads = self._disk_threads
+        commit = checkpoint_files.commit_step(self._directory, step, arrays, meta, best, threads)
+        with commit as path:
+            write_arrays(path, (array for _, array in sorted(arrays.items())))
+        self._wait_for_removal()
+        retired = checkpoint_files.retire(self._directory, step, self._keep)
+        self._removal = threads.submit(checkpoint_files.remove, retired)
 
 
 def _warn_on_stderr(text: str) -> None:

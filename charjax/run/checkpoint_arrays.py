@@ -1,11 +1,14 @@
-"""Arrays in files, as orbax writes and reads them.
+"""Arrays in files, as orbax writes them, and as it reads those of the older formats.
 
 Every process writes and reads for itself, and orbax waits for no other: `checkpoint_together` lets
 the processes of one run meet.
 """
 
+import contextlib
+import functools
 import os
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +16,15 @@ import numpy as np
 
 from charjax import processes
 from charjax.errors import printable
+from charjax.run.checkpoint_bytes import piece_name, pieces
 from charjax.run.checkpoint_record import DamagedError
 from charjax.run.checkpoint_silence import silenced
 
 Shapes = dict[str, tuple[int, ...]]
 
 
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays of at least one element into a new directory.
+def write_arrays(path: Path, arrays: Iterable[np.ndarray]) -> None:
+    """Write the bytes of arrays into a new directory, in pieces; they are not synced.
 
     Raises:
       Exception: of the operating system, or tensorstore's ValueError.
@@ -29,20 +33,56 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         _save(path, arrays)
 
 
-def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def _save(path: Path, arrays: Iterable[np.ndarray]) -> None:
+    handler, info = _writer()
+    for index, piece in enumerate(pieces(arrays)):
+        written = handler.serialize([piece], [info(name=piece_name(index), parent_dir=path)])
+        # It awaits nothing, so it needs no event loop: making one takes as long as writing a file.
+        with contextlib.suppress(StopIteration):
+            written.send(None)
+
+
+@functools.cache
+def _writer() -> tuple[Any, Callable[..., Any]]:
+    """Return a handler of NumPy arrays, and what makes the description of an array for it.
+
+    The handler is used without orbax's checkpointer, which adds files and directories of its own
+    and a rename, and without its futures, each of which starts a thread and an event loop: together
+    they cost several times what the arrays of a small model do. Nor does it leave the arrays of
+    any process but the first unwritten, as orbax's own does (0.12): it takes them for copies.
+    """
     ocp = _orbax()
-    # Compression makes parameters smaller by a twelfth and takes a sixth of a save's time; OCDBT
-    # takes twice the time of one file per array, for so few arrays.
-    options: dict[str, Any] = {"use_compression": False, "use_ocdbt": False}
-    if processes.count() > 1:
-        options["type_handler_registry"] = _local_registry()
-    handler = ocp.PyTreeCheckpointHandler(**options, multiprocessing_options=_alone())
-    with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as orbax:
-        orbax.save(path, args=ocp.args.PyTreeSave(arrays))
+    import tensorstore
+
+    base: Any = ocp.type_handlers.NumpyHandler
+    # `checkpoint_files.sync` does it, for all files at once.
+    context = tensorstore.Context({"file_io_sync": False})
+
+    class PieceHandler(base):  # type: ignore[misc]
+        async def serialize(self, values: Any, infos: Any, args: Any = None) -> list[Any]:
+            for array, info in zip(values, infos, strict=True):
+                spec = {
+                    "driver": "zarr",
+                    "kvstore": {"driver": "file", "path": f"{info.path}/"},
+                    "metadata": {"compressor": None, "chunks": list(array.shape)},
+                    "store_data_equal_to_fill_value": True,
+                }
+                # Nothing is awaited: see `_save`.
+                store = tensorstore.open(
+                    spec, create=True, dtype=array.dtype, shape=array.shape, context=info.ts_context
+                ).result()
+                # The piece stays as it is until the write has ended: no copy is needed.
+                store.write(array, can_reference_source_data_indefinitely=True).result()
+            return []
+
+    describe = functools.partial(
+        ocp.type_handlers.ParamInfo, is_ocdbt_checkpoint=False, ts_context=context
+    )
+    return PieceHandler(), describe
 
 
 def read_arrays(path: Path, shapes: Shapes) -> dict[str, np.ndarray]:
-    """Read the arrays of a directory.
+    """Read the arrays of a directory in one of the older formats.
 
     Raises:
       DamagedError: there are others, or they cannot be read.
@@ -78,7 +118,7 @@ def check_sizes(headers: dict[str, Any], shapes: Shapes) -> None:
 
 
 def _orbax() -> Any:
-    """Import orbax at the first save or restore: that takes half as long as importing JAX."""
+    """Import orbax at the first save: that takes as long as importing JAX."""
     import orbax.checkpoint
 
     return orbax.checkpoint
@@ -88,37 +128,6 @@ def _alone() -> Any:
     """Return options by which orbax neither waits for other processes nor leaves work to them."""
     index = processes.index()
     return _orbax().options.MultiprocessingOptions(primary_host=index, active_processes={index})
-
-
-def _local_registry() -> Any:
-    """Return a registry whose only handler writes the NumPy arrays of this process.
-
-    Orbax's own (0.12) takes them for copies of those of process 0: any other process writes
-    nothing, whichever options it is given, and reports success. Its handler of JAX arrays refuses
-    those that one process holds.
-    """
-    ocp = _orbax()
-    import tensorstore
-
-    base: Any = ocp.type_handlers.NumpyHandler
-
-    class LocalArrays(base):  # type: ignore[misc]
-        async def serialize(self, values: Any, infos: Any, args: Any = None) -> list[Any]:
-            for array, info in zip(values, infos, strict=True):
-                await info.await_path_creation()
-                spec = {
-                    "driver": "zarr",
-                    "kvstore": {"driver": "file", "path": f"{info.path}/"},
-                    "metadata": {"compressor": None, "chunks": list(array.shape)},
-                    "store_data_equal_to_fill_value": True,
-                }
-                store = await tensorstore.open(
-                    spec, create=True, dtype=array.dtype, shape=array.shape
-                )
-                await store.write(array)
-            return []
-
-    return ocp.type_handlers.create_type_handler_registry((np.ndarray, LocalArrays()))
 
 
 def reason(error: Exception) -> str:

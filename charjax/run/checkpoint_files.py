@@ -7,8 +7,10 @@ the step is complete, and nothing in it changes any more, so other processes may
 writes. `clear_leftovers` removes what a killed process left before its rename.
 """
 
+import concurrent.futures
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import secrets
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from charjax.run.checkpoint_bytes import check_pieces
 from charjax.run.checkpoint_record import DamagedError, Record, describe
 
 _ARRAYS = "state"
@@ -48,6 +51,11 @@ def _is_step(path: Path) -> bool:
 def arrays_path(step_directory: Path) -> Path:
     """Return the directory of the arrays that one process wrote."""
     return step_directory / _ARRAYS
+
+
+def record_path(step_directory: Path) -> Path:
+    """Return the file of a step's record."""
+    return step_directory / _RECORD
 
 
 def shards_path(step_directory: Path, process: int) -> Path:
@@ -109,7 +117,12 @@ def _file_digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def commit_step(
-    directory: Path, step: int, arrays: dict[str, np.ndarray], meta: dict[str, Any], best: bool
+    directory: Path,
+    step: int,
+    arrays: dict[str, np.ndarray],
+    meta: dict[str, Any],
+    best: bool,
+    threads: concurrent.futures.Executor,
 ) -> Iterator[Path]:
     """Save a step: the body writes the arrays at the path yielded, then the step is committed.
 
@@ -119,6 +132,7 @@ def commit_step(
       arrays: those that the body writes, before they are packed.
       meta: the caller's notes.
       best: whether this is the best step so far; a replaced step that was the best makes it true.
+      threads: in which files are synced.
 
     Raises:
       OSError: the directory is gone, full or not writable; nothing is left behind.
@@ -129,10 +143,11 @@ def commit_step(
         staging.mkdir()
         with still_there(staging):
             yield arrays_path(staging)
+            check_pieces(arrays_path(staging), sum(array.nbytes for array in arrays.values()))
             files = digests(staging, arrays_path(staging))
-            check_written(arrays.values(), files, _ARRAYS)
             record = Record(step=step, best=best, meta=meta, leaves=describe(arrays), files=files)
             write_record(staging, directory, record)
+            sync([staging / name for name in (*files, _RECORD)], threads)
         rename_into_place(staging, directory, step)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -170,21 +185,32 @@ def digests(staging: Path, folder: Path) -> dict[str, str]:
     return {name: _file_digest(path) for name, path in found.items()}
 
 
-def check_written(arrays: Iterable[np.ndarray], files: Iterable[str], folder: str) -> None:
-    """Raise an OSError unless there are files of every packed array.
+def sync(paths: Iterable[Path], threads: concurrent.futures.Executor) -> None:
+    """Wait until files are on the disk.
 
-    With jax.distributed, orbax lets only the first process write, and the others report success.
+    All at once, so that the file system writes its journal once (measured on ext4: 1.2 ms for three
+    files, 10 ms one after the other).
     """
-    for dtype in {array.dtype.name for array in arrays if array.size}:
-        if not any(name.startswith(f"{folder}/{dtype}/") for name in files):
-            raise OSError(errno.EIO, f"the {dtype} arrays of {folder} were not written")
+    *others, last = paths
+    started = [threads.submit(_sync_file, path) for path in others]
+    _sync_file(last)
+    for each in started:
+        each.result()
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_record(staging: Path, directory: Path, record: Record) -> None:
     """Write the record of a step that is complete but for it."""
     best = record.best or _was_best(directory, record.step)
     data = record.model_copy(update={"best": best}).encode()
-    (staging / _RECORD).write_bytes(data)
+    record_path(staging).write_bytes(data)
 
 
 @contextlib.contextmanager
@@ -206,6 +232,16 @@ def still_there(directory: Path) -> Iterator[None]:
 
 
 def _was_best(directory: Path, step: int) -> bool:
+    try:
+        found = (directory / str(step) / _RECORD).stat()
+    except OSError:
+        return False
+    return _is_best(directory, step, (found.st_ino, found.st_mtime_ns, found.st_size))
+
+
+@functools.lru_cache(32)
+def _is_best(directory: Path, step: int, _: tuple[int, int, int]) -> bool:
+    """Return what a step's record says, read once as long as its file is the same."""
     try:
         return read_record(directory, step).best
     except DamagedError:
@@ -233,15 +269,27 @@ def _remove(path: Path) -> None:
 
 def prune(directory: Path, newest: int, keep: int) -> None:
     """Remove all steps but the best one and the last `keep` up to `newest`."""
+    remove(retire(directory, newest, keep))
+
+
+def retire(directory: Path, newest: int, keep: int) -> list[Path]:
+    """Rename the steps that `prune` removes, so that they are none, and return their new paths."""
     present = steps(directory)
     past = [step for step in present if step <= newest]
     best = next((step for step in reversed(past) if _was_best(directory, step)), None)
+    retired = []
     for step in present:
         if step not in past[-keep:] and step != best:
-            # Renamed first: a partly removed directory must not have a step's name.
-            removed = directory / f"{_REMOVED}{step}"
-            (directory / str(step)).rename(removed)
-            _remove(removed)
+            # A partly removed directory must not have a step's name.
+            retired.append(directory / f"{_REMOVED}{step}")
+            (directory / str(step)).rename(retired[-1])
+    return retired
+
+
+def remove(paths: list[Path]) -> None:
+    """Remove directories, files and links."""
+    for path in paths:
+        _remove(path)
 
 
 def clear_leftovers(directory: Path) -> None:

@@ -1,5 +1,7 @@
 """The arrays of a checkpoint, read and verified, onto any number of devices and processes."""
 
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +9,11 @@ import numpy as np
 
 from charjax.errors import UserError
 from charjax.hardware import physical_memory
-from charjax.run import checkpoint_files
+from charjax.run import checkpoint_bytes, checkpoint_files
 from charjax.run.checkpoint_arrays import read_arrays
 from charjax.run.checkpoint_parts import Part, needed_regions, overlap, place, region_of, size_of
 from charjax.run.checkpoint_record import (
+    BYTES,
     UNPACKED,
     DamagedError,
     Leaf,
@@ -61,35 +64,29 @@ def _elements_to_read(leaf: Leaf, like: Any) -> int:
 
 
 def read_leaves(directory: Path, record: Record, wanted: dict[str, Any]) -> list[Any]:
-    """Read arrays, and put them as wanted.
+    """Read arrays, and put them as wanted, one after the other.
 
     Raises:
       DamagedError: they are not those that were saved.
     """
     root = directory / str(record.step)
     needed = {name: needed_regions(like) for name, like in wanted.items()}
-    parts = _read_whole(root, record) | _read_shards(root, record, needed)
-    return [place(like, parts[name], record.leaves[name].dtype) for name, like in wanted.items()]
+    placed: dict[str, Any] = {}
+    for name, part in _read_whole(root, record):
+        placed[name] = place(wanted[name], [part], record.leaves[name].dtype)
+    for name, parts in _read_shards(root, record, needed).items():
+        placed[name] = place(wanted[name], parts, record.leaves[name].dtype)
+    return [placed[name] for name in wanted]
 
 
-def _read_whole(root: Path, record: Record) -> dict[str, list[Part]]:
+def _read_whole(root: Path, record: Record) -> Iterator[tuple[str, Part]]:
     leaves = dict(sorted(record.whole().items()))
-    path = checkpoint_files.arrays_path(root)
     described = [(leaf.dtype, tuple(leaf.shape)) for leaf in leaves.values()]
-    if record.format == UNPACKED:
-        shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items() if leaf.size}
-        found = read_arrays(path, shapes)
-        empty = {n: np.zeros(leaf.shape, leaf.dtype) for n, leaf in leaves.items() if not leaf.size}
-        arrays = [(found | empty)[name] for name in leaves]
-    else:
-        shapes = packed_shapes(described)
-        arrays = unpack(read_arrays(path, shapes) if shapes else {}, described)
-    for (name, leaf), array in zip(leaves.items(), arrays, strict=True):
+    arrays = _read_in_order(checkpoint_files.arrays_path(root), record, described, list(leaves))
+    for (name, leaf), read in zip(leaves.items(), arrays, strict=True):
+        array = read()
         _verify(name, array, leaf.dtype, leaf.sha256)
-    return {
-        name: [Part(region_of(None, array.shape), array)]
-        for name, array in zip(leaves, arrays, strict=True)
-    }
+        yield name, Part(region_of(None, array.shape), array)
 
 
 def _read_shards(
@@ -108,16 +105,40 @@ def _read_shards(
         if not any(wanted):
             continue
         described = [(divided[name].dtype, shard.shape) for name, shard in shards]
-        packed = read_arrays(checkpoint_files.shards_path(root, process), packed_shapes(described))
-        arrays = unpack(packed, described)
-        for (name, shard), region, is_wanted, array in zip(
+        arrays = _read_in_order(checkpoint_files.shards_path(root, process), record, described, [])
+        for (name, shard), region, is_wanted, read in zip(
             shards, regions, wanted, arrays, strict=True
         ):
             if is_wanted:
+                array = read()
                 _verify(name, array, divided[name].dtype, shard.sha256)
-                # A copy, so that the rest of what was read is freed.
-                found[name].append(Part(region, array.copy()))
+                found[name].append(Part(region, array))
     return found
+
+
+def _read_in_order(
+    folder: Path, record: Record, described: list[tuple[str, tuple[int, ...]]], names: list[str]
+) -> list[Callable[[], np.ndarray]]:
+    """Return what reads each of the arrays in a folder.
+
+    Args:
+      folder: of arrays.
+      record: the step's.
+      described: dtype and shape of each array, in the order in which they were written.
+      names: of the arrays, if they were written separately.
+    """
+    if record.format == BYTES:
+        return checkpoint_bytes.array_readers(folder, described)
+    if record.format == UNPACKED:
+        held = dict(zip(names, described, strict=True))
+        shapes = {name: shape for name, (_, shape) in held.items() if math.prod(shape)}
+        empty = {name: np.zeros(shape, dtype) for name, (dtype, shape) in held.items()}
+        arrays = list((empty | read_arrays(folder, shapes)).values())
+    else:
+        shapes = packed_shapes(described)
+        arrays = unpack(read_arrays(folder, shapes) if shapes else {}, described)
+    # A copy, so that the rest of what was read can be freed.
+    return [array.copy for array in arrays]
 
 
 def _verify(name: str, array: np.ndarray, dtype: str, sha256: str | None) -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,9 @@ from charjax import processes
 from charjax.errors import UserError
 from charjax.run import checkpoint_files
 from charjax.run.checkpoint_arrays import reason, write_arrays
+from charjax.run.checkpoint_bytes import check_pieces
 from charjax.run.checkpoint_parts import Snapshot
-from charjax.run.checkpoint_record import (
-    DIVIDED,
-    PACKED,
-    Leaf,
-    Record,
-    Shard,
-    describe,
-    digest,
-    pack,
-)
+from charjax.run.checkpoint_record import Leaf, Record, Shard, describe, digest
 
 # A process that is alive answers within this time, and writes so many bytes in a second.
 _SECONDS, _BYTES_PER_SECOND = 50.0, 5e6
@@ -59,6 +52,7 @@ def save_together(
     best: bool,
     meeting: str,
     after: Callable[[], None],
+    threads: Executor,
 ) -> None:
     """Save a step; every process calls this, and it ends in the same way on all.
 
@@ -70,6 +64,7 @@ def save_together(
       best: whether this is the best step so far.
       meeting: a name of the store, the same on all processes.
       after: called by the first process once the step is committed.
+      threads: in which files are synced.
 
     Raises:
       OSError: one process could not write, or did not answer. Nothing of the step is left, unless
@@ -84,12 +79,13 @@ def save_together(
     try:
         staging = directory / meet(f"{meeting}/begin", begin, _SECONDS)[0]
         seconds = _SECONDS + size / _BYTES_PER_SECOND
-        written = meet(f"{meeting}/write", lambda: _write(staging, snapshot), seconds)
+        written = meet(f"{meeting}/write", lambda: _write(staging, snapshot, threads), seconds)
 
         def commit() -> str:
             if processes.is_first():
                 record = _record(staging, step, snapshot, meta, best, written)
                 checkpoint_files.write_record(staging, directory, record)
+                checkpoint_files.sync([checkpoint_files.record_path(staging)], threads)
                 checkpoint_files.rename_into_place(staging, directory, step)
                 after()
             return ""
@@ -162,8 +158,13 @@ def meet(name: str, work: Callable[[], str], seconds: float) -> list[str]:
 
 def check_room(directory: Path, size: int) -> None:
     """Raise an OSError if the disk is too full, before orbax begins to write."""
-    if shutil.disk_usage(directory).free < size:
+    if not has_room(directory, size):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def has_room(directory: Path, size: int) -> bool:
+    """Return whether so many bytes fit on the disk."""
+    return shutil.disk_usage(directory).free >= size
 
 
 def _total_bytes(snapshot: Snapshot) -> int:
@@ -171,7 +172,7 @@ def _total_bytes(snapshot: Snapshot) -> int:
     return whole + sum(leaf.size * leaf.dtype.itemsize for leaf in snapshot.divided.values())
 
 
-def _write(staging: Path, snapshot: Snapshot) -> str:
+def _write(staging: Path, snapshot: Snapshot, threads: Executor) -> str:
     """Write this process's parts and a file that describes them; return that file's SHA-256."""
     process = processes.index()
     whole = [array for _, array in sorted(snapshot.whole.items())]
@@ -182,16 +183,17 @@ def _write(staging: Path, snapshot: Snapshot) -> str:
             (checkpoint_files.arrays_path(staging), whole),
             (checkpoint_files.shards_path(staging, process), [part.data for _, part in parts]),
         ):
-            if packed := pack(arrays):
-                write_arrays(path, packed)
-                files |= checkpoint_files.digests(staging, path)
-                checkpoint_files.check_written(arrays, files, path.name)
+            write_arrays(path, arrays)
+            check_pieces(path, sum(array.nbytes for array in arrays))
+            files |= checkpoint_files.digests(staging, path)
         shards: dict[str, list[Shard]] = {name: [] for name in snapshot.parts}
         for name, part in parts:
             region = [list(ends) for ends in part.region]
             shards[name].append(Shard(process=process, region=region, sha256=digest(part.data)))
         text = Contribution(shards=shards, files=files).model_dump_json().encode()
         _contribution_path(staging, process).write_bytes(text)
+        if files:
+            checkpoint_files.sync([staging / name for name in files], threads)
     return hashlib.sha256(text).hexdigest()
 
 
@@ -216,7 +218,6 @@ def _record(
         if not leaves[name].is_sound():
             raise OSError(errno.EIO, f"{name} was not written whole")
     return Record(
-        format=DIVIDED if snapshot.divided else PACKED,
         step=step,
         best=best,
         meta=meta,

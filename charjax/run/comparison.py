@@ -71,7 +71,7 @@ def compare_runs(directories: Sequence[Path]) -> Comparison:
     saved = [directory for directory in directories if has_checkpoints(directory)]
     _check_vocabularies(saved, notes)
     configs = [load_config(directory / "config.toml", saved=True) for directory in directories]
-    lines = [MetricsFile(directory / "metrics.jsonl").read() for directory in directories]
+    lines = [MetricsFile(directory / "metrics.jsonl").read_thinned() for directory in directories]
     rows = [
         score_row(directory, config, read)
         for directory, config, read in zip(directories, configs, lines, strict=True)

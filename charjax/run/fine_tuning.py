@@ -91,7 +91,7 @@ def _check_same_model(old: Config, new: Config) -> None:
 
 def describe_source(source: Run) -> str:
     """Return a line with the source's step and its validation loss."""
-    lines = MetricsFile(source.directory / "metrics.jsonl").read()
+    lines = MetricsFile(source.directory / "metrics.jsonl").read_thinned()
     losses = [
         line["loss"] for line in lines if line["split"] == "val" and line["step"] == source.step
     ]

@@ -54,6 +54,7 @@ def score(
             learning_rate=None,
             grad_norm=None,
             tokens_per_second=progress.tokens_per_second if name == "train" else None,
+            **result.coverage(),
         )
         if name == "val":
             progress.val_loss, best = result.loss, math.isfinite(result.loss)

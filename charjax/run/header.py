@@ -45,6 +45,8 @@ def show_header(display: Display, session: Session, state: TrainState) -> None:
         f"model: {config.model.kind}, {parameter_count(state.params):,} parameters, "
         f"{config.runtime.dtype}"
     )
+    for line in _evaluation_lines(session):
+        display.say(f"evaluation: {line}")
     display.say(f"device: {hardware.describe(session.devices)}, {_describe_use(session)}")
     is_free = REST in config.runtime.mesh.model_dump().values()
     if 1 < session.mesh.size < len(session.devices) and is_free:
@@ -52,6 +54,23 @@ def show_header(display: Display, session: Session, state: TrainState) -> None:
             f"note: {session.mesh.size} devices is the largest number that divides "
             f"train.batch_size ({config.train.batch_size})"
         )
+
+
+def _evaluation_lines(session: Session) -> list[str]:
+    """Describe how the losses differ from those of every target, read in order."""
+    config, lines = session.config.eval, []
+    most, streams, before = config.max_targets, config.streams, ""
+    if session.config.model.carries and config.protocol == "exact":
+        before = f", each after {config.warmup:,} characters that are not scored"
+    is_fitted, splits = session.model.fitted, session.dataset.splits.items()
+    sizes = {name: split.num_targets for name, split in splits if is_fitted or name != "train"}
+    cut = [name for name, size in sizes.items() if most is not None and most < size]
+    if cut:
+        of = ", ".join(f"{name} {sizes[name]:,}" for name in cut)
+        lines.append(f"at most {most:,} targets in windows spread evenly ({of}){before}")
+    if streams > 1 and len(cut) < len(sizes):
+        lines.append(f"in {streams:,} parallel streams{before}")
+    return lines
 
 
 def _parameter_table(state: TrainState) -> Table:

@@ -74,7 +74,10 @@ def _find(directory: Path) -> Iterator[Path]:
 def describe_run(directory: Path) -> ListedRun:
     """Read what is known of a run, without JAX's devices and without its arrays."""
     saved = Checkpoints(directory / "checkpoints", warn=lambda text: None).steps()
-    lines, summary = MetricsFile(directory / "metrics.jsonl").read(), read_summary(directory)
+    lines, summary = (
+        MetricsFile(directory / "metrics.jsonl").read_thinned(),
+        read_summary(directory),
+    )
     best = best_line(lines)
     config = _config(directory)
     return ListedRun(

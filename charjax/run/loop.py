@@ -13,6 +13,7 @@ import numpy as np
 from charjax.config import Config
 from charjax.run.display import Display
 from charjax.run.events import EventSchedule
+from charjax.run.instrument import Instrument
 from charjax.run.metrics import Interval, MetricsFile, columns, loss_fields
 from charjax.run.profiling import Profile
 from charjax.run.progress import Progress
@@ -65,6 +66,7 @@ class Loop:
       sizes: of the training and validation splits.
       steps_per_epoch: those in which every target occurs once.
       profile: the trace of some steps, if one is wanted.
+      instrument: reads the state at steps of its own.
       evaluate_trained: as `evaluate`, of the parameters as they are trained, where that is of their
         moving average; else None.
       agree: the steps of the next chunk -> those that all processes agree on; called after each
@@ -86,6 +88,7 @@ class Loop:
     sizes: Mapping[str, TextSize]
     steps_per_epoch: float
     profile: Profile | None = None
+    instrument: Instrument | None = None
     evaluate_trained: Callable[[int, TrainState], Score] | None = None
     agree: Callable[[int], int] = lambda steps: steps
     step: int = dataclasses.field(init=False)
@@ -114,11 +117,15 @@ class Loop:
                 self.profile.reached(self.step)
             if self.step > self.progress.events_done and any(self._events.due(self.step)):
                 self._run_events()
+            if self.instrument is not None:
+                self.instrument.reached(self.step, self.state)
             if self.progress.is_over(self.step, self.config):
                 return
             goal = self._events.next_after(self.step)
             if self.profile is not None:
                 goal = self.profile.next_stop(self.step, goal)
+            if self.instrument is not None:
+                goal = self.instrument.next_stop(self.step, goal)
             self._advance(goal)
             self.signals.poll()
 
@@ -231,5 +238,6 @@ class Loop:
             learning_rate=None,
             grad_norm=None,
             tokens_per_second=score.targets / seconds,
+            **score.coverage(),
         )
         return score

@@ -5,9 +5,9 @@ import io
 import json
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -15,6 +15,11 @@ from charjax import files
 from charjax.errors import visible
 from charjax.training.step import Metrics
 from charjax.units import TextSize, bits_per_character
+
+# Lines of training of which a picture is drawn: it has 840 columns.
+MOST_DRAWN = 20_000
+# Bytes that are read at once of a long file.
+_BLOCK = 2**20
 
 
 def columns(rows: np.ndarray) -> Metrics:
@@ -141,20 +146,81 @@ class MetricsFile:
             self._also(lines)
 
     def cut(self, step: int, events_done: int) -> None:
-        """Drop the lines that a resumed run will write again: later steps and unfinished events."""
-        earlier = [
-            line
-            for line in self.read()
-            if line["step"] <= (step if line["split"] == "train" else events_done)
-        ]
-        files.replace(self.path, "".join(json.dumps(line) + "\n" for line in earlier))
+        """Drop the lines that a resumed run will write again: later steps and unfinished events.
+
+        A line at a time: however long the file, memory is that of its longest line. Of a long file
+        only the end is parsed, and what stands before it is copied.
+        """
+        with (
+            files.named(self.path),
+            files.replacing(self.path) as temporary,
+            temporary.open("wb") as file,
+        ):
+            begin = self._end_of_kept(min(step, events_done))
+            self._copy(begin, file)
+            for line in self._lines(begin):
+                if line["step"] <= (step if line["split"] == "train" else events_done):
+                    file.write(json.dumps(line).encode() + b"\n")
 
     def read(self) -> list[dict[str, Any]]:
         """Return the valid lines: a crash may break the last one, a bad disk any of them."""
-        if not self.path.exists():
-            return []
-        text = self.path.read_text(encoding="utf-8", errors="replace")
-        return [line for line in map(_parse, text.split("\n")) if line is not None]
+        return list(self._lines())
+
+    def read_thinned(self, most: int = MOST_DRAWN) -> list[dict[str, Any]]:
+        """Return the valid lines, but of those of training at most so many and the last one.
+
+        They are evenly spread; the others are not even parsed.
+        """
+        count = sum(map(_is_of_training, self._raw()))
+        every, index, found = -(-count // most), 0, []
+        for text in self._raw():
+            if is_of_training := _is_of_training(text):
+                index += 1
+            if not is_of_training or index % every == 0 or index == count:
+                found.append(_parse(text.decode(errors="replace")))
+        return [line for line in found if line is not None]
+
+    def _lines(self, begin: int = 0) -> Iterator[dict[str, Any]]:
+        texts = (text.decode(errors="replace") for text in self._raw(begin))
+        yield from (line for line in map(_parse, texts) if line is not None)
+
+    def _raw(self, begin: int = 0) -> Iterator[bytes]:
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                file.seek(begin)
+                yield from file
+
+    def _end_of_kept(self, step: int) -> int:
+        """Return a place in the file before which no line is of a step after `step`.
+
+        Lines are appended in the order of their steps, so it is the last line of training up to
+        `step`. Of a short file it is its beginning.
+        """
+        end = self.path.stat().st_size if self.path.exists() else 0
+        while (begin := end - _BLOCK) > 0:
+            with self.path.open("rb") as file:
+                file.seek(begin)
+                # The first line may be a part of one.
+                place = begin + len(file.readline())
+                while place < end:
+                    text = file.readline()
+                    line = _parse(text.decode(errors="replace"))
+                    if line is not None and line["split"] == "train" and line["step"] <= step:
+                        return place
+                    place += len(text)
+            end = begin
+        return 0
+
+    def _copy(self, size: int, copy: BinaryIO) -> None:
+        """Copy the first bytes of the file."""
+        if size:
+            with self.path.open("rb") as file:
+                while size:
+                    size -= copy.write(file.read(min(size, _BLOCK)))
+
+
+def _is_of_training(text: bytes) -> bool:
+    return b'"split": "train"' in text
 
 
 def _parse(text: str) -> dict[str, Any] | None:

@@ -7,8 +7,16 @@ import jax
 import jax.numpy as jnp
 
 from charjax import hardware, parallel
-from charjax.config import Config, describe_conflicts, parse_config, resume_conflicts
-from charjax.data.texts import TextFile
+from charjax.config import (
+    Config,
+    describe_conflicts,
+    differences,
+    parse_config,
+    resume_conflicts,
+)
+from charjax.config.reads import why_unread
+from charjax.config.sections import toml_text
+from charjax.data.text_files import TextFile
 from charjax.data.tokenizers import Tokenizer, tokenizer_from_json
 from charjax.errors import UserError
 from charjax.extensions import versions_of
@@ -127,3 +135,22 @@ def check_resumed(notes: Notes, session: Session, completed: int) -> None:
                 f"--resume: the checkpoint is of another {part} (SHA-256 {then[:12]}..., here "
                 f"{now[:12]}...); put the old text back, or start a new run with --init-from"
             )
+
+
+def changed_measure(old: Config, new: Config) -> str | None:
+    """Return a note if validation losses are measured otherwise than so far; else None."""
+    parts = [
+        f"{name} was {toml_text(was) if was is not None else 'unset'} and is "
+        f"{toml_text(now) if now is not None else 'unset'}"
+        for name, was, now in differences(old, new)
+        if name in _MEASURE and not (why_unread(old, name) and why_unread(new, name))
+    ]
+    if not parts:
+        return None
+    return (
+        f"{', '.join(parts)}: validation losses so far were measured otherwise, and the best "
+        "checkpoint is that of the lowest of all"
+    )
+
+
+_MEASURE = ("eval.protocol", "eval.max_targets", "eval.streams", "eval.warmup")

@@ -18,10 +18,17 @@ from charjax.run.checkpoint import Checkpoints
 from charjax.run.directory import lock_directory
 from charjax.run.display import Display
 from charjax.run.header import show_header
+from charjax.run.instrument import Instrument
 from charjax.run.lock import Lock
 from charjax.run.loop import DivergedError, Loop
 from charjax.run.metrics import MetricsFile, draw_curves
-from charjax.run.notes import check_resumed, checkpoint_meta, environment, read_notes
+from charjax.run.notes import (
+    changed_measure,
+    check_resumed,
+    checkpoint_meta,
+    environment,
+    read_notes,
+)
 from charjax.run.profiling import Profile
 from charjax.run.progress import Progress
 from charjax.run.samples import cut_samples, read_samples, write_samples
@@ -113,12 +120,18 @@ class Recorder:
         path = self.directory / "metrics.jsonl"
         return MetricsFile(path, self.tracking.write, writes=processes.is_first())
 
-    def train(self, params: Any = None, profile: int | None = None) -> int:
+    def train(
+        self,
+        params: Any = None,
+        profile: int | None = None,
+        instrument: Instrument | None = None,
+    ) -> int:
         """Train to the last step; return the exit status.
 
         Args:
           params: the parameters to start from; None: drawn by the scheme.
           profile: steps of which a trace is written to profile/.
+          instrument: reads the states at steps of its own.
         """
         began = time.perf_counter()
         state, progress = self._initial_state(params)
@@ -158,6 +171,7 @@ class Recorder:
             check=self.checkpoints.check,
             steps_per_epoch=self.session.steps_per_epoch,
             profile=self._profile(profile),
+            instrument=instrument,
             sizes={name: split.size for name, split in self.session.dataset.splits.items()},
         )
         self.display.start(step, self.session.config.train.steps)
@@ -255,6 +269,8 @@ class Recorder:
         notes = read_notes(meta)
         progress = Progress.from_json(notes.progress)
         self.display.say(f"going on from step {step}")
+        if note := changed_measure(notes.config, self.session.config):
+            self.display.say(f"note: {note}")
         now = environment(self.session)
         for name, value in now.items():
             if (then := notes.environment.get(name)) != value:
@@ -277,7 +293,9 @@ class Recorder:
             (self.directory / "summary.json").unlink(missing_ok=True)
             self.metrics.cut(step, progress.events_done)
             cut_samples(self.directory / "samples.txt", progress.events_done)
-            self.tracking.start(self.metrics.read(), read_samples(self.directory / "samples.txt"))
+            if self.tracking.has_trackers:
+                samples = read_samples(self.directory / "samples.txt")
+                self.tracking.start(self.metrics.read(), samples)
 
         processes.together(prepare)
 
@@ -339,7 +357,7 @@ class Recorder:
         title = f"{self.session.dataset.name}, {self.session.config.model.kind}"
         tokenizer = self.session.dataset.tokenizer
         size = tokenizer.vocab_size if isinstance(tokenizer, CharTokenizer) else None
-        draw_curves(self.metrics.read(), title, self.directory / "curves.png", size)
+        draw_curves(self.metrics.read_thinned(), title, self.directory / "curves.png", size)
         write_json(self.directory / "summary.json", fields)
         self.tracking.summarize(fields)
 

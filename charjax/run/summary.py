@@ -44,6 +44,7 @@ class Summary:
             "best_val_bpc": self._fields("val", progress.best_val_loss)["val_bpc"],
             "best_step": progress.best_step,
             **self._fields("test", self.test_loss),
+            **self._coverage(),
             "skipped": self._skipped(),
             "seconds": progress.wall_seconds,
             "compile_seconds": progress.compile_seconds,
@@ -64,6 +65,12 @@ class Summary:
         size = split.size if split else TextSize(0, 0, 0)
         fields = loss_fields(math.nan if loss is None else loss, size)
         return {f"{name}_{key}": value for key, value in fields.items()}
+
+    def _coverage(self) -> dict[str, int]:
+        """Return eval.max_targets where a held-out split has more; else {}."""
+        most, splits = self.session.config.eval.max_targets, self.session.dataset.splits
+        held_out = [split.num_targets for name, split in splits.items() if name != "train"]
+        return {"max_targets": most} if most is not None and most < max(held_out, default=0) else {}
 
     def _skipped(self) -> int:
         return int(self.state.counters.skipped)

@@ -32,6 +32,11 @@ class Tracking:
         self._workers = [_Worker(name, tracker) for name, tracker in trackers.items()]
         self._summary: dict[str, Any] = {}
 
+    @property
+    def has_trackers(self) -> bool:
+        """Return whether there are any."""
+        return bool(self._workers)
+
     def start(self, lines: list[Line], samples: list[Texts]) -> None:
         """Open the trackers with what the run has written so far."""
         for worker in self._workers:

@@ -49,12 +49,14 @@ class RunHyperparameters(NamedTuple):
       dropout_key: typed key of dropout.
       learning_rate: float32.
       max_loss: float32; a step with a larger loss counts as not finite.
+      settings: float32, further numbers by `section.key`; () for none.
     """
 
     batch_key: Array
     dropout_key: Array
     learning_rate: Array
     max_loss: Array
+    settings: dict[str, Array] | tuple[()] = ()
 
 
 class EnsembleState(NamedTuple):
@@ -257,11 +259,17 @@ class EnsembleTraining:
         self.step, self._length = 0, 1
         self._report_progress, self._poll = report_progress, poll
 
-    def advance(self, goal: int) -> None:
-        """Train up to the step `goal`, in calls of about half a second."""
+    def advance(self, goal: int, sums_at: int | None = None) -> None:
+        """Train up to the step `goal`, in calls of about half a second.
+
+        Args:
+          goal: the step.
+          sums_at: the next step at which the sums are read, if they are not read at `goal`: they
+            are added up there, and a stop on the way changes no bit of them.
+        """
         while self.step < goal:
-            flush = min(goal, (self.step // _FLUSH_STEPS + 1) * _FLUSH_STEPS)
-            began, steps = time.perf_counter(), min(self._length, flush - self.step)
+            flush = min(sums_at or goal, (self.step // _FLUSH_STEPS + 1) * _FLUSH_STEPS)
+            began, steps = time.perf_counter(), min(self._length, min(flush, goal) - self.step)
             self.state = self.ensemble.run(self.state, self.hyperparameters, steps)
             jax.block_until_ready(self.state.diverged)
             seconds = time.perf_counter() - began
@@ -337,7 +345,7 @@ def make_run_advance(
         step = run.states.counters.step
         # Nothing is below minus infinity: a run that has diverged takes no further step.
         max_loss = jnp.where(run.diverged < 0, hyperparameters.max_loss, -jnp.inf)
-        run_config = with_learning_rate(config, hyperparameters.learning_rate)
+        run_config = with_hyperparameters(config, hyperparameters)
         advance_one = make_advance(model, run_config, one_device, max_loss)
         state, metrics = advance_one(run.states, run_source, hyperparameters.dropout_key)
         targets = jnp.where(metrics.skipped > 0, 0.0, metrics.targets)
@@ -349,11 +357,15 @@ def make_run_advance(
     return advance
 
 
-def with_learning_rate(config: Config, learning_rate: Array) -> Config:
-    """Return the config with a traced learning rate; for use in the program that traces it."""
-    return config.model_copy(
-        update={"optim": config.optim.model_copy(update={"learning_rate": learning_rate})}
-    )
+def with_hyperparameters(config: Config, hyperparameters: RunHyperparameters) -> Config:
+    """Return the config with a run's traced numbers; for use in the program that traces them."""
+    traced = {"optim.learning_rate": hyperparameters.learning_rate}
+    traced |= dict(hyperparameters.settings)
+    for name, value in traced.items():
+        section, _, key = name.partition(".")
+        changed = getattr(config, section).model_copy(update={key: value})
+        config = config.model_copy(update={section: changed})
+    return config
 
 
 class Program(Protocol):

@@ -1,4 +1,4 @@
-"""The loss of a model over a whole split, every target once.
+"""The loss of a model over a split: every target once, or a number of them, evenly spread.
 
 Memory is bounded, however many symbols there are: no more than `_most_targets` are scored at once,
 in fewer rows than asked for, in shorter chunks, and at last in pieces of a window.
@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from charjax import parallel
 from charjax.data.batches import BatchSource
 from charjax.data.splits import Split
+from charjax.data.spread import spread, stream_windows, warmed
 from charjax.data.windows import EvalWindows, evaluation_windows
 from charjax.errors import UserError
 from charjax.models.contract import CharModel
@@ -54,11 +55,17 @@ class Score(NamedTuple):
       targets: number of targets.
       seconds: time of scoring. The first batch, which may wait for the compiler, counts with the
         speed of the others, if there are any.
+      of: targets of the split, where not all were scored; else None.
     """
 
     loss: float
     targets: int
     seconds: float = 0.0
+    of: int | None = None
+
+    def coverage(self) -> dict[str, int]:
+        """Return `targets` and `of` by name; {} where every target was scored."""
+        return {} if self.of is None else {"targets": self.targets, "of": self.of}
 
 
 def exact_loss(
@@ -71,14 +78,20 @@ def exact_loss(
     batch_size: int,
     context: int | None = None,
     stride: int | None = None,
+    max_targets: int | None = None,
+    streams: int = 1,
+    warmup: int = 0,
     poll: Callable[[], None] = lambda: None,
 ) -> Score:
-    """Return the mean loss over every target of a split.
+    """Return the mean loss over every target of a split, or over at most `max_targets` of them.
 
     By default a family with finite or carried memory reads each document as one stream, and a
     windowed one in non-overlapping windows of context_length, the short last one included. With
     `context`, every family reads windows of that many characters, `stride` apart, and scores
     what the window before did not reach.
+
+    At most `max_targets` are those of some windows, at equal distances. A family with carried
+    memory reads windows of CARRIED_CHUNK targets then; a split with no more targets is read whole.
 
     Args:
       model: the model.
@@ -90,14 +103,20 @@ def exact_loss(
         targets up.
       context: characters in a window.
       stride: characters between the starts of two windows; by default `context`.
+      max_targets: targets to score at most; None: all.
+      streams: parts in which a family with carried memory reads a split at once, each from a state
+        of zeros; documents, where there are as many.
+      warmup: characters before each of these parts (or windows) that are read and not scored, as
+        far as its document has them.
       poll: called between batches; may raise to stop.
 
     Raises:
       UserError: context or stride out of bounds.
     """
-    sizes = _Sizes(context_length, batch_size, context, stride)
+    sizes = _Sizes(context_length, batch_size, context, stride, max_targets, streams, warmup)
     with parallel.target(mesh):
-        return _totals(_batches(model, variables, split, mesh, sizes, each=False), poll)
+        score = _totals(_batches(model, variables, split, mesh, sizes, each=False), poll)
+    return score if score.targets == split.num_targets else score._replace(of=split.num_targets)
 
 
 def exact_losses(
@@ -110,6 +129,8 @@ def exact_losses(
     batch_size: int,
     context: int | None = None,
     stride: int | None = None,
+    streams: int = 1,
+    warmup: int = 0,
     poll: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """Return the loss of each token of a split, whose mean is `exact_loss`.
@@ -119,7 +140,7 @@ def exact_losses(
     Returns:
       (N,) float32, in nats; NaN for the first token of a document, before which nothing stands.
     """
-    sizes = _Sizes(context_length, batch_size, context, stride)
+    sizes = _Sizes(context_length, batch_size, context, stride, None, streams, warmup)
     losses_N = np.full(len(split.tokens), np.nan, np.float32)
     with parallel.target(mesh):
         for batch in _batches(model, variables, split, mesh, sizes, each=True):
@@ -137,6 +158,9 @@ class _Sizes(NamedTuple):
     batch_size: int
     context: int | None
     stride: int | None
+    max_targets: int | None
+    streams: int
+    warmup: int
 
 
 class _Scored(NamedTuple):
@@ -156,14 +180,19 @@ class _Scored(NamedTuple):
 def _batches(
     model: CharModel, variables: Any, split: Split, mesh: Mesh, sizes: _Sizes, *, each: bool
 ) -> Iterator[_Scored]:
-    """Yield the scored batches of a split: every target once, or (not `each`) their sums."""
-    context_length, batch_size, context, stride = sizes
+    """Yield the scored batches of a split: of every target, or (not `each`) their sums."""
+    context_length, batch_size, context, stride, max_targets, streams, warmup = sizes
     _check_window(model, context_length, context, stride)
     # Lookups gain nothing from small batches: as many rows as the bound allows.
     asked = _most_targets(model, mesh) if model.looks_up_targets else batch_size
     rows = parallel.round_up(asked, mesh)
     if context is None and stride is None and model.memory == "carried":
-        return _carried(model, variables, split, mesh, rows, each)
+        rows = max(rows, parallel.round_up(streams, mesh))
+        parts = stream_windows(split, streams)
+        if max_targets is not None and max_targets < split.num_targets:
+            size = CARRIED_CHUNK
+            parts = spread(evaluation_windows(split, window=size, stride=size), max_targets)
+        return _carried(model, variables, split, mesh, rows, warmed(parts, warmup), each)
     free = context is None and stride is None and model.memory == "finite"
     window = _CHUNK if free else context or context_length
     window = min(window, int(split.doc_lengths.max()))
@@ -172,6 +201,8 @@ def _batches(
         window = piece
     step, lookback = min(stride or window, window), model.lookback if free else 0
     table = evaluation_windows(split, window=window, stride=step)
+    if max_targets is not None:
+        table = spread(table, max_targets)
     how: Any = {"window": window, "lookback": lookback, "piece": piece, "each": each}
     return _windowed(model, variables, split, mesh, rows, table, **how)
 
@@ -283,24 +314,30 @@ def _windowed(
 
 
 def _carried(
-    model: CharModel, variables: Any, split: Split, mesh: Mesh, rows: int, each: bool
+    model: CharModel,
+    variables: Any,
+    split: Split,
+    mesh: Mesh,
+    rows: int,
+    parts: EvalWindows,
+    each: bool,
 ) -> Iterator[_Scored]:
-    """Score chunks with a state carried along each of `rows` documents at once."""
+    """Score chunks with a state carried along each of `rows` parts at once."""
     tokens = parallel.place(split.tokens, parallel.replicated(mesh))
-    order = np.argsort(-split.doc_lengths, kind="stable")
+    order = np.argsort(-parts.lengths, kind="stable")
     rows = min(rows, parallel.round_up(len(order), mesh))
     most = _most_targets(model, mesh)
     rows = max(mesh.size, min(rows, most // _LEAST_CHUNK // mesh.size * mesh.size))
     longest = min(CARRIED_CHUNK, _power_of_two(max(1, most // rows)))
     for begin in range(0, len(order), rows):
-        documents = order[begin : begin + rows]
-        starts, left = split.doc_starts[documents], split.doc_lengths[documents]
+        starts, _, left, firsts = (column[order[begin : begin + rows]] for column in parts)
         window = min(longest, 1 << (int(left.max()) - 1).bit_length())
         cache = model.init_cache(rows)
         for offset in range(0, int(left.max()), window):
             lengths = np.clip(left - offset, 0, window)
             at = np.where(lengths > 0, starts + offset, starts)
-            here = [_filled(column, rows) for column in (at, lengths)]
+            unscored = np.clip(firsts - offset, 0, window)
+            here = [_filled(column, rows) for column in (at, lengths, unscored)]
             columns = [parallel.place(column, parallel.split_over(mesh)) for column in here]
             scored, cache = score_chunk(
                 model, variables, tokens, *columns, cache, window=window, each=each

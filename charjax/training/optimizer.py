@@ -176,14 +176,19 @@ def _directions(config: OptimConfig, roles: Roles = ()) -> optax.GradientTransfo
         parts.append(scale_by_muon(config, roles))
     elif config.kind in DIRECTIONS:
         parts.append(DIRECTIONS[config.kind](config))
-    if config.momentum and config.kind in ("sgd", "rmsprop"):
+    if _is_used(config.momentum) and config.kind in ("sgd", "rmsprop"):
         parts.append(optax.trace(config.momentum))
     parts.append(scale_by_factors())
-    if config.weight_decay and config.kind not in DECAYING:
+    if _is_used(config.weight_decay) and config.kind not in DECAYING:
         parts.append(add_decay(config))
     if config.kind == "muon":
         parts.append(scale_adam_part(config, roles))
     return optax.chain(optax.identity(), *parts)
+
+
+def _is_used(number: Any) -> bool:
+    """Return whether a number is not 0; a traced one never is."""
+    return isinstance(number, Array) or bool(number)
 
 
 def make_schedule(config: OptimConfig) -> Schedule:

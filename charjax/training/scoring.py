@@ -71,6 +71,7 @@ def score_chunk(
     tokens: Array,
     starts: Array,
     lengths: Array,
+    firsts: Array,
     cache: Any,
     *,
     window: int,
@@ -78,11 +79,9 @@ def score_chunk(
 ) -> tuple[tuple[Array, Array], Any]:
     """Return (loss, weight) of the next targets of each row, and the state after them.
 
-    With `each` those of every target, else their sums.
+    With `each` those of every target, else their sums; columns as of EvalWindows.
     """
-    batch = gather_windows(
-        tokens, starts, starts, lengths, jnp.zeros_like(lengths), window=window, lookback=0
-    )
+    batch = gather_windows(tokens, starts, starts, lengths, firsts, window=window, lookback=0)
     logits_BTV, cache = model.apply(variables, batch.inputs, cache)
     losses_BT = cross_entropy(logits_BTV, batch.targets)
     return (losses_BT, batch.weights) if each else _sums(losses_BT, batch.weights), cache

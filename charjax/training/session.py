@@ -315,11 +315,11 @@ def score_split(
     context: int | None = None,
     stride: int | None = None,
 ) -> Score:
-    """Return the exact loss over a split; arguments as of `exact_loss`.
+    """Return the loss over a split by the configuration; arguments as of `exact_loss`.
 
     Each device has all parameters for as long as it takes, and no moments; a step needs more.
     """
-    length = session.config.model.context_length
+    length, config = session.config.model.context_length, session.config.eval
     assert length is not None
     return exact_loss(
         session.model,
@@ -327,8 +327,11 @@ def score_split(
         split,
         session.mesh,
         context_length=length,
-        batch_size=session.config.eval.batch_size,
+        batch_size=config.batch_size,
         context=context,
         stride=stride,
+        max_targets=config.max_targets,
+        streams=config.streams,
+        warmup=config.warmup,
         poll=poll,
     )

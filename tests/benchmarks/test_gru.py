@@ -13,6 +13,7 @@ def draw(*shape):
     return jnp.asarray(np.random.default_rng(sum(shape)).normal(size=shape) * 0.4, jnp.float32)
 
 
+@pytest.mark.slow
 def test_the_variants_are_one_function():
     D, H, x_TBD = 3, 4, draw(5, 2, 3)
     weights = Weights(draw(D, 3 * H), draw(H, 3 * H), draw(3 * H), 0.5 * draw(3 * H))

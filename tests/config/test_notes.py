@@ -153,6 +153,7 @@ def test_more_steps_after_a_cosine(tmp_path: Path):
     assert "note: the cosine schedule ends at step 6" in again.out
 
 
+@pytest.mark.slow
 def test_a_run_before_the_fall_of_its_rate_is_made_longer(tmp_path: Path):
     """Equal to a run that was as long from the start, which no other schedule allows."""
     (tmp_path / "text.txt").write_text("to be or not to be\n" * 60)

@@ -56,6 +56,7 @@ RUNS: list[list[str]] = [
     ["runtime.device=cpu"],
     ["model.dropout=0.1"],
     ["model.residual=rezero"],
+    ["model.residual=fixup"],
     ["model.positions=rotary"],
     ["data.path=x.txt"],
     ["data.path=x.txt", "data.tokenizer=byte"],
@@ -67,6 +68,11 @@ RUNS: list[list[str]] = [
     ["data.name=warpeace", "data.val_fraction=0.0"],
     ["model.kind=ngram"],
     ["model.kind=ngram", "model.smoothing=additive"],
+    ["model.kind=gru"],
+    ["model.kind=gru", "eval.streams=4"],
+    ["model.kind=gru", "eval.max_targets=100"],
+    ["model.kind=gru", "eval.protocol=random"],
+    ["model.kind=gru", "data.val_fraction=0.0"],
     ["model.kind=bigram", "init.scheme=critical"],
     PAIRS,
     [*PAIRS, "model.hidden=[]", "init.scheme=critical"],
@@ -83,13 +89,16 @@ def value_of(name: str, config: Config) -> str:
     if name == "data.split":
         return "tail" if now == "interleaved" else "interleaved"
     if options := choices(field):
-        return next(option for option in options if option not in (field.default, now))
+        others = (option for option in options if option not in (field.default, now))
+        return next(others, str(field.default))
     if "str" in str(field.annotation) and key in ("path", "val_path"):
         return "other.txt"
     if name == "runtime.mesh":
         return "{fsdp = 2}"
     if name == "model.rotary_base":
         return "500.0"
+    if name == "model.prune":
+        return "[0, 1]"
     if field.default is None or isinstance(field.default, float):
         return "0.25" if "float" in str(field.annotation) else "7"
     if isinstance(field.default, bool):
@@ -167,6 +176,18 @@ def test_a_setting_is_read_or_refused(name: str):
         ),
         (["optim.tail=cosine"], "only optim.schedule=wsd reads it"),
         (["eval.batches=20"], "only eval.protocol=random reads it, and eval.protocol is exact"),
+        (
+            ["eval.streams=8"],
+            "eval.streams: 8 given; only families that carry a state read it (rnn, gru, lstm, "
+            "mingru, minlstm), and model.kind is transformer: change that, or leave eval.streams "
+            "out",
+        ),
+        (["eval.protocol=random", "eval.max_targets=9"], "only eval.protocol=exact reads it"),
+        (["model.kind=gru", "eval.warmup=9"], "before them, and eval.streams is 1"),
+        (
+            ["model.kind=ngram", "model.smoothing=additive", "model.prune=[0, 1]"],
+            "only model.smoothing=kneser_ney or modified_kneser_ney reads it",
+        ),
         (["data.rows=7"], "only data.split=interleaved reads it, and data.split is tail"),
         (["init.std=0.1"], "only init.scheme=normal reads it"),
         (["init.scheme=lsuv", "init.gain=2.0"], "would undo it"),

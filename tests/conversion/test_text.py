@@ -48,6 +48,7 @@ def test_what_the_symbols_are_is_asked(table):
     assert "does not say what" in refused(table(20), "data.layout=lines")
 
 
+@pytest.mark.slow
 def test_with_an_alphabet_and_no_text(table, tmp_path: Path):
     (tmp_path / "symbols.txt").write_text("\nzyx")
     done = bring(table(4), "--alphabet", tmp_path / "symbols.txt")

@@ -179,6 +179,7 @@ def test_a_run_of_a_folder_is_recorded_moved_and_resumed(folder: Path, tmp_path:
     assert "the text has changed" in run("train", *words, *rest[1:]).err
 
 
+@pytest.mark.slow
 def test_a_moved_validation_text_of_a_run_without_one(tmp_path: Path):
     (tmp_path / "text.txt").write_text("abc" * 50)
     words = [f"data.path={tmp_path}/text.txt", *tiny("bigram"), "train.steps=1"]

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -30,18 +31,19 @@ def test_a_second_process_is_refused_in_a_line(monkeypatch):
         backend.start_backend(RuntimeConfig())
 
 
-def _write(place: Path, dtypes: tuple[str, ...]) -> None:
-    for dtype in dtypes:
-        (place / dtype).mkdir(parents=True)
-        (place / dtype / "0").write_bytes(b"data")
+def _write(place: Path, data: bytes | None) -> None:
+    if data is not None:
+        (place / "bytes-0").mkdir(parents=True)
+        (place / "bytes-0" / "0").write_bytes(data)
 
 
-@pytest.mark.parametrize("written", [(), ("float32",)])
+@pytest.mark.parametrize("written", [None, b"", b"cut short", b"longer than its arrays"])
 def test_a_step_without_its_arrays_is_not_committed(written, tmp_path):
     arrays = {"a": np.ones(3, np.float32), "b": np.ones(2, np.int32)}
-    saving = checkpoint_files.commit_step(tmp_path, 5, arrays, {}, False)
-    with pytest.raises(OSError, match="were not written"), saving as place:
-        _write(place, written)
+    with ThreadPoolExecutor(1) as threads:
+        saving = checkpoint_files.commit_step(tmp_path, 5, arrays, {}, False, threads)
+        with pytest.raises(OSError, match="were not written"), saving as place:
+            _write(place, written)
     assert os.listdir(tmp_path) == []
 
 

@@ -71,6 +71,7 @@ def alternatives(config: Config, section: str, key: str) -> Iterator[Any]:
         "model.activation": ["relu", "gelu_tanh"],
         "model.positions": ["rotary"],
         "model.residual": ["rezero", "deepnorm"],
+        "model.attention_scale": ["inverse"],
         "optim.kind": ["sgd"],
         "optim.schedule": ["constant"],
         "optim.tail": ["cosine"],

@@ -290,6 +290,7 @@ for seed in range(5):
 """
 
 
+@pytest.mark.slow
 def test_many_factorisations_do_not_wait_for_each_other_for_ever():
     """Run in a separate process with a time limit: with jaxlib 0.10 and two cores it hung."""
     words = [sys.executable, "-c", _MANY_FACTORISATIONS]

@@ -27,12 +27,17 @@ OPTIONS = {
 }
 
 
+# Options that a scheme does not go with.
+CONFLICTS = {"mup_zero_query": ("qk_norm",), "fixup": ("activation",), "umup": ("activation",)}
+
+
 def configured(name, scheme):
     kind, options = OPTIONS[name]
+    options = {k: v for k, v in options.items() if k not in CONFLICTS.get(scheme, ())}
     wanted = {k: v for k, v in SETTINGS.get(scheme, {}).items() if k in FAMILIES[kind].model_fields}
     if kind == "transformer":
         wanted.pop("activation", None)
-        if wanted.get("residual") in ("rezero", "plain") and not options.get("qk_norm"):
+        if wanted.get("residual") in ("rezero", "plain", "fixup") and not options.get("qk_norm"):
             options = {k: v for k, v in options.items() if k != "norm"}
         options = {"d_model": D, "n_layer": 2, "n_head": 4} | options
     else:

@@ -74,6 +74,11 @@ def lack(scheme: str, roles: Any, depth: int = 0, section: type = FamilyConfig) 
         ("irnn", CELL, 0, None),
         ("chrono", CELL, 0, "a forget gate"),
         ("chrono", GATE, 0, None),
+        ("identity", ENDS, 0, "kernels between embedding and readout"),
+        ("identity", CELL, 0, None),
+        ("delta_orthogonal", BLOCK, 2, "a kernel that reads several positions"),
+        ("delta_orthogonal", (("hidden/kernel", dense(places=2)),), 0, None),
+        ("umup", (*ENDS, *BLOCK), 2, "model.attention_scale=inverse"),
         ("glorot_normal", (), 0, None),
     ],
 )

@@ -36,12 +36,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 GATES = {"gru": ("reset", "update", "new"), "lstm": ("input", "forget", "cell", "output")}
 BLOCKS = ("small_init", "tfixup", "deepnorm", "rezero", "layerscale", "depth_mup", "completep")
+BLOCKS += ("fixup", "zero_output", "mup_zero_query", "umup")
 # The families that a scheme is for, where not for all.
 ONLY = dict.fromkeys(BLOCKS, ("transformer",)) | {
     "irnn": ("rnn",),
     "forget_bias": ("gru", "lstm"),
     "chrono": ("gru", "lstm"),
     "lsuv": ("bow", "mlp", "wavenet", "transformer"),
+    "identity": ("mlp", "wavenet", "rnn", "gru", "lstm", "transformer"),
+    "idinit": ("mlp", "wavenet", "transformer"),
+    "delta_orthogonal": ("wavenet", "mlp"),
     "zeros": ("bigram", "bow", "mlp", "wavenet", "rnn", "gru", "lstm"),
     "unigram_readout": ("bow", "mlp", "wavenet", "rnn", "gru", "lstm"),
     **dict.fromkeys(
@@ -49,11 +53,13 @@ ONLY = dict.fromkeys(BLOCKS, ("transformer",)) | {
         ("bow", "mlp", "wavenet", "rnn", "gru", "lstm", "transformer"),
     ),
 }
+UNTIED = ("spectral", "umup")
 NEEDS: dict[str, dict[str, Any]] = {
     "tfixup": {"residual": "plain"},
     "deepnorm": {"residual": "deepnorm"},
     "rezero": {"residual": "rezero"},
     "layerscale": {"residual": "layerscale"},
+    "fixup": {"residual": "fixup"},
     "irnn": {"activation": "relu"},
 }
 
@@ -119,6 +125,35 @@ def orthogonal(x: np.ndarray) -> None:
 
 def identity(x: np.ndarray) -> None:
     np.testing.assert_array_equal(x, np.eye(len(x)))
+
+
+def eye(x: np.ndarray) -> None:
+    np.testing.assert_array_equal(x, np.eye(*x.shape))
+
+
+def padded(x: np.ndarray) -> None:
+    """Expect output i to be input i mod n, with noise of 1e-6."""
+    n, m = x.shape
+    expected = np.array([[float(i == j % n) for j in range(m)] for i in range(n)])
+    assert 1e-7 < np.abs(x - expected).max() < 1e-5
+
+
+def zero_preserving(x: np.ndarray) -> None:
+    """Expect 1e-6 (input i - input k) of output i: k = i + 1, or i + m where m < n."""
+    n, m = x.shape
+    for j in range(m):
+        other = m + j % (n - m) if m < n else (j + 1) % n
+        assert x[j % n, j] == np.float32(1e-6)
+        assert x[other, j] == np.float32(-1e-6)
+    assert np.count_nonzero(x) == 2 * m
+
+
+def delta(x: np.ndarray) -> None:
+    """Expect zeros but in the last rows, which are orthogonal."""
+    rows = np.count_nonzero(np.any(x, axis=1))
+    assert rows in (16, 32, 64)
+    assert not x[:-rows].any()
+    np.testing.assert_allclose(x[-rows:] @ x[-rows:].T, np.eye(rows), atol=1e-5)
 
 
 def close(found: float, std: float, size: int) -> None:
@@ -230,6 +265,14 @@ DEFAULT = kernels(lecun, per_vector, recurrent=always(orthogonal))
 CRITICAL = unless_norm(always(normal(math.sqrt(0.05))))
 T_FIXUP = by_block(uniform, lambda place: math.sqrt(3) * xavier(place), 0.67)
 DEEP_NORM = by_block(normal, xavier, 8**-0.25)
+
+
+def fixup(place: Place) -> Law:
+    """Return the law of a branch of 4 layers (attention) or 2, of 2 * depth branches."""
+    layers = 4 if place.gate else 2
+    return uniform(math.sqrt(3) * xavier(place) * (2 * place.depth) ** (-1 / (2 * layers - 2)))
+
+
 SCHEMES: dict[str, dict[str, Formula]] = {
     "default": DEFAULT,
     "pytorch": kernels(torch_uniform, always(normal(1.0)), unless_norm(torch_uniform)),
@@ -309,6 +352,23 @@ SCHEMES: dict[str, dict[str, Formula]] = {
     "depth_mup": MUP,
     "completep": MUP,
     "spectral": kernels(spectral, always(normal(1.0))),
+    "fixup": kernels(
+        always(ZERO), per_vector, hidden=fixup, output=always(ZERO), readout=always(ZERO)
+    ),
+    "zero_output": kernels(
+        torch_uniform,
+        lambda place: uniform(1 / math.sqrt(place.m)) if place.tied else normal(1.0),
+        output=always(ZERO),
+        readout=always(ZERO),
+    ),
+    "mup_zero_query": MUP
+    | {"hidden": lambda place: ZERO if place.gate == "query" else fan_in()(place)},
+    "umup": kernels(always(normal(1.0))),
+    "identity": kernels(always(eye), per_vector, readout=lecun),
+    "idinit": kernels(always(padded), per_vector, output=always(zero_preserving), readout=lecun),
+    "delta_orthogonal": kernels(always(delta), per_vector, readout=always(orthogonal)),
+    # What it draws first; a descent scales it then.
+    "metainit": DEFAULT,
 }
 LOG_V = np.log(np.arange(1, V + 1) / np.arange(1, V + 1).sum()).astype(np.float32)
 PARTS = (
@@ -387,7 +447,7 @@ def cases() -> list[Any]:
         families = ONLY.get(scheme, tuple(FAMILIES))
         for family in families:
             both = family == "transformer" and scheme not in ("small_readout", "zero_readout")
-            for tied in (False, True) if both and scheme != "spectral" else (False,):
+            for tied in (False, True) if both and scheme not in UNTIED else (False,):
                 first = family == families[-1] and not tied
                 marks = [] if first else [pytest.mark.slow]
                 found.append(pytest.param(scheme, family, tied, marks=marks))

@@ -23,6 +23,8 @@ SETTINGS = {
     "layerscale": {"residual": "layerscale"},
     "irnn": {"activation": "relu"},
     "spectral": {"tie_embeddings": False},
+    "umup": {"tie_embeddings": False},
+    "fixup": {"residual": "fixup"},
     "small_readout": {"tie_embeddings": False},
     "zero_readout": {"tie_embeddings": False},
 }
@@ -31,7 +33,11 @@ LINEAR_LAYERS = {"bow", "mlp", "wavenet", "mingru", "minlstm", "transformer"}
 WITH_WIDTH = LINEAR_LAYERS | {"rnn", "gru", "lstm"}
 ONLY = {
     ("small_init", "tfixup", "deepnorm", "rezero", "layerscale"): {"transformer"},
-    ("depth_mup", "completep"): {"transformer"},
+    ("depth_mup", "completep", "mup_zero_query", "umup"): {"transformer"},
+    ("fixup", "zero_output"): {"transformer"},
+    ("identity",): WITH_WIDTH - {"bow"},
+    ("idinit",): LINEAR_LAYERS - {"bow"},
+    ("delta_orthogonal",): {"mlp", "wavenet"},
     ("small_readout", "zero_readout", "mup", "spectral"): WITH_WIDTH,
     ("unigram_readout",): WITH_WIDTH - {"transformer"},
     ("forget_bias", "chrono"): {"gru", "lstm", "minlstm"},
@@ -103,6 +109,8 @@ def test_a_parameter_needs_exactly_one_role():
         ({"scheme": "lsuv", "gain": 2.0}, "would undo it"),
         ({"scheme": "gpt2", "sigma_w": 2.0}, 'only init.scheme = "critical" reads it'),
         ({"scheme": "mup", "base_depth": 2}, 'only init.scheme = "depth_mup" or "completep"'),
+        ({"scheme": "metainit", "gain": 2.0}, "would undo it"),
+        ({"scheme": "lsuv", "meta_steps": 2}, 'only init.scheme = "metainit" reads it'),
     ],
 )
 def test_mistakes_in_the_section(init, message):
@@ -136,6 +144,24 @@ def test_mistakes_in_the_section(init, message):
         (
             {"init": {"scheme": "chrono"}, "model": {"kind": "rnn"}},
             "it needs model.kind=gru or lstm or minlstm",
+        ),
+        ({"init": {"scheme": "fixup"}}, "it needs model.residual=fixup"),
+        ({"init": {"scheme": "umup"}}, "tie_embeddings=true; it needs model.tie_emb.*=false"),
+        (
+            {"init": {"scheme": "umup"}, "optim": {"kind": "sgd"}},
+            "it needs optim.kind=adamw: set that",
+        ),
+        (
+            {"init": {"scheme": "mup_zero_query"}, "model": {"attention_scale": "inverse_sqrt"}},
+            "attention_scale=inverse_sqrt; it needs model.attention_scale=inverse",
+        ),
+        (
+            {"init": {"scheme": "mup_zero_query"}, "model": {"qk_norm": True}},
+            "it needs model.qk_norm=false",
+        ),
+        (
+            {"init": {"scheme": "delta_orthogonal"}, "model": {"kind": "gru"}},
+            "it needs model.kind=mlp or wavenet",
         ),
     ],
 )

@@ -149,6 +149,7 @@ def test_the_decay_of_depth_mup_follows_its_rate_with_the_depth():
     ],
 )
 @pytest.mark.quick("mup-mlp")
+@pytest.mark.slow
 def test_a_first_step_of_adamw_by_hand(scheme, kind):
     """Expect the step theta - rate * (f * g / (|g| + e eps) + d * decay * theta)."""
     optim = {"learning_rate": 0.01, "grad_clip": 0.0, "weight_decay": 0.5, "eps": 1e-3}

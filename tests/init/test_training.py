@@ -76,7 +76,7 @@ def bench(kind: str, **settings: Any) -> Bench:
         *((kind, None) for kind in ("mlp", "rnn", "lstm")),
         *(
             ("transformer", residual)
-            for residual in ("plain", "pre_norm", "deepnorm", "rezero", "layerscale")
+            for residual in ("plain", "pre_norm", "deepnorm", "rezero", "layerscale", "fixup")
         ),
     ],
 )
@@ -90,7 +90,7 @@ def test_every_scheme_trains_in_one_program(kind, residual):
             continue
         if kind == "rnn" and COVERED[scheme] != {"rnn"}:
             continue  # its parameters are the lstm's
-        state = here.state(scheme)
+        state = here.state(scheme, **({"meta_steps": 2} if scheme == "metainit" else {}))
         losses = []
         for _ in range(4):
             state, metrics = step(state, batch, key)

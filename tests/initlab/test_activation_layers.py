@@ -182,6 +182,7 @@ def test_wavenet_place_read_in_two_pairs_has_the_slopes_of_both():
     check_layer(model, stats, "level_0", h, slope, z)
 
 
+@pytest.mark.slow
 def test_recurrent_gradient_holds_what_later_times_do_with_the_state():
     model = make_model("rnn", activation="relu")
     variables = make_variables(model)
@@ -224,6 +225,7 @@ def test_transformer_layers_are_in_the_order_of_computation():
     ]
 
 
+@pytest.mark.slow
 def test_stream_is_the_sum_of_what_is_added_to_it():
     """Check that means add up exactly; variances would only for uncorrelated parts."""
     model, _, (_, stats, _), _ = measured("transformer")
@@ -233,7 +235,9 @@ def test_stream_is_the_sum_of_what_is_added_to_it():
     same(mean["stream"] + added, mean["block_0"])
 
 
-@pytest.mark.parametrize("residual", ["pre_norm", "deepnorm", "rezero", "layerscale", "plain"])
+@pytest.mark.parametrize(
+    "residual", ["pre_norm", "deepnorm", "rezero", "layerscale", "plain", "fixup"]
+)
 @pytest.mark.quick("deepnorm", "layerscale")
 def test_every_residual_form_has_its_layers(residual):
     model = make_model("transformer", residual=residual)

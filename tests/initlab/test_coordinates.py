@@ -210,3 +210,53 @@ def test_where_no_number_of_seeds_decides_it_says_what_would_for_flat_slopes():
     assert found["verdict"] == "cannot tell"
     assert found["seeds_needed"] is not None
     assert re.search(r"cannot tell \(about \d+ seeds", verdict_in_words(found))
+
+
+def test_networks_of_all_depths_have_these_layers(text):
+    from charjax.initlab.activations.layers import find_layers
+    from charjax.initlab.probes.depths import compared_layers
+
+    names = []
+    for depth in (2, 3):
+        config = at_depth(config_of(text, "transformer"), depth)
+        layers = find_layers(open_session(config).model)
+        found = compared_layers(layers, depth)
+        assert f"block_{depth - 1}/mlp/up" in found
+        names.append(list(found.values()))
+    assert names[0] == names[1]
+    assert {"block_last", "block_last/mlp/up", "readout"} < set(names[0])
+    # What a block adds is smaller the more of them there are.
+    assert not [name for name in names[0] if name.endswith(("/out", "/down"))]
+
+
+@pytest.mark.slow
+def test_depth_checks_know_the_parametrisation_that_depends_on_it(text):
+    """CompleteP moves as far at every depth; with a readout of 0 alone, deep ones move further."""
+    from charjax.initlab.probes.depths import check_depths
+
+    small = ["model.n_layer=2", "model.d_model=32", "model.n_head=2", "model.tie_embeddings=false"]
+    words = [*small, "model.context_length=16", "train.batch_size=8", "optim.learning_rate=3e-3"]
+    slopes = {}
+    for scheme in (["completep", "init.base_width=32", "init.base_depth=2"], ["zero_readout"]):
+        config = config_of(text, "transformer", *words, f"init.scheme={scheme[0]}", *scheme[1:])
+        check = check_depths(config, (2, 4, 8), seeds=(0, 1, 2, 3), steps=5)
+        assert check["axis"] == "depth"
+        by_name = {layer["layer"]: layer["change"]["slope"] for layer in check["layers"]}
+        slopes[scheme[0]] = by_name["block_last"]
+    assert abs(slopes["completep"]) < 0.3
+    assert slopes["zero_readout"] > slopes["completep"] + 0.2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--depths", "4"], "a slope needs at least two depths"),
+        (["--coordinates"], "--coordinates: no widths given"),
+        (["--depths", "0,2"], "must be whole numbers from 1"),
+    ],
+)
+def test_a_depth_check_that_cannot_be(words, message):
+    from charjax.initlab.commands.probe import arguments
+
+    with pytest.raises(UserError, match=message):
+        arguments(words)

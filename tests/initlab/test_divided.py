@@ -70,6 +70,7 @@ def test_merged_parts_are_the_whole(directories, tmp_path):
     assert facts["seconds"] == pytest.approx(sum(seconds), abs=0.1)
 
 
+@pytest.mark.slow
 def test_an_extended_sweep_is_the_whole(text, directories, tmp_path):
     """The smaller grid's runs stand between those of the larger one, and are not trained again."""
     small = ("--scheme", "normal", "--lr", "0.1", "--seeds", "2", "--steps", "20")

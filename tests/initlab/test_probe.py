@@ -54,6 +54,7 @@ def test_transformer_in_tables_json_and_pictures(text, tmp_path):
     assert tree["hessian"]["stable_rate"]["mean"] > 0
 
 
+@pytest.mark.slow
 def test_bigram_says_what_is_not_for_it(text):
     done = probe("model.kind=bigram", f"data.path={text}", "train.batch_size=4", "--seeds", 2)
     assert (done.status, done.err) == (0, "")

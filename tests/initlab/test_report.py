@@ -18,10 +18,10 @@ from matplotlib.colors import to_rgb
 
 from charjax import theory
 from charjax.errors import UserError
-from charjax.initlab.report import at_init, drawing, histograms, losses, phase, verdicts
+from charjax.initlab.report import at_init, drawing, histograms, losses, measured, phase, verdicts
 from charjax.initlab.report.swaps import compare_all
-from charjax.initlab.report.tables import read_sweep, select
-from charjax.initlab.report.text import verdict_lines
+from charjax.initlab.report.tables import combinations_of, read_sweep, select, settings_of
+from charjax.initlab.report.text import transfer_tables, verdict_lines
 from charjax.initlab.statistics import compare
 from tests.commands import run
 from tests.initlab.synthetic import SCHEMES, TANH, write_sweep
@@ -114,6 +114,7 @@ def test_everything_is_there(full):
         "initial-loss",
         "layers-at-init",
         "learning-rate-transfer",
+        "learning-rate-transfer-by-depth",
         "loss-by-gain",
         "loss-curves",
         "phase-map",
@@ -149,6 +150,7 @@ def test_nothing_is_fetched(full):
     assert not any(name.startswith("on") or name == "style" for _, a in page.tags for name in a)
 
 
+@pytest.mark.slow
 def test_absent_sections_have_no_heading(small):
     directory, done = small
     assert done.status == 0
@@ -187,6 +189,7 @@ def test_without_layers_or_theory(tmp_path):
     assert headings == ["Verdicts", "Ranking", "Before the first step, with theory", *headings[-1:]]
 
 
+@pytest.mark.slow
 def test_names_and_commands_are_escaped(tmp_path):
     command = f"python -m charjax.initlab sweep --scheme '{EVIL}' \x1b[31m\x00 --lr 1&2"
     schemes = {EVIL: (1.0, 0.0), '"><img src=x onerror=a>\u202e$\\frac': (1.5, 0.3), "_x": (2, 0.1)}
@@ -412,12 +415,58 @@ def test_phase_map_is_measured(full):
 
 def test_transfer(full):
     sweep = read_sweep(full[0])
-    found = losses.transfers(sweep, [0, 1])
+    both = losses.transfers(sweep, [0, 1])
+    found = both["width"]
     # At width 32 the made-up best rate is 0.2, of 0.05, 0.1 and 0.4; at width 128 it is 0.025.
     assert [one.best[1].rate for one in found] == [0.05, 0.05]
     assert all(one.best[0].rate in (0.1, 0.4) and one.beyond for one in found)
     assert found[0].drift == pytest.approx(np.log2(0.05 / found[0].best[0].rate))
     assert found[0].low <= found[0].drift <= found[0].high
+    # The made-up best rate does not depend on the depth.
+    assert [one.drift for one in both["depth"]] == [0.0, 0.0]
+
+
+def test_transfer_at_one_size_is_the_best_rate(tmp_path):
+    sweep = read_sweep(write_sweep(tmp_path / "one", rates=(0.05, 0.1, 0.2)))
+    (axis,) = found = losses.transfers(sweep, [1])
+    assert axis == "width"
+    assert found["width"][0].best[0].rate == 0.1
+    assert np.isnan(found["width"][0].drift)
+    caption, head, _ = transfer_tables(sweep, found)[0]
+    assert "drift" not in caption
+    assert head == ["scheme", "width 64"]
+
+
+def test_measurements_have_a_figure(tmp_path):
+    directory = write_sweep(tmp_path / "measured", seeds=2, steps=10)
+    facts = json.loads((directory / "sweep.json").read_text())
+    facts["measured"] = {"names": ["sharpness", "units", "noise_scale"], "at": [0, 10]}
+    (directory / "sweep.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=r"measurements\.csv' is not as a sweep writes it: missing"):
+        read_sweep(directory)
+    head, *runs = (directory / "runs.csv").read_text().splitlines()
+    lines = [",".join([*head.split(",")[:6], "step", "quantity", "place", "value"])]
+    values = ("sharpness,,3.5", "dead,h0,0.5", "dead,h1,", "noise_scale,,-1")
+    values += ("gradient_variance,,4", "gradient_square,,2")
+    lines += [
+        ",".join([*line.split(",")[:6], step, value])
+        for line in runs
+        for step in ("0", "10")
+        for value in values
+    ]
+    (directory / "measurements.csv").write_text("\n".join(lines) + "\n")
+    sweep = read_sweep(directory)
+    with drawing.styled():
+        picture = measured.draw_measurements(sweep, verdicts.judge(sweep))
+    assert picture is not None
+    assert "3 panels" in picture.alt
+
+
+def test_variants_are_named_by_their_settings():
+    facts = {"settings": [["optim.kind", ["sgd", "lion"]], ["optim.beta2", [0.9]]]}
+    assert settings_of(facts) == [("optim.kind", ["sgd", "lion"]), ("optim.beta2", ["0.9"])]
+    assert combinations_of(facts) == [("sgd", "0.9"), ("lion", "0.9")]
+    assert combinations_of({}) == [()]
 
 
 @settings(max_examples=40)
@@ -603,5 +652,6 @@ def test_legends_cover_nothing(full):
         histograms.draw_updates(sweep, cells)
         losses.draw_curves(sweep, cells)
         losses.draw_gains(sweep, cells)
-        losses.draw_transfer(sweep, losses.transfers(sweep, [0, 1]))
-    assert len(set(legends)) == 7
+        for axis, found in losses.transfers(sweep, [0, 1]).items():
+            losses.draw_transfer(sweep, axis, found)
+    assert len(set(legends)) == 8

@@ -126,6 +126,7 @@ def test_the_spread_of_singular_values_needs_no_singular_values():
 
 @pytest.mark.parametrize(("weights", "near"), [("orthogonal", 0.15), ("gaussian", 0.3)])
 @pytest.mark.quick("orthogonal-*")
+@pytest.mark.slow
 def test_jacobians_spread_as_theory_says(weights, near):
     _, expected, _ = jacobian._CASES[weights]
     check = jacobian.measure(weights, 8, 64, expected, 100 * near, ignore, ignore)
@@ -178,6 +179,7 @@ def test_the_variants_are_compared_seed_by_seed(monkeypatch):
     assert "2 seeds cannot reach" in names_variants.measure(2, 10, ignore, ignore)[7].note
 
 
+@pytest.mark.slow
 def test_a_variant_is_trained_as_its_configuration_says(data_dir):
     progress_reports = []
     losses = names_variants._dev_losses("names-mlp-hidden", 2, 30, progress_reports.append, ignore)

@@ -76,6 +76,15 @@ LISTED: dict[str, dict[str, Any]] = {
         "qk_norm": True,
         "window": 5,
     },
+    # What schemes of initialisation need.
+    "transformer-fixup": {
+        "kind": "transformer",
+        "n_layer": 2,
+        "n_head": 2,
+        "d_model": 8,
+        "residual": "fixup",
+        "attention_scale": "inverse",
+    },
     "gru-layernorm": {"kind": "gru", "d_embed": 6, "d_hidden": 8, "norm": "layernorm"},
     "lstm-layernorm": {
         "kind": "lstm",

@@ -42,7 +42,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "transformer, rotary": _GPT | {"positions": "rotary"},
     **{
         f"transformer, {residual}": _GPT | {"residual": residual}
-        for residual in ("deepnorm", "rezero", "layerscale", "plain")
+        for residual in ("deepnorm", "rezero", "layerscale", "plain", "fixup")
     },
 }
 SMALL = {
@@ -128,6 +128,7 @@ def assert_near_float32(config: Config, outputs: int, seeds: int, least: float =
         assert (rows[:, 0] <= allowed).all(), f"{name}: {rows[:, 0]}, allowed {allowed}"
 
 
+@pytest.mark.slow
 def test_a_small_model_is_near_float32():
     assert_near_float32(make_config("mlp", **SMALL["mlp"]), outputs=1, seeds=1, least=0.005)
 

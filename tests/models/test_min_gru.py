@@ -75,6 +75,7 @@ def test_a_state_does_not_depend_on_later_inputs():
 
 
 @pytest.mark.parametrize("gate", [-100.0, 100.0], ids=["keeps", "writes"])
+@pytest.mark.slow
 def test_saturated_gates_stay_finite_over_a_long_text(gate):
     """Coefficients that are 0 or 1 to the last digit, and products of thousands of them."""
     length = 4096

@@ -20,8 +20,9 @@ from tests.models.families import random_split
 SMOOTHINGS = ["additive", "kneser_ney", "modified_kneser_ney"]
 
 
-def make(vocab_size, order, smoothing="kneser_ney", alpha=1.0):
+def make(vocab_size, order, smoothing="kneser_ney", alpha=1.0, prune=()):
     section = {"kind": "ngram", "order": order, "smoothing": smoothing, "alpha": alpha}
+    section["prune"] = prune
     return build(parse_config({"model": section}).model, vocab_size, jnp.float32)
 
 
@@ -117,7 +118,9 @@ def test_published_losses_on_shakespeare(order, smoothing, published):
     assert round(loss(model, model.fit(train), val), 4) == pytest.approx(published, abs=5e-4)
 
 
-def definition(split: Split, vocab_size: int, order: int, smoothing: str, alpha: float, context):
+def definition(
+    split: Split, vocab_size: int, order: int, smoothing: str, alpha: float, context, prune=(0,)
+):
     """Return the distribution after a context, by the papers' formulas over dictionaries."""
     grams = collections.Counter()
     for s, n in zip(split.doc_starts, split.doc_lengths, strict=True):
@@ -129,6 +132,7 @@ def definition(split: Split, vocab_size: int, order: int, smoothing: str, alpha:
         counts = collections.Counter()
         for gram, count in grams.items():
             counts[gram[-length - 1 :]] += count
+        seen = counts
         if length < order - 1:
             longer = {gram[-length - 2 :] for gram in grams}
             counts = collections.Counter(gram[1:] for gram in longer)
@@ -144,6 +148,9 @@ def definition(split: Split, vocab_size: int, order: int, smoothing: str, alpha:
         if smoothing == "modified_kneser_ney":
             d = [0, y, max(y, 2 - 3 * y * n3 / n2), max(y, 3 - 4 * y * n4 / n3)]
         discount = np.array([d[min(3, int(count))] for count in after])
+        most = prune[min(length, len(prune) - 1)]
+        pruned = np.array([seen[(*h, w)] <= most for w in range(vocab_size)])
+        discount = np.where(pruned, after, discount)
         if after.sum():
             p = (after - discount + discount.sum() * p) / after.sum()
     return p
@@ -167,6 +174,28 @@ def test_equals_the_definition(order, smoothing):
             context = [0] * order + [int(token) for token in row[: t + 1]]
             expected = definition(split, 5, order, smoothing, 0.3, context)
             np.testing.assert_allclose(output[t], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS[1:])
+@pytest.mark.parametrize("prune", [(0, 1), (0, 0, 1), (0, 1, 2, 2, 3), (0, 0, 0, 9), (0,)])
+@pytest.mark.quick("prune1-modified*", "prune2-modified*")
+def test_pruned_equals_the_definition(prune, smoothing):
+    lines = ["abab", "ba", "abcabc", "c", "abab", "cabbac", "bcabca", "abcabd"]
+    split = documents(lines, "abcd")
+    model = make(5, 5, smoothing, prune=prune)
+    variables, whole = model.fit(split), make(5, 5, smoothing).fit(split)
+    sizes = [len(tables["params"]["value"]) for tables in (variables, whole)]
+    assert sizes[0] < sizes[1] or prune == (0,)
+    tokens = np.random.default_rng(3).integers(0, 5, (12, 5))
+    # After the last one, "d" was seen once: longer contexts stand on the text behind it.
+    tokens[:4] = [[0, 1, 2, 3, 1], [1, 2, 1, 2, 0], [0, 3, 1, 2, 2], [2, 3, 1, 2, 4]]
+    logits, _ = jax.jit(model.apply)(variables, tokens)
+    for row, output in zip(tokens, np.exp(logits), strict=True):
+        for t in range(5):
+            context = [0] * 5 + [int(token) for token in row[: t + 1]]
+            expected = definition(split, 5, 5, smoothing, 1.0, context, prune)
+            np.testing.assert_allclose(output[t], expected, atol=1e-6)
+    np.testing.assert_allclose(np.exp(logits).sum(-1), 1.0, atol=1e-5)
 
 
 @pytest.fixture(scope="module", params=SMOOTHINGS[1:])

@@ -80,6 +80,7 @@ def test_scan_equals_loop(kind, update, length):
             np.testing.assert_allclose(actual, wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_projecting_symbols_has_the_same_gradient():
     model, variables = make("gru", n_layer=1)
     tokens_BT = np.random.default_rng(4).integers(0, V, (B, T))
@@ -126,6 +127,7 @@ def test_dropout_is_on_every_layers_output_and_not_on_the_state():
         pytest.param("rnn", 1, jnp.float32, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_the_op_that_owns_the_scan_makes_the_same_model(monkeypatch, kind, n_layer, dtype):
     """Compare parameters, loss, states, gradients, with dropout; project symbols, then tokens."""
     model, variables = make(kind, dtype, n_layer=n_layer, dropout=0.5)

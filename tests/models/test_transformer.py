@@ -39,8 +39,10 @@ def evaluate(model, variables, tokens, cache):
     return model.apply(variables, tokens, cache)
 
 
-@pytest.mark.parametrize(("residual", "shape"), [("rezero", ()), ("layerscale", (8,))])
-def test_residual_gains_are_scalars_of_rezero_and_vectors_of_layerscale(residual, shape):
+@pytest.mark.parametrize(
+    ("residual", "shape"), [("rezero", ()), ("layerscale", (8,)), ("fixup", ())]
+)
+def test_residual_gains_are_scalars_but_vectors_of_layerscale(residual, shape):
     _, variables = make(n_layer=1, n_head=2, d_model=8, residual=residual)
     block = variables["params"]["block_0"]
     assert [block[f"residual_gain_{i}"].shape for i in (1, 2)] == [shape, shape]
@@ -53,6 +55,7 @@ def test_residual_gains_are_scalars_of_rezero_and_vectors_of_layerscale(residual
         ("deepnorm", True, False, "gelu_tanh"),
         ("layerscale", True, True, "gelu"),
         ("rezero", False, True, "gelu"),
+        ("fixup", False, True, "gelu"),
         *(
             pytest.param(*form, marks=pytest.mark.slow)
             for form in (
@@ -96,13 +99,16 @@ def test_equations(residual, bias, tied, activation):
             heads.append(weights / weights.sum(-1, keepdims=True) @ v[:, s])
         return linear(np.concatenate(heads, axis=-1), p["out"])
 
+    def shift(p, name):
+        return p.get(name, {"bias": 0.0})["bias"]
+
     def mlp(x, p):
-        h = linear(x, p["up"])
+        h = linear(x, p["up"]) + shift(p, "shift_up")
         if activation == "gelu":
             part = (1 + erf(h / np.sqrt(2))) / 2
         else:
             part = (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3))) / 2
-        return linear(h * part, p["down"])
+        return linear(h * part + shift(p, "shift_down"), p["down"])
 
     x = p["token_embedding"]["embedding"][tokens] + p["position_embedding"]["embedding"][:T]
     sublayers = ((attention, "attention"), (mlp, "mlp"))
@@ -114,7 +120,9 @@ def test_equations(residual, bias, tied, activation):
                 y = sublayer(norm(x, block[f"norm_{i}"]), block[name])
                 x = x + block.get(f"residual_gain_{i}", 1.0) * y
             else:
-                x = x + block.get(f"residual_gain_{i}", 1.0) * sublayer(x, block[name])
+                y = sublayer(x + shift(block, f"shift_{i}"), block[name])
+                x = x + block.get(f"residual_gain_{i}", 1.0) * y
+    x = x + shift(p, "final_shift")
     if residual in ("pre_norm", "layerscale"):
         x = norm(x, p["final_norm"])
     expected = x @ p["token_embedding"]["embedding"].T if tied else linear(x, p["readout"])

@@ -45,6 +45,7 @@ FORMS = {
         "d_ff": 5,
         "residual": "deepnorm",
     },
+    "inverse": {"n_head": 4, "n_kv_head": 2, "attention_scale": "inverse"},
     "one-kv-head": {"n_head": 4, "n_kv_head": 1, "norm": "rmsnorm", "residual": "deepnorm"},
 }
 D, T, V, LAYERS = 16, 6, 11, 2
@@ -52,7 +53,10 @@ D, T, V, LAYERS = 16, 6, 11, 2
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[] if n in ("gated", "llama") else [pytest.mark.slow]) for n in FORMS],
+    [
+        pytest.param(n, marks=[] if n in ("gated", "inverse", "llama") else [pytest.mark.slow])
+        for n in FORMS
+    ],
 )
 def test_equations(name):
     options = FORMS[name]
@@ -90,6 +94,7 @@ def plain(
     rotary_base=10000.0,
     d_ff=None,
     norm_epsilon=1e-5,
+    attention_scale="inverse_sqrt",
 ):
     """Compute the logits (T, V), one head after the other."""
     J, K = n_kv_head or n_head, D // n_head
@@ -122,7 +127,7 @@ def plain(
                 q_h, k_h = normed(q_h, p["query_norm"]), normed(k_h, p["key_norm"])
             if positions == "rotary":
                 q_h, k_h = turned(q_h), turned(k_h)
-            scores = q_h @ k_h.T / math.sqrt(K)
+            scores = q_h @ k_h.T / (K if attention_scale == "inverse" else math.sqrt(K))
             if attn_softcap:
                 scores = attn_softcap * np.tanh(scores / attn_softcap)
             is_seen = np.tri(len(x)) - np.tri(len(x), k=-(window or len(x)))
@@ -258,11 +263,11 @@ def test_operations_are_those_of_the_kernels():
 
 
 @pytest.mark.parametrize(
-    "option", ["norm", "qk_norm", "n_kv_head", "window", "attn_softcap", "d_ff"]
+    "option", ["norm", "qk_norm", "n_kv_head", "window", "attn_softcap", "d_ff", "attention_scale"]
 )
 def test_fitted_formulas_of_memory_are_for_plain_models(option):
     values = {"norm": "rmsnorm", "qk_norm": True, "n_kv_head": 2, "window": 8, "attn_softcap": 5.0}
-    values["d_ff"] = 65
+    values |= {"d_ff": 65, "attention_scale": "inverse"}
     model, _ = make(n_layer=2, n_head=4, d_model=16, **{option: values[option]})
     plain_model, _ = make(n_layer=2, n_head=4, d_model=16)
     assert not model.is_plain
@@ -299,6 +304,11 @@ def test_numbers_saved_per_position(options, numbers):
         ({"positions": "rotary", "rotary_base": 0.5}, "^model.rotary_base: 0.5 given"),
         ({"norm_epsilon": 0.0}, "^model.norm_epsilon: 0.0 given"),
         ({"norm": "rms"}, '^model.norm: "rms" given; must be one of layernorm, rmsnorm'),
+        ({"attention_scale": "none"}, '^model.attention_scale: "none" given; must be one of inv'),
+        (
+            {"residual": "fixup", "activation": "swiglu"},
+            "^model.activation: swiglu given with model.residual=fixup, which has no form",
+        ),
         ({"activation": "silu"}, '^model.activation: "silu" given; must be one of gelu'),
     ],
 )

@@ -256,6 +256,7 @@ def test_attention_does_not_see_what_comes_later(T: int) -> None:
             assert np.any(np.asarray(gradient[:, t]) != 0) or t == 0
 
 
+@pytest.mark.slow
 def test_attention_with_large_scores_stays_finite() -> None:
     q, k, v = (100 * x for x in draw(((1, 70, 1, 8),) * 3))
     loss = lambda *qkv: jnp.sum(attention.causal_attention(*qkv))  # noqa: E731

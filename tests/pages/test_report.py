@@ -389,6 +389,7 @@ class TestUnfinished:
         pytest.param("ngram", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_families_and_layouts(kind: str, tmp_path: Path) -> None:
     """Lines as documents, bytes as symbols, more text than a context."""
     names = ["emma", "olivia", "öykü", "isabella", "sophia"]

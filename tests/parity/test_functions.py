@@ -64,6 +64,9 @@ def assert_near(actual: np.ndarray, expected: np.ndarray, tolerance: float, what
     assert off <= tolerance, f"{what}: {off:.1e} apart, and at most {tolerance:.0e} is allowed"
 
 
+@pytest.mark.quick(
+    "live-*", "golden-*-2", "golden-*-bias", "golden-*-relu", "*-batch_norm", "*-bigram"
+)
 def test_logits(source, name):
     logits, _ = logits_and_gradient(source, name)
     assert_near(logits, numbers_of(source, name)["logits"], 1e-5, "logits")
@@ -98,6 +101,7 @@ _LIVE_ONLY = ("gpt-bias", "gpt-untied", "gpt-tanh", "rnn", "rnn-relu", "gru", "l
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "rmsprop", "sgd"])
+@pytest.mark.quick("live-*", "*-gru-2-*", "*-gpt-untied-bias-*", "*-batch_norm-*", "*-bigram-*")
 def test_ten_steps(source, name, optimizer):
     if source == "golden" and (optimizer != "adamw" or name in _LIVE_ONLY):
         pytest.skip("with PyTorch at hand alone, to be quick elsewhere")

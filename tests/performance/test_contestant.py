@@ -24,6 +24,7 @@ def contestant(tmp_path: Path) -> Contestant:
     return Contestant(load_config(None, words), exact=True, rates=RATES)
 
 
+@pytest.mark.slow
 def test_the_steps_are_those_of_the_run(contestant: Contestant) -> None:
     facts = contestant.facts
     assert facts["tokens_per_step"] == 4 * 8
@@ -36,6 +37,7 @@ def test_the_steps_are_those_of_the_run(contestant: Contestant) -> None:
     assert int(contestant._training.state.counters.step) == before + 3
 
 
+@pytest.mark.slow
 def test_generation_has_as_many_tokens_as_it_says(contestant: Contestant) -> None:
     found = contestant.generate(texts=2, repeats=2)
     assert found["tokens"] >= 8

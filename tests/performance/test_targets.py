@@ -94,7 +94,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.quick("ngram", "mlp-batch_norm", "gru", "transformer-gated")
+@pytest.mark.quick("gru", "transformer-gated")
 def test_programs_lower_for_every_accelerator(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +120,7 @@ def pretend_to_have_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["a product", "an activation", "attention"],
 )
 @pytest.mark.quick("an activation")
+@pytest.mark.slow
 def test_a_branch_by_the_default_device_is_caught(
     module: object, attribute: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,9 +17,6 @@ from charjax.run.checkpoint_record import (
     Shard,
     describe,
     digest,
-    pack,
-    packed_shapes,
-    unpack,
 )
 
 
@@ -58,16 +55,6 @@ def test_an_index_of_jax_is_a_region():
     assert region_of((), ()) == ()
 
 
-def test_arrays_are_packed_by_dtype_and_unpacked():
-    arrays = [np.arange(6.0).reshape(2, 3), np.int32(7), np.zeros((0, 2)), np.arange(2.0)]
-    packed = pack(arrays)
-    described = [(array.dtype.name, array.shape) for array in arrays]
-    assert {name: array.shape for name, array in packed.items()} == packed_shapes(described)
-    for found, array in zip(unpack(packed, described), arrays, strict=True):
-        assert (found.dtype, found.shape) == (array.dtype, array.shape)
-        assert np.array_equal(found, array)
-
-
 def record(**changes: Any) -> Record:
     """Return a record of a whole array and one divided over two processes."""
     array = np.arange(8.0).reshape(4, 2)
@@ -77,7 +64,7 @@ def record(**changes: Any) -> Record:
     ]
     divided = Leaf(dtype="float64", shape=[4, 2], shards=shards)
     leaves = {"divided": divided.model_copy(update=changes), **describe({"whole": np.ones(3)})}
-    return Record(format=3, step=5, best=True, meta={"none": None}, leaves=leaves, files={"a": "b"})
+    return Record(step=5, best=True, meta={"none": None}, leaves=leaves, files={"a": "b"})
 
 
 def test_a_record_comes_back():
@@ -90,11 +77,11 @@ def test_a_record_comes_back():
     ]
 
 
-def test_a_record_of_whole_arrays_is_written_as_before():
+def test_a_record_of_whole_arrays_has_no_shards():
     made = Record(step=5, best=False, meta={}, leaves=describe({"a": np.ones(3)}), files={})
     fields = json.loads(made.encode())
     assert list(fields) == ["format", "step", "best", "meta", "leaves", "files", "sha256"]
-    assert fields["format"] == 2
+    assert fields["format"] == 4
     assert list(fields["leaves"]["a"]) == ["dtype", "shape", "sha256"]
 
 

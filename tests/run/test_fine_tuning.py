@@ -58,6 +58,7 @@ def test_the_step_and_the_loss_taken_are_printed(words, step, sources, text, tmp
         ("gru", ["model.dropout=0.3", "model.context_length=32"]),
     ],
 )
+@pytest.mark.slow
 def test_settings_that_change_no_parameter_may_change(kind, words, sources, text, tmp_path):
     done = tune(sources[kind], text, tmp_path / "new", *words)
     assert done.status == 0, done.err
@@ -124,6 +125,7 @@ def test_a_run_goes_on_with_a_text_that_was_moved(sources, text, tmp_path):
     assert "the text has changed" in done.err
 
 
+@pytest.mark.slow
 def test_a_text_that_was_moved_is_evaluated_at_its_new_place(sources, text, tmp_path):
     workdir = shutil.copytree(sources["gru"], tmp_path / "run")
     gone, moved = tmp_path / "gone.txt", tmp_path / "moved.txt"

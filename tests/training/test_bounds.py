@@ -69,6 +69,7 @@ def test_fewer_rows_and_shorter_pieces_give_the_same_loss(kind, mesh, monkeypatc
 
 
 @pytest.mark.parametrize("kind", ["mlp", *map(slowly, ("transformer", "gru"))])
+@pytest.mark.slow
 def test_a_random_draw_in_parts_gives_the_same_loss(kind, mesh, monkeypatch):
     model = make_model(kind)
     variables = make_variables(model)
@@ -117,6 +118,7 @@ def test_lookups_equal_the_logits(order, smoothing, mesh, monkeypatch):
         assert got.loss == pytest.approx(expected.loss, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_lookups_of_random_batches_equal_the_logits(mesh, monkeypatch):
     model = make_model("ngram", order=5)
     variables = make_variables(model)
@@ -131,6 +133,7 @@ def test_lookups_of_random_batches_equal_the_logits(mesh, monkeypatch):
     assert got.loss == pytest.approx(expected.loss, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_longest_contexts_of_the_largest_alphabet_are_looked_up(mesh, monkeypatch):
     """65,536 symbols to the 32nd power fit into no integer."""
     model = make_model("ngram", order=32).clone(vocab_size=65_536)

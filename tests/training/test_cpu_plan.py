@@ -184,6 +184,7 @@ SLOW = ("transformer, by epochs",)
     ],
     ids=["quick", "slow", "others"],
 )
+@pytest.mark.slow
 def test_the_step_of_four_devices_is_that_of_one(names: list[str], tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on a mat, and then it ran off.\n" * 200)

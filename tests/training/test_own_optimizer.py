@@ -102,6 +102,14 @@ def test_it_equals_charjaxs_of_the_same_direction(
         "optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(0.1))",
     ],
 )
+@pytest.mark.quick(
+    "optax.identity()",
+    "*ema(0.9)",
+    "*_adam()",
+    "*_sign()",
+    "*factored_rms()",
+    "*decayed_weights(0.1))",
+)
 def test_directions_of_optax_pass(returned: str, tmp_path: Path) -> None:
     check_direction(optim(tmp_path, returned), SHAPES)
 

@@ -87,6 +87,7 @@ def test_commands_that_train_several_runs_refuse_it(words: tuple[Any, ...], tmp_
     assert 'runtime.prng: "rbg" given' in done.err
 
 
+@pytest.mark.slow
 def test_a_run_by_rbg_is_resumed_bit_for_bit_and_by_no_other(tmp_path: Any) -> None:
     (text := tmp_path / "text.txt").write_text("hello world, this is a text\n" * 40)
     words = [f"data.path={text}", "model.kind=gru", "model.d_embed=4", "model.d_hidden=8"]

@@ -27,6 +27,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [*settings, "eval.protocol=random", f"eval.batches={COUNT}", "eval.batch_size=2"]
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_mean_of_the_means_of_its_batches(settings: list[str]):
     session = open_session(load_config(None, settings))
     assert session.val_source is not None

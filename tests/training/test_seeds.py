@@ -81,6 +81,7 @@ def test_fewer_at_once_where_memory_is_short_and_the_same_losses(text, monkeypat
         np.testing.assert_allclose(one.losses["val"], other.losses["val"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_everything_that_can_be_asked_for(text):
     overrides = settings("transformer", text, "eval.protocol=random", "eval.batches=2")
     _, (outcome,) = together(overrides, (0,), EVERYTHING)
@@ -109,6 +110,7 @@ def test_no_validation_split(text):
     assert outcome.best_step == 40
 
 
+@pytest.mark.slow
 def test_sharded_text_is_untouched(text):
     """Draw from the session's source after replicas have been trained."""
     session = open_session(load_config(None, settings("bigram", text)))

@@ -71,6 +71,7 @@ def test_one_long_line_does_not_make_every_step_dear(tmp_path: Path):
     assert sum(len(line) + 1 for line in NAMES) + 6001 == _targets(done.out)
 
 
+@pytest.mark.slow
 def test_a_saved_run_keeps_its_context(tmp_path: Path):
     text = tmp_path / "list.txt"
     text.write_text("\n".join([*NAMES, "ab" * 3000]) + "\n")

@@ -100,6 +100,7 @@ CLIPPED |= {"grad_clip": 0.3}
 @pytest.mark.parametrize(
     "name", ["lion", *(pytest.param(n, marks=pytest.mark.slow) for n in ("adamw", "sgd"))]
 )
+@pytest.mark.slow
 def test_any_optimizer_of_optax_can_stand_in_the_step(name, monkeypatch):
     """Compare five steps, one of them not finite, with a loop over optax."""
     for module in ("step", "state"):
@@ -191,6 +192,7 @@ def test_the_penalty_is_added_to_the_mean_of_the_gradients_and_not_to_the_loss()
     assert float(told_penalised.penalty) == pytest.approx(0.5 * float(jnp.mean(table**2)), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_running_statistics_are_those_of_every_micro_batch_in_turn():
     sections = {"model": {"norm": "batch"}, "data": {"layout": "pairs"}}
     config, model, state = setup("mlp", **sections)

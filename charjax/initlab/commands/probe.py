@@ -1,7 +1,7 @@
 """`python -m charjax.initlab probe`: a network at its first step, measured in seconds.
 
 python -m charjax.initlab probe [CONFIG.toml] [section.key=value ...] [--seeds N] [--out DIR]
-                                [--json] [--coordinates W,W,...]
+                                [--json] [--coordinates [W,W,...]] [--depths D,D,...]
 """
 
 import contextlib
@@ -68,10 +68,18 @@ def arguments(argv: list[str]) -> Namespace:
     parser.add_argument(
         "--coordinates",
         metavar="W,W,...",
+        nargs="?",
+        const=(),
         type=numbers(whole=True, spacing="log", low=1, high=1_000_000),
         help="also run muP's coordinate check: train ten steps at these widths; every layer must "
         "move as far in a wide network as in a narrow one. It passes, fails, or cannot tell, and "
         "then gives the number of seeds or widths that would decide",
+    )
+    parser.add_argument(
+        "--depths",
+        metavar="D,D,...",
+        type=numbers(whole=True, spacing="log", low=1, high=100_000),
+        help="the same check over depth, of the layers that a network of any depth has",
     )
     parser.add_argument(
         "--out", metavar="DIR", type=Path, help="write probe.json and pictures there"
@@ -85,6 +93,13 @@ def arguments(argv: list[str]) -> Namespace:
         raise UserError(
             f"--seeds: {args.seeds} given; a standard deviation over seeds needs 2 or more"
         )
+    if args.coordinates == () and not args.depths:
+        raise UserError(
+            "--coordinates: no widths given; give W,W,..., or --depths D,D,... for the check over "
+            "depth"
+        )
+    if args.depths and len(args.depths) < 2:
+        raise UserError(f"--depths: {args.depths[0]} given; a slope needs at least two depths")
     if args.coordinates and len(args.coordinates) < 2:
         raise UserError(
             f"--coordinates: {args.coordinates[0]} given; a slope needs at least two widths"
@@ -109,11 +124,15 @@ def _probe(args: Namespace, argv: list[str], config: Config) -> None:
         coordinates = None
         if args.coordinates:
             # First, as it refuses widths that the family cannot have.
-            coordinates = _check_coordinates(config, args.coordinates, args.seeds, show_stage)
+            coordinates = _check(config, "width", args.coordinates, args.seeds, show_stage)
+        over_depth = None
+        if args.depths:
+            over_depth = _check(config, "depth", args.depths, args.seeds, show_stage)
         probes = probe_seeds(session, args.seeds, show_stage)
     command = f"python -m charjax.initlab probe {shlex.join(argv)}".strip()
     tree: dict[str, Any] = {"command": command, **summarise(session, probes)}
-    tree |= {"coordinates": coordinates, "hardware": machine_facts()}
+    tree |= {"coordinates": coordinates, "depth_coordinates": over_depth}
+    tree |= {"hardware": machine_facts()}
     pictures = []
     if args.out is not None:
         from charjax.initlab.probes.pictures import draw
@@ -131,18 +150,24 @@ def _probe(args: Namespace, argv: list[str], config: Config) -> None:
         print(printable(f"written: {args.out}/probe.json, {', '.join(pictures)}"))
 
 
-def _check_coordinates(
-    config: Config, widths: tuple[int, ...], seeds: int, show_stage: Callable[[str], None]
+def _check(
+    config: Config,
+    axis: str,
+    places: tuple[int, ...],
+    seeds: int,
+    show_stage: Callable[[str], None],
 ) -> dict[str, Any]:
     from charjax.initlab.probes.coordinates import check_coordinates
+    from charjax.initlab.probes.depths import check_depths
 
-    show_stage(f"training at width {widths[0]}")
+    show_stage(f"training at {axis} {places[0]}")
     first = config.train.seed
-    return check_coordinates(
+    check = check_coordinates if axis == "width" else check_depths
+    return check(
         config,
-        widths,
+        places,
         tuple(range(first, first + seeds)),
-        report_progress=lambda width: show_stage(f"trained at width {width}"),
+        report_progress=lambda place: show_stage(f"trained at {axis} {place}"),
     )
 
 

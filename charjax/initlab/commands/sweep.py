@@ -1,5 +1,6 @@
 """`python -m charjax.initlab sweep`: compare schemes over many seeds, one program per size."""
 
+import dataclasses
 import datetime
 import shlex
 from argparse import ArgumentTypeError, Namespace
@@ -12,10 +13,11 @@ from charjax.config.families import FAMILIES, families_where
 from charjax.errors import UserError
 from charjax.extensions import is_reference, name_word
 from charjax.initlab.sweeps.axes import Axes, numbers
-from charjax.initlab.sweeps.parts import parse_part
+from charjax.initlab.sweeps.parts import parse_part, split_axis
 
 if TYPE_CHECKING:
     from charjax.config import Config
+    from charjax.initlab.measurements.catalogue import Measuring
 
 TRAINED = families_where(fitted=False)
 _SCHEMES = "pytorch,lecun_normal,glorot_normal,he_normal"
@@ -36,6 +38,7 @@ def main(argv: list[str]) -> int:
 def _start(args: Namespace, argv: list[str]) -> int:
     """Check the grid, and train it."""
     base, axes = _grid(args)
+    args.measuring = _measuring(args, base.train.steps)
     from charjax.initlab.commands.sweeping import run_sweep
     from charjax.signals import Interrupted, Signals
 
@@ -79,6 +82,15 @@ def _arguments(argv: list[str]) -> Namespace:
         "--scheme", metavar="A,B,...", default=_SCHEMES, help=f"values of init.scheme ({_SCHEMES})"
     )
     parser.add_argument(
+        "--axis",
+        metavar="SECTION.KEY=A,B,...",
+        action="append",
+        type=split_axis,
+        default=[],
+        help="values of any other setting, as in optim.beta2=0.9,0.95 or "
+        "model.activation=tanh,relu; may be given several times",
+    )
+    parser.add_argument(
         "--gain",
         metavar="GAINS",
         type=numbers(whole=False, spacing="even", low=0),
@@ -104,6 +116,18 @@ def _arguments(argv: list[str]) -> Namespace:
         default=8,
         help="runs at each grid point: 2 or more for intervals over seeds; 6 or more to separate "
         "schemes (8)",
+    )
+    parser.add_argument(
+        "--measure",
+        metavar="A,B,...",
+        help="measurements during training, in measurements.csv: sharpness, noise_scale, ntk, ... "
+        "(docs/initlab.md lists them)",
+    )
+    parser.add_argument(
+        "--measure-at",
+        metavar="STEPS",
+        type=numbers(whole=True, spacing="even", low=0, high=10**12),
+        help="steps of --measure, as a,b,c or lo:hi:n (0, 1, 2, 5, 10, ... and the last)",
     )
     parser.add_argument("--steps", metavar="S", type=cli.whole_number(1), help="of each run (1000)")
     parser.add_argument(
@@ -158,6 +182,9 @@ def _family(text: str) -> str:
 def _grid(args: Namespace) -> tuple["Config", Axes]:
     """Return the configuration that all runs share, and the axes that vary."""
     from charjax.config import load_config, read_settings
+    from charjax.config.own_families import find_family
+    from charjax.config.settings import DEFAULT_KIND
+    from charjax.initlab.sweeps import settings
     from charjax.initlab.sweeps.unread import check_axes, why_no_run_reads
 
     overrides = list(args.overrides)
@@ -180,9 +207,41 @@ def _grid(args: Namespace) -> tuple["Config", Axes]:
     schemes = tuple(dict.fromkeys(named))
     seeds = tuple(range(args.seeds))
     axes = Axes(schemes, args.gain, args.depth, args.width, args.lr, seeds)
-    base = load_config(args.config, overrides, note=cli.remark, unread=why_no_run_reads(axes))
+    unread = why_no_run_reads(axes)
+    if not args.axis:
+        base = load_config(args.config, overrides, note=cli.remark, unread=unread)
+        check_axes(base, axes, args.overrides, cli.remark)
+        return base, axes
+    kind = kind or DEFAULT_KIND
+    family = find_family(kind)
+    sizes = {f"model.{family.depth_field}": "--depth"} if family and family.depth_field else {}
+    if family and family.width_field:
+        sizes.setdefault(f"model.{family.width_field}", "--width")
+    settings.check_names(args.axis, kind, sizes, args.overrides)
+    axes = dataclasses.replace(
+        axes, settings=settings.read_values(args.config, overrides, args.axis)
+    )
+    first = [f"{name}={texts[0]}" for name, texts in args.axis]
+    combinations = [dict(zip(axes.names, each, strict=True)) for each in axes.combinations]
+    unread = settings.read_by_some(combinations, unread)
+    base = load_config(args.config, [*overrides, *first], note=cli.remark, unread=unread)
+    settings.check_read(base, axes)
     check_axes(base, axes, args.overrides, cli.remark)
     return base, axes
+
+
+def _measuring(args: Namespace, steps: int) -> "Measuring | None":
+    """Return what is measured during training."""
+    if args.measure is None:
+        if args.measure_at is not None:
+            raise UserError("--measure-at: no --measure given; name what is measured there")
+        return None
+    from charjax.initlab.measurements.catalogue import Measuring, check_steps, parse_names
+    from charjax.initlab.sweeps.record import recorded_steps
+
+    names = parse_names(args.measure)
+    at = recorded_steps(steps) if args.measure_at is None else args.measure_at
+    return Measuring(names, check_steps(at, steps))
 
 
 def _directory(args: Namespace, base: "Config") -> Path:

@@ -16,9 +16,11 @@ from charjax.errors import UserError, printable
 from charjax.extensions import save_sources
 from charjax.files import make_directory, write_json
 from charjax.initlab.commands.together import Meeting
+from charjax.initlab.measurements.catalogue import Measuring
 from charjax.initlab.sweeps import extending, results
 from charjax.initlab.sweeps.axes import Axes
 from charjax.initlab.sweeps.grid import Group, Point, make_groups
+from charjax.initlab.sweeps.measured import write_measurements
 from charjax.initlab.sweeps.plan import (
     FILE,
     Plan,
@@ -30,7 +32,7 @@ from charjax.initlab.sweeps.plan import (
 )
 from charjax.initlab.sweeps.runner import Sweep
 from charjax.initlab.sweeps.shares import missing, part_of
-from charjax.initlab.sweeps.tables import write_tables
+from charjax.initlab.sweeps.tables import Finished, write_tables
 from charjax.run.lock import Lock
 from charjax.signals import Signals
 from charjax.training.cpu_plan import needs_one_heap
@@ -61,8 +63,9 @@ def run_sweep(
       Interrupted: a signal has come, to this process or another; finished runs are saved.
       UserError: a mistake of the user's.
     """
-    groups, dataset, devices, base = processes.together(lambda: _open(base, axes))
-    tree = describe(base, axes, args.part, dataset)
+    measuring = args.measuring
+    groups, dataset, devices, base = processes.together(lambda: _open(base, axes, measuring))
+    tree = describe(base, axes, args.part, dataset, measuring)
     meeting = Meeting(signals)
     meeting.check_equal(tree, out, {"--resume": args.resume, "--extend": args.extend})
     lock = Lock(out)
@@ -77,6 +80,7 @@ def run_sweep(
             sweep = Sweep(
                 groups, spans, dataset, devices, out / "parts", plan, meeting.poll, shares
             )
+            sweep.measuring = measuring
             # No process begins before all have seen what is finished.
             meeting.wait_for_all("listed")
             with _bar(groups, sweep.own_run_steps()) as sweep.progress:
@@ -107,7 +111,9 @@ def without_local(argv: list[str]) -> list[str]:
     return others
 
 
-def _open(base: Config, axes: Axes) -> tuple[list[Group], Dataset, list[Any], Config]:
+def _open(
+    base: Config, axes: Axes, measuring: Measuring | None
+) -> tuple[list[Group], Dataset, list[Any], Config]:
     """Return the grid, the text, this process's devices, and the resolved settings."""
     check_config(base)
     check_tables(axes.runs, 1, base.train.steps)
@@ -121,7 +127,7 @@ def _open(base: Config, axes: Axes) -> tuple[list[Group], Dataset, list[Any], Co
     if "val" not in dataset.splits:
         raise UserError("data.val_fraction: 0 given; a sweep measures a validation loss: raise it")
     groups = make_groups(base, axes)
-    check_room(groups, dataset, devices)
+    check_room(groups, dataset, devices, measuring)
     return groups, dataset, devices, base
 
 
@@ -148,8 +154,9 @@ def _prepare(
                 )
         make_directory(out, "--out")
         lock.acquire()
-        for scheme in tree["axes"]["schemes"]:
-            save_sources(out, {**base.model_dump(), "init": {"scheme": scheme}})
+        for group in groups:
+            for config in group.configs.values():
+                save_sources(out, config.model_dump())
         if args.extend and read_plan(out, "--extend").tree != tree:
             extending.keep_earlier(out)
         if not extending.is_finished(out):
@@ -194,11 +201,11 @@ def _finish(args: Namespace, argv: list[str], base: Config, axes: Axes, sweep: S
     old = _old_points(base, out)
     finished = list(sweep.finished())
     if old is None:
-        write_tables(out, finished)
+        _write(out, finished, sweep)
     else:
         new.mkdir(exist_ok=True)
         if finished:
-            write_tables(new, finished)
+            _write(new, finished, sweep)
         before = results.read_results(earlier / results.WHOLE, "give another --out")
         facts = results.combined(facts, [facts, before])
         (out / results.WHOLE).unlink(missing_ok=True)
@@ -218,6 +225,12 @@ def _finish(args: Namespace, argv: list[str], base: Config, axes: Axes, sweep: S
     sweep.plan.at_once.clear()
     sweep.plan.write()
     shutil.rmtree(sweep.parts)
+
+
+def _write(directory: Path, finished: list[Finished], sweep: Sweep) -> None:
+    write_tables(directory, finished)
+    if sweep.measuring is not None:
+        write_measurements(directory, finished, sweep.measuring)
 
 
 def report_results(out: Path) -> None:
@@ -249,7 +262,7 @@ def _bar(groups: list[Group], totals: list[int]) -> Iterator[Callable[[int, int]
         return
     steps = groups[0].config.train.steps
     names = [
-        f"{total // steps} runs of depth {group.depth}, width {group.width}"
+        f"{total // steps} runs of {group.title}"
         for group, total in zip(groups, totals, strict=True)
     ]
     console = Console(stderr=True)

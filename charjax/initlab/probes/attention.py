@@ -95,6 +95,8 @@ def predict_entropy(
     changes_scores = any(
         getattr(model, name, None) for name in ("qk_norm", "attn_softcap", "window")
     )
+    # It comes with queries of another size than keys.
+    changes_scores |= getattr(model, "attention_scale", "inverse_sqrt") != "inverse_sqrt"
     for i, name in enumerate(names):
         if not name.endswith(("attention/qkv", "attention/query")):
             continue

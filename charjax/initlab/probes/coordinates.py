@@ -47,7 +47,7 @@ _FIXED_STEP = 2**30
 
 _FLAGS = ("--coordinates", "--coordinates")
 
-# By layer: (R, T) sizes.
+# By layer: (R, T) sizes, or (W, R, T).
 Sizes = dict[str, np.ndarray]
 
 
@@ -155,9 +155,32 @@ def check_coordinates(
         report_progress(width)
     changes_WRT = {name: np.stack([x[name] for x in changes]) for name in changes[0]}
     values_WRT = {name: np.stack([x[name] for x in values]) for name in values[0]}
+    return report_check(config, "width", widths, seeds, steps, changes_WRT, values_WRT)
+
+
+def report_check(
+    config: Config,
+    axis: str,
+    widths: tuple[int, ...],
+    seeds: tuple[int, ...],
+    steps: int,
+    changes_WRT: Sizes,
+    values_WRT: Sizes,
+) -> dict[str, Any]:
+    """Return the result of a check, as `check_coordinates` describes it.
+
+    Args:
+      config: of the run.
+      axis: "width" or "depth".
+      widths: the sizes compared; W of them.
+      seeds: R of them.
+      steps: of training.
+      changes_WRT: by layer, its changes since step 0.
+      values_WRT: by layer, its values.
+    """
     moving = sum(bool(np.any(x[:, :, -1])) for x in changes_WRT.values())
     return {
-        "axis": "width",
+        "axis": axis,
         "places": list(widths),
         "seeds": list(seeds),
         "steps": steps,

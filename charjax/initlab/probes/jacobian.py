@@ -5,7 +5,7 @@ Letters: B batch, P positions, D width of the input, H width of the output, K si
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,10 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
+from charjax import theory
 from charjax.initlab.activations.intercept import record, record_gradients
+from charjax.initlab.activations.layers import find_layers
+from charjax.initlab.predictions import Prediction, WeightMoments
 from charjax.models.contract import CharModel
 from charjax.models.taps import Arrays, Recording
 
@@ -43,6 +46,51 @@ class Spectrum:
     rank: int
     squared_mean: float
     squared_relative_variance: float
+
+
+class SpectrumTheory(NamedTuple):
+    """Predictions for `Spectrum`; NaN where no theory applies.
+
+    Attributes:
+      squared_mean: of the squared singular values.
+      squared_relative_variance: of them, for Gaussian weights.
+    """
+
+    squared_mean: float
+    squared_relative_variance: float
+
+
+def predict_spectrum(
+    model: CharModel, moments: WeightMoments, prediction: Prediction, shape: tuple[int, int]
+) -> SpectrumTheory:
+    """Predict the spectrum of `embedding_jacobian` for a stack of wide layers without norms.
+
+    The sum of squares is the number of outputs times the product over layers of σ_w² E[φ'(z)²].
+    The variance is that of theory.jacobian_moments, for layers that are all as wide as the input.
+
+    Args:
+      model: of a trained family.
+      moments: of its parameters.
+      prediction: of its layers.
+      shape: (H, P D) of the Jacobian.
+    """
+    layers = find_layers(model)[1:-1]
+    unknown = SpectrumTheory(math.nan, math.nan)
+    if any(layer.reads != "previous" or layer.norm is not None for layer in layers):
+        return unknown
+    mean, relative = 1.0, 0.0
+    for i, layer in enumerate(layers, start=1):
+        weights, q = float(moments.weights[i]), float(prediction.preactivation_std[i]) ** 2
+        if not weights > 0 or not q > 0:
+            return unknown
+        activation = theory.find_activation(layer.activation)
+        first, second = (theory.derivative_moment(q, activation, k) for k in (1, 2))
+        if first == 0:
+            return unknown
+        mean *= weights * first
+        relative += second / first**2
+    H, inputs = shape
+    return SpectrumTheory(mean * H / min(shape), relative if inputs == H else math.nan)
 
 
 def embedding_jacobian(model: CharModel, variables: Any, inputs_BS: Array) -> Array:

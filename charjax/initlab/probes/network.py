@@ -48,7 +48,13 @@ from charjax.initlab.probes.depth import (
     token_cosine,
 )
 from charjax.initlab.probes.hessian import Extremes, hessian_extremes
-from charjax.initlab.probes.jacobian import Spectrum, embedding_jacobian, spectrum
+from charjax.initlab.probes.jacobian import (
+    Spectrum,
+    SpectrumTheory,
+    embedding_jacobian,
+    predict_spectrum,
+    spectrum,
+)
 from charjax.models.contract import CharModel
 from charjax.random_streams import purpose_key
 from charjax.training.session import Session, seed_state
@@ -101,6 +107,7 @@ class SeedProbe:
       predicted_correlation_L: see depth.predict_correlation.
       rank_L: effective rank of each layer's output.
       spectra: of the Jacobians of some contexts; empty for a family without a hidden layer.
+      predicted_spectrum: their theory.
       entropy: for a transformer, see attention.predict_entropy; else None.
       hessian: see Extremes.
     """
@@ -113,6 +120,7 @@ class SeedProbe:
     predicted_correlation_L: NDArray[np.float64]
     rank_L: NDArray[np.float64]
     spectra: tuple[Spectrum, ...]
+    predicted_spectrum: SpectrumTheory
     entropy: EntropyTheory | None
     hessian: Extremes
 
@@ -153,6 +161,7 @@ def _probe(session: Session, seed: int, state: TrainState, batches: list[Batch])
     sums = [_loss_sums(model, variables, one) for one in batches]
     losses, repeats, weights = (float(sum(column)) for column in zip(*sums, strict=True))
     scheme = scheme_for(session.config)
+    jacobians = _jacobians(model, variables, batch)
     return SeedProbe(
         seed=seed,
         loss=losses / weights,
@@ -165,7 +174,10 @@ def _probe(session: Session, seed: int, state: TrainState, batches: list[Batch])
             model, layers.moments, prediction, layers.correlation_L
         ),
         rank_L=np.array([_rank(h_BPD, batch.weights) for h_BPD in layers.vectors]),
-        spectra=_spectra(model, variables, batch),
+        spectra=tuple(map(spectrum, jacobians)),
+        predicted_spectrum=predict_spectrum(
+            model, layers.moments, prediction, jacobians[0].shape if jacobians else (1, 1)
+        ),
         entropy=predict_entropy(model, prediction, batch.weights, batch.inputs.shape[1])
         if model.has_attention
         else None,
@@ -218,10 +230,10 @@ def _rank(h_BPD: Array, weights_BT: Array) -> float:
     return effective_rank(np.asarray(h_BPD)[np.asarray(counted_RP)][:RANK_VECTORS])
 
 
-def _spectra(model: CharModel, variables: Any, batch: Batch) -> tuple[Spectrum, ...]:
-    """Return the spectra of the batch's longest contexts, cut to one length."""
+def _jacobians(model: CharModel, variables: Any, batch: Batch) -> list[NDArray[Any]]:
+    """Return the Jacobians of the batch's longest contexts, cut to one length."""
     if len(find_layers(model)) < 3:
-        return ()
+        return []
     weights_BT = np.asarray(batch.weights)
     lengths_B = np.where(weights_BT > 0, np.arange(1, weights_BT.shape[1] + 1), 0).max(axis=1)
     rows = np.argsort(-lengths_B, kind="stable")[:JACOBIANS]
@@ -229,8 +241,8 @@ def _spectra(model: CharModel, variables: Any, batch: Batch) -> tuple[Spectrum, 
     found = []
     for row in rows:
         inputs_BS = jnp.roll(batch.inputs[:, :end], -int(row), axis=0)
-        found.append(spectrum(_jacobian(model, variables, inputs_BS)))
-    return tuple(found)
+        found.append(np.asarray(_jacobian(model, variables, inputs_BS)))
+    return found
 
 
 _jacobian = jax.jit(embedding_jacobian, static_argnums=0)

@@ -16,7 +16,7 @@ def draw(tree: dict[str, Any], probe: SeedProbe, directory: Path) -> list[str]:
     """Write the probe's pictures, and return the names of their files.
 
     Args:
-      tree: the summary of all seeds, with "coordinates".
+      tree: the summary of all seeds, with "coordinates" and "depth_coordinates".
       probe: of the seed whose histograms are drawn.
       directory: of the files.
     """
@@ -29,8 +29,9 @@ def draw(tree: dict[str, Any], probe: SeedProbe, directory: Path) -> list[str]:
         title = f"{kind}s by layer at the first step, seed {probe.seed}"
         figures[f"{kind}s.png"] = _histograms(names, low_L, high_L, counts_LK, title)
     figures["depth.png"] = _depth(tree)
-    if tree["coordinates"] is not None:
-        figures["coordinates.png"] = _coordinates(tree["coordinates"])
+    for name in ("coordinates", "depth_coordinates"):
+        if tree[name] is not None:
+            figures[f"{name}.png"] = _coordinates(tree[name])
     for name, figure in figures.items():
         with replacing(directory / name) as temporary:
             figure.savefig(temporary, format="png")

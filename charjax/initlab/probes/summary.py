@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from charjax.initlab.activations.layers import Layer, find_layers
+from charjax.initlab.probes.jacobian import SpectrumTheory
 from charjax.initlab.probes.network import SeedProbe
 from charjax.training.session import Session
 from charjax.training.state import parameter_count, state_shapes
@@ -111,10 +112,14 @@ def _jacobian(probes: list[SeedProbe]) -> dict[str, Any] | None:
     if not probes[0].spectra:
         return None
     names = list(vars(probes[0].spectra[0]))
+    theory = {
+        name: number(getattr(probe.predicted_spectrum, name) for probe in probes)["mean"]
+        for name in SpectrumTheory._fields
+    }
     return {
         name: number(np.mean([getattr(s, name) for s in probe.spectra]) for probe in probes)
         for name in names
-    }
+    } | {"theory": theory}
 
 
 def _hessian(probes: list[SeedProbe]) -> dict[str, Any]:

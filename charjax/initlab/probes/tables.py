@@ -29,7 +29,7 @@ def show(console: Console, tree: dict[str, Any]) -> None:
             "Outputs by layer",
             (
                 *("layer", "after", "mean", "std", "theory"),
-                *("before: rms", "theory", "saturated", "dead"),
+                *("before: rms", "theory", "saturated", "theory", "dead"),
             ),
             map(_outputs, layers),
         ),
@@ -49,8 +49,9 @@ def show(console: Console, tree: dict[str, Any]) -> None:
     ]
     for part in parts:
         console.print(part, highlight=False, soft_wrap=isinstance(part, str))
-    if tree["coordinates"] is not None:
-        console.print(coordinates_table(tree["coordinates"]))
+    for name in ("coordinates", "depth_coordinates"):
+        if tree[name] is not None:
+            console.print(coordinates_table(tree[name]))
 
 
 def _outputs(layer: dict[str, Any]) -> list[str]:
@@ -64,6 +65,7 @@ def _outputs(layer: dict[str, Any]) -> list[str]:
         _short(theory["std"]),
         *(["", ""] if is_linear else before),
         _percent(layer["saturated"]),
+        "" if theory["saturated"] is None else f"{100 * theory['saturated']:.1f} %",
         _percent(layer["dead"]),
     ]
 
@@ -113,9 +115,15 @@ def _jacobian(jacobian: dict[str, Any] | None) -> str:
         "Jacobian of the readout's input with respect to the context's embeddings\n"
         f"  singular values {_text(jacobian['mean'])}, their std {_text(jacobian['std'])}, largest "
         f"{_text(jacobian['largest'])}, {end}\n"
-        f"  their squares: mean {_text(jacobian['squared_mean'])}, variance / mean² "
+        f"  their squares: mean {_text(jacobian['squared_mean'])}"
+        f"{_in_theory(jacobian['theory']['squared_mean'])}, variance / mean² "
         f"{_text(jacobian['squared_relative_variance'])}"
+        f"{_in_theory(jacobian['theory']['squared_relative_variance'])}"
     )
+
+
+def _in_theory(value: float | None) -> str:
+    return "" if value is None else f" ({value:.3g} by theory)"
 
 
 def _hessian(hessian: dict[str, Any]) -> str:

@@ -200,4 +200,4 @@ def draw_initial_loss(sweep: Sweep, cells: list[Cell]) -> Picture | None:
 
 def short_name(sweep: Sweep, scheme: int) -> str:
     """Return a scheme's name as pictures show it."""
-    return drawing.label(sweep.schemes[scheme], 22)
+    return drawing.label(sweep.schemes[scheme], 34 if sweep.facts.get("settings") else 22)

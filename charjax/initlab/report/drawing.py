@@ -1,11 +1,12 @@
 """The style of the report's pictures, their panels and axes, and how they become files."""
 
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import matplotlib
@@ -44,7 +45,18 @@ _RC: dict[str, Any] = {
     "legend.frameon": False,
     "savefig.facecolor": "white",
     "figure.facecolor": "white",
+    "svg.hashsalt": "charjax",
+    # Text stays text, which readers can search and edit.
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
 }
+# Nothing that depends on the time or the program.
+_METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+_KINDS: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("kinds", default=("png",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,23 +64,37 @@ class Picture:
     """A PNG and its descriptions.
 
     Attributes:
-      name: of its file, without .png.
-      png: the bytes; on a white ground, so that it is readable on any page.
+      name: of its files, without .png.
+      files: by kind (png, svg, pdf) those that `styled` asks for; the PNG is always there, on a
+        white ground, so that it is readable on any page.
       alt: a short description for readers who do not see it.
       caption: what is shown, over how many seeds, and the meaning of bands and bars.
     """
 
     name: str
-    png: bytes
+    files: Mapping[str, bytes]
     alt: str
     caption: str
 
+    @property
+    def png(self) -> bytes:
+        """The PNG."""
+        return self.files["png"]
+
 
 @contextlib.contextmanager
-def styled() -> Iterator[None]:
-    """Apply the style; figures must be made and saved within."""
-    with matplotlib.rc_context(_RC):
-        yield
+def styled(kinds: Sequence[str] = ()) -> Iterator[None]:
+    """Apply the style; figures must be made and saved within.
+
+    Args:
+      kinds: files to make beside the PNGs: svg, pdf.
+    """
+    token = _KINDS.set(tuple(dict.fromkeys(("png", *kinds))))
+    try:
+        with matplotlib.rc_context(_RC):
+            yield
+    finally:
+        _KINDS.reset(token)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +126,12 @@ class Panels:
 
     def picture(self, name: str, *, alt: str, caption: str) -> Picture:
         """Draw the figure; equal figures have equal bytes."""
-        file = io.BytesIO()
-        self.figure.savefig(file, format="png", metadata={"Software": None})
-        return Picture(name, file.getvalue(), alt, caption)
+        made = {}
+        for kind in _KINDS.get():
+            file = io.BytesIO()
+            self.figure.savefig(file, format=kind, metadata=_METADATA[kind])
+            made[kind] = file.getvalue()
+        return Picture(name, made, alt, caption)
 
 
 def panels(

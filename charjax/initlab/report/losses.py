@@ -6,7 +6,7 @@ Letters: S seeds, T recorded steps, X values of an axis, and as in tables.py C G
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from charjax.initlab.report.verdicts import Cell, Variant, best_setting, ranked_
 from charjax.initlab.statistics import BestRate, argmin_interval, interval
 
 _MOST_LINES = 8
+Axis = Literal["width", "depth"]
 
 
 def draw_curves(sweep: Sweep, cells: list[Cell]) -> Picture | None:
@@ -111,18 +112,21 @@ def draw_gains(sweep: Sweep, cells: list[Cell]) -> Picture | None:
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-    """The best learning rates of one scheme in the deepest network, by width.
+    """The best learning rates of one scheme by width in the deepest network, or by depth.
 
     Attributes:
       scheme: its index.
-      best: for each width.
-      drift: octaves from the narrowest width's best rate to the widest's.
+      axis: "width", at the largest depth; or "depth", at the largest width.
+      best: for each place on that axis.
+      drift: octaves from the best rate of the narrowest or shallowest network to that of the
+        widest or deepest; NaN for a single size.
       low: the least drift between the two intervals.
       high: the most drift between them.
       beyond: whether a best rate is at the end of the grid, so that the drift may be larger.
     """
 
     scheme: int
+    axis: Axis
     best: list[BestRate]
     drift: float
     low: float
@@ -130,21 +134,36 @@ class Transfer:
     beyond: bool
 
 
-def transfers(sweep: Sweep, shown: Sequence[int]) -> list[Transfer]:
-    """Return learning-rate transfer where there are at least 3 rates and 2 widths, else nothing."""
-    if len(sweep.rates) < 3 or len(sweep.widths) < 2:
-        return []
-    return [_transfer(sweep, scheme) for scheme in shown]
+def transfers(sweep: Sweep, shown: Sequence[int]) -> dict[Axis, list[Transfer]]:
+    """Return learning-rate transfer by width and by depth, as far as each has several values.
+
+    With one width and one depth it is by that width alone. There are at least 3 rates, else
+    nothing.
+    """
+    if len(sweep.rates) < 3:
+        return {}
+    axes: list[Axis] = [axis for axis in ("width", "depth") if len(sizes_of(sweep, axis)) > 1]
+    axes = axes or ["width"]
+    return {axis: [_transfer(sweep, scheme, axis) for scheme in shown] for axis in axes}
 
 
-def _transfer(sweep: Sweep, scheme: int) -> Transfer:
+def sizes_of(sweep: Sweep, axis: Axis) -> list[int]:
+    """Return the widths or depths of a sweep."""
+    return sweep.widths if axis == "width" else sweep.depths
+
+
+def _transfer(sweep: Sweep, scheme: int, axis: Axis) -> Transfer:
     best = [
-        argmin_interval(sweep.rates, _losses_by_rate(sweep, scheme, w))
-        for w in range(len(sweep.widths))
+        argmin_interval(sweep.rates, _losses_by_rate(sweep, scheme, axis, place))
+        for place in range(len(sizes_of(sweep, axis)))
     ]
     narrow, wide = best[0], best[-1]
+    if len(best) == 1:
+        nan = math.nan
+        return Transfer(scheme, axis, best, nan, nan, nan, narrow.at_edge)
     return Transfer(
         scheme,
+        axis,
         best,
         math.log2(wide.rate / narrow.rate),
         math.log2(wide.low / narrow.high),
@@ -153,24 +172,23 @@ def _transfer(sweep: Sweep, scheme: int) -> Transfer:
     )
 
 
-def _losses_by_rate(sweep: Sweep, scheme: int, width: int) -> Array:
-    """Return losses (R, S) in the deepest network, at the gain that is best for that width."""
-    losses_GRS = sweep.losses[scheme, :, -1, width]
+def _losses_by_rate(sweep: Sweep, scheme: int, axis: Axis, place: int) -> Array:
+    """Return losses (R, S) at a place on one axis of sizes, at the gain that is best there."""
+    size = (-1, place) if axis == "width" else (place, -1)
+    losses_GRS = sweep.losses[scheme, :, *size]
     return losses_GRS[best_setting(losses_GRS)[0]]
 
 
-def draw_transfer(sweep: Sweep, found: list[Transfer]) -> Picture | None:
-    """Draw loss against learning rate, a panel per scheme, a line per width."""
-    if not found:
-        return None
-    panels = drawing.panels(len(found))
-    colours = drawing.ordered_colours("width", len(sweep.widths))
+def draw_transfer(sweep: Sweep, axis: Axis, found: list[Transfer]) -> Picture:
+    """Draw loss against learning rate, a panel per scheme, a line per width or depth."""
+    panels, sizes = drawing.panels(len(found)), sizes_of(sweep, axis)
+    colours = drawing.ordered_colours(axis, len(sizes))
     for one, axes in zip(found, panels.main, strict=True):
         below = {"transform": axes.get_xaxis_transform(), "clip_on": False}
         for w, (colour, best) in enumerate(zip(colours, one.best, strict=True)):
-            losses_RS = _losses_by_rate(sweep, one.scheme, w)
-            _draw_means(axes, sweep.rates, losses_RS, colour, f"width {sweep.widths[w]}")
-            # Each width's best rate and interval in a row below the curves.
+            losses_RS = _losses_by_rate(sweep, one.scheme, axis, w)
+            _draw_means(axes, sweep.rates, losses_RS, colour, f"{axis} {sizes[w]}")
+            # Each size's best rate and interval in a row below the curves.
             y = -0.05 * (len(colours) - w)
             if math.isfinite(best.low):
                 axes.plot([best.low, best.high], [y, y], color=colour, lw=2.5, **below)
@@ -184,12 +202,14 @@ def draw_transfer(sweep: Sweep, found: list[Transfer]) -> Picture | None:
     panels.label_rows("validation loss (nats)")
     drawing.share_losses(panels.main, math.log(sweep.facts["vocabulary"]))
     panels.legend()
-    gain = ", at each width's best gain" if len(sweep.gains) > 1 else ""
+    gain = f", at each {axis}'s best gain" if len(sweep.gains) > 1 else ""
+    other = f"depth {sweep.depths[-1]}" if axis == "width" else f"width {sweep.widths[-1]}"
+    name = "learning-rate-transfer" if axis == "width" else "learning-rate-transfer-by-depth"
     return panels.picture(
-        "learning-rate-transfer",
-        alt=f"Validation loss against learning rate by width, in {len(found)} panels.",
-        caption=f"Validation loss against learning rate, depth {sweep.depths[-1]}{gain}: mean over "
-        f"n = {len(sweep.seeds)} seeds{_bars(sweep)}. Diamonds below the axis: each width's best "
+        name,
+        alt=f"Validation loss against learning rate by {axis}, in {len(found)} panels.",
+        caption=f"Validation loss against learning rate, {other}{gain}: mean over "
+        f"n = {len(sweep.seeds)} seeds{_bars(sweep)}. Diamonds below the axis: each {axis}'s best "
         "rate with its 95 % bootstrap interval. Crosses at the top: rates at which a run diverged."
         f"{_left_out(sweep, found)}",
     )

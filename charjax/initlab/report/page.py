@@ -1,10 +1,11 @@
 """One self-contained page with all results of a sweep, verdicts first."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from charjax import files
-from charjax.initlab.report import at_init, drawing, histograms, losses, phase, text
+from charjax.initlab.report import at_init, drawing, histograms, losses, measured, phase, text
 from charjax.initlab.report.drawing import Picture
 from charjax.initlab.report.tables import Sweep
 from charjax.initlab.report.verdicts import judge, ranked_schemes
@@ -37,13 +38,13 @@ def write_page(sweep: Sweep, out: Path | None = None) -> Path:
     return out
 
 
-def document(sweep: Sweep) -> tuple[str, list[Picture]]:
-    """Return the page, and the pictures in it."""
+def document(sweep: Sweep, kinds: Sequence[str] = ()) -> tuple[str, list[Picture]]:
+    """Return the page, and the pictures in it; `kinds`: as of `drawing.styled`."""
     cells = judge(sweep)
     shown = ranked_schemes(sweep, cells, drawing.MOST_PANELS)
     found = losses.transfers(sweep, shown)
-    with drawing.styled():
-        drawn = {
+    with drawing.styled(kinds):
+        drawn: dict[str, list[Picture | None]] = {
             "Before the first step, with theory": [
                 at_init.draw_layers(sweep, cells),
                 at_init.draw_initial_loss(sweep, cells),
@@ -54,8 +55,11 @@ def document(sweep: Sweep) -> tuple[str, list[Picture]]:
             ],
             "Updates beside weights": [histograms.draw_updates(sweep, cells)],
             "Loss over steps": [losses.draw_curves(sweep, cells)],
+            "Measurements during training": [measured.draw_measurements(sweep, cells)],
             "Phase map": [phase.draw_phases(sweep, cells)],
-            "Learning-rate transfer": [losses.draw_transfer(sweep, found)],
+            "Learning-rate transfer": [
+                losses.draw_transfer(sweep, axis, each) for axis, each in found.items()
+            ],
             "Loss by gain": [losses.draw_gains(sweep, cells)],
         }
     sections = {
@@ -73,7 +77,7 @@ def document(sweep: Sweep) -> tuple[str, list[Picture]]:
         rankings=[text.ranking_table(sweep, cell) for cell in cells],
         pairs=[text.pair_table(sweep, cell) for cell in cells if cell.pairs],
         sections=sections,
-        tables={"Learning-rate transfer": text.transfer_table(sweep, found)},
+        tables={"Learning-rate transfer": text.transfer_tables(sweep, found)},
         machine=text.machine(sweep),
         origins={
             "To run it again": sweep.facts["command"],

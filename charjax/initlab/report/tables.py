@@ -2,11 +2,14 @@
 
 Axes of a cube of runs, in this order: C schemes, G gains, D depths, W widths, R learning rates,
 S seeds. In every table the columns of these names hold places on the axes, counted from 0.
+Where a grid has axes of other settings, each scheme with each combination of their values has a
+place on the axis of schemes.
 """
 
 import csv
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import zipfile
@@ -20,6 +23,7 @@ import pydantic
 from numpy.typing import NDArray
 
 from charjax.errors import UserError, printable
+from charjax.initlab.sweeps.axes import frozen, value_text
 
 Array = NDArray[np.float64]
 
@@ -38,7 +42,8 @@ _COLUMNS = {
     ),
 }
 _HISTOGRAM = (*AXES, "step", "layer", "kind", "low", "high", "counts")
-_TEXT = ("scheme", "layer", "activation", "kind")
+_MEASURED = ("step", "quantity", "place", "value")
+_TEXT = ("scheme", "layer", "activation", "kind", "quantity", "place")
 _FILES = ("sweep.json", *_COLUMNS, "histograms.npz")
 _ROWS_AT_ONCE = 50_000
 
@@ -57,6 +62,7 @@ class _Facts(pydantic.BaseModel, strict=True):
     widths: list[int] = pydantic.Field(min_length=1)
     learning_rates: list[float] = pydantic.Field(min_length=1)
     seeds: list[int] = pydantic.Field(min_length=1)
+    settings: list[list[Any]] = []
     steps: int
     recorded: list[int] = pydantic.Field(min_length=1)
     vocabulary: int
@@ -82,7 +88,7 @@ class Sweep:
     Attributes:
       directory: where it was read from.
       facts: sweep.json; the axes of numbers ascend.
-      schemes: in the order of the sweep.
+      schemes: in the order of the sweep; with the values of settings that are axes.
       gains: NaN for a scheme's default.
       depths: of the networks.
       widths: of the networks.
@@ -92,6 +98,7 @@ class Sweep:
       curves: curves.csv.
       layers: layers.csv.
       histograms: histograms.npz but its counts.
+      measurements: measurements.csv, or None where nothing was measured during training.
       counts: of the histograms, (rows, bins); a histogram's row is its label in their index.
     """
 
@@ -108,6 +115,7 @@ class Sweep:
     layers: pd.DataFrame
     histograms: pd.DataFrame
     counts: NDArray[Any]
+    measurements: pd.DataFrame | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -118,6 +126,11 @@ class Sweep:
     def largest(self) -> str:
         """The deepest and widest network, in words."""
         return f"depth {self.depths[-1]}, width {self.widths[-1]}"
+
+    @property
+    def noun(self) -> str:
+        """The word for what is compared."""
+        return "variant" if settings_of(self.facts) else "scheme"
 
     def at_largest(self, table: pd.DataFrame, **places: int) -> pd.DataFrame:
         """Select the rows of the deepest and widest network at places of other axes."""
@@ -160,11 +173,18 @@ def read_sweep(directory: Path) -> Sweep:
     """
     _require_files(directory)
     facts = _read_facts(directory / "sweep.json")
-    tables = {name: _read_csv(directory / name, columns) for name, columns in _COLUMNS.items()}
-    tables["histograms.npz"], counts = _read_histograms(directory / "histograms.npz")
+    names = [name for name, _ in settings_of(facts)]
+    tables = {
+        name: _read_csv(directory / name, columns, names) for name, columns in _COLUMNS.items()
+    }
+    tables["histograms.npz"], counts = _read_histograms(directory / "histograms.npz", names)
     runs, curves, layers, histograms = (
         _placed(directory / name, table, facts) for name, table in tables.items()
     )
+    measurements = None
+    if "measured" in facts:
+        measurements = _read_measurements(directory, names, facts)
+    facts["scheme_names"], facts["schemes"] = facts["schemes"], _variants(facts)
     schemes, gains, depths, widths, rates, seeds = _axes(facts)
     sweep = Sweep(
         directory,
@@ -180,6 +200,7 @@ def read_sweep(directory: Path) -> Sweep:
         layers,
         histograms,
         counts,
+        measurements,
     )
     _require_runs(sweep)
     return sweep
@@ -229,9 +250,43 @@ def _read_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+def _read_measurements(directory: Path, names: list[str], facts: Mapping[str, Any]) -> pd.DataFrame:
+    path = directory / "measurements.csv"
+    if not path.is_file():
+        raise _broken(path, "missing")
+    return _placed(path, _read_csv(path, _MEASURED, names), facts)
+
+
+def settings_of(facts: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Return the settings that are axes of the grid, and their values as the tables show them."""
+    return [
+        (name, [value_text(frozen(value)) for value in values])
+        for name, values in facts.get("settings", ())
+    ]
+
+
+def combinations_of(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the combinations of those values; an empty one without such axes."""
+    return list(itertools.product(*(values for _, values in settings_of(facts))))
+
+
+def _variants(facts: Mapping[str, Any]) -> list[str]:
+    """Return the names on the axis of schemes; of one scheme the settings alone."""
+    settings = settings_of(facts)
+    if not settings:
+        return list(facts["schemes"])
+    words = [
+        ", ".join(f"{name}={value}" for (name, _), value in zip(settings, values, strict=True))
+        for values in combinations_of(facts)
+    ]
+    if len(facts["schemes"]) == 1:
+        return words
+    return [f"{scheme}, {word}" for scheme in facts["schemes"] for word in words]
+
+
+def _read_csv(path: Path, columns: tuple[str, ...], names: list[str]) -> pd.DataFrame:
     """Read columns: text unchanged, all others float64, NaN where a field is empty."""
-    wanted = [*AXES, *columns]
+    wanted = [*AXES, *names, *columns]
     row = 1
     try:
         # pandas fills up short rows and may cut long ones without an error.
@@ -246,13 +301,13 @@ def _read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         # In blocks: as text a table may be larger than memory.
         style: Any = {"usecols": wanted, "dtype": str, "na_filter": False, "encoding": "utf-8"}
         with pd.read_csv(path, chunksize=_ROWS_AT_ONCE, **style) as blocks:
-            return pd.concat([_parse(path, block) for block in blocks])
+            return pd.concat([_parse(path, block, names) for block in blocks])
     except (csv.Error, UnicodeDecodeError, pd.errors.ParserError) as error:
         raise _broken(path, f"after row {row}: {error}") from None
 
 
-def _parse(path: Path, table: pd.DataFrame) -> pd.DataFrame:
-    for name in table.columns.difference(_TEXT):
+def _parse(path: Path, table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    for name in table.columns.difference([*_TEXT, *names]):
         texts = table[name].where(table[name] != "", "nan")
         try:
             table[name] = texts.to_numpy(str).astype(np.float64)
@@ -263,23 +318,24 @@ def _parse(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _read_histograms(path: Path) -> tuple[pd.DataFrame, NDArray[Any]]:
+def _read_histograms(path: Path, names: list[str]) -> tuple[pd.DataFrame, NDArray[Any]]:
+    wanted, words = (*_HISTOGRAM, *names), (*_TEXT, *names)
     try:
         # By default numpy refuses an array of objects, which would be a pickle.
         with np.load(path) as file:
-            arrays = {name: file[name] for name in _HISTOGRAM if name in file.files}
+            arrays = {name: file[name] for name in wanted if name in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError, TypeError) as error:
         raise _broken(path, f"not an archive of plain arrays ({error})") from None
-    if missing := [name for name in _HISTOGRAM if name not in arrays]:
+    if missing := [name for name in wanted if name not in arrays]:
         raise _broken(path, f"no array {', '.join(missing)}")
     rows = arrays["counts"].shape[:1]
     for name, array in arrays.items():
-        kinds = "U" if name in _TEXT else "fiu"
+        kinds = "U" if name in words else "fiu"
         axes = 2 if name == "counts" else 1
         if array.ndim != axes or array.shape[:1] != rows or array.dtype.kind not in kinds:
             raise _broken(path, f"{name} has shape {array.shape} and type {array.dtype}")
     counts = arrays.pop("counts")
-    columns = {name: x if name in _TEXT else x.astype(np.float64) for name, x in arrays.items()}
+    columns = {name: x if name in words else x.astype(np.float64) for name, x in arrays.items()}
     return pd.DataFrame(columns), counts
 
 
@@ -294,6 +350,12 @@ def _placed(path: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> pd.Dat
         name: _find(table[name].to_numpy(), axis)
         for name, axis in zip(AXES, _axes(facts), strict=True)
     }
+    if settings := settings_of(facts):
+        combinations = {values: place for place, values in enumerate(combinations_of(facts))}
+        columns = (table[name] for name, _ in settings)
+        place = np.array([combinations.get(values, -1) for values in zip(*columns, strict=True)])
+        together = places["scheme"] * len(combinations) + place
+        places["scheme"] = np.where((places["scheme"] < 0) | (place < 0), -1, together)
     outside = np.flatnonzero((np.stack(list(places.values())) < 0).any(0))
     if outside.size:
         raise _broken(path, f"row {outside[0] + 2} is of no run of sweep.json's grid")

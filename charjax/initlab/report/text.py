@@ -1,14 +1,14 @@
 """The words and tables of the page and the terminal; plain text, escaped by the page's template."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charjax.initlab.report.assumptions import basis
-from charjax.initlab.report.losses import Transfer
-from charjax.initlab.report.tables import Sweep
+from charjax.initlab.report.losses import Axis, Transfer, sizes_of
+from charjax.initlab.report.tables import Sweep, settings_of
 from charjax.initlab.report.verdicts import Cell, Pair, Variant, gain_names, judge, scheme_name
 from charjax.initlab.statistics import BestRate, Comparison, Interval
 
@@ -22,10 +22,13 @@ Rows = tuple[str, list[str], list[list[str]]]
 def summary(sweep: Sweep) -> str:
     """Describe the grid in a sentence or two."""
     facts = sweep.facts
+    settings = settings_of(facts)
     kinds = ("scheme", "gain", "depth", "width", "learning rate", "seed")
+    counts = (sweep.shape[0] // math.prod(len(x) for _, x in settings), *sweep.shape[1:])
     grid = ", ".join(
-        f"{n} {kind}{'s' if n > 1 else ''}" for n, kind in zip(sweep.shape, kinds, strict=True)
+        f"{n} {kind}{'s' if n > 1 else ''}" for n, kind in zip(counts, kinds, strict=True)
     )
+    grid += "".join(f", {len(values)} values of {name}" for name, values in settings)
     runs = len(sweep.runs)
     return (
         f"{runs:,} run{'s' if runs > 1 else ''} of {facts['steps']:,} steps: {grid}. Losses are in "
@@ -94,7 +97,7 @@ def _by_scheme(sweep: Sweep, cell: Cell) -> list[str]:
     ]
     if not any(worse.values()):
         verdict = cell.pairs[0].found.verdict
-        return [f"all {len(names)} schemes are {verdict}; the lowest: {losses[0]}"]
+        return [f"all {len(names)} {sweep.noun}s are {verdict}; the lowest: {losses[0]}"]
     return [
         f"{losses[rank]} is better than {', '.join(others) if others else 'none'}"
         for rank, others in worse.items()
@@ -208,7 +211,9 @@ def notes(sweep: Sweep, cells: list[Cell]) -> list[str]:
 
 def ranking_table(sweep: Sweep, cell: Cell) -> Rows:
     """Return the schemes of a cell by their loss."""
-    count = sweep.cube("parameters")[0, 0, cell.depth, cell.width, 0, 0]
+    counts = np.unique(sweep.cube("parameters")[:, 0, cell.depth, cell.width, 0, 0])
+    # Settings that are axes may change the number.
+    count = counts[0] if counts.size == 1 else 0
     caption = f"Depth {sweep.depths[cell.depth]}, width {sweep.widths[cell.width]}"
     caption += f", {count:,.0f} parameters" if count > 0 else ""
     caption += f"; mean over n = {len(sweep.seeds)} seed{'s' if len(sweep.seeds) > 1 else ''}"
@@ -220,7 +225,7 @@ def ranking_table(sweep: Sweep, cell: Cell) -> Rows:
         )
     varies = {"gain": len(sweep.gains) > 1, "learning rate": len(sweep.rates) > 1}
     best = [f"best {kind}" for kind, is_varied in varies.items() if is_varied]
-    head = ["", "scheme", "validation loss", *best, "diverged"]
+    head = ["", sweep.noun, "validation loss", *best, "diverged"]
     rows = [
         [
             str(rank),
@@ -249,7 +254,7 @@ def _setting(sweep: Sweep, one: Variant, varies: dict[str, bool]) -> list[str]:
 def pair_table(sweep: Sweep, cell: Cell) -> Rows:
     """Return every pair of a cell."""
     caption = f"Depth {sweep.depths[cell.depth]}, width {sweep.widths[cell.width]}."
-    head = ["scheme", "against", "verdict", "difference (95 % interval)", "p", "p (adjusted)"]
+    head = [sweep.noun, "against", "verdict", "difference (95 % interval)", "p", "p (adjusted)"]
     has_cautions = any(pair.cautions for pair in cell.pairs)
     head += ["caution"] if has_cautions else []
     rows = [
@@ -266,14 +271,25 @@ def pair_table(sweep: Sweep, cell: Cell) -> Rows:
     return caption, head, rows
 
 
-def transfer_table(sweep: Sweep, found: Sequence[Transfer]) -> Rows:
-    """Return the best learning rates by width, and their drift."""
-    caption = (
-        "Best learning rate by width, its 95 % bootstrap interval on the grid, and the drift from "
-        f"the narrowest to the widest in octaves; depth {sweep.depths[-1]}."
-    )
-    head = ["scheme", *(f"width {width}" for width in sweep.widths), "drift (octaves)"]
-    rows = [[scheme_name(sweep, one.scheme), *map(_rate, one.best), _drift(one)] for one in found]
+def transfer_tables(sweep: Sweep, found: Mapping[Axis, Sequence[Transfer]]) -> list[Rows]:
+    """Return the best learning rates by width and by depth, and their drift."""
+    return [_transfer_table(sweep, axis, each) for axis, each in found.items()]
+
+
+def _transfer_table(sweep: Sweep, axis: Axis, found: Sequence[Transfer]) -> Rows:
+    sizes = sizes_of(sweep, axis)
+    ends, other = "the narrowest to the widest", f"depth {sweep.depths[-1]}"
+    if axis == "depth":
+        ends, other = "the shallowest to the deepest", f"width {sweep.widths[-1]}"
+    drift = f", and the drift from {ends} in octaves" if len(sizes) > 1 else ""
+    caption = f"Best learning rate by {axis}, its 95 % bootstrap interval on the grid{drift}; "
+    caption += f"{other}."
+    head = [sweep.noun, *(f"{axis} {size}" for size in sizes)]
+    head += ["drift (octaves)"] if drift else []
+    rows = [
+        [scheme_name(sweep, one.scheme), *map(_rate, one.best), *([_drift(one)] if drift else [])]
+        for one in found
+    ]
     return caption, head, rows
 
 

@@ -2,10 +2,14 @@
 
 import argparse
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+
+from charjax.config.sections import toml_text
 
 # More values than this on one axis are taken for a typing error.
 _MOST = 10_000
@@ -22,6 +26,7 @@ class Axes:
       widths: of those layers; empty: the configuration's.
       rates: learning rates; empty: the configuration's.
       seeds: values of `train.seed`.
+      settings: any other settings, each as (section.key, its values).
     """
 
     schemes: tuple[str, ...]
@@ -30,12 +35,47 @@ class Axes:
     widths: tuple[int, ...]
     rates: tuple[float, ...]
     seeds: tuple[int, ...]
+    settings: tuple[tuple[str, tuple[Any, ...]], ...] = ()
 
     @property
     def runs(self) -> int:
         """The number of runs in the grid."""
-        lengths = (len(getattr(self, field.name)) for field in dataclasses.fields(self))
-        return math.prod(max(1, length) for length in lengths)
+        named = (self.schemes, self.gains, self.depths, self.widths, self.rates, self.seeds)
+        values = (*named, *(values for _, values in self.settings))
+        return math.prod(max(1, len(each)) for each in values)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The settings of `settings`."""
+        return tuple(name for name, _ in self.settings)
+
+    @property
+    def combinations(self) -> list[tuple[Any, ...]]:
+        """Their values, one combination after the other; one empty combination without any."""
+        return list(itertools.product(*(values for _, values in self.settings)))
+
+    def described(self) -> dict[str, Any]:
+        """Return the axes as `plan.json` has them; `read_axes` reads them."""
+        tree = dataclasses.asdict(self)
+        if not self.settings:
+            # Sweeps that an earlier version began have no such axes.
+            del tree["settings"]
+        return tree
+
+
+def read_axes(tree: dict[str, Any]) -> Axes:
+    """Return the axes that `described` describes, after JSON."""
+    return Axes(**{name: frozen(values) for name, values in tree.items()})
+
+
+def frozen(value: Any) -> Any:
+    """Return a value of JSON with tuples in place of lists."""
+    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def value_text(value: Any) -> str:
+    """Return a setting's value as the tables show it: words as they are, others as in TOML."""
+    return value if isinstance(value, str) else toml_text(value)
 
 
 def numbers(

@@ -12,11 +12,11 @@ from typing import Any
 from charjax.errors import UserError
 from charjax.files import replacing
 from charjax.initlab.sweeps import results
-from charjax.initlab.sweeps.axes import Axes
+from charjax.initlab.sweeps.axes import Axes, read_axes, value_text
 from charjax.initlab.sweeps.grid import Group, Point
 from charjax.initlab.sweeps.merging import Source, merge_tables
-from charjax.initlab.sweeps.plan import FILE, Plan, difference, read_plan
-from charjax.initlab.sweeps.tables import TABLES
+from charjax.initlab.sweeps.plan import FILE, Plan, check_measuring, difference, read_plan
+from charjax.initlab.sweeps.tables import MEASUREMENTS, TABLES
 
 _FILES = (*TABLES, "histograms.npz", results.WHOLE, FILE)
 
@@ -47,6 +47,13 @@ def extended_plan(directory: Path, tree: dict[str, Any]) -> Plan:
         raise UserError(
             f"--extend: the sweep in {str(directory)!r} is not finished; continue it with --resume"
         )
+    ours, theirs = (_names(each) for each in (plan.tree, tree))
+    if ours != theirs:
+        raise UserError(
+            f"--extend: --axis was {ours} when the sweep was trained and is {theirs} now; give "
+            "the same axes, or another --out"
+        )
+    check_measuring(plan.tree, tree, "--extend")
     for name in ("config", "text", "versions"):
         if plan.tree.get(name) != tree[name]:
             field, old, new = difference(name, plan.tree.get(name), tree[name])
@@ -67,8 +74,12 @@ def _forget_unused(directory: Path) -> None:
 
 def axes_of(directory: Path) -> Axes:
     """Return the axes of the grid in a directory."""
-    held = read_plan(directory, "--extend").tree["axes"]
-    return Axes(**{name: tuple(values) for name, values in held.items()})
+    return read_axes(read_plan(directory, "--extend").tree["axes"])
+
+
+def _names(tree: dict[str, Any]) -> str:
+    names = [name for name, _ in tree["axes"].get("settings", ())]
+    return ", ".join(names) or "not given"
 
 
 def check_grown(old: Sequence[Point], groups: Sequence[Group]) -> None:
@@ -77,6 +88,8 @@ def check_grown(old: Sequence[Point], groups: Sequence[Group]) -> None:
     for point in old:
         if point not in new:
             gain = "" if point.gain is None else f", gain {point.gain:g}"
+            settings = zip(groups[0].names, point.settings, strict=True)
+            gain += "".join(f", {name}={value_text(value)}" for name, value in settings)
             raise UserError(
                 f"--extend: the sweep has a run of {point.scheme}{gain}, depth {point.depth}, "
                 f"width {point.width}, learning rate {point.rate:g}, seed {point.seed}, and "
@@ -92,7 +105,8 @@ def keep_earlier(directory: Path) -> None:
     with replacing(earlier) as temporary:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        for name in _FILES:
+        measured = [MEASUREMENTS] * (directory / MEASUREMENTS).is_file()
+        for name in (*_FILES, *measured):
             shutil.copyfile(directory / name, temporary / name)
 
 

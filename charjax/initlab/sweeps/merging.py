@@ -6,6 +6,7 @@ of a grid give the bytes that the whole grid gives in one go.
 
 import csv
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from charjax.errors import UserError
 from charjax.files import replacing
-from charjax.initlab.sweeps.tables import KEYS, TABLES
+from charjax.initlab.sweeps.tables import KEYS, MEASUREMENTS, TABLES
 
 _HISTOGRAMS = "histograms.npz"
 Rows = dict[str, Any]
@@ -46,7 +47,8 @@ def merge_tables(
     Raises:
       UserError: a source is damaged.
     """
-    for name in TABLES:
+    measured = [MEASUREMENTS] * (sources[0].directory / MEASUREMENTS).is_file()
+    for name in (*TABLES, *measured):
         _merge_table(directory / name, sources, order)
     _merge_histograms(directory / _HISTOGRAMS, sources, order)
 
@@ -70,6 +72,8 @@ def _table(source: Source, name: str) -> tuple[bytes, list[list[bytes]]]:
         raise UserError(f"{str(path)!r} cannot be read: {error.strerror}; train it anew") from None
     head, *rows = lines or [b""]
     columns = head.decode("utf-8", "replace").strip().split(",")
+    if name == MEASUREMENTS:
+        return head, _by_keys(path, rows, columns, source.runs)
     places = [columns.index(column) for column in ("step", "index") if column in columns]
     runs: list[list[bytes]] = []
     for line in rows:
@@ -83,6 +87,15 @@ def _table(source: Source, name: str) -> tuple[bytes, list[list[bytes]]]:
     if len(runs) != source.runs or columns[: len(KEYS)] != list(KEYS):
         raise _damaged(path, len(runs), source.runs)
     return head, runs
+
+
+def _by_keys(path: Path, rows: list[bytes], columns: list[str], count: int) -> list[list[bytes]]:
+    """Return the lines of each run, which differ from the next one's in the keys before `step`."""
+    keys = columns.index("step") if "step" in columns else 0
+    runs = [list(lines) for _, lines in itertools.groupby(rows, lambda line: _fields(line)[:keys])]
+    if len(runs) != count:
+        raise _damaged(path, len(runs), count)
+    return runs
 
 
 def _fields(line: bytes) -> list[str]:

@@ -1,4 +1,4 @@
-"""The flag --part K/N."""
+"""The flags --part K/N and --axis SECTION.KEY=A,B,..., as words."""
 
 import argparse
 import dataclasses
@@ -28,3 +28,24 @@ def parse_part(text: str) -> Part:
             f"{text!r} given; must be K/N, the part K from 1 to N of a grid in N parts, as in 2/8"
         )
     return part
+
+
+def split_axis(text: str) -> tuple[str, tuple[str, ...]]:
+    """Split `section.key=a,b,c` into the setting and its values; commas in brackets do not count.
+
+    An argparse type.
+    """
+    name, equals, values = text.partition("=")
+    found, depth = [""], 0
+    for char in values:
+        depth += (char in "[{") - (char in "]}")
+        if char == "," and not depth:
+            found.append("")
+        else:
+            found[-1] += char
+    parts = tuple(part.strip() for part in found)
+    if not equals or not name.strip() or not all(parts):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} given; must be section.key=a,b,..., as in optim.beta2=0.9,0.95"
+        )
+    return name.strip(), parts

@@ -1,6 +1,5 @@
 """Checks before a sweep starts: memory, and the plan that a resumed directory holds."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,12 @@ from charjax.data.datasets import Dataset
 from charjax.errors import UserError
 from charjax.files import write_json
 from charjax.initlab.activations.layers import find_layers
+from charjax.initlab.measurements.catalogue import Measuring, check_measurable
 from charjax.initlab.sweeps.axes import Axes
 from charjax.initlab.sweeps.grid import Group
 from charjax.initlab.sweeps.parts import Part
 from charjax.initlab.sweeps.record import recorded_steps
+from charjax.initlab.sweeps.settings import without_axes
 from charjax.models import build_model
 from charjax.training.own_checks import check_own
 from charjax.training.session import with_context
@@ -46,11 +47,16 @@ def check_tables(runs: int, layers: int, steps: int) -> None:
         )
 
 
-def check_room(groups: list[Group], dataset: Dataset, devices: list[jax.Device]) -> None:
+def check_room(
+    groups: list[Group],
+    dataset: Dataset,
+    devices: list[jax.Device],
+    measuring: Measuring | None = None,
+) -> None:
     """Refuse networks too large for even one run, before anything is compiled.
 
     Raises:
-      UserError: the message says that 0 would fit.
+      UserError: the message says that 0 would fit; or a run does not have a measurement.
     """
     layers = 0
     # Fewer runs than devices: each has a device, and all the memory of a CPU, to itself.
@@ -60,6 +66,8 @@ def check_room(groups: list[Group], dataset: Dataset, devices: list[jax.Device])
         model = build_model(config, dataset.tokenizer)
         for each in group.configs.values():
             check_own(with_context(each, dataset), model)
+        if measuring is not None:
+            check_measurable(measuring.names, model, config)
         layers = max(layers, len(find_layers(model)))
         state = state_shapes(model, config)
         needed = _bytes(state) + _BESIDE_STATE * _bytes(state.params)
@@ -91,16 +99,24 @@ class Plan:
         write_json(self.path, self.tree | {"at_once": groups})
 
 
-def describe(base: Config, axes: Axes, part: Part | None, dataset: Dataset) -> dict[str, Any]:
+def describe(
+    base: Config,
+    axes: Axes,
+    part: Part | None,
+    dataset: Dataset,
+    measuring: Measuring | None = None,
+) -> dict[str, Any]:
     """Return what a directory's plan holds, and what all parts of a grid have in common."""
     tree = {
         "format": _FORMAT,
-        "config": base.model_dump(mode="json"),
-        "axes": dataclasses.asdict(axes),
+        "config": without_axes(base.model_dump(mode="json"), axes.names),
+        "axes": axes.described(),
         "part": None if part is None else str(part),
         "text": dataset.digest,
         "versions": hardware.versions("jax", "jaxlib", "flax", "optax"),
     }
+    if measuring is not None:
+        tree["measure"] = measuring.described()
     # Through JSON, in which tuples are lists.
     read: dict[str, Any] = json.loads(json.dumps(tree))
     return read
@@ -129,6 +145,7 @@ def resumed_plan(directory: Path, tree: dict[str, Any]) -> Plan:
       UserError: there is none, or it is of another grid.
     """
     plan = read_plan(directory, "--resume")
+    check_measuring(plan.tree, tree, "--resume")
     for name in ("format", "config", "axes", "part", "text"):
         # Directories that an earlier version began have fewer facts.
         if name in plan.tree and plan.tree[name] != tree[name]:
@@ -141,11 +158,22 @@ def resumed_plan(directory: Path, tree: dict[str, Any]) -> Plan:
     return plan
 
 
+def check_measuring(old: dict[str, Any], new: dict[str, Any], flag: str) -> None:
+    """Raise a UserError unless two plans measure the same at the same steps during training."""
+    before, after = (tree.get("measure") for tree in (old, new))
+    if before != after:
+        field, was, now = difference("measure", before or {}, after or {})
+        raise UserError(
+            f"{flag}: {field} was {was} when the sweep was started and is {now} now; repeat its "
+            "--measure and --measure-at, or give another --out"
+        )
+
+
 def difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
     """Return the name and both values of the first leaf that differs."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in new:
-            if old.get(key) != new[key]:
-                return difference(f"{name}.{key}", old.get(key), new[key])
+        for key in dict.fromkeys((*new, *old)):
+            if old.get(key) != new.get(key):
+                return difference(f"{name}.{key}", old.get(key), new.get(key))
     before, after = ("not set" if value is None else json.dumps(value) for value in (old, new))
     return name, before, after

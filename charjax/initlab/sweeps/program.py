@@ -33,7 +33,7 @@ from charjax.training.ensemble import (
     RunHyperparameters,
     initial_ensemble,
     initial_run,
-    with_learning_rate,
+    with_hyperparameters,
 )
 from charjax.training.session import Session
 from charjax.training.state import TrainState, variables_of
@@ -75,7 +75,7 @@ class GroupProgram:
             for scheme, config in group.configs.items()
         }
         source, points = session.source, group.points[:1] * count
-        initial = jax.eval_shape(lambda: self._start(source, points))
+        self.initial_shapes = initial = jax.eval_shape(lambda: self._start(source, points))
         config = _stopping(group.config)
         self.ensemble = Ensemble(dataclasses.replace(session, config=config), count, initial)
         self._measure = self._compile_measure(config, initial)
@@ -124,10 +124,19 @@ class GroupProgram:
             seeds_R = jnp.asarray([point.seed for point in filled], jnp.uint32)
             rates_R = jnp.asarray([point.rate for point in filled], jnp.float32)
             gains_R = jnp.asarray([point.gain or 1.0 for point in filled], jnp.float32)
-            drawn = self._starts[scheme](source, seeds_R, rates_R, gains_R)
+            states, hyperparameters = self._starts[scheme](source, seeds_R, rates_R, gains_R)
+            drawn = states, hyperparameters._replace(settings=self._traced(filled))
             parts.append(jax.tree.map(operator.itemgetter(slice(len(points_R))), drawn))
         states, hyperparameters = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
         return initial_ensemble(states), hyperparameters
+
+    def _traced(self, points: Sequence[Point]) -> dict[str, Array] | tuple[()]:
+        """Return the values of settings in which the runs differ, (R,) float32 each."""
+        places = {name: self.group.names.index(name) for name in sorted(self.group.traced)}
+        return {
+            name: jnp.asarray([point.settings[place] for point in points], jnp.float32)
+            for name, place in places.items()
+        } or ()
 
     def _compile_measure(self, config: Config, initial: Any) -> Any:
         model, layers = self.session.model, self.layers
@@ -195,7 +204,7 @@ def _measure_run(
     _, flow, kernels = measure_layers(
         model, variables_of(state), batch.inputs, batch.targets, batch.weights, train=True
     )
-    run_config = with_learning_rate(config, hyperparameters.learning_rate)
+    run_config = with_hyperparameters(config, hyperparameters)
     train_step = make_train_step(model, run_config)
     dropout_key = jax.random.fold_in(hyperparameters.dropout_key, step)
     after, metrics = train_step(state, batch, dropout_key)

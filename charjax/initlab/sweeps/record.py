@@ -15,6 +15,8 @@ from charjax.initlab.sweeps.program import Measured
 from charjax.training.ensemble import EnsembleState
 
 Record = dict[str, np.ndarray]
+# Of the names of measurements during training, whose steps are their own.
+MEASURED = "measured."
 
 
 def recorded_steps(steps: int) -> tuple[int, ...]:
@@ -38,6 +40,20 @@ def empty_record(measured: Any, recorded: int) -> Record:
     runs = measured.val_loss.shape
     record["diverged"] = np.full((recorded, *runs), -1, np.int32)
     return record | {"train_loss": np.full((recorded, *runs), np.nan)}
+
+
+def empty_measurements(shapes: dict[str, Any], count: int) -> Record:
+    """Return arrays (M, R, places) for measurements at M steps, NaN until they are made."""
+    return {
+        f"{MEASURED}{name}": np.full((count, *x.shape), np.nan, np.float32)
+        for name, x in shapes.items()
+    }
+
+
+def note_measurements(record: Record, place: int, found: dict[str, Any]) -> None:
+    """Store the measurements of one step, the `place`-th of theirs."""
+    for name, values in found.items():
+        record[f"{MEASURED}{name}"][place] = np.asarray(values)
 
 
 def note(

@@ -28,13 +28,16 @@ def describe_results(sweep: Sweep, command: str, base: Config, axes: Axes) -> di
     """Return the facts of a grid, or of a part of it; both of the whole grid."""
     points = [point for group in sweep.groups for point in group.points]
     first = open_group(sweep.groups[0], sweep.dataset, sweep.devices)
+    settings = [[name, list(values)] for name, values in axes.settings]
     return {
         "format": _FORMAT,
         "command": command,
         "config": base.model_dump(mode="json"),
         "config_toml": base.to_toml(),
         "arch": base.model.kind,
-        "activation": hidden_activation(find_layers(first.model)),
+        "activation": None
+        if "model.activation" in axes.names
+        else hidden_activation(find_layers(first.model)),
         "schemes": list(axes.schemes),
         "gains": list(axes.gains),
         "depths": sorted({point.depth for point in points}),
@@ -46,6 +49,8 @@ def describe_results(sweep: Sweep, command: str, base: Config, axes: Axes) -> di
         "vocabulary": sweep.dataset.tokenizer.vocab_size,
         "unit": sweep.dataset.tokenizer.unit,
         "unigram_entropy": unigram_entropy(sweep.dataset),
+        **({"settings": settings} if settings else {}),
+        **({"measured": sweep.measuring.described()} if sweep.measuring else {}),
         **timed(machine_facts(), sweep.seconds, sweep.run_steps),
     }
 

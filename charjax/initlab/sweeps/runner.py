@@ -20,13 +20,17 @@ import numpy as np
 from charjax import hardware
 from charjax.data.datasets import Dataset
 from charjax.errors import UserError
+from charjax.initlab.measurements.catalogue import Measuring
+from charjax.initlab.measurements.program import MeasuringProgram
 from charjax.initlab.sweeps.grid import Group
 from charjax.initlab.sweeps.plan import Plan
 from charjax.initlab.sweeps.program import GroupProgram
 from charjax.initlab.sweeps.record import (
     cut,
+    empty_measurements,
     empty_record,
     note,
+    note_measurements,
     read_part,
     recorded_steps,
     write_part,
@@ -65,6 +69,7 @@ class Sweep:
       shares: among how many processes the runs are divided, and which one this is.
       poll: raises Interrupted to stop.
       progress: called with the index of a group and the run-steps done in it.
+      measuring: what is measured during training, beside the layers and losses.
       seconds: spent on training, without measurements.
       run_steps: done in that time.
     """
@@ -78,6 +83,7 @@ class Sweep:
     poll: Callable[[], None]
     shares: tuple[int, int] = (1, 0)
     progress: Callable[[int, int], None] = lambda group, run_steps: None
+    measuring: Measuring | None = None
     seconds: float = 0.0
     run_steps: int = 0
 
@@ -94,10 +100,11 @@ class Sweep:
         work = self._work
         for index in sorted({span.group for span in work}):
             program = self._build(index, limit)
+            measure = self._measuring_program(program)
             for span in (span for span in work if span.group == index):
                 for start in range(span.start, span.stop, program.count):
                     stop = min(start + program.count, span.stop)
-                    self._run_chunk(Span(index, start, stop), program)
+                    self._run_chunk(Span(index, start, stop), program, measure)
 
     def finished(self) -> Iterator[Finished]:
         """Yield the results of every group, without the runs that filled up a program."""
@@ -172,7 +179,17 @@ class Sweep:
             self.plan.write()
         return program
 
-    def _run_chunk(self, span: Span, program: GroupProgram) -> None:
+    def _measuring_program(self, program: GroupProgram) -> MeasuringProgram | None:
+        if self.measuring is None:
+            return None
+        model, config = program.session.model, program.group.config
+        return MeasuringProgram(
+            self.measuring.names, model, config, program.ensemble, program.initial_shapes
+        )
+
+    def _run_chunk(
+        self, span: Span, program: GroupProgram, measure: MeasuringProgram | None
+    ) -> None:
         directory = self.parts / f"{span.name}.now"
         store = Checkpoints(directory, keep=1)
         if store.steps() and store.read_meta("latest")["at_once"] != program.count:
@@ -180,7 +197,7 @@ class Sweep:
             store.close()
             shutil.rmtree(directory)
             store = Checkpoints(directory, keep=1)
-        training = _ChunkTraining(self, span, program, store)
+        training = _ChunkTraining(self, span, program, store, measure)
         if store.steps():
             training.restore()
         try:
@@ -197,7 +214,14 @@ class Sweep:
 class _ChunkTraining:
     """The runs of a chunk, trained and measured from step 0 to the last."""
 
-    def __init__(self, sweep: Sweep, span: Span, program: GroupProgram, store: Checkpoints):
+    def __init__(
+        self,
+        sweep: Sweep,
+        span: Span,
+        program: GroupProgram,
+        store: Checkpoints,
+        measure: MeasuringProgram | None,
+    ):
         self.sweep, self.span, self.program = sweep, span, program
         self.store, self.saved = store, time.monotonic()
         self.steps = program.group.config.train.steps
@@ -206,6 +230,13 @@ class _ChunkTraining:
             program.ensemble, *program.start(span.points(sweep.groups)), self._report, self._pause
         )
         self.record = empty_record(program.measured_shapes, len(self.recorded))
+        self.measure_at: tuple[int, ...] = ()
+        self.measure, self.initial = measure, None
+        if sweep.measuring is not None and measure is not None:
+            self.measure_at = sweep.measuring.at
+            self.record |= empty_measurements(measure.shapes, len(self.measure_at))
+            # Training donates the other one.
+            self.initial, _ = program.start(span.points(sweep.groups))
 
     def finish(self) -> None:
         """Train up to the last step, saving now and then."""
@@ -213,10 +244,15 @@ class _ChunkTraining:
         if training.step == 0:
             self._measure()
         self._limit_losses()
+        if training.step == 0:
+            self._measure_more()
         while training.step < self.steps:
             goal = next(step for step in self.recorded if step > training.step)
-            training.advance(goal)
-            self._measure()
+            stops = (*(step for step in self.measure_at if training.step < step < goal), goal)
+            training.advance(stops[0], goal)
+            if training.step == goal:
+                self._measure()
+            self._measure_more()
             # Only now is the work of this step done: a resumed sweep would not repeat it.
             self._pause()
 
@@ -265,6 +301,14 @@ class _ChunkTraining:
         measured = program.measure(training.state, training.hyperparameters, batches)
         place = self.recorded.index(training.step)
         note(self.record, place, measured, training.state, training.pop_sums())
+
+    def _measure_more(self) -> None:
+        """Make the measurements of `Sweep.measuring`, if it is one of their steps."""
+        training = self.training
+        if self.measure is None or self.initial is None or training.step not in self.measure_at:
+            return
+        found = self.measure(self.initial, training.state, training.hyperparameters)
+        note_measurements(self.record, self.measure_at.index(training.step), found)
 
 
 def open_group(group: Group, dataset: Dataset, devices: list[jax.Device]) -> Session:

@@ -28,6 +28,7 @@ from charjax.initlab.predictions import (
     predict_layers,
     predict_loss,
 )
+from charjax.initlab.sweeps.axes import value_text
 from charjax.initlab.sweeps.grid import Group, Point
 from charjax.initlab.sweeps.record import Record, recorded_steps
 from charjax.models.contract import CharModel
@@ -35,6 +36,10 @@ from charjax.models.roles import Role
 
 _HIDDEN = (Role.HIDDEN, Role.RECURRENT, Role.RESIDUAL_OUTPUT)
 TABLES = ("runs.csv", "curves.csv", "layers.csv")
+# Of sweeps with measurements during training.
+MEASUREMENTS = "measurements.csv"
+# Eight digits are enough for a float32; NaN is an empty field.
+STYLE: dict[str, Any] = {"index": False, "float_format": "%.8g", "lineterminator": "\n"}
 KEYS = ("scheme", "gain", "depth", "width", "learning_rate", "seed")
 RUNS = (
     *("parameters", "sigma_w2", "sigma_b2", "initial_loss", "initial_loss_theory"),
@@ -99,12 +104,11 @@ def write_tables(directory: Path, groups: list[Finished]) -> None:
     for name, columns, rows in zip(
         TABLES, (RUNS, CURVES, LAYERS), (_run_rows, _curve_rows, _layer_rows), strict=True
     ):
-        # Eight digits are enough for a float32; NaN is an empty field.
-        style: Any = {"index": False, "float_format": "%.8g", "lineterminator": "\n"}
         chunks = ((group, *chunk) for group in groups for chunk in group.chunks)
         with replacing(directory / name) as path, path.open("w", encoding="utf-8") as file:
             for place, chunk in enumerate(chunks):
-                rows(*chunk).to_csv(file, columns=[*KEYS, *columns], header=place == 0, **style)
+                keys = (*KEYS, *chunk[0].group.names)
+                rows(*chunk).to_csv(file, columns=[*keys, *columns], header=place == 0, **STYLE)
     _write_histograms(directory / "histograms.npz", groups)
 
 
@@ -127,22 +131,30 @@ def unigram_entropy(dataset: Dataset) -> float:
     return float(-np.sum(shares * np.log(shares)))
 
 
-def _product(points: tuple[Point, ...], **axes: Iterable[Any]) -> pd.DataFrame:
-    """Return the keys of the runs times further columns, of which the last varies fastest."""
-    rows = pd.DataFrame([dataclasses.astuple(point) for point in points], columns=list(KEYS))
+def keyed_rows(
+    points: tuple[Point, ...], names: tuple[str, ...], **axes: Iterable[Any]
+) -> pd.DataFrame:
+    """Return the keys of the runs times further columns, of which the last varies fastest.
+
+    The keys include the settings `names` that are axes of the grid.
+    """
+    runs = [(p.scheme, p.gain, p.depth, p.width, p.rate, p.seed) for p in points]
+    rows = pd.DataFrame(runs, columns=list(KEYS))
+    for place, name in enumerate(names):
+        rows[name] = [value_text(point.settings[place]) for point in points]
     for name, values in axes.items():
         rows = rows.merge(pd.Series(list(values), name=name), how="cross")
     return rows
 
 
-def _flat(x_SR: NDArray[Any]) -> NDArray[Any]:
+def flattened(x_SR: NDArray[Any]) -> NDArray[Any]:
     """Flatten (S, R, ...), run by run."""
     return x_SR.swapaxes(0, 1).ravel()
 
 
 def _run_rows(group: Finished, points: tuple[Point, ...], record: Record) -> pd.DataFrame:
     hidden = [i for i, layer in enumerate(group.layers) if layer.role in _HIDDEN]
-    rows = _product(points)
+    rows = keyed_rows(points, group.group.names)
     rows["parameters"] = group.parameters
     for column, name in (("sigma_w2", "weights"), ("sigma_b2", "biases")):
         # At step 0, the mean over the hidden kernels.
@@ -159,25 +171,26 @@ def _run_rows(group: Finished, points: tuple[Point, ...], record: Record) -> pd.
 
 
 def _curve_rows(group: Finished, points: tuple[Point, ...], record: Record) -> pd.DataFrame:
-    rows = _product(points, step=group.recorded)
-    return rows.assign(**{name: _flat(record[name]) for name in CURVES[1:]})
+    rows = keyed_rows(points, group.group.names, step=group.recorded)
+    return rows.assign(**{name: flattened(record[name]) for name in CURVES[1:]})
 
 
 def _layer_rows(group: Finished, points: tuple[Point, ...], record: Record) -> pd.DataFrame:
-    rows = _product(points, step=group.recorded, index=range(len(group.layers)))
+    places = range(len(group.layers))
+    rows = keyed_rows(points, group.group.names, step=group.recorded, index=places)
     rows["layer"], rows["role"], rows["activation"] = (
         [str(x or "") for x in column] * (len(rows) // len(column))
         for column in zip(*((x.name, x.role, x.activation) for x in group.layers), strict=True)
     )
     for part, columns in _RECORDED.items():
         for name in columns:
-            rows[name] = _flat(record[part + name])
+            rows[name] = flattened(record[part + name])
     # Theory is of step 0 alone.
     theory = [group.theory(point, record, index)[0] for index, point in enumerate(points)]
     for name in ("std", "preactivation_std"):
         predicted_SRL = np.full(record["layers.std"].shape, math.nan)
         predicted_SRL[0] = [getattr(one, name) for one in theory]
-        rows[f"theory_{name}"] = _flat(predicted_SRL)
+        rows[f"theory_{name}"] = flattened(predicted_SRL)
     return rows
 
 
@@ -185,9 +198,10 @@ def _write_histograms(path: Path, groups: list[Finished]) -> None:
     kinds = ("activation", "gradient")
     rows, flows = [], []
     for group in groups:
-        names = [layer.name for layer in group.layers]
+        layers = [layer.name for layer in group.layers]
+        names = group.group.names
         for points, record in group.chunks:
-            rows.append(_product(points, kind=kinds, step=group.recorded, layer=names))
+            rows.append(keyed_rows(points, names, kind=kinds, step=group.recorded, layer=layers))
             # Arrays (kinds, S, R, L, ...) in the order of the rows: R, kinds, S, L.
             stacks = (
                 np.stack([record[f"layers.{kind}_{name}"] for kind in kinds])
@@ -196,8 +210,9 @@ def _write_histograms(path: Path, groups: list[Finished]) -> None:
             flows.append([np.moveaxis(x, 2, 0).reshape(len(rows[-1]), -1) for x in stacks])
     keys = pd.concat(rows, ignore_index=True).astype({"gain": np.float64})
     low, high, counts = (np.concatenate(parts) for parts in zip(*flows, strict=True))
-    arrays = {name: keys[name].to_numpy() for name in (*KEYS, "step", "layer", "kind")}
-    arrays |= {name: arrays[name].astype(str) for name in ("scheme", "layer", "kind")}
+    names = groups[0].group.names
+    arrays = {name: keys[name].to_numpy() for name in (*KEYS, *names, "step", "layer", "kind")}
+    arrays |= {name: arrays[name].astype(str) for name in ("scheme", *names, "layer", "kind")}
     arrays |= {"low": low[:, 0], "high": high[:, 0], "counts": counts.astype(np.uint32)}
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)

@@ -102,11 +102,8 @@ def test_every_optimiser_is_compared():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-# Those that charjax writes itself, and one of each other kind of line in the table.
-@pytest.mark.quick(
-    *("adafactor", "fromage", "lamb", "lars", "muon", "schedule_free_adamw", "signum", "sm3"),
-    *("adamw", "ademamix", "sgd", "lion", "yogi"),
-)
+# Those whose lines in the table differ most.
+@pytest.mark.quick("adamw", "adafactor", "lamb", "muon", "schedule_free_adamw", "signum", "sgd")
 def test_twenty_steps_are_optaxs(kind: str):
     section: dict[str, Any] = {"kind": kind, "weight_decay": DECAY}
     # optax decays vectors, too.

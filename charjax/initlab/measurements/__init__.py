@@ -1,0 +1,1 @@
+"""Measurements of runs during training, at chosen steps; they change no run."""
