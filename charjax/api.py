@@ -548,7 +548,7 @@ def _own_code(code: str | Path | Sequence[str | Path], accepts: bool) -> Iterato
         if placed == str(error):
             raise
         raise UserError(placed) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # sys.exit() in a file of the user's
         if message := extensions.describe_failure(error):
             raise UserError(message) from error
         raise

@@ -95,7 +95,7 @@ def _guarded(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
             if placed == str(error):
                 raise
             raise UserError(placed) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # sys.exit() in a file of the user's
             if message := extensions.describe_failure(error):
                 raise UserError(message) from error
             raise

@@ -8,9 +8,11 @@ python -m charjax.interop export RUN FILE.safetensors|DIRECTORY [--checkpoint be
 """
 
 import argparse
+import contextlib
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from charjax import cli
 from charjax.errors import UserError, visible
@@ -52,7 +54,12 @@ def _export(args: Namespace) -> str:
     run = load_run(saved, args.weights)
     vocab_size = run.tokenizer.vocab_size
     layout = form.layout if form else None
-    tensors = to_state_dict(model, vocab_size, run.variables, args.module, layout)
+    try:
+        tensors = to_state_dict(model, vocab_size, run.variables, args.module, layout)
+    except UserError as error:
+        if layout or not (fitting := _fitting_format(model, vocab_size, run.variables)):
+            raise
+        raise UserError(f"{error}: give --format {fitting}, which has it") from None
     header = Header(run.config.model_dump(mode="json"), run.tokenizer, run.dataset_digest, run.step)
     content = TensorFile(tensors, write_header(header))
     if form:
@@ -63,6 +70,19 @@ def _export(args: Namespace) -> str:
     original = layout.original(model) if layout else original_of(model)
     step = f"float32 (checkpoint of step {run.step})"
     return f"{path}: {len(tensors)} tensors, {step}\nfor {original}"
+
+
+def _fitting_format(model: Any, vocab_size: int, variables: Any) -> str | None:
+    """Return the first of transformers' formats in which a model can be written, if any."""
+    from charjax.config import TransformerConfig
+    from charjax.conversion.directories import FORMATS
+    from charjax.conversion.state_dicts import to_state_dict
+
+    for name, form in FORMATS.items() if isinstance(model, TransformerConfig) else ():
+        with contextlib.suppress(UserError):
+            to_state_dict(model, vocab_size, variables, None, form.layout)
+            return f"hf-{name}"
+    return None
 
 
 def _import(args: Namespace) -> str:

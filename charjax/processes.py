@@ -50,6 +50,24 @@ def is_first() -> bool:
     return index() == 0
 
 
+def check_count() -> None:
+    """Raise a UserError unless all were started as processes of the same number.
+
+    Each would wait for ever for those that it alone expects. Called once, before anything else.
+    """
+    client, number, folder = _client(), count(), f"{_FOLDER}/count"
+    publish(f"{folder}/{index():06}", str(number))
+    # Those of another number than the first find that at once: they do not wait for the others.
+    for other in range(number):
+        while not _has_value(client, f"{folder}/{other:06}"):
+            pass
+        if (found := int(published(folder)[f"{folder}/{other:06}"])) != number:
+            raise UserError(
+                f"--processes: {number} given to process {index()} and {found} to process {other}; "
+                "start every process with the same number"
+            )
+
+
 def gather(text: str) -> list[str]:
     """Return the text of every process, in the order of their numbers.
 

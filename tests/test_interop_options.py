@@ -9,7 +9,9 @@ from charjax.conversion.state_dicts import to_state_dict
 from charjax.errors import UserError
 from charjax.models import build
 from charjax.performance.same_work import why_not
+from tests.commands import run
 
+_LLAMA = ["model.norm=rmsnorm", "model.activation=swiglu", "model.positions=rotary"]
 _GPT = {"kind": "transformer", "n_layer": 1, "n_head": 2, "d_model": 8, "context_length": 4}
 
 
@@ -41,6 +43,28 @@ def test_export_is_refused(section, message):
     with pytest.raises(UserError, match=message) as error:
         to_state_dict(config, 5, variables)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        (_LLAMA, "hf-llama"),
+        ([*_LLAMA, "model.qk_norm=true"], "hf-qwen3"),
+        (["model.norm=rmsnorm"], None),
+    ],
+)
+@pytest.mark.slow
+def test_a_format_that_has_it_is_named(settings, advice, tmp_path):
+    (tmp_path / "text.txt").write_text("the world is all that is the case. " * 20)
+    tiny = ["model.kind=transformer", "model.n_layer=1", "model.n_head=2", "model.d_model=8"]
+    short = ["model.context_length=4", "train.steps=2", "train.batch_size=2"]
+    asked = [f"data.path={tmp_path / 'text.txt'}", *tiny, *short, *settings]
+    assert run("train", *asked, "--workdir", tmp_path / "run").status == 0
+    done = run("interop", "export", tmp_path / "run", tmp_path / "model.safetensors")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert done.err.startswith("error: model.norm: rmsnorm in this model, but nanoGPT's GPT")
+    ending = f": give --format {advice}, which has it" if advice else " can be written as one"
+    assert done.err.endswith(f"{ending}\n")
 
 
 def test_as_many_heads_of_keys_are_no_option():

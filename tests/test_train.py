@@ -147,6 +147,18 @@ def test_checkpoints_without_a_config_are_not_begun_over(text, tmp_path):
     assert sorted(workdir.rglob("*")) == files
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.txt", "curves.png", "summary.json"])
+def test_files_of_others_are_not_replaced(name, text, tmp_path):
+    (tmp_path / "notes.txt").write_text("theirs")
+    (tmp_path / name).write_text("theirs")
+    for words in ([], ["--dry-run"]):
+        done = train(tmp_path, text, "bigram", "train.steps=10", *words)
+        assert (done.status, done.err.count("\n")) == (2, 1)
+        assert f"holds no run, but {name}, which a run writes: give another directory" in done.err
+    assert {p.name for p in tmp_path.iterdir()} <= {"notes.txt", name, ".lock", text.name}
+    assert (tmp_path / name).read_text() == "theirs"
+
+
 # What a crash may leave at the end of samples.txt: half a header, half a character, half a text.
 ENDS = [b"--- ste", b"--- step 20 ---\nab\xe2\x82", b"--- step 20 ---\nab\n--- step 20 ---"]
 

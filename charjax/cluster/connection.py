@@ -92,6 +92,7 @@ def _connect(launch: Launch) -> subprocess.Popen[str] | None:
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=5,
         )
+        processes.check_count()
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"--coordinator: process {launch.index} cannot join the run at {launch.address} "

@@ -10,10 +10,11 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, Field, create_model
 from pydantic.errors import PydanticUserError
+from pydantic_core import PydanticSerializationError
 
 from charjax.config.families import FAMILIES, FamilyConfig
 from charjax.errors import UserError
-from charjax.extensions import find_object
+from charjax.extensions import calling, find_object
 
 _FIELD = "model.kind"
 # Fields of every flax module, and those of CharModel, which no setting sets.
@@ -45,7 +46,8 @@ def find_family(kind: Any) -> type[FamilyConfig] | None:
     if found is None:
         return None
     if found not in _sections:
-        _sections[found] = _make_section(kind, found)
+        with calling(_FIELD, kind):
+            _sections[found] = _make_section(kind, found)
         _sections[found].carries = getattr(found, "memory", None) == "carried"
     return _sections[found]
 
@@ -84,6 +86,11 @@ def _section_of_fields(kind: str, found: Any) -> type[FamilyConfig]:
         name = field.name
         if name in _NOT_SETTINGS or not field.init:
             continue
+        if name == "kind" or hasattr(FamilyConfig, name):
+            raise UserError(
+                f"{_FIELD}: {kind!r} has the setting {name!r}, a name that sections of charjax use "
+                "themselves: rename it"
+            )
         if field.default is dataclasses.MISSING:
             raise _no_default(kind, name)
         settings[name] = (hints[name], Field(default=field.default, description="of this family"))
@@ -92,7 +99,8 @@ def _section_of_fields(kind: str, found: Any) -> type[FamilyConfig]:
     widths = [name for name in _WIDTHS if name in settings]
     try:
         section = create_model(found.__name__, __base__=FamilyConfig, **settings)
-    except (PydanticUserError, NameError, TypeError) as error:
+        section.model_construct().model_dump_json()
+    except (PydanticUserError, PydanticSerializationError, NameError, TypeError) as error:
         raise UserError(
             f"{_FIELD}: {kind!r}: its fields cannot be settings: {str(error).splitlines()[0]}; "
             "settings are int, float, bool, str, Literal or tuples of them"

@@ -7,7 +7,7 @@ run or a checkpoint holds the name alone, with the beginning of the file's SHA-2
 Importing this package must stay cheap (no JAX).
 """
 
-from charjax.extensions.failures import describe_failure, with_place
+from charjax.extensions.failures import calling, describe_failure, with_place
 from charjax.extensions.fields import FIELDS, Kind
 from charjax.extensions.loading import (
     bind,
@@ -28,6 +28,7 @@ __all__ = [
     "Reference",
     "accepting_changes",
     "bind",
+    "calling",
     "check_callable",
     "code_digests",
     "describe_failure",

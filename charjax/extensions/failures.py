@@ -1,6 +1,7 @@
 """Errors out of a file of the user's, described with its line."""
 
 import ast
+import contextlib
 import re
 import traceback
 from collections.abc import Iterator
@@ -37,20 +38,47 @@ def describe_failure(error: BaseException) -> str | None:
             break
     else:
         return None
-    text = str(error).strip().split("\n")[0].strip()
-    text = text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
     hint = ""
     if isinstance(error, ModuleNotFoundError):
         hint = (
             "; a file of your own may import installed packages: install that one, or put its "
             "code into this file"
         )
-    return f"{path}:{line}: {type(error).__name__}{': ' if text else ''}{text}{hint}"
+    return f"{path}:{line}: {_brief(error)}{hint}"
 
 
 def failed(error: BaseException, prefix: str) -> UserError:
     """Return an error of the user's code as a UserError."""
-    return UserError(f"{prefix}: {describe_failure(error) or f'{type(error).__name__}: {error}'}")
+    return UserError(f"{prefix}: {describe_failure(error) or _brief(error)}")
+
+
+@contextlib.contextmanager
+def calling(field: str, text: str) -> Iterator[None]:
+    """Call what a setting names: every error within becomes a UserError that names it.
+
+    An error of a library may have no frame in the user's file: `act = jax.nn.glu` has none.
+
+    Args:
+      field: one of FIELDS.
+      text: the setting's value.
+
+    Raises:
+      UserError: an error was raised, or the process was to be ended.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        described = describe_failure(error)
+        raise UserError(described or f"{field}: {text!r} fails: {_brief(error)}") from error
+
+
+def _brief(error: BaseException) -> str:
+    """Return the type of an error and the first line of its message."""
+    text = str(error).strip().split("\n")[0].strip()
+    text = text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+    return f"{type(error).__name__}{': ' if text else ''}{text}"
 
 
 def with_place(message: str) -> str:

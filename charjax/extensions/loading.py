@@ -1,5 +1,6 @@
 """From a setting's value to the object that it names."""
 
+import contextlib
 import inspect
 import sys
 import types
@@ -185,7 +186,10 @@ def _execute(source: Source, field: str) -> types.ModuleType:
     # Dataclasses and pydantic look a class's module up.
     sys.modules[module.__name__] = module
     try:
-        exec(compile(source.data, source.path, "exec", dont_inherit=True), vars(module))
+        code = compile(source.data, source.path, "exec", dont_inherit=True)
+        # Standard output is the command's: it may be one JSON object.
+        with contextlib.redirect_stdout(sys.stderr):
+            exec(code, vars(module))
     except KeyboardInterrupt:
         del sys.modules[module.__name__]
         raise
@@ -193,6 +197,8 @@ def _execute(source: Source, field: str) -> types.ModuleType:
         del sys.modules[module.__name__]
         if isinstance(error, UserError):
             raise
+        if isinstance(error, SyntaxError) and error.filename is None:  # of null bytes
+            error.filename = source.path
         raise failed(error, field) from error
     _modules[key] = module
     return module

@@ -65,7 +65,8 @@ def name_file(path: str | Path) -> Source:
     Raises:
       UserError: it is no Python file, cannot be read, or has the name of another one.
     """
-    source = Source(str(path), _read(str(path)))
+    path = os.path.expanduser(path)
+    source = Source(path, _read(path))
     versions = _names.sources.setdefault(source.file, {})
     if source.version in versions:
         source = versions.pop(source.version)

@@ -1,5 +1,6 @@
 """Schemes of the user's own: a function from the section [init] to a Scheme, or a Scheme itself."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -8,8 +9,8 @@ import numpy as np
 
 from charjax.config import InitConfig
 from charjax.errors import UserError
-from charjax.extensions import check_callable, find_object
-from charjax.init.scheme import Rule, Scheme, initialise
+from charjax.extensions import calling, check_callable, find_object
+from charjax.init.scheme import Drawn, Rule, Scheme, initialise
 from charjax.models.roles import Role, Roles
 
 _FORM = "scheme(init)"
@@ -44,7 +45,9 @@ def own_scheme(init: InitConfig) -> tuple[Scheme, tuple[str, ...]] | None:
     if isinstance(found, Scheme):
         return _checked(name, found), ()
     settings = ReadSettings(init)
-    made = check_callable("init.scheme", name, found, 1, _FORM)(settings)
+    scheme = check_callable("init.scheme", name, found, 1, _FORM)
+    with calling("init.scheme", name):
+        made = scheme(settings)
     numbers = set(InitConfig.model_fields) - {"scheme", "gain"}
     return _checked(name, made), tuple(sorted(settings.read & numbers))
 
@@ -54,6 +57,11 @@ def _checked(name: str, scheme: Any) -> Scheme:
         raise UserError(
             f"init.scheme: {name!r} gives a {type(scheme).__name__}; it must give a "
             "charjax.init.Scheme, as in Scheme('mine', rules_for(Normal(0.02)))"
+        )
+    if not isinstance(scheme.rules, Mapping):
+        raise UserError(
+            f"init.scheme: {name!r} gives rules that are a {type(scheme.rules).__name__}; they are "
+            "a dictionary of rules by Role, as rules_for(Normal(0.02)) makes it"
         )
     rules = [*scheme.rules.items(), *([("readout_bias", b)] if (b := scheme.readout_bias) else [])]
     for role, rule in rules:
@@ -91,21 +99,30 @@ def check_draws(
       size: symbols of the text.
 
     Raises:
-      UserError: a draw has another shape or dtype than its parameter, or is not finite, or a factor
-        is not a finite number.
+      UserError: a draw has another shape or dtype than its parameter, is not finite or not a
+        function of its key, or a factor is not a finite number.
     """
     log_V = jnp.full(size, -np.log(size), jnp.float32)
-    drawn = jax.jit(lambda key: initialise(scheme, shapes, roles, key, depth, log_V))(
-        jax.random.key(0)
-    )
+
+    def draw() -> Drawn:
+        compiled = jax.jit(lambda key: initialise(scheme, shapes, roles, key, depth, log_V))
+        return compiled(jax.random.key(0))
+
+    drawn, again = draw(), draw()
     wanted = jax.tree_util.tree_flatten_with_path(shapes)[0]
-    for (path, shape), array in zip(wanted, jax.tree.leaves(drawn.params), strict=True):
+    leaves = jax.tree.leaves(drawn.params), jax.tree.leaves(again.params)
+    for (path, shape), array, second in zip(wanted, *leaves, strict=True):
         where = "/".join(str(getattr(part, "key", part)) for part in path)
         if (array.shape, array.dtype) != (shape.shape, jnp.float32):
             raise UserError(
                 f"init.scheme: {name!r} draws {array.dtype}{list(array.shape)} for {where!r}, "
                 f"which is float32{list(shape.shape)}; a draw returns an array of site.shape, "
                 "float32"
+            )
+        if not np.array_equal(array, second, equal_nan=True):
+            raise UserError(
+                f"init.scheme: {name!r} draws other numbers for {where!r} with the same key; draw "
+                "with jax.random and the key that is given"
             )
         if not bool(jnp.isfinite(array).all()):
             raise UserError(

@@ -12,6 +12,7 @@ from typing import Any
 
 from charjax.config import Config
 from charjax.errors import UserError
+from charjax.extensions import with_place
 from charjax.performance.failures import LeftOut, first_line
 from charjax.performance.same_work import labels, why_not
 from charjax.performance.show import Row
@@ -63,6 +64,7 @@ class Contest:
       torch: the Python that has PyTorch, or None.
       in_full: whether generation, energy and the drift of the peak rates are measured, too.
       rates: the peak rates of each device, once they are measured.
+      mistakes: of the user's, for which rows have no figures.
     """
 
     devices: tuple[str, ...]
@@ -72,6 +74,7 @@ class Contest:
     torch: str | None = None
     in_full: bool = True
     rates: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    mistakes: list[str] = dataclasses.field(default_factory=list)
 
     def late(self) -> bool:
         """Return whether the time is over."""
@@ -115,6 +118,8 @@ class Contest:
             if isinstance(error, UserError) and not point.name:
                 raise
             row["why"] = reason(error)
+            if isinstance(error, UserError):
+                self.mistakes.append(row["why"])
             self.leave_out(device, point.name or "everything", row["why"])
             return
         self.rates.setdefault(device, row["roofline"])
@@ -306,6 +311,6 @@ def check_same_work(label: str, theirs: dict[str, Any], ours: dict[str, Any]) ->
 def reason(error: Exception) -> str:
     """Return one line on what went wrong."""
     if isinstance(error, LeftOut | UserError):
-        return str(error)
+        return with_place(str(error))
     line = first_line(error)
     return line.removeprefix("RuntimeError: ")

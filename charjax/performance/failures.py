@@ -9,7 +9,7 @@ class LeftOut(Exception):  # noqa: N818 - no error: something is not available h
     """A row cannot be measured here; the message is one line that says why."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return one line on an error."""
     text = str(error).strip() or type(error).__name__
     line = printable(text.splitlines()[0])[:300]

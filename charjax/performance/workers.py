@@ -194,7 +194,7 @@ def main() -> None:
             result = {"left out": str(reason)}
         except UserError as mistake:
             result = {"mistake": str(mistake)}
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             described = extensions.describe_failure(error)
             result = {"mistake": described} if described else {"error": first_line(error)}
         replies.write(json.dumps(result) + "\n")

@@ -17,6 +17,9 @@ from charjax.run.notes import check_resumed, read_notes
 from charjax.run.tokenizer_file import check_tokenizer
 from charjax.training.session import Session
 
+# Beside config.toml, which is the first.
+_WRITTEN = ("metrics.jsonl", "samples.txt", "curves.png", "summary.json")
+
 
 @contextlib.contextmanager
 def run_directory(workdir: Path | None, config: Config) -> Iterator[Path]:
@@ -83,8 +86,8 @@ def check_can_start(directory: Path, session: Session, *, resume: bool) -> None:
     Another process that writes there is not noticed: only a lock would show it.
 
     Raises:
-      UserError: the directory holds a run and `resume` is false, a checkpoint there is of another
-        run, or it cannot be made or written.
+      UserError: the directory holds a run, or files of the names that a run writes, and `resume` is
+        false, a checkpoint there is of another run, or it cannot be made or written.
     """
     if not resume:
         _refuse_existing_run(directory)
@@ -102,4 +105,10 @@ def _refuse_existing_run(directory: Path) -> None:
         raise UserError(
             f"--workdir: {str(directory)!r} already holds a run; continue it with --resume, or "
             "give another directory"
+        )
+    foreign = [name for name in _WRITTEN if (directory / name).exists()]
+    if foreign:
+        raise UserError(
+            f"--workdir: {str(directory)!r} holds no run, but {', '.join(foreign)}, which a run "
+            "writes: give another directory"
         )

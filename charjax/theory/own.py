@@ -7,13 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from charjax.errors import UserError
 from charjax.extensions import check_callable, executed
 from charjax.theory.quadrature import Array
 
 # Kinks are sought there; an odd number of places, none of them a round number.
 _REACH, _PLACES = 24.0, 4799
-# A derivative that changes by this much within 1e-9 jumps.
+# A derivative that changes within 1e-9 by so much, or so large a part of it, jumps.
 _JUMP, _NEAR = 1e-3, 1e-9
+# Integrals over two variables are cut at each kink, for each place of the other variable.
+_MOST_KINKS = 64
 
 
 def read_own(name: str) -> tuple[Callable[[Array], Array], Callable[[Array], Array], Array] | None:
@@ -24,7 +27,8 @@ def read_own(name: str) -> tuple[Callable[[Array], Array], Callable[[Array], Arr
     `kinks` states its own.
 
     Raises:
-      UserError: the user has not named the file, or the function fails.
+      UserError: the user has not named the file, the function fails, or more kinks are found than
+        integrals can be cut at.
     """
     found = executed("model.activation", name)
     if found is None:
@@ -41,7 +45,15 @@ def read_own(name: str) -> tuple[Callable[[Array], Array], Callable[[Array], Arr
     stated = getattr(function, "kinks", None)
     if stated is not None:
         return value, slope, np.asarray(stated, np.float64)
-    return value, slope, np.union1d(_jumps(slope), _jumps(_float64(second)))
+    found_kinks = np.union1d(_jumps(slope), _jumps(_float64(second)))
+    if len(found_kinks) > _MOST_KINKS:
+        raise UserError(
+            f"model.activation: {name!r} has too many kinks for mean-field theory: its derivatives "
+            f"jump at {len(found_kinks)} places from {-_REACH:g} to {_REACH:g}; at most "
+            f"{_MOST_KINKS} are integrated between: state those that matter as its attribute, as "
+            "in kinks = (0.0,)"
+        )
+    return value, slope, found_kinks
 
 
 def _float64(function: Callable[[jax.Array], jax.Array]) -> Callable[[Array], Array]:
@@ -69,15 +81,17 @@ def _jumps(derivative: Callable[[Array], Array]) -> Array:
     """Return the arguments at which a derivative jumps."""
     low = np.linspace(-_REACH, _REACH, _PLACES) + math.pi * 1e-4
     low, high = low[:-1], low[1:]
-    change = np.abs(derivative(high) - derivative(low))
-    suspected = ~(change <= _JUMP)
+    at_low, at_high = derivative(low), derivative(high)
+    suspected = ~(np.abs(at_high - at_low) <= _JUMP)
+    # A large derivative of a smooth function changes by more than that within 1e-9.
+    jump = _JUMP * np.maximum(1.0, np.maximum(np.abs(at_low), np.abs(at_high)))[suspected]
     low, high = low[suspected], high[suspected]
     while low.size and float(np.max(high - low)) > _NEAR:
         middle = (low + high) / 2
         at_low, at_middle, at_high = (derivative(x) for x in (low, middle, high))
         is_left = ~(np.abs(at_high - at_middle) >= np.abs(at_middle - at_low))
         low, high = np.where(is_left, low, middle), np.where(is_left, middle, high)
-        jumps = ~(np.abs(derivative(high) - derivative(low)) <= _JUMP)
-        low, high = low[jumps], high[jumps]
+        jumps = ~(np.abs(derivative(high) - derivative(low)) <= jump)
+        low, high, jump = low[jumps], high[jumps], jump[jumps]
     found = np.round((low + high) / 2, 8) + 0.0
     return found[np.diff(found, prepend=-math.inf) > 0.01]

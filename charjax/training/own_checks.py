@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from charjax.config import Config
 from charjax.config.own_families import is_own as is_own_family
+from charjax.extensions import calling
 from charjax.init import check_cover, is_own_scheme, scheme_for
 from charjax.init.own import check_draws
 from charjax.init.own_families import check_suits
@@ -30,22 +31,28 @@ def check_own(config: Config, model: CharModel) -> None:
     activation, kind = getattr(config.model, "activation", None), config.model.kind
     built = config.model.model_dump_json(), str(model.vocab_size), config.runtime.dtype
     if is_own_activation(activation):
-        _once(("activation", str(activation)), lambda: check_activation(str(activation)))
+        named = str(activation)
+        _once("model.activation", named, (), lambda: check_activation(named))
     if is_own_family(kind):
-        _once(("family", *built), lambda: check_family(kind, model))
+        _once("model.kind", kind, built, lambda: check_family(kind, model))
     init = config.init.model_dump_json()
     if is_own_family(kind):
-        _once(("suits", *built, init), lambda: _check_suits(config, model))
+        _once("model.kind", kind, (*built, init), lambda: _check_suits(config, model))
     if is_own_scheme(config.init.scheme):
-        _once(("scheme", *built, init), lambda: _check_scheme(config, model))
+        scheme = config.init.scheme
+        _once("init.scheme", scheme, (*built, init), lambda: _check_scheme(config, model))
     if is_own_optimizer(config.optim):
-        optim = config.optim.model_dump_json()
-        _once(("optim", *built, optim), lambda: check_direction(config.optim, _shapes(model)))
+        optim = (*built, config.optim.model_dump_json())
+        shapes = _shapes(model)
+        _once("optim.kind", config.optim.kind, optim, lambda: check_direction(config.optim, shapes))
 
 
-def _once(key: tuple[str, ...], check: Callable[[], None]) -> None:
+def _once(field: str, named: str, settings: tuple[str, ...], check: Callable[[], None]) -> None:
+    """Check what a setting names, once for each setting of what it is used with."""
+    key = field, named, *settings
     if key not in _passed:
-        check()
+        with calling(field, named):
+            check()
         _passed.add(key)
 
 

@@ -16,7 +16,7 @@ from charjax.config import OptimConfig
 from charjax.config.errors import choices
 from charjax.config.reads import READ
 from charjax.errors import UserError
-from charjax.extensions import check_callable, find_object
+from charjax.extensions import calling, check_callable, find_object
 from charjax.init.own import ReadSettings
 
 _FORM = "make(optim)"
@@ -40,7 +40,9 @@ def own_direction(config: OptimConfig) -> optax.GradientTransformation:
 
 def _build(name: str, settings: ReadSettings) -> optax.GradientTransformation:
     found = find_object("optim.kind", name)
-    made = check_callable("optim.kind", name, found, 1, _FORM)(settings)
+    make = check_callable("optim.kind", name, found, 1, _FORM)
+    with calling("optim.kind", name):
+        made = make(settings)
     if not (callable(getattr(made, "init", None)) and callable(getattr(made, "update", None))):
         raise UserError(
             f"optim.kind: {name!r} returns a {type(made).__name__}; it must return a "
@@ -79,6 +81,8 @@ def check_direction(config: OptimConfig, shapes: Any) -> None:
             raise refuse(f"returns updates unlike the gradient: {difference}")
         if difference := _difference(after, before):
             raise refuse(f"returns a state unlike the one of its init: {difference}")
+        if problem := _unsaved(before):
+            raise refuse(f"has a state that cannot be saved: {problem}")
         sums = np.asarray(jax.jit(lambda: _trial(optimizer, shapes))())
     # Only now: it may read them in its update.
     _refuse_unread(config, settings.read)
@@ -136,6 +140,19 @@ def _trial(optimizer: Any, shapes: Any) -> Array:
         products += optax.tree.vdot(updates, grads)
     count = _STEPS * sum(leaf.size for leaf in leaves)
     return jnp.stack([squares, products, jnp.float32(count)])
+
+
+def _unsaved(state: Any) -> str | None:
+    """Return the first leaf of a state that a checkpoint cannot hold, or None."""
+    names: set[str] = set()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
+            return f"{name!r} is a random key; hold jax.random.key_data(key)"
+        if name in names:
+            return f"two of its arrays have the path {name!r}; give them names of their own"
+        names.add(name)
+    return None
 
 
 def _difference(tree: Any, wanted: Any) -> str | None:

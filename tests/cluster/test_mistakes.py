@@ -67,6 +67,22 @@ def test_every_process_ends_with_a_line(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_processes_of_another_number(tmp_path: Path) -> None:
+    """Those of three would train, and wait for ever for what the third does not send."""
+    flags = [
+        ["--processes", str(number), "--process", str(index), "--coordinator", "127.0.0.1:39913"]
+        for index, number in enumerate((3, 3, 4))
+    ]
+    words: list[object] = ["model.kind=bigram", "--workdir", "new"]
+    with Several(tmp_path, 3, words, flags=flags.__getitem__) as several:
+        assert several.wait(60) == [2, 2, 2], several.report()
+        for each in several.started:
+            assert len(each.errors) == 1, several.report()
+            assert "start every process with the same number" in each.errors[0]
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.longest
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_process_whose_peer_does_not_come(index: int, tmp_path: Path) -> None:

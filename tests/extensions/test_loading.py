@@ -127,3 +127,12 @@ def test_an_object_must_be_callable_in_its_form() -> None:
 def test_a_file_that_is_no_python_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"its name must end with \.py"):
         name_file(write(tmp_path, "", "mine.txt"))
+
+
+def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves `init.scheme=~/mine.py:scheme` as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = write(tmp_path, "scheme = 7\n")
+    word = name_word("init.scheme", "~/mine.py:scheme")
+    assert word == name_word("init.scheme", f"{path}:scheme")
+    assert find_object("init.scheme", word) == 7

@@ -25,6 +25,11 @@ def stated(x): return jnp.abs(x - 1e-4) + jnp.abs(x)
 stated.kinks = (0.0, 1e-4)
 def growing(x): return jnp.exp(x * x)
 def flat(x): return 0.0 * x
+def fast(x): return jnp.sin(1000 * x)
+def zigzag(x): return jnp.abs(x - jnp.round(x))
+def stated_zigzag(x): return zigzag(x)
+stated_zigzag.kinks = (0.0, 0.5)
+def exponential(x): return jnp.exp(x)
 """
 
 
@@ -98,3 +103,16 @@ def test_the_gain_of_he_is_that_of_the_derivative(tmp_path: Path) -> None:
 def test_an_expectation_that_leaves_float64_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expectation"):
         theory.second_moment(9.0, theory.find_activation(word(tmp_path, "growing")))
+
+
+@pytest.mark.parametrize("name", ["fast", "exponential"])
+def test_a_smooth_function_has_no_kinks(name: str, tmp_path: Path) -> None:
+    """Its derivatives change by much within 1e-9 where they are large, and do not jump."""
+    assert theory.find_activation(word(tmp_path, name)).kinks == ()
+
+
+def test_too_many_kinks_are_refused(tmp_path: Path) -> None:
+    """Integrals cut at each of them would not fit into a machine's memory."""
+    with pytest.raises(UserError, match=r"jump at 9[5-8] places from -24 to 24; at most 64"):
+        theory.find_activation(word(tmp_path, "zigzag"))
+    assert theory.find_activation(word(tmp_path, "stated_zigzag")).kinks == (0.0, 0.5)

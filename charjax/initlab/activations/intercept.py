@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from charjax.errors import UserError
 from charjax.models.contract import CharModel
 from charjax.models.taps import Arrays, TapPoint
 
@@ -61,7 +62,8 @@ def record(
       logits (B, N, V), and the arrays, the perturbations in them.
 
     Raises:
-      ValueError: a tap point that is not passed, or more than once.
+      UserError: the taps of a family of the user's own name a point that is not passed, or one
+        that is passed more than once.
     """
     arrays: dict[TapPoint, Array] = {}
 
@@ -69,7 +71,10 @@ def record(
         if point not in points:
             return array
         if point in arrays:
-            raise ValueError(f"the {point.side} of {point.path!r} is passed more than once")
+            raise UserError(
+                f"model.kind: taps() of {type(model).__name__} has the {point.side} of "
+                f"{point.path!r}, which is computed more than once: see charjax.models.taps"
+            )
         if perturbations is not None:
             array += perturbations[point].astype(array.dtype)
         arrays[point] = array
@@ -98,7 +103,11 @@ def record(
         )
     missing = points - arrays.keys()
     if missing:
-        raise ValueError(f"never passed: {sorted(missing)}")
+        point = min(missing)
+        raise UserError(
+            f"model.kind: taps() of {type(model).__name__} has the {point.side} of {point.path!r}, "
+            "and the model computes no such module: see charjax.models.taps"
+        )
     return logits_BNV, arrays
 
 

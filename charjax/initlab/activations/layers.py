@@ -63,12 +63,16 @@ def find_layers(model: CharModel) -> tuple[Layer, ...]:
       ValueError: a family that is not trained.
       UserError: a family of the user's own without layers to look into.
     """
+    return tuple(tap.layer for tap in _taps(model))
+
+
+def _taps(model: CharModel) -> tuple[Tap, ...]:
     if type(model).taps is CharModel.taps and not model.fitted:
         raise UserError(
             f"model.kind: {type(model).__name__} has no taps(), which describes the layers; probes "
             "and sweeps look into them: see charjax.models.taps, or docs/own.md"
         )
-    return tuple(tap.layer for tap in model.taps())
+    return model.taps()
 
 
 def layer_values(
@@ -78,7 +82,7 @@ def layer_values(
 
     The last places of each layer are those of the N outputs.
     """
-    taps = model.taps()
+    taps = _taps(model)
     points = frozenset(point for tap in taps for point in tap.points)
     logits_BNV, arrays = record(model, variables, inputs_BS, num_outputs, points, train=train)
     recording = Recording(variables, inputs_BS, num_outputs, arrays)
@@ -131,7 +135,7 @@ def inspect_layers(
     train: bool,
 ) -> tuple[Array, LayerStats, ParameterStats, tuple[LayerValues, ...]]:
     """Measure the layers, and return their values too: for one network, where there is memory."""
-    taps = model.taps()
+    taps = _taps(model)
     points = frozenset(point for tap in taps for point in tap.points)
     total = jnp.maximum(jnp.sum(weights_BT), 1.0)
 
