@@ -6,7 +6,7 @@ A new family is a class here, in `ModelConfig`, and a module of its own in `char
 import typing
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from charjax.config.fields import Count, OrOwn, Rate, Section, Width
 
@@ -326,6 +326,20 @@ class TransformerConfig(FamilyConfig):
     norm_epsilon: float = Field(
         1e-5, ge=1e-12, le=1.0, description="the number under the root of every norm"
     )
+    remat: Literal["none", "block", "attention"] = Field(
+        "none",
+        description="what training computes again in the backward pass in place of saving it: "
+        "nothing, each whole block, or the attention's weights",
+    )
+    scan_layers: Literal["auto", "true", "false"] = Field(
+        "auto",
+        description="train the blocks in a loop, which is compiled once; auto: on a TPU",
+    )
+
+    @field_validator("scan_layers", mode="before")
+    @classmethod
+    def _as_word(cls, value: Any) -> Any:
+        return str(value).lower() if isinstance(value, bool) else value
 
     @property
     def head_width(self) -> int:

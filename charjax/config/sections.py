@@ -473,6 +473,7 @@ _YOUNGER: tuple[tuple[str, str], ...] = (
     ("model", "attn_softcap"),
     ("model", "final_softcap"),
     *(("model", key) for key in ("d_ff", "rotary_base", "norm_epsilon")),
+    *(("model", key) for key in ("remat", "scan_layers")),
     ("optim", "clip_value"),
     ("train", "label_smoothing"),
     ("train", "z_loss"),
