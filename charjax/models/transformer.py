@@ -221,6 +221,12 @@ class Transformer(CharModel):
         )
         return Cache(layers, jnp.zeros((), jnp.int32))
 
+    def short_cache(self, batch_size: int, length: int) -> Cache:
+        """See CharModel."""
+        positions = min(length, self.context_length)
+        cache: Cache = self.clone(context_length=positions, parent=None).init_cache(batch_size)
+        return cache
+
     @nn.compact
     def __call__(
         self,

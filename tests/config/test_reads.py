@@ -57,6 +57,7 @@ RUNS: list[list[str]] = [
     ["model.dropout=0.1"],
     ["model.residual=rezero"],
     ["model.positions=rotary"],
+    ["model.n_layer=1"],
     ["data.path=x.txt"],
     ["data.path=x.txt", "data.tokenizer=byte"],
     ["data.name=names"],
