@@ -32,7 +32,7 @@ _ROWS_PER_CORE = 8
 # top-p's sort makes several copies.
 _MOST_LOGITS = 1 << 20
 # Bytes of the caches of a group on a CPU: at least these, or so many times the parameters.
-_LEAST_CACHE, _CACHES_PER_PARAMETERS = 1 << 25, 2
+_LEAST_CACHE, _CACHES_PER_PARAMETERS = 1 << 24, 2
 # Part of an accelerator's memory for the caches of a group.
 _PART_OF_MEMORY = 0.25
 # The fewest positions of a cache.
