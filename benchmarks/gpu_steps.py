@@ -131,6 +131,7 @@ STEPS = (
     _benchmark("checkpoint_overhead", 3.0, "bigram*"),
     _benchmark("generate", 4.0, "*B1"),
     _benchmark("options", 3.0),
+    _benchmark("contexts", 3.0),
     _benchmark("throughput", 5.0, "bigram*"),
     _benchmark("startup", 4.0, "first step*"),
 )

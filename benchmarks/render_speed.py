@@ -19,6 +19,7 @@ NAMES = (
     "roofline",
     "throughput",
     "options",
+    "contexts",
     "peers",
     "gru",
     "generate",
