@@ -30,7 +30,11 @@ def measure(section: Section) -> None:
             name = f"gpt {n_layer}L {n_head}H {d_model} T{T} B1, remat {remat}"
             if not section.wants(name):
                 continue
-            sizes = (f"model.n_layer={n_layer}", f"model.n_head={n_head}", f"model.d_model={d_model}")
+            sizes = (
+                f"model.n_layer={n_layer}",
+                f"model.n_head={n_head}",
+                f"model.d_model={d_model}",
+            )
             config = make_config(
                 *STREAM, *sizes, f"model.context_length={T}", "train.batch_size=1", *words
             )

@@ -205,9 +205,7 @@ def _compiled(
 
 
 @functools.partial(jax.jit, static_argnames=("model", "mesh", "positions"))
-def _prefill(
-    model: CharModel, mesh: Mesh, positions: int, variables: Any, tokens_BT: Array
-) -> Any:
+def _prefill(model: CharModel, mesh: Mesh, positions: int, variables: Any, tokens_BT: Array) -> Any:
     """Return a new cache with the tokens in it."""
     function = functools.partial(_read, model, positions)
     read = parallel.shard_rows(function, mesh, parallel.WHOLE, parallel.ROWS)

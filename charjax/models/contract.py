@@ -145,7 +145,7 @@ class CharModel(nn.Module):
         raise NotImplementedError
 
     def short_cache(self, batch_size: int, length: int) -> Any:
-        """Return `init_cache` for at most `length` tokens; smaller where a family can make it so."""
+        """Return `init_cache` for at most `length` tokens, smaller where a family has it."""
         return self.init_cache(batch_size)
 
     def __call__(

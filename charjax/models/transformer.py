@@ -7,7 +7,6 @@ residual stream, H heads, V vocabulary.
 import math
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax

@@ -105,7 +105,7 @@ def tiled_keep_mask(
 
 
 def _tiles(x_BTHK: Array, J: int, tile: int) -> Array:
-    """Return (N, B, J, R, K): tiles first, heads that share keys as rows of one; zeros at the end."""
+    """Return (N, B, J, R, K): heads that share keys are rows of one; zeros are added at the end."""
     B, T, H, K = x_BTHK.shape
     N, G = -(-T // tile), H // J
     x_BTHK = jnp.pad(x_BTHK, ((0, 0), (0, N * tile - T), (0, 0), (0, 0)))

@@ -96,7 +96,9 @@ def tokens_of(
     rows = whole_rows(list(chunks), samples)
     # A group that ends before the others is padded, as a sample is.
     longest = max(map(len, rows))
-    return np.stack([np.pad(row, (0, longest - len(row)), constant_values=stop or 0) for row in rows])
+    return np.stack(
+        [np.pad(row, (0, longest - len(row)), constant_values=stop or 0) for row in rows]
+    )
 
 
 @pytest.mark.parametrize(

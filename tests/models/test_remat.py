@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from charjax.config import load_config, parse_config
+from charjax.config import load_config, parse_config, resume_conflicts
 from charjax.errors import UserError
 from charjax.models import build
 from charjax.models.contract import CharModel
@@ -90,6 +90,14 @@ def test_the_parameters_and_the_digest_are_those_of_the_default() -> None:
     named = parse_config({"model": {"remat": "none", "scan_layers": "auto"}})
     assert named.digest() == parse_config({}).digest()
     assert parse_config({"model": {"remat": "block"}}).digest() != named.digest()
+
+
+def test_a_run_goes_on_with_another_way_of_training() -> None:
+    old, new = (
+        parse_config({"model": settings})
+        for settings in ({}, {"remat": "block", "scan_layers": "true"})
+    )
+    assert resume_conflicts(old, new) == resume_conflicts(new, old) == []
 
 
 def test_a_loop_is_written_as_a_word_or_as_a_boolean() -> None:

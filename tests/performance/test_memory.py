@@ -252,7 +252,9 @@ def test_memory_is_linear_in_the_context(remat: str, tmp_path: Path) -> None:
 def test_what_is_computed_again_is_held_once_on_a_gpu(folder: Path) -> None:
     words = ("model.n_layer=8", "model.n_head=2", "model.d_model=64", "model.context_length=64")
     none, attention, block = (
-        memory.predict(session_of(folder, *words, f"model.remat={remat}"), devices=1, platform="cuda")
+        memory.predict(
+            session_of(folder, *words, f"model.remat={remat}"), devices=1, platform="cuda"
+        )
         for remat in ("none", "attention", "block")
     )
     assert none.temporary > attention.temporary > block.temporary
