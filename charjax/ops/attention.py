@@ -55,10 +55,13 @@ def causal_attention(
         raise TypeError(f"dropout_rate is {dropout_rate}, but there is no dropout_key")
     settings: dict[str, Any] = {"window": window, "softcap": softcap, "dropout_rate": dropout_rate}
     if recompute and version in ("blocks", "plain"):
-        again = functools.partial(causal_attention, **settings)
-        return jax.checkpoint(lambda q, k, v, key: again(q, k, v, dropout_key=key))(
-            q_BTHK, k_BTJK, v_BTJK, dropout_key
-        )
+
+        @jax.checkpoint
+        def attend(q_BTHK: Array, k_BTJK: Array, v_BTJK: Array, key: Array | None) -> Array:
+            return causal_attention(q_BTHK, k_BTJK, v_BTJK, dropout_key=key, **settings)
+
+        o_BTHK: Array = attend(q_BTHK, k_BTJK, v_BTJK, dropout_key)
+        return o_BTHK
     if version == "tiles":
         return long_attention(q_BTHK, k_BTJK, v_BTJK, dropout_key=dropout_key, **settings)
     if version == "plain":

@@ -53,7 +53,7 @@ def check(T: int, tile: int, heads: int, dtype: Any = jnp.float32, **options: An
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(plain), strict=True):
         assert a.dtype == b.dtype == dtype
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        np.testing.assert_allclose(a, b, atol=tolerance * np.abs(b).max())
+        np.testing.assert_allclose(a, b, atol=tolerance * (1 + np.abs(b).max()))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_in_bfloat16() -> None:
 
 
 @pytest.mark.slow
-@hypothesis.settings(max_examples=15)
+@hypothesis.settings(max_examples=10)
 @hypothesis.given(
     T=st.integers(1, 90),
     tile=st.sampled_from([1, 2, 8, 16, 32, 128]),

@@ -238,7 +238,10 @@ def test_ways_to_train_long_texts_agree_with_the_compiler_of_this_processor(
 @pytest.mark.slow
 @pytest.mark.parametrize("remat", ["none", "block"])
 def test_memory_is_linear_in_the_context(remat: str, tmp_path: Path) -> None:
+    text = tmp_path / "long.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog\n" * 1000, encoding="ascii")
     words = ("model.n_layer=2", "model.n_head=4", "model.d_model=64", "train.batch_size=1")
+    words += (f"data.path={text}",)
 
     def bytes_of(T: int) -> int:
         long = (f"model.context_length={T}", f"model.remat={remat}")
