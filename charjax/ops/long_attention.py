@@ -156,7 +156,7 @@ def _forward(
         o_BJRK, sum_BJR1, largest_BJR1 = sums
         return None, ((o_BJRK / sum_BJR1).astype(dtype), largest_BJR1 + jnp.log(sum_BJR1))
 
-    numbers_N = jnp.arange(len(q_NBJRK))
+    numbers_N = jnp.arange(len(q_NBJRK), dtype=jnp.int32)
     _, (o_NBJRK, log_NBJR1) = lax.scan(one_tile, None, (numbers_N, q_NBJRK))
     o_NBJRK, log_NBJR1 = (checkpoint_name(x, ATTENDED) for x in (o_NBJRK, log_NBJR1))
     return o_NBJRK, (q_NBJRK, k_NBJSK, v_NBJSK, dropout_key, o_NBJRK, log_NBJR1)
@@ -202,7 +202,7 @@ def _backward(form: Form, saved: tuple[Any, ...], g_NBJRK: Array) -> Any:
         dk_BJSK, dv_BJSK = (x.astype(dtype) for x in rest)
         return dq_NBJRK, (dk_BJSK, dv_BJSK)
 
-    rows = (jnp.arange(N), k_NBJSK, v_NBJSK)
+    rows = (jnp.arange(N, dtype=jnp.int32), k_NBJSK, v_NBJSK)
     dq_NBJRK, (dk_NBJSK, dv_NBJSK) = lax.scan(one_tile, jnp.zeros(q_NBJRK.shape, wide), rows)
     return dq_NBJRK.astype(dtype), dk_NBJSK, dv_NBJSK, None
 
