@@ -75,13 +75,13 @@ def saved_values(model: Any, length: int) -> int:
 def activation_shapes(model: Any, length: int) -> dict[str, tuple[int, ...]]:
     """Return the stream and the attention's weights in all blocks, and the logits."""
     L, T, D = model.n_layer, length, model.d_model
-    # The blocks that a program holds at once: what is computed again is that of one.
-    held = 1 if model.remat == "block" else L
-    weighed = L if model.remat == "none" else 1
+    # Of what is computed again, a program holds one block's at once.
+    stream_blocks = 1 if model.remat == "block" else L
+    weights_blocks = L if model.remat == "none" else 1
     return {
-        "stream": (held, T, D),
+        "stream": (stream_blocks, T, D),
         **({"inputs": (L, T, D)} if model.remat == "block" else {}),
-        "weights": (weighed, model.n_head, T, T),
+        "weights": (weights_blocks, model.n_head, T, T),
         # The derivative of one block's scores, whatever the number of blocks.
         "block": (model.n_head, T, T),
         "logits": (T, model.vocab_size),

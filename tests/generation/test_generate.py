@@ -141,7 +141,7 @@ def test_a_cache_is_as_long_as_the_texts_rounded_up(length, capacity, expected):
 
 @pytest.mark.slow
 def test_a_cache_shorter_than_the_context_gives_the_same_texts(monkeypatch):
-    """Of a context of 8, caches of 4 and 8 positions."""
+    """Caches of 4 and of 8 positions, for a context of 8."""
     asked = {"new": 3, "samples": 3}
     whole = tokens_of("transformer", PROMPTS["one"], **asked)
     model, _ = family("transformer")
