@@ -133,6 +133,7 @@ STEPS = (
     _benchmark("options", 3.0),
     _benchmark("evaluation", 4.0),
     _benchmark("feed", 2.0, "bigram*"),
+    _benchmark("contexts", 3.0),
     _benchmark("throughput", 5.0, "bigram*"),
     _benchmark("startup", 4.0, "first step*"),
 )

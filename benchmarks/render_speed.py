@@ -21,6 +21,7 @@ NAMES = (
     "throughput",
     "options",
     "feed",
+    "contexts",
     "peers",
     "gru",
     "generate",

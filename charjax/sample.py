@@ -165,7 +165,14 @@ def _generate(
     run: "Run", prompt: str, settings: "Sampling", args: Namespace, signals: "Signals", live: bool
 ) -> _Generated:
     """Generate until the end or a signal, whichever is first."""
-    from charjax.generation.generate import StopText, join, start_tokens, stop_token, stream
+    from charjax.generation.generate import (
+        StopText,
+        cut_at_stop,
+        start_tokens,
+        stop_token,
+        stream,
+        whole_rows,
+    )
     from charjax.signals import Interrupted
 
     try:
@@ -188,6 +195,7 @@ def _generate(
         seed=args.seed,
         stop=stop,
         past_context=args.past_context,
+        ended=lambda chunk: ending.reached(chunk.tokens_BK, chunk.rows),
     )
     terminal = _Terminal(run.tokenizer) if live else None
     if terminal:
@@ -196,18 +204,16 @@ def _generate(
         for chunk in calls:
             chunks.append(chunk)
             if terminal:
-                terminal.add(join([chunk.tokens_BK], stop)[0])
+                terminal.add(cut_at_stop(chunk.tokens_BK, stop)[0])
             signals.poll()
-            if ending.reached(chunk.tokens_BK):
-                break
     except Interrupted as interrupted:
         status = interrupted.status
     if terminal:
         terminal.end()
-    parts = [np.zeros((args.num_samples, 0), np.int32), *(chunk.tokens_BK for chunk in chunks)]
     seconds, compiling = sum(c.seconds for c in chunks), sum(c.compile_seconds for c in chunks)
-    ended_B = (np.concatenate(parts, axis=1) == stop).any(axis=1)
-    tokens = join(parts, stop)
+    rows = whole_rows(chunks, args.num_samples)
+    ended_B = np.array([stop is not None and bool((row == stop).any()) for row in rows])
+    tokens = cut_at_stop(rows, stop)
     cut = [ending.cut(row) for row in tokens]
     is_cut_B = np.array([len(a) < len(b) for a, b in zip(cut, tokens, strict=True)])
     finished = None if stop is None and args.stop is None else (ended_B | is_cut_B).tolist()

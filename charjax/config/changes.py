@@ -125,6 +125,9 @@ _FREE_TO_CHANGE = (
     "runtime.device",
     # A checkpoint is restored onto any devices.
     "runtime.mesh",
+    # The parameters are the same; losses agree to rounding.
+    "model.remat",
+    "model.scan_layers",
 )
 
 

@@ -7,7 +7,7 @@ import itertools
 import typing
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from charjax.config.fields import Count, OrOwn, Period, Rate, Section, Width
 
@@ -356,6 +356,20 @@ class TransformerConfig(FamilyConfig):
         description="scores are divided by sqrt(K) or by K, the width of a head; inverse with "
         "init.scheme=mup_zero_query and umup unless it is given",
     )
+    remat: Literal["none", "block", "attention"] = Field(
+        "none",
+        description="what training computes again in the backward pass in place of saving it: "
+        "nothing, each whole block, or the attention's weights",
+    )
+    scan_layers: Literal["auto", "true", "false"] = Field(
+        "auto",
+        description="train the blocks in a loop, which is compiled once; auto: on a TPU",
+    )
+
+    @field_validator("scan_layers", mode="before")
+    @classmethod
+    def _as_word(cls, value: Any) -> Any:
+        return str(value).lower() if isinstance(value, bool) else value
 
     @property
     def head_width(self) -> int:

@@ -143,6 +143,11 @@ _NORMS = When(
     ),
     "only norms read it, and model.residual={} has none",
 )
+_SEVERAL_BLOCKS = When(
+    ("model.n_layer",),
+    lambda config: getattr(config.model, "n_layer", 2) > 1,
+    "only two blocks or more can be a loop, and model.n_layer is {}",
+)
 _NOT_ADJUSTED = When(
     ("init.scheme",),
     lambda config: config.init.scheme not in ("lsuv", "metainit"),
@@ -232,6 +237,7 @@ READ: dict[str, tuple[When, ...]] = {
     "model.prune": (_one_of("model.smoothing", "kneser_ney", "modified_kneser_ney"),),
     "model.norm": (_HIDDEN, _NORMS),
     "model.norm_epsilon": (_NORMS,),
+    "model.scan_layers": (_SEVERAL_BLOCKS,),
     "model.rotary_base": (_one_of("model.positions", "rotary"),),
     "init.scheme": (_TRAINED,),
     "init.std": (_TRAINED, _one_of("init.scheme", "normal")),

@@ -505,6 +505,7 @@ _YOUNGER: tuple[tuple[str, str], ...] = (
     ("model", "attn_softcap"),
     ("model", "final_softcap"),
     *(("model", key) for key in ("d_ff", "rotary_base", "norm_epsilon", "attention_scale")),
+    *(("model", key) for key in ("remat", "scan_layers")),
     ("optim", "clip_value"),
     ("train", "label_smoothing"),
     ("train", "z_loss"),

@@ -6,7 +6,6 @@ read in P pieces of R samples.
 
 import functools
 import time
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from charjax import backend, parallel
+from charjax import backend, hardware, parallel
 from charjax.generation.sampling import Sampling, choose
 from charjax.models.contract import CharModel
 
@@ -32,6 +31,12 @@ _ROWS_PER_CORE = 8
 # The most logits of one step, of all samples that are decoded together: 4 MB in float32, of which
 # top-p's sort makes several copies.
 _MOST_LOGITS = 1 << 20
+# Bytes of the caches of a group on a CPU: at least these, or so many times the parameters.
+_LEAST_CACHE, _CACHES_PER_PARAMETERS = 1 << 24, 2
+# Part of an accelerator's memory for the caches of a group.
+_PART_OF_MEMORY = 0.25
+# The fewest positions of a cache.
+_LEAST_POSITIONS = 32
 
 
 class State(NamedTuple):
@@ -53,105 +58,88 @@ class State(NamedTuple):
     seen_BV: Any = ()
 
 
-class Groups:
-    """Decoders of as many samples as fit into memory, called one after the other.
+def group_size(model: CharModel, variables: Any, samples: int, positions: int) -> int:
+    """Return the number of texts that are decoded together; the groups follow one another.
 
-    A sample does not depend on the others, so the result is that of one decoder of all samples.
+    A step reads the parameters once for all texts of a group, and the cache of each: a cache much
+    larger than the parameters gains nothing, and on a CPU it is slower than one that the
+    processor's caches hold (measured: benchmarks/NOTES.md).
+
+    Args:
+      model: any family.
+      variables: its parameters and other collections.
+      samples: texts in all.
+      positions: tokens of the cache.
     """
+    devices = jax.local_devices()
+    each = _bytes(jax.eval_shape(lambda: model.short_cache(1, positions)))
+    if devices[0].platform == "cpu":
+        usable = max(_LEAST_CACHE, _CACHES_PER_PARAMETERS * _bytes(variables))
+    else:
+        usable = round(_PART_OF_MEMORY * hardware.total_memory(devices[:1]))
+    most = max(1, min(usable // max(1, each), _MOST_LOGITS // model.vocab_size))
+    if samples <= most:
+        return samples
+    size = -(-samples // -(-samples // most))
+    # Cores divide the texts of a large group among them.
+    return size if size < 2 * _ROWS_PER_CORE else -(-size // _ROWS_PER_CORE) * _ROWS_PER_CORE
 
-    def __init__(
-        self, model: CharModel, settings: Sampling, stop: int | None, variables: Any, keys_B: Array
-    ):
-        B = len(keys_B)
-        groups = -(-B // max(1, _MOST_LOGITS // model.vocab_size))
-        size = -(-B // groups)
-        self._parts = [slice(begin, begin + size) for begin in range(0, B, size)]
-        self._decoders = [
-            Decoder(model, settings, stop, variables, keys_B[part]) for part in self._parts
-        ]
-        self._stop = stop
 
-    @property
-    def compile_seconds(self) -> float:
-        """Time spent on compilation so far, and in each new program's first run."""
-        return sum(decoder.compile_seconds for decoder in self._decoders)
+def cache_length(length: int, capacity: int | None) -> int:
+    """Return the tokens of a cache for texts of `length`: few numbers, to share programs."""
+    rounded = max(_LEAST_POSITIONS, 1 << (length - 1).bit_length())
+    return rounded if capacity is None else min(capacity, rounded)
 
-    def begin(
-        self,
-        tokens_BT: np.ndarray,
-        length: int,
-        done_B: np.ndarray,
-        seen_BV: np.ndarray | None = None,
-        sliding: bool = False,
-    ) -> list[State]:
-        """Return each group's state, of `Decoder.prefill` or of `Decoder.begin_sliding`.
 
-        Args:
-          tokens_BT: the newest tokens.
-          length: of the texts.
-          done_B: the texts that have ended.
-          seen_BV: the symbols in them, where the draws depend on them.
-          sliding: begin a sliding window.
-        """
-        states = [
-            (decoder.begin_sliding if sliding else decoder.prefill)(
-                tokens_BT[part], length, done_B[part]
-            )
-            for decoder, part in zip(self._decoders, self._parts, strict=True)
-        ]
-        if seen_BV is None:
-            return states
-        return [
-            state._replace(seen_BV=seen_BV[part])
-            for state, part in zip(states, self._parts, strict=True)
-        ]
-
-    def decode(
-        self, states: Sequence[State], steps: int, sliding: bool = False
-    ) -> tuple[list[State], np.ndarray, np.ndarray]:
-        """Decode up to `steps` more tokens, fewer if every sample ends, and wait for them.
-
-        Returns:
-          The states, the tokens (B, K) int32, and which samples have ended, (B,) bool.
-        """
-        pairs = [
-            decoder.decode(state, steps, sliding)
-            for decoder, state in zip(self._decoders, states, strict=True)
-        ]
-        K = max(new_BK.shape[1] for _, new_BK in pairs)
-        # A group that ended before the others is padded, as a sample is.
-        filler = 0 if self._stop is None else self._stop
-        filled = [
-            np.pad(new_BK, ((0, 0), (0, K - new_BK.shape[1])), constant_values=filler)
-            for _, new_BK in pairs
-        ]
-        # A copy: the states are donated to the next call.
-        done_B = np.concatenate([np.asarray(state.done_B) for state, _ in pairs])
-        return [state for state, _ in pairs], np.concatenate(filled), done_B
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 class Decoder:
     """The compiled programs of one stream, with their constant arguments.
+
+    Groups of texts of one size use the same programs, one group after another.
 
     Attributes:
       compile_seconds: time spent on compilation so far, and in each new program's first run.
     """
 
     def __init__(
-        self, model: CharModel, settings: Sampling, stop: int | None, variables: Any, keys_B: Array
+        self,
+        model: CharModel,
+        settings: Sampling,
+        stop: int | None,
+        variables: Any,
+        size: int,
+        positions: int,
     ):
+        """Place the variables; no program is compiled yet.
+
+        Args:
+          model: any family.
+          settings: the logits processors.
+          stop: the token that ends a sample.
+          variables: the model's parameters and other collections.
+          size: B, the texts of a group.
+          positions: tokens of the cache.
+        """
         self.compile_seconds = 0.0
         self._model, self._settings, self._stop = model, settings, stop
+        self._positions = positions
         # With a stop token a call ends when all samples have: cores would have to synchronize.
-        least = _ROWS_PER_CORE if stop is None else len(keys_B)
-        self._mesh = parallel.core_mesh(len(keys_B), least)
+        least = _ROWS_PER_CORE if stop is None else size
+        self._mesh = parallel.core_mesh(size, least)
         self._variables = parallel.place(variables, parallel.replicated(self._mesh))
-        self._keys_B = parallel.place_rows(keys_B, self._mesh)
+        self._keys_B: Any = None
         # By the number of tokens. Looking up a program by all its arguments takes as long as
         # reading a short text.
         self._readers: dict[int, Any] = {}
         # By `sliding`.
         self._programs: dict[bool, Any] = {}
+
+    def begin(self, keys_B: Array) -> None:
+        """Begin a group of texts, with their keys."""
+        self._keys_B = parallel.place_rows(keys_B, self._mesh)
 
     def prefill(self, tokens_BT: np.ndarray, length: int, done_B: np.ndarray) -> State:
         """Return the state with all tokens but the last in a new cache."""
@@ -159,7 +147,7 @@ class Decoder:
         T = context_BT.shape[1]
         if T not in self._readers:
             placed = parallel.place_rows(context_BT, self._mesh)
-            static = (self._model, self._mesh)
+            static = (self._model, self._mesh, self._positions)
             self._readers[T], _ = self._compile(_prefill, static, self._variables, placed)
         # The programs place NumPy arrays themselves, faster than device_put does.
         cache = self._readers[T](self._variables, context_BT)
@@ -216,14 +204,15 @@ def _compiled(
     return backend.compiled(lowered, mesh, onednn=False)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "mesh"))
-def _prefill(model: CharModel, mesh: Mesh, variables: Any, tokens_BT: Array) -> Any:
+@functools.partial(jax.jit, static_argnames=("model", "mesh", "positions"))
+def _prefill(model: CharModel, mesh: Mesh, positions: int, variables: Any, tokens_BT: Array) -> Any:
     """Return a new cache with the tokens in it."""
-    read = parallel.shard_rows(functools.partial(_read, model), mesh, parallel.WHOLE, parallel.ROWS)
+    function = functools.partial(_read, model, positions)
+    read = parallel.shard_rows(function, mesh, parallel.WHOLE, parallel.ROWS)
     return read(variables, tokens_BT)
 
 
-def _read(model: CharModel, variables: Any, tokens_BT: Array) -> Any:
+def _read(model: CharModel, positions: int, variables: Any, tokens_BT: Array) -> Any:
     """Return a new cache with the tokens of one device in it."""
 
     def read(cache: Any, tokens_BT: Array) -> tuple[Any, None]:
@@ -231,7 +220,7 @@ def _read(model: CharModel, variables: Any, tokens_BT: Array) -> Any:
         return cache, None
 
     B, T = tokens_BT.shape
-    cache, first = model.init_cache(B), T % PIECE
+    cache, first = model.short_cache(B, positions), T % PIECE
     if first:
         cache, _ = read(cache, tokens_BT[:, :first])
     pieces = tokens_BT[:, first:].reshape(B, -1, PIECE).swapaxes(0, 1)

@@ -12,7 +12,7 @@ as the prompt continues it as it would have continued.
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from jax import Array
 
 from charjax.data.tokenizers import Tokenizer
 from charjax.errors import UserError
-from charjax.generation.decoder import Groups
+from charjax.generation.decoder import Decoder, cache_length, group_size
 from charjax.generation.sampling import Sampling, choose
 from charjax.models.contract import CharModel
 
@@ -40,7 +40,8 @@ class Chunk(NamedTuple):
     """The result of one call of the loop.
 
     Attributes:
-      tokens_BK: int32; a sample that has ended is padded with the stop token.
+      tokens_BK: int32, of the samples in `rows`; one that has ended is padded with the stop token.
+      rows: the samples: all, or a group of them if their caches are large.
       seconds: time of the call.
       compile_seconds: time of compilation before it, not in `seconds`.
     """
@@ -48,6 +49,7 @@ class Chunk(NamedTuple):
     tokens_BK: np.ndarray
     seconds: float
     compile_seconds: float
+    rows: slice = slice(None)
 
 
 def generate(
@@ -85,7 +87,7 @@ def generate(
     Raises:
       UserError: a number out of its bounds, or a character that is not in the alphabet.
     """
-    stop, parts_BK = stop_token(tokenizer), []
+    stop, chunks = stop_token(tokenizer), []
     try:
         ending = StopText(tokenizer, stop_text, num_samples)
     except UserError as error:
@@ -100,12 +102,12 @@ def generate(
         seed=seed,
         stop=stop,
         past_context=past_context,
+        ended=lambda chunk: ending.reached(chunk.tokens_BK, chunk.rows),
     ):
-        parts_BK.append(chunk.tokens_BK)
+        chunks.append(chunk)
         poll()
-        if ending.reached(chunk.tokens_BK):
-            break
-    return [prompt + ending.decode(tokens) for tokens in join(parts_BK, stop)]
+    rows = cut_at_stop(whole_rows(chunks, num_samples), stop)
+    return [prompt + ending.decode(tokens) for tokens in rows]
 
 
 class StopText:
@@ -128,15 +130,15 @@ class StopText:
         self._ended_B = np.zeros(num_samples, bool)
         self._tails = [b""] * num_samples
 
-    def reached(self, tokens_BK: np.ndarray) -> bool:
-        """Read the newest tokens; return true once it stands in every sample."""
+    def reached(self, tokens_BK: np.ndarray, rows: slice = slice(None)) -> bool:
+        """Read the newest tokens of some samples; return true once it stands in each of them."""
         if self._stop is None:
             return False
-        for row, tokens_K in enumerate(tokens_BK):
+        for row, tokens_K in zip(range(len(self._tails))[rows], tokens_BK, strict=True):
             recent = self._tails[row] + self._tokenizer.to_bytes(tokens_K)
             self._ended_B[row] |= self._stop in recent
             self._tails[row] = recent[max(0, len(recent) - len(self._stop) + 1) :]
-        return bool(self._ended_B.all())
+        return bool(self._ended_B[rows].all())
 
     def cut(self, tokens_N: np.ndarray) -> np.ndarray:
         """Return a sample's tokens before the one in which the text begins, or all of them."""
@@ -183,12 +185,22 @@ def stop_token(tokenizer: Tokenizer) -> int | None:
     return 0 if tokenizer.boundary else None
 
 
-def join(parts_BK: Sequence[np.ndarray], stop: int | None) -> list[np.ndarray]:
-    """Concatenate the tokens of the calls; return each sample's, up to its first stop token."""
-    rows = np.concatenate(parts_BK, axis=1)
+def cut_at_stop(rows: Iterable[np.ndarray], stop: int | None) -> list[np.ndarray]:
+    """Return each sample's tokens up to its first stop token."""
     if stop is None:
         return list(rows)
     return [row[: np.append(np.flatnonzero(row == stop), row.size)[0]] for row in rows]
+
+
+def whole_rows(chunks: Sequence[Chunk], num_samples: int) -> list[np.ndarray]:
+    """Concatenate the tokens of the calls, stop tokens included; none of a group not begun."""
+    groups: dict[tuple[int, int, int], list[np.ndarray]] = {}
+    for chunk in chunks:
+        groups.setdefault(chunk.rows.indices(num_samples), []).append(chunk.tokens_BK)
+    rows = [np.zeros(0, np.int32)] * num_samples
+    for indices, parts_BK in groups.items():
+        rows[slice(*indices)] = np.concatenate(parts_BK, axis=1)
+    return rows
 
 
 def stream(
@@ -202,19 +214,23 @@ def stream(
     seed: int,
     stop: int | None = None,
     past_context: PastContext = "jump",
+    ended: Callable[[Chunk], bool] = lambda chunk: False,
 ) -> Iterator[Chunk]:
     """Yield new tokens as they are generated: up to 64 of each sample per call of about 0.25 s.
+
+    Samples whose caches are large together are generated in groups, one after the other.
 
     Args:
       model: any family.
       variables: its parameters and other collections.
       prompt_T: at least one token (`start_tokens`); see `window_start` for long ones.
-      num_samples: texts generated in one batch.
+      num_samples: texts.
       max_new_tokens: after the prompt, for each.
       settings: the logits processors.
       seed: 0 to 2**32 - 1.
       stop: the token that ends a sample; when all have ended, so does the stream.
       past_context: see `window_start`.
+      ended: called with each chunk; true ends its samples.
 
     Raises:
       UserError: a number out of its bounds, or "slide" for a model without a window.
@@ -234,14 +250,30 @@ def stream(
             "--past-context: slide given; only the transformer and bow read it, as a model whose "
             f"memory is {model.memory} has no context to exceed: leave it out"
         )
-    keys_B = sample_keys(seed, num_samples)
-    decoder = Groups(model, settings, stop, variables, keys_B)
+    positions = cache_length(len(prompt_T) + max_new_tokens, model.capacity)
+    size = group_size(model, variables, num_samples, positions)
+    groups = -(-num_samples // size)
+    keys_B = sample_keys(seed, groups * size)
+    decoder = Decoder(model, settings, stop, variables, size, positions)
     seen_BV = None
     if settings.reads_text:
-        seen_BV = symbols_in(np.tile(prompt_T, (num_samples, 1)), model.vocab_size)
-    return _segments(
-        decoder, model.capacity, past_context, prompt_T, num_samples, max_new_tokens, seen_BV
-    )
+        seen_BV = symbols_in(np.tile(prompt_T, (size, 1)), model.vocab_size)
+
+    def generated() -> Iterator[Chunk]:
+        for first in range(0, num_samples, size):
+            decoder.begin(keys_B[first : first + size])
+            # Of the last group only a part may be wanted; the others do not keep it going.
+            rows = slice(first, min(first + size, num_samples))
+            done_B = np.arange(size) >= rows.stop - first
+            for chunk in _segments(
+                decoder, model.capacity, past_context, prompt_T, done_B, max_new_tokens, seen_BV
+            ):
+                wanted = chunk._replace(tokens_BK=chunk.tokens_BK[: rows.stop - first], rows=rows)
+                yield wanted
+                if ended(wanted):
+                    break
+
+    return generated()
 
 
 def symbols_in(tokens_BT: np.ndarray, vocab_size: int) -> np.ndarray:
@@ -252,21 +284,20 @@ def symbols_in(tokens_BT: np.ndarray, vocab_size: int) -> np.ndarray:
 
 
 def _segments(
-    decoder: Groups,
+    decoder: Decoder,
     capacity: int | None,
     past_context: PastContext,
     prompt_T: np.ndarray,
-    num_samples: int,
+    done_B: np.ndarray,
     max_new_tokens: int,
     seen_BV: np.ndarray | None = None,
 ) -> Iterator[Chunk]:
-    """Generate the text in segments, each prefilled once and decoded until the cache is full.
+    """Generate a group in segments, each prefilled once and decoded until the cache is full.
 
     With a sliding window the second segment is the last.
     """
     length, end = len(prompt_T), len(prompt_T) + max_new_tokens
-    recent_BT = np.tile(prompt_T[window_start(length, capacity, past_context) :], (num_samples, 1))
-    done_B = np.zeros(num_samples, bool)
+    recent_BT = np.tile(prompt_T[window_start(length, capacity, past_context) :], (len(done_B), 1))
     call_tokens = 8
     while length < end and not done_B.all():
         began, compiled_before = time.perf_counter(), decoder.compile_seconds
@@ -274,12 +305,16 @@ def _segments(
         sliding = past_context == "slide" and start > 0
         # A forward pass over a whole window takes much longer than a step with a cache.
         call_tokens = 1 if sliding else call_tokens
-        states = decoder.begin(recent_BT[:, start - length :], length, done_B, seen_BV, sliding)
+        prefill = decoder.begin_sliding if sliding else decoder.prefill
+        state = prefill(recent_BT[:, start - length :], length, done_B)
+        state = state if seen_BV is None else state._replace(seen_BV=seen_BV)
         full = end if capacity is None or sliding else min(end, start + capacity + 1)
         while length < full and not done_B.all():
             rest = full - length
             steps = rest if 2 * rest <= 3 * call_tokens else call_tokens
-            states, new_BK, done_B = decoder.decode(states, steps, sliding)
+            state, new_BK = decoder.decode(state, steps, sliding)
+            # A copy: the state is donated to the next call.
+            done_B = np.array(state.done_B)
             length += new_BK.shape[1]
             if seen_BV is not None:
                 seen_BV = seen_BV | symbols_in(new_BK, seen_BV.shape[1])

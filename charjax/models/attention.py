@@ -50,6 +50,7 @@ class AttentionForm:
       window: the most keys that a query sees, its own position's included; None: all.
       rotary_base: of the angles, where positions are rotary.
       scale: of the scores, q k / sqrt(K) or, "inverse", q k / K.
+      recompute: training computes the weights again in the backward pass, and saves none.
     """
 
     n_kv_head: int | None = None
@@ -58,6 +59,7 @@ class AttentionForm:
     window: int | None = None
     rotary_base: float = ROTARY_BASE
     scale: AttentionScale = "inverse_sqrt"
+    recompute: bool = False
 
     @property
     def of_scores(self) -> dict[str, Any]:
@@ -147,7 +149,13 @@ class Attention(nn.Module):
             rate = self.dropout if train else 0.0
             key = self.make_rng("dropout") if rate else None
             o_BTHK = causal_attention(
-                q_BTHK, k_BTJK, v_BTJK, dropout_rate=rate, dropout_key=key, **form
+                q_BTHK,
+                k_BTJK,
+                v_BTJK,
+                dropout_rate=rate,
+                dropout_key=key,
+                recompute=train and self.form.recompute,
+                **form,
             )
         else:
             cache = _append(cache, k_BTJK, v_BTJK, start)

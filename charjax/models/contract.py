@@ -144,6 +144,10 @@ class CharModel(nn.Module):
         """Return the cache before the first token: arrays that need no parameters."""
         raise NotImplementedError
 
+    def short_cache(self, batch_size: int, length: int) -> Any:
+        """Return `init_cache` for at most `length` tokens, smaller where a family has it."""
+        return self.init_cache(batch_size)
+
     def __call__(
         self,
         tokens_BT: Array,

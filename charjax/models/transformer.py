@@ -4,11 +4,9 @@ Letters: B batch, T time, N outputs, C context length (the cache's length), D wi
 residual stream, H heads, V vocabulary.
 """
 
-import functools
 import math
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
@@ -35,13 +33,13 @@ from charjax.models.layers import (
     float32_logits,
     make_norm,
 )
+from charjax.models.repeated_blocks import Compute, Remat, recomputed_blocks, scan_blocks
 from charjax.models.residual import NORM_FIRST, Residual, ResidualBlock
 from charjax.models.roles import Roles
 from charjax.models.taps import Tap
 from charjax.models.transformer_taps import transformer_roles, transformer_taps
 from charjax.ops.attention import soft_capped
 from charjax.ops.choice import compiles_layers_once
-from charjax.ops.dropout import MASK
 from charjax.ops.normalization import EPSILON
 from charjax.ops.rotary import ROTARY_BASE, rotary_angles
 
@@ -155,6 +153,10 @@ class Transformer(CharModel):
       rotary_base: of the angles of rotary positions.
       norm_epsilon: the number under the root of every norm.
       attention_scale: of the scores, see AttentionForm.
+      remat: what training computes again in the backward pass: nothing, whole blocks (Chen et al.
+        2016, arXiv:1604.06174), or the weights of the attention (Korthikanti et al. 2022,
+        arXiv:2205.05198).
+      scan_layers: train the blocks in a loop; auto: where `compiles_layers_once`.
     """
 
     context_length: int
@@ -178,6 +180,8 @@ class Transformer(CharModel):
     rotary_base: float = ROTARY_BASE
     norm_epsilon: float = EPSILON
     attention_scale: AttentionScale = "inverse_sqrt"
+    remat: Remat = "none"
+    scan_layers: Literal["auto", "true", "false"] = "auto"
     memory: ClassVar[Memory] = "windowed"
     has_attention: ClassVar[bool] = True
     flops_formula: ClassVar[str] = "3 x (2 (12 L D D + D V) + 4 L T D)"
@@ -197,6 +201,7 @@ class Transformer(CharModel):
             self.window,
             self.rotary_base,
             self.attention_scale,
+            self.remat == "attention",
         )
 
     @property
@@ -219,6 +224,12 @@ class Transformer(CharModel):
             for _ in range(self.n_layer)
         )
         return Cache(layers, jnp.zeros((), jnp.int32))
+
+    def short_cache(self, batch_size: int, length: int) -> Cache:
+        """See CharModel."""
+        positions = min(length, self.context_length)
+        cache: Cache = self.clone(context_length=positions, parent=None).init_cache(batch_size)
+        return cache
 
     @nn.compact
     def __call__(
@@ -246,8 +257,9 @@ class Transformer(CharModel):
         x_BTD = x_BTD.astype(self.dtype)
         x_BTD = Dropout(self.dropout, deterministic=not train)(x_BTD)
         is_training = train and cache is None and not self.is_initializing()
-        if is_training and num_outputs in (None, T) and compiles_layers_once(self.n_layer):
-            x_BTD = self._scan_blocks(x_BTD, angles)
+        in_loop = self._is_loop and num_outputs in (None, T)
+        if is_training and (in_loop or self.remat == "block"):
+            x_BTD = self._repeated_blocks(x_BTD, angles, num_outputs or T)
         else:
             x_BTD, cache = self._unrolled_blocks(x_BTD, cache, angles, num_outputs, train=train)
         x_BND = x_BTD
@@ -283,36 +295,39 @@ class Transformer(CharModel):
             layers.append(layer)
         return x_BTD, None if cache is None else Cache(tuple(layers), cache.length + T)
 
-    def _scan_blocks(self, x_BTD: Array, angles: tuple[Array, Array] | None) -> Array:
-        """Compute the blocks in training as a loop over their stacked parameters.
+    @property
+    def _is_loop(self) -> bool:
+        """Return true if the blocks are trained in a loop."""
+        if self.scan_layers == "auto":
+            return compiles_layers_once(self.n_layer)
+        return self.scan_layers == "true" and self.n_layer > 1
 
-        Each has the dropout key that it has in `_unrolled_blocks`. For the backward pass products
-        and masks are saved, and the work between them is done again: all that a loop saves is
-        written to memory, where a compiler fuses much of it away in unrolled blocks.
-        """
-        T = x_BTD.shape[1]
+    def _repeated_blocks(
+        self, x_BTD: Array, angles: tuple[Array, Array] | None, num_outputs: int
+    ) -> Array:
+        """Compute the blocks in training; each has the dropout key of `_unrolled_blocks`."""
+        compute, layers = self._pure_block(angles), self._layers()
+        if self._is_loop and num_outputs == x_BTD.shape[1]:
+            return scan_blocks(compute, x_BTD, *layers, self.remat)
+        return recomputed_blocks(compute, x_BTD, *layers, num_outputs)
+
+    def _layers(self) -> tuple[list[Any], list[Array | None]]:
+        """Return the blocks' parameters, and the dropout keys that each has in a module."""
         blocks = [self._block(f"block_{i}", jitted=True) for i in range(self.n_layer)]
         params = [self.variables["params"][block.name] for block in blocks]
-        keys = [block.make_rng("dropout") for block in blocks] if self.dropout else []
+        return params, [block.make_rng("dropout") if self.dropout else None for block in blocks]
+
+    def _pure_block(self, angles: tuple[Array, Array] | None) -> Compute:
+        """Return a block as a function of the stream, its parameters, its key and N."""
         block = self._block(None, jitted=False, parent=None)
 
-        policies = jax.checkpoint_policies
-        saved = policies.save_from_both_policies(
-            policies.dots_saveable, policies.save_only_these_names(MASK)
-        )
-
-        @functools.partial(jax.checkpoint, prevent_cse=False, policy=saved)
-        def body(x_BTD: Array, layer: tuple[Any, Array | None]) -> tuple[Array, None]:
-            params, key = layer
+        def compute(x_BTD: Array, params: Any, key: Array | None, num_outputs: int) -> Array:
             rngs = {} if key is None else {"dropout": key}
-            arguments: tuple[Any, ...] = (x_BTD, None, 0, angles)
-            settings = {"num_outputs": T, "train": True}
-            return block.apply({"params": params}, *arguments, **settings, rngs=rngs)[0], None
+            settings: dict[str, Any] = {"num_outputs": num_outputs, "train": True, "rngs": rngs}
+            x_BND: Array = block.apply({"params": params}, x_BTD, None, 0, angles, **settings)[0]
+            return x_BND
 
-        stacked = jax.tree.map(lambda *each: jnp.stack(each), *params)
-        keys_L = jnp.stack(keys) if keys else None
-        x_BTD, _ = lax.scan(body, x_BTD, (stacked, keys_L))
-        return x_BTD
+        return compute
 
     def _block(self, name: str | None, *, jitted: bool, **others: Any) -> nn.Module:
         settings: dict[str, Any] = {

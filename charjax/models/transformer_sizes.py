@@ -8,6 +8,7 @@ from typing import Any
 
 from charjax.models import attention
 from charjax.models.attention import GATES
+from charjax.ops.choice import LONGEST_UNROLLED
 
 
 def mlp_width(model: Any) -> int:
@@ -49,21 +50,39 @@ def saved_values(model: Any, length: int) -> int:
     As XLA's figures for a CPU were (tests/performance/test_memory.py): 16 per unit of the stream
     and 2 per unit within the MLP, which is 24 D in GPT-2's block; 4 per unit of a gated MLP;
     normalised queries and keys are 6 more; where scores are capped, they and the weights of all
-    keys are saved. RMSNorm, fewer heads of keys, windows and rotary positions change nothing.
+    keys are saved, but not by tiles. RMSNorm, fewer heads of keys, windows and rotary positions
+    change nothing. A loop saves the products of every block, and remat = "block" the stream, beside
+    what one block holds.
     """
-    stream = (16 + 6 * model.qk_norm) * model.d_model
-    units = (4 if model.activation in GATES else 2) * mlp_width(model)
-    scores = 2 * model.n_head * length if model.attn_softcap else 0
+    L, D = model.n_layer, model.d_model
+    gates = 2 if model.activation in GATES else 1
+    stream, units = (16 + 6 * model.qk_norm) * D, 2 * gates * mlp_width(model)
+    saves_scores = model.attn_softcap and length <= LONGEST_UNROLLED
+    scores = 2 * model.n_head * length if saves_scores else 0
     capped = model.vocab_size * length if model.final_softcap else 0
-    return int(model.n_layer * length * (stream + units + scores) + capped)
+    # By whether the blocks are a loop: numbers per position of every block, and of the one at work.
+    is_loop, one = model.scan_layers == "true" and L > 1, stream + units + scores
+    if model.remat == "block":
+        every, working = (D, 1.5 * one) if is_loop else (5 * D, 1.05 * one)
+    elif is_loop:
+        every, working = 6 * D + gates * mlp_width(model), 1.45 * one
+    elif model.remat == "attention":
+        every, working = one - scores, scores
+    else:
+        every, working = one, 0
+    return int(length * (L * every + working) + capped)
 
 
 def activation_shapes(model: Any, length: int) -> dict[str, tuple[int, ...]]:
     """Return the stream and the attention's weights in all blocks, and the logits."""
     L, T, D = model.n_layer, length, model.d_model
+    # Of what is computed again, a program holds one block's at once.
+    stream_blocks = 1 if model.remat == "block" else L
+    weights_blocks = L if model.remat == "none" else 1
     return {
-        "stream": (L, T, D),
-        "weights": (L, model.n_head, T, T),
+        "stream": (stream_blocks, T, D),
+        **({"inputs": (L, T, D)} if model.remat == "block" else {}),
+        "weights": (weights_blocks, model.n_head, T, T),
         # The derivative of one block's scores, whatever the number of blocks.
         "block": (model.n_head, T, T),
         "logits": (T, model.vocab_size),

@@ -15,6 +15,7 @@ from jax import Array
 from charjax.ops.choice import QUERY_BLOCK, attention_version
 from charjax.ops.dropout import keep_mask
 from charjax.ops.linear import row_major
+from charjax.ops.long_attention import long_attention, tiled_keep_mask
 from charjax.ops.precision import wide_dtype
 
 
@@ -27,6 +28,7 @@ def causal_attention(
     softcap: float = 0.0,
     dropout_rate: float = 0.0,
     dropout_key: Array | None = None,
+    recompute: bool = False,
 ) -> Array:
     """softmax(q k' / sqrt(K)) v over the positions up to each query's (Vaswani et al. 2017).
 
@@ -39,6 +41,8 @@ def causal_attention(
       softcap: c, by which scores become c tanh(score / c) (arXiv:2408.00118); 0 leaves them.
       dropout_rate: part of the weights set to 0, the others scaled up; 0 needs no key.
       dropout_key: typed PRNG key.
+      recompute: save no weights for the backward pass, which computes them again. Tiles and cuDNN
+        do so anyway.
 
     Returns:
       (B, T, H, K), of the dtype of q. Softmax is in float32.
@@ -47,15 +51,22 @@ def causal_attention(
       TypeError: a dropout_rate without a dropout_key.
     """
     version = attention_version(q_BTHK, dropout_rate, softcap)
+    if dropout_rate and dropout_key is None:
+        raise TypeError(f"dropout_rate is {dropout_rate}, but there is no dropout_key")
+    settings: dict[str, Any] = {"window": window, "softcap": softcap, "dropout_rate": dropout_rate}
+    if recompute and version in ("blocks", "plain"):
+
+        @jax.checkpoint
+        def attend(q_BTHK: Array, k_BTJK: Array, v_BTJK: Array, key: Array | None) -> Array:
+            return causal_attention(q_BTHK, k_BTJK, v_BTJK, dropout_key=key, **settings)
+
+        o_BTHK: Array = attend(q_BTHK, k_BTJK, v_BTJK, dropout_key)
+        return o_BTHK
+    if version == "tiles":
+        return long_attention(q_BTHK, k_BTJK, v_BTJK, dropout_key=dropout_key, **settings)
     if version == "plain":
         return causal_attention_reference(
-            q_BTHK,
-            k_BTJK,
-            v_BTJK,
-            window=window,
-            softcap=softcap,
-            dropout_rate=dropout_rate,
-            dropout_key=dropout_key,
+            q_BTHK, k_BTJK, v_BTJK, dropout_key=dropout_key, **settings
         )
     if version == "cudnn":
         local = None if window is None else (window - 1, 0)
@@ -67,7 +78,7 @@ def causal_attention(
             local_window_size=local,
             implementation="cudnn",
         )
-    keep_BHTS = _keep(q_BTHK, dropout_rate, dropout_key)
+    keep_BHTS = _keep(q_BTHK, k_BTJK, dropout_rate, dropout_key)
     k_BTHK, v_BTHK = _repeated(k_BTJK, q_BTHK), _repeated(v_BTJK, q_BTHK)
     o_BHTK = _in_blocks(
         *(x.swapaxes(1, 2) for x in (q_BTHK, k_BTHK, v_BTHK)), keep_BHTS, dropout_rate, window
@@ -94,7 +105,7 @@ def causal_attention_reference(
         scale = math.sqrt(q_BTHK.shape[-1])
         # `_masked` divides by the scale.
         scores_BHTS = soft_capped(scores_BHTS / scale, softcap) * scale
-    keep_BHTS = _keep(q_BTHK, dropout_rate, dropout_key)
+    keep_BHTS = _keep(q_BTHK, k_BTJK, dropout_rate, dropout_key)
     masked_BHTS = _masked(scores_BHTS, q_BTHK.shape[-1], 0, window)
     weights_BHTS = jax.nn.softmax(masked_BHTS, axis=-1)
     weights_BHTS = _drop(weights_BHTS, keep_BHTS, dropout_rate)
@@ -228,13 +239,16 @@ def _summed(parts_BHSK: list[Array], blocks: list[tuple[int, int, int]]) -> Arra
     return jnp.concatenate(whole, axis=2)
 
 
-def _keep(q_BTHK: Array, dropout_rate: float, dropout_key: Array | None) -> Array | None:
+def _keep(
+    q_BTHK: Array, k_BTJK: Array, dropout_rate: float, dropout_key: Array | None
+) -> Array | None:
     """Draw a mask of the weights (B, H, T, S) that are not dropped; None without dropout."""
     if not dropout_rate:
         return None
-    if dropout_key is None:
-        raise TypeError(f"dropout_rate is {dropout_rate}, but there is no dropout_key")
+    assert dropout_key is not None
     B, T, H, _ = q_BTHK.shape
+    if attention_version(q_BTHK, dropout_rate) == "tiles":
+        return tiled_keep_mask(dropout_key, dropout_rate, (B, H, T, T), k_BTJK.shape[2])
     return keep_mask(dropout_key, dropout_rate, (B, H, T, T))
 
 

@@ -17,6 +17,9 @@ from jax import Array
 # Fewer queries than this a block, and the products are too small; more, and too many of the
 # scores are of keys that come later (measured: benchmarks/NOTES.md).
 QUERY_BLOCK = 64
+# Queries of a text up to which a CPU's blocks are unrolled; longer ones are read in tiles by a loop
+# (measured: benchmarks/NOTES.md).
+LONGEST_UNROLLED = 512
 # Multiplications in the least gradient of weights that is left to oneDNN.
 _ONEDNN_LEAST = 2**28
 
@@ -51,11 +54,13 @@ def mask_generator() -> Literal["threefry", "rbg"]:
 
 def attention_version(
     q_BTHK: Array, dropout_rate: float, softcap: float = 0.0
-) -> Literal["blocks", "cudnn", "plain"]:
-    """Choose blocks of queries on a CPU, cuDNN on a CUDA GPU where it takes the operands.
+) -> Literal["blocks", "cudnn", "plain", "tiles"]:
+    """Choose tiles or blocks of queries on a CPU, cuDNN on a CUDA GPU where it takes the operands.
 
-    Neither caps scores.
+    Only tiles and the plain version cap scores.
     """
+    if on_cpu() and q_BTHK.shape[1] > LONGEST_UNROLLED:
+        return "tiles"
     if softcap:
         return "plain"
     K = q_BTHK.shape[-1]

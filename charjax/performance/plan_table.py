@@ -100,6 +100,8 @@ def _basis(plan: Plan) -> str:
     bound = "" if found.dtype == config.runtime.dtype else f", that of {found.dtype}: at most"
     if found.platform != platform:
         return f"by the formula of a GPU with a TPU's padding, not checked{bound}"
+    if getattr(config.model, "remat", "none") != "none":
+        return f"by formula, without what is computed again: not checked{bound}"
     return f"by formula (within {found.worst:.0%} of the compiler's){bound}"
 
 

@@ -248,6 +248,11 @@ def remedies(plan: Plan) -> tuple[str, ...]:
             ways.append(f"--count {count}")
     elif in_parts is not None:
         ways.append(in_parts)
+    if getattr(plan.session.model, "remat", "") == "none":
+        again = dataclasses.replace(plan.session, model=plan.session.model.clone(remat="block"))
+        less = memory.predict(again, devices=plan.used, platform=device.platform, fsdp=plan.fsdp)
+        if less.total <= device.usable:
+            ways.append("model.remat=block (blocks are computed again in the backward pass)")
     if config.runtime.dtype == "float32" and device.bfloat16:
         half = found.gradients + found.activations / 2
         if plan.largest and found.fixed + half <= device.usable:

@@ -13,6 +13,8 @@ from charjax.run.metrics import MetricsFile
 # Settings of the model that may differ. A context length may change parameters, which
 # `load_source` sees from their shapes.
 _CHANGEABLE = ("model.dropout", "model.context_length")
+# How the same parameters are trained.
+_SAME_PARAMETERS = ("model.remat", "model.scan_layers")
 
 
 def fine_tuning_config(
@@ -78,7 +80,7 @@ def _check_same_model(old: Config, new: Config) -> None:
     changed = [
         f"{name} is {before!r} there, {after!r} here"
         for name, before, after in differences(old, old.model_copy(update={"model": new.model}))
-        if name not in _CHANGEABLE
+        if name not in (*_CHANGEABLE, *_SAME_PARAMETERS)
     ]
     if changed:
         # Two families have few settings in common: only their names are reported.

@@ -58,6 +58,7 @@ RUNS: list[list[str]] = [
     ["model.residual=rezero"],
     ["model.residual=fixup"],
     ["model.positions=rotary"],
+    ["model.n_layer=1"],
     ["data.path=x.txt"],
     ["data.path=x.txt", "data.tokenizer=byte"],
     ["data.name=names"],

@@ -19,11 +19,12 @@ from charjax.errors import UserError
 from charjax.generation import decoder
 from charjax.generation import generate as generation
 from charjax.generation.generate import (
+    cut_at_stop,
     generate,
     generate_uncached,
-    join,
     start_tokens,
     stream,
+    whole_rows,
     window_start,
 )
 from charjax.generation.sampling import Sampling
@@ -92,7 +93,12 @@ def tokens_of(
         stop=stop,
         past_context=past,
     )
-    return np.concatenate([chunk.tokens_BK for chunk in chunks], axis=1)
+    rows = whole_rows(list(chunks), samples)
+    # A group that ends before the others is padded, as a sample is.
+    longest = max(map(len, rows))
+    return np.stack(
+        [np.pad(row, (0, longest - len(row)), constant_values=stop or 0) for row in rows]
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,6 +115,64 @@ def test_samples_decoded_in_groups_are_the_same(kind, stop, monkeypatch):
     np.testing.assert_array_equal(grouped[:, :length], together[:, :length])
     for rest in (grouped[:, length:], together[:, length:]):
         assert (rest == stop).all()
+
+
+@pytest.mark.parametrize("samples", [1, 2, 7, 15, 16, 17, 1000])
+@pytest.mark.parametrize("kind", ["transformer", "gru"])
+def test_a_group_fits_the_budget_and_the_last_is_not_much_smaller(kind, samples, monkeypatch):
+    model, variables = family(kind)
+    cache = jax.eval_shape(lambda: model.short_cache(1, 4))
+    each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
+    for most in (1, 3, 40):
+        monkeypatch.setattr(decoder, "_CACHES_PER_PARAMETERS", 0)
+        monkeypatch.setattr(decoder, "_LEAST_CACHE", most * each + each // 2)
+        size = decoder.group_size(model, variables, samples, 4)
+        assert min(samples, most) // 2 <= size <= max(1, most if most < 16 else most + 7)
+        assert -(-samples // size) <= -(-samples // most)
+
+
+@pytest.mark.parametrize(
+    ("length", "capacity", "expected"),
+    [(1, None, 32), (33, None, 64), (33, 40, 40), (64, 1024, 64), (65, 1024, 128), (9999, 64, 64)],
+)
+def test_a_cache_is_as_long_as_the_texts_rounded_up(length, capacity, expected):
+    assert decoder.cache_length(length, capacity) == expected
+
+
+@pytest.mark.slow
+def test_a_cache_shorter_than_the_context_gives_the_same_texts(monkeypatch):
+    """Caches of 4 and of 8 positions, for a context of 8."""
+    asked = {"new": 3, "samples": 3}
+    whole = tokens_of("transformer", PROMPTS["one"], **asked)
+    model, _ = family("transformer")
+    assert model.init_cache(2).layers[0].keys.shape[2] == CONTEXT
+    assert model.short_cache(2, 4).layers[0].keys.shape[2] == 4
+    assert model.short_cache(2, 99).layers[0].keys.shape[2] == CONTEXT
+    monkeypatch.setattr(decoder, "_LEAST_POSITIONS", 1)
+    np.testing.assert_array_equal(tokens_of("transformer", PROMPTS["one"], **asked), whole)
+
+
+@pytest.mark.slow
+def test_a_group_ends_when_it_is_told_and_the_next_begins(monkeypatch):
+    monkeypatch.setattr(decoder, "_MOST_LOGITS", 2 * VOCAB)
+    seen = []
+
+    def ended(chunk):
+        seen.append(chunk.rows)
+        return chunk.rows.start == 2
+
+    settings = Sampling(repetition_penalty=1.3)
+    asked = {"max_new_tokens": 40, "settings": settings, "seed": 1, "num_samples": 5}
+    rows = whole_rows(list(stream(*family("gru"), PROMPTS["one"], **asked, ended=ended)), 5)
+    assert list(dict.fromkeys((each.start, each.stop) for each in seen)) == [(0, 2), (2, 4), (4, 5)]
+    lengths = [len(row) for row in rows]
+    assert lengths[:2] == [40, 40]
+    assert lengths[2] == lengths[3] < 40
+    assert lengths[4] == 40
+    monkeypatch.undo()
+    whole = whole_rows(list(stream(*family("gru"), PROMPTS["one"], **asked)), 5)
+    for one, other in zip(rows, whole, strict=True):
+        np.testing.assert_array_equal(one, other[: len(one)])
 
 
 @pytest.mark.parametrize(
@@ -188,7 +252,7 @@ def test_a_sample_ends_at_the_stop_token_and_the_loop_when_all_have():
     lengths = [int(np.argmax(row == 0)) for row in free]
     assert all((row == 0).any() for row in free)
     assert stopped.shape[1] == max(lengths) + 1
-    for row, end, sample in zip(free, lengths, join([stopped], 0), strict=True):
+    for row, end, sample in zip(free, lengths, cut_at_stop(stopped, 0), strict=True):
         np.testing.assert_array_equal(sample, row[:end])
 
 
@@ -241,7 +305,7 @@ def test_a_sliding_window_is_compiled_once_and_stops():
     stop = int(np.argmax(np.where(everywhere_V, ends_VB.max(axis=1), -1)))
     stopped = tokens_of("bow", PROMPTS["one"], new=20 * CONTEXT, **asked, stop=stop)
     assert CONTEXT < stopped.shape[1] == ends_VB[stop].max() + 1 < free.shape[1]
-    for row, end, sample in zip(free, ends_VB[stop], join([stopped], stop), strict=True):
+    for row, end, sample in zip(free, ends_VB[stop], cut_at_stop(stopped, stop), strict=True):
         np.testing.assert_array_equal(sample, row[:end])
 
 

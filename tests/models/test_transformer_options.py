@@ -285,11 +285,16 @@ def test_fitted_formulas_of_memory_are_for_plain_models(option):
         ({"d_ff": 20}, 16 * 16 + 2 * 20),
         ({"activation": "swiglu"}, 16 * 16 + 4 * 43),
         ({"attn_softcap": 5.0}, 24 * 16 + 2 * 4 * 8),
+        ({"remat": "attention"}, 24 * 16),
+        ({"remat": "attention", "attn_softcap": 5.0}, 24 * 16 + 4 * 8),
+        ({"remat": "block"}, 5 * 16 + 1.05 * 24 * 16 / 2),
+        ({"scan_layers": "true"}, 10 * 16 + 1.45 * 24 * 16 / 2),
+        ({"scan_layers": "true", "remat": "block"}, 16 + 1.5 * 24 * 16 / 2),
     ],
 )
 def test_numbers_saved_per_position(options, numbers):
     model, _ = make(n_layer=2, **({"n_head": 4, "d_model": 16} | options))
-    assert model.saved_values(8) == 2 * 8 * numbers
+    assert model.saved_values(8) == int(2 * 8 * numbers)
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,58 @@ def test_options_of_a_transformer_agree_with_the_compiler_of_this_processor(
     assert memory.temporary(session, "cpu")(16) == pytest.approx(found.temporary, rel=0.15)
 
 
+# Of a text that is read in tiles, the ways of training blocks.
+WAYS = {
+    "tiles": (),
+    "window": ("model.window=300", "model.attn_softcap=20.0"),
+    "remat block": ("model.remat=block",),
+    "remat attention": ("model.remat=attention",),
+    "loop": ("model.scan_layers=true",),
+    "loop, remat block": ("model.scan_layers=true", "model.remat=block"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WAYS)
+def test_ways_to_train_long_texts_agree_with_the_compiler_of_this_processor(
+    name: str, tmp_path: Path
+) -> None:
+    words = ("model.n_layer=4", "model.n_head=4", "model.d_model=128", "model.context_length=1024")
+    session = session_of(tmp_path, *words, "train.batch_size=2", *WAYS[name])
+    found = topology.compiled(programs.training(session, session.mesh))
+    assert memory.temporary(session, "cpu")(2) == pytest.approx(found.temporary, rel=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", ["none", "block"])
+def test_memory_is_linear_in_the_context(remat: str, tmp_path: Path) -> None:
+    text = tmp_path / "long.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog\n" * 1000, encoding="ascii")
+    words = ("model.n_layer=2", "model.n_head=4", "model.d_model=64", "train.batch_size=1")
+    words += (f"data.path={text}",)
+
+    def bytes_of(T: int) -> int:
+        long = (f"model.context_length={T}", f"model.remat={remat}")
+        session = session_of(tmp_path, *words, *long)
+        return topology.compiled(programs.training(session, session.mesh)).temporary
+
+    small, large = bytes_of(1024), bytes_of(8192)
+    assert large <= 1.15 * 8 * small
+
+
+def test_what_is_computed_again_is_held_once_on_a_gpu(folder: Path) -> None:
+    words = ("model.n_layer=8", "model.n_head=2", "model.d_model=64", "model.context_length=64")
+    none, attention, block = (
+        memory.predict(
+            session_of(folder, *words, f"model.remat={remat}"), devices=1, platform="cuda"
+        )
+        for remat in ("none", "attention", "block")
+    )
+    assert none.temporary > attention.temporary > block.temporary
+    inputs = 4 * 4 * 8 * 64 * 64
+    assert block.activations > inputs
+
+
 def test_library_arrays_count_on_a_processor_alone(folder: Path) -> None:
     words = ("model.kind=bow", "model.d_embed=8", "model.context_length=8")
     session = session_of(folder, *words)
