@@ -103,6 +103,7 @@ def test_another_model_in_pytorch_is_not_timed() -> None:
 
 
 @pytest.mark.usefixtures("fake")
+@pytest.mark.slow
 def test_a_point_of_a_sweep_that_fails_is_a_row_that_says_so(tmp_path: Path) -> None:
     out = tmp_path / "new" / "b.json"
     words = (*CONFIG, "--devices", "cpu", "--sweep", "batch=4,7,8,13", "--out", out)

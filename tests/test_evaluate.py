@@ -343,6 +343,7 @@ def recurrent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(folder / "run", *words, "train.steps=2")
 
 
+@pytest.mark.slow
 def test_a_run_says_which_targets_its_losses_are_of(recurrent: Path):
     # One window of 1,024 targets would be too many: the first 100 of the middle one are scored.
     log = (recurrent / "metrics.jsonl").read_text().splitlines()

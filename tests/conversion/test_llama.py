@@ -33,6 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["llama", "llama-bias", "qwen3"])
+@pytest.mark.slow
 def test_there_and_back_is_bitwise(name: str, tmp_path: Path):
     first, second = make(f"transformer-{name}", tmp_path), tmp_path / "again"
     done = export(first, tmp_path / "out", name.partition("-")[0])

@@ -17,6 +17,7 @@ SIZES = ["model.n_layer=1", "model.n_head=2", "model.d_model=8", "model.context_
 
 @pytest.mark.parametrize("layout", ["stream", "lines"])
 @pytest.mark.quick("stream")
+@pytest.mark.slow
 def test_a_run_of_subwords_goes_out_and_comes_back(layout: str, tmp_path: Path):
     (tmp_path / "text.txt").write_text(TEXT)
     words = [f"data.path={tmp_path / 'text.txt'}", f"data.layout={layout}", "data.tokenizer=bpe"]

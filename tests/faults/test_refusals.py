@@ -72,6 +72,8 @@ def alternatives(config: Config, section: str, key: str) -> Iterator[Any]:
         "model.positions": ["rotary"],
         "model.residual": ["rezero", "deepnorm"],
         "model.attention_scale": ["inverse"],
+        "model.remat": ["block"],
+        "model.scan_layers": ["true"],
         "optim.kind": ["sgd"],
         "optim.schedule": ["constant"],
         "optim.tail": ["cosine"],

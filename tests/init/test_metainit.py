@@ -41,6 +41,7 @@ def adjusted(kind, steps, **settings):
     return variables["params"], found
 
 
+@pytest.mark.slow
 def test_a_norm_moves_by_a_tenth_with_momentum():
     """One step: 0.1. Two in one direction: 0.1 + 0.19; with a turn: 0.1 - 0.01 = 0.09."""
     before, once = adjusted("bigram", 1)

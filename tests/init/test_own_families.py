@@ -121,6 +121,7 @@ class TestCommands:
         done = start(scheme)
         assert done.status == 0, done.err
 
+    @pytest.mark.slow
     def test_what_lsuv_cannot_scale(self, start: Any, tmp_path: Path) -> None:
         done = start("lsuv", ("jnp.tanh(Linear(", "jnp.tanh(Odd("), ("class Pair", ODD))
         assert (done.status, done.err.count("\n")) == (2, 1)

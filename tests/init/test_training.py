@@ -81,6 +81,7 @@ def bench(kind: str, **settings: Any) -> Bench:
     ],
 )
 @pytest.mark.quick("mlp-None")
+@pytest.mark.slow
 def test_every_scheme_trains_in_one_program(kind, residual):
     here = bench(kind, **({"residual": residual} if residual else {}))
     step, batch, key = here.step(), here.batch(), jax.random.key(0)

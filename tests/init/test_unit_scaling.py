@@ -84,6 +84,7 @@ def unit_scaled(p, tokens, *, n_layer, n_head, activation, seen=None):
 
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
 @pytest.mark.quick("gelu")
+@pytest.mark.slow
 def test_the_function_is_that_of_unit_scaled_operations(activation):
     model, state = made(activation=activation, norm_epsilon=1e-9)
     rng = np.random.default_rng(0)

@@ -126,6 +126,7 @@ def test_loss_and_slopes_are_those_of_the_model_left_alone(name):
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
 @pytest.mark.quick("batch")
+@pytest.mark.slow
 def test_mlp_equals_a_pass_by_hand(norm):
     model = make_model("mlp", norm=norm)
     variables = make_variables(model)
@@ -292,6 +293,7 @@ def test_dead_and_saturated_units_of_a_known_net():
 
 
 @pytest.mark.parametrize("name", ["transformer", "gru"])
+@pytest.mark.slow
 def test_padding_does_not_count(name):
     """Ignore padding, and count every other position once."""
     model, variables, *_ = measured(name)

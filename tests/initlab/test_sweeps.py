@@ -175,6 +175,7 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_the_tables(whole):
     result = json.loads((whole / "sweep.json").read_text())
     runs, curves, layers = (rows(whole / name) for name in TABLES)

@@ -59,6 +59,7 @@ def test_one_step_at_a_time_equals_the_scan(model, variables, tokens_BT):
     np.testing.assert_allclose(np.stack(cache), np.stack(last), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_state_does_not_depend_on_later_inputs():
     """Both arguments of the scan: values and coefficients of later times have no gradient."""
     rng = np.random.default_rng(0)

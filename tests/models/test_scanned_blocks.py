@@ -57,6 +57,7 @@ QUICK = "deepnorm, rotary"
     "name",
     [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES],
 )
+@pytest.mark.slow
 def test_loss_and_gradients_are_those_of_unrolled_blocks(name: str) -> None:
     """Agree to rounding, so each block has the dropout masks that it had."""
     model = model_of(CASES[name])

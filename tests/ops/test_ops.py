@@ -202,6 +202,7 @@ def test_recurrence_equals_the_plain_version(case: Case) -> None:
 
 
 @of_each_kind
+@pytest.mark.slow
 def test_equals_the_plain_version_in_bfloat16(case: Case) -> None:
     args = draw(case.shapes, jnp.bfloat16)
     if case.fast in (normalization.layer_norm, normalization.rms_norm):

@@ -54,9 +54,9 @@ def test_in_the_transformer(monkeypatch):
     section = {"kind": "transformer", "n_layer": LAYERS, "n_head": 2, "d_model": 16}
     rates = []
 
-    def attention(*args, dropout_rate, dropout_key):
+    def attention(*args, dropout_rate, **others):
         rates.append(dropout_rate)
-        return causal_attention(*args, dropout_rate=dropout_rate, dropout_key=dropout_key)
+        return causal_attention(*args, dropout_rate=dropout_rate, **others)
 
     monkeypatch.setattr(attention_module, "causal_attention", attention)
     # What is traced for all blocks at once cannot be looked at block by block.

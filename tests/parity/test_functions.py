@@ -72,6 +72,9 @@ def test_logits(source, name):
     assert_near(logits, numbers_of(source, name)["logits"], 1e-5, "logits")
 
 
+@pytest.mark.quick(
+    "live-*", "golden-*-2", "golden-*-bias", "golden-*-relu", "*-batch_norm", "*-bigram"
+)
 def test_the_gradient_of_every_parameter(source, name):
     numbers = numbers_of(source, name)
     expected, (_, actual) = part(numbers, "grad"), logits_and_gradient(source, name)

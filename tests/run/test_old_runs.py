@@ -32,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("family", RUNS)
-@pytest.mark.quick("ngram", "mlp", "gru", "transformer")
+@pytest.mark.quick("ngram", "transformer")
 def test_an_old_run_evaluates_and_samples(family: str, folder: Path):
     shutil.copytree(HERE / family, folder / family)
     expected = EXPECTED["runs"][family]

@@ -504,6 +504,7 @@ class TestWandbOffline:
         }
         assert samples == dict(read_samples(workdir / "samples.txt"))
 
+    @pytest.mark.slow
     def test_a_run_a_longer_one_and_a_replay(self, text: Path, tmp_path: Path) -> None:
         workdir = tmp_path / "run"
         words = [f"data.path={text}", *WORDS, "log.wandb=true", "log.wandb_project=mine"]

@@ -98,6 +98,7 @@ def test_schedule_free_adamw_is_optaxs_in_the_step():
     assert float(jnp.abs(average["logits"] - state.params["logits"]).max()) > 1e-4
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_at_both(tmp_path: Path):
     workdir = tmp_path / "run"
     done = run("train", *words(tmp_path, "optim.ema=0.9"), "--workdir", workdir)

@@ -50,6 +50,7 @@ def places_after(steps: int, pieces: int, seed: int = 0) -> set[int]:
 
 
 @pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.slow
 def test_no_two_micro_batches_have_the_same_dropout(pieces: int):
     first, both = places_after(1, pieces), places_after(2, pieces)
     assert len(first) == pieces

@@ -75,6 +75,7 @@ def test_steps_are_rounded_up_and_the_schedule_follows(text: Path) -> None:
     assert session(text, "train.epochs=1e-9").config.train.steps == 1
 
 
+@pytest.mark.slow
 def test_a_run_reports_epochs(text: Path, tmp_path: Path) -> None:
     words = [f"data.path={text}", *tiny("bigram"), "data.sampling=epoch", "train.epochs=1.5"]
     done = run("train", *words, "--workdir", tmp_path / "run")

@@ -75,6 +75,7 @@ def assert_alike(found: list[np.ndarray], meshes: tuple[tuple[int, int], ...]) -
         np.testing.assert_allclose(losses, exact, rtol=TOLERANCE, err_msg=str(mesh))
 
 
+@pytest.mark.slow
 def test_two_groups_of_two_in_two_pieces_train_as_one_device(tmp_path: Path):
     meshes = ((4, 2),)
     assert_alike(losses_of("mlp", meshes, tmp_path, pieces=2), meshes)

@@ -72,6 +72,7 @@ def test_every_evaluation_draws_batches_of_its_own(
     assert 0 <= drawn[-1].start < drawn[-1].stop < 2**31
 
 
+@pytest.mark.slow
 def test_a_model_that_stands_still_is_measured_on_other_batches(
     settings: list[str], tmp_path: Path
 ):
