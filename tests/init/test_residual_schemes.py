@@ -99,6 +99,7 @@ def test_fixup_trains_its_numbers_slowly_with_sgd(kind, factor):
 @pytest.mark.parametrize(
     ("layer", "least", "most"), [("mlp", 0.7, 1.4), ("attention", 16 ** (2 / 3) - 1, 16)]
 )
+@pytest.mark.longest
 def test_the_first_step_of_fixup_by_depth(layer, least, most):
     """A step of SGD on all branches moves the logits by as much at 32 blocks as at 2.
 

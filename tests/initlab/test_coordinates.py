@@ -230,6 +230,7 @@ def test_networks_of_all_depths_have_these_layers(text):
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_depth_checks_know_the_parametrisation_that_depends_on_it(text):
     """CompleteP moves as far at every depth; with a readout of 0 alone, deep ones move further."""
     from charjax.initlab.probes.depths import check_depths

@@ -120,6 +120,7 @@ def test_verdicts_are_those_of_the_page(plain):
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_an_export_of_all_kinds(plain, with_axes, tmp_path):
     for directory in (plain, with_axes):
         out = tmp_path / directory.name

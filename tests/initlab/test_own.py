@@ -50,6 +50,7 @@ def test_a_sweep_compares_seed_by_seed(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_a_family_is_swept_over_its_width(folder: Path) -> None:
     out = folder / "sweep"
     words = ["--arch", f"{folder / 'mine.py'}:Pair", "--scheme", "pytorch,he_normal"]

@@ -131,6 +131,7 @@ def test_a_run_of_a_sweep_is_the_run_alone(kind, schemes, gains, settings, text)
     ],
     ids=lambda value: " ".join(value),
 )
+@pytest.mark.longest
 def test_other_optimisers_in_a_sweep(optim, schemes, text):
     overrides = [*tiny("mlp"), f"data.path={text}", *optim, "init.base_width=4", "train.steps=20"]
     if len(schemes) == 1:

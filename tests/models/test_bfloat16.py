@@ -135,6 +135,7 @@ def test_a_small_model_is_near_float32():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.longest
 def test_every_parameter_is_near_float32(name: str):
     """Use the families' default sizes and initialisations."""
     assert_near_float32(make_config(name), outputs=T, seeds=1)

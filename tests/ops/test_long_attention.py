@@ -89,6 +89,7 @@ def test_in_bfloat16() -> None:
     softcap=st.sampled_from([0.0, 1.0]),
     rate=st.sampled_from([0.0, 0.4]),
 )
+@pytest.mark.longest
 def test_equals_the_plain_version_in_float64(
     T: int, tile: int, heads: int, window: int | None, softcap: float, rate: float
 ) -> None:

@@ -58,6 +58,7 @@ def test_a_save_adds_one_copy_of_the_state_and_a_restore_less(tmp_path: Path):
 
 @LINUX
 @pytest.mark.slow
+@pytest.mark.longest
 def test_a_hundred_thousand_steps_take_no_more_memory_than_twenty_thousand(tmp_path: Path):
     (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 200)
     words = ["model.kind=bigram", "data.path=text.txt", "train.log_every=1", "eval.every=5000"]

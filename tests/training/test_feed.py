@@ -72,6 +72,7 @@ def test_bits_are_those_of_a_text_on_the_device(name: str, tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_bits_are_those_of_a_text_on_two_devices(tmp_path: Path):
     text = write_text(tmp_path)
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
@@ -107,6 +108,7 @@ def test_an_interrupted_run_is_resumed_with_the_text_elsewhere(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_two_processes_train_as_with_the_text_on_their_devices(tmp_path: Path):
     text = write_text(tmp_path)
     base = [f"data.path={text}", *RUNS["gru, contiguous"], "train.steps=40", "train.log_every=1"]
