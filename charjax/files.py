@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, even if the disk is full; directories that flags name."""
+"""Writing files whole or not at all, even if the disk is full; locks; directories of flags."""
 
 import contextlib
 import errno
@@ -8,9 +8,14 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from charjax.errors import UserError
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
 
 
 def append(path: Path, text: str, *, create: bool = True) -> None:
@@ -117,6 +122,25 @@ def cannot_write(directory: Path, reason: str | None) -> UserError:
     return UserError(
         f"workdir: {str(directory)!r} cannot be written: {reason}; give another --workdir"
     )
+
+
+def has_locks() -> bool:
+    """Return whether the system has the locks of `try_lock`."""
+    return fcntl is not None
+
+
+def try_lock(file: IO[bytes]) -> bool:
+    """Take the lock of a file, held until it is closed; return false if another process has it.
+
+    Where the system has no locks, it is always taken.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write_json(path: Path, tree: dict[str, Any]) -> None:

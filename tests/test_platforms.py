@@ -210,9 +210,10 @@ def test_memory_here():
 def test_without_locks_a_run_is_written_with_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
+    from charjax import files
     from charjax.run import lock
 
-    monkeypatch.setattr(lock, "fcntl", None)
+    monkeypatch.setattr(files, "fcntl", None)
     lock._note_no_locks.cache_clear()
     first, second = Lock(tmp_path), Lock(tmp_path)
     first.acquire()

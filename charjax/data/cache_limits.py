@@ -10,10 +10,10 @@ from charjax.data.token_cache import (
     is_intact,
     read_record,
     remove_entry,
-    try_lock,
     write_record,
 )
 from charjax.errors import UserError
+from charjax.files import try_lock
 
 DEFAULT_LIMIT = 20_000_000_000
 

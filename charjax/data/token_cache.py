@@ -13,7 +13,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +22,6 @@ from charjax.cli import remark
 from charjax.data.tokenizers import Tokenizer, text_size
 from charjax.errors import UserError
 from charjax.units import TextSize
-
-try:
-    import fcntl
-except ImportError:
-    fcntl = None  # type: ignore[assignment]
 
 FORMAT = 1
 # Seconds between looks at another process's lock.
@@ -224,19 +219,8 @@ def locked(key: str, label: str) -> Iterator[None]:
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{key}.lock").open("a+b", buffering=0) as file:
-        if not try_lock(file):
+        if not files.try_lock(file):
             remark(f"another process is encoding {label}; waiting for it")
-            while not try_lock(file):
+            while not files.try_lock(file):
                 time.sleep(_POLL)
         yield
-
-
-def try_lock(file: IO[bytes]) -> bool:
-    """Take the lock of a file, held until it is closed; return false if another process has it."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

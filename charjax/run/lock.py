@@ -13,12 +13,7 @@ from typing import IO
 
 from charjax.cli import remark
 from charjax.errors import UserError
-from charjax.files import cannot_write
-
-try:
-    import fcntl
-except ImportError:
-    fcntl = None  # type: ignore[assignment]
+from charjax.files import cannot_write, has_locks, try_lock
 
 # Tries to find the process that holds a lock, and seconds between them.
 _HOLDER_TRIES = 20
@@ -41,12 +36,12 @@ class Lock:
         Raises:
           UserError: another process holds it, which is named; or nothing can be written there.
         """
-        if fcntl is None:
+        if not has_locks():
             _note_no_locks()
         try:
             # Unbuffered: closing a buffered file would try again what a full disk refused.
             self._file = self._path.open("a+b", buffering=0)
-            if _try_lock(self._file):
+            if try_lock(self._file):
                 self._file.truncate(0)
                 self._file.write(str(os.getpid()).encode())
                 return
@@ -74,7 +69,7 @@ def is_held(directory: Path) -> bool:
     """
     try:
         with (directory / ".lock").open("rb") as file:
-            return not _try_lock(file)
+            return not try_lock(file)
     except OSError:
         return False
 
@@ -82,16 +77,6 @@ def is_held(directory: Path) -> bool:
 @functools.cache
 def _note_no_locks() -> None:
     remark("this system has no file locks: let only one process at a time write a run's directory")
-
-
-def _try_lock(file: IO[bytes]) -> bool:
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _holder(file: IO[bytes]) -> str:
