@@ -19,6 +19,7 @@ from benchmarks import (
     render_picture,
     render_plan,
     render_speed,
+    render_studies,
     render_verdicts,
 )
 from benchmarks.results_file import RESULTS
@@ -56,6 +57,7 @@ def main() -> None:
         if name in measured:
             draw_row(measured[name], _picture(name))
     render_picture.draw(DOCS / "figures" / "overview.svg")
+    render_studies.draw(DOCS / "figures")
     print(f"README.md, docs/ and configs/ written; {len(measured)} reproduced rows")
 
 
@@ -87,6 +89,7 @@ def pages(measured: dict[str, report.Result], folder: Path = RESULTS) -> dict[Pa
         DOCS / "durability.md": render_faults.page_parts(),
         DOCS / "plan.md": render_plan.page_parts(),
         DOCS / "initlab.md": render_initlab.page_parts(folder) | render_verdicts.page_parts(),
+        DOCS / "studies.md": render_studies.page_parts(folder),
     }
     for page, made_of in parts.items():
         text = page.read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from charjax.reproduction.checks import FAILURES, CheckData
 from charjax.reproduction.output import Result
 from charjax.reproduction.report import machine, markdown_table, print_table
 
-_COLUMNS = ("quantity", "expected", "theory", "measured", "n", "verdict")
+CHECK_COLUMNS = ("quantity", "expected", "theory", "measured", "n", "verdict")
 
 
 def document(results: Sequence[Result], command: str) -> str:
@@ -29,15 +29,15 @@ def markdown(results: Sequence[Result]) -> str:
     """Return a table for each result, with its source, time and machine under it."""
     parts = []
     for result in sorted(results, key=lambda result: result["number"]):
-        lines = [[_escape(cell) for cell in cells(check)] for check in result["checks"]]
+        lines = [[escape(cell) for cell in cells(check)] for check in result["checks"]]
         measured = dict.fromkeys(check["of"] for check in result["checks"] if check["of"])
         means = f" Measured: {'; '.join(measured)}." if measured else ""
         source = (
             f"Source: {result['source']}.{means} `{result['command']}`, {result['tier']} tier, "
             f"{result['seconds']:.0f} s on {machine(result)}."
         )
-        heading = f"## {result['number']}. {_escape(result['title'])}"
-        parts.append("\n".join([heading, "", *markdown_table(_COLUMNS, lines), "", source]))
+        heading = f"## {result['number']}. {escape(result['title'])}"
+        parts.append("\n".join([heading, "", *markdown_table(CHECK_COLUMNS, lines), "", source]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -67,7 +67,7 @@ def _expected(check: CheckData) -> str:
     return f"{number} ± {check['tolerance']:g}"
 
 
-def _escape(cell: str) -> str:
+def escape(cell: str) -> str:
     """Escape Markdown and HTML."""
     for sign in "\\|<>*_`":
         cell = cell.replace(sign, f"\\{sign}")
@@ -80,7 +80,7 @@ def show(console: Console, results: Sequence[Result]) -> None:
     for result in sorted(results, key=lambda result: result["number"]):
         lines.append([str(result["number"]), result["title"]])
         lines += [["", *cells(check)] for check in result["checks"]]
-    print_table(console, ("#", *_COLUMNS), ("#", "measured", "n"), lines)
+    print_table(console, ("#", *CHECK_COLUMNS), ("#", "measured", "n"), lines)
 
 
 def verdicts_in_words(result: Result) -> str:

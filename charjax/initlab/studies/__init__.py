@@ -1,0 +1,65 @@
+"""Questions on initialisation that this laboratory answers, each measured by a module of its own.
+
+A module has the attributes of `charjax.initlab.studies.study.Module`, and is imported when it is
+run: nothing here needs JAX.
+"""
+
+from collections.abc import Sequence
+
+from charjax.errors import UserError, did_you_mean
+from charjax.initlab.studies.study import Study
+
+STUDIES: tuple[Study, ...] = (
+    Study(
+        "trainability",
+        1,
+        "Trainability by weight variance and depth",
+        "How deep can a network be trained, as a multiple of the depth scale of its correlations?",
+        (),
+        ("names",),
+    ),
+    Study(
+        "muon",
+        2,
+        "Schemes under AdamW, Muon and SGD",
+        "Which initialisation schemes still matter under Muon?",
+        (),
+        ("names",),
+    ),
+    Study(
+        "edge-of-stability",
+        3,
+        "The edge of stability by scheme",
+        "Where does the sharpness settle, from each scheme, under each optimiser?",
+        (),
+        ("names",),
+    ),
+    Study(
+        "mup-transfer",
+        4,
+        "Learning-rate transfer of muP under Adam, Muon and SGD",
+        "How far does the best learning rate of muP drift over 8 times the width?",
+        (),
+        ("shakespeare",),
+    ),
+)
+
+
+def select(words: Sequence[str]) -> tuple[Study, ...]:
+    """Return the studies that the command's words name, in order: names, numbers, or "all".
+
+    Raises:
+      UserError: a word that is none of them.
+    """
+    if not words or "all" in words:
+        return STUDIES
+    known = {each.name: each for each in STUDIES}
+    by_word = known | {str(each.number): each for each in STUDIES}
+    for word in words:
+        if word not in by_word:
+            raise UserError(
+                f"NAME: {word!r} given; allowed: all, {', '.join(known)}, or their numbers"
+                f"{did_you_mean(word, known)}"
+            )
+    chosen = {by_word[word].name for word in words}
+    return tuple(each for each in STUDIES if each.name in chosen)
