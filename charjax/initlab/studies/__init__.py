@@ -31,7 +31,22 @@ STUDIES: tuple[Study, ...] = (
         3,
         "The edge of stability by scheme",
         "Where does the sharpness settle, from each scheme, under each optimiser?",
-        (),
+        (
+            "Cohen et al. 2021, Gradient Descent on Neural Networks Typically Occurs at the Edge "
+            "of Stability (arXiv:2103.00065): the abstract and the introduction; 2 / rate, at or "
+            "just above which the sharpness stays",
+            "its code (github.com/locuslab/edge-of-stability): README.md, src/gd.py and "
+            "src/utilities.py; the whole batch at a constant rate, Polyak's momentum as "
+            "torch.optim.SGD has it",
+            "Phunyaphibarn et al. 2023 (arXiv:2311.15051): the introduction; Polyak's momentum as "
+            "a recursion",
+            "Andreyev et al. 2026 (arXiv:2604.14108): the abstract; 2 (1 + beta) / rate with "
+            "momentum and large batches",
+            "Cohen et al. 2022, Adaptive Gradient Methods at the Edge of Stability "
+            "(arXiv:2207.14484): the abstract; 38 / rate of Adam's preconditioned Hessian",
+            "Damian et al. 2023, Self-Stabilization (arXiv:2209.15594): the abstract and the "
+            "introduction; why the sharpness stays",
+        ),
         ("names",),
     ),
     Study(
