@@ -150,7 +150,7 @@ def loss_floor(session: Session) -> float:
     It is the entropy of the target given the context, as they occur in the batch.
     """
     assert isinstance(session.source, BatchSource)
-    batch = jax.device_get(session.source.draw(jnp.int32(0)))
+    batch = jax.device_get(jax.jit(lambda source: source.draw(jnp.int32(0)))(session.source))
     targets: dict[Any, collections.Counter[int]] = collections.defaultdict(collections.Counter)
     for inputs_S, (target,) in zip(batch.inputs.tolist(), batch.targets.tolist(), strict=True):
         targets[tuple(inputs_S)][target] += 1

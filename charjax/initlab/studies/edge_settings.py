@@ -175,6 +175,8 @@ def rules(settings: Settings) -> list[str]:
         f"Left the edge: at least {settings.reach:g} was measured at step {settings.after} or "
         "later, but not in those. Below: neither. Untrained: a loss that is not finite, or at the "
         "end not below that of a uniform guess.",
+        "Adam's preconditioner is that of the step which follows, both corrections of bias in it: "
+        "at step 0 the size of the gradient, times 1 - beta1.",
         "No level of the loss is asked: names share their beginnings, so the loss has a floor, at "
         "which the curvature does not vanish. A run within "
         f"{settings.fitted:g} nats of it has fitted its batch.",
