@@ -15,7 +15,7 @@ from charjax.initlab.report import drawing
 from charjax.initlab.studies import edge_of_stability as study
 from charjax.initlab.studies.edge_fates import fates_of, scheme_p, scheme_values
 from charjax.initlab.studies.edge_result import settled_by_seed
-from charjax.initlab.studies.edge_runs import Runs, loss_floor, open_sessions
+from charjax.initlab.studies.edge_runs import SchemePrograms, loss_floor, open_sessions
 from charjax.initlab.studies.edge_settings import OPTIMISERS, SETTINGS
 from charjax.initlab.studies.study import as_json
 from charjax.training.optimizer import make_optimizer
@@ -151,12 +151,15 @@ def test_the_floor_of_the_loss_is_the_entropy_of_the_target_given_the_context(se
 
 
 @pytest.mark.slow
-def test_a_sharp_start_comes_down_and_the_loss_falls(sessions):
-    runs = Runs(sessions, "sharpness", 2)
-    found = runs.train(0, [0, 1], [0.5, 0.5], (0, 1, 50, 100), lambda: None)
-    assert found["value"].shape == found["residual"].shape == (2, 4)
+def test_the_runs_of_a_scheme_train_and_are_measured(sessions):
+    programs = SchemePrograms(sessions, "sharpness", (1e-6, 0.5), 2)
+    found = programs.train(0, (0, 1, 50, 100), lambda: None)
+    assert found["value"].shape == found["residual"].shape == (4, 4)
+    # Rate by rate: the same parameters at both, and the lower one moves nothing.
+    np.testing.assert_allclose(found["value"][:2, 0], found["value"][2:, 0], rtol=1e-5)
+    np.testing.assert_allclose(found["value"][:2], found["value"][:2, :1] * np.ones(4), rtol=1e-2)
     assert np.all(found["residual"] < 0.01 * found["value"])
-    assert np.all(found["loss"][:, -1] < found["loss"][:, 0] - 0.3)
+    assert np.all(found["loss"][2:, -1] < found["loss"][2:, 0] - 0.3)
     # The first loss is near that of a uniform guess; both seeds differ.
     np.testing.assert_allclose(found["loss"][:, 0], math.log(27), rtol=0.1)
     assert found["value"][0, 0] != found["value"][1, 0]
@@ -211,14 +214,14 @@ def test_a_rate_in_common_is_no_difference_of_schemes():
 
 
 def test_the_schemes_p():
-    alike, apart = np.ones((5, 4)), np.arange(5.0)[:, None] + noisy()[0, 0]
+    alike, distinct = np.ones((5, 4)), np.arange(5.0)[:, None] + noisy()[0, 0]
     assert scheme_p(alike, 999) == 1.0
-    assert scheme_p(apart, 999) == pytest.approx(1 / 1000)
+    assert scheme_p(distinct, 999) == pytest.approx(1 / 1000)
     # A seed's own level changes nothing, nor does a scheme without values.
-    assert scheme_p(apart + np.array([0.0, 50.0, -7.0, 3.0]), 999) == pytest.approx(1 / 1000)
-    assert scheme_p(np.vstack([apart, np.full((1, 4), np.nan)]), 999) == pytest.approx(1 / 1000)
-    assert scheme_p(apart[:1], 999) is None
-    assert scheme_p(apart[:, :1], 999) is None
+    assert scheme_p(distinct + np.array([0.0, 50.0, -7.0, 3.0]), 999) == pytest.approx(1 / 1000)
+    assert scheme_p(np.vstack([distinct, np.full((1, 4), np.nan)]), 999) == pytest.approx(1 / 1000)
+    assert scheme_p(distinct[:1], 999) is None
+    assert scheme_p(distinct[:, :1], 999) is None
 
 
 def test_p_of_equal_schemes_is_uniform():
@@ -256,7 +259,7 @@ def test_conclusion_where_schemes_differ_and_settle_elsewhere():
     assert "from default to zero_readout" in found.answer[1]
     assert "under Adam no run is at the edge at its end" in found.answer[0]
     assert "cannot be tested" in found.answer[2]
-    assert "24 stay below it (24 of them have fitted the batch)" in found.answer[4]
+    assert "24 stay below it (24 of these have fitted the batch)" in found.answer[4]
     assert [check.verdict for check in found.checks[:2]] == ["out of tolerance", "reproduced"]
     adam = [check for check in found.checks if check.what.startswith("Adam")]
     assert [check.verdict for check in adam] == ["not run", "out of tolerance", "not run"]
@@ -268,7 +271,7 @@ def test_conclusion_and_pictures_where_everything_diverged():
     data = data_of(nothing, some)
     found = study.conclude(SETTINGS_3, data)
     assert found.answer[0].startswith("Under gradient descent no run is at the edge")
-    assert "24 did not train" in found.answer[3]
+    assert "untrained: 24." in found.answer[3]
     assert "nothing was measured at step 0" in found.answer[5]
     with drawing.styled():
         pictures = study.draw(SETTINGS_3, data)
@@ -281,11 +284,10 @@ def test_runs_that_begin_above_and_do_not_come_down():
     data = data_of(runs(ratio), runs(ratio, diverged=5))
     found = study.conclude(SETTINGS_3, data)
     assert (
-        "0 of them come down to at most 1.25 times the threshold, 0 do not train" in found.answer[5]
+        "0 of them come down to at most 1.25 times the threshold; untrained: 0" in found.answer[5]
     )
     assert (
-        "0 of them come down to at most 1.25 times the threshold, 24 do not train"
-        in found.answer[6]
+        "0 of them come down to at most 1.25 times the threshold; untrained: 24" in found.answer[6]
     )
 
 

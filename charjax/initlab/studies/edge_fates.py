@@ -1,4 +1,4 @@
-"""How each run stands to the threshold: where it begins, how it ends, and where it settles.
+"""Fates of runs: where each begins, in units of the threshold, how it ends, where it settles.
 
 Letters: C schemes, L learning rates, S seeds, M measured steps.
 """

@@ -19,7 +19,7 @@ import numpy as np
 
 from charjax.initlab.studies.edge_pictures import draw
 from charjax.initlab.studies.edge_result import conclude
-from charjax.initlab.studies.edge_runs import Runs, loss_floor, open_sessions
+from charjax.initlab.studies.edge_runs import SchemePrograms, loss_floor, open_sessions
 from charjax.initlab.studies.edge_settings import OPTIMISERS, SETTINGS, Settings, rules
 from charjax.initlab.studies.pieces import Arrays, Pieces
 from charjax.initlab.studies.study import Data
@@ -49,16 +49,15 @@ def measure(settings: Settings, pieces: Pieces, progress: Progress, poll: Poll) 
             data["targets"] = sessions[0].config.train.batch_size
             data["floor"] = loss_floor(sessions[0])
             data["uniform"] = math.log(sessions[0].model.vocab_size)
-        runs = Runs(sessions, optimiser.measurement, len(rates) * settings.seeds)
-        rates_R = np.repeat(rates, settings.seeds)
-        seeds_R = np.tile(np.arange(settings.seeds), len(rates))
+        programs = SchemePrograms(sessions, optimiser.measurement, rates, settings.seeds)
         found = []
         for place, scheme in enumerate(settings.schemes):
-            train = functools.partial(runs.train, place, seeds_R, rates_R, settings.at, poll)
+            train = functools.partial(programs.train, place, settings.at, poll)
             found.append(pieces.get(f"{name.replace(' ', '-')}-{scheme}", train))
             done += 1
             progress(done, total)
-        thresholds_R = np.array([optimiser.threshold_at(rate) for rate in rates_R])
+        thresholds_L = [optimiser.threshold_at(rate) for rate in rates]
+        thresholds_R = np.repeat(thresholds_L, settings.seeds)
         data["runs"][name] = _together(settings, found, thresholds_R)
     return data
 

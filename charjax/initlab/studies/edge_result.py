@@ -68,7 +68,10 @@ def _place(found: dict[str, Fates]) -> str:
 def _schemes(settings: Settings, name: str, fates: Fates, p: float | None) -> str:
     start = f"{name.capitalize()}: whether the place depends on the scheme"
     if p is None:
-        return f"{start} cannot be tested, as fewer than two schemes end at the edge in every seed."
+        return (
+            f"{start} cannot be tested: it takes two seeds or more, and two schemes at the edge in "
+            "each of them."
+        )
     means_C = nan_mean(scheme_values(fates.settled))
     low, high = int(np.nanargmin(means_C)), int(np.nanargmax(means_C))
     span = (
@@ -94,8 +97,8 @@ def _endings(settings: Settings, data: Data, name: str, fates: Fates) -> str:
         f"{name.capitalize()}: {fates.count(EDGE)} of {total} runs end at the edge ("
         f"{int(cells.sum())} of {cells.size} pairs of scheme and rate with every seed), "
         f"{fates.count(LEFT)} left it, {fates.count(BELOW)} stay below it "
-        f"({int(fitted.sum())} of them have fitted the batch), {fates.count(UNTRAINED)} did not "
-        "train."
+        f"({int(fitted.sum())} of these have fitted the batch); untrained: "
+        f"{fates.count(UNTRAINED)}."
     )
 
 
@@ -124,7 +127,7 @@ def _beginnings(settings: Settings, name: str, fates: Fates) -> str:
     which = "all schemes" if len(schemes) == len(settings.schemes) else ", ".join(schemes)
     return (
         f"{sentence} ({which}): {int(is_down.sum())} of them come down to at most "
-        f"{settings.down:g} times the threshold, {lost} do not train."
+        f"{settings.down:g} times the threshold; untrained: {lost}."
     )
 
 

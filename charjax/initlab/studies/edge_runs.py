@@ -4,7 +4,7 @@ The full batch is the library's own: with `data.sampling=epoch` and as many rows
 contexts, the one batch of an epoch holds every context, at every step in another order. The step,
 the optimiser and the measurements are those of any run.
 
-Letters: R runs, M measured steps.
+Letters: L learning rates, S seeds, R = L S runs, M measured steps.
 """
 
 import collections
@@ -16,8 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from numpy.typing import NDArray
 
+from charjax import parallel
 from charjax.config import load_config
 from charjax.data.batches import BatchSource
 from charjax.data.datasets import load_dataset
@@ -25,8 +27,10 @@ from charjax.data.splits import Split
 from charjax.initlab.measurements.program import MeasuringProgram
 from charjax.initlab.studies.edge_settings import Optimiser, Settings
 from charjax.initlab.studies.pieces import Arrays
+from charjax.parallel import ROWS, WHOLE
 from charjax.reproduction.checks import Poll
 from charjax.training.ensemble import Ensemble, EnsembleTraining, initial_ensemble, initial_run
+from charjax.training.feed import device_source
 from charjax.training.session import Session, make_session
 
 
@@ -75,56 +79,49 @@ def open_sessions(settings: Settings, optimiser: Optimiser) -> list[Session]:
     ]
 
 
-class Runs:
+class SchemePrograms:
     """The programs for R runs under one optimiser, compiled when they are needed first."""
 
-    def __init__(self, sessions: list[Session], measurement: str, count: int):
+    def __init__(
+        self, sessions: list[Session], measurement: str, rates: tuple[float, ...], seeds: int
+    ):
         """Prepare.
 
         Args:
           sessions: of the schemes, which differ in nothing else.
           measurement: a curvature of `charjax.initlab.measurements`.
-          count: R.
+          rates: L of them.
+          seeds: S; they are 0, 1, ...
         """
-        self._sessions, self._measurement, self._count = sessions, measurement, count
+        self._sessions, self._measurement = sessions, measurement
+        self._rates_L = jnp.asarray(rates, jnp.float32)
+        self._seeds_S = jnp.arange(seeds, dtype=jnp.uint32)
 
     @functools.cached_property
     def _programs(self) -> tuple[Ensemble, MeasuringProgram]:
         session = self._sessions[0]
-        ensemble = Ensemble(session, self._count)
-        zeros = jnp.zeros(self._count, jnp.uint32), jnp.zeros(self._count, jnp.float32)
-        initial = jax.eval_shape(functools.partial(_start, session, ensemble.source), *zeros)
+        ensemble = Ensemble(session, len(self._rates_L) * len(self._seeds_S))
+        initial = _start(session, self._rates_L, self._seeds_S)
         measuring = MeasuringProgram(
             (self._measurement,), session.model, session.config, ensemble, initial
         )
         return ensemble, measuring
 
-    def train(
-        self,
-        place: int,
-        seeds: Any,
-        rates: Any,
-        at: tuple[int, ...],
-        poll: Poll,
-    ) -> Arrays:
+    def train(self, place: int, at: tuple[int, ...], poll: Poll) -> Arrays:
         """Train the runs of one scheme, and measure them.
 
         Args:
           place: of the scheme.
-          seeds: (R,).
-          rates: (R,) learning rates.
           at: the steps, ascending, from 0 on; training ends at the last.
           poll: called often; may raise to stop.
 
         Returns:
-          value and residual (R, M); loss (R, M): the mean over the steps since the measurement
-          before, and at step 0 that of the first step; diverged (R,): the step, or -1.
+          value and residual (R, M), rate by rate; loss (R, M): the mean over the steps since the
+          measurement before, and at step 0 that of the first step; diverged (R,): the step, or -1.
         """
         ensemble, measure = self._programs
-        start = jax.jit(functools.partial(_start, self._sessions[place]))
-        state, hyperparameters = ensemble.place(
-            start(ensemble.source, jnp.asarray(seeds, jnp.uint32), jnp.asarray(rates, jnp.float32))
-        )
+        start = _start(self._sessions[place], self._rates_L, self._seeds_S)
+        state, hyperparameters = ensemble.place(start)
         initial = jax.tree.map(jnp.copy, state)
         training = EnsembleTraining(ensemble, state, hyperparameters, poll=poll)
         found: dict[str, list[NDArray[np.float64]]] = {"value": [], "residual": [], "loss": []}
@@ -164,8 +161,20 @@ def _host(values: Any) -> NDArray[np.float64]:
     return np.asarray(values, np.float64)[:, 0]
 
 
-def _start(session: Session, source: Any, seeds_R: Any, rates_R: Any) -> Any:
-    states, hyperparameters = jax.vmap(functools.partial(initial_run, session, source))(
-        seeds_R, rates_R
-    )
-    return initial_ensemble(states), hyperparameters
+def _start(session: Session, rates_L: Array, seeds_S: Array) -> Any:
+    """Return the runs of a scheme at step 0, rate by rate.
+
+    A seed's parameters are drawn once: some schemes take as long for them as the training.
+    """
+    mesh = parallel.make_mesh(session.devices, len(seeds_S))
+    assert session.source is not None
+    source = parallel.place(device_source(session.source), parallel.replicated(mesh))
+
+    def of_device(seeds_S: Array, source: BatchSource) -> Any:
+        return jax.vmap(lambda seed: initial_run(session, source, seed, rates_L[0]))(seeds_S)
+
+    draw = jax.jit(parallel.on_each_device(of_device, mesh, ROWS, WHOLE))
+    drawn = draw(parallel.place(seeds_S, parallel.split_over(mesh)), source)
+    states, hyperparameters = jax.tree.map(lambda x: jnp.concatenate([x] * len(rates_L)), drawn)
+    rates_R = jnp.repeat(rates_L, len(seeds_S))
+    return initial_ensemble(states), hyperparameters._replace(learning_rate=rates_R)

@@ -60,7 +60,7 @@ OPTIMISERS: dict[str, Optimiser] = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is trained, and how it is judged.
+    """Networks, text and criterion of a tier.
 
     Attributes:
       schemes: C of them.
