@@ -32,9 +32,9 @@ class Optimiser(NamedTuple):
     def threshold_at(self, rate: float) -> float:
         """Return the largest curvature at which a quadratic is stable.
 
-        2 / rate without momentum, (2 + 2 beta) / rate with Polyak's (Cohen et al. 2021,
-        arXiv:2103.00065), and (2 + 2 beta) / ((1 - beta) rate) of the preconditioned curvature
-        under Adam (Cohen et al. 2022, arXiv:2207.14484).
+        2 / rate without momentum (Cohen et al. 2021, arXiv:2103.00065), (2 + 2 beta) / rate with
+        Polyak's (Andreyev et al. 2026, arXiv:2604.14108), and under Adam that over 1 - beta of the
+        preconditioned curvature, 38 / rate at beta1 = 0.9 (Cohen et al. 2022, arXiv:2207.14484).
         """
         shrink = 1 - self.beta if self.is_averaged else 1.0
         return (2 + 2 * self.beta) / (shrink * rate)
