@@ -23,8 +23,20 @@ STUDIES: tuple[Study, ...] = (
         2,
         "Schemes under AdamW, Muon and SGD",
         "Which initialisation schemes still matter under Muon?",
-        (),
-        ("names",),
+        (
+            "Jordan et al. 2024, Muon, its README: hidden matrices by Muon with a momentum of 0.95 "
+            "and, as an example, a rate of 0.02; embeddings, heads, gains and biases by AdamW, "
+            "there with 3e-4 (github.com/KellerJordan/Muon)",
+            "Liu et al. 2025, Muon is Scalable for LLM Training, abstract: weight decay, and one "
+            "size of step for matrices of all shapes (arXiv:2502.16982)",
+            "modded-nanogpt, README: projections and classification layers begin at 0 with Muon "
+            "(github.com/KellerJordan/modded-nanogpt)",
+            "modded-nanogpt, pull request 267: where the norms of matrices stay as they were "
+            "drawn, their standard deviations are tuned with Muon "
+            "(github.com/KellerJordan/modded-nanogpt/pull/267)",
+            "No publication that compares schemes under Muon was found.",
+        ),
+        ("names", "shakespeare"),
     ),
     Study(
         "edge-of-stability",
