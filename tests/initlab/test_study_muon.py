@@ -14,7 +14,7 @@ from charjax.initlab.report import drawing
 from charjax.initlab.reproductions import transfer
 from charjax.initlab.studies import muon, muon_ranks
 from charjax.initlab.studies.muon_ranking import Agreement, rankings_of
-from charjax.initlab.studies.muon_runs import Runs
+from charjax.initlab.studies.muon_runs import SchemeTraining
 from charjax.initlab.studies.muon_settings import OPTIMISERS, words_of
 from charjax.initlab.studies.study import as_json
 
@@ -143,7 +143,7 @@ def test_equal_schemes_are_not_told_apart():
     assert "under Muon 0 of 5 schemes are worse" in found.answer[0]
     assert found.answer[0].endswith("nats.")
     assert check_of(found, "two halves").verdict == "out of tolerance"
-    assert "the rankings: cannot tell" in check_of(found, "AdamW and Muon").note
+    assert "the rankings: unclear" in check_of(found, "AdamW and Muon").note
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_equal_schemes_are_not_told_apart():
     [
         (STEPS, 0.3 * STEPS, "it does", "reproduced"),
         (0.3 * STEPS, STEPS, "it makes it matter more", "out of tolerance"),
-        (STEPS, STEPS, "cannot tell", "out of tolerance"),
+        (STEPS, STEPS, "unclear", "out of tolerance"),
     ],
 )
 def test_the_claim_is_judged_by_the_interval_of_the_spreads(adamw, muons, words, verdict):
@@ -204,7 +204,7 @@ def test_nothing_is_claimed_of_losses_that_are_all_equal(value):
     assert "under Muon 0 of 5 schemes" in found.answer[0]
     assert "Kendall's tau of the rankings is not available" in " ".join(found.answer)
     assert check_of(found, "two halves").verdict == "not finite"
-    assert "cannot tell" in check_of(found, "AdamW and Muon").note
+    assert "unclear" in check_of(found, "AdamW and Muon").note
 
 
 def test_what_is_drawn_needs_no_run_that_trained():
@@ -223,7 +223,7 @@ def test_a_tau_below_the_reliability_is_no_noise():
     pair = Agreement(rankings["AdamW"], rankings["Muon"])
     assert pair.tau.value == pytest.approx(1 - 2 * 3 / 15)
     assert pair.verdict(0.5) == "differ"
-    assert pair.verdict(1.1) == "cannot tell"
+    assert pair.verdict(1.1) == "unclear"
 
 
 # Settings and runs
@@ -257,7 +257,7 @@ def test_runs_are_those_of_training(optimiser):
     settings = dataclasses.replace(muon.SETTINGS["trial"], seeds=2)
     exponent = dict(network.rates)[optimiser][0]
     network = dataclasses.replace(network, rates=((optimiser, (exponent, exponent + 2)),))
-    found = Runs(settings, network).train(optimiser, "naive", ignore)["losses"]
+    found = SchemeTraining(settings, network).train(optimiser, "naive", ignore)["losses"]
     train = functools.partial(transfer.train_rates, progress=lambda steps: None, poll=ignore)
     for row, rate in zip(found, 2.0 ** np.array([exponent, exponent + 2]), strict=True):
         words = words_of(settings, network, optimiser, "naive")

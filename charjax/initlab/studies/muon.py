@@ -17,7 +17,7 @@ from typing import Any
 
 from charjax.initlab.studies.muon_pictures import draw
 from charjax.initlab.studies.muon_result import conclude
-from charjax.initlab.studies.muon_runs import Runs
+from charjax.initlab.studies.muon_runs import SchemeTraining
 from charjax.initlab.studies.muon_settings import SETTINGS, Settings, rules
 from charjax.initlab.studies.pieces import Pieces
 from charjax.initlab.studies.study import Data
@@ -40,7 +40,7 @@ def measure(settings: Settings, pieces: Pieces, progress: Progress, poll: Poll) 
     total = sum(len(network.schemes) * len(network.rates) for network in settings.networks)
     data: Data = {"uniform": {}, "losses": {}}
     for network in settings.networks:
-        runs = Runs(settings, network)
+        runs = SchemeTraining(settings, network)
         losses: dict[str, Any] = {optimiser: [] for optimiser, _ in network.rates}
         for optimiser in losses:
             for scheme in network.schemes:

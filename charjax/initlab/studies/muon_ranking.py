@@ -1,4 +1,4 @@
-"""What the losses of a network say: tuned schemes, their order, and its agreement.
+"""Rankings of a network's schemes at their best rates, and the agreement of two rankings.
 
 Letters: C schemes, L learning rates, S seeds, B resamples of the seeds.
 """
@@ -61,7 +61,7 @@ class Ranking:
 
     @functools.cached_property
     def resampled(self) -> Array:
-        """The same (B, C) of each resample of the seeds, the best rates chosen anew."""
+        """Loss (B, C) of each resample of the seeds, the best rates chosen anew."""
         return tuned(self.losses_CLS, self.samples_BS)
 
     @property
@@ -159,11 +159,11 @@ class Agreement:
         return float(np.min([self.one.reliability, self.other.reliability]))
 
     def verdict(self, least: float) -> str:
-        """Return "differ", "differ no more than noise explains" or "cannot tell"."""
+        """Return "differ", "differ no more than noise explains" or "unclear"."""
         if not math.isfinite(self.reliability) or self.reliability < least:
-            return "cannot tell"
+            return "unclear"
         if not math.isfinite(self.tau.high):
-            return "cannot tell"
+            return "unclear"
         differ = self.tau.high < self.reliability
         return "differ" if differ else "differ no more than noise explains"
 

@@ -84,7 +84,7 @@ def _found(less: Estimate) -> str:
         return "it does"
     if less.low > 0:
         return "it makes it matter more"
-    return "cannot tell"
+    return "unclear"
 
 
 def _checks(

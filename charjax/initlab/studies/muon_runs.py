@@ -32,7 +32,7 @@ from charjax.training.session import Session, open_session
 from charjax.training.state import initial_state
 
 
-class Runs:
+class SchemeTraining:
     """The runs of one network, under every optimiser and from every scheme.
 
     Nothing is drawn or compiled before a run needs it.

@@ -39,7 +39,7 @@ class Network:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is trained, and how it is judged.
+    """Settings of the runs, and of their judgement.
 
     Attributes:
       networks: one after the other.
