@@ -66,6 +66,11 @@ def _start(args: Namespace, notes: list[str]) -> int:
         )
     if args.print_config or args.dry_run:
         return _check_start(args, config, workdir, notes)
+    if not args.several:
+        # Before all other imports, which take as long as loading a program.
+        from charjax.programs.command import begin_command
+
+        begin_command("resume" if args.resume else "train", config)
     from rich.console import Console
 
     from charjax.run.directory import run_directory

@@ -10,6 +10,8 @@ from jax import Array
 from charjax.config import Config
 from charjax.init import find_adam_factors, find_factors, initialise, scheme_for
 from charjax.models.contract import CharModel
+from charjax.programs.command import open_store
+from charjax.programs.facts import config_facts
 from charjax.training.optimizer import make_optimizer
 from charjax.training.optimizers.schedule_free import averaged_by
 
@@ -251,12 +253,20 @@ def state_shapes(model: CharModel, config: Config, tables: Tables | None = None)
     """
     if model.fitted:
         return fitted_state(tables or {})
-    placeholder = InitData(
-        jnp.zeros(model.vocab_size), jnp.zeros((1, model.lookback + 1), jnp.int32), 1
-    )
-    return jax.eval_shape(
-        lambda key: create_state(model, config, key, placeholder), jax.random.key(0)
-    )
+
+    def create(key: Array) -> TrainState:
+        placeholder = InitData(
+            jnp.zeros(model.vocab_size), jnp.zeros((1, model.lookback + 1), jnp.int32), 1
+        )
+        return create_state(model, config, key, placeholder)
+
+    def trace() -> Any:
+        return jax.eval_shape(create, jax.random.key(0))
+
+    store, settings = open_store(), config_facts(config)
+    if store is None or settings is None:
+        return trace()
+    return store.shapes((settings, str(model.vocab_size)), trace)
 
 
 def fitted_state(params: dict[str, Any]) -> TrainState:
