@@ -82,7 +82,11 @@ def _instructions() -> str:
 @functools.cache
 def sources_digest() -> str:
     """Return a digest of charjax's own files."""
-    root = Path(__file__).resolve().parent.parent
+    return digest_of_files(Path(__file__).resolve().parent.parent)
+
+
+def digest_of_files(root: Path) -> str:
+    """Return a digest of the names and the contents of all Python files under a directory."""
     total = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         data = path.read_bytes()

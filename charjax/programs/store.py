@@ -179,7 +179,8 @@ class Store:
             entries.write(self.folder / name, body)
             entries.make_room(self.folder)
         except OSError as error:
-            backend.warn_once(f"programs are not stored for the next start: {error}")
+            reason = f"{str(self.folder)!r}: {error.strerror}"
+            backend.warn_once(f"programs are not stored for the next start: {reason}")
             return False
         return True
 
