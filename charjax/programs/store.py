@@ -26,6 +26,7 @@ class Store:
       loading: what a thread loads, by entry.
       used: the entries that this command has used.
       notes: what else the next start with these settings is to know at once.
+      has_warned: damage has been reported.
     """
 
     folder: Path
@@ -33,6 +34,7 @@ class Store:
     loading: dict[str, Loading] = dataclasses.field(default_factory=dict)
     used: list[str] = dataclasses.field(default_factory=list)
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    has_warned: bool = False
 
     def get(
         self,
@@ -63,7 +65,7 @@ class Store:
             found = None
         except Exception as error:
             # Libraries raise many kinds for what they cannot read.
-            warn_damaged(error)
+            self._warn(error)
             found = None
         if found is not None:
             return found
@@ -108,7 +110,7 @@ class Store:
             if (program := stored.load(self.folder)) is not None:
                 compiled = with_structures(program, *structures)
         except Exception as error:
-            warn_damaged(error)
+            self._warn(error)
         if compiled is None:
             with backend.without_cache():
                 compiled = compile_lowered(lowered)
@@ -139,7 +141,7 @@ class Store:
                 )
         except Exception as error:
             if not isinstance(error, ImportError | AttributeError):
-                warn_damaged(error)
+                self._warn(error)
         traced = trace()
         found, structure = jax.tree.flatten(traced)
         leaves = json.dumps([(leaf.shape, str(leaf.dtype)) for leaf in found]).encode()
@@ -163,7 +165,7 @@ class Store:
         try:
             body = entries.read(self.folder / f"{self.hint}.hint")
         except entries.DamagedError as error:
-            warn_damaged(error)
+            self._warn(error)
             return None
         return None if body is None else json.loads(body)
 
@@ -184,8 +186,9 @@ class Store:
             return False
         return True
 
-
-def warn_damaged(error: Exception) -> None:
-    """Warn, once, of a file that cannot be used."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    backend.warn_once(f"a stored program cannot be used, and is compiled again: {reason}")
+    def _warn(self, error: Exception) -> None:
+        """Report damage; the first is enough, as all of it is compiled again."""
+        if not self.has_warned:
+            self.has_warned = True
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            backend.warn_once(f"a stored program cannot be used, and is compiled again: {reason}")
