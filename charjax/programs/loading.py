@@ -50,11 +50,11 @@ class Stored:
         if data is None:
             return None
         numbered = {device.id: device for device in jax.local_devices()}
-        given = jax.tree.structure((tuple(range(self.arguments)), {}))
-        returned = jax.tree.structure(list(range(self.results)))
+        inputs = jax.tree.structure((tuple(range(self.arguments)), {}))
+        outputs = jax.tree.structure(list(range(self.results)))
         devices = [numbered[number] for number in self.devices]
         return serialize_executable.deserialize_and_load(
-            data, given, returned, execution_devices=devices
+            data, inputs, outputs, execution_devices=devices
         )
 
 

@@ -133,7 +133,7 @@ def test_every_file_of_charjax_counts(tmp_path: Path):
 
 
 def test_the_devices_count():
-    given = (jax.numpy.zeros(2),)
+    inputs = (jax.numpy.zeros(2),)
     one = parallel.make_mesh(jax.devices()[:1], 1)
 
     @dataclasses.dataclass
@@ -144,4 +144,4 @@ def test_the_devices_count():
     class Mesh:
         devices = facts.np.array([Device(0), Device(1)], object)
 
-    assert facts.entry_key(("a",), given, one) != facts.entry_key(("a",), given, Mesh())
+    assert facts.entry_key(("a",), inputs, one) != facts.entry_key(("a",), inputs, Mesh())

@@ -42,11 +42,11 @@ def never_lowered():
     raise AssertionError("lowered, though it is stored")
 
 
-def get(store: Store, lower=None, names=("test",), given=None, prepares: bool = False):
-    given = arguments() if given is None else given
-    lower = lower or (lambda: program.lower(*given))
-    compiled = store.get(names, given, mesh(), lower, jax.stages.Lowered.compile, prepares=prepares)
-    return jax.tree.map(np.asarray, compiled(*given))
+def get(store: Store, lower=None, names=("test",), inputs=None, prepares: bool = False):
+    inputs = arguments() if inputs is None else inputs
+    lower = lower or (lambda: program.lower(*inputs))
+    compiled = store.get(names, inputs, mesh(), lower, jax.stages.Lowered.compile, prepares=prepares)
+    return jax.tree.map(np.asarray, compiled(*inputs))
 
 
 def same(a, b) -> bool:
@@ -70,10 +70,10 @@ def test_a_stored_program_is_not_lowered_and_gives_the_same_bits(store: Store):
     "changed",
     [
         {"names": ("other",)},
-        {"given": arguments(4)},
-        {"given": (arguments()[0], jax.random.key(4), jnp.uint32(5))},
-        {"given": ({**arguments()[0], "z": jnp.zeros(1)}, *arguments()[1:])},
-        {"given": (arguments()[0], jax.random.key(4, impl="rbg"), jnp.int32(5))},
+        {"inputs": arguments(4)},
+        {"inputs": (arguments()[0], jax.random.key(4), jnp.uint32(5))},
+        {"inputs": ({**arguments()[0], "z": jnp.zeros(1)}, *arguments()[1:])},
+        {"inputs": (arguments()[0], jax.random.key(4, impl="rbg"), jnp.int32(5))},
     ],
 )
 def test_another_name_or_another_argument_is_another_entry(store: Store, changed):
@@ -147,23 +147,23 @@ def test_a_program_that_cannot_be_stored_is_run_all_the_same(store: Store, monke
 
 def test_programs_are_never_stored_from_the_cache_of_jax(store: Store):
     # XLA would leave out their machine code.
-    def lowered(given):
+    def lowered(inputs):
         # As in another process: JAX keeps what it compiled of one function.
         def program(*arguments):
             return compute(*arguments)
 
-        return jax.jit(program).lower(*given)
+        return jax.jit(program).lower(*inputs)
 
-    given = arguments(64)
+    inputs = arguments(64)
     before = jax.config.jax_persistent_cache_min_compile_time_secs
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     try:
         for _ in range(2):
-            lowered(given).compile()
-        first = get(store, lambda: lowered(given), given=given)
+            lowered(inputs).compile()
+        first = get(store, lambda: lowered(inputs), inputs=inputs)
     finally:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
-    assert same(get(store, never_lowered, given=given), first)
+    assert same(get(store, never_lowered, inputs=inputs), first)
 
 
 @pytest.mark.parametrize("prepares", [False, True])
