@@ -45,7 +45,9 @@ def never_lowered():
 def get(store: Store, lower=None, names=("test",), inputs=None, prepares: bool = False):
     inputs = arguments() if inputs is None else inputs
     lower = lower or (lambda: program.lower(*inputs))
-    compiled = store.get(names, inputs, mesh(), lower, jax.stages.Lowered.compile, prepares=prepares)
+    compiled = store.get(
+        names, inputs, mesh(), lower, jax.stages.Lowered.compile, prepares=prepares
+    )
     return jax.tree.map(np.asarray, compiled(*inputs))
 
 
