@@ -141,6 +141,7 @@ def test_a_map_none_of_whose_columns_counts_says_so():
 
 
 @pytest.mark.parametrize("value", [None, math.nan])
+@pytest.mark.slow
 def test_the_pictures_survive_diverged_runs(value):
     made = {g.activation: losses(g, 4.0) for g in GRIDS}
     if value is not None:

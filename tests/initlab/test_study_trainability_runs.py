@@ -23,7 +23,7 @@ def test_networks_are_drawn_by_their_scheme_and_trained_as_the_mlp():
     assert dataset.splits["train"].num_targets == 32
     networks = runs.Networks(SMALL, "tanh", 12, dataset)
     seeds, variances, depths = np.array([7, 8], np.uint32), np.array([1.0, 3.0]), np.array([4, 12])
-    state, hyperparameters = networks.start(seeds, variances, depths)
+    state, _ = networks.start(seeds, variances, depths)
     params = jax.tree.map(np.asarray, state.states.params)
     for run, variance in enumerate(variances):
         kernel = params["layers"]["kernel"][run]

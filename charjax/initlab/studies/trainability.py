@@ -249,7 +249,7 @@ def _draw_maps(settings: Settings, data: Data) -> Picture:
         boundary_W, outside_W = edges.boundaries(settings, grid, losses_DW)
         shown_W = np.where(outside_W == 0, boundary_W, math.nan)
         axes.plot(variances, shown_W, ".", color="#00a5cf", markersize=3.5, label="boundary")
-        fine = np.linspace(grid.low, grid.high, 400)
+        fine = np.linspace(grid.low, grid.high, 120)
         scale = edges.scale_at(grid, settings.bias_variance, fine)
         drawn = np.minimum(settings.factor * scale, 100.0 * grid.deepest)
         for width, colour, label in ((3.4, "white", None), (1.6, drawing.THEORY, "6 ξ_c")):

@@ -4,6 +4,7 @@ Letters: D depths, W weight variances, C columns that count, B bootstrap resampl
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -49,16 +50,19 @@ def boundary(depths_D: ArrayLike, is_trained_D: ArrayLike) -> tuple[float, int]:
     return float((places[best[0]] + places[best[-1]]) / 2), outside
 
 
-def fields(grid: Grid, bias_variance: float) -> list[MeanField]:
-    """Return the mean-field theory of each column."""
-    activation = theory.find_activation(grid.activation)
-    return [theory.mean_field(activation, float(w), bias_variance) for w in grid.variances()]
+def fields(grid: Grid, bias_variance: float, variances: Array) -> list[MeanField]:
+    """Return the mean-field theory of a grid's activation at each σ_w²."""
+    return [_field(grid.activation, float(w), bias_variance) for w in variances]
+
+
+@functools.lru_cache(maxsize=4096)
+def _field(activation: str, weight_variance: float, bias_variance: float) -> MeanField:
+    return theory.mean_field(theory.find_activation(activation), weight_variance, bias_variance)
 
 
 def scale_at(grid: Grid, bias_variance: float, variances: Array) -> Array:
-    """Return ξ_c at any σ_w²."""
-    activation = theory.find_activation(grid.activation)
-    found = [theory.mean_field(activation, float(w), bias_variance) for w in variances]
+    """Return ξ_c at each σ_w²."""
+    found = fields(grid, bias_variance, variances)
     return np.array([field.correlation_depth for field in found])
 
 
@@ -120,7 +124,7 @@ def find(settings: Settings, grid: Grid, losses_DW: Array) -> list[Found]:
     is known before anything is trained.
     """
     boundaries_W, outside_W = boundaries(settings, grid, losses_DW)
-    theory_W = fields(grid, settings.bias_variance)
+    theory_W = fields(grid, settings.bias_variance, grid.variances())
     scale_W = np.array([field.correlation_depth for field in theory_W])
     gradient_W = np.array([field.gradient_depth for field in theory_W])
     chi_W = np.array([field.chi_1 for field in theory_W])
