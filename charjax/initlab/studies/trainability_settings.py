@@ -93,8 +93,8 @@ class Settings:
 SETTINGS: dict[Tier, Settings] = {
     "cpu": Settings(
         (
-            Grid("tanh", 0.5, 4.0, 100, 1, 100, 1, 2**20),
-            Grid("relu", 0.8, 1.98, 100, 2, 98, 3, 2**21),
+            Grid("tanh", 0.8, 4.0, 100, 1, 100, 1, 2**20),
+            Grid("relu", 0.8, 1.98, 100, 2, 80, 3, 2**21),
         )
     ),
     "trial": Settings(
