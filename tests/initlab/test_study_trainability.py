@@ -118,6 +118,9 @@ def test_the_answer_is_computed():
     six = conclude({grid.activation: losses(grid, 6.0) for grid in GRIDS})
     assert "hold 6." in six.answer[0]
     assert {check.verdict for check in six.checks} == {"reproduced"}
+    assert not any("no fixed multiple" in sentence for sentence in six.answer)
+    half = conclude({grid.activation: losses(grid, 12.0, 0.5) for grid in GRIDS})
+    assert sum("no fixed multiple" in sentence for sentence in half.answer) == 3
     three = conclude({grid.activation: losses(grid, 3.0) for grid in GRIDS})
     assert "No interval holds 6" in three.answer[0]
     assert any("% below 6" in sentence for sentence in three.answer)

@@ -39,9 +39,9 @@ def test_networks_are_drawn_by_their_scheme_and_trained_as_the_mlp():
         words = {"hidden": (SMALL.width,) * int(depth)}
         deep = config.model_copy(update={"model": config.model.model_copy(update=words)})
         model = build_model(deep, dataset.tokenizer)
-        own = jax.tree.map(lambda leaf, run=run: leaf[run], params)
+        drawn = jax.tree.map(lambda leaf, run=run: leaf[run], params)
         train_step = jax.jit(make_train_step(model, deep))
-        mlp_state = initial_state(model, deep, mlp_parameters(own, int(depth)), {}, (), ())
+        mlp_state = initial_state(model, deep, mlp_parameters(drawn, int(depth)), {}, (), ())
         for step in range(SMALL.steps):
             batch = networks.session.source.draw(jax.numpy.int32(step))
             mlp_state, metrics = train_step(mlp_state, batch, jax.random.key(0))

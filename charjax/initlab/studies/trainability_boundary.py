@@ -1,4 +1,4 @@
-"""Where training ends in a map of losses, and how many depth scales that is.
+"""The depth at which training ends in a map of losses, in layers and in depth scales.
 
 Letters: D depths, W weight variances, C columns that count, B bootstrap resamples.
 """
