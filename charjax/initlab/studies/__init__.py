@@ -15,7 +15,16 @@ STUDIES: tuple[Study, ...] = (
         1,
         "Trainability by weight variance and depth",
         "How deep can a network be trained, as a multiple of the depth scale of its correlations?",
-        (),
+        (
+            "Schoenholz et al. 2017, arXiv:1611.01232: abstract and introduction; its section on "
+            "experiments was not at hand",
+            "github.com/ghliu/mean-field-fcdnn, plot-trainability.py: that experiment again, "
+            "σ_w² from 1 to 4, σ_b² = 0.05, depths 10 to 100, width 300, 200 steps of SGD at rate "
+            "0.001, batches of 256 digits; it draws ξ_c, 2 ξ_c and 4.5 ξ_c over the accuracy",
+            "Critical initialisation in continuous approximation of binary neural networks, "
+            "manuscript under review: it cites Schoenholz et al. for 6 ξ_c, beyond which training "
+            "becomes difficult, and says that the number of steps is an arbitrary choice",
+        ),
         ("names",),
     ),
     Study(
