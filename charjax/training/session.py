@@ -25,6 +25,8 @@ from charjax.errors import UserError
 from charjax.init import check_cover, scheme_for
 from charjax.models import build_model
 from charjax.models.contract import CharModel
+from charjax.models.mixture import Mixture
+from charjax.models.ngram_cross_fit import DTYPE, cross_fit
 from charjax.models.roles import Role
 from charjax.random_streams import purpose_key
 from charjax.training.cpu_plan import needs_one_heap
@@ -206,9 +208,37 @@ def _source(
         "batch_size": rows,
         "seed": config.train.seed,
     }
-    if split.tokens.nbytes > config.data.device_bytes:
+    rows = None
+    if isinstance(model, Mixture):
+        _check_counts(config, model, split)
+        rows = cross_fit(
+            split, vocab_size=model.vocab_size, order=model.order, folds=config.model.count_folds
+        )
+    elif split.tokens.nbytes > config.data.device_bytes:
         return make_host_source(split, **settings)
-    return parallel.place(make_source(split, **settings), parallel.replicated(mesh))
+    return parallel.place(make_source(split, rows, **settings), parallel.replicated(mesh))
+
+
+def _check_counts(config: Config, model: Mixture, split: Split) -> None:
+    """Refuse a text whose probabilities by counts do not fit in memory, or too few folds of it.
+
+    Raises:
+      UserError: the message has the bytes.
+    """
+    needed = split.tokens.size * model.vocab_size * DTYPE.itemsize
+    # The host has them once, and a CPU's device a second time while they are placed.
+    free = hardware.free_memory() / 3
+    if split.tokens.nbytes > config.data.device_bytes or needed > free:
+        raise UserError(
+            f"model.counts: {model.order} given for a text of {split.tokens.size:,} tokens; what "
+            f"counts predict in place of each takes {needed / 1e9:,.1f} GB in training, and may "
+            f"take {free / 1e9:,.1f} GB: set model.counts=0, or give a shorter text"
+        )
+    if split.num_targets < config.model.count_folds:
+        raise UserError(
+            f"model.count_folds: {config.model.count_folds} given for a training split of "
+            f"{split.num_targets:,} characters; lower it, or give a longer text"
+        )
 
 
 def first_state(session: Session, params: Any = None) -> TrainState:
@@ -229,6 +259,9 @@ def first_state(session: Session, params: Any = None) -> TrainState:
     if is_divided or params is not None:
         # Some optimizers keep parameters in their state.
         state = _complete(session, state)
+    if isinstance(session.model, Mixture):
+        tables = session.model.fit(session.dataset.splits["train"])
+        state = state._replace(tables=jax.tree.map(jnp.asarray, tables))
     return place(session, state)
 
 

@@ -10,6 +10,7 @@ from jax import Array
 from charjax.config import Config
 from charjax.init import find_adam_factors, find_factors, initialise, scheme_for
 from charjax.models.contract import CharModel
+from charjax.models.mixture import COUNTS
 from charjax.training.optimizer import make_optimizer
 from charjax.training.optimizers.schedule_free import averaged_by
 
@@ -83,6 +84,7 @@ class TrainState(NamedTuple):
         changes of a scheme.
       adam_scales: likewise the factors of AdamW's epsilon and of the decay.
       average: a moving average of the parameters (optim.ema), or ().
+      tables: of the counts beside a network (model.counts), which no step changes, or ().
     """
 
     params: Any
@@ -93,6 +95,7 @@ class TrainState(NamedTuple):
     scales: Scales | tuple[()] = ()
     adam_scales: AdamScales | tuple[()] = ()
     average: Any = ()
+    tables: Any = ()
 
 
 def variables_of(state: TrainState, weights: Weights = "trained") -> dict[str, Any]:
@@ -106,7 +109,8 @@ def variables_of(state: TrainState, weights: Weights = "trained") -> dict[str, A
     params = state.params
     if weights == "averaged" and (average := average_of(state)) is not None:
         params = average
-    return {"params": apply_multipliers(params, state.scales), **state.model_state}
+    variables = {"params": apply_multipliers(params, state.scales), **state.model_state}
+    return variables | {COUNTS: state.tables} if state.tables != () else variables
 
 
 def average_of(state: TrainState) -> Any | None:
@@ -246,17 +250,18 @@ Tables = dict[str, jax.ShapeDtypeStruct]
 def state_shapes(model: CharModel, config: Config, tables: Tables | None = None) -> Any:
     """Return the shapes and dtypes of a run's state.
 
-    The tables of a fitted family depend on its text, so their shapes come from the notes of the
-    checkpoint.
+    The tables of counts depend on their text, so their shapes come from the notes of the
+    checkpoint; without them, those of a mixture are left out.
     """
     if model.fitted:
         return fitted_state(tables or {})
     placeholder = InitData(
         jnp.zeros(model.vocab_size), jnp.zeros((1, model.lookback + 1), jnp.int32), 1
     )
-    return jax.eval_shape(
+    shapes: TrainState = jax.eval_shape(
         lambda key: create_state(model, config, key, placeholder), jax.random.key(0)
     )
+    return shapes._replace(tables=tables) if tables else shapes
 
 
 def fitted_state(params: dict[str, Any]) -> TrainState:
