@@ -57,8 +57,10 @@ def build(config: ModelConfig, vocab_size: int, dtype: DTypeLike) -> CharModel:
     if isinstance(activation := settings.get("activation"), str):
         refuse_unnamed("model.activation", activation)
     model = family(vocab_size=vocab_size, dtype=dtype, **settings)
-    order = getattr(config, "counts", 0)
-    return Mixture(vocab_size, dtype, network=model, order=order) if order else model
+    if order := getattr(config, "counts", 0):
+        folds = getattr(config, "count_folds", 0)
+        return Mixture(vocab_size, dtype, network=model, order=order, folds=folds)
+    return model
 
 
 def build_model(config: Config, tokenizer: Tokenizer) -> CharModel:

@@ -35,10 +35,12 @@ class Mixture(CharModel):
     Attributes:
       network: any trained family.
       order: n of the counts, modified Kneser-Ney.
+      folds: parts of the training split, for `ngram_cross_fit`.
     """
 
     network: CharModel
     order: int
+    folds: int
 
     def setup(self) -> None:
         """Give the network's parameters the names that they have without counts."""
@@ -82,7 +84,7 @@ class Mixture(CharModel):
             logits_BNV += self.scale * count_log_probs.astype(jnp.float32)
         return logits_BNV, None if history_BS is None else (new_cache, history_BS)
 
-    def fit(self, split: Split) -> dict[str, np.ndarray]:
+    def count(self, split: Split) -> dict[str, np.ndarray]:
         """Count a text: the tables of the collection "counts", in numpy."""
         return self._counts().fit(split)["params"]
 

@@ -9,6 +9,7 @@ Letters: N targets, U distinct n-grams of a length, K distinct contexts of a len
 in a fold, E n-grams of these contexts, V vocabulary.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -80,8 +81,8 @@ def cross_fit(
     place_N = np.arange(target_N.size) + np.repeat(first_D, size_D)
     rows = np.zeros((split.tokens.size, vocab_size), DTYPE)
     bounds = np.linspace(0, target_N.size, folds + 1).astype(np.int64)
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
-        fold = slice(int(begin), int(end))
+    for begin, end in itertools.pairwise(bounds.tolist()):
+        fold = slice(begin, end)
         counts = [
             length.count_U - np.bincount(length.gram_N[fold], minlength=length.count_U.size)
             for length in lengths
@@ -114,9 +115,7 @@ def _lengths(
         )
         context_U = keys_U // V
         first_K = np.searchsorted(context_U, np.arange(parent_K.size + 1))
-        yield _Length(
-            gram_N, count_U, shorter_N[first_U], keys_U % V, context_U, first_K, parent_K
-        )
+        yield _Length(gram_N, count_U, shorter_N[first_U], keys_U % V, context_U, first_K, parent_K)
         poll()
 
 

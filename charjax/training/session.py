@@ -134,10 +134,11 @@ def make_session(config: Config, dataset: Dataset, devices: list[jax.Device]) ->
     if not model.fitted:
         rows = config.train.batch_size * config.optim.accumulate_steps
         train = dataset.splits["train"]
-        source = _source(config, model, mesh, train, rows, config.data.sampling)
+        source = _source(config, model, mesh, train, rows, config.data.sampling, trains=True)
         if config.eval.protocol == "random" and "val" in dataset.splits:
             rows = parallel.round_up(config.eval.batch_size, mesh)
-            val_source = _source(config, model, mesh, dataset.splits["val"], rows, "random")
+            val = dataset.splits["val"]
+            val_source = _source(config, model, mesh, val, rows, "random", trains=False)
     session = Session(config, dataset, model, devices, mesh, source, val_source)
     return session if config.train.epochs is None else _with_steps(session, config.train.epochs)
 
@@ -194,8 +195,16 @@ def _check_scheme(config: Config, model: CharModel) -> None:
 
 
 def _source(
-    config: Config, model: CharModel, mesh: Mesh, split: Split, rows: int, sampling: Any
+    config: Config,
+    model: CharModel,
+    mesh: Mesh,
+    split: Split,
+    rows: int,
+    sampling: Any,
+    *,
+    trains: bool,
 ) -> Source:
+    """Return the batches of a split; `trains`: they train, beside counts of the rest of it."""
     context, layout = config.model.context_length, config.data.layout
     assert context is not None
     assert layout is not None
@@ -204,19 +213,19 @@ def _source(
         "layout": layout,
         "sampling": sampling,
         "window": 1 if pairs else context,
-        "lookback": context - 1 if pairs else model.lookback,
+        "lookback": max(context - 1, model.lookback) if pairs else model.lookback,
         "batch_size": rows,
         "seed": config.train.seed,
     }
-    rows = None
-    if isinstance(model, Mixture):
+    log_probs = None
+    if isinstance(model, Mixture) and trains:
         _check_counts(config, model, split)
-        rows = cross_fit(
-            split, vocab_size=model.vocab_size, order=model.order, folds=config.model.count_folds
+        log_probs = cross_fit(
+            split, vocab_size=model.vocab_size, order=model.order, folds=model.folds
         )
     elif split.tokens.nbytes > config.data.device_bytes:
         return make_host_source(split, **settings)
-    return parallel.place(make_source(split, rows, **settings), parallel.replicated(mesh))
+    return parallel.place(make_source(split, log_probs, **settings), parallel.replicated(mesh))
 
 
 def _check_counts(config: Config, model: Mixture, split: Split) -> None:
@@ -234,9 +243,9 @@ def _check_counts(config: Config, model: Mixture, split: Split) -> None:
             f"counts predict in place of each takes {needed / 1e9:,.1f} GB in training, and may "
             f"take {free / 1e9:,.1f} GB: set model.counts=0, or give a shorter text"
         )
-    if split.num_targets < config.model.count_folds:
+    if split.num_targets < model.folds:
         raise UserError(
-            f"model.count_folds: {config.model.count_folds} given for a training split of "
+            f"model.count_folds: {model.folds} given for a training split of "
             f"{split.num_targets:,} characters; lower it, or give a longer text"
         )
 
@@ -260,7 +269,7 @@ def first_state(session: Session, params: Any = None) -> TrainState:
         # Some optimizers keep parameters in their state.
         state = _complete(session, state)
     if isinstance(session.model, Mixture):
-        tables = session.model.fit(session.dataset.splits["train"])
+        tables = session.model.count(session.dataset.splits["train"])
         state = state._replace(tables=jax.tree.map(jnp.asarray, tables))
     return place(session, state)
 

@@ -196,10 +196,10 @@ def accumulated(gradients: Gradients, steps: int) -> Gradients:
             new, (model_state, carry) = gradients(params, scales, model_state, *micro)
             return (jax.tree.map(jnp.add, sums, new), model_state), carry
 
-        rows = (carry, batch._replace(restart=None))
-        rows = jax.tree.map(lambda x: x.reshape(steps, -1, *x.shape[1:]), rows)
-        carry, batches = rows
-        batches = batches._replace(restart=jnp.broadcast_to(batch.restart, (steps,)))
+        every = jnp.broadcast_to(batch.restart, (steps,))
+        rows = (carry, batch._replace(restart=every))
+        carry, batches = jax.tree.map(lambda x: x.reshape(steps, -1, *x.shape[1:]), rows)
+        batches = batches._replace(restart=every)
         zeros = Sums(jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
         (sums, model_state), carry = jax.lax.scan(
             body, (zeros, model_state), (carry, batches, jax.random.split(key, steps))

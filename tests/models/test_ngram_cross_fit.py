@@ -1,5 +1,7 @@
 """Cross-fitted counts: each fold of a text is predicted by the counts of all others."""
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -42,7 +44,7 @@ def test_a_fold_is_predicted_by_the_equations_over_the_rest(layout, smoothing):
     contexts = contexts_of(split, order)
     bounds = np.linspace(0, len(contexts), folds + 1).astype(int)
     rng = np.random.default_rng(1)
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for begin, end in itertools.pairwise(bounds.tolist()):
         rest = Equations(split, order, smoothing, range(begin, end))
         for target in rng.integers(begin, end, 12):
             place, h = contexts[target]
