@@ -4,7 +4,8 @@
 
 "first step" is `python -m charjax.train model.n_layer=N`, from its start until the line of its
 first step is in metrics.jsonl: cold with an empty compile cache, warm with the cache of the cold
-start. Every repeat is a new process.
+start. "first character" is `python -m charjax.sample RUN`, until its first output, of a run of
+6 layers. Every repeat is a new process.
 """
 
 import os
@@ -19,6 +20,7 @@ from typing import Any
 from benchmarks.harness import Benchmark, start
 from benchmarks.recording import record
 from benchmarks.section import Section, TooLate
+from charjax.performance.failures import LeftOut
 from charjax.performance.show import Column, Row, spread
 from charjax.performance.timing import summary
 
@@ -49,6 +51,10 @@ def measure(section: Section) -> None:
         if section.wants(name):
             with section.attempt(name):
                 _first_steps(section, name, layers)
+    name = "first character"
+    if section.wants(name):
+        with section.attempt(name):
+            _first_characters(section, name)
 
 
 def _run(words: tuple[str, ...]) -> float:
@@ -90,6 +96,46 @@ def _first_step(section: Section, layers: int, cache: Path) -> tuple[float, floa
     return found.lines[-1].seconds, float(compiled[1]) if compiled else 0.0
 
 
+def _first_characters(section: Section, name: str) -> None:
+    """Train a run for a step, and sample from it: with an empty cache, then with that cache."""
+    repeats, layers = (1, 1) if section.quick else (3, 6)
+    with tempfile.TemporaryDirectory() as folder:
+        run, device = f"{folder}/run", f"runtime.device={section.device}"
+        settings = f"model.n_layer={layers}", "train.steps=1", "eval.max_targets=1000", device
+        _started(("charjax.train", *settings, "--workdir", run), f"{folder}/other", to_output=False)
+        for kind, times in (("cold", 1), ("warm", repeats)):
+            seconds = [
+                _started(
+                    ("charjax.sample", run, "--max-new-tokens", "1"),
+                    f"{folder}/cache",
+                    to_output=True,
+                )
+                for _ in range(times)
+            ]
+            section.add(f"{name}, {kind}", unit="s", kind="start", layers=None, **summary(seconds))
+
+
+def _started(words: tuple[str, ...], cache: str, *, to_output: bool) -> float:
+    """Run a command with a cache; return the seconds until its first output, or its end."""
+    environment = {**os.environ, "XDG_CACHE_HOME": cache}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    start_time = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", *words],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    with process:
+        assert process.stdout is not None
+        process.stdout.read(1 if to_output else -1)
+        seconds = time.perf_counter() - start_time
+        process.stdout.read()
+    if process.returncode:
+        raise LeftOut(f"{words[0]} ended with status {process.returncode}")
+    return seconds
+
+
 def _compiling(row: Row) -> str:
     return f"{max(row['compile_seconds']):.1f} s" if "compile_seconds" in row else ""
 
@@ -125,7 +171,8 @@ BENCHMARK = Benchmark(
     draw=draw,
     has_roofline=False,
     # The commands need the GPU's memory beside the process that starts them.
-    environment={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+    # Installed modules are compiled to bytecode once; "" leaves that on.
+    environment={"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONDONTWRITEBYTECODE": ""},
 )
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from charjax.config import RuntimeConfig
@@ -83,7 +84,7 @@ def start_backend(
         make_device_of_every_core()
         if _is_tried():
             _add_flags(*_PATIENT)
-    _keep_compiled()
+    compiled_folder()
     if not _memory_is_kept:
         _memory_is_kept.append(True)
         _keep_memory(one_heap=large_calls)
@@ -188,6 +189,25 @@ def devices_are_given() -> bool:
     return "xla_force_host_platform_device_count" in flags or "JAX_NUM_CPU_DEVICES" in os.environ
 
 
+@contextlib.contextmanager
+def without_cache() -> Iterator[None]:
+    """Compile neither from JAX's cache of programs nor into it.
+
+    A program that was read from it cannot be stored again: XLA then leaves out its machine code
+    (jaxlib 0.10 and 0.12), and it fails when it is run.
+    """
+    name = "jax_enable_compilation_cache"
+    before = getattr(jax.config, name)
+    jax.config.update(name, False)
+    # JAX has decided once whether it is used.
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+        compilation_cache.reset_cache()
+
+
 def compiled(lowered: jax.stages.Lowered, mesh: Mesh, *, onednn: bool) -> jax.stages.Compiled:
     """Compile a training loop for a mesh.
 
@@ -232,29 +252,32 @@ def compiler_options(mesh: Mesh) -> dict[str, bool | str]:
     return {name: value for name, value in wanted.items() if name not in flags}
 
 
-def _keep_compiled() -> None:
-    """Cache compiled programs for the next start, in a private directory of the user.
+def compiled_folder() -> Path | None:
+    """Cache compiled programs for the next start, in a private directory of the user: return it.
+
+    None: there is none, or JAX's cache is off or in a directory that the user has named.
 
     A program is machine code that will be run, so it is never stored where others can write, and
     each kind of processor has a directory of its own.
     """
     cache = user_cache()
     if os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache is None:
-        return
+        return None
     if not hasattr(os, "getuid"):
         # Nothing would show that the directory belongs to the user.
-        return
+        return None
     everything = cache / "compiled"
     folder = everything / hashlib.sha256(processor().encode()).hexdigest()[:12]
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        _make_private(everything)
-        _make_private(folder)
+        make_private(everything)
+        make_private(folder)
     except OSError as error:
-        _warn_once(f"compiled programs are not kept for the next start: {error}")
-        return
+        warn_once(f"compiled programs are not kept for the next start: {error}")
+        return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    return folder if jax.config.jax_enable_compilation_cache else None
 
 
 def _keep_memory(*, one_heap: bool) -> None:
@@ -280,7 +303,7 @@ def _keep_memory(*, one_heap: bool) -> None:
         library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def _make_private(folder: Path) -> None:
+def make_private(folder: Path) -> None:
     """Make a directory that only the user can read, or raise an OSError with the reason."""
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.stat()
@@ -295,7 +318,8 @@ def _make_private(folder: Path) -> None:
 
 
 @functools.cache
-def _warn_once(text: str) -> None:
+def warn_once(text: str) -> None:
+    """Print a warning, once."""
     print(f"warning: {printable(text)}", file=sys.stderr)
 
 

@@ -4,14 +4,16 @@ JAX is not imported here, so `--help` and a mistyped flag are answered at once.
 """
 
 import argparse
+import contextlib
 import errno
+import gc
 import math
 import os
 import re
 import sys
 import tomllib
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from charjax import extensions, signals
@@ -58,6 +60,21 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
             traceback.print_exc()
             status, message = 1, one_line(error)
     _end(status, message or f"it ended with status {status}", message)
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Leave the garbage collector out while modules are imported: none of them is garbage.
+
+    It takes a tenth of the time of importing JAX, flax and optax.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def announce_end(announce: Callable[[int, str], None] | None) -> None:

@@ -53,11 +53,14 @@ def main(argv: list[str]) -> int:
 
 
 def _sample(args: Namespace, signals: "Signals") -> int:
-    settings, raw_prompt = _settings(args), _raw_prompt(args)
-    from charjax.run.load import find_run, load_run
+    with cli.importing():
+        settings, raw_prompt = _settings(args), _raw_prompt(args)
+        from charjax.programs.command import use_stored
+        from charjax.run.load import find_run, load_run
 
     saved = find_run(Path(args.workdir), args.checkpoint)
     saved.start_backend(core_devices=True)
+    use_stored("sample", saved.config)
     run = load_run(saved, args.weights)
     # Importing JAX has taken seconds.
     signals.poll()

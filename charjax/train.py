@@ -66,10 +66,17 @@ def _start(args: Namespace, notes: list[str]) -> int:
         )
     if args.print_config or args.dry_run:
         return _check_start(args, config, workdir, notes)
-    from rich.console import Console
+    with cli.importing():
+        if not args.several:
+            # Before all other imports, which take as long as loading a program.
+            from charjax.programs.command import begin_command
 
-    from charjax.run.directory import run_directory
-    from charjax.run.display import Display
+            begin_command("resume" if args.resume else "train", config)
+        from rich.console import Console
+
+        # Imports all that training needs.
+        from charjax.run.directory import run_directory
+        from charjax.run.display import Display
 
     display = Display(Console())
     if args.several:

@@ -23,6 +23,7 @@ from charjax.data.draws import Draws, find_draws
 from charjax.data.splits import Split
 from charjax.data.windows import Table
 from charjax.errors import UserError
+from charjax.random_streams import Key, fold_in
 
 # Of the tokens of a block: enough steps that a call of the program is not felt, and few enough
 # that several blocks are nothing beside a model.
@@ -139,7 +140,7 @@ class HostSource(Draws):
         return Windows(*found, restart_K)
 
     def _random(self, steps_K: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        keys_K = host_indices.fold_in(self._key(), steps_K)
+        keys_K = fold_in(self._key(), steps_K)
         count = self.windows.count
         index_KB = host_indices.uniform_indices(keys_K, self.batch_size, count)
         return self.windows.locate(index_KB)
@@ -148,7 +149,7 @@ class HostSource(Draws):
         epoch_K, batch_K = np.divmod(steps_K, self.batches_per_epoch)
         position_KB = batch_K[:, None] * self.batch_size + np.arange(self.batch_size)
         exists_KB = position_KB < self.windows.count
-        keys_K = host_indices.fold_in(self._key(), epoch_K)
+        keys_K = fold_in(self._key(), epoch_K)
         index_KB = host_indices.shuffled_indices(
             keys_K, np.where(exists_KB, position_KB, 0), self.windows.count
         )
@@ -162,7 +163,7 @@ class HostSource(Draws):
         doc_starts_KB = np.broadcast_to(self.windows.doc_starts, lengths_KB.shape)
         return doc_starts_KB, self.windows.starts + offset_K1, lengths_KB
 
-    def _key(self) -> host_indices.Key:
+    def _key(self) -> Key:
         first, second = np.asarray(jax.random.key_data(self.key))
         return np.asarray(first), np.asarray(second)
 

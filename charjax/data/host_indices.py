@@ -11,21 +11,9 @@ import math
 import numpy as np
 
 from charjax.data.indices import ROUNDS
+from charjax.random_streams import Key, threefry
 
-# Of Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2,
-# 3"), as in jax/_src/random/threefry2x32.py.
-_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-_PARITY = np.uint32(0x1BD11BDA)
 _HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
-
-# The two words of a key, or of many keys: uint32 arrays of equal shape.
-Key = tuple[np.ndarray, np.ndarray]
-
-
-def fold_in(key: Key, numbers_K: np.ndarray) -> Key:
-    """Return the keys that `jax.random.fold_in` gives for these numbers, each 0 to 2**32 - 1."""
-    words_K = numbers_K.astype(np.uint32)
-    return threefry(key, (np.zeros_like(words_K), words_K))
 
 
 def random_bits(key: Key, count: int) -> np.ndarray:
@@ -37,19 +25,6 @@ def random_bits(key: Key, count: int) -> np.ndarray:
     spread = key[0][..., None], key[1][..., None]
     first, second = threefry(spread, (np.zeros_like(counters), counters))
     return first ^ second
-
-
-def threefry(key: Key, counter: Key) -> Key:
-    """Return Threefry-2x32 of counters; keys and counters broadcast."""
-    keys = (*key, key[0] ^ key[1] ^ _PARITY)
-    x, y = counter[0] + keys[0], counter[1] + keys[1]
-    for group in range(5):
-        for rotation in _ROTATIONS[group % 2]:
-            x = x + y
-            y = (y << np.uint32(rotation) | y >> np.uint32(32 - rotation)) ^ x
-        x = x + keys[(group + 1) % 3]
-        y = y + keys[(group + 2) % 3] + np.uint32(group + 1)
-    return x, y
 
 
 def uniform_indices(keys_K: Key, batch_size: int, count: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from charjax import backend, hardware, parallel
 from charjax.generation.sampling import Sampling, choose
 from charjax.models.contract import CharModel
+from charjax.programs.command import open_store
 
 # The most tokens that one call can generate, of each sample.
 CALL_LIMIT = 96
@@ -199,9 +200,20 @@ def _compiled(
     function: Any, static: tuple[Any, ...], mesh: Mesh, tree: Any, shapes: tuple[Any, ...]
 ) -> Any:
     """Compile a program ahead of time, so that compilation is timed separately."""
-    with parallel.target(mesh):
-        lowered = function.lower(*static, *jax.tree.unflatten(tree, shapes))
-    return backend.compiled(lowered, mesh, onednn=False)
+    arguments = jax.tree.unflatten(tree, shapes)
+
+    def lower() -> jax.stages.Lowered:
+        with parallel.target(mesh):
+            lowered: jax.stages.Lowered = function.lower(*static, *arguments)
+        return lowered
+
+    def compile_lowered(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+        return backend.compiled(lowered, mesh, onednn=False)
+
+    if (store := open_store()) is None or mesh.is_multi_process:
+        return compile_lowered(lower())
+    names = function.__name__, *map(repr, static)
+    return store.get(names, arguments, mesh, lower, compile_lowered)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "mesh", "positions"))

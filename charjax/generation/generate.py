@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -25,6 +24,7 @@ from charjax.errors import UserError
 from charjax.generation.decoder import Decoder, cache_length, group_size
 from charjax.generation.sampling import Sampling, choose
 from charjax.models.contract import CharModel
+from charjax.random_streams import folded_keys
 
 # Tokens per call, of each sample: a terminal shows them, and signals are answered, between calls.
 # Calls that take longer than the seconds below are shortened; a rest of less than half a call is
@@ -353,12 +353,7 @@ def window_start(length: int, capacity: int | None, past_context: PastContext = 
 
 def sample_keys(seed: int, num_samples: int) -> Array:
     """Return the keys (B,) of the samples; a sample's key does not depend on their number."""
-    return _sample_keys(np.uint32(seed), num_samples)
-
-
-@functools.partial(jax.jit, static_argnames="num_samples")
-def _sample_keys(seed: Array | np.uint32, num_samples: int) -> Array:
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(num_samples))
+    return folded_keys(seed, np.arange(num_samples))
 
 
 def generate_uncached(

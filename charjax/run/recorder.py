@@ -13,6 +13,7 @@ from charjax import files, parallel, processes
 from charjax.data.tokenizers import CharTokenizer
 from charjax.extensions import save_sources
 from charjax.files import write_json
+from charjax.programs.command import open_store
 from charjax.run import agreement, fitting
 from charjax.run.checkpoint import Checkpoints
 from charjax.run.directory import lock_directory
@@ -308,6 +309,8 @@ class Recorder:
                 session.model, session.config, session.source, state, session.mesh, key
             )
         self.display.say(f"compiled in {program.compile_seconds:.1f} s")
+        if (store := open_store()) is not None:
+            store.write_hint()
         return program
 
     def _save(self, step: int, state: TrainState, progress: Progress, best: bool) -> None:

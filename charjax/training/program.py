@@ -20,6 +20,8 @@ from charjax.data.batches import BatchSource
 from charjax.data.host_batches import Block, HostSource
 from charjax.models.contract import CharModel
 from charjax.ops.choice import mask_generator
+from charjax.programs.command import open_store
+from charjax.programs.facts import config_facts
 from charjax.random_streams import Generator, purpose_key
 from charjax.training.cpu_plan import has_onednn_products
 from charjax.training.feed import Feed, Source, block_shapes
@@ -92,9 +94,30 @@ def compile_chunks(
         batches = Feed(source, mesh, int(state.counters.step), config.train.steps)
     else:
         batches = source
-    lowered = lower_chunks(model, config, source, state, mesh, key)
-    compiled = backend.compiled(lowered, mesh, onednn=uses_onednn(config, mesh))
+    compiled = _compiled(model, config, source, state, mesh, key)
     return ChunkProgram(compiled, batches, key, time.perf_counter() - began)
+
+
+def _compiled(
+    model: CharModel, config: Config, source: Source, state: TrainState, mesh: Mesh, key: Array
+) -> jax.stages.Compiled:
+    """Compile the loop, or load what an earlier start of the command stored."""
+
+    def lower() -> jax.stages.Lowered:
+        return lower_chunks(model, config, source, state, mesh, key)
+
+    onednn = uses_onednn(config, mesh)
+    store, settings = open_store(), config_facts(config)
+    if store is None or settings is None or onednn or mesh.is_multi_process:
+        return backend.compiled(lower(), mesh, onednn=onednn)
+    return store.get(
+        ("chunk", settings, str(model.vocab_size)),
+        (state, argument_of(source, mesh), key, jnp.int32(1)),
+        mesh,
+        lower,
+        lambda lowered: backend.compiled(lowered, mesh, onednn=False),
+        prepares=True,
+    )
 
 
 def generator(config: Config, mesh: Mesh) -> Generator:

@@ -28,6 +28,8 @@ from charjax.models.contract import CharModel
 from charjax.models.mixture import Mixture
 from charjax.models.ngram_cross_fit import DTYPE, cross_fit
 from charjax.models.roles import Role
+from charjax.programs.command import open_store
+from charjax.programs.facts import config_facts
 from charjax.random_streams import purpose_key
 from charjax.training.cpu_plan import needs_one_heap
 from charjax.training.devices import check_memory, make_run_mesh
@@ -110,11 +112,11 @@ def start_for_training(config: Config, *, several: bool = False) -> list[jax.Dev
     Raises:
       UserError: the device is not available.
     """
+    large_calls = needs_one_heap(config, hardware.cores())
+    if (store := open_store()) is not None:
+        store.notes["large_calls"] = large_calls
     return backend.start_backend(
-        config.runtime,
-        core_devices=True,
-        large_calls=needs_one_heap(config, hardware.cores()),
-        several=several,
+        config.runtime, core_devices=True, large_calls=large_calls, several=several
     )
 
 
@@ -261,7 +263,7 @@ def first_state(session: Session, params: Any = None) -> TrainState:
         return state._replace(opt_state=(), carry=(), average=()) if is_divided else state
 
     # On one device: all of them would draw the same numbers.
-    state = jax.jit(draw)(key, parallel.first_copy(first_source(session)))
+    state = _drawn(session, draw, (key, parallel.first_copy(first_source(session))))
     if params is not None:
         # The function of another run, in this run's parametrisation.
         state = state._replace(params=remove_multipliers(params, state.scales))
@@ -272,6 +274,21 @@ def first_state(session: Session, params: Any = None) -> TrainState:
         tables = session.model.count(session.dataset.splits["train"])
         state = state._replace(tables=jax.tree.map(jnp.asarray, tables))
     return place(session, state)
+
+
+def _drawn(session: Session, draw: Callable[..., TrainState], arguments: Any) -> TrainState:
+    """Return the drawn state, by a program that an earlier start of the command may have stored."""
+    config, program = session.config, jax.jit(draw)
+    store, settings = open_store(), config_facts(config)
+    # A scheme that reads the text has counts of it as constants.
+    if store is None or settings is None or scheme_for(config).reads_data:
+        return program(*arguments)
+    names = "state", settings, str(session.model.vocab_size), str(session.mesh.shape)
+    mesh = parallel.make_mesh(list(session.mesh.local_devices[:1]), 1)
+    drawn: TrainState = store.get(
+        names, arguments, mesh, lambda: program.lower(*arguments), jax.stages.Lowered.compile
+    )(*arguments)
+    return drawn
 
 
 def first_source(session: Session, step: int = 0) -> BatchSource | Block | None:

@@ -11,6 +11,8 @@ from charjax.config import Config
 from charjax.init import find_adam_factors, find_factors, initialise, scheme_for
 from charjax.models.contract import CharModel
 from charjax.models.mixture import COUNTS
+from charjax.programs.command import open_store
+from charjax.programs.facts import config_facts
 from charjax.training.optimizer import make_optimizer
 from charjax.training.optimizers.schedule_free import averaged_by
 
@@ -255,12 +257,21 @@ def state_shapes(model: CharModel, config: Config, tables: Tables | None = None)
     """
     if model.fitted:
         return fitted_state(tables or {})
-    placeholder = InitData(
-        jnp.zeros(model.vocab_size), jnp.zeros((1, model.lookback + 1), jnp.int32), 1
-    )
-    shapes: TrainState = jax.eval_shape(
-        lambda key: create_state(model, config, key, placeholder), jax.random.key(0)
-    )
+
+    def create(key: Array) -> TrainState:
+        placeholder = InitData(
+            jnp.zeros(model.vocab_size), jnp.zeros((1, model.lookback + 1), jnp.int32), 1
+        )
+        return create_state(model, config, key, placeholder)
+
+    def trace() -> Any:
+        return jax.eval_shape(create, jax.random.key(0))
+
+    store, settings = open_store(), config_facts(config)
+    if store is None or settings is None:
+        shapes = trace()
+    else:
+        shapes = store.shapes((settings, str(model.vocab_size)), trace)
     return shapes._replace(tables=tables) if tables else shapes
 
 

@@ -23,15 +23,42 @@ STUDIES: tuple[Study, ...] = (
         2,
         "Schemes under AdamW, Muon and SGD",
         "Which initialisation schemes still matter under Muon?",
-        (),
-        ("names",),
+        (
+            "Jordan et al. 2024, Muon, its README: hidden matrices by Muon with a momentum of 0.95 "
+            "and, as an example, a rate of 0.02; embeddings, heads, gains and biases by AdamW, "
+            "there with 3e-4 (github.com/KellerJordan/Muon)",
+            "Liu et al. 2025, Muon is Scalable for LLM Training, abstract: weight decay, and one "
+            "size of step for matrices of all shapes (arXiv:2502.16982)",
+            "modded-nanogpt, README: projections and classification layers begin at 0 with Muon "
+            "(github.com/KellerJordan/modded-nanogpt)",
+            "modded-nanogpt, pull request 267: where the norms of matrices stay as they were "
+            "drawn, their standard deviations are tuned with Muon "
+            "(github.com/KellerJordan/modded-nanogpt/pull/267)",
+            "No publication that compares schemes under Muon was found.",
+        ),
+        ("names", "shakespeare"),
     ),
     Study(
         "edge-of-stability",
         3,
         "The edge of stability by scheme",
         "Where does the sharpness settle, from each scheme, under each optimiser?",
-        (),
+        (
+            "Cohen et al. 2021, Gradient Descent on Neural Networks Typically Occurs at the Edge "
+            "of Stability (arXiv:2103.00065): the abstract and the introduction; 2 / rate, at or "
+            "just above which the sharpness stays",
+            "its code (github.com/locuslab/edge-of-stability): README.md, src/gd.py and "
+            "src/utilities.py; the whole batch at a constant rate, Polyak's momentum as "
+            "torch.optim.SGD has it",
+            "Phunyaphibarn et al. 2023 (arXiv:2311.15051): the introduction; Polyak's momentum as "
+            "a recursion",
+            "Andreyev et al. 2026 (arXiv:2604.14108): the abstract; 2 (1 + beta) / rate with "
+            "momentum and large batches",
+            "Cohen et al. 2022, Adaptive Gradient Methods at the Edge of Stability "
+            "(arXiv:2207.14484): the abstract; 38 / rate of Adam's preconditioned Hessian",
+            "Damian et al. 2023, Self-Stabilization (arXiv:2209.15594): the abstract and the "
+            "introduction; why the sharpness stays",
+        ),
         ("names",),
     ),
     Study(
