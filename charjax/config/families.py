@@ -121,7 +121,35 @@ class NgramConfig(FamilyConfig):
         return self
 
 
-class BigramConfig(FamilyConfig):
+class TrainedConfig(FamilyConfig):
+    """Settings that the families trained by gradients share."""
+
+    counts: int = Field(
+        0,
+        ge=0,
+        le=12,
+        description="n of modified Kneser-Ney counts that predict together with the network, which "
+        "learns what they leave over; 0: the network alone",
+    )
+    count_folds: int = Field(
+        10,
+        ge=2,
+        le=1000,
+        description="parts of the training split, each predicted by the counts of the others",
+    )
+
+    @field_validator("counts")
+    @classmethod
+    def _check_counts(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError(
+                "model.counts: 1 given; counts of single characters add nothing to the readout's "
+                "bias: give 2 or more, or 0 for none"
+            )
+        return value
+
+
+class BigramConfig(TrainedConfig):
     """A table of V x V logits."""
 
     default_context: ClassVar[int] = 8
@@ -133,7 +161,7 @@ class BigramConfig(FamilyConfig):
     kind: Literal["bigram"] = Field("bigram", description="the model family")
 
 
-class BowConfig(FamilyConfig):
+class BowConfig(TrainedConfig):
     """A causal average of embeddings."""
 
     width_field: ClassVar[str | None] = "d_embed"
@@ -143,7 +171,7 @@ class BowConfig(FamilyConfig):
     d_embed: Width = Field(64, description="width of an embedding")
 
 
-class MLPConfig(FamilyConfig):
+class MLPConfig(TrainedConfig):
     """The feed-forward model of Bengio et al. 2003; context_length is its window."""
 
     default_context: ClassVar[int] = 8
@@ -179,7 +207,7 @@ class MLPConfig(FamilyConfig):
         return {"hidden": (width,) * depth}
 
 
-class WaveNetConfig(FamilyConfig):
+class WaveNetConfig(TrainedConfig):
     """A tree of pairs (van den Oord et al. 2016, plain); context_length is its window."""
 
     default_context: ClassVar[int] = 8
@@ -211,7 +239,7 @@ class WaveNetConfig(FamilyConfig):
         return self
 
 
-class _RecurrentConfig(FamilyConfig):
+class _RecurrentConfig(TrainedConfig):
     carries: ClassVar[bool] = True
     depth_field: ClassVar[str | None] = "n_layer"
     width_field: ClassVar[str | None] = "d_hidden"
@@ -276,7 +304,7 @@ class MinLSTMConfig(_RecurrentConfig):
     kind: Literal["minlstm"] = Field("minlstm", description="the model family")
 
 
-class TransformerConfig(FamilyConfig):
+class TransformerConfig(TrainedConfig):
     """The decoder of GPT-2 (Radford et al. 2019): pre-norm, causal attention, GELU."""
 
     depth_field: ClassVar[str | None] = "n_layer"

@@ -148,6 +148,11 @@ _SEVERAL_BLOCKS = When(
     lambda config: getattr(config.model, "n_layer", 2) > 1,
     "only two blocks or more can be a loop, and model.n_layer is {}",
 )
+_COUNTED = When(
+    ("model.counts",),
+    lambda config: getattr(config.model, "counts", 0) > 0,
+    "only counts beside the network read it, and model.counts is {}",
+)
 _NOT_ADJUSTED = When(
     ("init.scheme",),
     lambda config: config.init.scheme not in ("lsuv", "metainit"),
@@ -238,6 +243,7 @@ READ: dict[str, tuple[When, ...]] = {
     "model.norm": (_HIDDEN, _NORMS),
     "model.norm_epsilon": (_NORMS,),
     "model.scan_layers": (_SEVERAL_BLOCKS,),
+    "model.count_folds": (_COUNTED,),
     "model.rotary_base": (_one_of("model.positions", "rotary"),),
     "init.scheme": (_TRAINED,),
     "init.std": (_TRAINED, _one_of("init.scheme", "normal")),

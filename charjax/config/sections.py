@@ -505,7 +505,7 @@ _YOUNGER: tuple[tuple[str, str], ...] = (
     ("model", "attn_softcap"),
     ("model", "final_softcap"),
     *(("model", key) for key in ("d_ff", "rotary_base", "norm_epsilon", "attention_scale")),
-    *(("model", key) for key in ("remat", "scan_layers")),
+    *(("model", key) for key in ("remat", "scan_layers", "counts", "count_folds")),
     ("optim", "clip_value"),
     ("train", "label_smoothing"),
     ("train", "z_loss"),

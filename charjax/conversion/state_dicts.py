@@ -29,11 +29,17 @@ _FLOATS = ("float32", "float64", "float16", "bfloat16")
 _COMPILED = "_orig_mod."
 
 
-def refuse_activation(config: ModelConfig) -> None:
-    """Raise a UserError for a model whose activation no PyTorch original computes.
+def refuse_without_original(config: ModelConfig) -> None:
+    """Raise a UserError for a model that no PyTorch original computes.
 
-    Those are activations of the user's own, and in makemore's MLP all but tanh.
+    Those are models with counts beside the network, with activations of the user's own, and in
+    makemore's MLP with all but tanh.
     """
+    if order := getattr(config, "counts", 0):
+        raise UserError(
+            f"model.counts: {order} given; no PyTorch original has counts beside the network, "
+            "which alone would predict something else: train with model.counts=0 to export it"
+        )
     activation = getattr(config, "activation", None)
     if is_own(activation) or (config.kind == "mlp" and activation != "tanh"):
         what = "code of your own" if is_own(activation) else "not tanh"
@@ -68,7 +74,7 @@ def to_state_dict(
             f"model.kind: {config.kind!r} cannot be exported, as the family has no PyTorch "
             f"original; families with one: {', '.join(_LAYOUT_OF_KIND)}"
         )
-    refuse_activation(config)
+    refuse_without_original(config)
     layout, reference = layout or _LAYOUT_OF_KIND[config.kind], {}
     if module is not None and layout is not RECURRENT:
         raise UserError(

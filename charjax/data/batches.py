@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from charjax.data.draws import Draws, find_draws
@@ -44,12 +45,15 @@ class Batch(NamedTuple):
       targets: (B, T) int32.
       weights: (B, T) float32: 1 for a target, 0 for padding.
       restart: () bool: a carried state is reset here.
+      count_log_probs: (B, T, V) float16, what counts of the rest of the text predict in place of
+        each target; None where the model has no counts.
     """
 
     inputs: Array
     targets: Array
     weights: Array
     restart: Array
+    count_log_probs: Array | None = None
 
 
 def _not_shared(function: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
@@ -58,7 +62,7 @@ def _not_shared(function: Callable[[Array, Array], Array]) -> Callable[[Array, A
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["tokens", "key", "windows"],
+    data_fields=["tokens", "key", "windows", "count_log_probs"],
     meta_fields=[
         "sampling",
         "batch_size",
@@ -74,9 +78,12 @@ class BatchSource(Draws):
 
     Attributes:
       tokens: (N,) uint8, uint16 or uint32, on the device.
+      count_log_probs: (N, V) float16, what counts of the rest of the text predict in place of each
+        token; None where the model has no counts.
     """
 
     tokens: Array
+    count_log_probs: Array | None = None
 
     def draw(self, step: Array, share: Share = _not_shared) -> Batch:
         """Return the batch of a step; a pure function, to be called inside jit.
@@ -103,7 +110,13 @@ class BatchSource(Draws):
             lookback=self.lookback,
         )
         inputs_BS = from_boundary(batch.inputs) if self.has_boundaries else batch.inputs
-        return batch._replace(inputs=inputs_BS, restart=restart)
+        batch = batch._replace(inputs=inputs_BS, restart=restart)
+        if self.count_log_probs is None:
+            return batch
+        target_BT = starts_B[:, None] + 1 + jnp.arange(self.window, dtype=jnp.int32)
+        return batch._replace(
+            count_log_probs=jnp.take(self.count_log_probs, target_BT, axis=0, mode="clip")
+        )
 
     def _random(self, step: Array) -> tuple[Array, Array, Array]:
         """Draw windows with replacement."""
@@ -139,14 +152,18 @@ def from_boundary(inputs_BS: Array) -> Array:
     return jnp.where(position_S > last_B[:, None], inputs_BS, 0)
 
 
-def make_source(split: Split, **settings: Any) -> BatchSource:
+def make_source(
+    split: Split, count_log_probs: np.ndarray | None = None, **settings: Any
+) -> BatchSource:
     """Put a split on the device and return the source of its batches.
 
-    Arguments and errors are those of `find_draws`.
+    `count_log_probs` is that of BatchSource; the other arguments and errors are those of
+    `find_draws`.
     """
     draws = find_draws(split, **settings)
+    rows = None if count_log_probs is None else jnp.asarray(count_log_probs)
     on_it = {**vars(draws), "windows": on_device(draws.windows)}
-    return BatchSource(**on_it, tokens=jnp.asarray(split.tokens))
+    return BatchSource(**on_it, tokens=jnp.asarray(split.tokens), count_log_probs=rows)
 
 
 class TextWindows(NamedTuple):

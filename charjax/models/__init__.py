@@ -15,6 +15,7 @@ from charjax.models.bigram import Bigram
 from charjax.models.bow import BagOfCharacters
 from charjax.models.contract import CharModel
 from charjax.models.min_gru import MinGRU, MinLSTM
+from charjax.models.mixture import Mixture
 from charjax.models.mlp import MLP
 from charjax.models.ngram import NgramModel
 from charjax.models.own import own_family
@@ -55,7 +56,11 @@ def build(config: ModelConfig, vocab_size: int, dtype: DTypeLike) -> CharModel:
     }
     if isinstance(activation := settings.get("activation"), str):
         refuse_unnamed("model.activation", activation)
-    return family(vocab_size=vocab_size, dtype=dtype, **settings)
+    model = family(vocab_size=vocab_size, dtype=dtype, **settings)
+    if order := getattr(config, "counts", 0):
+        folds = getattr(config, "count_folds", 0)
+        return Mixture(vocab_size, dtype, network=model, order=order, folds=folds)
+    return model
 
 
 def build_model(config: Config, tokenizer: Tokenizer) -> CharModel:

@@ -127,7 +127,7 @@ def _kneser_ney(
     (lm/builder/initial_probabilities.cc); the discounts are those of all entries.
     """
     count_E = level.count_E if level.depth == order - 1 else level.lefts_E
-    discount = _discounts(np.bincount(np.minimum(count_E, 5), minlength=6), level.tails, modified)
+    discount = discounts(np.bincount(np.minimum(count_E, 5), minlength=6), level.tails, modified)
     discount_E = discount[np.minimum(count_E, 3)]
     discount_E = np.where(level.count_E < least, count_E, discount_E)
     K = level.parent_K.size
@@ -138,7 +138,7 @@ def _kneser_ney(
     return value_E, backoff_K, 1 - in_tail, in_tail
 
 
-def _discounts(counts_of_counts: np.ndarray, tails: int, modified: bool) -> np.ndarray:
+def discounts(counts_of_counts: np.ndarray, tails: int, modified: bool) -> np.ndarray:
     """Compute the discounts of counts of 0, 1, 2, and 3 or more (Chen and Goodman 1998).
 
     Each count of counts is at least one, and no discount is less than that of a count of one:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from charjax.conversion.state_dicts import refuse_activation, to_state_dict
+from charjax.conversion.state_dicts import refuse_without_original, to_state_dict
 from charjax.performance.workload import first_batch
 from charjax.pytorch import original
 from charjax.pytorch.lecture_mlp import LectureMLP, contexts_of
@@ -128,7 +128,7 @@ class Peer:
 def build_model(session: Session, state: TrainState) -> nn.Module:
     """Build the original of a model, with the weights of a state of charjax."""
     config, size = session.config.model, session.dataset.tokenizer.vocab_size
-    refuse_activation(config)
+    refuse_without_original(config)
     variables = _plain(variables_of(state))
     if config.kind == "mlp":
         return LectureMLP.holding(variables["params"])

@@ -35,7 +35,7 @@ class Notes:
       dataset_digest: SHA-256 of the text.
       environment: facts of the machine and versions on which the bits depend.
       progress: `Progress.to_json` of the run.
-      tables: shapes of a fitted family's parameters; empty for the others.
+      tables: shapes of the tables of counts, of a fitted family or beside a network; else empty.
     """
 
     config: Config

@@ -323,9 +323,10 @@ class Recorder:
             progress.to_json(),
             session.dataset.files,
         )
-        if session.model.fitted:
+        tables = state.params if session.model.fitted else dict(state.tables)
+        if tables:
             meta["tables"] = {
-                name: [list(table.shape), str(table.dtype)] for name, table in state.params.items()
+                name: [list(table.shape), str(table.dtype)] for name, table in tables.items()
             }
         self.checkpoints.save(step, state, meta, best=best)
 

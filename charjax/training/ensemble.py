@@ -89,8 +89,14 @@ def check_config(config: Config) -> None:
     threefry there. The behaviour is JAX's: findings/vmapped-rbg-keys.sh.
 
     Raises:
-      UserError: runtime.prng is rbg, or runtime.mesh divides parameters.
+      UserError: runtime.prng is rbg, runtime.mesh divides parameters, or there are counts beside
+        the network.
     """
+    if order := getattr(config.model, "counts", 0):
+        raise UserError(
+            f"model.counts: {order} given; runs that are trained in one program have no counts "
+            "beside the network, whose tables each would hold: set model.counts=0"
+        )
     if config.runtime.prng == "rbg":
         raise UserError(
             'runtime.prng: "rbg" given; runs that are trained in one program would all draw their '

@@ -25,6 +25,8 @@ from charjax.errors import UserError
 from charjax.init import check_cover, scheme_for
 from charjax.models import build_model
 from charjax.models.contract import CharModel
+from charjax.models.mixture import Mixture
+from charjax.models.ngram_cross_fit import DTYPE, cross_fit
 from charjax.models.roles import Role
 from charjax.programs.command import open_store
 from charjax.programs.facts import config_facts
@@ -134,10 +136,11 @@ def make_session(config: Config, dataset: Dataset, devices: list[jax.Device]) ->
     if not model.fitted:
         rows = config.train.batch_size * config.optim.accumulate_steps
         train = dataset.splits["train"]
-        source = _source(config, model, mesh, train, rows, config.data.sampling)
+        source = _source(config, model, mesh, train, rows, config.data.sampling, trains=True)
         if config.eval.protocol == "random" and "val" in dataset.splits:
             rows = parallel.round_up(config.eval.batch_size, mesh)
-            val_source = _source(config, model, mesh, dataset.splits["val"], rows, "random")
+            val = dataset.splits["val"]
+            val_source = _source(config, model, mesh, val, rows, "random", trains=False)
     session = Session(config, dataset, model, devices, mesh, source, val_source)
     return session if config.train.epochs is None else _with_steps(session, config.train.epochs)
 
@@ -194,8 +197,16 @@ def _check_scheme(config: Config, model: CharModel) -> None:
 
 
 def _source(
-    config: Config, model: CharModel, mesh: Mesh, split: Split, rows: int, sampling: Any
+    config: Config,
+    model: CharModel,
+    mesh: Mesh,
+    split: Split,
+    rows: int,
+    sampling: Any,
+    *,
+    trains: bool,
 ) -> Source:
+    """Return the batches of a split; `trains`: they train, beside counts of the rest of it."""
     context, layout = config.model.context_length, config.data.layout
     assert context is not None
     assert layout is not None
@@ -204,13 +215,41 @@ def _source(
         "layout": layout,
         "sampling": sampling,
         "window": 1 if pairs else context,
-        "lookback": context - 1 if pairs else model.lookback,
+        "lookback": max(context - 1, model.lookback) if pairs else model.lookback,
         "batch_size": rows,
         "seed": config.train.seed,
     }
-    if split.tokens.nbytes > config.data.device_bytes:
+    log_probs = None
+    if isinstance(model, Mixture) and trains:
+        _check_counts(config, model, split)
+        log_probs = cross_fit(
+            split, vocab_size=model.vocab_size, order=model.order, folds=model.folds
+        )
+    elif split.tokens.nbytes > config.data.device_bytes:
         return make_host_source(split, **settings)
-    return parallel.place(make_source(split, **settings), parallel.replicated(mesh))
+    return parallel.place(make_source(split, log_probs, **settings), parallel.replicated(mesh))
+
+
+def _check_counts(config: Config, model: Mixture, split: Split) -> None:
+    """Refuse a text whose probabilities by counts do not fit in memory, or too few folds of it.
+
+    Raises:
+      UserError: the message has the bytes.
+    """
+    needed = split.tokens.size * model.vocab_size * DTYPE.itemsize
+    # The host has them once, and a CPU's device a second time while they are placed.
+    free = hardware.free_memory() / 3
+    if split.tokens.nbytes > config.data.device_bytes or needed > free:
+        raise UserError(
+            f"model.counts: {model.order} given for a text of {split.tokens.size:,} tokens; what "
+            f"counts predict in place of each takes {needed / 1e9:,.1f} GB in training, and may "
+            f"take {free / 1e9:,.1f} GB: set model.counts=0, or give a shorter text"
+        )
+    if split.num_targets < model.folds:
+        raise UserError(
+            f"model.count_folds: {model.folds} given for a training split of "
+            f"{split.num_targets:,} characters; lower it, or give a longer text"
+        )
 
 
 def first_state(session: Session, params: Any = None) -> TrainState:
@@ -231,6 +270,9 @@ def first_state(session: Session, params: Any = None) -> TrainState:
     if is_divided or params is not None:
         # Some optimizers keep parameters in their state.
         state = _complete(session, state)
+    if isinstance(session.model, Mixture):
+        tables = session.model.count(session.dataset.splits["train"])
+        state = state._replace(tables=jax.tree.map(jnp.asarray, tables))
     return place(session, state)
 
 

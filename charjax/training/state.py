@@ -10,6 +10,7 @@ from jax import Array
 from charjax.config import Config
 from charjax.init import find_adam_factors, find_factors, initialise, scheme_for
 from charjax.models.contract import CharModel
+from charjax.models.mixture import COUNTS
 from charjax.programs.command import open_store
 from charjax.programs.facts import config_facts
 from charjax.training.optimizer import make_optimizer
@@ -85,6 +86,7 @@ class TrainState(NamedTuple):
         changes of a scheme.
       adam_scales: likewise the factors of AdamW's epsilon and of the decay.
       average: a moving average of the parameters (optim.ema), or ().
+      tables: of the counts beside a network (model.counts), which no step changes, or ().
     """
 
     params: Any
@@ -95,6 +97,7 @@ class TrainState(NamedTuple):
     scales: Scales | tuple[()] = ()
     adam_scales: AdamScales | tuple[()] = ()
     average: Any = ()
+    tables: Any = ()
 
 
 def variables_of(state: TrainState, weights: Weights = "trained") -> dict[str, Any]:
@@ -108,7 +111,8 @@ def variables_of(state: TrainState, weights: Weights = "trained") -> dict[str, A
     params = state.params
     if weights == "averaged" and (average := average_of(state)) is not None:
         params = average
-    return {"params": apply_multipliers(params, state.scales), **state.model_state}
+    variables = {"params": apply_multipliers(params, state.scales), **state.model_state}
+    return variables | {COUNTS: state.tables} if state.tables != () else variables
 
 
 def average_of(state: TrainState) -> Any | None:
@@ -248,8 +252,8 @@ Tables = dict[str, jax.ShapeDtypeStruct]
 def state_shapes(model: CharModel, config: Config, tables: Tables | None = None) -> Any:
     """Return the shapes and dtypes of a run's state.
 
-    The tables of a fitted family depend on its text, so their shapes come from the notes of the
-    checkpoint.
+    The tables of counts depend on their text, so their shapes come from the notes of the
+    checkpoint; without them, those of a mixture are left out.
     """
     if model.fitted:
         return fitted_state(tables or {})
@@ -265,8 +269,10 @@ def state_shapes(model: CharModel, config: Config, tables: Tables | None = None)
 
     store, settings = open_store(), config_facts(config)
     if store is None or settings is None:
-        return trace()
-    return store.shapes((settings, str(model.vocab_size)), trace)
+        shapes = trace()
+    else:
+        shapes = store.shapes((settings, str(model.vocab_size)), trace)
+    return shapes._replace(tables=tables) if tables else shapes
 
 
 def fitted_state(params: dict[str, Any]) -> TrainState:

@@ -121,7 +121,8 @@ def make_train_step(
         skipped = 1.0 - finite.astype(jnp.float32)
         metrics = Metrics(loss, grad_norm, learning_rate, sums.targets, skipped, penalty)
         counters, factors = state.counters.after(finite), (state.scales, state.adam_scales)
-        after = TrainState(params, opt_state, model_state, carry, counters, *factors, average)
+        parts = params, opt_state, model_state, carry, counters, *factors, average
+        after = TrainState(*parts, state.tables)
         return after, metrics
 
     return train_step
@@ -154,6 +155,8 @@ def gradients_of(model: CharModel, carries: bool, objective: Objective | None = 
         if carries:
             fresh = model.init_cache(batch.inputs.shape[0])
             carry = jax.tree.map(lambda new, old: jnp.where(batch.restart, new, old), fresh, carry)
+        # A model without counts has no such argument.
+        counts = {"count_log_probs": batch.count_log_probs}
         (logits_BTV, carry), model_state = model.apply(
             {"params": apply_multipliers(params, scales), **model_state},
             batch.inputs,
@@ -162,6 +165,7 @@ def gradients_of(model: CharModel, carries: bool, objective: Objective | None = 
             train=True,
             rngs={"dropout": key},
             mutable=list(model_state),
+            **({} if batch.count_log_probs is None else counts),
         )
         loss = jnp.sum(cross_entropy(logits_BTV, batch.targets) * batch.weights)
         trained = loss
@@ -192,10 +196,10 @@ def accumulated(gradients: Gradients, steps: int) -> Gradients:
             new, (model_state, carry) = gradients(params, scales, model_state, *micro)
             return (jax.tree.map(jnp.add, sums, new), model_state), carry
 
-        rows = (carry, batch.inputs, batch.targets, batch.weights)
-        rows = jax.tree.map(lambda x: x.reshape(steps, -1, *x.shape[1:]), rows)
-        carry, inputs, targets, weights = rows
-        batches = Batch(inputs, targets, weights, jnp.broadcast_to(batch.restart, (steps,)))
+        every = jnp.broadcast_to(batch.restart, (steps,))
+        rows = (carry, batch._replace(restart=every))
+        carry, batches = jax.tree.map(lambda x: x.reshape(steps, -1, *x.shape[1:]), rows)
+        batches = batches._replace(restart=every)
         zeros = Sums(jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
         (sums, model_state), carry = jax.lax.scan(
             body, (zeros, model_state), (carry, batches, jax.random.split(key, steps))

@@ -116,6 +116,8 @@ def test_another_family_drops_only_the_settings_it_does_not_have(tmp_path: Path)
     config = load_config(path, ["model.kind=gru", "model.d_hidden=32"])
     assert config.model.model_dump() == {
         "context_length": 64,
+        "counts": 0,
+        "count_folds": 10,
         "kind": "gru",
         "n_layer": 6,
         "d_embed": 128,

@@ -59,6 +59,7 @@ RUNS: list[list[str]] = [
     ["model.residual=fixup"],
     ["model.positions=rotary"],
     ["model.n_layer=1"],
+    ["model.counts=3"],
     ["data.path=x.txt"],
     ["data.path=x.txt", "data.tokenizer=byte"],
     ["data.name=names"],
@@ -98,6 +99,8 @@ def value_of(name: str, config: Config) -> str:
         return "{fsdp = 2}"
     if name == "model.rotary_base":
         return "500.0"
+    if name == "model.counts":
+        return "3"
     if name == "model.prune":
         return "[0, 1]"
     if field.default is None or isinstance(field.default, float):

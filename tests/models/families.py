@@ -12,6 +12,7 @@ from charjax.config import FAMILIES as KINDS
 from charjax.config import parse_config
 from charjax.data.splits import Split
 from charjax.models import CharModel, build
+from charjax.models.mixture import COUNTS, Mixture
 
 V, CONTEXT = 29, 12
 
@@ -85,6 +86,15 @@ LISTED: dict[str, dict[str, Any]] = {
         "residual": "fixup",
         "attention_scale": "inverse",
     },
+    "gru-counts": {"kind": "gru", "d_embed": 6, "d_hidden": 8, "counts": 4},
+    "mlp-counts": {"kind": "mlp", "d_embed": 4, "context_length": 3, "counts": 5},
+    "transformer-counts": {
+        "kind": "transformer",
+        "n_layer": 2,
+        "n_head": 2,
+        "d_model": 8,
+        "counts": 3,
+    },
     "gru-layernorm": {"kind": "gru", "d_embed": 6, "d_hidden": 8, "norm": "layernorm"},
     "lstm-layernorm": {
         "kind": "lstm",
@@ -137,7 +147,10 @@ def make_variables(model: CharModel) -> Any:
         low = 0.5 if "var" in jax.tree_util.keystr(path) else -1.0
         return jnp.asarray(rng.uniform(low, 1.0, leaf.shape), jnp.float32)
 
-    return jax.tree_util.tree_map_with_path(draw, variables)
+    drawn = jax.tree_util.tree_map_with_path(draw, variables)
+    if isinstance(model, Mixture):
+        return drawn | {COUNTS: model.count(random_split(V, 600, seed=1))}
+    return drawn
 
 
 def random_split(vocab_size: int, length: int, seed: int) -> Split:

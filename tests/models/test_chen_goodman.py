@@ -37,16 +37,22 @@ def text(layout: str) -> Split:
 
 
 class Equations:
-    """p(w | h) by the equations; a context is a tuple, the oldest character first."""
+    """p(w | h) by the equations; a context is a tuple, the oldest character first.
 
-    def __init__(self, split: Split, order: int, smoothing: str):
-        self.order, self.smoothing = order, smoothing
+    Targets whose places, in their order, are `left_out` are not counted.
+    """
+
+    def __init__(self, split: Split, order: int, smoothing: str, left_out: range = range(0)):
+        self.order, self.smoothing, self.left_out = order, smoothing, left_out
         # c(h w) of the longest contexts. Before a document stand boundaries.
         occurrences: collections.Counter[tuple[int, ...]] = collections.Counter()
+        place = 0
         for start, length in zip(split.doc_starts, split.doc_lengths, strict=True):
             document = [0] * order + [int(t) for t in split.tokens[start : start + length + 1]]
             for end in range(order + 2, len(document) + 1):
-                occurrences[tuple(document[end - order : end])] += 1
+                occurrences[tuple(document[end - order : end])] += place not in left_out
+                place += 1
+        occurrences = +occurrences
         self.counts = {order: occurrences}
         # Below them N1+(. h w): how many different characters stand before h w.
         for n in range(order - 1, 0, -1):
@@ -69,8 +75,10 @@ class Equations:
         if self.smoothing == "kneser_ney":
             return Y, Y, Y
         D1, D2, D3 = 1 - 2 * Y * n2 / n1, 2 - 3 * Y * n3 / n2, 3 - 4 * Y * n4 / n3
-        assert self.smoothing == "additive" or min(D2, D3) >= D1, "charjax takes other discounts"
-        return D1, D2, D3
+        # charjax discounts no count by less than a count of one.
+        is_plain = self.smoothing == "additive" or self.left_out or min(D2, D3) >= D1
+        assert is_plain, "charjax takes other discounts"
+        return D1, max(D1, D2), max(D1, D3)
 
     def p(self, w: int, h: tuple[int, ...]) -> float:
         """Return the smoothed probability of w after h."""

@@ -170,7 +170,8 @@ def test_parameters_are_float32_whatever_the_dtype(trained):
     model = make_model(trained.name, jnp.bfloat16)
     tokens = jnp.zeros((1, model.lookback + 1), jnp.int32)
     variables = jax.eval_shape(model.init, jax.random.key(0), tokens)
-    assert shapes(variables) == shapes(trained.variables)
+    # The tables of counts are no parameters.
+    assert shapes(variables) == shapes({name: trained.variables[name] for name in variables})
 
 
 @one_of_a_kind

@@ -186,7 +186,7 @@ def _probe(session: Session, seed: int, state: TrainState, batches: list[Batch])
 
 @functools.partial(jax.jit, static_argnums=0)
 def _probe_layers(model: CharModel, variables: Any, batch: Batch) -> LayerProbe:
-    inputs_BS, targets_BT, weights_BT, _ = batch
+    inputs_BS, targets_BT, weights_BT = batch.inputs, batch.targets, batch.weights
     loss, stats, kernels, values = inspect_layers(
         model, variables, inputs_BS, targets_BT, weights_BT, train=True
     )
@@ -210,7 +210,7 @@ def _probe_layers(model: CharModel, variables: Any, batch: Batch) -> LayerProbe:
 @functools.partial(jax.jit, static_argnums=0)
 def _loss_sums(model: CharModel, variables: Any, batch: Batch) -> tuple[Array, Array, Array]:
     """Sum losses, repeated characters and weights over a batch's targets."""
-    inputs_BS, targets_BT, weights_BT, _ = batch
+    inputs_BS, targets_BT, weights_BT = batch.inputs, batch.targets, batch.weights
     T = targets_BT.shape[1]
     logits_BTV, _ = layer_values(model, variables, inputs_BS, T, train=True)
     losses_BT = cross_entropy(logits_BTV, targets_BT)

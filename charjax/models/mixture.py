@@ -1,0 +1,192 @@
+"""A network and counts that predict together.
+
+Letters: B batch, T time, N outputs, S history, V vocabulary.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from charjax.data.splits import Split
+from charjax.models.contract import CharModel, FiniteModel, Memory
+from charjax.models.ngram import NgramModel
+from charjax.models.roles import Parameter, Role, Roles
+from charjax.models.taps import Tap
+
+# The collection of the counts' tables, and the smoothing that they have.
+COUNTS = "counts"
+SMOOTHING = "modified_kneser_ney"
+
+
+class Mixture(CharModel):
+    """A network beside the counts of n-grams: a product of experts (Hinton 2002), trained jointly.
+
+        logits(w) = network(w) + scale * log p_counts(w | the last n - 1 characters)
+
+    The parameters are the network's, under its own names, and `count_scale`, which begins at 1:
+    the network learns what the counts leave over. The counts are tables, not parameters. While it
+    trains, the caller gives what counts of the rest of the text predict (`ngram_cross_fit`); else
+    the tables of the whole text are read, from the collection "counts". Without either, as at
+    initialisation and where a network alone is measured, it is the network alone.
+
+    Attributes:
+      network: any trained family.
+      order: n of the counts, modified Kneser-Ney.
+      folds: parts of the training split, for `ngram_cross_fit`.
+    """
+
+    network: CharModel
+    order: int
+    folds: int
+
+    def setup(self) -> None:
+        """Give the network's parameters the names that they have without counts."""
+        nn.share_scope(self, self.network)
+        self.scale = self.param("count_scale", nn.initializers.ones_init(), ())
+
+    def __call__(
+        self,
+        tokens_BT: Array,
+        cache: Any = None,
+        *,
+        num_outputs: int | None = None,
+        train: bool = False,
+        count_log_probs: Array | None = None,
+    ) -> tuple[Array, Any]:
+        """See CharModel.
+
+        Args:
+          tokens_BT: as there.
+          cache: the network's, and the last tokens.
+          num_outputs: as there.
+          train: as there.
+          count_log_probs: (B, N, V), in place of what the tables have.
+        """
+        network_cache, history_BS = (None, None) if cache is None else cache
+        logits_BNV, new_cache = self.network(
+            tokens_BT, network_cache, num_outputs=num_outputs, train=train
+        )
+        is_carried = self.memory == "carried"
+        if history_BS is None and is_carried:
+            history_BS = self._no_history(tokens_BT.shape[0])
+        tables = self.variables.get(COUNTS)
+        if count_log_probs is None and tables is not None:
+            count_log_probs, history_BS = self._counts().apply(
+                {"params": tables}, tokens_BT, history_BS, num_outputs=num_outputs
+            )
+        elif history_BS is not None:
+            text_BS = jnp.concatenate([history_BS, tokens_BT.astype(jnp.int32)], axis=1)
+            history_BS = text_BS[:, tokens_BT.shape[1] :]
+        if count_log_probs is not None:
+            logits_BNV += self.scale * count_log_probs.astype(jnp.float32)
+        return logits_BNV, None if history_BS is None else (new_cache, history_BS)
+
+    def count(self, split: Split) -> dict[str, np.ndarray]:
+        """Count a text: the tables of the collection "counts", in numpy."""
+        return self._counts().fit(split)["params"]
+
+    def _counts(self) -> NgramModel:
+        return NgramModel(
+            self.vocab_size, jnp.float32, self.order, SMOOTHING, alpha=1.0, parent=None
+        )
+
+    def _no_history(self, batch_size: int) -> Array:
+        return jnp.zeros((batch_size, max(self.order - 2, 0)), jnp.int32)
+
+    def init_cache(self, batch_size: int) -> Any:
+        """Return the network's cache, and token 0 in the place of the last tokens."""
+        return self.network.init_cache(batch_size), self._no_history(batch_size)
+
+    def short_cache(self, batch_size: int, length: int) -> Any:
+        """Return the network's shorter cache, and token 0 in the place of the last tokens."""
+        return self.network.short_cache(batch_size, length), self._no_history(batch_size)
+
+    @property
+    def memory(self) -> Memory:  # type: ignore[override]
+        """The network's."""
+        return self.network.memory
+
+    @property
+    def lookback(self) -> int:
+        """The longer of the network's and the counts', where memory is finite."""
+        if not isinstance(self.network, FiniteModel):
+            return self.network.lookback
+        return max(self.network.lookback, self.order - 2)
+
+    @property
+    def roles(self) -> Roles:  # type: ignore[override]
+        """The network's, and a gain."""
+        return (*self.network.roles, ("count_scale", Parameter(Role.GAIN)))
+
+    def taps(self) -> tuple[Tap, ...]:
+        """Describe the network's layers."""
+        return self.network.taps()
+
+    def attention_weights(self, qkv_BTE: Array, params: Any = None) -> Array:
+        """See CharModel."""
+        return self.network.attention_weights(qkv_BTE, params)
+
+    def saved_values(self, length: int) -> int:
+        """Estimate the network's, and the counts' logits."""
+        return self.network.saved_values(length) + length * self.vocab_size
+
+    def activation_shapes(self, length: int) -> dict[str, tuple[int, ...]]:
+        """Return the network's."""
+        return self.network.activation_shapes(length)
+
+    def library_values(self, length: int) -> int:
+        """Count the network's."""
+        return self.network.library_values(length)
+
+    @property
+    def capacity(self) -> int | None:
+        """The network's."""
+        return self.network.capacity
+
+    @property
+    def has_attention(self) -> bool:  # type: ignore[override]
+        """The network's."""
+        return self.network.has_attention
+
+    @property
+    def n_layer(self) -> int:
+        """The network's blocks or cells; 0 where it has none."""
+        return getattr(self.network, "n_layer", 0)
+
+    @property
+    def forward_flops(self) -> float | None:
+        """Those of the network: the counts multiply no matrices."""
+        return self.network.forward_flops
+
+    @property
+    def flops_formula(self) -> str:  # type: ignore[override]
+        """The network's."""
+        return self.network.flops_formula
+
+    @property
+    def tabled_flops(self) -> float:
+        """The network's."""
+        return self.network.tabled_flops
+
+    @property
+    def matrix_weights(self) -> int:
+        """The network's."""
+        return self.network.matrix_weights
+
+    @property
+    def widest_product(self) -> tuple[int, int] | None:
+        """The network's."""
+        return self.network.widest_product
+
+    @property
+    def embedding_scale(self) -> float:
+        """The network's."""
+        return self.network.embedding_scale
+
+    @property
+    def is_plain(self) -> bool:
+        """No formula of memory was fitted to mixtures."""
+        return False

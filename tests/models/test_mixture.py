@@ -1,0 +1,200 @@
+"""Counts beside a network: what they add, what a run saves, and what it refuses."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from charjax.config import load_config, parse_config
+from charjax.models.mixture import COUNTS
+from charjax.models.ngram_cross_fit import cross_fit
+from charjax.training.session import first_state, open_session
+from charjax.training.step import gradients_of
+from tests import commands
+from tests.models.families import CONTEXT, V, make_model, make_variables
+
+GRU = [
+    "model.kind=gru",
+    "model.d_embed=4",
+    "model.d_hidden=8",
+    "model.context_length=8",
+    "model.counts=4",
+    "train.batch_size=4",
+    "train.steps=12",
+    "eval.every=6",
+    "checkpoint.every=6",
+    "train.sample_every=0",
+]
+
+
+@pytest.fixture
+def own_text(tmp_path):
+    """Write a text whose characters follow from those before."""
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdef"), 4)) for _ in range(30)]
+    path = tmp_path / "text.txt"
+    path.write_text(" ".join(words[i] for i in rng.integers(0, 30, 800)), encoding="utf-8")
+    return f"data.path={path}"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["gru", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("mlp", "transformer"))],
+)
+def test_the_logits_are_the_network_s_and_the_scaled_counts(kind, tokens):
+    model = make_model(f"{kind}-counts")
+    variables = make_variables(model)
+    counts = model._counts()
+    together, _ = model.apply(variables, tokens)
+    alone, _ = model.apply({"params": variables["params"]}, tokens)
+    logs, _ = counts.apply({"params": variables[COUNTS]}, tokens)
+    scale = variables["params"]["count_scale"]
+    np.testing.assert_allclose(together, alone + scale * logs, rtol=1e-5, atol=1e-5)
+    without, _ = model.apply(variables, tokens, count_log_probs=0 * logs)
+    np.testing.assert_allclose(without, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_the_network_is_drawn_as_without_counts():
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    mixture, network = make_model("gru-counts"), make_model("gru-counts", counts=0)
+    drawn = dict(mixture.init(jax.random.key(0), tokens)["params"])
+    assert drawn.pop("count_scale") == 1
+    alone = network.init(jax.random.key(0), tokens)["params"]
+    jax.tree.map(np.testing.assert_array_equal, drawn, dict(alone))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "layout"),
+    [("random", "stream"), ("epoch", "stream"), ("contiguous", "stream"), ("random", "lines")],
+)
+def test_a_batch_has_what_the_rest_of_the_text_predicts_of_its_targets(sampling, layout, own_text):
+    words = [*GRU, own_text, f"data.sampling={sampling}", f"data.layout={layout}"]
+    if layout == "lines":
+        words = [*GRU, "data.name=names", "model.count_folds=3", "model.counts=2"]
+    session = open_session(load_config(None, words))
+    split = session.dataset.splits["train"]
+    rows = cross_fit(
+        split,
+        vocab_size=session.model.vocab_size,
+        order=session.model.order,
+        folds=session.config.model.count_folds,
+    )
+    step = jnp.int32(3)
+    batch = jax.jit(lambda source: source.draw(step))(session.source)
+    logs_BTV = np.asarray(batch.count_log_probs)
+    targets_BT, weights_BT = np.asarray(batch.targets), np.asarray(batch.weights)
+    assert weights_BT.sum() > 4
+    # A row of the text: which one it is follows from the characters around it.
+    for b, t in zip(*np.nonzero(weights_BT), strict=True):
+        same = (rows == logs_BTV[b, t]).all(axis=1) & (split.tokens == targets_BT[b, t])
+        assert same.any()
+
+
+def test_validation_batches_are_predicted_by_the_tables(own_text):
+    words = [*GRU, own_text, "eval.protocol=random"]
+    session = open_session(load_config(None, words))
+    assert session.source.count_log_probs is not None
+    assert session.val_source.count_log_probs is None
+
+
+def test_the_scale_and_the_network_learn_from_the_same_loss(own_text):
+    session = open_session(load_config(None, [*GRU, own_text]))
+    state = first_state(session)
+    batch = session.source.draw(jnp.int32(0))
+    sums, _ = gradients_of(session.model, False)(
+        state.params, state.scales, state.model_state, (), batch, jax.random.key(0)
+    )
+
+    def loss(scale):
+        logits, _ = session.model.apply(
+            {"params": state.params | {"count_scale": scale}},
+            batch.inputs,
+            count_log_probs=batch.count_log_probs,
+        )
+        logs = jax.nn.log_softmax(logits)
+        return -jnp.take_along_axis(logs, batch.targets[..., None], -1).sum()
+
+    expected = jax.grad(loss)(jnp.float32(1.0))
+    np.testing.assert_allclose(sums.grads["count_scale"], expected, rtol=1e-4)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(sums.grads["readout"]))
+
+
+def test_a_run_is_resumed_to_the_bit_evaluated_and_sampled(own_text, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    words = [*GRU, own_text, "data.sampling=contiguous"]
+    assert commands.run("train", *words, "--workdir", whole).status == 0
+    assert commands.run("train", *words, "train.steps=6", "--workdir", parts).status == 0
+    resumed = commands.run("train", "train.steps=12", "--workdir", parts, "--resume")
+    assert resumed.status == 0, resumed.err
+    one, other = (json.loads((path / "summary.json").read_text()) for path in (whole, parts))
+    assert one["state_digest"] == other["state_digest"]
+    scored = json.loads(commands.run("evaluate", whole, "--json").out)
+    assert scored["loss"] == pytest.approx(one["best_val_loss"], abs=1e-6)
+    sampled = commands.run("sample", whole, "--max-new-tokens", 20, "--greedy", "--json")
+    assert len(json.loads(sampled.out)["samples"][0]) == 20
+
+
+@pytest.mark.slow
+def test_counts_make_a_new_network_as_good_as_they_are(own_text, tmp_path):
+    """At step 0 of a zero readout the mixture predicts what the counts predict."""
+    words = [*GRU, own_text, "init.scheme=zero_readout", "optim.learning_rate=1e-9"]
+    assert commands.run("train", *words, "--workdir", tmp_path / "run").status == 0
+    counts = ["model.kind=ngram", "model.order=4", "model.smoothing=modified_kneser_ney", own_text]
+    assert commands.run("train", *counts, "--workdir", tmp_path / "counts").status == 0
+    losses = [
+        json.loads((tmp_path / name / "summary.json").read_text())["val_loss"]
+        for name in ("run", "counts")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.counts=1"], "model.counts: 1 given; counts of single characters"),
+        (["model.counts=0", "model.count_folds=5"], "model.count_folds"),
+        (["model.counts=40"], "model.counts"),
+        (["data.device_bytes=1000"], "model.counts: 4 given for a text of"),
+    ],
+)
+def test_mistakes_are_one_line(words, message, own_text, tmp_path):
+    result = commands.run("train", *GRU, own_text, *words, "--workdir", tmp_path / "run")
+    assert result.status == 2
+    assert message in result.err
+    assert len(result.err.strip().splitlines()) == 1
+
+
+def test_more_folds_than_characters_are_refused(tmp_path):
+    (tmp_path / "text.txt").write_text("abcde" * 100)
+    words = [*GRU, f"data.path={tmp_path / 'text.txt'}", "model.count_folds=1000"]
+    result = commands.run("train", *words, "--workdir", tmp_path / "run")
+    assert result.status == 2
+    assert "model.count_folds: 1000 given for a training split of 449 characters" in result.err
+
+
+@pytest.mark.slow
+def test_programs_of_many_runs_and_exports_refuse_counts(own_text, tmp_path):
+    swept = commands.run(
+        "initlab.commands.sweep", *GRU[1:5], "--arch", "gru", own_text, "--out", tmp_path / "sweep"
+    )
+    assert swept.status == 2
+    assert "model.counts: 4 given" in swept.err
+    assert not (tmp_path / "sweep" / "sweep.json").exists()
+    assert commands.run("train", *GRU, own_text, "--workdir", tmp_path / "run").status == 0
+    export = commands.run("interop", "export", tmp_path / "run", tmp_path / "out.safetensors")
+    assert export.status == 2
+    assert "model.counts: 4 given" in export.err
+
+
+def test_a_digest_without_counts_is_what_it_was():
+    plain = parse_config({"model": {"kind": "gru"}})
+    assert plain.digest() == parse_config({"model": {"kind": "gru", "counts": 0}}).digest()
+    assert plain.digest() != parse_config({"model": {"kind": "gru", "counts": 4}}).digest()
+
+
+@pytest.fixture
+def tokens():
+    """Random tokens of two rows."""
+    return np.random.default_rng(3).integers(0, V, (2, CONTEXT)).astype(np.int32)
