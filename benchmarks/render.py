@@ -29,7 +29,7 @@ from charjax.reproduction.measure import compare
 from charjax.reproduction.output import read_results
 from charjax.reproduction.published import ORDERINGS, ROWS
 from charjax.reproduction.report import draw_row
-from charjax.reproduction.rows import Row
+from charjax.reproduction.rows import LONG, Row
 
 # The rows whose curves docs/results.md shows.
 PICTURED = ("shakespeare-gru",)
@@ -179,6 +179,7 @@ def header(name: str, result: dict[str, Any] | None) -> list[str]:
     if result is None:
         used = [row for row in ROWS if row.config == name]
         command = f"reproduce --only {used[0].name}" if used else f"train {name}"
+        command += f" --tier {LONG}" if used and used[0].is_in(LONG) else ""
         return [f"# Measured: not run yet; python -m charjax.{command}"]
     return [
         f"# Measured: {result['command']}",

@@ -37,14 +37,15 @@ class Job:
       name: the entry's name.
       unit: what progress counts, in the plural.
       is_current: whether a stored result need not be measured again.
-      measure: measures it; reports progress and polls for a signal.
+      measure: measures it; called with the directory of the results, reports progress and polls for
+        a signal.
       describe: the line that is printed when it is done.
     """
 
     name: str
     unit: str
     is_current: Callable[[Result], bool]
-    measure: Callable[["Progress", "Poll"], Result]
+    measure: Callable[[Path, "Progress", "Poll"], Result]
     describe: Callable[[Result], str]
 
 
@@ -101,7 +102,7 @@ def run(
             if job.name in results and job.is_current(results[job.name]):
                 continue
             place = f"{number}/{len(jobs)} {job.name}"
-            results[job.name] = _measure(job, place, console, signals.poll)
+            results[job.name] = _measure(job, out, place, console, signals.poll)
             say(console, f"{place}: {job.describe(results[job.name])}")
             command.save(out, results, results[job.name])
         failed = command.finish(out, results, console)
@@ -116,7 +117,7 @@ def run(
     return 1 if failed else 0
 
 
-def _measure(job: Job, place: str, console: "Console", poll: "Poll") -> Result:
+def _measure(job: Job, out: Path, place: str, console: "Console", poll: "Poll") -> Result:
     """Measure a job under a bar with the time left, whose total is set by the first update."""
     from rich.progress import TimeRemainingColumn
 
@@ -124,7 +125,7 @@ def _measure(job: Job, place: str, console: "Console", poll: "Poll") -> Result:
 
     columns = (f"{{task.completed}}/{{task.total}} {job.unit}", TimeRemainingColumn())
     with ProgressBar(console, place, *columns, total=None) as bar:
-        return job.measure(lambda done, total: bar.update(completed=done, total=total), poll)
+        return job.measure(out, lambda done, total: bar.update(completed=done, total=total), poll)
 
 
 def results_directory(out: str | None, resume: bool, kind: str) -> Path:
