@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    render_against,
     render_aot,
     render_benchmark,
     render_faults,
@@ -79,6 +80,7 @@ def pages(measured: dict[str, report.Result], folder: Path = RESULTS) -> dict[Pa
             "commands": speed_table(results),
             "time-to-quality": render_speed.goals(folder),
             "counting": render_speed.counting(folder),
+            "against": render_against.table(folder),
             "benchmarks": render_speed.benchmarks(folder),
         },
         DOCS / "accelerators.md": render_aot.page_parts(),
