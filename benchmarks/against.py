@@ -23,12 +23,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from benchmarks import processes, results_file
 from benchmarks.against_trees import Side, find_commit, make_sides
 from benchmarks.against_workloads import WORKLOADS, Size, Time, Turn, Workload
 from charjax import cli
 from charjax.errors import UserError, did_you_mean
-from charjax.hardware import in_words, machine_facts
+from charjax.hardware import flags, in_words, machine_facts
 from charjax.performance.failures import LeftOut, first_line
 from charjax.performance.show import Column, Row, make_console, make_table, quantity
 from charjax.performance.timing import paired_ratio, summary
@@ -42,6 +44,8 @@ def main(argv: list[str]) -> int:
     args = _arguments(argv)
     workloads = select(args.only)
     commit = find_commit(args.commit)
+    # Of a machine with a GPU, too, the facts are those of its processor.
+    jax.config.update("jax_platforms", "cpu")
     with tempfile.TemporaryDirectory(prefix="charjax-against-") as folder:
         sides = make_sides(commit, Path(folder))
         tree = {
@@ -50,6 +54,7 @@ def main(argv: list[str]) -> int:
             "quick": args.quick,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "hardware": machine_facts(),
+            "flags": flags(),
             "load": os.getloadavg()[0],
             "turns": args.turns,
             "sides": {name: side.facts for name, side in sides.items()},
