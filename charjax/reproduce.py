@@ -85,7 +85,8 @@ def _reproduce(
         jobs = [_long_job(row, args.seeds or row.long_seeds, signals) for row in runnable]
     else:
         jobs = [_job(row, args.seeds or row.seeds) for row in runnable]
-    this = output.Command("charjax.reproduce", "reproduce", "rows", start, save, finish)
+    also_saved = " and the run under way" if args.tier == LONG else ""
+    this = output.Command("charjax.reproduce", "reproduce", "rows", start, save, finish, also_saved)
     return output.run(this, args, argv, jobs, signals)
 
 

@@ -60,6 +60,7 @@ class Command:
       start: called with the directory, the stored results and the console, before the first job.
       save: writes the directory's files after each job, whose result is the last argument.
       finish: prints the results, writes what is still missing, and returns the names that failed.
+      also_saved: what else than finished entries a stop keeps, for its message.
     """
 
     program: str
@@ -68,6 +69,7 @@ class Command:
     start: Callable[[Path, Results, "Console"], None]
     save: Callable[[Path, Results, Result], None]
     finish: Callable[[Path, Results, "Console"], list[str]]
+    also_saved: str = ""
 
 
 def run(
@@ -222,6 +224,6 @@ def _say_how_to_resume(
     again = shlex.join([word for word in argv if word != "--resume"])
     out = "" if new_directory is None else f" --out {shlex.quote(str(new_directory))}"
     cli.complain(
-        f"stopped by {stop}; finished {command.key} are kept: go on with python -m "
-        f"{command.program} {again}{out} --resume".replace("  ", " ")
+        f"stopped by {stop}; finished {command.key}{command.also_saved} are kept: go on with "
+        f"python -m {command.program} {again}{out} --resume".replace("  ", " ")
     )

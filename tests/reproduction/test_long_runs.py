@@ -86,6 +86,7 @@ def test_stopped_or_killed_and_resumed_it_has_the_result_of_one_go(row, reported
     steps.clear()
     stopped = run("reproduce", *ONE, "--out", parts)
     assert stopped.status == 143
+    assert "finished rows and the run under way are kept" in stopped.err
     assert f"--tier cpu-long --seeds 1 --out {parts} --resume" in stopped.err
     assert json.loads((parts / "results.json").read_text())["rows"] == []
     last = steps[-1]
