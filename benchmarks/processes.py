@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 _POLL_SECONDS = 1.0
+# Called while a command runs; the command is ended once it returns true.
+Watch = Callable[[], bool | None]
 
 
 class Stopped(Exception):  # noqa: N818 - no error: somebody asked for it
@@ -31,7 +33,8 @@ def run(
     log: IO[bytes] | None = None,
     cwd: Path | None = None,
     patience: float = 0.0,
-    watch: Callable[[], None] | None = None,
+    watch: Watch | None = None,
+    every: float = _POLL_SECONDS,
 ) -> int | None:
     """Run a command, and end it and everything that it has started.
 
@@ -43,7 +46,8 @@ def run(
       cwd: its directory.
       patience: seconds from SIGTERM to SIGKILL, for a command that saves what it has; 0: it is
         killed at once.
-      watch: called about every second.
+      watch: called while it runs; the command is ended once it returns true.
+      every: seconds between two calls of `watch`.
 
     Returns:
       Its exit status; None if it was stopped.
@@ -61,23 +65,23 @@ def run(
             start_new_session=True,
         )
         try:
-            return _wait(process, seconds, watch)
+            return _wait(process, seconds, watch, every)
         finally:
             _end(process, patience)
 
 
 def _wait(
-    process: subprocess.Popen[bytes], seconds: float, watch: Callable[[], None] | None
+    process: subprocess.Popen[bytes], seconds: float, watch: Watch | None, every: float
 ) -> int | None:
     end = time.monotonic() + seconds
     while True:
         left = end - time.monotonic()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(max(0.0, min(left, _POLL_SECONDS if watch else left)))
+            return process.wait(max(0.0, min(left, every if watch else left)))
         if left <= 0:
             return None
-        if watch:
-            watch()
+        if watch and watch():
+            return None
 
 
 def _end(process: subprocess.Popen[bytes], patience: float) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    render_against,
     render_aot,
     render_benchmark,
     render_faults,
@@ -29,7 +30,7 @@ from charjax.reproduction.measure import compare
 from charjax.reproduction.output import read_results
 from charjax.reproduction.published import ORDERINGS, ROWS
 from charjax.reproduction.report import draw_row
-from charjax.reproduction.rows import Row
+from charjax.reproduction.rows import LONG, Row
 
 # The rows whose curves docs/results.md shows.
 PICTURED = ("shakespeare-gru",)
@@ -79,6 +80,7 @@ def pages(measured: dict[str, report.Result], folder: Path = RESULTS) -> dict[Pa
             "commands": speed_table(results),
             "time-to-quality": render_speed.goals(folder),
             "counting": render_speed.counting(folder),
+            "against": render_against.table(folder),
             "benchmarks": render_speed.benchmarks(folder),
         },
         DOCS / "accelerators.md": render_aot.page_parts(),
@@ -179,6 +181,7 @@ def header(name: str, result: dict[str, Any] | None) -> list[str]:
     if result is None:
         used = [row for row in ROWS if row.config == name]
         command = f"reproduce --only {used[0].name}" if used else f"train {name}"
+        command += f" --tier {LONG}" if used and used[0].is_in(LONG) else ""
         return [f"# Measured: not run yet; python -m charjax.{command}"]
     return [
         f"# Measured: {result['command']}",

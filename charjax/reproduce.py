@@ -1,9 +1,10 @@
 """`python -m charjax.reproduce`: measure what is published, and report what was reproduced.
 
-python -m charjax.reproduce [--tier cpu|gpu] [--only NAME] [--seeds N] [--out DIR] [--resume]
-                            [--list]
+python -m charjax.reproduce [--tier cpu|cpu-long|gpu] [--only NAME] [--seeds N] [--out DIR]
+                            [--resume] [--list]
 """
 
+import dataclasses
 import shlex
 import sys
 from argparse import Namespace
@@ -14,7 +15,7 @@ from charjax import cli
 from charjax.errors import UserError
 from charjax.reproduction import output
 from charjax.reproduction.published import ORDERINGS, ROWS, select
-from charjax.reproduction.rows import Row
+from charjax.reproduction.rows import LONG, Row
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +38,8 @@ def main(argv: list[str]) -> int:
 
 def _list() -> None:
     for row in ROWS:
-        sys.stdout.write(f"{row.name:<34} {row.tier:<5} {row.text}: {row.title}\n")
+        tiers = f"{row.tier},{LONG}" if row.is_in(LONG) else row.tier
+        sys.stdout.write(f"{row.name:<34} {tiers:<13} {row.text}: {row.title}\n")
 
 
 def _reproduce(
@@ -79,8 +81,12 @@ def _reproduce(
         report.show(console, rows, results, orderings(results))
         return measure.failures([results[row.name] for row in runnable], orderings(results))
 
-    jobs = [_job(row, args.seeds or row.seeds) for row in runnable]
-    this = output.Command("charjax.reproduce", "reproduce", "rows", start, save, finish)
+    if args.tier == LONG:
+        jobs = [_long_job(row, args.seeds or row.long_seeds, signals) for row in runnable]
+    else:
+        jobs = [_job(row, args.seeds or row.seeds) for row in runnable]
+    also_saved = " and the run under way" if args.tier == LONG else ""
+    this = output.Command("charjax.reproduce", "reproduce", "rows", start, save, finish, also_saved)
     return output.run(this, args, argv, jobs, signals)
 
 
@@ -90,7 +96,7 @@ def _plan(
     """Return the rows of the table, and those of them that are run here."""
     tier = args.tier or ("gpu" if has_gpu else "cpu")
     if chosen:
-        rows = tuple(row for row in chosen if args.tier in (None, row.tier))
+        rows = tuple(row for row in chosen if args.tier is None or row.is_in(args.tier))
         runnable = rows
         if not rows:
             raise UserError(
@@ -98,9 +104,11 @@ def _plan(
                 "wherever it is"
             )
     else:
-        rows = tuple(row for row in ROWS if tier == "cpu" or row.tier != "cpu")
-        runnable = tuple(row for row in rows if row.tier == tier)
-    # A GPU row has no number that was measured without a GPU.
+        rows = tuple(row for row in ROWS if tier != "gpu" or row.tier != "cpu")
+        runnable = tuple(row for row in rows if row.is_in(tier))
+    if tier == LONG:
+        return rows, runnable
+    # Without a GPU its rows are not run in their own tier.
     return rows, tuple(row for row in runnable if has_gpu or row.tier != "gpu")
 
 
@@ -125,10 +133,20 @@ def _job(row: Row, seeds: int) -> output.Job:
             f"({len(result['runs'])} x {result['steps']} steps, {result['seconds']:.0f} s)"
         )
 
-    def run(progress: Any, poll: Any) -> output.Result:
+    def run(out: Path, progress: Any, poll: Any) -> output.Result:
         return measure.run_row(row, seeds, progress, poll)
 
     return output.Job(row.name, "steps", is_current, run, describe)
+
+
+def _long_job(row: Row, seeds: int, signals: "Signals") -> output.Job:
+    """Return the job that measures a row by runs with checkpoints."""
+    from charjax.reproduction import long_runs
+
+    def run(out: Path, progress: Any, poll: Any) -> output.Result:
+        return long_runs.run_row(row, seeds, out / "runs", signals, progress)
+
+    return dataclasses.replace(_job(row, seeds), measure=run)
 
 
 def _arguments(argv: list[str]) -> Namespace:
@@ -141,9 +159,9 @@ def _arguments(argv: list[str]) -> Namespace:
     )
     parser.add_argument(
         "--tier",
-        choices=("cpu", "gpu"),
-        help="cpu: what two cores finish in 40 minutes; gpu: what needs one (default: "
-        "what the machine has)",
+        choices=("cpu", LONG, "gpu"),
+        help="cpu: what two cores finish in 40 minutes; cpu-long: in 3 hours; gpu: what needs one "
+        "(default: cpu or gpu, what the machine has)",
     )
     parser.add_argument(
         "--only",

@@ -154,6 +154,7 @@ def _beside(kind: str) -> Row:
         seeds=3,
         tier="gpu",
         shown=("test",),
+        long_seeds=1,
     )
 
 

@@ -37,14 +37,15 @@ class Job:
       name: the entry's name.
       unit: what progress counts, in the plural.
       is_current: whether a stored result need not be measured again.
-      measure: measures it; reports progress and polls for a signal.
+      measure: measures it; called with the directory of the results, reports progress and polls for
+        a signal.
       describe: the line that is printed when it is done.
     """
 
     name: str
     unit: str
     is_current: Callable[[Result], bool]
-    measure: Callable[["Progress", "Poll"], Result]
+    measure: Callable[[Path, "Progress", "Poll"], Result]
     describe: Callable[[Result], str]
 
 
@@ -59,6 +60,7 @@ class Command:
       start: called with the directory, the stored results and the console, before the first job.
       save: writes the directory's files after each job, whose result is the last argument.
       finish: prints the results, writes what is still missing, and returns the names that failed.
+      also_saved: what else than finished entries a stop keeps, for its message.
     """
 
     program: str
@@ -67,6 +69,7 @@ class Command:
     start: Callable[[Path, Results, "Console"], None]
     save: Callable[[Path, Results, Result], None]
     finish: Callable[[Path, Results, "Console"], list[str]]
+    also_saved: str = ""
 
 
 def run(
@@ -101,7 +104,7 @@ def run(
             if job.name in results and job.is_current(results[job.name]):
                 continue
             place = f"{number}/{len(jobs)} {job.name}"
-            results[job.name] = _measure(job, place, console, signals.poll)
+            results[job.name] = _measure(job, out, place, console, signals.poll)
             say(console, f"{place}: {job.describe(results[job.name])}")
             command.save(out, results, results[job.name])
         failed = command.finish(out, results, console)
@@ -116,7 +119,7 @@ def run(
     return 1 if failed else 0
 
 
-def _measure(job: Job, place: str, console: "Console", poll: "Poll") -> Result:
+def _measure(job: Job, out: Path, place: str, console: "Console", poll: "Poll") -> Result:
     """Measure a job under a bar with the time left, whose total is set by the first update."""
     from rich.progress import TimeRemainingColumn
 
@@ -124,7 +127,7 @@ def _measure(job: Job, place: str, console: "Console", poll: "Poll") -> Result:
 
     columns = (f"{{task.completed}}/{{task.total}} {job.unit}", TimeRemainingColumn())
     with ProgressBar(console, place, *columns, total=None) as bar:
-        return job.measure(lambda done, total: bar.update(completed=done, total=total), poll)
+        return job.measure(out, lambda done, total: bar.update(completed=done, total=total), poll)
 
 
 def results_directory(out: str | None, resume: bool, kind: str) -> Path:
@@ -221,6 +224,6 @@ def _say_how_to_resume(
     again = shlex.join([word for word in argv if word != "--resume"])
     out = "" if new_directory is None else f" --out {shlex.quote(str(new_directory))}"
     cli.complain(
-        f"stopped by {stop}; finished {command.key} are kept: go on with python -m "
-        f"{command.program} {again}{out} --resume".replace("  ", " ")
+        f"stopped by {stop}; finished {command.key}{command.also_saved} are kept: go on with "
+        f"python -m {command.program} {again}{out} --resume".replace("  ", " ")
     )

@@ -42,7 +42,7 @@ def document(
         '"val" and "test" are exact: every target of the split counted once (a transformer reads '
         "non-overlapping windows of its context length, the short last one included). A row is "
         '"reproduced" if the mean lies within the tolerance of its figure, "better" if it lies '
-        'below one that may be beaten, and "not run" where this hardware cannot finish it.\n\n'
+        'below one that may be beaten, and "not run" where this hardware has not finished it.\n\n'
     )
     parts = [_text_table(text, chosen, results) for text in dict.fromkeys(r.text for r in chosen)]
     parts += [_ordering_table(orderings)] if orderings else []

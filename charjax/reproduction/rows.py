@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 Mark = Literal["seen", "measured", "recalled", "target"]
 Tier = Literal["cpu", "gpu", "more"]
+# The tier of the command line whose rows are those with `long_seeds`.
+LONG = "cpu-long"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Row:
       tier: where it is run: "cpu" within 40 minutes on two cores; "gpu" on a GPU, planned for 25
         minutes and not yet measured; "more": only by its name.
       shown: losses that are measured and shown without a published figure.
+      long_seeds: number of runs in the tier "cpu-long", in which two cores finish all its rows in
+        three hours; 0: it is not one of them.
     """
 
     name: str
@@ -63,6 +67,11 @@ class Row:
     seeds: int = 1
     tier: Tier = "cpu"
     shown: tuple["Quantity", ...] = ()
+    long_seeds: int = 0
+
+    def is_in(self, tier: str) -> bool:
+        """Return whether the row is run in a tier of the command line."""
+        return self.long_seeds > 0 if tier == LONG else self.tier == tier
 
 
 @dataclasses.dataclass(frozen=True)

@@ -98,6 +98,7 @@ def _converged(kind: str) -> Row:
         ),
         seeds=2,
         tier="gpu",
+        long_seeds=1,
     )
 
 

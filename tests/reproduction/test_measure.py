@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from charjax.reproduction.long_runs import MEASURED
 from charjax.reproduction.measure import compare, judge, row_config, summary, wanted
 from charjax.reproduction.published import ORDERINGS, ROWS
-from charjax.reproduction.rows import Figure, Ordering
+from charjax.reproduction.rows import LONG, Figure, Ordering
 from charjax.training.seeds import Outcome
 
 
@@ -87,9 +88,31 @@ def test_every_row_can_be_run_and_judged(row):
     if config.model.kind == "ngram":
         assert wanted(row) <= {"train", "val", "test"}
     assert all(figure.reason for figure in row.figures)
+    if row.is_in(LONG):
+        assert wanted(row) <= MEASURED
+        assert config.eval.protocol == "exact"
+        # A crash loses at most one interval.
+        assert 0 < config.checkpoint.every < config.train.steps / 4
+        assert config.eval.every % config.train.log_every == 0
+
+
+def test_the_tier_of_hours_holds_what_two_cores_can_finish():
+    long = {row.name: row.long_seeds for row in ROWS if row.is_in(LONG)}
+    cells = [
+        f"warpeace-{kind}-{layers}x{hidden}"
+        for kind in ("lstm", "gru", "rnn")
+        for layers in (1, 2)
+        for hidden in (64, 128)
+    ]
+    others = ["names-gru-200k", "names-transformer-200k"]
+    others += ["shakespeare-gru-converged", "shakespeare-lstm-converged"]
+    assert long == dict.fromkeys([*cells, *others], 1)
+    # It takes nothing from the other tiers.
+    assert sum(row.tier == "gpu" for row in ROWS) == 16
+    assert not any(row.is_in(LONG) and row.tier == "cpu" for row in ROWS)
 
 
 def test_the_recalled_table_is_marked():
     paper = [f for row in ROWS for f in row.figures if "Karpathy, Johnson" in f.source]
-    assert len(paper) == 24
+    assert len(paper) == 28
     assert all(figure.mark == "recalled" for figure in paper)

@@ -123,7 +123,7 @@ def _write_results(path: Path, results: output.Results, command: str) -> None:
 
 
 def _measure(
-    each: Reproduction, tier: Tier, has_gpu: bool, progress: Progress, poll: Poll
+    each: Reproduction, tier: Tier, has_gpu: bool, out: Path, progress: Progress, poll: Poll
 ) -> output.Result:
     """Run a reproduction; return its entry of results.json."""
     from charjax.hardware import machine_facts
