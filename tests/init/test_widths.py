@@ -134,6 +134,7 @@ def test_a_step_moves_the_outputs_as_far_at_every_width(family: str, optim: dict
     assert 0.6 < ratio < 1.7
 
 
+@pytest.mark.quick("transformer-block_0/mlp/up/kernel-*")
 @pytest.mark.parametrize("rms", [None, 0.2])
 @pytest.mark.parametrize(
     ("family", "name"),

@@ -105,8 +105,8 @@ CASES = {
     "stays": Case((-6.0, -6.2), 0.05, "reproduced", "it transfers under"),
     "falls": Case((-5.0, -7.5), 0.05, "out of tolerance", "it does not transfer under"),
     "rises": Case((-7.0, -5.0), 0.05, "out of tolerance", "it does not transfer under"),
-    "unclear": Case((-6.0, -6.9), 0.5, "reproduced", "cannot be told under"),
-    "edge": Case((-2.0, -2.0), 0.0, "not finite", "cannot be told under"),
+    "unclear": Case((-6.0, -6.9), 0.5, "reproduced", "it is undecided under"),
+    "edge": Case((-2.0, -2.0), 0.0, "not finite", "it is undecided under"),
 }
 SETTINGS = dataclasses.replace(
     mup_transfer.SETTINGS["cpu"],
@@ -133,7 +133,7 @@ def test_the_answer_follows_the_losses(case):
 def test_where_every_run_diverged_nothing_is_claimed():
     losses = [[[[None] * 5] * len(RATES)] * 4] * 2
     found = mup_transfer.conclude(SETTINGS, {"losses": losses})
-    assert "cannot be told under" in found.answer[0]
+    assert "it is undecided under" in found.answer[0]
     assert sum("every rate diverged" in each for each in found.answer) == 8
     assert {check.verdict for check in found.checks} == {"not finite"}
     with drawing.styled():
@@ -150,7 +150,7 @@ def test_a_diverging_transfer_is_said():
 
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
-    [(-0.9, 0.9, "transfers"), (-1.1, 0.5, "cannot tell"), (1.1, 2, "does not transfer")],
+    [(-0.9, 0.9, "transfers"), (-1.1, 0.5, "undecided"), (1.1, 2, "does not transfer")],
 )
 def test_the_verdict_is_that_of_the_whole_interval(low, high, verdict):
     estimate = transfer_result.Estimate((low + high) / 2, low, high, 0.1)

@@ -59,7 +59,9 @@ def _panel(
     for width, colour, losses_LS in zip(settings.widths, colours, losses_WLS, strict=True):
         trained_L = np.isfinite(losses_LS).all(axis=1)
         mean_L = np.where(trained_L, losses_LS.mean(axis=1), np.nan)
-        axes.plot(log_rates_L, mean_L, color=colour, marker=".", markersize=3, label=f"{width}")
+        axes.plot(
+            log_rates_L, mean_L, color=colour, marker=".", markersize=3, label=f"width {width}"
+        )
         drawing.spread(
             axes,
             log_rates_L[trained_L],

@@ -1,4 +1,4 @@
-"""What the losses of the study of learning-rate transfer say: sentences, checks and tables."""
+"""Sentences, checks and tables from the losses of the study of learning-rate transfer."""
 
 import math
 
@@ -38,13 +38,13 @@ def drifts_of(settings: Settings, losses: list[NDArray[np.float64]]) -> Drifts:
 
 
 def verdict(octaves: Estimate) -> str:
-    """Return `transfers`, `does not transfer` or `cannot tell`, by the whole interval."""
+    """Return `transfers`, `does not transfer` or `undecided`, by the whole interval."""
     if not octaves.has_interval:
-        return "cannot tell"
+        return "undecided"
     if max(abs(octaves.low), abs(octaves.high)) <= OCTAVES:
         return "transfers"
     beyond = octaves.low > OCTAVES or octaves.high < -OCTAVES
-    return "does not transfer" if beyond else "cannot tell"
+    return "does not transfer" if beyond else "undecided"
 
 
 def in_words(estimate: Estimate, digits: int = 2) -> str:
@@ -76,7 +76,7 @@ def _first(settings: Settings, drifts: Drifts) -> str:
     openings = {
         "transfers": "it transfers under",
         "does not transfer": "it does not transfer under",
-        "cannot tell": f"whether it moves by at most {OCTAVES:g} octave cannot be told under",
+        "undecided": "it is undecided under",
     }
     parts = [f"{text} {_listed(found[key])}" for key, text in openings.items() if key in found]
     return (
@@ -97,14 +97,14 @@ def _moves(settings: Settings, drifts: Drifts) -> list[str]:
         for (optimiser, parametrisation), drift in drifts.items()
         if parametrisation == STANDARD
     ]
-    slopes = [
+    per_octave = [
         f"{optimiser} {in_words(drift.slope)}"
         for (optimiser, parametrisation), drift in drifts.items()
         if parametrisation == MUP
     ]
     found = [
         f"Over all {len(settings.widths)} widths it moves by so many octaves per octave of width: "
-        f"{_listed(slopes)}."
+        f"{_listed(per_octave)}."
     ]
     if standard:
         found.append(f"In the standard parametrisation the drift is: {_listed(standard)} octaves.")

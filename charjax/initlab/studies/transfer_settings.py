@@ -83,7 +83,7 @@ SETTINGS: dict[Tier, Settings] = {
         head=16,
         seeds=2,
         steps=10,
-        halved_from=32,
+        halved_from=64,
         words=(*_WORDS, "model.context_length=8", "train.batch_size=2"),
         optimisers=_OPTIMISERS[2:],
         grids=(("SGD", MUP, _octaves(-4, -1)),),

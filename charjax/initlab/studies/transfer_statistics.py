@@ -97,6 +97,8 @@ def drift_of(log_rates_L: Array, widths: tuple[int, ...], losses_WLS: Array) -> 
         slope = Estimate(*[math.nan] * 4)
     if places_W[0].startswith("none") or places_W[-1].startswith("none"):
         lost = Estimate(*[math.nan] * 4)
+    # No loss is below the lowest one: its interval, which is widened, ends at 0.
+    lost = dataclasses.replace(lost, low=max(lost.low, 0.0) if lost.has_interval else lost.low)
     lowest_W = tuple(lowest(log_rates_L, mean_L) for mean_L in mean_WL)
     return Drift(tuple(best_W), lowest_W, places_W, octaves, slope, lost)
 
