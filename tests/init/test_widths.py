@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from charjax import models
-from charjax.config import parse_config
+from charjax.config import load_config, parse_config
+from charjax.initlab.probes.coordinates import check_coordinates
 from charjax.models.contract import CharModel
+from charjax.training.optimizer import make_optimizer
 from charjax.training.state import create_state, variables_of
 from charjax.training.step import make_train_step
 from tests.training.test_step import VOCAB, make_batch
@@ -130,3 +132,75 @@ def test_a_step_moves_the_outputs_as_far_at_every_width(family: str, optim: dict
 
     ratio = moved(16 * BASE, "mup") / moved(BASE, "mup")
     assert 0.6 < ratio < 1.7
+
+
+@pytest.mark.quick("transformer-block_0/mlp/up/kernel-*")
+@pytest.mark.parametrize("rms", [None, 0.2])
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("transformer", HIDDEN),
+        ("transformer", "block_0/mlp/down/kernel"),
+        ("gru", "cell_0/input_kernel"),
+    ],
+)
+def test_muons_step_meets_the_spectral_condition(family: str, name: str, rms: float | None):
+    """Its spectral norm over sqrt(outputs / inputs) is the same at 4 times the width.
+
+    That is derived from Yang, Simon and Bernstein 2023 (arXiv:2310.17813). Five iterations leave
+    the singular values within a third of 1.
+    """
+
+    def relative_norm(width: int) -> float:
+        config, model, state = state_of(family, width, "mup", kind="muon", consistent_rms=rms)
+        path, key = name, jax.random.key(1)
+        params = {path: dict(leaves(state.params))[path]}
+        gradients = {path: jax.random.normal(key, params[path].shape)}
+        optimiser = make_optimizer(config.optim, model.roles)
+        one = jnp.float32(1.0)
+        factors = {path: dict(leaves(state.scales.learning_rates))[path]}
+        step, _ = optimiser.update(
+            gradients,
+            optimiser.init(params),
+            params,
+            learning_rate=one,
+            scale=one,
+            finite=jnp.bool_(True),
+            rate_factors=factors,
+        )
+        inputs, outputs = step[path].shape
+        gates = 3 if family == "gru" else 1
+        one_gate = np.asarray(step[path])[:, : outputs // gates]
+        return float(np.linalg.norm(one_gate, 2) / math.sqrt(outputs / gates / inputs))
+
+    assert relative_norm(R * BASE) == pytest.approx(relative_norm(BASE), rel=0.35)
+
+
+def leaves(tree: Any) -> list[tuple[str, Any]]:
+    found = jax.tree_util.tree_leaves_with_path(tree)
+    return [("/".join(part.key for part in path), leaf) for path, leaf in found]
+
+
+@pytest.mark.slow
+@pytest.mark.longest
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("optim.kind=sgd", "optim.learning_rate=0.5", "optim.grad_clip=0"),
+        ("optim.kind=muon", "optim.learning_rate=0.01"),
+    ],
+    ids=["sgd", "muon"],
+)
+def test_changes_of_activations_do_not_depend_on_the_width(words: tuple[str, ...]):
+    config = load_config(
+        None,
+        [
+            *("data.name=stdlib", "model.kind=transformer", "model.n_layer=1", "model.n_head=1"),
+            *("model.d_model=16", "model.tie_embeddings=false", "model.context_length=16"),
+            *("train.batch_size=8", "init.scheme=mup", "init.base_width=32", *words),
+        ],
+    )
+    found = check_coordinates(config, (32, 64, 128), tuple(range(12)), 5)
+    assert found["verdict"] != "failed"
+    for layer in found["layers"]:
+        assert abs(layer["change"]["slope"]) < 0.15, layer["layer"]

@@ -75,7 +75,19 @@ STUDIES: tuple[Study, ...] = (
         4,
         "Learning-rate transfer of muP under Adam, Muon and SGD",
         "How far does the best learning rate of muP drift over 8 times the width?",
-        (),
+        (
+            "Yang et al. 2022 (https://arxiv.org/abs/2203.03466) by its package, README.md, "
+            "mup/optim.py and issue 7 of https://github.com/microsoft/mup: the rates of Adam and "
+            "SGD",
+            "Yang, Simon and Bernstein 2023, abstract (https://arxiv.org/abs/2310.17813): weights "
+            "and updates of spectral norm sqrt(outputs / inputs)",
+            "Jordan et al. 2024, README.md of https://github.com/KellerJordan/Muon: a rate of Muon "
+            "that should not need tuning again at another size",
+            "https://github.com/google-deepmind/optax/pull/1435: the two factors of Muon's step by "
+            "a matrix's shape, and Liu et al. 2025 (https://arxiv.org/abs/2502.16982)",
+            "https://github.com/NVIDIA/Megatron-LM/pull/3715: muP with Muon; matrices take "
+            "sqrt(outputs / inputs) and none of Adam's factors",
+        ),
         ("shakespeare",),
     ),
 )
