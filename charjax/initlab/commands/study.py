@@ -78,10 +78,8 @@ def _study(args: Namespace, argv: list[str], chosen: tuple[Study, ...], signals:
         load_corpus(DataConfig.model_validate({"name": name}))
     command = f"python -m {_PROGRAM} {shlex.join(cli.without_out(argv))}".strip()
     by_name = {each.name: each for each in studies.STUDIES}
-    directories: list[Path] = []
 
     def start(out: Path, results: output.Results, console: "Console") -> None:
-        directories.append(out)
         if not results:
             # A study that is stopped in its pieces is resumed, too.
             _write_results(out / "results.json", results, command)
@@ -103,7 +101,7 @@ def _study(args: Namespace, argv: list[str], chosen: tuple[Study, ...], signals:
             name=each.name,
             unit="pieces",
             is_current=functools.partial(_is_current, each, args.tier),
-            measure=functools.partial(_measure, each, args.tier, directories),
+            measure=functools.partial(_measure, each, args.tier),
             describe=lambda result: f"measured in {result['seconds']:,.0f} s",
         )
         for each in chosen
@@ -124,9 +122,7 @@ def _is_current(study: Study, tier: Tier, result: output.Result) -> bool:
     return result["tier"] == tier and result["settings"] == settings and output.is_from_here(result)
 
 
-def _measure(
-    study: Study, tier: Tier, directories: list[Path], progress: Progress, poll: Poll
-) -> output.Result:
+def _measure(study: Study, tier: Tier, out: Path, progress: Progress, poll: Poll) -> output.Result:
     """Run a study; return its entry of results.json."""
     from charjax.hardware import machine_facts
     from charjax.initlab.studies.pieces import Pieces
@@ -135,7 +131,7 @@ def _measure(
     settings = module.SETTINGS[tier]
     facts = machine_facts()
     basis = [study.name, dataclasses.asdict(settings), facts["versions"], facts["processor"]]
-    pieces = Pieces(directories[0] / "pieces", basis)
+    pieces = Pieces(out / "pieces", basis)
     began, cpu_began = time.perf_counter(), time.process_time()
     data = as_json(module.measure(settings, pieces, progress, poll))
     seconds = _seconds(pieces, time.perf_counter() - began, time.process_time() - cpu_began)
