@@ -132,7 +132,7 @@ class TrainedConfig(FamilyConfig):
         "learns what they leave over; 0: the network alone",
     )
     count_folds: int = Field(
-        10,
+        20,
         ge=2,
         le=1000,
         description="parts of the training split, each predicted by the counts of the others",

@@ -1,10 +1,11 @@
 """A network and counts that predict together.
 
-Letters: B batch, T time, N outputs, S history, V vocabulary.
+Letters: B batch, T time, N outputs, S history, V vocabulary, F features.
 """
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -19,18 +20,22 @@ from charjax.models.taps import Tap
 # The collection of the counts' tables, and the smoothing that they have.
 COUNTS = "counts"
 SMOOTHING = "modified_kneser_ney"
+FEATURES = 7
 
 
 class Mixture(CharModel):
     """A network beside the counts of n-grams: a product of experts (Hinton 2002), trained jointly.
 
-        logits(w) = network(w) + scale * log p_counts(w | the last n - 1 characters)
+        logits(w) = network(w) + scale(h) log p_counts(w | the last n - 1 characters)
 
-    The parameters are the network's, under its own names, and `count_scale`, which begins at 1:
-    the network learns what the counts leave over. The counts are tables, not parameters. While it
-    trains, the caller gives what counts of the rest of the text predict (`ngram_cross_fit`); else
-    the tables of the whole text are read, from the collection "counts". Without either, as at
-    initialisation and where a network alone is measured, it is the network alone.
+    The network learns what the counts leave over. The scale is 1 at first, and linear in seven
+    numbers that say how sure the two are and how far they agree (`_features`). The parameters are
+    the network's, under its own names, `count_scale` (1) and `count_gate` (7).
+
+    The counts are tables, not parameters. While it trains, the caller gives what counts of the rest
+    of the text predict (`ngram_cross_fit`); else the tables of the whole text are read, from the
+    collection "counts". Without either, as at initialisation and where a network alone is measured,
+    it is the network alone.
 
     Attributes:
       network: any trained family.
@@ -45,7 +50,10 @@ class Mixture(CharModel):
     def setup(self) -> None:
         """Give the network's parameters the names that they have without counts."""
         nn.share_scope(self, self.network)
-        self.scale = self.param("count_scale", nn.initializers.ones_init(), ())
+        ones = nn.initializers.ones_init()
+        self.scale = self.param("count_scale", ones, ())
+        # Less 1, as a gain that does nothing is 1 whatever the scheme.
+        self.gate = self.param("count_gate", ones, (FEATURES,))
 
     def __call__(
         self,
@@ -81,7 +89,10 @@ class Mixture(CharModel):
             text_BS = jnp.concatenate([history_BS, tokens_BT.astype(jnp.int32)], axis=1)
             history_BS = text_BS[:, tokens_BT.shape[1] :]
         if count_log_probs is not None:
-            logits_BNV += self.scale * count_log_probs.astype(jnp.float32)
+            logs_BNV = count_log_probs.astype(jnp.float32)
+            features_BNF = _features(logits_BNV, logs_BNV)
+            scale_BN = self.scale + features_BNF @ (self.gate - 1)
+            logits_BNV += scale_BN[..., None] * logs_BNV
         return logits_BNV, None if history_BS is None else (new_cache, history_BS)
 
     def count(self, split: Split) -> dict[str, np.ndarray]:
@@ -119,7 +130,7 @@ class Mixture(CharModel):
     @property
     def roles(self) -> Roles:  # type: ignore[override]
         """The network's, and a gain."""
-        return (*self.network.roles, ("count_scale", Parameter(Role.GAIN)))
+        return (*self.network.roles, ("count_scale|count_gate", Parameter(Role.GAIN)))
 
     def taps(self) -> tuple[Tap, ...]:
         """Describe the network's layers."""
@@ -190,3 +201,24 @@ class Mixture(CharModel):
     def is_plain(self) -> bool:
         """No formula of memory was fitted to mixtures."""
         return False
+
+
+def _features(logits_BNV: Array, logs_BNV: Array) -> Array:
+    """Return (B, N, 7) numbers on the network's distribution p and the counts' q, in nats.
+
+    log max q and p; their entropies; E_q[log p] and E_p[log q]; log E_q[q].
+    """
+    network_BNV = jax.nn.log_softmax(logits_BNV)
+    p_BNV, q_BNV = jnp.exp(network_BNV), jnp.exp(logs_BNV)
+    return jnp.stack(
+        [
+            jnp.max(logs_BNV, axis=-1),
+            jnp.max(network_BNV, axis=-1),
+            -jnp.sum(q_BNV * logs_BNV, axis=-1),
+            -jnp.sum(p_BNV * network_BNV, axis=-1),
+            jnp.sum(q_BNV * network_BNV, axis=-1),
+            jnp.sum(p_BNV * logs_BNV, axis=-1),
+            jnp.log(jnp.sum(jnp.square(q_BNV), axis=-1)),
+        ],
+        axis=-1,
+    )

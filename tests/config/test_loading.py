@@ -117,7 +117,7 @@ def test_another_family_drops_only_the_settings_it_does_not_have(tmp_path: Path)
     assert config.model.model_dump() == {
         "context_length": 64,
         "counts": 0,
-        "count_folds": 10,
+        "count_folds": 20,
         "kind": "gru",
         "n_layer": 6,
         "d_embed": 128,

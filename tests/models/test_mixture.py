@@ -50,10 +50,21 @@ def test_the_logits_are_the_network_s_and_the_scaled_counts(kind, tokens):
     together, _ = model.apply(variables, tokens)
     alone, _ = model.apply({"params": variables["params"]}, tokens)
     logs, _ = counts.apply({"params": variables[COUNTS]}, tokens)
-    scale = variables["params"]["count_scale"]
-    np.testing.assert_allclose(together, alone + scale * logs, rtol=1e-5, atol=1e-5)
+    params = variables["params"]
+    p, q = np.exp(jax.nn.log_softmax(alone)), np.exp(logs)
+    features = [
+        np.log(q.max(-1)),
+        np.log(p.max(-1)),
+        -(q * np.log(q)).sum(-1),
+        -(p * np.log(p)).sum(-1),
+        (q * np.log(p)).sum(-1),
+        (p * np.log(q)).sum(-1),
+        np.log((q * q).sum(-1)),
+    ]
+    scale = params["count_scale"] + np.stack(features, -1) @ (params["count_gate"] - 1)
+    np.testing.assert_allclose(together, alone + scale[..., None] * logs, rtol=1e-4, atol=1e-4)
     without, _ = model.apply(variables, tokens, count_log_probs=0 * logs)
-    np.testing.assert_allclose(without, alone, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(without, alone, rtol=1e-4, atol=1e-4)
 
 
 def test_the_network_is_drawn_as_without_counts():
@@ -61,6 +72,7 @@ def test_the_network_is_drawn_as_without_counts():
     mixture, network = make_model("gru-counts"), make_model("gru-counts", counts=0)
     drawn = dict(mixture.init(jax.random.key(0), tokens)["params"])
     assert drawn.pop("count_scale") == 1
+    assert (drawn.pop("count_gate") == 1).all()
     alone = network.init(jax.random.key(0), tokens)["params"]
     jax.tree.map(np.testing.assert_array_equal, drawn, dict(alone))
 
