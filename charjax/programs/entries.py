@@ -1,7 +1,7 @@
 """The files of stored programs: written whole, checked when they are read, limited in size.
 
 Four kinds, each named by a digest. KEY.program is a compiled program. KEY.entry, by what a program
-is made from, names one and holds the structures of its arguments and results; programs of several
+is made from, names one and holds the structure of its results; programs of several
 entries may be the same. KEY.shapes holds the shapes of a state. KEY.hint names the entries that a
 command with these settings used last.
 """

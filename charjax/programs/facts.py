@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
 import numpy as np
 from jax.sharding import Mesh
 
@@ -23,7 +22,7 @@ from charjax.hardware import cores, processor
 # Settings that no program of a run reads; tests/programs compares what is lowered.
 UNREAD_SECTIONS = ("eval", "checkpoint", "log")
 UNREAD = (("train", "seed"), ("train", "log_every"), ("train", "sample_every"))
-_PACKAGES = ("flax", "optax", "ml_dtypes")
+_PACKAGES = ("jaxlib", "flax", "optax", "ml_dtypes")
 # JAX's settings that say where and when compiled programs are stored.
 _OF_CACHES = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 # What XLA, its libraries and JAX read from the environment.
@@ -56,7 +55,6 @@ def environment_digest() -> str:
         [
             platform.python_version(),
             jax.__version__,
-            jaxlib.__version__,
             np.__version__,
             *map(version, _PACKAGES),
             processor(),

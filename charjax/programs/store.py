@@ -1,8 +1,8 @@
 """Compiling a program, or loading the one that an earlier start stored."""
 
+import contextlib
 import dataclasses
 import json
-import pickle
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from jax.experimental import serialize_executable
 from jax.sharding import Mesh
 
 from charjax import backend
-from charjax.programs import entries, facts
+from charjax.programs import entries, facts, structures
 from charjax.programs.loading import Loading, Stored, load_all, with_structures
 
 
@@ -59,8 +59,8 @@ class Store:
         entry = facts.entry_key(names, arguments, mesh)
         self.used.append(entry)
         try:
-            found = self._load(entry)
-        except (ImportError, AttributeError):
+            found = self._load(entry, arguments)
+        except (ImportError, structures.UnknownError):
             # A class of the structures has moved since.
             found = None
         except Exception as error:
@@ -71,22 +71,25 @@ class Store:
             return found
         return self._compile(entry, lower(), mesh, compile_lowered, prepares=prepares)
 
-    def _load(self, entry: str) -> jax.stages.Compiled | None:
+    def _load(self, entry: str, arguments: Any) -> jax.stages.Compiled | None:
         head = self._read_head(entry)
         if head is None:
             return None
-        stored, structures = head
+        stored, results = head
         ahead = self.loading.pop(entry, None)
         program = ahead.result() if ahead else stored.load(self.folder)
-        return None if program is None else with_structures(program, *pickle.loads(structures))
+        if program is None:
+            return None
+        inputs = jax.tree.structure((tuple(arguments), {}))
+        return with_structures(program, inputs, structures.decode(json.loads(results)))
 
     def _read_head(self, entry: str) -> tuple[Stored, bytes] | None:
-        """Return the program of an entry, and the pickled structures of what it is called with."""
+        """Return the program of an entry, and the structure of what it returns."""
         body = entries.read(self.folder / f"{entry}.entry")
         if body is None:
             return None
-        fields, _, structures = body.partition(b"\n")
-        return Stored(**json.loads(fields)), structures
+        fields, _, results = body.partition(b"\n")
+        return Stored(**json.loads(fields)), results
 
     def _compile(
         self,
@@ -105,10 +108,10 @@ class Store:
             results=len(jax.tree.leaves(lowered.out_info)),
             prepares=prepares,
         )
-        structures, compiled = (lowered.in_tree, lowered.out_tree), None
+        compiled = None
         try:
             if (program := stored.load(self.folder)) is not None:
-                compiled = with_structures(program, *structures)
+                compiled = with_structures(program, lowered.in_tree, lowered.out_tree)
         except Exception as error:
             self._warn(error)
         if compiled is None:
@@ -121,8 +124,10 @@ class Store:
                 return compiled
             if not self.write(f"{stored.program}.program", data):
                 return compiled
-        fields = json.dumps(dataclasses.asdict(stored)).encode()
-        self.write(f"{entry}.entry", fields + b"\n" + pickle.dumps(structures))
+        with contextlib.suppress(structures.UnknownError):
+            results = json.dumps(structures.encode(lowered.out_tree))
+            fields = json.dumps(dataclasses.asdict(stored))
+            self.write(f"{entry}.entry", f"{fields}\n{results}".encode())
         return compiled
 
     def shapes(self, names: Iterable[str], trace: Callable[[], Any]) -> Any:
@@ -136,16 +141,18 @@ class Store:
         try:
             if (body := entries.read(path)) is not None:
                 leaves, _, structure = body.partition(b"\n")
-                return pickle.loads(structure).unflatten(
+                return structures.decode(json.loads(structure)).unflatten(
                     jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in json.loads(leaves)
                 )
         except Exception as error:
-            if not isinstance(error, ImportError | AttributeError):
+            if not isinstance(error, ImportError | structures.UnknownError):
                 self._warn(error)
         traced = trace()
         found, structure = jax.tree.flatten(traced)
-        leaves = json.dumps([(leaf.shape, str(leaf.dtype)) for leaf in found]).encode()
-        self.write(path.name, leaves + b"\n" + pickle.dumps(structure))
+        shapes = json.dumps([(leaf.shape, str(leaf.dtype)) for leaf in found])
+        with contextlib.suppress(structures.UnknownError):
+            encoded = json.dumps(structures.encode(structure))
+            self.write(path.name, f"{shapes}\n{encoded}".encode())
         return traced
 
     def load_ahead(self, wanted: list[str]) -> None:
