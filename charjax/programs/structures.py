@@ -23,9 +23,9 @@ def encode(structure: Any) -> Json:
     if jax.tree_util.treedef_is_leaf(structure) and structure.num_leaves == 1:
         return "leaf"
     node = structure.node_data()
-    if node is None:
+    kind, keys = (type(None), None) if node is None else node
+    if kind is type(None):
         return "none"
-    kind, keys = node
     children = [encode(child) for child in structure.children()]
     if kind in (tuple, list):
         return [kind.__name__, children]
