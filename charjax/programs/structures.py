@@ -23,14 +23,14 @@ def encode(structure: Any) -> Json:
     if jax.tree_util.treedef_is_leaf(structure) and structure.num_leaves == 1:
         return "leaf"
     node = structure.node_data()
-    kind, keys = (type(None), None) if node is None else node
+    kind, keys = node or (type(None), ())
     if kind is type(None):
         return "none"
     children = [encode(child) for child in structure.children()]
     if kind in (tuple, list):
         return [kind.__name__, children]
-    if kind is dict and all(isinstance(key, str) for key in keys):
-        return ["dict", list(keys), children]
+    if kind is dict and all(isinstance(key, str) for key in keys or ()):
+        return ["dict", list(keys or ()), children]
     if not _is_named_tuple(kind):
         raise UnknownError(str(kind))
     return ["named", kind.__module__, kind.__qualname__, children]
