@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,8 @@ from charjax.hardware import cores, processor
 # Settings that no program of a run reads; tests/programs compares what is lowered.
 UNREAD_SECTIONS = ("eval", "checkpoint", "log")
 UNREAD = (("train", "seed"), ("train", "log_every"), ("train", "sample_every"))
+# Of XLA itself: they say where arrays are.
+_OF_XLA = {"Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape"}
 _PACKAGES = ("jaxlib", "flax", "optax", "ml_dtypes")
 # JAX's settings that say where and when compiled programs are stored.
 _OF_CACHES = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
@@ -130,6 +133,12 @@ def program_key(lowered: jax.stages.Lowered, mesh: Mesh) -> str:
             _devices(mesh),
         ]
     )
+
+
+def library_calls(lowered: jax.stages.Lowered) -> set[str]:
+    """Return the names of the functions outside of XLA that a program calls."""
+    names = set(re.findall(r"custom_call @([\w.]+)", lowered.as_text())) - _OF_XLA
+    return {name for name in names if not name.startswith("xla.sdy.")}
 
 
 def digest(parts: Iterable[str]) -> str:

@@ -100,7 +100,14 @@ class Store:
         *,
         prepares: bool,
     ) -> jax.stages.Compiled:
-        """Compile a program and store it, or load it where the same one is stored already."""
+        """Compile a program and store it, or load it where the same one is stored already.
+
+        One that calls into a library, such as LAPACK for an orthogonal draw, is not stored: it
+        would be loaded before JAX has registered the library, and running it ends the process
+        (jaxlib 0.12).
+        """
+        if facts.library_calls(lowered):
+            return compile_lowered(lowered)
         stored = Stored(
             program=facts.program_key(lowered, mesh),
             devices=[device.id for device in mesh.devices.flat],

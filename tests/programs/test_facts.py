@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 import charjax
@@ -145,3 +146,10 @@ def test_the_devices_count():
         devices = facts.np.array([Device(0), Device(1)], object)
 
     assert facts.entry_key(("a",), inputs, one) != facts.entry_key(("a",), inputs, Mesh())
+
+
+def test_calls_of_libraries_are_found():
+    """A program that calls LAPACK, loaded before JAX has registered it, ends the process."""
+    square = jax.ShapeDtypeStruct((4, 4), jnp.float32)
+    assert facts.library_calls(jax.jit(jnp.linalg.qr).lower(square))
+    assert not facts.library_calls(jax.jit(jnp.dot).lower(square, square))

@@ -26,6 +26,10 @@ def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
     args = arguments(argv)
     config = load_config(args.config, args.overrides, note=cli.remark)
+    if order := getattr(config.model, "counts", 0):
+        raise UserError(
+            f"model.counts: {order} given; a probe measures a network alone: set model.counts=0"
+        )
     if config.model.fitted:
         raise UserError(
             "model.kind: 'ngram' given; counts have no initialisation: choose a family that is "
