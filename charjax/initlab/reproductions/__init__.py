@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Protocol
 
-from charjax.errors import UserError, did_you_mean
+from charjax.initlab.named import select_named
 from charjax.reproduction.checks import Check, Poll, Progress, Tier
 
 
@@ -144,15 +144,4 @@ def select(words: Sequence[str]) -> tuple[Reproduction, ...]:
     Raises:
       UserError: a word that is none of them.
     """
-    if not words or "all" in words:
-        return REPRODUCTIONS
-    known = {each.name: each for each in REPRODUCTIONS}
-    by_word = known | {str(each.number): each for each in REPRODUCTIONS}
-    for word in words:
-        if word not in by_word:
-            raise UserError(
-                f"NAME: {word!r} given; allowed: all, {', '.join(known)}, or their numbers"
-                f"{did_you_mean(word, known)}"
-            )
-    chosen = {by_word[word].name for word in words}
-    return tuple(each for each in REPRODUCTIONS if each.name in chosen)
+    return select_named(words, REPRODUCTIONS)

@@ -6,7 +6,7 @@ run: nothing here needs JAX.
 
 from collections.abc import Sequence
 
-from charjax.errors import UserError, did_you_mean
+from charjax.initlab.named import select_named
 from charjax.initlab.studies.study import Study
 
 STUDIES: tuple[Study, ...] = (
@@ -99,15 +99,4 @@ def select(words: Sequence[str]) -> tuple[Study, ...]:
     Raises:
       UserError: a word that is none of them.
     """
-    if not words or "all" in words:
-        return STUDIES
-    known = {each.name: each for each in STUDIES}
-    by_word = known | {str(each.number): each for each in STUDIES}
-    for word in words:
-        if word not in by_word:
-            raise UserError(
-                f"NAME: {word!r} given; allowed: all, {', '.join(known)}, or their numbers"
-                f"{did_you_mean(word, known)}"
-            )
-    chosen = {by_word[word].name for word in words}
-    return tuple(each for each in STUDIES if each.name in chosen)
+    return select_named(words, STUDIES)
