@@ -194,6 +194,11 @@ def test_programs_of_many_runs_and_exports_refuse_counts(own_text, tmp_path):
     assert swept.status == 2
     assert "model.counts: 4 given" in swept.err
     assert not (tmp_path / "sweep" / "sweep.json").exists()
+    axis = ["--arch", "mlp", "--axis", "model.counts=0,4", "--steps", "4", "--lr", "0.1"]
+    mixed = commands.run("initlab.commands.sweep", own_text, *axis, "--out", tmp_path / "mixed")
+    assert mixed.status == 2
+    assert "model.counts: 4 given" in mixed.err
+    assert not [path for path in (tmp_path / "mixed").rglob("*") if path.name != ".lock"]
     assert commands.run("train", *GRU, own_text, "--workdir", tmp_path / "run").status == 0
     export = commands.run("interop", "export", tmp_path / "run", tmp_path / "out.safetensors")
     assert export.status == 2

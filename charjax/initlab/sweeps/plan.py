@@ -19,6 +19,7 @@ from charjax.initlab.sweeps.parts import Part
 from charjax.initlab.sweeps.record import recorded_steps
 from charjax.initlab.sweeps.settings import without_axes
 from charjax.models import build_model
+from charjax.training.ensemble import check_config
 from charjax.training.own_checks import check_own
 from charjax.training.session import with_context
 from charjax.training.state import state_shapes
@@ -56,13 +57,15 @@ def check_room(
     """Refuse networks too large for even one run, before anything is compiled.
 
     Raises:
-      UserError: the message says that 0 would fit; or a run does not have a measurement.
+      UserError: the message says that 0 would fit; or a run does not have a measurement, or has
+        settings that runs of one program cannot have.
     """
     layers = 0
     # Fewer runs than devices: each has a device, and all the memory of a CPU, to itself.
     free = hardware.available_memory(devices[:1])
     for group in groups:
         config = with_context(group.config, dataset)
+        check_config(config)
         model = build_model(config, dataset.tokenizer)
         for each in group.configs.values():
             check_own(with_context(each, dataset), model)
