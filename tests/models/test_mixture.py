@@ -187,7 +187,7 @@ def test_more_folds_than_characters_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_programs_of_many_runs_and_exports_refuse_counts(own_text, tmp_path):
+def test_programs_of_many_runs_probes_and_exports_refuse_counts(own_text, tmp_path):
     swept = commands.run(
         "initlab.commands.sweep", *GRU[1:5], "--arch", "gru", own_text, "--out", tmp_path / "sweep"
     )
@@ -200,6 +200,9 @@ def test_programs_of_many_runs_and_exports_refuse_counts(own_text, tmp_path):
     assert "model.counts: 4 given" in mixed.err
     assert not [path for path in (tmp_path / "mixed").rglob("*") if path.name != ".lock"]
     assert commands.run("train", *GRU, own_text, "--workdir", tmp_path / "run").status == 0
+    probe = commands.run("initlab.commands.probe", *GRU, own_text, "--out", tmp_path / "probe")
+    assert probe.status == 2
+    assert "model.counts: 4 given; a probe measures a network alone" in probe.err
     export = commands.run("interop", "export", tmp_path / "run", tmp_path / "out.safetensors")
     assert export.status == 2
     assert "model.counts: 4 given" in export.err
