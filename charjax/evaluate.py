@@ -26,6 +26,7 @@ from charjax.units import TextSize, perplexity
 
 if TYPE_CHECKING:
     import numpy as np
+    from jax.sharding import Mesh
 
     from charjax.data.datasets import OtherText
     from charjax.data.splits import Split
@@ -90,15 +91,54 @@ def _evaluate(args: Namespace, poll: Any) -> int:
         return _print_rows(args, run, split, losses_N)
     score = exact_loss(run.model, run.variables, split, mesh, max_targets=args.max_targets, **sizes)
     finite = math.isfinite(score.loss)
+    experts = _experts(args, run, split, mesh, sizes) if finite else {}
     if args.json:
-        result = _json(args, run, score, split.size, other)
+        result = _json(args, run, score, split.size, other) | experts
         sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
     elif finite:
         _print(args, run, score, split.size, other)
+        _print_experts(experts)
     if not finite:
         sys.stdout.flush()
         cli.complain(_explain_loss(args, run, score))
     return 0 if finite else 1
+
+
+def _experts(
+    args: Namespace, run: "Run", split: "Split", mesh: "Mesh", sizes: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what a mixture's experts lose each alone, and the bytes of each; {} of any other."""
+    from charjax.models.mixture import Mixture
+    from charjax.training.evaluation import exact_loss
+    from charjax.training.state import model_bytes
+
+    if not isinstance(run.model, Mixture):
+        return {}
+    losses = {}
+    for name, (model, variables) in run.model.experts(run.variables).items():
+        read = {
+            key: value
+            for key, value in sizes.items()
+            if model.memory == "carried" or key not in ("streams", "warmup")
+        }
+        score = exact_loss(model, variables, split, mesh, max_targets=args.max_targets, **read)
+        losses[name] = score.loss if math.isfinite(score.loss) else None
+    return {"experts": losses, "model_bytes": model_bytes(run.variables)}
+
+
+def _print_experts(experts: dict[str, Any]) -> None:
+    """Print a mixture's experts on a line of their own."""
+    from charjax.run.display import shown_loss
+    from charjax.units import shown_bytes
+
+    if not experts:
+        return
+    losses = [
+        f"the {name} alone {'not finite' if loss is None else shown_loss(loss)}"
+        for name, loss in experts["experts"].items()
+    ]
+    sizes = [f"{shown_bytes(size)} of {name}" for name, size in experts["model_bytes"].items()]
+    sys.stdout.write(f"experts: {', '.join(losses)}; {' and '.join(sizes)}\n")
 
 
 def stream_sizes(

@@ -1,4 +1,4 @@
-"""Units of a loss."""
+"""Units of a loss, and of sizes in bytes."""
 
 import math
 from typing import NamedTuple
@@ -15,6 +15,11 @@ def perplexity(nats: float) -> float:
 
 
 _LARGEST_EXPONENT = 700.0
+
+
+def shown_bytes(size: int) -> str:
+    """Return a size as a person reads it: kB below a million bytes, else MB."""
+    return f"{size / 1e3:,.1f} kB" if size < 1e6 else f"{size / 1e6:,.1f} MB"
 
 
 class TextSize(NamedTuple):

@@ -42,7 +42,7 @@ def test_the_texts_are_listed(cache: Path):
     assert (tree["limit"], tree["directory"]) == (20_000_000_000, str(cache))
     shown = command().out.splitlines()
     assert len(shown) == 3
-    assert shown[-1] == f"0.0 MB of at most 20,000.0 MB in {cache}"
+    assert shown[-1] == f"{tree['bytes'] / 1e3:.1f} kB of at most 20,000.0 MB in {cache}"
 
 
 def test_the_limit_is_kept(cache: Path):
@@ -55,7 +55,7 @@ def test_clearing(cache: Path):
     assert (tree["texts"], tree["bytes"]) == ([], 0)
     assert tree["freed"] > 2700
     assert not list(cache.glob("*.tokens"))
-    assert "freed 0.0 MB" in command("--clear").out
+    assert "freed 0.0 kB" in command("--clear").out
 
 
 def test_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

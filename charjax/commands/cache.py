@@ -12,6 +12,7 @@ from typing import Any
 
 from charjax import cli
 from charjax.errors import printable
+from charjax.units import shown_bytes
 
 
 def main(argv: list[str]) -> int:
@@ -67,19 +68,15 @@ def main(argv: list[str]) -> int:
 def _print(tree: dict[str, Any], *, removed: bool, checked: bool) -> None:
     for text in tree["texts"]:
         name = printable(text["text"]) if text["whole"] else "(not finished)"
-        print(f"{_megabytes(text['bytes']):>14}  last used {text['used']}  {name}")
+        print(f"{shown_bytes(text['bytes']):>14}  last used {text['used']}  {name}")
     for name in tree["damaged"]:
         print(f"removed, as it was damaged: {printable(name)}")
     if checked and not tree["damaged"]:
         print("nothing is damaged")
     if removed:
-        print(f"freed {_megabytes(tree['freed'])}")
-    held, allowed = _megabytes(tree["bytes"]), _megabytes(tree["limit"])
+        print(f"freed {shown_bytes(tree['freed'])}")
+    held, allowed = shown_bytes(tree["bytes"]), shown_bytes(tree["limit"])
     print(f"{held} of at most {allowed} in {printable(tree['directory'])}")
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"
 
 
 def _time(seconds: float) -> str:

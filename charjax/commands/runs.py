@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from charjax import cli
 from charjax.errors import printable
+from charjax.units import shown_bytes
 
 if TYPE_CHECKING:
     from charjax.run.listing import ListedRun
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> int:
             cli.remark(f"{each['directory']}: nothing removed: {each['skipped']}")
     if pruned:
         freed = sum(each["bytes"] for each in pruned)  # type: ignore[misc]
-        print(f"freed {_megabytes(freed)} of old checkpoints")
+        print(f"freed {shown_bytes(freed)} of old checkpoints")
     return 0
 
 
@@ -79,10 +80,6 @@ def _print(runs: list["ListedRun"], directory: str) -> None:
             f"{run.step:,}/{run.steps:,}" if run.state != "damaged" else "",
             "" if best is None else f"{best:.4f}",
             "" if run.best_step is None else f"{run.best_step:,}",
-            _megabytes(run.size),
+            shown_bytes(run.size),
         )
     Display(Console()).table(table)
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"

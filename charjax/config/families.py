@@ -137,6 +137,13 @@ class TrainedConfig(FamilyConfig):
         le=1000,
         description="parts of the training split, each predicted by the counts of the others",
     )
+    count_auxiliary: float = Field(
+        0.3,
+        ge=0,
+        le=100,
+        description="weight of the loss of the network alone in what is trained, beside the "
+        "mixture's",
+    )
 
     @field_validator("counts")
     @classmethod

@@ -244,6 +244,7 @@ READ: dict[str, tuple[When, ...]] = {
     "model.norm_epsilon": (_NORMS,),
     "model.scan_layers": (_SEVERAL_BLOCKS,),
     "model.count_folds": (_COUNTED,),
+    "model.count_auxiliary": (_COUNTED,),
     "model.rotary_base": (_one_of("model.positions", "rotary"),),
     "init.scheme": (_TRAINED,),
     "init.std": (_TRAINED, _one_of("init.scheme", "normal")),

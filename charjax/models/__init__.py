@@ -58,8 +58,9 @@ def build(config: ModelConfig, vocab_size: int, dtype: DTypeLike) -> CharModel:
         refuse_unnamed("model.activation", activation)
     model = family(vocab_size=vocab_size, dtype=dtype, **settings)
     if order := getattr(config, "counts", 0):
-        folds = getattr(config, "count_folds", 0)
-        return Mixture(vocab_size, dtype, network=model, order=order, folds=folds)
+        names = {"folds": "count_folds", "auxiliary": "count_auxiliary"}
+        others = {field: getattr(config, name) for field, name in names.items()}
+        return Mixture(vocab_size, dtype, network=model, order=order, **others)
     return model
 
 

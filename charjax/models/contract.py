@@ -16,6 +16,9 @@ from charjax.models.taps import Tap
 
 Memory = Literal["finite", "carried", "windowed"]
 
+# The collection of other logits of the same targets that a model sows in training.
+AUXILIARY = "auxiliary"
+
 
 class CharModel(nn.Module):
     """A causal model of characters: tokens to logits, all at once or a few at a time.
@@ -95,6 +98,11 @@ class CharModel(nn.Module):
     def is_plain(self) -> bool:
         """The options at which the fitted formulas of memory hold (`performance.activations`)."""
         return True
+
+    @property
+    def auxiliary_weight(self) -> float:
+        """Weight of the loss of the logits in AUXILIARY, in what is trained; 0: there are none."""
+        return 0.0
 
     def saved_values(self, length: int) -> int:
         """Estimate the numbers that one window of so many tokens saves for the backward pass."""

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import Array
 
 from charjax.data.splits import Split
-from charjax.models.contract import CharModel, FiniteModel, Memory
+from charjax.models.contract import AUXILIARY, CharModel, FiniteModel, Memory
 from charjax.models.ngram import NgramModel
 from charjax.models.roles import Parameter, Role, Roles
 from charjax.models.taps import Tap
@@ -21,16 +21,21 @@ from charjax.models.taps import Tap
 COUNTS = "counts"
 SMOOTHING = "modified_kneser_ney"
 FEATURES = 7
+# Weights of the two before anything is learned: about the best pair of constants for a network and
+# counts that were fitted each by itself.
+NETWORK_WEIGHT, COUNT_WEIGHT = 0.6, 0.5
 
 
 class Mixture(CharModel):
     """A network beside the counts of n-grams: a product of experts (Hinton 2002), trained jointly.
 
-        logits(w) = network(w) + scale(h) log p_counts(w | the last n - 1 characters)
+        logits(w) = a(h) log p_network(w | h) + b(h) log p_counts(w | the last n - 1 characters)
 
-    The network learns what the counts leave over. The scale is 1 at first, and linear in seven
-    numbers that say how sure the two are and how far they agree (`_features`). The parameters are
-    the network's, under its own names, `count_scale` (1) and `count_gate` (7).
+    The network learns what the counts leave over. The weights a and b are 0.6 and 0.5 at first, and
+    linear in seven numbers that say how sure the two are and how far they agree (`_features`). The
+    parameters are the network's, under its own names, `network_scale` and `count_scale` (1 each),
+    `network_gate` and `count_gate` (7 each). So that the network also predicts by itself, its own
+    loss is trained beside the mixture's (`auxiliary`).
 
     The counts are tables, not parameters. While it trains, the caller gives what counts of the rest
     of the text predict (`ngram_cross_fit`); else the tables of the whole text are read, from the
@@ -41,19 +46,23 @@ class Mixture(CharModel):
       network: any trained family.
       order: n of the counts, modified Kneser-Ney.
       folds: parts of the training split, for `ngram_cross_fit`.
+      auxiliary: weight of the network's own loss in what is trained.
     """
 
     network: CharModel
     order: int
     folds: int
+    auxiliary: float = 0.0
 
     def setup(self) -> None:
         """Give the network's parameters the names that they have without counts."""
         nn.share_scope(self, self.network)
         ones = nn.initializers.ones_init()
-        self.scale = self.param("count_scale", ones, ())
-        # Less 1, as a gain that does nothing is 1 whatever the scheme.
-        self.gate = self.param("count_gate", ones, (FEATURES,))
+        # As gains these are 1 at first whatever the scheme; 1 is taken off a gate again.
+        self.network_scale = self.param("network_scale", ones, ())
+        self.network_gate = self.param("network_gate", ones, (FEATURES,))
+        self.count_scale = self.param("count_scale", ones, ())
+        self.count_gate = self.param("count_gate", ones, (FEATURES,))
 
     def __call__(
         self,
@@ -89,11 +98,32 @@ class Mixture(CharModel):
             text_BS = jnp.concatenate([history_BS, tokens_BT.astype(jnp.int32)], axis=1)
             history_BS = text_BS[:, tokens_BT.shape[1] :]
         if count_log_probs is not None:
-            logs_BNV = count_log_probs.astype(jnp.float32)
-            features_BNF = _features(logits_BNV, logs_BNV)
-            scale_BN = self.scale + features_BNF @ (self.gate - 1)
-            logits_BNV += scale_BN[..., None] * logs_BNV
+            if train and self.auxiliary:
+                self.sow(AUXILIARY, "logits", logits_BNV)
+            logits_BNV = self._product(logits_BNV, count_log_probs.astype(jnp.float32))
         return logits_BNV, None if history_BS is None else (new_cache, history_BS)
+
+    def experts(self, variables: dict[str, Any]) -> dict[str, tuple[CharModel, dict[str, Any]]]:
+        """Return the two experts, each a model with variables of its own: "network" and "counts".
+
+        Args:
+          variables: the mixture's, its tables included.
+        """
+        own = {f"{name}_{kind}" for name in ("network", "count") for kind in ("scale", "gate")}
+        params = {name: leaf for name, leaf in variables["params"].items() if name not in own}
+        others = {name: leaf for name, leaf in variables.items() if name not in ("params", COUNTS)}
+        return {
+            "network": (self.network, {"params": params, **others}),
+            "counts": (self._counts(), {"params": variables[COUNTS]}),
+        }
+
+    def _product(self, logits_BNV: Array, counts_BNV: Array) -> Array:
+        """Weigh the two experts' log-probabilities, (B, N, V) float32 each."""
+        network_BNV = jax.nn.log_softmax(logits_BNV)
+        features_BNF = _features(network_BNV, counts_BNV)
+        a_BN = NETWORK_WEIGHT * self.network_scale + features_BNF @ (self.network_gate - 1)
+        b_BN = COUNT_WEIGHT * self.count_scale + features_BNF @ (self.count_gate - 1)
+        return a_BN[..., None] * network_BNV + b_BN[..., None] * counts_BNV
 
     def count(self, split: Split) -> dict[str, np.ndarray]:
         """Count a text: the tables of the collection "counts", in numpy."""
@@ -130,7 +160,7 @@ class Mixture(CharModel):
     @property
     def roles(self) -> Roles:  # type: ignore[override]
         """The network's, and a gain."""
-        return (*self.network.roles, ("count_scale|count_gate", Parameter(Role.GAIN)))
+        return (*self.network.roles, ("(network|count)_(scale|gate)", Parameter(Role.GAIN)))
 
     def taps(self) -> tuple[Tap, ...]:
         """Describe the network's layers."""
@@ -198,26 +228,34 @@ class Mixture(CharModel):
         return self.network.embedding_scale
 
     @property
+    def auxiliary_weight(self) -> float:
+        """That of the network's own loss."""
+        return self.auxiliary
+
+    @property
     def is_plain(self) -> bool:
         """No formula of memory was fitted to mixtures."""
         return False
 
 
-def _features(logits_BNV: Array, logs_BNV: Array) -> Array:
+def _features(network_BNV: Array, counts_BNV: Array) -> Array:
     """Return (B, N, 7) numbers on the network's distribution p and the counts' q, in nats.
 
     log max q and p; their entropies; E_q[log p] and E_p[log q]; log E_q[q].
+
+    Args:
+      network_BNV: log p.
+      counts_BNV: log q.
     """
-    network_BNV = jax.nn.log_softmax(logits_BNV)
-    p_BNV, q_BNV = jnp.exp(network_BNV), jnp.exp(logs_BNV)
+    p_BNV, q_BNV = jnp.exp(network_BNV), jnp.exp(counts_BNV)
     return jnp.stack(
         [
-            jnp.max(logs_BNV, axis=-1),
+            jnp.max(counts_BNV, axis=-1),
             jnp.max(network_BNV, axis=-1),
-            -jnp.sum(q_BNV * logs_BNV, axis=-1),
+            -jnp.sum(q_BNV * counts_BNV, axis=-1),
             -jnp.sum(p_BNV * network_BNV, axis=-1),
             jnp.sum(q_BNV * network_BNV, axis=-1),
-            jnp.sum(p_BNV * logs_BNV, axis=-1),
+            jnp.sum(p_BNV * counts_BNV, axis=-1),
             jnp.log(jnp.sum(jnp.square(q_BNV), axis=-1)),
         ],
         axis=-1,

@@ -10,7 +10,7 @@ from charjax.run.metrics import loss_fields
 from charjax.run.notes import environment
 from charjax.run.progress import Progress
 from charjax.training.session import Session
-from charjax.training.state import TrainState, parameter_count
+from charjax.training.state import TrainState, model_bytes, parameter_count, variables_of
 from charjax.units import TextSize
 
 
@@ -39,6 +39,7 @@ class Summary:
             "steps": self.step,
             "epochs": self._epochs(),
             "params": parameter_count(self.state.params),
+            "model_bytes": model_bytes(variables_of(self.state, "averaged")),
             **self._fields("val", progress.val_loss),
             "best_val_loss": progress.best_val_loss,
             "best_val_bpc": self._fields("val", progress.best_val_loss)["val_bpc"],

@@ -281,6 +281,24 @@ def fitted_state(params: dict[str, Any]) -> TrainState:
     return TrainState(params, (), {}, (), counters)
 
 
+def model_bytes(variables: dict[str, Any]) -> dict[str, int]:
+    """Return the bytes of all that a model predicts from, by kind.
+
+    Args:
+      variables: of `model.apply`.
+
+    Returns:
+      "weights": parameters, and statistics of a batch norm; "tables": of the counts beside a
+      network, where it has them.
+    """
+    tables = {"tables": variables[COUNTS]} if COUNTS in variables else {}
+    weights = {name: tree for name, tree in variables.items() if name != COUNTS}
+    parts = {"weights": weights, **tables}
+    return {
+        name: sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) for name, tree in parts.items()
+    }
+
+
 def parameter_count(params: Any) -> int:
     """Return the number of elements in a pytree of parameters, or of their shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

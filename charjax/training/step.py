@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from charjax import parallel
 from charjax.config import Config, TrainConfig
 from charjax.data.batches import Batch
-from charjax.models.contract import CharModel
+from charjax.models.contract import AUXILIARY, CharModel
 from charjax.training.optimizer import (
     clip_factor,
     keep_unless,
@@ -157,20 +157,25 @@ def gradients_of(model: CharModel, carries: bool, objective: Objective | None = 
             carry = jax.tree.map(lambda new, old: jnp.where(batch.restart, new, old), fresh, carry)
         # A model without counts has no such argument.
         counts = {"count_log_probs": batch.count_log_probs}
-        (logits_BTV, carry), model_state = model.apply(
+        sown = [AUXILIARY] if model.auxiliary_weight else []
+        (logits_BTV, carry), collected = model.apply(
             {"params": apply_multipliers(params, scales), **model_state},
             batch.inputs,
             carry if carries else None,
             num_outputs=batch.targets.shape[1],
             train=True,
             rngs={"dropout": key},
-            mutable=list(model_state),
+            mutable=[*model_state, *sown],
             **({} if batch.count_log_probs is None else counts),
         )
         loss = jnp.sum(cross_entropy(logits_BTV, batch.targets) * batch.weights)
+        model_state = {name: tree for name, tree in collected.items() if name != AUXILIARY}
         trained = loss
         if objective is not None:
             trained = jnp.sum(objective(logits_BTV, batch.targets) * batch.weights)
+        for other_BTV in jax.tree.leaves(collected.get(AUXILIARY, {})):
+            losses_BT = (objective or cross_entropy)(other_BTV, batch.targets)
+            trained += model.auxiliary_weight * jnp.sum(losses_BT * batch.weights)
         return trained, (model_state, carry if carries else (), loss)
 
     def gradients(

@@ -118,6 +118,7 @@ def test_another_family_drops_only_the_settings_it_does_not_have(tmp_path: Path)
         "context_length": 64,
         "counts": 0,
         "count_folds": 20,
+        "count_auxiliary": 0.3,
         "kind": "gru",
         "n_layer": 6,
         "d_embed": 128,

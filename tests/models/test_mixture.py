@@ -61,18 +61,22 @@ def test_the_logits_are_the_network_s_and_the_scaled_counts(kind, tokens):
         (p * np.log(q)).sum(-1),
         np.log((q * q).sum(-1)),
     ]
-    scale = params["count_scale"] + np.stack(features, -1) @ (params["count_gate"] - 1)
-    np.testing.assert_allclose(together, alone + scale[..., None] * logs, rtol=1e-4, atol=1e-4)
-    without, _ = model.apply(variables, tokens, count_log_probs=0 * logs)
-    np.testing.assert_allclose(without, alone, rtol=1e-4, atol=1e-4)
+    features = np.stack(features, -1)
+    a = 0.6 * params["network_scale"] + features @ (params["network_gate"] - 1)
+    b = 0.5 * params["count_scale"] + features @ (params["count_gate"] - 1)
+    expected = a[..., None] * np.log(p) + b[..., None] * logs
+    np.testing.assert_allclose(together, expected, rtol=1e-4, atol=1e-4)
+    given, _ = model.apply({"params": params}, tokens, count_log_probs=logs)
+    np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_network_is_drawn_as_without_counts():
     tokens = jnp.zeros((1, 1), jnp.int32)
     mixture, network = make_model("gru-counts"), make_model("gru-counts", counts=0)
     drawn = dict(mixture.init(jax.random.key(0), tokens)["params"])
-    assert drawn.pop("count_scale") == 1
-    assert (drawn.pop("count_gate") == 1).all()
+    for expert in ("network", "count"):
+        assert drawn.pop(f"{expert}_scale") == 1
+        assert (drawn.pop(f"{expert}_gate") == 1).all()
     alone = network.init(jax.random.key(0), tokens)["params"]
     jax.tree.map(np.testing.assert_array_equal, drawn, dict(alone))
 
@@ -111,25 +115,32 @@ def test_validation_batches_are_predicted_by_the_tables(own_text):
     assert session.val_source.count_log_probs is None
 
 
-def test_the_scale_and_the_network_learn_from_the_same_loss(own_text):
-    session = open_session(load_config(None, [*GRU, own_text]))
+@pytest.mark.parametrize("auxiliary", [0.3, 0.0])
+def test_the_mixture_s_loss_and_the_network_s_own_are_trained(auxiliary, own_text):
+    words = [*GRU, own_text, f"model.count_auxiliary={auxiliary}"]
+    session = open_session(load_config(None, words))
     state = first_state(session)
     batch = session.source.draw(jnp.int32(0))
     sums, _ = gradients_of(session.model, False)(
         state.params, state.scales, state.model_state, (), batch, jax.random.key(0)
     )
 
-    def loss(scale):
-        logits, _ = session.model.apply(
-            {"params": state.params | {"count_scale": scale}},
-            batch.inputs,
-            count_log_probs=batch.count_log_probs,
-        )
+    def cross_entropy(params, **counts):
+        logits, _ = session.model.apply({"params": params}, batch.inputs, **counts)
         logs = jax.nn.log_softmax(logits)
         return -jnp.take_along_axis(logs, batch.targets[..., None], -1).sum()
 
-    expected = jax.grad(loss)(jnp.float32(1.0))
-    np.testing.assert_allclose(sums.grads["count_scale"], expected, rtol=1e-4)
+    def loss(params):
+        together = cross_entropy(params, count_log_probs=batch.count_log_probs)
+        return together + auxiliary * cross_entropy(params)
+
+    jax.tree.map(
+        lambda actual, expected: np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4),
+        sums.grads,
+        jax.grad(loss)(state.params),
+    )
+    together = cross_entropy(state.params, count_log_probs=batch.count_log_probs)
+    np.testing.assert_allclose(sums.loss, together, rtol=1e-5)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(sums.grads["readout"]))
 
 
@@ -144,22 +155,28 @@ def test_a_run_is_resumed_to_the_bit_evaluated_and_sampled(own_text, tmp_path):
     assert one["state_digest"] == other["state_digest"]
     scored = json.loads(commands.run("evaluate", whole, "--json").out)
     assert scored["loss"] == pytest.approx(one["best_val_loss"], abs=1e-6)
+    assert scored["model_bytes"] == one["model_bytes"]
+    assert one["model_bytes"]["weights"] == 4 * one["params"]
     sampled = commands.run("sample", whole, "--max-new-tokens", 20, "--greedy", "--json")
     assert len(json.loads(sampled.out)["samples"][0]) == 20
 
 
 @pytest.mark.slow
-def test_counts_make_a_new_network_as_good_as_they_are(own_text, tmp_path):
-    """At step 0 of a zero readout the mixture predicts what the counts predict."""
+def test_evaluate_also_says_what_each_expert_loses_alone(own_text, tmp_path):
+    """The counts' loss is that of a run of counts; without steps the network guesses uniformly."""
     words = [*GRU, own_text, "init.scheme=zero_readout", "optim.learning_rate=1e-9"]
     assert commands.run("train", *words, "--workdir", tmp_path / "run").status == 0
     counts = ["model.kind=ngram", "model.order=4", "model.smoothing=modified_kneser_ney", own_text]
     assert commands.run("train", *counts, "--workdir", tmp_path / "counts").status == 0
-    losses = [
-        json.loads((tmp_path / name / "summary.json").read_text())["val_loss"]
-        for name in ("run", "counts")
-    ]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    scored = json.loads(commands.run("evaluate", tmp_path / "run", "--json").out)
+    alone = json.loads((tmp_path / "counts" / "summary.json").read_text())
+    assert scored["experts"]["counts"] == pytest.approx(alone["val_loss"], abs=1e-5)
+    symbols = len(set((tmp_path / "text.txt").read_text()))
+    assert scored["experts"]["network"] == pytest.approx(np.log(symbols), abs=1e-4)
+    assert scored["model_bytes"]["tables"] == alone["model_bytes"]["weights"]
+    lines = commands.run("evaluate", tmp_path / "run", "--streams", 2).out.splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith(f"experts: the network alone {np.log(symbols):.4f}, the counts")
 
 
 @pytest.mark.parametrize(
