@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from charjax.config.fields import Count, OrOwn, Period, Rate, Section, Width
+from charjax.config.fields import Count, Order, OrOwn, Period, Rate, Section, Width
 
 
 class FamilyConfig(Section):
@@ -124,12 +124,11 @@ class NgramConfig(FamilyConfig):
 class TrainedConfig(FamilyConfig):
     """Settings that the families trained by gradients share."""
 
-    counts: int = Field(
-        0,
-        ge=0,
-        le=12,
-        description="n of modified Kneser-Ney counts that predict together with the network, which "
-        "learns what they leave over; 0: the network alone",
+    counts: tuple[Order, ...] = Field(
+        (),
+        max_length=8,
+        description="n of each of the modified Kneser-Ney counts that predict together with the "
+        "network, which learns what they leave over, as in [3, 5, 8]; []: the network alone",
     )
     count_folds: int = Field(
         20,
@@ -145,13 +144,20 @@ class TrainedConfig(FamilyConfig):
         "mixture's",
     )
 
+    @field_validator("counts", mode="before")
+    @classmethod
+    def _list_counts(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return (value,) if value else ()
+        return value
+
     @field_validator("counts")
     @classmethod
-    def _check_counts(cls, value: int) -> int:
-        if value == 1:
+    def _check_counts(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(b <= a for a, b in itertools.pairwise(value)):
             raise ValueError(
-                "model.counts: 1 given; counts of single characters add nothing to the readout's "
-                "bias: give 2 or more, or 0 for none"
+                f"model.counts: {list(value)} given; each n must be larger than the one before, as "
+                "in [3, 5, 8]"
             )
         return value
 

@@ -24,6 +24,7 @@ MOST_STEPS = 2**31 - 2
 Count = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Period = Annotated[int, Field(ge=0, le=MOST_STEPS)]
 Width = Annotated[int, Field(ge=1, le=1_000_000)]
+Order = Annotated[int, Field(ge=2, le=32)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -150,7 +150,7 @@ _SEVERAL_BLOCKS = When(
 )
 _COUNTED = When(
     ("model.counts",),
-    lambda config: getattr(config.model, "counts", 0) > 0,
+    lambda config: bool(getattr(config.model, "counts", ())),
     "only counts beside the network read it, and model.counts is {}",
 )
 _NOT_ADJUSTED = When(

@@ -35,10 +35,11 @@ def refuse_without_original(config: ModelConfig) -> None:
     Those are models with counts beside the network, with activations of the user's own, and in
     makemore's MLP with all but tanh.
     """
-    if order := getattr(config, "counts", 0):
+    if orders := getattr(config, "counts", ()):
         raise UserError(
-            f"model.counts: {order} given; no PyTorch original has counts beside the network, "
-            "which alone would predict something else: train with model.counts=0 to export it"
+            f"model.counts: {list(orders)} given; no PyTorch original has counts beside the "
+            "network, which alone would predict something else: train with model.counts=[] to "
+            "export it"
         )
     activation = getattr(config, "activation", None)
     if is_own(activation) or (config.kind == "mlp" and activation != "tanh"):

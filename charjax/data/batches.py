@@ -45,7 +45,7 @@ class Batch(NamedTuple):
       targets: (B, T) int32.
       weights: (B, T) float32: 1 for a target, 0 for padding.
       restart: () bool: a carried state is reset here.
-      count_log_probs: (B, T, V) float16, what counts of the rest of the text predict in place of
+      count_log_probs: (B, T, O, V) float16, what counts of the rest of the text predict in place of
         each target; None where the model has no counts.
     """
 
@@ -78,8 +78,8 @@ class BatchSource(Draws):
 
     Attributes:
       tokens: (N,) uint8, uint16 or uint32, on the device.
-      count_log_probs: (N, V) float16, what counts of the rest of the text predict in place of each
-        token; None where the model has no counts.
+      count_log_probs: (N, O, V) float16, what each of the counts of the rest of the text predicts in
+        place of each token; None where the model has no counts.
     """
 
     tokens: Array

@@ -57,10 +57,10 @@ def build(config: ModelConfig, vocab_size: int, dtype: DTypeLike) -> CharModel:
     if isinstance(activation := settings.get("activation"), str):
         refuse_unnamed("model.activation", activation)
     model = family(vocab_size=vocab_size, dtype=dtype, **settings)
-    if order := getattr(config, "counts", 0):
+    if orders := getattr(config, "counts", ()):
         names = {"folds": "count_folds", "auxiliary": "count_auxiliary"}
         others = {field: getattr(config, name) for field, name in names.items()}
-        return Mixture(vocab_size, dtype, network=model, order=order, **others)
+        return Mixture(vocab_size, dtype, network=model, orders=orders, **others)
     return model
 
 

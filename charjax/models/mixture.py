@@ -1,6 +1,6 @@
 """A network and counts that predict together.
 
-Letters: B batch, T time, N outputs, S history, V vocabulary, F features.
+Letters: B batch, T time, N outputs, S history, V vocabulary, O orders, F features.
 """
 
 from typing import Any
@@ -20,22 +20,23 @@ from charjax.models.taps import Tap
 # The collection of the counts' tables, and the smoothing that they have.
 COUNTS = "counts"
 SMOOTHING = "modified_kneser_ney"
-FEATURES = 7
-# Weights of the two before anything is learned: about the best pair of constants for a network and
-# counts that were fitted each by itself.
+# Weights of the network and of all counts together before anything is learned: about the best pair
+# of constants for a network and counts that were fitted each by itself.
 NETWORK_WEIGHT, COUNT_WEIGHT = 0.6, 0.5
+# Numbers on which the weights depend: of the network, and of each expert beside it.
+NETWORK_FEATURES, COUNT_FEATURES = 2, 5
 
 
 class Mixture(CharModel):
-    """A network beside the counts of n-grams: a product of experts (Hinton 2002), trained jointly.
+    """A network beside counts of n-grams: a product of experts (Hinton 2002), trained jointly.
 
-        logits(w) = a(h) log p_network(w | h) + b(h) log p_counts(w | the last n - 1 characters)
+        logits(w) = a(h) log p(w | h) + sum over orders n of b_n(h) log q_n(w | n - 1 characters)
 
-    The network learns what the counts leave over. The weights a and b are 0.6 and 0.5 at first, and
-    linear in seven numbers that say how sure the two are and how far they agree (`_features`). The
-    parameters are the network's, under its own names, `network_scale` and `count_scale` (1 each),
-    `network_gate` and `count_gate` (7 each). So that the network also predicts by itself, its own
-    loss is trained beside the mixture's (`auxiliary`).
+    The network p learns what the counts q leave over. The weights are at first 0.6 of the network
+    and 0.5 of all counts together, and linear in numbers that say how sure the experts are and how
+    far they agree (`_features`). The parameters are the network's, under its own names, and of the
+    weights `network_scale` (), `network_gate` (F,), `count_scale` (O,) and `count_gate` (F, O).
+    So that the network also predicts by itself, its own loss is trained beside the mixture's.
 
     The counts are tables, not parameters. While it trains, the caller gives what counts of the rest
     of the text predict (`ngram_cross_fit`); else the tables of the whole text are read, from the
@@ -44,25 +45,26 @@ class Mixture(CharModel):
 
     Attributes:
       network: any trained family.
-      order: n of the counts, modified Kneser-Ney.
+      orders: n of each of the counts, modified Kneser-Ney, ascending.
       folds: parts of the training split, for `ngram_cross_fit`.
       auxiliary: weight of the network's own loss in what is trained.
     """
 
     network: CharModel
-    order: int
+    orders: tuple[int, ...]
     folds: int
     auxiliary: float = 0.0
 
     def setup(self) -> None:
         """Give the network's parameters the names that they have without counts."""
         nn.share_scope(self, self.network)
-        ones = nn.initializers.ones_init()
+        ones, num_orders = nn.initializers.ones_init(), len(self.orders)
+        num_features = NETWORK_FEATURES + COUNT_FEATURES * num_orders
         # As gains these are 1 at first whatever the scheme; 1 is taken off a gate again.
         self.network_scale = self.param("network_scale", ones, ())
-        self.network_gate = self.param("network_gate", ones, (FEATURES,))
-        self.count_scale = self.param("count_scale", ones, ())
-        self.count_gate = self.param("count_gate", ones, (FEATURES,))
+        self.network_gate = self.param("network_gate", ones, (num_features,))
+        self.count_scale = self.param("count_scale", ones, (num_orders,))
+        self.count_gate = self.param("count_gate", ones, (num_features, num_orders))
 
     def __call__(
         self,
@@ -80,21 +82,18 @@ class Mixture(CharModel):
           cache: the network's, and the last tokens.
           num_outputs: as there.
           train: as there.
-          count_log_probs: (B, N, V), in place of what the tables have.
+          count_log_probs: (B, N, O, V), in place of what the tables have.
         """
         network_cache, history_BS = (None, None) if cache is None else cache
         logits_BNV, new_cache = self.network(
             tokens_BT, network_cache, num_outputs=num_outputs, train=train
         )
-        is_carried = self.memory == "carried"
-        if history_BS is None and is_carried:
+        if history_BS is None and self.memory == "carried":
             history_BS = self._no_history(tokens_BT.shape[0])
         tables = self.variables.get(COUNTS)
         if count_log_probs is None and tables is not None:
-            count_log_probs, history_BS = self._counts().apply(
-                {"params": tables}, tokens_BT, history_BS, num_outputs=num_outputs
-            )
-        elif history_BS is not None:
+            count_log_probs = self._count_log_probs(tables, tokens_BT, history_BS, num_outputs)
+        if history_BS is not None:
             text_BS = jnp.concatenate([history_BS, tokens_BT.astype(jnp.int32)], axis=1)
             history_BS = text_BS[:, tokens_BT.shape[1] :]
         if count_log_probs is not None:
@@ -104,38 +103,63 @@ class Mixture(CharModel):
         return logits_BNV, None if history_BS is None else (new_cache, history_BS)
 
     def experts(self, variables: dict[str, Any]) -> dict[str, tuple[CharModel, dict[str, Any]]]:
-        """Return the two experts, each a model with variables of its own: "network" and "counts".
+        """Return the experts, each a model with variables of its own.
 
         Args:
           variables: the mixture's, its tables included.
+
+        Returns:
+          by name: "network", and "counts of n-grams" for each n.
         """
         own = {f"{name}_{kind}" for name in ("network", "count") for kind in ("scale", "gate")}
         params = {name: leaf for name, leaf in variables["params"].items() if name not in own}
         others = {name: leaf for name, leaf in variables.items() if name not in ("params", COUNTS)}
-        return {
-            "network": (self.network, {"params": params, **others}),
-            "counts": (self._counts(), {"params": variables[COUNTS]}),
+        found: dict[str, tuple[CharModel, dict[str, Any]]] = {
+            "network": (self.network, {"params": params, **others})
         }
+        for order in self.orders:
+            tables = _of_order(variables[COUNTS], order)
+            found[f"counts of {order}-grams"] = self._counts(order), {"params": tables}
+        return found
 
-    def _product(self, logits_BNV: Array, counts_BNV: Array) -> Array:
-        """Weigh the two experts' log-probabilities, (B, N, V) float32 each."""
+    def _product(self, logits_BNV: Array, counts_BNOV: Array) -> Array:
+        """Weigh the experts' log-probabilities, (B, N, V) and (B, N, O, V) float32."""
         network_BNV = jax.nn.log_softmax(logits_BNV)
-        features_BNF = _features(network_BNV, counts_BNV)
+        features_BNF = _features(network_BNV, counts_BNOV)
         a_BN = NETWORK_WEIGHT * self.network_scale + features_BNF @ (self.network_gate - 1)
-        b_BN = COUNT_WEIGHT * self.count_scale + features_BNF @ (self.count_gate - 1)
-        return a_BN[..., None] * network_BNV + b_BN[..., None] * counts_BNV
+        b_O = COUNT_WEIGHT / len(self.orders) * self.count_scale
+        b_BNO = b_O + features_BNF @ (self.count_gate - 1)
+        counted_BNV = jnp.sum(b_BNO[..., None] * counts_BNOV, axis=-2)
+        return a_BN[..., None] * network_BNV + counted_BNV
 
     def count(self, split: Split) -> dict[str, np.ndarray]:
         """Count a text: the tables of the collection "counts", in numpy."""
-        return self._counts().fit(split)["params"]
+        return {
+            _PREFIX.format(order) + name: table
+            for order in self.orders
+            for name, table in self._counts(order).fit(split)["params"].items()
+        }
 
-    def _counts(self) -> NgramModel:
-        return NgramModel(
-            self.vocab_size, jnp.float32, self.order, SMOOTHING, alpha=1.0, parent=None
-        )
+    def _count_log_probs(
+        self, tables: Any, tokens_BT: Array, history_BS: Array | None, num_outputs: int | None
+    ) -> Array:
+        """Return what the tables predict, (B, N, O, V)."""
+        experts = []
+        for order in self.orders:
+            history_BK = None
+            if history_BS is not None:
+                history_BK = history_BS[:, self.orders[-1] - order :]
+            logs_BNV, _ = self._counts(order).apply(
+                {"params": _of_order(tables, order)}, tokens_BT, history_BK, num_outputs=num_outputs
+            )
+            experts.append(logs_BNV)
+        return jnp.stack(experts, axis=-2)
+
+    def _counts(self, order: int) -> NgramModel:
+        return NgramModel(self.vocab_size, jnp.float32, order, SMOOTHING, alpha=1.0, parent=None)
 
     def _no_history(self, batch_size: int) -> Array:
-        return jnp.zeros((batch_size, max(self.order - 2, 0)), jnp.int32)
+        return jnp.zeros((batch_size, self.orders[-1] - 2), jnp.int32)
 
     def init_cache(self, batch_size: int) -> Any:
         """Return the network's cache, and token 0 in the place of the last tokens."""
@@ -155,7 +179,7 @@ class Mixture(CharModel):
         """The longer of the network's and the counts', where memory is finite."""
         if not isinstance(self.network, FiniteModel):
             return self.network.lookback
-        return max(self.network.lookback, self.order - 2)
+        return max(self.network.lookback, self.orders[-1] - 2)
 
     @property
     def roles(self) -> Roles:  # type: ignore[override]
@@ -172,7 +196,7 @@ class Mixture(CharModel):
 
     def saved_values(self, length: int) -> int:
         """Estimate the network's, and the counts' logits."""
-        return self.network.saved_values(length) + length * self.vocab_size
+        return self.network.saved_values(length) + len(self.orders) * length * self.vocab_size
 
     def activation_shapes(self, length: int) -> dict[str, tuple[int, ...]]:
         """Return the network's."""
@@ -238,25 +262,42 @@ class Mixture(CharModel):
         return False
 
 
-def _features(network_BNV: Array, counts_BNV: Array) -> Array:
-    """Return (B, N, 7) numbers on the network's distribution p and the counts' q, in nats.
+_PREFIX = "order_{}_"
 
-    log max q and p; their entropies; E_q[log p] and E_p[log q]; log E_q[q].
+
+def _of_order(tables: Any, order: int) -> dict[str, Any]:
+    """Return the tables of one of the counts, under their own names."""
+    prefix = _PREFIX.format(order)
+    return {
+        name.removeprefix(prefix): table
+        for name, table in tables.items()
+        if name.startswith(prefix)
+    }
+
+
+def _features(network_BNV: Array, counts_BNOV: Array) -> Array:
+    """Return (B, N, 2 + 5 O) numbers on the network's distribution p and each count's q, in nats.
+
+    Of p: log max p and its entropy. Of each q: log max q, its entropy, E_q[log p], E_p[log q] and
+    log E_q[q].
 
     Args:
       network_BNV: log p.
-      counts_BNV: log q.
+      counts_BNOV: log q.
     """
-    p_BNV, q_BNV = jnp.exp(network_BNV), jnp.exp(counts_BNV)
-    return jnp.stack(
+    p_BNV, q_BNOV = jnp.exp(network_BNV), jnp.exp(counts_BNOV)
+    of_network_BN2 = jnp.stack(
+        [jnp.max(network_BNV, axis=-1), -jnp.sum(p_BNV * network_BNV, axis=-1)], axis=-1
+    )
+    of_counts_BNO5 = jnp.stack(
         [
-            jnp.max(counts_BNV, axis=-1),
-            jnp.max(network_BNV, axis=-1),
-            -jnp.sum(q_BNV * counts_BNV, axis=-1),
-            -jnp.sum(p_BNV * network_BNV, axis=-1),
-            jnp.sum(q_BNV * network_BNV, axis=-1),
-            jnp.sum(p_BNV * counts_BNV, axis=-1),
-            jnp.log(jnp.sum(jnp.square(q_BNV), axis=-1)),
+            jnp.max(counts_BNOV, axis=-1),
+            -jnp.sum(q_BNOV * counts_BNOV, axis=-1),
+            jnp.sum(q_BNOV * network_BNV[..., None, :], axis=-1),
+            jnp.sum(p_BNV[..., None, :] * counts_BNOV, axis=-1),
+            jnp.log(jnp.sum(jnp.square(q_BNOV), axis=-1)),
         ],
         axis=-1,
     )
+    flat_BNF = of_counts_BNO5.reshape(*of_counts_BNO5.shape[:2], -1)
+    return jnp.concatenate([of_network_BN2, flat_BNF], axis=-1)

@@ -50,7 +50,7 @@ def cross_fit(
     split: Split,
     *,
     vocab_size: int,
-    order: int,
+    orders: tuple[int, ...],
     folds: int,
     modified: bool = True,
     poll: Callable[[], None] = lambda: None,
@@ -63,23 +63,23 @@ def cross_fit(
     Args:
       split: the text.
       vocab_size: V.
-      order: n.
+      orders: n of each of O experts, ascending.
       folds: parts of equal numbers of targets, at least 2.
       modified: three discounts for each length, not one.
       poll: called between parts of the work; may raise to stop.
 
     Returns:
-      (tokens, V) float16, log-probabilities of every character in place of each token; 0 for
-      those that are no target.
+      (tokens, O, V) float16, log-probabilities of every character in place of each token, by each
+      expert; 0 for those that are no target.
     """
-    text = padded_text(split, max(order - 2, 0))
+    text = padded_text(split, max(orders[-1] - 2, 0))
     target_N = np.flatnonzero(text.is_target)
-    lengths = list(_lengths(text.tokens, target_N, vocab_size, order, poll))
+    lengths = list(_lengths(text.tokens, target_N, vocab_size, orders[-1], poll))
     size_D = split.doc_lengths.astype(np.int64)
     # Documents may share the boundary between them.
     first_D = split.doc_starts.astype(np.int64) + 1 - (np.cumsum(size_D) - size_D)
     place_N = np.arange(target_N.size) + np.repeat(first_D, size_D)
-    rows = np.zeros((split.tokens.size, vocab_size), DTYPE)
+    rows = np.zeros((split.tokens.size, len(orders), vocab_size), DTYPE)
     bounds = np.linspace(0, target_N.size, folds + 1).astype(np.int64)
     for begin, end in itertools.pairwise(bounds.tolist()):
         fold = slice(begin, end)
@@ -87,8 +87,9 @@ def cross_fit(
             length.count_U - np.bincount(length.gram_N[fold], minlength=length.count_U.size)
             for length in lengths
         ]
-        log_RV, row_N = _log_probs(lengths, counts, fold, vocab_size, modified)
-        rows[place_N[fold]] = log_RV[row_N]
+        experts = _log_probs(lengths, counts, fold, orders, vocab_size, modified)
+        for expert, (log_RV, row_N) in enumerate(experts):
+            rows[place_N[fold], expert] = log_RV[row_N]
         poll()
     return rows
 
@@ -120,34 +121,51 @@ def _lengths(
 
 
 def _log_probs(
-    lengths: list[_Length], counts: list[np.ndarray], fold: slice, V: int, modified: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the log-probabilities after each context of a fold (R, V), and each target's row."""
-    above_RV, places_R = np.full((1, V), 1 / V, np.float32), np.zeros(1, np.int64)
-    row_N = np.zeros(fold.stop - fold.start, np.int64)
-    for n, length in enumerate(lengths):
-        longest = n + 1 == len(lengths)
-        # Of a shorter n-gram the different characters to its left count that are still there.
-        count_U = counts[n] if longest else _lefts(lengths[n + 1], counts[n + 1], counts[n].size)
-        by_count = np.bincount(np.minimum(count_U[count_U > 0], 5), minlength=6)
-        discount_U = discounts(by_count, 0, modified)[np.minimum(count_U, 3)]
-        K = length.parent_K.size
-        total_K = np.bincount(length.context_U, count_U, K)
-        taken_K = np.bincount(length.context_U, discount_U, K)
-        is_seen_K = total_K > 0
-        total_K = np.where(is_seen_K, total_K, 1.0)
-        weight_K = np.where(is_seen_K, taken_K / total_K, 1.0)
-        value_U = (count_U - discount_U) / total_K[length.context_U]
+    lengths: list[_Length],
+    counts: list[np.ndarray],
+    fold: slice,
+    orders: tuple[int, ...],
+    V: int,
+    modified: bool,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield each expert's log-probabilities after the contexts of a fold (R, V), by target a row.
 
+    The experts share what is below their longest n-grams.
+    """
+    above_RV, places_R = np.full((1, V), 1 / V, np.float32), np.zeros(1, np.int64)
+    for n, length in enumerate(lengths):
         met_R, row_N = np.unique(length.context_U[length.gram_N[fold]], return_inverse=True)
         parent_R = np.searchsorted(places_R, length.parent_K[met_R]) if n else 0 * met_R
-        above_RV = weight_K[met_R].astype(np.float32)[:, None] * above_RV[parent_R]
-        begin_R, size_R = length.first_K[met_R], np.diff(length.first_K)[met_R]
-        row_E = np.repeat(np.arange(met_R.size), size_R)
-        gram_E = np.arange(row_E.size) + (begin_R - (np.cumsum(size_R) - size_R))[row_E]
-        above_RV[row_E, length.follower_U[gram_E]] += value_U[gram_E].astype(np.float32)
-        places_R = met_R
-    return np.log(above_RV), row_N
+        above_RV = above_RV[parent_R]
+        if n + 1 in orders:
+            mixed_RV = _mixed(length, counts[n], met_R, above_RV, modified)
+            yield np.log(mixed_RV, out=mixed_RV), row_N
+        if n + 1 < len(lengths):
+            # Of a shorter n-gram the different characters to its left count that are still there.
+            left_U = _lefts(lengths[n + 1], counts[n + 1], counts[n].size)
+            above_RV, places_R = _mixed(length, left_U, met_R, above_RV, modified), met_R
+
+
+def _mixed(
+    length: _Length, count_U: np.ndarray, met_R: np.ndarray, above_RV: np.ndarray, modified: bool
+) -> np.ndarray:
+    """Discount the counts of one length, and give what is taken to the shorter contexts' (R, V)."""
+    by_count = np.bincount(np.minimum(count_U[count_U > 0], 5), minlength=6)
+    discount_U = discounts(by_count, 0, modified)[np.minimum(count_U, 3)]
+    K = length.parent_K.size
+    total_K = np.bincount(length.context_U, count_U, K)
+    taken_K = np.bincount(length.context_U, discount_U, K)
+    is_seen_K = total_K > 0
+    total_K = np.where(is_seen_K, total_K, 1.0)
+    weight_K = np.where(is_seen_K, taken_K / total_K, 1.0)
+    value_U = (count_U - discount_U) / total_K[length.context_U]
+
+    mixed_RV = weight_K[met_R].astype(np.float32)[:, None] * above_RV
+    begin_R, size_R = length.first_K[met_R], np.diff(length.first_K)[met_R]
+    row_E = np.repeat(np.arange(met_R.size), size_R)
+    gram_E = np.arange(row_E.size) + (begin_R - (np.cumsum(size_R) - size_R))[row_E]
+    mixed_RV[row_E, length.follower_U[gram_E]] += value_U[gram_E].astype(np.float32)
+    return mixed_RV
 
 
 def _lefts(longer: _Length, count_U: np.ndarray, shorter: int) -> np.ndarray:

@@ -92,10 +92,10 @@ def check_config(config: Config) -> None:
       UserError: runtime.prng is rbg, runtime.mesh divides parameters, or there are counts beside
         the network.
     """
-    if order := getattr(config.model, "counts", 0):
+    if orders := getattr(config.model, "counts", ()):
         raise UserError(
-            f"model.counts: {order} given; runs that are trained in one program have no counts "
-            "beside the network, whose tables each would hold: set model.counts=0"
+            f"model.counts: {list(orders)} given; runs that are trained in one program have no "
+            "counts beside the network, whose tables each would hold: set model.counts=[]"
         )
     if config.runtime.prng == "rbg":
         raise UserError(

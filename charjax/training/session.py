@@ -223,7 +223,7 @@ def _source(
     if isinstance(model, Mixture) and trains:
         _check_counts(config, model, split)
         log_probs = cross_fit(
-            split, vocab_size=model.vocab_size, order=model.order, folds=model.folds
+            split, vocab_size=model.vocab_size, orders=model.orders, folds=model.folds
         )
     elif split.tokens.nbytes > config.data.device_bytes:
         return make_host_source(split, **settings)
@@ -236,14 +236,14 @@ def _check_counts(config: Config, model: Mixture, split: Split) -> None:
     Raises:
       UserError: the message has the bytes.
     """
-    needed = split.tokens.size * model.vocab_size * DTYPE.itemsize
+    needed = split.tokens.size * len(model.orders) * model.vocab_size * DTYPE.itemsize
     # The host has them once, and a CPU's device a second time while they are placed.
     free = hardware.free_memory() / 3
     if split.tokens.nbytes > config.data.device_bytes or needed > free:
         raise UserError(
-            f"model.counts: {model.order} given for a text of {split.tokens.size:,} tokens; what "
-            f"counts predict in place of each takes {needed / 1e9:,.1f} GB in training, and may "
-            f"take {free / 1e9:,.1f} GB: set model.counts=0, or give a shorter text"
+            f"model.counts: {list(model.orders)} given for a text of {split.tokens.size:,} tokens; "
+            f"what counts predict in place of each takes {needed / 1e9:,.1f} GB in training, and "
+            f"may take {free / 1e9:,.1f} GB: set model.counts=[], or give a shorter text"
         )
     if split.num_targets < model.folds:
         raise UserError(

@@ -116,7 +116,7 @@ def test_another_family_drops_only_the_settings_it_does_not_have(tmp_path: Path)
     config = load_config(path, ["model.kind=gru", "model.d_hidden=32"])
     assert config.model.model_dump() == {
         "context_length": 64,
-        "counts": 0,
+        "counts": (),
         "count_folds": 20,
         "count_auxiliary": 0.3,
         "kind": "gru",

@@ -74,7 +74,7 @@ def alternatives(config: Config, section: str, key: str) -> Iterator[Any]:
         "model.attention_scale": ["inverse"],
         "model.remat": ["block"],
         "model.scan_layers": ["true"],
-        "model.counts": [3],
+        "model.counts": [[3]],
         "optim.kind": ["sgd"],
         "optim.schedule": ["constant"],
         "optim.tail": ["cosine"],

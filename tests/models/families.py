@@ -86,8 +86,8 @@ LISTED: dict[str, dict[str, Any]] = {
         "residual": "fixup",
         "attention_scale": "inverse",
     },
-    "gru-counts": {"kind": "gru", "d_embed": 6, "d_hidden": 8, "counts": 4},
-    "mlp-counts": {"kind": "mlp", "d_embed": 4, "context_length": 3, "counts": 5},
+    "gru-counts": {"kind": "gru", "d_embed": 6, "d_hidden": 8, "counts": [2, 4]},
+    "mlp-counts": {"kind": "mlp", "d_embed": 4, "context_length": 3, "counts": [5]},
     "transformer-counts": {
         "kind": "transformer",
         "n_layer": 2,

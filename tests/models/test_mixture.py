@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from charjax.config import load_config, parse_config
-from charjax.models.mixture import COUNTS
 from charjax.models.ngram_cross_fit import cross_fit
 from charjax.training.session import first_state, open_session
 from charjax.training.step import gradients_of
@@ -20,7 +19,7 @@ GRU = [
     "model.d_embed=4",
     "model.d_hidden=8",
     "model.context_length=8",
-    "model.counts=4",
+    "model.counts=[2,4]",
     "train.batch_size=4",
     "train.steps=12",
     "eval.every=6",
@@ -46,36 +45,38 @@ def own_text(tmp_path):
 def test_the_logits_are_the_network_s_and_the_scaled_counts(kind, tokens):
     model = make_model(f"{kind}-counts")
     variables = make_variables(model)
-    counts = model._counts()
-    together, _ = model.apply(variables, tokens)
-    alone, _ = model.apply({"params": variables["params"]}, tokens)
-    logs, _ = counts.apply({"params": variables[COUNTS]}, tokens)
     params = variables["params"]
-    p, q = np.exp(jax.nn.log_softmax(alone)), np.exp(logs)
-    features = [
-        np.log(q.max(-1)),
-        np.log(p.max(-1)),
-        -(q * np.log(q)).sum(-1),
-        -(p * np.log(p)).sum(-1),
-        (q * np.log(p)).sum(-1),
-        (p * np.log(q)).sum(-1),
-        np.log((q * q).sum(-1)),
-    ]
+    together, _ = model.apply(variables, tokens)
+    found = [np.asarray(m.apply(v, tokens)[0]) for m, v in model.experts(variables).values()]
+    alone, logs = found[0], found[1:]
+    np.testing.assert_array_equal(alone, model.apply({"params": params}, tokens)[0])
+    p = np.exp(jax.nn.log_softmax(alone))
+    features = [np.log(p.max(-1)), -(p * np.log(p)).sum(-1)]
+    for log_q in logs:
+        q = np.exp(log_q)
+        features += [
+            log_q.max(-1),
+            -(q * log_q).sum(-1),
+            (q * np.log(p)).sum(-1),
+            (p * log_q).sum(-1),
+            np.log((q * q).sum(-1)),
+        ]
     features = np.stack(features, -1)
     a = 0.6 * params["network_scale"] + features @ (params["network_gate"] - 1)
-    b = 0.5 * params["count_scale"] + features @ (params["count_gate"] - 1)
-    expected = a[..., None] * np.log(p) + b[..., None] * logs
+    b = 0.5 / len(logs) * params["count_scale"] + features @ (params["count_gate"] - 1)
+    expected = a[..., None] * np.log(p) + sum(b[..., [i]] * log_q for i, log_q in enumerate(logs))
     np.testing.assert_allclose(together, expected, rtol=1e-4, atol=1e-4)
-    given, _ = model.apply({"params": params}, tokens, count_log_probs=logs)
+    stacked = np.stack(logs, -2)
+    given, _ = model.apply({"params": params}, tokens, count_log_probs=stacked)
     np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_network_is_drawn_as_without_counts():
     tokens = jnp.zeros((1, 1), jnp.int32)
-    mixture, network = make_model("gru-counts"), make_model("gru-counts", counts=0)
+    mixture, network = make_model("gru-counts"), make_model("gru-counts", counts=[])
     drawn = dict(mixture.init(jax.random.key(0), tokens)["params"])
     for expert in ("network", "count"):
-        assert drawn.pop(f"{expert}_scale") == 1
+        assert (drawn.pop(f"{expert}_scale") == 1).all()
         assert (drawn.pop(f"{expert}_gate") == 1).all()
     alone = network.init(jax.random.key(0), tokens)["params"]
     jax.tree.map(np.testing.assert_array_equal, drawn, dict(alone))
@@ -88,13 +89,13 @@ def test_the_network_is_drawn_as_without_counts():
 def test_a_batch_has_what_the_rest_of_the_text_predicts_of_its_targets(sampling, layout, own_text):
     words = [*GRU, own_text, f"data.sampling={sampling}", f"data.layout={layout}"]
     if layout == "lines":
-        words = [*GRU, "data.name=names", "model.count_folds=3", "model.counts=2"]
+        words = [*GRU, "data.name=names", "model.count_folds=3", "model.counts=[2]"]
     session = open_session(load_config(None, words))
     split = session.dataset.splits["train"]
     rows = cross_fit(
         split,
         vocab_size=session.model.vocab_size,
-        order=session.model.order,
+        orders=session.model.orders,
         folds=session.config.model.count_folds,
     )
     step = jnp.int32(3)
@@ -104,7 +105,7 @@ def test_a_batch_has_what_the_rest_of_the_text_predicts_of_its_targets(sampling,
     assert weights_BT.sum() > 4
     # A row of the text: which one it is follows from the characters around it.
     for b, t in zip(*np.nonzero(weights_BT), strict=True):
-        same = (rows == logs_BTV[b, t]).all(axis=1) & (split.tokens == targets_BT[b, t])
+        same = (rows == logs_BTV[b, t]).all(axis=(1, 2)) & (split.tokens == targets_BT[b, t])
         assert same.any()
 
 
@@ -170,22 +171,24 @@ def test_evaluate_also_says_what_each_expert_loses_alone(own_text, tmp_path):
     assert commands.run("train", *counts, "--workdir", tmp_path / "counts").status == 0
     scored = json.loads(commands.run("evaluate", tmp_path / "run", "--json").out)
     alone = json.loads((tmp_path / "counts" / "summary.json").read_text())
-    assert scored["experts"]["counts"] == pytest.approx(alone["val_loss"], abs=1e-5)
+    assert scored["experts"]["counts of 4-grams"] == pytest.approx(alone["val_loss"], abs=1e-5)
     symbols = len(set((tmp_path / "text.txt").read_text()))
     assert scored["experts"]["network"] == pytest.approx(np.log(symbols), abs=1e-4)
-    assert scored["model_bytes"]["tables"] == alone["model_bytes"]["weights"]
+    assert scored["model_bytes"]["tables"] > alone["model_bytes"]["weights"]
     lines = commands.run("evaluate", tmp_path / "run", "--streams", 2).out.splitlines()
     assert len(lines) == 2
-    assert lines[1].startswith(f"experts: the network alone {np.log(symbols):.4f}, the counts")
+    assert lines[1].startswith(f"experts: the network alone {np.log(symbols):.4f}, the counts of 2")
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["model.counts=1"], "model.counts: 1 given; counts of single characters"),
-        (["model.counts=0", "model.count_folds=5"], "model.count_folds"),
+        (["model.counts=[1,3]"], "model.counts"),
+        (["model.counts=[4,2]"], "model.counts: [4, 2] given; each n must be larger"),
+        (["model.counts=[]", "model.count_folds=5"], "model.count_folds"),
+        (["model.counts=[]", "model.count_auxiliary=1"], "model.count_auxiliary"),
         (["model.counts=40"], "model.counts"),
-        (["data.device_bytes=1000"], "model.counts: 4 given for a text of"),
+        (["data.device_bytes=1000"], "model.counts: [2, 4] given for a text of"),
     ],
 )
 def test_mistakes_are_one_line(words, message, own_text, tmp_path):
@@ -209,20 +212,20 @@ def test_programs_of_many_runs_probes_and_exports_refuse_counts(own_text, tmp_pa
         "initlab.commands.sweep", *GRU[1:5], "--arch", "gru", own_text, "--out", tmp_path / "sweep"
     )
     assert swept.status == 2
-    assert "model.counts: 4 given" in swept.err
+    assert "model.counts: [2, 4] given" in swept.err
     assert not (tmp_path / "sweep" / "sweep.json").exists()
     axis = ["--arch", "mlp", "--axis", "model.counts=0,4", "--steps", "4", "--lr", "0.1"]
     mixed = commands.run("initlab.commands.sweep", own_text, *axis, "--out", tmp_path / "mixed")
     assert mixed.status == 2
-    assert "model.counts: 4 given" in mixed.err
+    assert "model.counts: [4] given" in mixed.err
     assert not [path for path in (tmp_path / "mixed").rglob("*") if path.name != ".lock"]
     assert commands.run("train", *GRU, own_text, "--workdir", tmp_path / "run").status == 0
     probe = commands.run("initlab.commands.probe", *GRU, own_text, "--out", tmp_path / "probe")
     assert probe.status == 2
-    assert "model.counts: 4 given; a probe measures a network alone" in probe.err
+    assert "model.counts: [2, 4] given; a probe measures a network alone" in probe.err
     export = commands.run("interop", "export", tmp_path / "run", tmp_path / "out.safetensors")
     assert export.status == 2
-    assert "model.counts: 4 given" in export.err
+    assert "model.counts: [2, 4] given" in export.err
 
 
 def test_a_digest_without_counts_is_what_it_was():

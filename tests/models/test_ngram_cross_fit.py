@@ -38,8 +38,8 @@ def contexts_of(split: Split, order: int) -> list[tuple[int, tuple[int, ...]]]:
 def test_a_fold_is_predicted_by_the_equations_over_the_rest(layout, smoothing):
     split, order, folds = text(layout), 3, 4
     modified = smoothing == "modified_kneser_ney"
-    rows = cross_fit(split, vocab_size=V, order=order, folds=folds, modified=modified)
-    assert rows.shape == (split.tokens.size, V)
+    rows = cross_fit(split, vocab_size=V, orders=(order,), folds=folds, modified=modified)
+    assert rows.shape == (split.tokens.size, 1, V)
     assert rows.dtype == np.float16
     contexts = contexts_of(split, order)
     bounds = np.linspace(0, len(contexts), folds + 1).astype(int)
@@ -49,7 +49,7 @@ def test_a_fold_is_predicted_by_the_equations_over_the_rest(layout, smoothing):
         for target in rng.integers(begin, end, 12):
             place, h = contexts[target]
             expected = np.log([rest.p(w, h) for w in range(V)])
-            np.testing.assert_allclose(rows[place], expected, rtol=1e-3, atol=HALF)
+            np.testing.assert_allclose(rows[place, 0], expected, rtol=1e-3, atol=HALF)
 
 
 @pytest.mark.parametrize("layout", ["stream", pytest.param("lines", marks=pytest.mark.slow)])
@@ -57,7 +57,7 @@ def test_without_its_last_target_a_text_is_counted_as_the_family_counts_it(layou
     # As many folds as targets: the last is the last target alone.
     split = stream(text("stream").tokens[:300]) if layout == "stream" else text("lines")
     order = 5
-    rows = cross_fit(split, vocab_size=V, order=order, folds=split.num_targets)
+    rows = cross_fit(split, vocab_size=V, orders=(order,), folds=split.num_targets)
     place, h = contexts_of(split, order)[-1]
     if layout == "stream":
         shorter = stream(split.tokens[:-1])
@@ -68,7 +68,7 @@ def test_without_its_last_target_a_text_is_counted_as_the_family_counts_it(layou
     config = {"kind": "ngram", "order": order, "smoothing": "modified_kneser_ney"}
     model = build(parse_config({"model": config}).model, V, jnp.float32)
     logits, _ = model.apply(model.fit(shorter), jnp.asarray([h]), num_outputs=1)
-    np.testing.assert_allclose(rows[place], logits[0, 0], rtol=1e-3, atol=HALF)
+    np.testing.assert_allclose(rows[place, 0], logits[0, 0], rtol=1e-3, atol=HALF)
 
 
 @settings(max_examples=40, deadline=None)
@@ -79,20 +79,29 @@ def test_without_its_last_target_a_text_is_counted_as_the_family_counts_it(layou
     data=st.data(),
 )
 def test_rows_are_distributions_that_do_not_know_the_fold_s_own_targets(tokens, order, folds, data):
-    rows = cross_fit(stream(tokens), vocab_size=4, order=order, folds=folds)
-    np.testing.assert_allclose(np.exp(rows[1:].astype(float)).sum(axis=1), 1, atol=4e-3)
+    orders = (order, order + 2)
+    rows = cross_fit(stream(tokens), vocab_size=4, orders=orders, folds=folds)
+    np.testing.assert_allclose(np.exp(rows[1:].astype(float)).sum(axis=2), 1, atol=4e-3)
     # The last fold's targets are in the contexts of no other fold.
     first = int(np.linspace(0, len(tokens) - 1, folds + 1)[-2]) + 1
     changed = data.draw(st.integers(first, len(tokens) - 1))
     other = list(tokens)
     other[changed] = (other[changed] + 1) % 4
-    others = cross_fit(stream(other), vocab_size=4, order=order, folds=folds)
+    others = cross_fit(stream(other), vocab_size=4, orders=orders, folds=folds)
     # Later ones have it in their contexts, and it in theirs alone.
     np.testing.assert_array_equal(rows[first : changed + 1], others[first : changed + 1])
 
 
+def test_several_orders_are_those_of_each_alone():
+    split, orders = text("lines"), (2, 3, 6)
+    rows = cross_fit(split, vocab_size=V, orders=orders, folds=3)
+    for expert, order in enumerate(orders):
+        alone = cross_fit(split, vocab_size=V, orders=(order,), folds=3)
+        np.testing.assert_array_equal(rows[:, expert], alone[:, 0])
+
+
 def test_targets_that_no_counts_have_seen_are_predicted_uniformly():
     # The first fold is of symbols that occur nowhere else.
-    rows = cross_fit(stream([0, *[1] * 10, *[2] * 10]), vocab_size=4, order=3, folds=2)
-    seen = np.exp(rows[1:11].astype(float))
+    rows = cross_fit(stream([0, *[1] * 10, *[2] * 10]), vocab_size=4, orders=(3,), folds=2)
+    seen = np.exp(rows[1:11, 0].astype(float))
     np.testing.assert_allclose(seen[:, 1], seen[:, 3], rtol=4e-3)

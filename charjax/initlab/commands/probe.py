@@ -26,9 +26,10 @@ def main(argv: list[str]) -> int:
     """Run the command; returns its exit status."""
     args = arguments(argv)
     config = load_config(args.config, args.overrides, note=cli.remark)
-    if order := getattr(config.model, "counts", 0):
+    if orders := getattr(config.model, "counts", ()):
         raise UserError(
-            f"model.counts: {order} given; a probe measures a network alone: set model.counts=0"
+            f"model.counts: {list(orders)} given; a probe measures a network alone: set "
+            "model.counts=[]"
         )
     if config.model.fitted:
         raise UserError(
