@@ -78,8 +78,8 @@ class BatchSource(Draws):
 
     Attributes:
       tokens: (N,) uint8, uint16 or uint32, on the device.
-      count_log_probs: (N, O, V) float16, what each of the counts of the rest of the text predicts in
-        place of each token; None where the model has no counts.
+      count_log_probs: (N, O, V) float16, what each of the counts of the rest of the text predicts
+        in place of each token; None where the model has no counts.
     """
 
     tokens: Array
