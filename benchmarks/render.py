@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    mixtures,
     render_against,
     render_aot,
     render_benchmark,
@@ -86,6 +87,7 @@ def pages(measured: dict[str, report.Result], folder: Path = RESULTS) -> dict[Pa
         DOCS / "accelerators.md": render_aot.page_parts(),
         DOCS / "optimizers.md": render_optimizers.page_parts(),
         DOCS / "benchmark.md": render_benchmark.page_parts(),
+        DOCS / "options.md": {"mixtures": mixtures.table(folder)},
         DOCS / "data.md": {"texts": render_speed.texts(folder)},
         DOCS / "distributed.md": {"scaling": render_speed.scaling(folder)},
         DOCS / "durability.md": render_faults.page_parts(),
@@ -140,7 +142,9 @@ def with_header(
     body = [line for line in text.splitlines() if not line.startswith("# Measured")]
     at = next(index for index, line in enumerate(body) if not line.startswith("#"))
     row = next((row for row in measured.values() if _is_of(row, path.stem)), None)
-    lines = header(path.stem, result) if row is None else row_header(row)
+    lines = mixtures.header(path.stem) or (
+        header(path.stem, result) if row is None else row_header(row)
+    )
     return "\n".join(body[:at] + lines + body[at:]) + "\n"
 
 

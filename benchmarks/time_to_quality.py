@@ -54,9 +54,9 @@ _SOON = (
     "optim.decay_steps=1200",
     "eval.every=100",
 )
-_COUNTED = ("runtime.dtype=bfloat16",)
-# As long a schedule as the goal needs.
-_AT_ONCE = (*_COUNTED, "train.steps=60", "optim.warmup_steps=10", "eval.every=60")
+# Schedules as long as the goals need, chosen on a part of the training split.
+_COUNTED = ("train.steps=100", "optim.warmup_steps=20", "eval.every=100")
+_AT_ONCE = ("train.steps=30", "optim.warmup_steps=5", "eval.every=30")
 GOALS = {
     "gpu": (Goal("nanogpt-char", 1.4697, repeats=3),),
     "cpu": (
