@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import Array
 
 from charjax.models.contract import FiniteModel
-from charjax.models.layers import ENDS, Embedding, Readout, hidden_layer
+from charjax.models.layers import ENDS, Embedding, Readout, hidden_layer, product_dtype
 from charjax.models.own import activation_of
 from charjax.models.roles import Parameter, Role, Roles, dense
 from charjax.models.taps import (
@@ -143,7 +143,8 @@ class WaveNet(FiniteModel):
                 self.activation,
                 train=train,
             )
-        readout = Readout(self.vocab_size, bias=True, dtype=self.dtype, name="readout")
+        dtype = product_dtype(h_BPH, self.vocab_size, self.dtype)
+        readout = Readout(self.vocab_size, bias=True, dtype=dtype, name="readout")
         return readout(h_BPH), cache
 
 
