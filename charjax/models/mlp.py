@@ -47,6 +47,7 @@ class MLP(FiniteModel):
     norm: Literal["none", "batch"]
     blank: bool
     activation: str = "tanh"
+    widens_small_products: ClassVar[bool] = True
     flops_formula: ClassVar[str] = "3 x 2 (C E H + H H' + ... + H V)"
 
     @property

@@ -55,6 +55,7 @@ class WaveNet(FiniteModel):
     d_hidden: int
     norm: Literal["none", "batch"]
     activation: str = "tanh"
+    widens_small_products: ClassVar[bool] = True
     flops_formula: ClassVar[str] = (
         "3 x 2 (2 E H + (levels - 1) 2 H H + H V): each place once, shared by the targets"
     )
