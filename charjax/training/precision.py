@@ -151,6 +151,8 @@ def main_product(model: CharModel, batch: int, targets: int) -> Product | None:
 def measured_ratio(product: Product, mesh: Mesh) -> float:
     """Return bfloat16's time over float32's for a product, the median of turns.
 
+    It is the processor's time: by the clock, turns of a few milliseconds are at the mercy of
+    whatever else runs on the machine.
     It is cut to the rows of a device that shares the batch, and to fewer where it is large.
     """
     most = max(_LEAST_ROWS, _MOST_MULTIPLICATIONS // (product.D * product.E))
@@ -170,9 +172,10 @@ def measured_ratio(product: Product, mesh: Mesh) -> float:
 
 
 def _seconds(work: Callable[[], None]) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     work()
-    return time.perf_counter() - began
+    # Some systems count it in coarse steps.
+    return max(time.process_time() - began, 1e-6)
 
 
 def _work(product: Product, repeats: int, mesh: Mesh, dtype: DType) -> Callable[[], None]:
