@@ -6,7 +6,8 @@ A row is a family, a dtype of the products, a batch size and the number of steps
 the compiled program makes (1 or 100; the calls follow one another without waiting). Compilation
 is timed separately. FLOPs per token are counted by the formulas of charjax/performance/flops.py,
 which are printed; MFU is their rate as a fraction of the best matrix product measured in the same
-run, and of the nominal peak where it is known. Memory is what the compiled program reports.
+run, and of the nominal peak where it is known. Memory is what the compiled program reports. The two
+dtypes of a family take turns: "of float32's" is bfloat16's time over float32's.
 """
 
 from typing import Any
@@ -22,7 +23,8 @@ from charjax.performance.devices import nominal
 from charjax.performance.flops import flops_formula, train_flops
 from charjax.performance.rates import DTYPES
 from charjax.performance.show import Column, Row, percent, quantity, spread
-from charjax.performance.timing import Slice, summary, take_turns
+from charjax.performance.timing import Slice, paired_ratio, summary, take_turns
+from charjax.performance.workload import Training
 
 _CONTEXT = dict.fromkeys(("bigram", "bow", "mlp", "wavenet"), 8)
 MODELS = {
@@ -40,12 +42,18 @@ def measure(section: Section) -> None:
     slow: list[str] = []
     for batch in (4,) if section.quick else BATCHES[section.device]:
         for kind in MODELS:
-            for dtype in DTYPES if not section.quick else ("float32",):
-                name = f"{kind} {dtype} B{batch}"
-                config = _config(kind, dtype, batch)
-                if section.has_heap_for(config) and section.wants(name):
-                    with section.attempt(name):
-                        _measure(section, name, config, slow)
+            configs = {
+                f"{kind} {dtype} B{batch}": _config(kind, dtype, batch)
+                for dtype in (DTYPES if not section.quick else ("float32",))
+            }
+            wanted = {
+                name: config
+                for name, config in configs.items()
+                if section.has_heap_for(config) and section.wants(name)
+            }
+            if wanted:
+                with section.attempt(", ".join(wanted)):
+                    _measure(section, wanted, slow)
     if slow:
         why = f"a step takes over {quantity(_LONG_STEP, 's')}: its launch is negligible"
         section.leave_out(f"100 steps per dispatch of {'; '.join(slow)}", why)
@@ -61,34 +69,57 @@ def _config(kind: str, dtype: str, batch: int) -> Config:
     )
 
 
-def _measure(section: Section, name: str, config: Config, slow: list[str]) -> None:
-    kind, dtype, batch = config.model.kind, config.runtime.dtype, config.train.batch_size
-    training = prepare(config)
+def _measure(section: Section, configs: dict[str, Config], slow: list[str]) -> None:
+    """Time a family at one batch size, its dtypes in turns."""
+    trainings = {name: prepare(config) for name, config in configs.items()}
     seconds = section.slice_seconds / 4
-    works = {1: Slice(training.dispatches(1), seconds)}
-    if works[1]() < _LONG_STEP:
-        works[100] = Slice(training.dispatches(100), seconds)
-    else:
-        slow.append(name)
-    found = take_turns({str(n): work for n, work in works.items()}, section.repeats, section.late)
-    model = training.session.config.model
-    flops = train_flops(model, training.session.dataset.tokenizer.vocab_size)
-    for steps in works:
-        values = [seconds / steps for seconds in found[str(steps)]]
-        section.add(
-            name,
-            family=kind,
-            dtype=dtype,
-            batch=batch,
-            steps_a_dispatch=steps,
-            tokens_a_step=training.tokens_a_step,
-            flops_formula=flops_formula(kind),
-            flops_a_token=flops,
-            compile_seconds=training.program.compile_seconds,
-            bytes_needed=training.bytes_needed,
-            unit="s",
-            **_rates(section, dtype, flops, training.tokens_a_step, summary(values)),
-        )
+    works = {f"{name}, 1": Slice(t.dispatches(1), seconds) for name, t in trainings.items()}
+    for name, training in trainings.items():
+        if works[f"{name}, 1"]() < _LONG_STEP:
+            works[f"{name}, 100"] = Slice(training.dispatches(100), seconds)
+        else:
+            slow.append(name)
+    found = take_turns(works, section.repeats, section.late)
+    for label, values in found.items():
+        name, _, steps = label.rpartition(", ")
+        each = [seconds / int(steps) for seconds in values]
+        _add(section, name, trainings[name], int(steps), each, _of_float32(found, label))
+
+
+def _of_float32(found: dict[str, list[float]], label: str) -> dict[str, Any]:
+    """Return bfloat16's time over float32's in the same turns, for a row in bfloat16."""
+    other = found.get(label.replace(" bfloat16 ", " float32 "))
+    if " bfloat16 " not in label or other is None:
+        return {}
+    return {"over_float32": paired_ratio(other, found[label])}
+
+
+def _add(
+    section: Section,
+    name: str,
+    training: Training,
+    steps: int,
+    values: list[float],
+    ratio: dict[str, Any],
+) -> None:
+    config = training.session.config
+    kind, dtype = config.model.kind, config.runtime.dtype
+    flops = train_flops(config.model, training.session.dataset.tokenizer.vocab_size)
+    section.add(
+        name,
+        family=kind,
+        dtype=dtype,
+        batch=config.train.batch_size,
+        steps_a_dispatch=steps,
+        tokens_a_step=training.tokens_a_step,
+        flops_formula=flops_formula(kind),
+        flops_a_token=flops,
+        compile_seconds=training.program.compile_seconds,
+        bytes_needed=training.bytes_needed,
+        unit="s",
+        **_rates(section, dtype, flops, training.tokens_a_step, summary(values)),
+        **ratio,
+    )
 
 
 def _rates(
@@ -161,10 +192,16 @@ def _formulas(rows: list[Row]) -> Table:
     return table
 
 
+def over_float32(row: Row) -> str:
+    """Format the time of a step in bfloat16 over that in float32, in the same turns."""
+    return f"{row['over_float32']['median']:.2f} x" if "over_float32" in row else ""
+
+
 COLUMNS: tuple[Column, ...] = (
     ("", lambda row: row["name"]),
     ("steps per dispatch", lambda row: str(row["steps_a_dispatch"])),
     ("a step", spread),
+    ("of float32's", over_float32),
     ("tokens/s", lambda row: f"{row['tokens_per_second']:,.0f}"),
     ("MFU (measured)", lambda row: percent(row["mfu_measured"])),
     ("MFU (nominal)", lambda row: percent(row["mfu_nominal"])),

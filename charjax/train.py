@@ -228,8 +228,10 @@ def _open(
         display.say(describe_source(source))
         return open_session(config, source.tokenizer), source.variables["params"]
     # A fine-tuned run has the alphabet of its source, which may not be that of its text.
-    saved = saved_dataset(workdir) if args.resume and workdir else (None, None)
-    return open_session(config, *saved), None
+    if not (args.resume and workdir):
+        return open_session(config), None
+    dtype = load_config(workdir / "config.toml", saved=True).runtime.dtype
+    return open_session(config, *saved_dataset(workdir), dtype), None
 
 
 def train_run(

@@ -132,6 +132,11 @@ def _points(args: argparse.Namespace, config: Config) -> Iterator[Any]:
     """Yield the configurations; mistakes in any of them are found before the first is measured."""
     from charjax.performance.contest import Point
 
+    if config.runtime.dtype == "auto":
+        raise UserError(
+            'runtime.dtype: "auto" given; a benchmark compares contestants in one dtype: give '
+            '"float32" or "bfloat16"'
+        )
     if args.sweep is None:
         yield Point(config, args.config, tuple(args.overrides))
         return

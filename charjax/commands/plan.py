@@ -34,6 +34,11 @@ def main(argv: list[str]) -> int:
             f"model.kind: {config.model.kind} counts its text once and takes no training steps; "
             "there is nothing to plan"
         )
+    if config.runtime.dtype == "auto" and args.device != "cpu":
+        raise UserError(
+            'runtime.dtype: "auto" given; it is chosen on the device itself: give "float32" or '
+            f'"bfloat16" to plan for {args.device}'
+        )
     table = _device_table(args.device)
     session = _open(config, args, notes)
     from charjax.performance.planning import make_plan, to_json

@@ -38,6 +38,9 @@ def resume_conflicts(
     free = set(_FREE_TO_CHANGE)
     if completed is not None and _same_rates(old.optim, new.optim, completed):
         free.update(_OF_SCHEDULE)
+    if new.runtime.dtype == "auto":
+        # A run that is resumed keeps what was chosen.
+        free.add("runtime.dtype")
     for key in ("path", "val_path"):
         if getattr(old.data, key) is not None and getattr(new.data, key) is not None:
             free.add(f"data.{key}")

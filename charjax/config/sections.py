@@ -311,7 +311,10 @@ class RuntimeConfig(Section):
     """The device and the precision."""
 
     device: Literal["auto", "cpu", "gpu", "tpu"] = Field("auto", description="the kind of device")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="dtype of the compute")
+    dtype: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32",
+        description="dtype of the compute; auto: bfloat16 where it is faster (a CPU is measured)",
+    )
     deterministic: bool = Field(False, description="gpu: the same bits on every run, slower")
     prng: Literal["threefry", "rbg", "auto"] = Field(
         "threefry",

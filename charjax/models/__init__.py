@@ -65,5 +65,6 @@ def build(config: ModelConfig, vocab_size: int, dtype: DTypeLike) -> CharModel:
 
 
 def build_model(config: Config, tokenizer: Tokenizer) -> CharModel:
-    """Make the model of a whole config and its tokenizer."""
-    return build(config.model, tokenizer.vocab_size, jnp.dtype(config.runtime.dtype))
+    """Make the model of a whole config and its tokenizer; in float32 until "auto" is chosen."""
+    dtype = "float32" if config.runtime.dtype == "auto" else config.runtime.dtype
+    return build(config.model, tokenizer.vocab_size, jnp.dtype(dtype))

@@ -33,6 +33,7 @@ class CharModel(nn.Module):
       looks_up_targets: it has `target_log_probs`.
       has_attention: it has `attention_weights`; the layers of its queries, keys and values end in
         "attention/qkv", or in "attention/query" and then "attention/key_value".
+      widens_small_products: on a CPU its small products are in float32, whatever the dtype.
       flops_formula: `forward_flops` as a formula of a training step (three times the forward
         pass), for tables; its letters are those of charjax/performance/flops.py.
       roles: (regular expression over a parameter's "/"-joined path, its role); exactly one covers
@@ -45,6 +46,7 @@ class CharModel(nn.Module):
     fitted: ClassVar[bool] = False
     looks_up_targets: ClassVar[bool] = False
     has_attention: ClassVar[bool] = False
+    widens_small_products: ClassVar[bool] = False
     flops_formula: ClassVar[str] = ""
     roles: ClassVar[Roles]
 

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 
 from charjax.models.own import activation_of
 from charjax.models.roles import Parameter, Role, dense
+from charjax.ops.choice import is_small_product
 from charjax.ops.dropout import keep_mask
 from charjax.ops.linear import matmul, matmul_reference
 from charjax.ops.lookup import lookup
@@ -224,6 +225,14 @@ class BatchNorm(nn.Module):
         return self.momentum * old_D + (1.0 - self.momentum) * jax.lax.stop_gradient(new_D)
 
 
+def product_dtype(h_BTD: Array, width: int, dtype: DTypeLike) -> DTypeLike:
+    """Return the dtype of a hidden layer's product: float32 in place of `dtype` if it is small."""
+    *leading, D = h_BTD.shape
+    if dtype == jnp.bfloat16 and is_small_product(math.prod(leading), D, width):
+        return jnp.float32
+    return dtype
+
+
 def hidden_layer(
     h_BTD: Array,
     width: int,
@@ -241,6 +250,7 @@ def hidden_layer(
     To be called in a module's compact method; `names` are those of its linear layer and its norm.
     """
     linear, normal = names
+    dtype = product_dtype(h_BTD, width, dtype)
     # XLA's CPU backend may sum a product whose operand is read transposed, as the kernel's gradient
     # is, in bfloat16 (jaxlib 0.12); `matmul` lays it out before.
     product = matmul if dtype == jnp.bfloat16 else matmul_reference

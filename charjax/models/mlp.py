@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import Array
 
 from charjax.models.contract import FiniteModel
-from charjax.models.layers import ENDS, Embedding, Readout, hidden_layer
+from charjax.models.layers import ENDS, Embedding, Readout, hidden_layer, product_dtype
 from charjax.models.roles import Parameter, Role, Roles, dense
 from charjax.models.taps import LOGITS, Tap, input_of, layer_of, output_of, tap_at
 
@@ -47,6 +47,7 @@ class MLP(FiniteModel):
     norm: Literal["none", "batch"]
     blank: bool
     activation: str = "tanh"
+    widens_small_products: ClassVar[bool] = True
     flops_formula: ClassVar[str] = "3 x 2 (C E H + H H' + ... + H V)"
 
     @property
@@ -116,7 +117,6 @@ class MLP(FiniteModel):
         N = history_BS.shape[1] - self.lookback
         symbols = self.vocab_size + self.blank
         embedding = Embedding(symbols, self.d_embed, name="token_embedding")
-        readout = Readout(self.vocab_size, bias=True, dtype=self.dtype, name="readout")
         if self.blank:
             parts = [embedding(tokens_BN) for tokens_BN in self._blanked(history_BS, N)]
         else:
@@ -129,6 +129,8 @@ class MLP(FiniteModel):
             h_BNH = hidden_layer(
                 h_BNH, width, self.dtype, self.norm, names, self.activation, train=train
             )
+        dtype = product_dtype(h_BNH, self.vocab_size, self.dtype)
+        readout = Readout(self.vocab_size, bias=True, dtype=dtype, name="readout")
         return readout(h_BNH), cache
 
     def _blanked(self, history_BS: Array, N: int) -> list[Array]:

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import Array
 
 from charjax.models.contract import FiniteModel
-from charjax.models.layers import ENDS, Embedding, Readout, hidden_layer
+from charjax.models.layers import ENDS, Embedding, Readout, hidden_layer, product_dtype
 from charjax.models.own import activation_of
 from charjax.models.roles import Parameter, Role, Roles, dense
 from charjax.models.taps import (
@@ -55,6 +55,7 @@ class WaveNet(FiniteModel):
     d_hidden: int
     norm: Literal["none", "batch"]
     activation: str = "tanh"
+    widens_small_products: ClassVar[bool] = True
     flops_formula: ClassVar[str] = (
         "3 x 2 (2 E H + (levels - 1) 2 H H + H V): each place once, shared by the targets"
     )
@@ -143,7 +144,8 @@ class WaveNet(FiniteModel):
                 self.activation,
                 train=train,
             )
-        readout = Readout(self.vocab_size, bias=True, dtype=self.dtype, name="readout")
+        dtype = product_dtype(h_BPH, self.vocab_size, self.dtype)
+        readout = Readout(self.vocab_size, bias=True, dtype=dtype, name="readout")
         return readout(h_BPH), cache
 
 

@@ -22,6 +22,8 @@ QUERY_BLOCK = 64
 LONGEST_UNROLLED = 512
 # Multiplications in the least gradient of weights that is left to oneDNN.
 _ONEDNN_LEAST = 2**28
+# Multiplications in the least product that a CPU computes in bfloat16.
+_BFLOAT16_LEAST = 2**20
 
 
 def on_cpu() -> bool:
@@ -110,6 +112,15 @@ def onednn_gradient(N: int, D: int, E: int, dtype: Any) -> bool:
     is_tried = (0, 12) <= jax.__version_info__[:2] < (0, 13)
     is_there = on_cpu() and sys.platform == "linux" and platform.machine() == "x86_64"
     return is_tried and is_there and dtype == jnp.float32 and N * D * E >= _ONEDNN_LEAST
+
+
+def is_small_product(N: int, D: int, E: int) -> bool:
+    """Return true if (N, D) times (D, E) gains nothing from bfloat16 on a CPU.
+
+    Rounding operands, results and gradients takes longer than the product saves (measured:
+    benchmarks/NOTES.md).
+    """
+    return on_cpu() and N * D * E < _BFLOAT16_LEAST
 
 
 def weights_gradient_version(

@@ -10,7 +10,6 @@ writes. `clear_leftovers` removes what a killed process left before its rename.
 import concurrent.futures
 import contextlib
 import errno
-import functools
 import hashlib
 import os
 import secrets
@@ -32,6 +31,11 @@ _REPLACED = ".replaced-"
 _REMOVED = ".removed-"
 # Made for a moment, to see whether all processes share the directory.
 _SHARED = ".shared-"
+# Number, time and size of a record's file.
+_Version = tuple[int, int, int]
+# Whether a step is the best, by its directory and number, as its record of that version says.
+_known_best: dict[tuple[Path, int], tuple[_Version, bool]] = {}
+_MOST_KNOWN = 32
 
 
 def steps(directory: Path) -> list[int]:
@@ -146,9 +150,10 @@ def commit_step(
             check_pieces(arrays_path(staging), sum(array.nbytes for array in arrays.values()))
             files = digests(staging, arrays_path(staging))
             record = Record(step=step, best=best, meta=meta, leaves=describe(arrays), files=files)
-            write_record(staging, directory, record)
+            best = write_record(staging, directory, record)
             sync([staging / name for name in (*files, _RECORD)], threads)
         rename_into_place(staging, directory, step)
+        _remember(directory, step, best)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -206,11 +211,12 @@ def _sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_record(staging: Path, directory: Path, record: Record) -> None:
-    """Write the record of a step that is complete but for it."""
+def write_record(staging: Path, directory: Path, record: Record) -> bool:
+    """Write the record of a step that is complete but for it; return whether it is the best."""
     best = record.best or _was_best(directory, record.step)
     data = record.model_copy(update={"best": best}).encode()
     record_path(staging).write_bytes(data)
+    return best
 
 
 @contextlib.contextmanager
@@ -232,20 +238,37 @@ def still_there(directory: Path) -> Iterator[None]:
 
 
 def _was_best(directory: Path, step: int) -> bool:
-    try:
-        found = (directory / str(step) / _RECORD).stat()
-    except OSError:
-        return False
-    return _is_best(directory, step, (found.st_ino, found.st_mtime_ns, found.st_size))
-
-
-@functools.lru_cache(32)
-def _is_best(directory: Path, step: int, _: tuple[int, int, int]) -> bool:
     """Return what a step's record says, read once as long as its file is the same."""
     try:
-        return read_record(directory, step).best
-    except DamagedError:
+        version = _version(directory, step)
+    except OSError:
         return False
+    known = _known_best.get((directory, step))
+    if known is not None and known[0] == version:
+        return known[1]
+    try:
+        best = read_record(directory, step).best
+    except DamagedError:
+        best = False
+    _know(directory, step, version, best)
+    return best
+
+
+def _remember(directory: Path, step: int, best: bool) -> None:
+    """Keep what the record that was just written says: it need not be read again."""
+    with contextlib.suppress(OSError):
+        _know(directory, step, _version(directory, step), best)
+
+
+def _know(directory: Path, step: int, version: _Version, best: bool) -> None:
+    if len(_known_best) >= _MOST_KNOWN:
+        _known_best.clear()
+    _known_best[directory, step] = version, best
+
+
+def _version(directory: Path, step: int) -> _Version:
+    found = (directory / str(step) / _RECORD).stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def rename_into_place(staging: Path, directory: Path, step: int) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import sys
 import time
 from pathlib import Path
@@ -314,21 +315,26 @@ class Recorder:
         return program
 
     def _save(self, step: int, state: TrainState, progress: Progress, best: bool) -> None:
-        session = self.session
-        meta = checkpoint_meta(
-            session.config,
-            session.dataset.tokenizer,
-            session.dataset.digest,
-            environment(session),
-            progress.to_json(),
-            session.dataset.files,
-        )
-        tables = state.params if session.model.fitted else dict(state.tables)
+        meta = {**self._notes, "progress": progress.to_json()}
+        tables = state.params if self.session.model.fitted else dict(state.tables)
         if tables:
             meta["tables"] = {
                 name: [list(table.shape), str(table.dtype)] for name, table in tables.items()
             }
         self.checkpoints.save(step, state, meta, best=best)
+
+    @functools.cached_property
+    def _notes(self) -> dict[str, Any]:
+        """The notes of every checkpoint, but for the progress: making them takes a millisecond."""
+        session = self.session
+        return checkpoint_meta(
+            session.config,
+            session.dataset.tokenizer,
+            session.dataset.digest,
+            environment(session),
+            {},
+            session.dataset.files,
+        )
 
     def _sample(self, step: int, state: TrainState) -> None:
         """Append to samples.txt, and show the first sample; the first process does it."""

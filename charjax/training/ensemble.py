@@ -89,8 +89,8 @@ def check_config(config: Config) -> None:
     threefry there. The behaviour is JAX's: findings/vmapped-rbg-keys.sh.
 
     Raises:
-      UserError: runtime.prng is rbg, runtime.mesh divides parameters, or there are counts beside
-        the network.
+      UserError: runtime.prng is rbg, runtime.dtype is not chosen, runtime.mesh divides parameters,
+        or there are counts beside the network.
     """
     if orders := getattr(config.model, "counts", ()):
         raise UserError(
@@ -101,6 +101,11 @@ def check_config(config: Config) -> None:
         raise UserError(
             'runtime.prng: "rbg" given; runs that are trained in one program would all draw their '
             'dropout masks by the first one\'s key: use "threefry", or "auto", which is that there'
+        )
+    if config.runtime.dtype == "auto":
+        raise UserError(
+            'runtime.dtype: "auto" given; it is measured for a run by itself, and runs that are '
+            'trained in one program share it: use "float32" or "bfloat16"'
         )
     if config.runtime.mesh.fsdp != 1:
         raise UserError(

@@ -36,6 +36,7 @@ from charjax.training.devices import check_memory, make_run_mesh
 from charjax.training.evaluation import Score, exact_loss, random_loss
 from charjax.training.feed import Source, one_batch
 from charjax.training.own_checks import check_own
+from charjax.training.precision import DType, choose_dtype, with_dtype
 from charjax.training.state import (
     InitData,
     TrainState,
@@ -82,7 +83,10 @@ class Session:
 
 
 def open_session(
-    config: Config, tokenizer: Tokenizer | None = None, digest: str | None = None
+    config: Config,
+    tokenizer: Tokenizer | None = None,
+    digest: str | None = None,
+    saved_dtype: DType | None = None,
 ) -> Session:
     """Load the text and build the model, for the devices as they were started.
 
@@ -92,11 +96,13 @@ def open_session(
       config: the configuration.
       tokenizer: the alphabet of another run, for fine-tuning; by default that of the text.
       digest: SHA-256 that the text must have; by default any.
+      saved_dtype: that of the run that is resumed.
 
     Raises:
       UserError: a mistake in the data, or the model does not fit the devices.
     """
-    return make_session(config, load_dataset(config.data, tokenizer, digest), jax.devices())
+    dataset = load_dataset(config.data, tokenizer, digest)
+    return make_session(config, dataset, jax.devices(), saved_dtype, notes_slow_dtype=True)
 
 
 def start_for_training(config: Config, *, several: bool = False) -> list[jax.Device]:
@@ -120,16 +126,41 @@ def start_for_training(config: Config, *, several: bool = False) -> list[jax.Dev
     )
 
 
-def make_session(config: Config, dataset: Dataset, devices: list[jax.Device]) -> Session:
-    """Build the model and the batches for a text that has been loaded."""
+def make_session(
+    config: Config,
+    dataset: Dataset,
+    devices: list[jax.Device],
+    saved_dtype: DType | None = None,
+    *,
+    notes_slow_dtype: bool = False,
+) -> Session:
+    """Build the model and the batches for a text that has been loaded.
+
+    With runtime.dtype = "auto" the dtype is chosen here, for these devices.
+
+    Args:
+      config: the configuration.
+      dataset: the text.
+      devices: of all processes.
+      saved_dtype: that of the run that is resumed.
+      notes_slow_dtype: whether bfloat16, where it is given, is measured on a CPU, and noted with
+        the text's notes if it is slower.
+    """
     if note := _context_note(config, dataset):
         dataset = dataclasses.replace(dataset, notes=(*dataset.notes, note))
     config = with_context(config, dataset)
     model = build_model(config, dataset.tokenizer)
     if not model.fitted:
         _check_scheme(config, model)
-        check_own(config, model)
     mesh = make_run_mesh(config, devices)
+    if config.runtime.dtype == "auto" or notes_slow_dtype:
+        dtype, note = choose_dtype(config, model, mesh, _targets(config), saved_dtype)
+        config = with_dtype(config, dtype)
+        model = build_model(config, dataset.tokenizer)
+        notes = dataset.notes if note is None else (*dataset.notes, note)
+        dataset = dataclasses.replace(dataset, notes=notes)
+    if not model.fitted:
+        check_own(config, model)
     if not model.fitted:
         check_memory(config, model, mesh)
     source = val_source = None
@@ -143,6 +174,11 @@ def make_session(config: Config, dataset: Dataset, devices: list[jax.Device]) ->
             val_source = _source(config, model, mesh, val, rows, "random", trains=False)
     session = Session(config, dataset, model, devices, mesh, source, val_source)
     return session if config.train.epochs is None else _with_steps(session, config.train.epochs)
+
+
+def _targets(config: Config) -> int:
+    """Return the targets of a window."""
+    return 1 if config.data.layout == "pairs" else config.model.context_length or 1
 
 
 def _with_steps(session: Session, epochs: float) -> Session:
