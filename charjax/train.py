@@ -231,7 +231,8 @@ def _open(
     if not (args.resume and workdir):
         return open_session(config), None
     dtype = load_config(workdir / "config.toml", saved=True).runtime.dtype
-    return open_session(config, *saved_dataset(workdir), dtype), None
+    tokenizer, digest = saved_dataset(workdir)
+    return open_session(config, tokenizer, digest, None if dtype == "auto" else dtype), None
 
 
 def train_run(

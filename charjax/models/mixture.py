@@ -252,6 +252,11 @@ class Mixture(CharModel):
         return self.network.embedding_scale
 
     @property
+    def widens_small_products(self) -> bool:  # type: ignore[override]
+        """The network's."""
+        return self.network.widens_small_products
+
+    @property
     def auxiliary_weight(self) -> float:
         """That of the network's own loss."""
         return self.auxiliary

@@ -134,18 +134,18 @@ def main_product(model: CharModel, batch: int, targets: int) -> Product | None:
     """
     tokens_BT = jax.ShapeDtypeStruct((1, model.lookback + 1), jnp.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
-    counts: dict[tuple[int, int, int], int] = {}
+    counts: dict[Product, int] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(shapes)[0]:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         role = parameter_of(model.roles, name).role
         if leaf.ndim != 2 or role not in (*MATRIX_ROLES, Role.READOUT):
             continue
         turns = targets if role is Role.RECURRENT else 1
-        shape = batch * targets // turns, *map(int, leaf.shape)
-        if not (model.widens_small_products and is_small_product(*shape)):
-            counts[shape] = counts.get(shape, 0) + turns
-    products = [Product(*shape) for shape in counts]
-    return max(products, key=lambda p: p.multiplications * counts[p.N, p.D, p.E], default=None)
+        D, E = leaf.shape
+        product = Product(batch * targets // turns, D, E)
+        if not (model.widens_small_products and is_small_product(*product)):
+            counts[product] = counts.get(product, 0) + turns
+    return max(counts, key=lambda p: p.multiplications * counts[p], default=None)
 
 
 def measured_ratio(product: Product, mesh: Mesh) -> float:
