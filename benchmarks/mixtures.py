@@ -1,4 +1,4 @@
-"""What networks beside counts lose, by the commands: seeds, texts, each expert alone, bytes.
+"""Losses of networks beside counts, by the commands: seeds, texts, each expert alone, bytes.
 
     python -m benchmarks.mixtures [--only NAME,...] [--seeds N] [--out FILE.json]
 
@@ -174,12 +174,12 @@ def _run(recipe: Recipe, seed: int) -> dict[str, Any]:
         flags = ("--split", recipe.split, "--checkpoint", "latest", "--json")
         score = json.loads(_command("charjax.evaluate", run, *flags))
     print(f"{recipe.name}, seed {seed}: {recipe.split} {score['loss']:.4f}, {seconds:.1f} s")
-    kept = ("loss", "bpc", "tokens", "experts", "model_bytes", "step")
+    shown = ("loss", "bpc", "tokens", "experts", "model_bytes", "step")
     return {
         "seed": seed,
         "seconds": seconds,
         "params": summary["params"],
-        **{name: score[name] for name in kept},
+        **{name: score[name] for name in shown},
     }
 
 

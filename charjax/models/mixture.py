@@ -111,8 +111,8 @@ class Mixture(CharModel):
         Returns:
           by name: "network", and "counts of n-grams" for each n.
         """
-        own = {f"{name}_{kind}" for name in ("network", "count") for kind in ("scale", "gate")}
-        params = {name: leaf for name, leaf in variables["params"].items() if name not in own}
+        weights = {f"{name}_{kind}" for name in ("network", "count") for kind in ("scale", "gate")}
+        params = {name: leaf for name, leaf in variables["params"].items() if name not in weights}
         others = {name: leaf for name, leaf in variables.items() if name not in ("params", COUNTS)}
         found: dict[str, tuple[CharModel, dict[str, Any]]] = {
             "network": (self.network, {"params": params, **others})
@@ -258,7 +258,7 @@ class Mixture(CharModel):
 
     @property
     def auxiliary_weight(self) -> float:
-        """That of the network's own loss."""
+        """Return the weight of the network's own loss."""
         return self.auxiliary
 
     @property

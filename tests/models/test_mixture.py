@@ -67,8 +67,8 @@ def test_the_logits_are_the_network_s_and_the_scaled_counts(kind, tokens):
     expected = a[..., None] * np.log(p) + sum(b[..., [i]] * log_q for i, log_q in enumerate(logs))
     np.testing.assert_allclose(together, expected, rtol=1e-4, atol=1e-4)
     stacked = np.stack(logs, -2)
-    given, _ = model.apply({"params": params}, tokens, count_log_probs=stacked)
-    np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-4)
+    logits, _ = model.apply({"params": params}, tokens, count_log_probs=stacked)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_network_is_drawn_as_without_counts():
