@@ -77,7 +77,9 @@ class GroupProgram:
         points = group.points[:1] * count
         self.initial_shapes = initial = jax.eval_shape(lambda: self._start(source, points))
         config = _stopping(group.config)
-        self.ensemble = Ensemble(dataclasses.replace(session, config=config), count, initial)
+        self.ensemble = Ensemble(
+            dataclasses.replace(session, config=config), count, initial, uses_kernels=True
+        )
         self._measure = self._compile_measure(config, initial)
 
     @property
