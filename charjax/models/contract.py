@@ -93,7 +93,7 @@ class CharModel(nn.Module):
 
     @property
     def single_layer_sizes(self) -> tuple[int, int, int] | None:
-        """(C, E, H) of a float32 network that is softmax(tanh([C embeddings] W + b) U + c); or None.
+        """(C, E, H) of a float32 network softmax(tanh([C embeddings] W + b) U + c), else None.
 
         There is a compiled kernel for the training of such networks (`training.ensemble_kernel`).
         """

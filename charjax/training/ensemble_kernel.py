@@ -59,9 +59,7 @@ def is_covered(model: CharModel, config: Config, traced: Collection[str] = ()) -
     return (is_adamw or is_sgd) and not (changes_gradients or changes_losses or optim.keeps_ema)
 
 
-def make_run_loop(
-    model: CharModel, config: Config, traced: Collection[str] = ()
-) -> RunLoop | None:
+def make_run_loop(model: CharModel, config: Config, traced: Collection[str] = ()) -> RunLoop | None:
     """Return the loop over the steps of one run, to be vmapped; None where there is no kernel.
 
     Its arguments are a run, the source of batches, the run's hyperparameters and the number of
@@ -72,7 +70,7 @@ def make_run_loop(
         return None
     if not is_covered(model, config, traced):
         return None
-    C, E, H = model.single_layer_sizes
+    _, E, H = model.single_layer_sizes
     attributes = {
         "vocabulary": np.int64(model.vocab_size),
         "embedding": np.int64(E),
@@ -107,9 +105,7 @@ def make_run_loop(
             drawn = (rates_S, batch.inputs, targets_SB, weights_SB)
             return done + count, tuple(kernel(*packed, *constants, *drawn, count, **attributes))
 
-        _, packed = jax.lax.while_loop(
-            lambda loop: loop[0] < steps, body, (jnp.int32(0), packed)
-        )
+        _, packed = jax.lax.while_loop(lambda loop: loop[0] < steps, body, (jnp.int32(0), packed))
         return _unpack(packed, run)
 
     return run_steps

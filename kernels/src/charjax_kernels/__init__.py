@@ -22,7 +22,10 @@ def register() -> str:
     Raises:
       OSError: the library is not there, or cannot be loaded.
     """
-    found = [*Path(__file__).parent.glob("_library*.so"), *Path(__file__).parent.glob("_library*.pyd")]
+    found = [
+        *Path(__file__).parent.glob("_library*.so"),
+        *Path(__file__).parent.glob("_library*.pyd"),
+    ]
     if not found:
         raise OSError(f"no compiled library beside {__file__}")
     library = ctypes.CDLL(str(found[0]))
