@@ -50,6 +50,9 @@ def is_covered(model: CharModel, config: Config, traced: Collection[str] = ()) -
     sizes, optim, train = model.single_layer_sizes, config.optim, config.train
     if sizes is None or sizes[2] > _MOST_HIDDEN or config.data.layout != "pairs":
         return False
+    # "auto" is chosen only when the session starts, and a plan records its kernels before that.
+    if config.runtime.dtype != "float32":
+        return False
     if optim.kind not in _TRACED or not set(traced) <= _TRACED[optim.kind]:
         return False
     is_adamw = optim.kind == "adamw" and not optim.cautious_decay

@@ -178,6 +178,7 @@ def test_the_same_bits_however_steps_are_cut_and_whatever_is_trained_beside(text
         (["model.norm=batch"], False),
         (["model.activation=relu"], False),
         (["runtime.dtype=bfloat16"], False),
+        (["runtime.dtype=auto"], False),
         (["data.layout=stream"], False),
         (["optim.kind=sgd", "optim.momentum=0.9"], False),
         (["optim.kind=sgd", "optim.weight_decay=0.1"], False),

@@ -80,6 +80,7 @@ class GroupProgram:
         points = group.points[:1] * count
         self.initial_shapes = initial = jax.eval_shape(lambda: self._start(source, points))
         config = _stopping(group.config)
+        uses_kernels = uses_kernels and group.config.runtime.dtype != "auto"
         self.ensemble = Ensemble(
             dataclasses.replace(session, config=config), count, initial, uses_kernels=uses_kernels
         )
