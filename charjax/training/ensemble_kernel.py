@@ -87,12 +87,12 @@ def make_run_loop(model: CharModel, config: Config, traced: Collection[str] = ()
         hyperparameters: RunHyperparameters,
         steps: Array,
     ) -> EnsembleState:
-        own_source = dataclasses.replace(source, key=hyperparameters.batch_key)
-        own_config = with_hyperparameters(config, hyperparameters)
-        schedule = make_schedule(own_config.optim)
+        run_source = dataclasses.replace(source, key=hyperparameters.batch_key)
+        run_config = with_hyperparameters(config, hyperparameters)
+        schedule = make_schedule(run_config.optim)
         constants = (
             _factors(run.states),
-            _numbers(own_config, hyperparameters.max_loss),
+            _numbers(run_config, hyperparameters.max_loss),
         )
         packed = _pack(run)
         shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in packed)
@@ -102,7 +102,7 @@ def make_run_loop(model: CharModel, config: Config, traced: Collection[str] = ()
             done, packed = loop
             count = jnp.minimum(steps - done, STEPS)
             step_S = run.states.counters.step + done + jnp.arange(STEPS, dtype=jnp.int32)
-            batch = jax.vmap(own_source.draw)(step_S)
+            batch = jax.vmap(run_source.draw)(step_S)
             rates_S = jax.vmap(schedule)(step_S)
             targets_SB, weights_SB = batch.targets[..., 0], batch.weights[..., 0]
             drawn = (rates_S, batch.inputs, targets_SB, weights_SB)
