@@ -7,6 +7,7 @@
 # make recording OUT=FILE.json  record what the commands do, to compare by `python -m tests.recording
 #               --compare`: for changes that are meant to change nothing
 # make faults   the fault matrix in full: kill, damage and fill up runs, thousands of cases
+# make kernels  build the extra of compiled kernels (needs a C++ compiler) and compare it with XLA
 # make trackers  install wandb (75 MB) in the environment; read back what it and TensorBoard hold
 # make parity   an environment on Python 3.11 with PyTorch and transformers; compare with their numbers
 # make aot      an environment with compilers for TPUs and GPUs (1.2 GB); compile training loops for
@@ -42,7 +43,7 @@ FAULTS_OUT =
 # Of the slow tests: .ci/run leaves out the longest.
 SLOW = slow
 
-.PHONY: train test slow golden recording kills faults parity trackers aot pages lint reproduce \
+.PHONY: train test slow golden recording kills faults kernels parity trackers aot pages lint reproduce \
 	results learn docs gpu-bench clean
 
 train: $(VENV)/.run
@@ -68,6 +69,12 @@ kills: $(VENV)/.dev
 
 faults: $(VENV)/.dev
 	$(RUN) -m pytest -n 2 tests/faults --faults full $(if $(FAULTS_OUT),--out "$(FAULTS_OUT)")
+
+# Without isolation it is built against the JAX that is there, and none is downloaded for it.
+kernels: $(VENV)/.dev
+	$(PIP) "setuptools>=77"
+	$(PIP) --no-build-isolation ./kernels
+	$(RUN) -m pytest -rs tests/training/test_ensemble_kernel.py
 
 # PyTorch goes into an environment of its own, and nowhere else.
 parity:

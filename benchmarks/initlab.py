@@ -6,7 +6,8 @@ Both train the MLP of Building makemore Part 3 (context 3, embedding 10, hidden 
 SGD) on the names, from the same weights: the losses of the first batches agree before the clock
 starts. A run-step is one step of one run. PyTorch trains one network, as the makemore lectures do,
 with a vectorised gather and one update of all parameters, by the better of 1 and 2 threads. The two
-take turns in separate processes (PyTorch may be another Python's, see benchmarks.peers).
+take turns in separate processes (PyTorch may be another Python's, see benchmarks.peers). Where
+charjax-kernels is installed, the programs that it trains have rows of their own.
 """
 
 import statistics
@@ -32,6 +33,7 @@ from charjax.initlab.sweeps.program import GroupProgram
 from charjax.initlab.sweeps.runner import open_group
 from charjax.performance.show import make_table
 from charjax.performance.timing import Slice, take_turns
+from charjax.training.kernels import kernels_in_words
 
 CONFIG = "names-mlp-kaiming"
 SCHEMES = ("naive", "naive_readout", "naive_hidden", "kaiming_tanh")
@@ -39,6 +41,8 @@ RATE = 0.1
 REPEATS = 7
 # Steps whose losses must agree, and the relative tolerance.
 COMPARED, TOLERANCE = 10, 1e-5
+# Runs at once.
+COUNTS = (16, 64, 256)
 # PyTorch has the network of the last run of this sweep.
 _COUNT = 64
 
@@ -60,7 +64,14 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     seconds = 0.3 if args.quick else 2.0
     backend.make_device_of_every_core()
-    programs = {count: sweep_program(count) for count in (16, 64, 256)}
+    kernels = kernels_in_words()
+    programs = {
+        ("charjax with kernels" if with_kernels else "charjax", count): sweep_program(
+            count, uses_kernels=with_kernels
+        )
+        for with_kernels in ([False, True] if kernels else [False])
+        for count in COUNTS
+    }
     section = Section("cpu", args.quick)
     section.facts["hardware"] = machine_facts()
     python = find_torch(section)
@@ -68,10 +79,14 @@ def main(argv: list[str]) -> int:
         raise UserError(f"PyTorch: {section.left_out[-1]['why']}")
     peer = start(python, "benchmarks.initlab_torch", count=_COUNT)
     try:
-        difference = compare(first_losses(programs[_COUNT]), peer.facts["losses"])
+        difference = max(
+            compare(first_losses(program), peer.facts["losses"])
+            for (_, count), program in programs.items()
+            if count == _COUNT
+        )
         works, at_once = {}, {}
-        for count, program in programs.items():
-            name = f"charjax, {count} runs"
+        for (side, count), program in programs.items():
+            name = f"{side}, {count} runs"
             works[name], at_once[name] = Slice(sweeping(program), seconds), count
         for threads in (1, 2):
             name = f"PyTorch, {threads} thread{'s' if threads > 1 else ''}"
@@ -84,20 +99,22 @@ def main(argv: list[str]) -> int:
     }
     results = summarise(speeds)
     results |= {"loss_difference": difference, "hardware": section.facts["hardware"]}
+    if kernels:
+        results["kernels"] = kernels
     show(results)
     if args.out:
         results_file.write(args.out, results)
     return 0
 
 
-def sweep_program(count: int) -> GroupProgram:
+def sweep_program(count: int, *, uses_kernels: bool = False) -> GroupProgram:
     """Compile a sweep's program for so many runs: four schemes, the seeds 0, 1, ..."""
     base = load_config(CONFIG, [f"optim.learning_rate={RATE}"])
     devices = backend.start_backend(base.runtime)
     seeds = tuple(range(count // len(SCHEMES)))
     (group,) = make_groups(base, Axes(SCHEMES, (None,), (), (), (), seeds))
     session = open_group(group, load_dataset(base.data), devices)
-    return GroupProgram(group, session, count)
+    return GroupProgram(group, session, count, uses_kernels=uses_kernels)
 
 
 def sweeping(program: GroupProgram) -> Callable[[int], None]:
@@ -135,7 +152,7 @@ def compare(ours: list[float], theirs: list[float]) -> float:
 
 
 def summarise(speeds: dict[str, list[float]]) -> dict[str, Any]:
-    """Return every repeat, medians, and the ratio of the best of each side."""
+    """Return every repeat, medians, and the ratio of the best of each side to PyTorch's best."""
     rows = [
         {
             "name": name,
@@ -145,16 +162,19 @@ def summarise(speeds: dict[str, list[float]]) -> dict[str, Any]:
         }
         for name, values in speeds.items()
     ]
-    best = {
-        side: max((row["median"], row["name"]) for row in rows if row["name"].startswith(side))
-        for side in ("charjax", "PyTorch")
-    }
-    return {
+    best: dict[str, tuple[float, str]] = {}
+    for row in rows:
+        side = row["name"].partition(",")[0]
+        best[side] = max(best.get(side, (0.0, "")), (row["median"], row["name"]))
+    results = {
         "command": "python -m benchmarks.initlab",
         "rows": rows,
         "ratio": best["charjax"][0] / best["PyTorch"][0],
         "best": {side: name for side, (_, name) in best.items()},
     }
+    if "charjax with kernels" in best:
+        results["ratio_with_kernels"] = best["charjax with kernels"][0] / best["PyTorch"][0]
+    return results
 
 
 def show(results: dict[str, Any]) -> None:
@@ -168,6 +188,9 @@ def show(results: dict[str, Any]) -> None:
     console = Console()
     console.print(make_table(title, columns, results["rows"]))
     console.print(f"best against best: {results['ratio']:.2f} x", highlight=False)
+    if "kernels" in results:
+        ratio, kernels = results["ratio_with_kernels"], results["kernels"]
+        console.print(f"with charjax-kernels {kernels}: {ratio:.2f} x", highlight=False)
 
 
 if __name__ == "__main__":

@@ -93,10 +93,16 @@ def _speed(folder: Path) -> str:
             low, high = row["quartiles"]
             lines.append(f"| {row['name']} | {row['median']:,.0f} | {low:,.0f} to {high:,.0f} |")
         torch = result["hardware"]["versions"]["torch"]
+        kernels = ""
+        if "kernels" in result:
+            kernels = (
+                f", with charjax-kernels {result['kernels']} "
+                f"{result['ratio_with_kernels']:.1f} times"
+            )
         lines += [
             "",
-            f"Best against best: {result['ratio']:.1f} times the speed of PyTorch. Measured by "
-            f"`{result['command']}` on {in_words(result['hardware'])}, torch {torch}.",
+            f"Best against best: {result['ratio']:.1f} times the speed of PyTorch{kernels}. "
+            f"Measured by `{result['command']}` on {in_words(result['hardware'])}, torch {torch}.",
         ]
     return "\n".join(lines) if lines else "Not run yet."
 

@@ -92,6 +92,14 @@ class CharModel(nn.Module):
         return None
 
     @property
+    def single_layer_sizes(self) -> tuple[int, int, int] | None:
+        """(C, E, H) of a float32 network softmax(tanh([C embeddings] W + b) U + c), else None.
+
+        There is a compiled kernel for the training of such networks (`training.ensemble_kernel`).
+        """
+        return None
+
+    @property
     def embedding_scale(self) -> float:
         """Factor of the embeddings in the forward pass, which a tied readout does not have."""
         return 1.0

@@ -75,6 +75,14 @@ class MLP(FiniteModel):
         widths = [self.context_length * self.d_embed, *self.hidden, self.vocab_size]
         return 2.0 * sum(a * b for a, b in itertools.pairwise(widths))
 
+    @property
+    def single_layer_sizes(self) -> tuple[int, int, int] | None:
+        """C, E and the one H, without norm and blank."""
+        is_plain = self.norm == "none" and not self.blank and self.activation == "tanh"
+        if len(self.hidden) != 1 or not is_plain or jnp.dtype(self.dtype) != jnp.float32:
+            return None
+        return self.context_length, self.d_embed, self.hidden[0]
+
     def saved_values(self, length: int) -> int:
         """Estimate 6 numbers per hidden unit, for one target per window."""
         return 6 * sum(self.hidden)

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,12 @@ from charjax.errors import UserError
 from charjax.models.contract import CharModel
 from charjax.parallel import ROWS, WHOLE
 from charjax.random_streams import purpose_key
+from charjax.training.ensemble_kernel import RunLoop, make_run_loop
+from charjax.training.ensemble_state import (
+    EnsembleState,
+    RunHyperparameters,
+    with_hyperparameters,
+)
 from charjax.training.feed import device_source
 from charjax.training.program import make_advance
 from charjax.training.session import Session, seed_state
@@ -40,46 +46,6 @@ _DISPATCH_SECONDS = 0.5
 # after the same steps, so that they do not depend on how long a step takes.
 _FLUSH_STEPS = 1000
 T = TypeVar("T")
-
-
-class RunHyperparameters(NamedTuple):
-    """Data that differ from run to run beside the state; (R,) each.
-
-    Attributes:
-      batch_key: typed key of the batches.
-      dropout_key: typed key of dropout.
-      learning_rate: float32.
-      max_loss: float32; a step with a larger loss counts as not finite.
-      settings: float32, further numbers by `section.key`; () for none.
-    """
-
-    batch_key: Array
-    dropout_key: Array
-    learning_rate: Array
-    max_loss: Array
-    settings: dict[str, Array] | tuple[()] = ()
-
-
-class EnsembleState(NamedTuple):
-    """The states of R runs, stacked.
-
-    Attributes:
-      states: with a leading axis R.
-      diverged: (R,) int32, the step at which a run diverged and was stopped, or -1.
-      losses: (R,) float32, sum of the losses of all targets since the sums were last emptied.
-      targets: (R,) float32, the number of those targets.
-    """
-
-    states: TrainState
-    diverged: Array
-    losses: Array
-    targets: Array
-
-    def emptied(self) -> "EnsembleState":
-        """Return the state with the sums at 0."""
-        return self._replace(
-            losses=jnp.zeros_like(self.losses), targets=jnp.zeros_like(self.targets)
-        )
 
 
 def check_config(config: Config) -> None:
@@ -144,7 +110,9 @@ def initial_ensemble(states: TrainState) -> EnsembleState:
 class Ensemble:
     """The compiled training loop for `count` runs of a session's model and text at once."""
 
-    def __init__(self, session: Session, count: int, initial: Any = None):
+    def __init__(
+        self, session: Session, count: int, initial: Any = None, *, uses_kernels: bool = False
+    ):
         """Compile ahead of time.
 
         Args:
@@ -153,6 +121,7 @@ class Ensemble:
           count: R.
           initial: (EnsembleState, RunHyperparameters) at step 0, or their shapes; by default those
             of `start`.
+          uses_kernels: train by compiled kernels, where they are there and cover the runs.
 
         Raises:
           UserError: as `check_config`, and the text stays on the host.
@@ -167,7 +136,11 @@ class Ensemble:
         if initial is None:
             seeds_R, rates_R = jnp.zeros(count, jnp.uint32), jnp.zeros(count, jnp.float32)
             initial = jax.eval_shape(self._start, self.source, seeds_R, rates_R)
-        self._compiled = self._compile(session.model, session.config, initial)
+        loop = _vmapped_loop(session.model, session.config)
+        if uses_kernels and _is_cpu(self.mesh):
+            traced = tuple(initial[1].settings)
+            loop = make_run_loop(session.model, session.config, traced) or loop
+        self._compiled = self._compile(loop, initial)
 
     @property
     def memory(self) -> int:
@@ -196,8 +169,7 @@ class Ensemble:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.split), tree
         )
 
-    def _compile(self, model: CharModel, config: Config, initial: Any) -> Any:
-        advance = make_run_advance(model, config)
+    def _compile(self, loop: RunLoop, initial: Any) -> Any:
         state, hyperparameters = self.shaped(initial)
         local = self.count // self.mesh.size
         block = _block(state.states, self.count, local) if _is_cpu(self.mesh) else local
@@ -211,12 +183,7 @@ class Ensemble:
             """Train the runs of one device, block after block."""
 
             def one(state: EnsembleState, hyperparameters: RunHyperparameters) -> EnsembleState:
-                def body(loop: tuple[Array, EnsembleState]) -> tuple[Array, EnsembleState]:
-                    done, state = loop
-                    return done + 1, advance(state, source, hyperparameters)
-
-                start = (jnp.int32(0), state)
-                return jax.lax.while_loop(lambda loop: loop[0] < steps, body, start)[1]
+                return loop(state, source, hyperparameters, steps)
 
             if block == local:
                 return jax.vmap(one)(state, hyperparameters)
@@ -227,6 +194,26 @@ class Ensemble:
         with parallel.target(self.mesh):
             lowered = program.lower(state, self.source, hyperparameters, jnp.int32(1))
         return lowered.compile()
+
+
+def _vmapped_loop(model: CharModel, config: Config) -> RunLoop:
+    """Return the loop over the steps of one run, which is vmapped over runs."""
+    advance = make_run_advance(model, config)
+
+    def loop(
+        state: EnsembleState,
+        source: BatchSource,
+        hyperparameters: RunHyperparameters,
+        steps: Array,
+    ) -> EnsembleState:
+        def body(loop: tuple[Array, EnsembleState]) -> tuple[Array, EnsembleState]:
+            done, state = loop
+            return done + 1, advance(state, source, hyperparameters)
+
+        start = (jnp.int32(0), state)
+        return jax.lax.while_loop(lambda loop: loop[0] < steps, body, start)[1]
+
+    return loop
 
 
 def _start(
@@ -367,17 +354,6 @@ def make_run_advance(
         return EnsembleState(state, diverged, run.losses + loss * targets, run.targets + targets)
 
     return advance
-
-
-def with_hyperparameters(config: Config, hyperparameters: RunHyperparameters) -> Config:
-    """Return the config with a run's traced numbers; for use in the program that traces them."""
-    traced = {"optim.learning_rate": hyperparameters.learning_rate}
-    traced |= dict(hyperparameters.settings)
-    for name, value in traced.items():
-        section, _, key = name.partition(".")
-        changed = getattr(config, section).model_copy(update={key: value})
-        config = config.model_copy(update={section: changed})
-    return config
 
 
 class Program(Protocol):

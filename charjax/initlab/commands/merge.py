@@ -83,7 +83,7 @@ def _check_parts(found: list[tuple[Path, dict[str, Any]]]) -> None:
 
     first, facts = found[0]
     for part, others in found[1:]:
-        for name in ("format", "config", "axes", "measure", "text", "versions"):
+        for name in ("format", "config", "axes", "measure", "kernels", "text", "versions"):
             ours, theirs = (_comparable(each["plan"], name) for each in (facts, others))
             if ours != theirs:
                 field, one, other = difference(name, ours, theirs)

@@ -27,6 +27,7 @@ from charjax.initlab.sweeps.plan import (
     check_room,
     check_tables,
     describe,
+    kernels_of,
     read_plan,
     resumed_plan,
 )
@@ -66,7 +67,8 @@ def run_sweep(
     """
     measuring = args.measuring
     groups, dataset, devices, base = processes.together(lambda: _open(base, axes, measuring))
-    tree = describe(base, axes, args.part, dataset, measuring)
+    kernels = kernels_of(groups, dataset, devices)
+    tree = describe(base, axes, args.part, dataset, measuring, kernels)
     meeting = Meeting(signals)
     meeting.check_equal(tree, out, {"--resume": args.resume, "--extend": args.extend})
     lock = Lock(out)

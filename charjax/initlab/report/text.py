@@ -316,6 +316,8 @@ def machine(sweep: Sweep) -> str:
     versions = hardware.get("versions")
     used = {"python": hardware.get("python", "?")}
     used |= versions if isinstance(versions, dict) else {}
+    if "kernels" in facts:
+        used["charjax-kernels"] = facts["kernels"]
     return (
         f"{device}; {', '.join(f'{key} {value}' for key, value in used.items())}. "
         f"{facts['seconds']:,.1f} s, {facts['run_steps_per_second']:,.0f} run-steps per second; "

@@ -15,7 +15,14 @@ from charjax.initlab.sweeps import results
 from charjax.initlab.sweeps.axes import Axes, read_axes, value_text
 from charjax.initlab.sweeps.grid import Group, Point
 from charjax.initlab.sweeps.merging import Source, merge_tables
-from charjax.initlab.sweeps.plan import FILE, Plan, check_measuring, difference, read_plan
+from charjax.initlab.sweeps.plan import (
+    FILE,
+    Plan,
+    check_kernels,
+    check_measuring,
+    difference,
+    read_plan,
+)
 from charjax.initlab.sweeps.tables import MEASUREMENTS, TABLES
 
 _FILES = (*TABLES, "histograms.npz", results.WHOLE, FILE)
@@ -54,6 +61,7 @@ def extended_plan(directory: Path, tree: dict[str, Any]) -> Plan:
             "the same axes, or another --out"
         )
     check_measuring(plan.tree, tree, "--extend")
+    check_kernels(plan.tree, tree, "--extend")
     for name in ("config", "text", "versions"):
         if plan.tree.get(name) != tree[name]:
             field, old, new = difference(name, plan.tree.get(name), tree[name])

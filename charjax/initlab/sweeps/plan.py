@@ -20,6 +20,8 @@ from charjax.initlab.sweeps.record import recorded_steps
 from charjax.initlab.sweeps.settings import without_axes
 from charjax.models import build_model
 from charjax.training.ensemble import check_config
+from charjax.training.ensemble_kernel import is_covered
+from charjax.training.kernels import kernels_in_words
 from charjax.training.own_checks import check_own
 from charjax.training.session import with_context
 from charjax.training.state import state_shapes
@@ -108,8 +110,12 @@ def describe(
     part: Part | None,
     dataset: Dataset,
     measuring: Measuring | None = None,
+    kernels: str | None = None,
 ) -> dict[str, Any]:
-    """Return what a directory's plan holds, and what all parts of a grid have in common."""
+    """Return what a directory's plan holds, and what all parts of a grid have in common.
+
+    `kernels` is that of `kernels_of`.
+    """
     tree = {
         "format": _FORMAT,
         "config": without_axes(base.model_dump(mode="json"), axes.names),
@@ -120,9 +126,21 @@ def describe(
     }
     if measuring is not None:
         tree["measure"] = measuring.described()
+    if kernels is not None:
+        tree["kernels"] = kernels
     # Through JSON, in which tuples are lists.
     read: dict[str, Any] = json.loads(json.dumps(tree))
     return read
+
+
+def kernels_of(groups: list[Group], dataset: Dataset, devices: list[jax.Device]) -> str | None:
+    """Return the compiled kernels that train runs of a grid, in words; None if none does."""
+    used = kernels_in_words() if devices[0].platform == "cpu" else None
+    for group in groups:
+        config = with_context(group.config, dataset)
+        if used and is_covered(build_model(config, dataset.tokenizer), config, group.traced):
+            return used
+    return None
 
 
 def read_plan(directory: Path, flag: str) -> Plan:
@@ -149,6 +167,7 @@ def resumed_plan(directory: Path, tree: dict[str, Any]) -> Plan:
     """
     plan = read_plan(directory, "--resume")
     check_measuring(plan.tree, tree, "--resume")
+    check_kernels(plan.tree, tree, "--resume")
     for name in ("format", "config", "axes", "part", "text"):
         # Directories that an earlier version began have fewer facts.
         if name in plan.tree and plan.tree[name] != tree[name]:
@@ -169,6 +188,17 @@ def check_measuring(old: dict[str, Any], new: dict[str, Any], flag: str) -> None
         raise UserError(
             f"{flag}: {field} was {was} when the sweep was started and is {now} now; repeat its "
             "--measure and --measure-at, or give another --out"
+        )
+
+
+def check_kernels(old: dict[str, Any], new: dict[str, Any], flag: str) -> None:
+    """Raise a UserError unless two plans are trained by the same kernels, to the same bits."""
+    before, after = (tree.get("kernels") or "XLA alone" for tree in (old, new))
+    if before != after:
+        raise UserError(
+            f"{flag}: the sweep was trained by {before}, and would be continued by {after}; the "
+            "last digits would not be those of one sweep: install or leave out charjax-kernels "
+            "(CHARJAX_KERNELS=0) as it was, or give another --out"
         )
 
 

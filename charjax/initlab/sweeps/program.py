@@ -65,8 +65,11 @@ class Measured(NamedTuple):
 class GroupProgram:
     """The programs that train and measure `count` runs of a group at once."""
 
-    def __init__(self, group: Group, session: Session, count: int):
-        """Compile; `session` is of one of the group's configs, with random validation batches."""
+    def __init__(self, group: Group, session: Session, count: int, *, uses_kernels: bool = True):
+        """Compile; `session` is of one of the group's configs, with random validation batches.
+
+        `uses_kernels` is that of `Ensemble`.
+        """
         source = device_source(session.source)
         self.group, self.session = group, session
         self.layers = find_layers(session.model)
@@ -77,7 +80,10 @@ class GroupProgram:
         points = group.points[:1] * count
         self.initial_shapes = initial = jax.eval_shape(lambda: self._start(source, points))
         config = _stopping(group.config)
-        self.ensemble = Ensemble(dataclasses.replace(session, config=config), count, initial)
+        uses_kernels = uses_kernels and group.config.runtime.dtype != "auto"
+        self.ensemble = Ensemble(
+            dataclasses.replace(session, config=config), count, initial, uses_kernels=uses_kernels
+        )
         self._measure = self._compile_measure(config, initial)
 
     @property

@@ -50,6 +50,7 @@ def describe_results(sweep: Sweep, command: str, base: Config, axes: Axes) -> di
         "unit": sweep.dataset.tokenizer.unit,
         "unigram_entropy": unigram_entropy(sweep.dataset),
         **({"settings": settings} if settings else {}),
+        **({"kernels": kernels} if (kernels := sweep.plan.tree.get("kernels")) else {}),
         **({"measured": sweep.measuring.described()} if sweep.measuring else {}),
         **timed(machine_facts(), sweep.seconds, sweep.run_steps),
     }

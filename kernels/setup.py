@@ -1,0 +1,50 @@
+"""Compiles one file per instruction set, each with its own flags, into one shared library."""
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+_FOLDER = Path("src/charjax_kernels")
+_FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-Wno-psabi"]
+_WIDE = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma"]
+_FLAGS_OF = {"mlp.cc": [], "mlp_generic.cc": []}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    _FLAGS_OF |= {
+        "mlp_avx2.cc": ["-mavx2", "-mfma"],
+        "mlp_avx512.cc": [*_WIDE, "-mprefer-vector-width=512"],
+    }
+
+
+class build_kernels(build_ext):  # noqa: N801 - setuptools prints its name
+    """Compiler calls with flags of the file."""
+
+    def build_extension(self, ext: Any) -> None:
+        """Compile the files and link them."""
+        objects = []
+        for name, flags in _FLAGS_OF.items():
+            objects += self.compiler.compile(
+                [str(_FOLDER / name)],
+                output_dir=self.build_temp,
+                include_dirs=[str(_FOLDER)],
+                extra_postargs=[*_FLAGS, *flags, "-isystem", jax.ffi.include_dir()],
+                depends=ext.depends,
+            )
+        path = self.get_ext_fullpath(ext.name)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self.compiler.link_shared_object(objects, path, target_lang="c++")
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "charjax_kernels._library",
+            sources=[str(_FOLDER / name) for name in _FLAGS_OF],
+            depends=[str(_FOLDER / name) for name in ("mlp_step.h", "mlp_step.inc")],
+        )
+    ],
+    cmdclass={"build_ext": build_kernels},
+)
