@@ -4,13 +4,14 @@ import dataclasses
 import math
 from typing import Any
 
+from charjax.models.mixture import COUNTS
 from charjax.run.checkpoint import state_digest
 from charjax.run.display import loss_warning, shown_loss
 from charjax.run.metrics import loss_fields
 from charjax.run.notes import environment
 from charjax.run.progress import Progress
 from charjax.training.session import Session
-from charjax.training.state import TrainState, model_bytes, parameter_count, variables_of
+from charjax.training.state import TrainState, model_bytes, parameter_count
 from charjax.units import TextSize
 
 
@@ -39,7 +40,7 @@ class Summary:
             "steps": self.step,
             "epochs": self._epochs(),
             "params": parameter_count(self.state.params),
-            "model_bytes": model_bytes(variables_of(self.state, "averaged")),
+            "model_bytes": self._model_bytes(),
             **self._fields("val", progress.val_loss),
             "best_val_loss": progress.best_val_loss,
             "best_val_bpc": self._fields("val", progress.best_val_loss)["val_bpc"],
@@ -56,6 +57,12 @@ class Summary:
             "state_digest": state_digest(self.state),
             **environment(session),
         }
+
+    def _model_bytes(self) -> dict[str, int]:
+        """Return the bytes by kind; of shapes, as one process may not compute with all parts."""
+        state = self.state
+        tables = {COUNTS: state.tables} if state.tables != () else {}
+        return model_bytes({"params": state.params, **state.model_state, **tables})
 
     def _epochs(self) -> float:
         return round(self.step / self.session.steps_per_epoch, 6)
