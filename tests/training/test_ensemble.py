@@ -87,6 +87,7 @@ class Coin:
 
     memory = "windowed"
     roles = ()
+    auxiliary_weight = 0.0
 
     def apply(self, variables: Any, inputs_BT: Any, cache: Any, **_: Any) -> Any:
         logit = variables["params"]
