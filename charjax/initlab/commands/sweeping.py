@@ -24,6 +24,7 @@ from charjax.initlab.sweeps.measured import write_measurements
 from charjax.initlab.sweeps.plan import (
     FILE,
     Plan,
+    check_kernels,
     check_room,
     check_tables,
     describe,
@@ -150,6 +151,8 @@ def _prepare(
             extending.check_grown(_points(base, extending.axes_of(out)), groups)
         elif args.resume:
             plan = resumed_plan(out, tree)
+            if not extending.is_finished(out):
+                check_kernels(plan.tree, tree, "--resume")
         else:
             plan = Plan(out, tree, {})
             if out.is_dir() and any(out.iterdir()):

@@ -167,7 +167,6 @@ def resumed_plan(directory: Path, tree: dict[str, Any]) -> Plan:
     """
     plan = read_plan(directory, "--resume")
     check_measuring(plan.tree, tree, "--resume")
-    check_kernels(plan.tree, tree, "--resume")
     for name in ("format", "config", "axes", "part", "text"):
         # Directories that an earlier version began have fewer facts.
         if name in plan.tree and plan.tree[name] != tree[name]:
