@@ -91,7 +91,9 @@ def _evaluate(args: Namespace, poll: Any) -> int:
         return _print_rows(args, run, split, losses_N)
     score = exact_loss(run.model, run.variables, split, mesh, max_targets=args.max_targets, **sizes)
     finite = math.isfinite(score.loss)
-    experts = _experts(args, run, split, mesh, sizes) if finite else {}
+    # Spread by windows of their own, the targets of the experts would be others.
+    is_whole = finite and not args.max_targets
+    experts = _experts(run, split, mesh, sizes) if is_whole else {}
     if args.json:
         result = _json(args, run, score, split.size, other) | experts
         sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
@@ -104,9 +106,7 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     return 0 if finite else 1
 
 
-def _experts(
-    args: Namespace, run: "Run", split: "Split", mesh: "Mesh", sizes: dict[str, Any]
-) -> dict[str, Any]:
+def _experts(run: "Run", split: "Split", mesh: "Mesh", sizes: dict[str, Any]) -> dict[str, Any]:
     """Return what a mixture's experts lose each alone, and the bytes of each; {} of any other."""
     from charjax.models.mixture import Mixture
     from charjax.training.evaluation import exact_loss
@@ -121,7 +121,7 @@ def _experts(
             for key, value in sizes.items()
             if model.memory == "carried" or key not in ("streams", "warmup")
         }
-        score = exact_loss(model, variables, split, mesh, max_targets=args.max_targets, **read)
+        score = exact_loss(model, variables, split, mesh, **read)
         losses[name] = score.loss if math.isfinite(score.loss) else None
     return {"experts": losses, "model_bytes": model_bytes(run.variables)}
 

@@ -83,8 +83,9 @@ def choose_dtype(
         product = main_product(model, config.train.batch_size, targets)
         text = "" if product is None else repr(measured_ratio(product, mesh))
     if not (text := processes.from_first(text)):
-        chosen = "float32" if requested == "auto" else "bfloat16"
-        return _described(chosen, saved, "this model has no products that gain from bfloat16")
+        if requested != "auto":
+            return "bfloat16", None
+        return _described("float32", saved, "this model has no products that gain from bfloat16")
     ratio = float(text)
     why = f"bfloat16 takes {ratio:.2f} times float32's time here ({_MEASURED})"
     if requested != "auto":

@@ -275,7 +275,13 @@ def _check_counts(config: Config, model: Mixture, split: Split) -> None:
     needed = split.tokens.size * len(model.orders) * model.vocab_size * DTYPE.itemsize
     # The host has them once, and a CPU's device a second time while they are placed.
     free = hardware.free_memory() / 3
-    if split.tokens.nbytes > config.data.device_bytes or needed > free:
+    if split.tokens.nbytes > config.data.device_bytes:
+        raise UserError(
+            f"model.counts: {list(model.orders)} given for a text of {split.tokens.nbytes:,} "
+            f"bytes, which stays on the host as data.device_bytes is {config.data.device_bytes:,}; "
+            "counts need it on the device: raise that, or set model.counts=[]"
+        )
+    if needed > free:
         raise UserError(
             f"model.counts: {list(model.orders)} given for a text of {split.tokens.size:,} tokens; "
             f"what counts predict in place of each takes {needed / 1e9:,.1f} GB in training, and "

@@ -157,6 +157,8 @@ def test_a_run_is_resumed_to_the_bit_evaluated_and_sampled(own_text, tmp_path):
     scored = json.loads(commands.run("evaluate", whole, "--json").out)
     assert scored["loss"] == pytest.approx(one["best_val_loss"], abs=1e-6)
     assert scored["model_bytes"] == one["model_bytes"]
+    spread = json.loads(commands.run("evaluate", whole, "--json", "--max-targets", 20).out)
+    assert "experts" not in spread
     assert one["model_bytes"]["weights"] == 4 * one["params"]
     sampled = commands.run("sample", whole, "--max-new-tokens", 20, "--greedy", "--json")
     assert len(json.loads(sampled.out)["samples"][0]) == 20
@@ -188,7 +190,8 @@ def test_evaluate_also_says_what_each_expert_loses_alone(own_text, tmp_path):
         (["model.counts=[]", "model.count_folds=5"], "model.count_folds"),
         (["model.counts=[]", "model.count_auxiliary=1"], "model.count_auxiliary"),
         (["model.counts=40"], "model.counts"),
-        (["data.device_bytes=1000"], "model.counts: [2, 4] given for a text of"),
+        (["data.device_bytes=1000"], "which stays on the host as data.device_bytes is 1,000"),
+        (["--measure", "sharpness"], "--measure: given with model.counts=[2, 4]"),
     ],
 )
 def test_mistakes_are_one_line(words, message, own_text, tmp_path):

@@ -110,6 +110,12 @@ def test_a_family_without_such_products_is_float32():
     )
 
 
+def test_bfloat16_that_is_given_for_such_a_family_is_not_remarked_on():
+    config = config_of("bfloat16", "model.kind=bigram")
+    chosen = choose_dtype(config, model_of("model.kind=bigram"), one_device(), 8)
+    assert chosen == ("bfloat16", None)
+
+
 def test_the_measurement_is_a_ratio_of_times():
     assert 0.05 < precision.measured_ratio(Product(64, 32, 48), one_device()) < 20
 

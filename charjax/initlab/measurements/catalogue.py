@@ -106,6 +106,11 @@ def check_steps(at: Sequence[int], steps: int) -> tuple[int, ...]:
 
 def check_measurable(names: Sequence[str], model: CharModel, config: Config) -> None:
     """Raise a UserError for a measurement that a run does not have."""
+    if orders := getattr(config.model, "counts", ()):
+        raise UserError(
+            f"--measure: given with model.counts={list(orders)}; measurements are of a network "
+            "alone, and what is trained beside counts has another loss: leave one of the two out"
+        )
     if "attention_entropy" in names and not model.has_attention:
         raise UserError(
             f"--measure: attention_entropy given; model.kind={config.model.kind} has no "

@@ -61,7 +61,6 @@ def extended_plan(directory: Path, tree: dict[str, Any]) -> Plan:
             "the same axes, or another --out"
         )
     check_measuring(plan.tree, tree, "--extend")
-    check_kernels(plan.tree, tree, "--extend")
     for name in ("config", "text", "versions"):
         if plan.tree.get(name) != tree[name]:
             field, old, new = difference(name, plan.tree.get(name), tree[name])
@@ -69,6 +68,7 @@ def extended_plan(directory: Path, tree: dict[str, Any]) -> Plan:
                 f"--extend: {field.removeprefix('config.')} was {old} when the sweep was trained "
                 f"and is {new} now; its runs would not be those of one sweep: give another --out"
             )
+    check_kernels(plan.tree, tree, "--extend")
     return Plan(directory, tree, {})
 
 
