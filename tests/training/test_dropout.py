@@ -22,6 +22,7 @@ class KeyReader:
 
     memory = "windowed"
     roles = ()
+    auxiliary_weight = 0.0
 
     def apply(self, variables: Any, inputs_BT: Any, cache: Any, *, rngs: Any, **_: Any) -> Any:
         place = jax.random.randint(rngs["dropout"], (), 0, PLACES)
