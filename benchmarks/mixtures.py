@@ -106,8 +106,7 @@ def table(folder: Path = RESULTS) -> str:
     for name, row in rows:
         lines.append(
             f"- {row['text']}, {name}: `{row['train']}`, {len(row['runs'])} seed"
-            f"{'s' if len(row['runs']) > 1 else ''}, on {in_words(row['hardware'])}, "
-            f"{row['date'][:10]}."
+            f"{'s' if len(row['runs']) > 1 else ''}, on {in_words(row['hardware'])}."
         )
     return "\n".join(lines)
 
@@ -125,7 +124,7 @@ def header(config: str, folder: Path = RESULTS) -> list[str]:
         f"# Measured: {row['command']}",
         f"# Measured: {row['split']} {cells['mixture']} ({seeds} seed{'s' if seeds > 1 else ''}); "
         f"{cells['time']} in all on",
-        f"# Measured: {in_words(row['hardware'])}, {row['date'][:10]}.",
+        f"# Measured: {in_words(row['hardware'])}.",
     ]
 
 
