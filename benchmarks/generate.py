@@ -34,15 +34,12 @@ MODELS = {
     "gpt 4L 4H 128 T64": ("model.kind=transformer", "model.context_length=64"),
     "gru H256 L1": ("model.kind=gru", "model.context_length=64"),
 }
-BATCHES = (1, 4, 16, 64, 256, 1024, 16_384)
-# Characters of each text with a cache, by the greatest number of texts. For many texts two refills
-# of the cache are enough, for very many one: five repeats must end in time, and more characters
-# would only favour the cache, whose first character costs a whole prompt.
-_CACHED_TOKENS = {64: 256, 256: 67, 1024: 34, 16_384: 2}
+BATCHES = (1, 4, 16, 64, 128, 256, 1024)
+# Characters of each text with a cache, the same for any number of texts: the first of them needs
+# the whole prompt to be read, so that shorter texts would take longer per character.
+_CACHED_TOKENS = 256
 # Greatest number of characters without a cache: of one text, and of all texts together.
 _MOST_UNCACHED, _ROWS_UNCACHED = 32, 256
-# The most texts without a cache: those of all whole windows are in memory together.
-_MOST_TEXTS_UNCACHED = 1024
 
 
 def measure(section: Section) -> None:
@@ -62,16 +59,16 @@ def _compare(
     sampler = Sampler(overrides, batch)
     sampler.check()
     few = 4 if section.quick else max(1, min(_MOST_UNCACHED, _ROWS_UNCACHED // batch))
-    many = 32 if section.quick else _cached_tokens(batch)
+    many = 32 if section.quick else _CACHED_TOKENS
     lengths = {"cached": many, "uncached": few}
     seconds = section.slice_seconds
-    works = {"cached": Slice(sampler.cached(lengths["cached"]), seconds)}
-    is_compared = batch <= _MOST_TEXTS_UNCACHED
-    if is_compared:
-        works["uncached"] = Slice(sampler.uncached(few), seconds)
+    works = {
+        "cached": Slice(sampler.cached(many), seconds),
+        "uncached": Slice(sampler.uncached(few), seconds),
+    }
     facts: dict[str, dict[str, Any]] = {}
     workers: list[Worker] = []
-    if torch and is_compared and sampler.config.model.kind == "transformer":
+    if torch and sampler.config.model.kind == "transformer":
         lengths["nanoGPT"] = few
         with section.attempt(f"{name}, nanoGPT"):
             workers.append(
@@ -110,10 +107,6 @@ def _compare(
             **times,
             **facts.get(label, {}),
         )
-
-
-def _cached_tokens(batch: int) -> int:
-    return next(tokens for most, tokens in _CACHED_TOKENS.items() if batch <= most)
 
 
 class Sampler:

@@ -33,7 +33,7 @@ _ROWS_PER_CORE = 8
 # top-p's sort makes several copies.
 _MOST_LOGITS = 1 << 20
 # Bytes of the caches of a group on a CPU: at least these, or so many times the parameters.
-_LEAST_CACHE, _CACHES_PER_PARAMETERS = 1 << 24, 2
+_LEAST_CACHE, _CACHES_PER_PARAMETERS = 20 << 20, 2
 # Part of an accelerator's memory for the caches of a group.
 _PART_OF_MEMORY = 0.25
 # The fewest positions of a cache.
@@ -79,11 +79,11 @@ def group_size(model: CharModel, variables: Any, samples: int, positions: int) -
     else:
         usable = round(_PART_OF_MEMORY * hardware.total_memory(devices[:1]))
     most = max(1, min(usable // max(1, each), _MOST_LOGITS // model.vocab_size))
-    if samples <= most:
-        return samples
     size = -(-samples // -(-samples // most))
-    # Cores divide the texts of a large group among them.
-    return size if size < 2 * _ROWS_PER_CORE else -(-size // _ROWS_PER_CORE) * _ROWS_PER_CORE
+    # Cores divide the texts of a large group among them: an even number on two, and no more than
+    # that, as each text above `samples` is computed for nothing.
+    cores = len(devices) if devices[0].platform == "cpu" else 1
+    return size if size < cores * _ROWS_PER_CORE else -(-size // cores) * cores
 
 
 def cache_length(length: int, capacity: int | None) -> int:

@@ -117,18 +117,23 @@ def test_samples_decoded_in_groups_are_the_same(kind, stop, monkeypatch):
         assert (rest == stop).all()
 
 
-@pytest.mark.parametrize("samples", [1, 2, 7, 15, 16, 17, 1000])
+@pytest.mark.parametrize("samples", [1, 2, 7, 15, 16, 17, 64, 65, 128, 1000])
 @pytest.mark.parametrize("kind", ["transformer", "gru"])
-def test_a_group_fits_the_budget_and_the_last_is_not_much_smaller(kind, samples, monkeypatch):
+def test_groups_fit_the_budget_are_alike_and_compute_little_for_nothing(
+    kind, samples, monkeypatch
+):
     model, variables = family(kind)
     cache = jax.eval_shape(lambda: model.short_cache(1, 4))
     each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
-    for most in (1, 3, 40):
+    cores = len(jax.local_devices())
+    for most in (1, 3, 40, 64):
         monkeypatch.setattr(decoder, "_CACHES_PER_PARAMETERS", 0)
         monkeypatch.setattr(decoder, "_LEAST_CACHE", most * each + each // 2)
         size = decoder.group_size(model, variables, samples, 4)
-        assert min(samples, most) // 2 <= size <= max(1, most if most < 16 else most + 7)
-        assert -(-samples // size) <= -(-samples // most)
+        groups = -(-samples // size)
+        assert min(samples, most) // 2 <= size < most + cores
+        assert groups <= -(-samples // most)
+        assert size - -(-samples // groups) < cores
 
 
 @pytest.mark.parametrize(
