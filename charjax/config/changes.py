@@ -7,7 +7,8 @@ from charjax.config.fields import Section
 from charjax.config.notes import learning_rate_at
 from charjax.config.optim import OptimConfig
 from charjax.config.reads import why_unread
-from charjax.config.sections import Config, toml_text
+from charjax.config.sections import Config
+from charjax.config.values import format_value, toml_text
 
 
 def differences(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
@@ -84,10 +85,10 @@ def describe_conflicts(
     follows_steps = new.optim.decay_steps in (None, new.train.steps)
     follows_steps = follows_steps and old.optim.decay_steps == old.train.steps
     parts = [
-        f"optim.decay_steps follows {_length_of(new)} where it was {was!r}, which would change the "
-        f"{old.optim.schedule} schedule of the completed steps"
+        f"optim.decay_steps follows {_length_of(new)} where it was {format_value(was)}, which "
+        f"would change the {old.optim.schedule} schedule of the completed steps"
         if follows_steps and name == "optim.decay_steps"
-        else f"{name} was {was!r} and is {now!r}"
+        else f"{name} was {format_value(was)} and is {format_value(now)}"
         for name, was, now in conflicts
     ]
     remedies = [remedy] if not follows_steps or len(conflicts) > 1 else []

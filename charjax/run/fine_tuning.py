@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from charjax.config import Config, differences, load_config, parse_config, read_settings
+from charjax.config.values import format_value
 from charjax.errors import UserError
 from charjax.extensions import refuse_unnamed
 from charjax.run.display import shown_loss
@@ -78,7 +79,7 @@ def load_source(directory: Path, checkpoint: str, config: Config) -> Run:
 
 def _check_same_model(old: Config, new: Config) -> None:
     changed = [
-        f"{name} is {before!r} there, {after!r} here"
+        f"{name} is {format_value(before)} there, {format_value(after)} here"
         for name, before, after in differences(old, old.model_copy(update={"model": new.model}))
         if name not in (*_CHANGEABLE, *_SAME_PARAMETERS)
     ]

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from charjax import backend, hardware, parallel
 from charjax.config import Config
 from charjax.config.fields import MOST_STEPS
+from charjax.config.values import format_value
 from charjax.data.batches import BatchSource, make_source
 from charjax.data.datasets import Dataset, load_dataset
 from charjax.data.host_batches import Block, make_host_source
@@ -277,15 +278,17 @@ def _check_counts(config: Config, model: Mixture, split: Split) -> None:
     free = hardware.free_memory() / 3
     if split.tokens.nbytes > config.data.device_bytes:
         raise UserError(
-            f"model.counts: {list(model.orders)} given for a text of {split.tokens.nbytes:,} "
-            f"bytes, which stays on the host as data.device_bytes is {config.data.device_bytes:,}; "
-            "counts need it on the device: raise that, or set model.counts=[]"
+            f"model.counts: {format_value(model.orders)} given for a text of "
+            f"{split.tokens.nbytes:,} bytes, which stays on the host as data.device_bytes is "
+            f"{config.data.device_bytes:,}; counts need it on the device: raise that, or set "
+            "model.counts=[]"
         )
     if needed > free:
         raise UserError(
-            f"model.counts: {list(model.orders)} given for a text of {split.tokens.size:,} tokens; "
-            f"what counts predict in place of each takes {needed / 1e9:,.1f} GB in training, and "
-            f"may take {free / 1e9:,.1f} GB: set model.counts=[], or give a shorter text"
+            f"model.counts: {format_value(model.orders)} given for a text of {split.tokens.size:,} "
+            f"tokens; what counts predict in place of each takes {needed / 1e9:,.1f} GB in "
+            f"training, and may take {free / 1e9:,.1f} GB: set model.counts=[], or give a shorter "
+            "text"
         )
     if split.num_targets < model.folds:
         raise UserError(
