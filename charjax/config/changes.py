@@ -73,10 +73,31 @@ def _same_rates(old: OptimConfig, new: OptimConfig, completed: int) -> bool:
     )
 
 
+# Settings of the model with which a run may start from the parameters of another. A context length
+# may change parameters, which their shapes show.
+CHANGEABLE = ("model.dropout", "model.context_length", "model.counts")
+# How the same parameters are trained.
+_SAME_PARAMETERS = (
+    "model.remat",
+    "model.scan_layers",
+    "model.count_folds",
+    "model.count_auxiliary",
+)
+
+
+def model_conflicts(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
+    """Return the differences for which a run cannot start from the parameters of another."""
+    return [
+        entry
+        for entry in differences(old, old.model_copy(update={"model": new.model}))
+        if entry[0] not in (*CHANGEABLE, *_SAME_PARAMETERS)
+    ]
+
+
 def describe_conflicts(
     old: Config, new: Config, remedy: str = "leave it as it was", completed: int | None = None
 ) -> str:
-    """Return the conflicts and the remedy, as a part of an error message.
+    """Return the conflicts and the remedies, as a part of an error message.
 
     If the user changed train.steps or train.epochs, and optim.decay_steps follows it, the remedy is
     the optim.decay_steps that keeps the schedule.
@@ -96,7 +117,12 @@ def describe_conflicts(
         remedies.append(
             f"add optim.decay_steps={old.optim.decay_steps} to keep the schedule as it was"
         )
-    return f"{', '.join(parts)}; {' and '.join(remedies or [remedy])}"
+    begins = "--init-from takes over the parameters"
+    if model_conflicts(old, new):
+        begins = "without --init-from, as it is another model"
+    return (
+        f"{', '.join(parts)}; {' and '.join(remedies or [remedy])}, or start a new run ({begins})"
+    )
 
 
 def _length_of(config: Config) -> str:

@@ -121,10 +121,7 @@ def check_resumed(notes: Notes, session: Session, completed: int) -> None:
         conflicts = describe_conflicts(
             notes.config, session.config, "put config.toml back as it was", completed
         )
-        raise UserError(
-            f"--resume: the checkpoint is of another configuration: {conflicts}, or start a new "
-            "run (--init-from takes over the parameters)"
-        )
+        raise UserError(f"--resume: the checkpoint is of another configuration: {conflicts}")
     dataset = session.dataset
     for part, then, now in (
         ("text", notes.dataset_digest, dataset.digest),
