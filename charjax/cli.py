@@ -338,6 +338,27 @@ def called_as(command: str) -> str:
     return f"python -m {module} {words}".rstrip()
 
 
+def _once(base: type[argparse.Action]) -> type[argparse.Action]:
+    """Return an argparse action whose option is refused when it is given a second time."""
+
+    class Once(base):  # type: ignore[misc,valid-type]
+        def __call__(self, parser: Any, *rest: Any, **named: Any) -> None:
+            flag = self.option_strings[0] if self.option_strings else ""
+            if flag and flag in parser.given:
+                raise argparse.ArgumentError(self, "given twice; give it once")
+            parser.given.add(flag)
+            super().__call__(parser, *rest, **named)
+
+    return Once
+
+
+_PLAIN = argparse.ArgumentParser()
+_ONCE = {
+    name: _once(type(_PLAIN.add_argument(f"--{name}", action=name)))
+    for name in ("store", "store_true", "store_false")
+}
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose mistakes are UserErrors.
 
@@ -366,9 +387,17 @@ class Parser(argparse.ArgumentParser):
         )
         self._write_epilog = epilog
         self._advise = advise
+        self.given: set[str] = set()
+        for name, action in _ONCE.items():
+            self.register("action", name, action)
+        self.register("action", None, _ONCE["store"])
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Parse as argparse does, but accept "--" as a value (Python before 3.13 drops it)."""
+        """Parse as argparse does, but accept "--" as a value (Python before 3.13 drops it).
+
+        An option is given once, unless it is repeatable (action="append").
+        """
+        self.given.clear()
         found, rest = super().parse_known_args(args, namespace)
         for action in self._actions:
             lost = action.option_strings and action.nargs is None and action.default != []

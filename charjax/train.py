@@ -138,10 +138,7 @@ def resolve_config(args: Namespace, note: Callable[[str], None]) -> tuple[Config
         completed = max(steps(workdir / "checkpoints"), default=None)
         if resume_conflicts(old, new, completed):
             conflicts = describe_conflicts(old, new, completed=completed)
-            raise UserError(
-                f"--resume: the configuration has changed: {conflicts}, or start a new run "
-                "(--init-from takes over the parameters)"
-            )
+            raise UserError(f"--resume: the configuration has changed: {conflicts}")
     return new, workdir
 
 
@@ -222,11 +219,11 @@ def _open(
     # Before anything else starts JAX.
     start_for_training(config, several=args.several)
     if args.init_from is not None:
-        from charjax.run.fine_tuning import describe_source, load_source
+        from charjax.run.fine_tuning import describe_source, initial_parameters, load_source
 
         source = load_source(Path(args.init_from), args.checkpoint or "best", config)
-        display.say(describe_source(source))
-        return open_session(config, source.tokenizer), source.variables["params"]
+        display.say(describe_source(source, config))
+        return open_session(config, source.tokenizer), initial_parameters(source, config)
     # A fine-tuned run has the alphabet of its source, which may not be that of its text.
     if not (args.resume and workdir):
         return open_session(config), None

@@ -2,16 +2,19 @@
 
 import contextlib
 import errno
+import importlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from charjax import cli, evaluate, interop, sample, signals, train
+from charjax.__main__ import COMMANDS
+from charjax.commands.completion import _parser_of as parser_of
 from charjax.errors import UserError, printable
 
 PARSERS = {
@@ -307,3 +310,42 @@ def test_an_interrupted_import_of_native_code_is_an_interrupt(
                 cli.run(load, [])
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def every_parser() -> Iterator[tuple[str, cli.Parser]]:
+    """Yield (command, its parser), those of nested commands too."""
+    for name, (module, _) in COMMANDS.items():
+        run = importlib.import_module(module).main
+        parser = parser_of(run, [])
+        nested = [choice for action in parser._actions for choice in action.choices or ()]
+        if not (parser.usage or "").endswith("..."):
+            nested = []
+        for choice in nested or [None]:
+            yield f"{name} {choice}", parser_of(run, [choice]) if choice else parser
+
+
+def test_no_option_of_any_command_is_given_twice_unless_it_is_repeatable():
+    refused, repeatable = set(), set()
+    for command, parser in every_parser():
+        for action in parser._actions:
+            flag = (action.option_strings or [""])[-1]
+            if not flag or flag in ("--help", "--version", "--accept-changed-code"):
+                continue
+            action.type = action.choices = None
+            words = [flag] if action.nargs == 0 else [flag, "1"]
+            if isinstance(action.default, list) or "append" in type(action).__name__.lower():
+                repeatable.add(flag)
+                continue
+            with pytest.raises(UserError, match=f"^{flag}: given twice; give it once; see") as e:
+                parser.parse_intermixed_args([*words, *words])
+            assert "\n" not in str(e.value)
+            refused.add((command.split()[0], flag))
+    assert repeatable == {"--code", "--axis", "--only"}
+    assert {("initlab", "--lr"), ("initlab", "--scheme"), ("train", "--workdir")} <= refused
+    assert {("evaluate", "--json"), ("plan", "--no-compile"), ("interop", "--format")} <= refused
+
+
+def test_an_option_may_be_given_again_to_another_call():
+    for _ in range(2):
+        assert train.train_arguments(["--workdir", "a", "x=1"]).workdir == "a"
+    assert status(train.main, "--workdir", "a", "--workdir=b") == 2

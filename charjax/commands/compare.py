@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charjax import cli
+from charjax.config.values import value_text
 from charjax.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -108,4 +109,4 @@ def _score(name: str, value: Any) -> str:
 
 
 def _setting(name: str, value: Any) -> str:
-    return "" if isinstance(value, float) and math.isnan(value) else str(value)
+    return "" if isinstance(value, float) and math.isnan(value) else value_text(value)

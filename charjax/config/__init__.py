@@ -4,9 +4,11 @@ Importing this package must stay cheap (no JAX): `--help` and every config error
 """
 
 from charjax.config.changes import (
+    CHANGEABLE,
     describe_conflicts,
     differences,
     flat_settings,
+    model_conflicts,
     resume_conflicts,
 )
 from charjax.config.describe import describe_fields
@@ -40,6 +42,7 @@ from charjax.config.sections import (
 from charjax.config.settings import read_settings, shipped_configs
 
 __all__ = [
+    "CHANGEABLE",
     "FAMILIES",
     "BigramConfig",
     "BowConfig",
@@ -67,6 +70,7 @@ __all__ = [
     "differences",
     "flat_settings",
     "load_config",
+    "model_conflicts",
     "parse_config",
     "read_settings",
     "refuse_unread",

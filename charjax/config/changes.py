@@ -7,7 +7,8 @@ from charjax.config.fields import Section
 from charjax.config.notes import learning_rate_at
 from charjax.config.optim import OptimConfig
 from charjax.config.reads import why_unread
-from charjax.config.sections import Config, toml_text
+from charjax.config.sections import Config
+from charjax.config.values import format_value, toml_text
 
 
 def differences(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
@@ -72,10 +73,31 @@ def _same_rates(old: OptimConfig, new: OptimConfig, completed: int) -> bool:
     )
 
 
+# Settings of the model with which a run may start from the parameters of another. A context length
+# may change parameters, which their shapes show.
+CHANGEABLE = ("model.dropout", "model.context_length", "model.counts")
+# How the same parameters are trained.
+_SAME_PARAMETERS = (
+    "model.remat",
+    "model.scan_layers",
+    "model.count_folds",
+    "model.count_auxiliary",
+)
+
+
+def model_conflicts(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
+    """Return the differences for which a run cannot start from the parameters of another."""
+    return [
+        entry
+        for entry in differences(old, old.model_copy(update={"model": new.model}))
+        if entry[0] not in (*CHANGEABLE, *_SAME_PARAMETERS)
+    ]
+
+
 def describe_conflicts(
     old: Config, new: Config, remedy: str = "leave it as it was", completed: int | None = None
 ) -> str:
-    """Return the conflicts and the remedy, as a part of an error message.
+    """Return the conflicts and the remedies, as a part of an error message.
 
     If the user changed train.steps or train.epochs, and optim.decay_steps follows it, the remedy is
     the optim.decay_steps that keeps the schedule.
@@ -84,10 +106,10 @@ def describe_conflicts(
     follows_steps = new.optim.decay_steps in (None, new.train.steps)
     follows_steps = follows_steps and old.optim.decay_steps == old.train.steps
     parts = [
-        f"optim.decay_steps follows {_length_of(new)} where it was {was!r}, which would change the "
-        f"{old.optim.schedule} schedule of the completed steps"
+        f"optim.decay_steps follows {_length_of(new)} where it was {format_value(was)}, which "
+        f"would change the {old.optim.schedule} schedule of the completed steps"
         if follows_steps and name == "optim.decay_steps"
-        else f"{name} was {was!r} and is {now!r}"
+        else f"{name} was {format_value(was)} and is {format_value(now)}"
         for name, was, now in conflicts
     ]
     remedies = [remedy] if not follows_steps or len(conflicts) > 1 else []
@@ -95,7 +117,12 @@ def describe_conflicts(
         remedies.append(
             f"add optim.decay_steps={old.optim.decay_steps} to keep the schedule as it was"
         )
-    return f"{', '.join(parts)}; {' and '.join(remedies or [remedy])}"
+    begins = "--init-from takes over the parameters"
+    if model_conflicts(old, new):
+        begins = "without --init-from, as it is another model"
+    return (
+        f"{', '.join(parts)}; {' and '.join(remedies or [remedy])}, or start a new run ({begins})"
+    )
 
 
 def _length_of(config: Config) -> str:

@@ -8,8 +8,9 @@ from pydantic.fields import FieldInfo
 
 from charjax.config.errors import choices, type_name
 from charjax.config.fields import Section
-from charjax.config.sections import FAMILIES, SECTIONS, toml_text
+from charjax.config.sections import FAMILIES, SECTIONS
 from charjax.config.settings import DEFAULT_KIND
+from charjax.config.values import toml_text
 
 
 def describe_fields() -> Iterator[tuple[str, list[tuple[str, str, str, str]]]]:

@@ -1,6 +1,5 @@
 """One-line error messages: the field, the value given, the values allowed, the remedy."""
 
-import json
 import types
 import typing
 from collections.abc import Mapping
@@ -13,10 +12,9 @@ from charjax.config.families import FAMILIES
 from charjax.config.fields import OrOwn, Section
 from charjax.config.own_families import find_family
 from charjax.config.peers import SHORT_FLAGS, advise
-from charjax.config.sections import SECTIONS, ordered_fields, toml_text
+from charjax.config.sections import SECTIONS, ordered_fields
+from charjax.config.values import format_value, toml_text
 from charjax.errors import did_you_mean
-
-_LONGEST_VALUE = 60
 
 
 def explain(error: ValidationError, within: tuple[str, ...] = ()) -> str:
@@ -167,15 +165,6 @@ def fields_of(section: str, kind: Any = None) -> dict[str, FieldInfo]:
     family = find_family(kind) if section == "model" else None
     group = (family,) if family else SECTIONS[section]
     return {key: field for known in group for key, field in ordered_fields(known)}
-
-
-def format_value(value: Any) -> str:
-    """Return a value as TOML writes it, cut to 60 characters."""
-    try:
-        text = json.dumps(value, ensure_ascii=False, default=str)
-    except (ValueError, RecursionError):  # thousands of digits, deeply nested lists
-        text = "a value too long to show"
-    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
 
 
 def choices(field: FieldInfo) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from charjax.config.fields import Count, Order, OrOwn, Period, Rate, Section, Width
+from charjax.config.values import format_value
 
 
 class FamilyConfig(Section):
@@ -110,12 +111,12 @@ class NgramConfig(FamilyConfig):
     def _check_prune(self) -> "NgramConfig":
         if any((*self.prune[:1], *(b < a for a, b in itertools.pairwise(self.prune)))):
             raise ValueError(
-                f"model.prune: {list(self.prune)} given; it must begin with 0, as every character "
-                "keeps its count, and never decrease, as in [0, 0, 1]"
+                f"model.prune: {format_value(self.prune)} given; it must begin with 0, as every "
+                "character keeps its count, and never decrease, as in [0, 0, 1]"
             )
         if len(self.prune) > self.order:
             raise ValueError(
-                f"model.prune: {list(self.prune)} given, {len(self.prune)} counts, but "
+                f"model.prune: {format_value(self.prune)} given, {len(self.prune)} counts, but "
                 f"model.order={self.order} has n-grams of no more lengths: leave some out"
             )
         return self
@@ -156,8 +157,8 @@ class TrainedConfig(FamilyConfig):
     def _check_counts(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if any(b <= a for a, b in itertools.pairwise(value)):
             raise ValueError(
-                f"model.counts: {list(value)} given; each n must be larger than the one before, as "
-                "in [3, 5, 8]"
+                f"model.counts: {format_value(value)} given; each n must be larger than the one "
+                "before, as in [3, 5, 8]"
             )
         return value
 

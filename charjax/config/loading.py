@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from charjax.config.errors import explain, format_value
+from charjax.config.errors import explain
 from charjax.config.families import FAMILIES, FamilyConfig
 from charjax.config.own_families import UnnamedFamily, find_family, is_own
 from charjax.config.reads import Unread, why_unread
@@ -23,6 +23,7 @@ from charjax.config.settings import (
     setting_of,
     split_override,
 )
+from charjax.config.values import format_value
 from charjax.errors import UserError, did_you_mean
 from charjax.extensions import is_named
 

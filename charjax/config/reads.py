@@ -6,11 +6,12 @@ conditions every run reads it. If one fails the setting is "unread", and
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from charjax.config.families import FAMILIES, families_where
 from charjax.config.optimizers import KINDS, kinds_reading
 from charjax.config.sections import Config
+from charjax.config.values import value_text
 from charjax.extensions import FIELDS, is_reference
 from charjax.extensions.loading import installed_names
 
@@ -53,10 +54,9 @@ def why_unread(config: Config, name: str) -> Unread | None:
     return None
 
 
-def _value(config: Config, name: str) -> Any:
+def _value(config: Config, name: str) -> str:
     section, _, key = name.partition(".")
-    value = getattr(getattr(config, section), key, "absent")
-    return str(value).lower() if isinstance(value, bool) else value
+    return value_text(getattr(getattr(config, section), key, "absent"))
 
 
 def _one_of(choice: str, *values: str) -> When:

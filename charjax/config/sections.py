@@ -9,7 +9,6 @@ import typing
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-import tomli_w
 from pydantic import (
     BaseModel,
     Field,
@@ -27,6 +26,7 @@ from charjax.config.fields import Count, Period, Rate, Section, Width
 from charjax.config.mesh import MeshConfig
 from charjax.config.optim import YOUNGER as _YOUNGER_OPTIM
 from charjax.config.optim import OptimConfig
+from charjax.config.values import format_value, toml_text
 from charjax.errors import UserError, did_you_mean
 
 # Default of data.device_bytes.
@@ -93,7 +93,7 @@ class DataConfig(Section):
         if value is None or all(isinstance(path, str) and _is_utf8(path) for path in paths):
             return value
         raise ValueError(
-            f"data.{info.field_name}: {json.dumps(value, default=str)} given; must be a text file, "
+            f"data.{info.field_name}: {format_value(value)} given; must be a text file, "
             'a folder of them, or a list such as ["a.txt", "b.txt"], with names in UTF-8'
         )
 
@@ -140,7 +140,7 @@ class DataConfig(Section):
         if value in _TOKENIZERS or (isinstance(value, str) and value.endswith(".json")):
             return value
         raise ValueError(
-            f"data.tokenizer: {json.dumps(value, default=str)} given; must be one of "
+            f"data.tokenizer: {format_value(value)} given; must be one of "
             f"{', '.join(_TOKENIZERS)}, or the path of a tokenizer.json"
             f"{did_you_mean(value, _TOKENIZERS)}"
         )
@@ -427,8 +427,8 @@ class Config(Section):
             )
         if optim.schedule == "exponential" and len(optim.boundaries) > 1:
             raise ValueError(
-                f"optim.boundaries: {list(optim.boundaries)} given; the exponential schedule has "
-                "one at most, the step at which the decay begins"
+                f"optim.boundaries: {format_value(optim.boundaries)} given; the exponential "
+                "schedule has one at most, the step at which the decay begins"
             )
         if optim.schedule in ("cosine", "wsd", "exponential") and (
             optim.min_learning_rate > optim.learning_rate
@@ -527,16 +527,6 @@ _OLDER = (("norm", "mlp"), ("norm", "wavenet"))
 def ordered_fields(section: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
     """Return the fields of a section: `kind` first, then as declared."""
     return sorted(section.model_fields.items(), key=lambda item: item[0] != "kind")
-
-
-def toml_text(value: Any) -> str:
-    """Return a value of a setting as TOML writes it on one line."""
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(toml_text, value))}]"
-    if isinstance(value, Section):
-        pairs = (f"{key} = {toml_text(inner)}" for key, inner in dict(value).items())
-        return f"{{{', '.join(pairs)}}}"
-    return tomli_w.dumps({"value": value}).removeprefix("value = ").removesuffix("\n")
 
 
 # Every class that a section may be.

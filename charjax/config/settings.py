@@ -12,7 +12,6 @@ from pydantic.fields import FieldInfo
 from charjax.config.errors import (
     choices,
     fields_of,
-    format_value,
     full_name,
     group_of,
     is_text,
@@ -22,6 +21,7 @@ from charjax.config.errors import (
 from charjax.config.own_families import find_family, is_own
 from charjax.config.peers import advise
 from charjax.config.sections import SECTIONS
+from charjax.config.values import format_value
 from charjax.errors import UserError, did_you_mean
 from charjax.extensions import FIELDS, bind, is_reference, name_word, refuse_unnamed
 

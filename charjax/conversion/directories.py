@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from charjax.config import TransformerConfig
+from charjax.config.values import format_value
 from charjax.conversion import huggingface, llama_config
 from charjax.conversion.config_json import without_defaults
 from charjax.conversion.files import Header, TensorFile, read_file, write_file
@@ -102,8 +103,8 @@ class Described:
         for name, value in settings.items():
             if described.get(name, value) != value:
                 raise UserError(
-                    f"config.json: it makes model.{name} {value!r}, but the header of {_TENSORS} "
-                    f"has {described[name]!r}; export the run again"
+                    f"config.json: it makes model.{name} {format_value(value)}, but the header of "
+                    f"{_TENSORS} has {format_value(described[name])}; export the run again"
                 )
         return dataclasses.replace(
             inferred,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from charjax.config import TransformerConfig
+from charjax.config.values import value_text
 from charjax.errors import UserError
 
 
@@ -47,14 +48,10 @@ def refuse_other_values(
     for name, (values, has) in needed.items():
         value = getattr(config, name)
         if value not in values:
-            wanted = f"with model.{name}={_shown(values[0])}"
+            wanted = f"with model.{name}={value_text(values[0])}"
             if values[0] is None:
                 wanted = f"without model.{name}"
             raise UserError(
-                f"model.{name}: {_shown(value)} in this model, but {title} {has}; only a model "
+                f"model.{name}: {value_text(value)} in this model, but {title} {has}; only a model "
                 f"{wanted} can be written as one"
             )
-
-
-def _shown(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from charjax.config import FAMILIES, Config, parse_config, read_settings, refuse_unread
+from charjax.config.values import format_value
 from charjax.conversion.files import Header
 from charjax.conversion.layout import Inferred, Layout, Question
 from charjax.errors import UserError
@@ -70,8 +71,8 @@ def resolve_config(
     for name in sorted((set(inferred.settings) - inferred.overridable) | set(questions)):
         if name in model and name in known and _as_list(model[name]) != _as_list(known[name]):
             raise UserError(
-                f"model.{name}: {model[name]!r} given, but the file has {known[name]!r}; "
-                "leave it out"
+                f"model.{name}: {format_value(model[name])} given, but the file has "
+                f"{format_value(known[name])}; leave it out"
             )
     unanswered = {
         name: question

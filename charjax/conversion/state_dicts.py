@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from charjax.config import ModelConfig
+from charjax.config.values import format_value, value_text
 from charjax.conversion.huggingface import HF_GPT2
 from charjax.conversion.layout import Arrays, Layout, Tensor
 from charjax.conversion.llama import LLAMA, QWEN3
@@ -37,8 +38,8 @@ def refuse_without_original(config: ModelConfig) -> None:
     """
     if orders := getattr(config, "counts", ()):
         raise UserError(
-            f"model.counts: {list(orders)} given; no PyTorch original has counts beside the "
-            "network, which alone would predict something else: train with model.counts=[] to "
+            f"model.counts: {format_value(orders)} given; no PyTorch original has counts beside "
+            "the network, which alone would predict something else: train with model.counts=[] to "
             "export it"
         )
     activation = getattr(config, "activation", None)
@@ -212,7 +213,7 @@ def _describe(config: ModelConfig, vocab_size: int) -> str:
     sizes = {name: value for name, value in config.model_dump().items() if name in names}
     sizes = {name: value for name, value in sizes.items() if value is not None}
     sizes["vocab_size"] = vocab_size
-    return ", ".join(f"{name}={value}" for name, value in sizes.items())
+    return ", ".join(f"{name}={value_text(value)}" for name, value in sizes.items())
 
 
 def _check_finite(tensors: dict[str, np.ndarray]) -> None:

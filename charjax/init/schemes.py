@@ -8,10 +8,11 @@ SCHEMES. A new number of [init] is a field of InitConfig in `charjax.config.sect
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from charjax.config import Config, InitConfig
 from charjax.config.own_families import is_own as is_own_family
+from charjax.config.values import format_value, value_text
 from charjax.errors import UserError, did_you_mean
 from charjax.extensions import is_reference
 from charjax.extensions.loading import installed_names
@@ -113,12 +114,12 @@ def find_scheme(init: InitConfig) -> Scheme:
         owners = [f'"{name}"' for name, other in SCHEMES.items() if number in other.numbers]
         if built:
             raise UserError(
-                f"init.{number}: {value} given; {init.scheme!r} does not read it when it is "
-                "called: leave it out"
+                f"init.{number}: {format_value(value)} given; {init.scheme!r} does not read it "
+                "when it is called: leave it out"
             )
         raise UserError(
-            f"init.{number}: {value} given; only init.scheme = {' or '.join(owners)} reads it: "
-            "leave it out"
+            f"init.{number}: {format_value(value)} given; only init.scheme = {' or '.join(owners)} "
+            "reads it: leave it out"
         )
     scheme = built[0] if built else _entry(init.scheme).build(init)
     if init.gain is None:
@@ -164,15 +165,11 @@ def scheme_for(config: Config) -> Scheme:
         section, _, key = name.partition(".")
         value = getattr(getattr(config, section), key, None)
         if value is not None and value not in allowed:
-            words = " or ".join(map(_word, allowed))
+            words = " or ".join(map(value_text, allowed))
             raise UserError(
-                f"init.scheme: {init.scheme!r} given with {name}={_word(value)}; it needs "
+                f"init.scheme: {init.scheme!r} given with {name}={value_text(value)}; it needs "
                 f"{name}={words}: set that, or choose another scheme"
             )
     if scheme.rules_of is not None:
         scheme = dataclasses.replace(scheme, rules=scheme.rules_of(config.model))
     return scheme.with_rates_of(config.optim)
-
-
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -6,9 +6,10 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
+from charjax.config.values import value_text
 from charjax.errors import UserError, did_you_mean
 from charjax.files import replacing
-from charjax.initlab.sweeps.axes import frozen, value_text
+from charjax.initlab.sweeps.axes import frozen
 
 Table = Literal["runs", "curves", "layers", "measurements"]
 Format = Literal["csv", "parquet"]

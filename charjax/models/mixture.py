@@ -111,8 +111,7 @@ class Mixture(CharModel):
         Returns:
           by name: "network", and "counts of n-grams" for each n.
         """
-        weights = {f"{name}_{kind}" for name in ("network", "count") for kind in ("scale", "gate")}
-        params = {name: leaf for name, leaf in variables["params"].items() if name not in weights}
+        params = without_weights(variables["params"])
         others = {name: leaf for name, leaf in variables.items() if name not in ("params", COUNTS)}
         found: dict[str, tuple[CharModel, dict[str, Any]]] = {
             "network": (self.network, {"params": params, **others})
@@ -267,6 +266,12 @@ class Mixture(CharModel):
         return False
 
 
+def without_weights(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of the network alone."""
+    return {name: leaf for name, leaf in params.items() if name not in _WEIGHTS}
+
+
+_WEIGHTS = {f"{expert}_{kind}" for expert in ("network", "count") for kind in ("scale", "gate")}
 _PREFIX = "order_{}_"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from charjax.config import Config, differences, flat_settings, load_config, parse_config
+from charjax.config.values import value_text
 from charjax.errors import UserError
 from charjax.extensions import code_digests
 from charjax.run.comparison import read_summary, score_row
@@ -185,15 +186,7 @@ def setting_rows(facts: list[Facts]) -> list[tuple[str, list[str], bool]]:
 
 
 def _flat(config: Config) -> dict[str, str]:
-    return {name: _value(value) for name, value in flat_settings(config)}
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return "unset"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(list(value)) if isinstance(value, tuple) else str(value)
+    return {name: value_text(value) for name, value in flat_settings(config)}
 
 
 def samples(directory: Path) -> tuple[list[tuple[int, list[str]]], bool]:

@@ -16,6 +16,7 @@ import pandas as pd
 from charjax import files
 from charjax.config import Config, differences, flat_settings, load_config
 from charjax.config.reads import why_unread
+from charjax.config.values import value_text
 from charjax.errors import UserError, visible
 from charjax.run.load import find_run, has_checkpoints, require_run
 from charjax.run.metrics import MetricsFile, best_line, per_character, validation_lines
@@ -46,12 +47,16 @@ class Comparison:
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        tables = [self.scores.T.to_string(), self.settings.to_string()]
+        tables = [self.scores.T.to_string(), self._shown().to_string()]
         return "\n\n".join([*tables, *(f"note: {note}" for note in self.notes)])
+
+    def _shown(self) -> pd.DataFrame:
+        """Return the settings as the user writes them."""
+        return self.settings.map(lambda x: x if isinstance(x, float) else value_text(x))
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<p>note: {html.escape(note)}</p>" for note in self.notes)
-        return str(self.scores.T.to_html()) + str(self.settings.to_html()) + notes
+        return str(self.scores.T.to_html()) + str(self._shown().to_html()) + notes
 
 
 def compare_runs(directories: Sequence[Path]) -> Comparison:

@@ -2,19 +2,24 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from charjax.config import Config, differences, load_config, parse_config, read_settings
+from charjax.config import (
+    CHANGEABLE,
+    Config,
+    load_config,
+    model_conflicts,
+    parse_config,
+    read_settings,
+    refuse_unread,
+)
+from charjax.config.values import format_value
 from charjax.errors import UserError
 from charjax.extensions import refuse_unnamed
+from charjax.models.mixture import without_weights
 from charjax.run.display import shown_loss
 from charjax.run.load import Run, find_run, load_run, parameter_shapes, require_run
 from charjax.run.metrics import MetricsFile
-
-# Settings of the model that may differ. A context length may change parameters, which
-# `load_source` sees from their shapes.
-_CHANGEABLE = ("model.dropout", "model.context_length")
-# How the same parameters are trained.
-_SAME_PARAMETERS = ("model.remat", "model.scan_layers")
 
 
 def fine_tuning_config(
@@ -49,7 +54,12 @@ def fine_tuning_config(
     config = load_config(file, [f"model.kind={kind}", *others], note=note)
     if kind == old.model.kind:
         model = old.model.model_dump(exclude_none=True) | requested
-        config = parse_config(config.model_dump(exclude_none=True) | {"model": model})
+        if not model.get("counts"):
+            beside = ("count_folds", "count_auxiliary")
+            model = {key: x for key, x in model.items() if key in requested or key not in beside}
+        tree = config.model_dump(exclude_none=True) | {"model": model}
+        config = parse_config(tree)
+        refuse_unread(config, tree, overrides)
     _check_same_model(old, config)
     return config
 
@@ -67,7 +77,9 @@ def load_source(directory: Path, checkpoint: str, config: Config) -> Run:
     """
     source = load_run(find_run(directory, checkpoint))
     _check_same_model(source.config, config)
-    if parameter_shapes(source.config, source) != parameter_shapes(config, source):
+    shapes = (parameter_shapes(each, source) for each in (source.config, config))
+    before, after = (_common(each, source.config, config) for each in shapes)
+    if before != after:
         theirs, ours = source.config.model.context_length, config.model.context_length
         raise UserError(
             f"model.context_length: {ours} given with --init-from, but that run's parameters are "
@@ -76,23 +88,39 @@ def load_source(directory: Path, checkpoint: str, config: Config) -> Run:
     return source
 
 
+def initial_parameters(source: Run, config: Config) -> dict[str, Any]:
+    """Return the parameters that a run starts from.
+
+    Of a network beside counts where it had none, or others, they are the network's alone: the
+    weights of the experts are drawn anew, as their number is another.
+    """
+    return _common(source.variables["params"], source.config, config)
+
+
+def _common(params: dict[str, Any], old: Config, new: Config) -> dict[str, Any]:
+    return without_weights(params) if _counts(old) != _counts(new) else params
+
+
+def _counts(config: Config) -> tuple[int, ...]:
+    return getattr(config.model, "counts", ())
+
+
 def _check_same_model(old: Config, new: Config) -> None:
     changed = [
-        f"{name} is {before!r} there, {after!r} here"
-        for name, before, after in differences(old, old.model_copy(update={"model": new.model}))
-        if name not in (*_CHANGEABLE, *_SAME_PARAMETERS)
+        f"{name} is {format_value(before)} there, {format_value(after)} here"
+        for name, before, after in model_conflicts(old, new)
     ]
     if changed:
         # Two families have few settings in common: only their names are reported.
         kinds = [text for text in changed if text.startswith("model.kind ")]
         raise UserError(
             f"--init-from: another model: {', '.join(kinds or changed)}; give the same model, or "
-            f"none (only {' and '.join(_CHANGEABLE)} may be changed)"
+            f"none (only {', '.join(CHANGEABLE[:-1])} and {CHANGEABLE[-1]} may be changed)"
         )
 
 
-def describe_source(source: Run) -> str:
-    """Return a line with the source's step and its validation loss."""
+def describe_source(source: Run, config: Config) -> str:
+    """Return a line with the source's step and its validation loss, for a new run."""
     lines = MetricsFile(source.directory / "metrics.jsonl").read_thinned()
     losses = [
         line["loss"] for line in lines if line["split"] == "val" and line["step"] == source.step
@@ -101,4 +129,14 @@ def describe_source(source: Run) -> str:
     if losses:
         loss = "not finite" if losses[-1] is None else shown_loss(losses[-1])
         measured = f"validation loss {loss}"
-    return f"starting from {source.directory}: checkpoint of step {source.step}, {measured}"
+    there, here = _counts(source.config), _counts(config)
+    others = (
+        ""
+        if there == here
+        else (
+            f"; its network alone, as model.counts is {format_value(there)} there and "
+            f"{format_value(here)} here"
+        )
+    )
+    step = f"checkpoint of step {source.step}"
+    return f"starting from {source.directory}: {step}, {measured}{others}"

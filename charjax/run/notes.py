@@ -15,7 +15,7 @@ from charjax.config import (
     resume_conflicts,
 )
 from charjax.config.reads import why_unread
-from charjax.config.sections import toml_text
+from charjax.config.values import format_value
 from charjax.data.text_files import TextFile
 from charjax.data.tokenizers import Tokenizer, tokenizer_from_json
 from charjax.errors import UserError
@@ -121,10 +121,7 @@ def check_resumed(notes: Notes, session: Session, completed: int) -> None:
         conflicts = describe_conflicts(
             notes.config, session.config, "put config.toml back as it was", completed
         )
-        raise UserError(
-            f"--resume: the checkpoint is of another configuration: {conflicts}, or start a new "
-            "run (--init-from takes over the parameters)"
-        )
+        raise UserError(f"--resume: the checkpoint is of another configuration: {conflicts}")
     dataset = session.dataset
     for part, then, now in (
         ("text", notes.dataset_digest, dataset.digest),
@@ -140,8 +137,7 @@ def check_resumed(notes: Notes, session: Session, completed: int) -> None:
 def changed_measure(old: Config, new: Config) -> str | None:
     """Return a note if validation losses are measured otherwise than so far; else None."""
     parts = [
-        f"{name} was {toml_text(was) if was is not None else 'unset'} and is "
-        f"{toml_text(now) if now is not None else 'unset'}"
+        f"{name} was {format_value(was)} and is {format_value(now)}"
         for name, was, now in differences(old, new)
         if name in _MEASURE and not (why_unread(old, name) and why_unread(new, name))
     ]

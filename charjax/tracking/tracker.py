@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from charjax import files
 from charjax.config import Config, flat_settings
+from charjax.config.values import value_text
 
 # A line of metrics.jsonl; the texts of a step of samples.txt.
 Line = dict[str, Any]
@@ -65,7 +66,7 @@ def numbers(line: Line) -> dict[str, float]:
 def settings(config: Config) -> dict[str, str | bool | int | float]:
     """Return the settings by name, section.key; lists as text, unset ones left out."""
     return {
-        name: value if isinstance(value, str | bool | int | float) else str(list(value))
+        name: value if isinstance(value, str | bool | int | float) else value_text(value)
         for name, value in flat_settings(config)
         if value is not None
     }

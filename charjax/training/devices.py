@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from charjax import backend, hardware, parallel
 from charjax.config import Config
 from charjax.config.mesh import REST, MeshConfig
-from charjax.config.sections import toml_text
+from charjax.config.values import format_value
 from charjax.errors import UserError
 from charjax.models.contract import CharModel
 from charjax.training.cpu_plan import share_batch
@@ -96,7 +96,7 @@ def mesh_sizes(config: Config, count: int, *, uses_all: bool = False) -> tuple[i
       UserError: runtime.mesh does not divide the devices, or its devices not the batch.
     """
     sizes = config.runtime.mesh.model_dump()
-    shown = f"runtime.mesh: {toml_text(config.runtime.mesh)} given"
+    shown = f"runtime.mesh: {format_value(config.runtime.mesh)} given"
     fixed = [name for name, size in sizes.items() if size != REST]
     known, batch = math.prod(sizes[name] for name in fixed), config.train.batch_size
     must_be_all = uses_all and len(fixed) == len(sizes)

@@ -20,6 +20,7 @@ from jax import Array
 
 from charjax import parallel
 from charjax.config import Config
+from charjax.config.values import format_value
 from charjax.data.batches import BatchSource
 from charjax.errors import UserError
 from charjax.models.contract import CharModel
@@ -60,8 +61,8 @@ def check_config(config: Config) -> None:
     """
     if orders := getattr(config.model, "counts", ()):
         raise UserError(
-            f"model.counts: {list(orders)} given; runs that are trained in one program have no "
-            "counts beside the network, whose tables each would hold: set model.counts=[]"
+            f"model.counts: {format_value(orders)} given; runs that are trained in one program "
+            "have no counts beside the network, whose tables each would hold: set model.counts=[]"
         )
     if config.runtime.prng == "rbg":
         raise UserError(

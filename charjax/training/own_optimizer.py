@@ -15,6 +15,7 @@ from jax import Array
 from charjax.config import OptimConfig
 from charjax.config.errors import choices
 from charjax.config.reads import READ
+from charjax.config.values import format_value
 from charjax.errors import UserError
 from charjax.extensions import calling, check_callable, find_object
 from charjax.init.own import ReadSettings
@@ -114,7 +115,8 @@ def _refuse_unread(config: OptimConfig, read: set[str]) -> None:
         value = getattr(config, key)
         if belongs and key not in read and value != field.default:
             raise UserError(
-                f"optim.{key}: {value} given; {config.kind!r} does not read it: leave it out"
+                f"optim.{key}: {format_value(value)} given; {config.kind!r} does not read it: "
+                "leave it out"
             )
 
 

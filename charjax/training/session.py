@@ -26,11 +26,11 @@ from charjax.init import check_cover, scheme_for
 from charjax.models import build_model
 from charjax.models.contract import CharModel
 from charjax.models.mixture import Mixture
-from charjax.models.ngram_cross_fit import DTYPE, cross_fit
 from charjax.models.roles import Role
 from charjax.programs.command import open_store
 from charjax.programs.facts import config_facts
 from charjax.random_streams import purpose_key
+from charjax.training.counts import predicted_by_the_rest, with_tables
 from charjax.training.cpu_plan import needs_one_heap
 from charjax.training.devices import check_memory, make_run_mesh
 from charjax.training.evaluation import Score, exact_loss, random_loss
@@ -41,6 +41,7 @@ from charjax.training.state import (
     InitData,
     TrainState,
     Weights,
+    apply_multipliers,
     create_state,
     initial_state,
     remove_multipliers,
@@ -257,45 +258,14 @@ def _source(
     }
     log_probs = None
     if isinstance(model, Mixture) and trains:
-        _check_counts(config, model, split)
-        log_probs = cross_fit(
-            split, vocab_size=model.vocab_size, orders=model.orders, folds=model.folds
-        )
+        log_probs = predicted_by_the_rest(config, model, split)
     elif split.tokens.nbytes > config.data.device_bytes:
         return make_host_source(split, **settings)
     return parallel.place(make_source(split, log_probs, **settings), parallel.replicated(mesh))
 
 
-def _check_counts(config: Config, model: Mixture, split: Split) -> None:
-    """Refuse a text whose probabilities by counts do not fit in memory, or too few folds of it.
-
-    Raises:
-      UserError: the message has the bytes.
-    """
-    needed = split.tokens.size * len(model.orders) * model.vocab_size * DTYPE.itemsize
-    # The host has them once, and a CPU's device a second time while they are placed.
-    free = hardware.free_memory() / 3
-    if split.tokens.nbytes > config.data.device_bytes:
-        raise UserError(
-            f"model.counts: {list(model.orders)} given for a text of {split.tokens.nbytes:,} "
-            f"bytes, which stays on the host as data.device_bytes is {config.data.device_bytes:,}; "
-            "counts need it on the device: raise that, or set model.counts=[]"
-        )
-    if needed > free:
-        raise UserError(
-            f"model.counts: {list(model.orders)} given for a text of {split.tokens.size:,} tokens; "
-            f"what counts predict in place of each takes {needed / 1e9:,.1f} GB in training, and "
-            f"may take {free / 1e9:,.1f} GB: set model.counts=[], or give a shorter text"
-        )
-    if split.num_targets < model.folds:
-        raise UserError(
-            f"model.count_folds: {model.folds} given for a training split of "
-            f"{split.num_targets:,} characters; lower it, or give a longer text"
-        )
-
-
 def first_state(session: Session, params: Any = None) -> TrainState:
-    """Return the state at step 0 on the mesh; `params` replace the parameters of the model."""
+    """Return the state at step 0 on the mesh; `params` replace parameters of the model."""
     key = purpose_key(session.config.train.seed, "init")
     is_divided = parallel.fsdp_size(session.mesh) > 1
 
@@ -307,14 +277,14 @@ def first_state(session: Session, params: Any = None) -> TrainState:
     # On one device: all of them would draw the same numbers.
     state = _drawn(session, draw, (key, parallel.first_copy(first_source(session))))
     if params is not None:
-        # The function of another run, in this run's parametrisation.
-        state = state._replace(params=remove_multipliers(params, state.scales))
+        # The function of another run, in this run's parametrisation; what that has not, as drawn.
+        drawn = apply_multipliers(state.params, state.scales)
+        state = state._replace(params=remove_multipliers({**drawn, **params}, state.scales))
     if is_divided or params is not None:
         # Some optimizers keep parameters in their state.
         state = _complete(session, state)
     if isinstance(session.model, Mixture):
-        tables = session.model.count(session.dataset.splits["train"])
-        state = state._replace(tables=jax.tree.map(jnp.asarray, tables))
+        state = with_tables(state, session.model, session.dataset.splits["train"])
     return place(session, state)
 
 

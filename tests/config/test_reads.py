@@ -26,7 +26,8 @@ from charjax.config import (
 from charjax.config.errors import choices, fields_of
 from charjax.config.optimizers import KINDS
 from charjax.config.reads import READ, why_unread
-from charjax.config.sections import SECTIONS, toml_text
+from charjax.config.sections import SECTIONS
+from charjax.config.values import toml_text
 from charjax.data.datasets import load_dataset
 from charjax.errors import UserError
 from charjax.init import scheme_for, scheme_numbers

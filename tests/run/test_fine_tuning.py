@@ -4,9 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from charjax.config import load_config
+from charjax.models.mixture import without_weights
+from charjax.run.load import find_run, load_run
 from tests.commands import run, tiny
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "ran", "off"]
@@ -72,7 +76,7 @@ def test_settings_that_change_no_parameter_may_change(kind, words, sources, text
 
 REFUSED = {
     "another size": ("transformer", ["model.n_layer=2"], "model.n_layer is 1 there, 2 here"),
-    "another family": ("gru", ["model.kind=lstm"], "model.kind is 'gru' there, 'lstm' here"),
+    "another family": ("gru", ["model.kind=lstm"], 'model.kind is "gru" there, "lstm" here'),
     "more learned positions": (
         "transformer",
         ["model.context_length=16"],
@@ -147,3 +151,65 @@ def test_a_text_that_was_moved_is_evaluated_at_its_new_place(sources, text, tmp_
     moved.write_text(text.read_text() + "more")
     assert "has changed" in run("evaluate", workdir, f"data.path={moved}").err
     assert run("evaluate", workdir, "train.steps=5").status == 2
+
+
+FEW_STEPS = ["optim.learning_rate=1e-30", "optim.weight_decay=0", "train.batch_size=4"]
+
+
+@pytest.fixture(scope="module")
+def with_counts(text, tmp_path_factory) -> dict[str, Path]:
+    """Train a GRU without counts, and with two of them."""
+    folder = tmp_path_factory.mktemp("counts")
+    small = [f"data.path={text}", *tiny("gru"), "init.scheme=mup", "model.count_folds=3"]
+    for name, counts in (("without", []), ("two", [2, 4])):
+        words = [word for word in small if counts or not word.startswith("model.count_folds")]
+        words += [f"model.counts={counts}", "train.steps=3", "--workdir"]
+        assert run("train", *words, folder / name).status == 0
+    return {name: folder / name for name in ("without", "two")}
+
+
+@pytest.mark.parametrize(
+    ("source", "counts"), [("without", [2, 4]), ("two", [3]), ("two", []), ("two", [2, 4])]
+)
+def test_other_counts_begin_from_the_network(source, counts, with_counts, text, tmp_path):
+    """Its parameters are those of the source; the weights of other experts are those of step 0."""
+    words = [*FEW_STEPS, f"model.counts={counts}", "init.scheme=mup"]
+    done = tune(with_counts[source], text, tmp_path / "new", *words)
+    assert done.status == 0, done.err
+    old, new = (load_run(find_run(path)) for path in (with_counts[source], tmp_path / "new"))
+    mine, theirs = new.variables["params"], old.variables["params"]
+    is_same = source == "two" and counts == [2, 4]
+    names = theirs if is_same else without_weights(theirs)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+        {name: mine[name] for name in names},
+        {name: theirs[name] for name in names},
+    )
+    fresh = mine.keys() - names.keys()
+    assert len(fresh) == (4 if counts and not is_same else 0)
+    assert all((mine[name] == 1).all() for name in fresh)
+    there = "[2, 4]" if source == "two" else "[]"
+    note = f"its network alone, as model.counts is {there} there and {counts} here"
+    assert (note in done.out) != is_same
+
+
+def test_folds_without_counts_are_read_by_nothing(with_counts, text, tmp_path):
+    words = [*FEW_STEPS, "model.count_folds=5", "init.scheme=mup"]
+    done = tune(with_counts["without"], text, tmp_path / "new", *words)
+    assert done.status == 2
+    assert "model.count_folds: 5 given; only counts beside the network read it" in done.err
+
+
+@pytest.mark.parametrize(
+    ("word", "advice"),
+    [
+        ("model.counts=[2,4]", "start a new run (--init-from takes over the parameters)"),
+        ("optim.beta1=0.8", "start a new run (--init-from takes over the parameters)"),
+        ("model.d_hidden=5", "start a new run (without --init-from, as it is another model)"),
+    ],
+)
+def test_a_changed_run_is_advised_to_what_can_be_done(word, advice, with_counts):
+    done = run("train", word, "--workdir", with_counts["without"], "--resume")
+    assert done.status == 2
+    assert done.err.endswith(f", or {advice}\n")
+    assert word != "model.counts=[2,4]" or "model.counts was [] and is [2, 4]" in done.err

@@ -98,7 +98,7 @@ def test_a_run_by_rbg_is_resumed_bit_for_bit_and_by_no_other(tmp_path: Any) -> N
         assert run("train", "--workdir", where, *words_of_run).status == 0
     refused = run("train", "--workdir", cut, "--resume", "runtime.prng=threefry")
     assert refused.status == 2
-    assert "runtime.prng was 'rbg' and is 'threefry'" in refused.err
+    assert 'runtime.prng was "rbg" and is "threefry"' in refused.err
     assert run("train", "--workdir", cut, "--resume", "train.steps=6").status == 0
     one, other = (json.loads((each / "summary.json").read_text()) for each in (whole, cut))
     assert one["prng"] == other["prng"] == "rbg"

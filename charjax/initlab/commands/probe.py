@@ -15,6 +15,7 @@ from typing import Any
 
 from charjax import cli
 from charjax.config import Config, load_config
+from charjax.config.values import format_value
 from charjax.errors import UserError, printable
 from charjax.initlab.sweeps.axes import numbers
 
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> int:
     config = load_config(args.config, args.overrides, note=cli.remark)
     if orders := getattr(config.model, "counts", ()):
         raise UserError(
-            f"model.counts: {list(orders)} given; a probe measures a network alone: set "
+            f"model.counts: {format_value(orders)} given; a probe measures a network alone: set "
             "model.counts=[]"
         )
     if config.model.fitted:

@@ -22,8 +22,9 @@ import pandas as pd
 import pydantic
 from numpy.typing import NDArray
 
+from charjax.config.values import value_text
 from charjax.errors import UserError, printable
-from charjax.initlab.sweeps.axes import frozen, value_text
+from charjax.initlab.sweeps.axes import frozen
 
 Array = NDArray[np.float64]
 

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from charjax.config.sections import toml_text
-
 # More values than this on one axis are taken for a typing error.
 _MOST = 10_000
 
@@ -71,11 +69,6 @@ def read_axes(tree: dict[str, Any]) -> Axes:
 def frozen(value: Any) -> Any:
     """Return a value of JSON with tuples in place of lists."""
     return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
-
-
-def value_text(value: Any) -> str:
-    """Return a setting's value as the tables show it: words as they are, others as in TOML."""
-    return value if isinstance(value, str) else toml_text(value)
 
 
 def numbers(

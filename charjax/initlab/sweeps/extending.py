@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from charjax.config.values import value_text
 from charjax.errors import UserError
 from charjax.files import replacing
 from charjax.initlab.sweeps import results
-from charjax.initlab.sweeps.axes import Axes, read_axes, value_text
+from charjax.initlab.sweeps.axes import Axes, read_axes
 from charjax.initlab.sweeps.grid import Group, Point
 from charjax.initlab.sweeps.merging import Source, merge_tables
 from charjax.initlab.sweeps.plan import (

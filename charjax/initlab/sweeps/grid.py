@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from charjax.config import Config
+from charjax.config.values import value_text
 from charjax.errors import UserError
 from charjax.init import find_scheme, scheme_for, scheme_numbers
 from charjax.initlab.sizes import size_of, with_model, with_size
-from charjax.initlab.sweeps.axes import Axes, value_text
+from charjax.initlab.sweeps.axes import Axes
 from charjax.initlab.sweeps.settings import is_traced, with_settings
 
 
@@ -78,7 +79,7 @@ def make_groups(base: Config, axes: Axes) -> list[Group]:
     for number, value in _scheme_settings(base).items():
         if all(number not in scheme_numbers(scheme) for scheme in axes.schemes):
             raise UserError(
-                f"init.{number}: {value} given; none of --scheme "
+                f"init.{number}: {value_text(value)} given; none of --scheme "
                 f"{','.join(axes.schemes)} reads it: leave it out"
             )
     groups: list[Group] = []

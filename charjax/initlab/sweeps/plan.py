@@ -8,6 +8,7 @@ import jax
 
 from charjax import hardware
 from charjax.config import Config
+from charjax.config.values import format_value
 from charjax.data.datasets import Dataset
 from charjax.errors import UserError
 from charjax.files import write_json
@@ -201,11 +202,10 @@ def check_kernels(old: dict[str, Any], new: dict[str, Any], flag: str) -> None:
         )
 
 
-def difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
-    """Return the name and both values of the first leaf that differs."""
+def difference(name: str, old: Any, new: Any) -> tuple[str, str, str]:
+    """Return the name and both values, as text, of the first leaf that differs."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys((*new, *old)):
             if old.get(key) != new.get(key):
                 return difference(f"{name}.{key}", old.get(key), new.get(key))
-    before, after = ("not set" if value is None else json.dumps(value) for value in (old, new))
-    return name, before, after
+    return name, format_value(old), format_value(new)

@@ -8,8 +8,9 @@ from charjax.config.errors import fields_of, unknown_key
 from charjax.config.optimizers import KINDS
 from charjax.config.reads import Unread, why_unread
 from charjax.config.settings import setting_of, split_override
+from charjax.config.values import value_text
 from charjax.errors import UserError
-from charjax.initlab.sweeps.axes import Axes, value_text
+from charjax.initlab.sweeps.axes import Axes
 
 # Numbers that a program can take as data, with the same bits as if they were part of it.
 _TRACED = {"adamw": ("optim.weight_decay", "optim.eps"), "sgd": ("optim.momentum",)}

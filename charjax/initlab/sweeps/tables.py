@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from charjax.config.values import value_text
 from charjax.data.datasets import Dataset
 from charjax.data.splits import target_counts
 from charjax.files import replacing
@@ -28,7 +29,6 @@ from charjax.initlab.predictions import (
     predict_layers,
     predict_loss,
 )
-from charjax.initlab.sweeps.axes import value_text
 from charjax.initlab.sweeps.grid import Group, Point
 from charjax.initlab.sweeps.record import Record, recorded_steps
 from charjax.models.contract import CharModel

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from charjax.config import Config
-from charjax.config.errors import fields_of, format_value
+from charjax.config.errors import fields_of
 from charjax.config.reads import Unread, why_unread
+from charjax.config.values import format_value, value_text
 from charjax.errors import UserError
 from charjax.initlab.sizes import size_of
 from charjax.initlab.sweeps.axes import Axes
@@ -57,7 +58,7 @@ def check_axes(
         default = fields_of(section, base.model.kind)[key].default
         if value in values or value == default:
             continue
-        listed = ",".join(str(value) for value in values)
+        listed = ",".join(map(value_text, values))
         if name in named:
             raise UserError(
                 f"{name}: {format_value(value)} given; no run reads it, as {flag} {listed} is "
