@@ -145,6 +145,20 @@ class TrainedConfig(FamilyConfig):
         "mixture's",
     )
 
+    count_words: int = Field(
+        0,
+        ge=0,
+        le=4,
+        description="families that carry a state: whole words of the contexts of a further expert, "
+        "which counts what followed the same words; 0: none",
+    )
+    count_temperature: float = Field(
+        1.0,
+        ge=0.1,
+        le=10,
+        description="divides the mixture's logits in evaluation and sampling, not in training",
+    )
+
     @field_validator("counts", mode="before")
     @classmethod
     def _list_counts(cls, value: Any) -> Any:

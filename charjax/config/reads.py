@@ -245,6 +245,8 @@ READ: dict[str, tuple[When, ...]] = {
     "model.scan_layers": (_SEVERAL_BLOCKS,),
     "model.count_folds": (_COUNTED,),
     "model.count_auxiliary": (_COUNTED,),
+    "model.count_temperature": (_COUNTED,),
+    "model.count_words": (_COUNTED, _CARRIED),
     "model.rotary_base": (_one_of("model.positions", "rotary"),),
     "init.scheme": (_TRAINED,),
     "init.std": (_TRAINED, _one_of("init.scheme", "normal")),

@@ -510,6 +510,7 @@ _YOUNGER: tuple[tuple[str, str], ...] = (
     *(("model", key) for key in ("d_ff", "rotary_base", "norm_epsilon", "attention_scale")),
     *(("model", key) for key in ("remat", "scan_layers")),
     *(("model", key) for key in ("counts", "count_folds", "count_auxiliary")),
+    *(("model", key) for key in ("count_words", "count_temperature")),
     ("optim", "clip_value"),
     ("train", "label_smoothing"),
     ("train", "z_loss"),

@@ -58,9 +58,10 @@ def build(config: ModelConfig, vocab_size: int, dtype: DTypeLike) -> CharModel:
         refuse_unnamed("model.activation", activation)
     model = family(vocab_size=vocab_size, dtype=dtype, **settings)
     if orders := getattr(config, "counts", ()):
-        names = {"folds": "count_folds", "auxiliary": "count_auxiliary"}
-        others = {field: getattr(config, name) for field, name in names.items()}
-        return Mixture(vocab_size, dtype, network=model, orders=orders, **others)
+        names = ("folds", "auxiliary", "temperature")
+        others = {name: getattr(config, f"count_{name}") for name in names}
+        words = getattr(config, "count_words", 0) if model.memory == "carried" else 0
+        return Mixture(vocab_size, dtype, network=model, orders=orders, words=words, **others)
     return model
 
 

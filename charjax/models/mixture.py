@@ -1,6 +1,6 @@
 """A network and counts that predict together.
 
-Letters: B batch, T time, N outputs, S history, V vocabulary, O orders, F features.
+Letters: B batch, T time, N outputs, S history, V vocabulary, O experts that count, F features.
 """
 
 from typing import Any
@@ -14,6 +14,7 @@ from jax import Array
 from charjax.data.splits import Split
 from charjax.models.contract import AUXILIARY, CharModel, FiniteModel, Memory
 from charjax.models.ngram import NgramModel
+from charjax.models.ngram_words import WordModel
 from charjax.models.roles import Parameter, Role, Roles
 from charjax.models.taps import Tap
 
@@ -30,13 +31,15 @@ NETWORK_FEATURES, COUNT_FEATURES = 2, 5
 class Mixture(CharModel):
     """A network beside counts of n-grams: a product of experts (Hinton 2002), trained jointly.
 
-        logits(w) = a(h) log p(w | h) + sum over orders n of b_n(h) log q_n(w | n - 1 characters)
+        logits(w) = a(h) log p(w | h) + sum over n of b_n(h) log q_n(w | h)
 
-    The network p learns what the counts q leave over. The weights are at first 0.6 of the network
-    and 0.5 of all counts together, and linear in numbers that say how sure the experts are and how
-    far they agree (`_features`). The parameters are the network's, under its own names, and of the
-    weights `network_scale` (), `network_gate` (F,), `count_scale` (O,) and `count_gate` (F, O).
-    So that the network also predicts by itself, its own loss is trained beside the mixture's.
+    The counts q are of n-grams, and the last of them, if there are `words`, of what followed the
+    same words (`ngram_words.WordModel`). The network p learns what they leave over. The weights are
+    at first 0.6 of the network and 0.5 of all counts together, and linear in numbers that say how
+    sure the experts are and how far they agree (`_features`). The parameters are the network's,
+    under its own names, and of the weights `network_scale` (), `network_gate` (F,), `count_scale`
+    (O,) and `count_gate` (F, O). So that the network also predicts by itself, its own loss is
+    trained beside the mixture's.
 
     The counts are tables, not parameters. While it trains, the caller gives what counts of the rest
     of the text predict (`ngram_cross_fit`); else the tables of the whole text are read, from the
@@ -48,23 +51,28 @@ class Mixture(CharModel):
       orders: n of each of the counts, modified Kneser-Ney, ascending.
       folds: parts of the training split, for `ngram_cross_fit`.
       auxiliary: weight of the network's own loss in what is trained.
+      words: whole words of the longest context of counts of words; 0: there are none.
+      temperature: divides the logits where the model does not train. It has seen the text that it
+        is trained on, so it trusts itself too much on any other.
     """
 
     network: CharModel
     orders: tuple[int, ...]
     folds: int
     auxiliary: float = 0.0
+    words: int = 0
+    temperature: float = 1.0
 
     def setup(self) -> None:
         """Give the network's parameters the names that they have without counts."""
         nn.share_scope(self, self.network)
-        ones, num_orders = nn.initializers.ones_init(), len(self.orders)
-        num_features = NETWORK_FEATURES + COUNT_FEATURES * num_orders
+        ones, experts = nn.initializers.ones_init(), self.num_counts
+        num_features = NETWORK_FEATURES + COUNT_FEATURES * experts
         # As gains these are 1 at first whatever the scheme; 1 is taken off a gate again.
         self.network_scale = self.param("network_scale", ones, ())
         self.network_gate = self.param("network_gate", ones, (num_features,))
-        self.count_scale = self.param("count_scale", ones, (num_orders,))
-        self.count_gate = self.param("count_gate", ones, (num_features, num_orders))
+        self.count_scale = self.param("count_scale", ones, (experts,))
+        self.count_gate = self.param("count_gate", ones, (num_features, experts))
 
     def __call__(
         self,
@@ -84,23 +92,25 @@ class Mixture(CharModel):
           train: as there.
           count_log_probs: (B, N, O, V), in place of what the tables have.
         """
-        network_cache, history_BS = (None, None) if cache is None else cache
+        network_cache, histories = (None, None) if cache is None else (cache[0], cache[1:])
         logits_BNV, new_cache = self.network(
             tokens_BT, network_cache, num_outputs=num_outputs, train=train
         )
-        if history_BS is None and self.memory == "carried":
-            history_BS = self._no_history(tokens_BT.shape[0])
+        if histories is None and self.memory == "carried":
+            histories = self._no_histories(tokens_BT.shape[0])
         tables = self.variables.get(COUNTS)
         if count_log_probs is None and tables is not None:
-            count_log_probs = self._count_log_probs(tables, tokens_BT, history_BS, num_outputs)
-        if history_BS is not None:
-            text_BS = jnp.concatenate([history_BS, tokens_BT.astype(jnp.int32)], axis=1)
-            history_BS = text_BS[:, tokens_BT.shape[1] :]
+            count_log_probs, histories = self._counted(tables, tokens_BT, histories, num_outputs)
+        elif histories is not None:
+            # Nothing reads the words of a text whose counts are given.
+            histories = (_lengthened(histories[0], tokens_BT), *histories[1:])
         if count_log_probs is not None:
             if train and self.auxiliary:
                 self.sow(AUXILIARY, "logits", logits_BNV)
             logits_BNV = self._product(logits_BNV, count_log_probs.astype(jnp.float32))
-        return logits_BNV, None if history_BS is None else (new_cache, history_BS)
+            if not train and self.temperature != 1:
+                logits_BNV = logits_BNV / self.temperature
+        return logits_BNV, None if histories is None else (new_cache, *histories)
 
     def experts(self, variables: dict[str, Any]) -> dict[str, tuple[CharModel, dict[str, Any]]]:
         """Return the experts, each a model with variables of its own.
@@ -109,7 +119,7 @@ class Mixture(CharModel):
           variables: the mixture's, its tables included.
 
         Returns:
-          by name: "network", and "counts of n-grams" for each n.
+          by name: "network", "counts of n-grams" for each n, and "counts of words".
         """
         params = without_weights(variables["params"])
         others = {name: leaf for name, leaf in variables.items() if name not in ("params", COUNTS)}
@@ -119,6 +129,9 @@ class Mixture(CharModel):
         for order in self.orders:
             tables = _of_order(variables[COUNTS], order)
             found[f"counts of {order}-grams"] = self._counts(order), {"params": tables}
+        if self.words:
+            tables = _of_words(variables[COUNTS])
+            found["counts of words"] = self._word_counts(), {"params": tables}
         return found
 
     def _product(self, logits_BNV: Array, counts_BNOV: Array) -> Array:
@@ -126,24 +139,33 @@ class Mixture(CharModel):
         network_BNV = jax.nn.log_softmax(logits_BNV)
         features_BNF = _features(network_BNV, counts_BNOV)
         a_BN = NETWORK_WEIGHT * self.network_scale + features_BNF @ (self.network_gate - 1)
-        b_O = COUNT_WEIGHT / len(self.orders) * self.count_scale
+        b_O = COUNT_WEIGHT / self.num_counts * self.count_scale
         b_BNO = b_O + features_BNF @ (self.count_gate - 1)
         counted_BNV = jnp.sum(b_BNO[..., None] * counts_BNOV, axis=-2)
         return a_BN[..., None] * network_BNV + counted_BNV
 
-    def count(self, split: Split) -> dict[str, np.ndarray]:
-        """Count a text: the tables of the collection "counts", in numpy."""
-        return {
+    def count(self, split: Split, fold_V: np.ndarray) -> dict[str, np.ndarray]:
+        """Count a text: the tables of the collection "counts", in numpy.
+
+        Args:
+          split: the text.
+          fold_V: the vocabulary's letters (`word_contexts.fold_symbols`).
+        """
+        counted = {
             _PREFIX.format(order) + name: table
             for order in self.orders
             for name, table in self._counts(order).fit(split)["params"].items()
         }
+        if self.words:
+            of_words = self._word_counts().fit(split, fold_V)
+            counted |= {_OF_WORDS + name: table for name, table in of_words.items()}
+        return counted
 
-    def _count_log_probs(
-        self, tables: Any, tokens_BT: Array, history_BS: Array | None, num_outputs: int | None
-    ) -> Array:
-        """Return what the tables predict, (B, N, O, V)."""
-        experts = []
+    def _counted(
+        self, tables: Any, tokens_BT: Array, histories: Any, num_outputs: int | None
+    ) -> tuple[Array, Any]:
+        """Return what the tables predict, (B, N, O, V), and the histories after the tokens."""
+        experts, history_BS = [], None if histories is None else histories[0]
         for order in self.orders:
             history_BK = None
             if history_BS is not None:
@@ -152,21 +174,41 @@ class Mixture(CharModel):
                 {"params": _of_order(tables, order)}, tokens_BT, history_BK, num_outputs=num_outputs
             )
             experts.append(logs_BNV)
-        return jnp.stack(experts, axis=-2)
+        others: tuple[Any, ...] = ()
+        if self.words:
+            logs_BNV, state = self._word_counts().apply(
+                {"params": _of_words(tables)}, tokens_BT, histories[1], num_outputs=num_outputs
+            )
+            experts.append(logs_BNV)
+            others = (state,)
+        if histories is not None:
+            histories = (_lengthened(histories[0], tokens_BT), *others)
+        return jnp.stack(experts, axis=-2), histories
+
+    @property
+    def num_counts(self) -> int:
+        """O, the experts that count."""
+        return len(self.orders) + bool(self.words)
 
     def _counts(self, order: int) -> NgramModel:
         return NgramModel(self.vocab_size, jnp.float32, order, SMOOTHING, alpha=1.0, parent=None)
 
-    def _no_history(self, batch_size: int) -> Array:
-        return jnp.zeros((batch_size, self.orders[-1] - 2), jnp.int32)
+    def _word_counts(self) -> WordModel:
+        return WordModel(self.vocab_size, jnp.float32, self.words, parent=None)
+
+    def _no_histories(self, batch_size: int) -> tuple[Any, ...]:
+        """Return what the counts know before a text: its last tokens, and its words."""
+        history_BS = jnp.zeros((batch_size, self.orders[-1] - 2), jnp.int32)
+        words = (self._word_counts().init_cache(batch_size),) if self.words else ()
+        return history_BS, *words
 
     def init_cache(self, batch_size: int) -> Any:
         """Return the network's cache, and token 0 in the place of the last tokens."""
-        return self.network.init_cache(batch_size), self._no_history(batch_size)
+        return self.network.init_cache(batch_size), *self._no_histories(batch_size)
 
     def short_cache(self, batch_size: int, length: int) -> Any:
         """Return the network's shorter cache, and token 0 in the place of the last tokens."""
-        return self.network.short_cache(batch_size, length), self._no_history(batch_size)
+        return self.network.short_cache(batch_size, length), *self._no_histories(batch_size)
 
     @property
     def memory(self) -> Memory:  # type: ignore[override]
@@ -195,7 +237,7 @@ class Mixture(CharModel):
 
     def saved_values(self, length: int) -> int:
         """Estimate the network's, and the counts' logits."""
-        return self.network.saved_values(length) + len(self.orders) * length * self.vocab_size
+        return self.network.saved_values(length) + self.num_counts * length * self.vocab_size
 
     def activation_shapes(self, length: int) -> dict[str, tuple[int, ...]]:
         """Return the network's."""
@@ -272,17 +314,31 @@ def without_weights(params: dict[str, Any]) -> dict[str, Any]:
 
 
 _WEIGHTS = {f"{expert}_{kind}" for expert in ("network", "count") for kind in ("scale", "gate")}
-_PREFIX = "order_{}_"
+_PREFIX, _OF_WORDS = "order_{}_", "words_"
 
 
 def _of_order(tables: Any, order: int) -> dict[str, Any]:
     """Return the tables of one of the counts, under their own names."""
-    prefix = _PREFIX.format(order)
+    return _named(tables, _PREFIX.format(order))
+
+
+def _of_words(tables: Any) -> dict[str, Any]:
+    """Return the tables of counts of words, under their own names."""
+    return _named(tables, _OF_WORDS)
+
+
+def _named(tables: Any, prefix: str) -> dict[str, Any]:
     return {
         name.removeprefix(prefix): table
         for name, table in tables.items()
         if name.startswith(prefix)
     }
+
+
+def _lengthened(history_BS: Array, tokens_BT: Array) -> Array:
+    """Return the last S tokens of a text."""
+    text_BS = jnp.concatenate([history_BS, tokens_BT.astype(jnp.int32)], axis=1)
+    return text_BS[:, tokens_BT.shape[1] :]
 
 
 def _features(network_BNV: Array, counts_BNOV: Array) -> Array:

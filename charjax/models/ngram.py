@@ -93,7 +93,7 @@ class NgramModel(FiniteModel):
         """See CharModel."""
         history_BS, cache = self.read(tokens_BT, cache, num_outputs)
         V = self.vocab_size
-        probability_MV = self._walk(history_BS, (V,), _mix_all)
+        probability_MV = self._walk(history_BS, (V,), mix_all)
         return jnp.log(probability_MV).reshape(tokens_BT.shape[0], -1, V), cache
 
     def target_log_probs(self, tokens_BT: Array, targets_BN: Array) -> Array:
@@ -108,11 +108,11 @@ class NgramModel(FiniteModel):
         B, N = history_BS.shape[0], history_BS.shape[1] - self.lookback
         tables = {name: jnp.asarray(table) for name, table in self.variables["params"].items()}
 
-        def lengthen(depth: Array, walk: _Walk) -> _Walk:
+        def lengthen(depth: Array, walk: Walk) -> Walk:
             back_BN = lax.dynamic_slice_in_dim(history_BS, self.order - 1 - depth, N, axis=1)
             return mix(tables, depth, _descend(tables, depth, back_BN.reshape(B * N), walk))
 
-        walk = _Walk(
+        walk = Walk(
             probability=jnp.full((B * N, *shape), 1 / self.vocab_size),
             node_M=jnp.zeros(B * N, jnp.int32),
             seen_M=jnp.ones(B * N, bool),
@@ -122,7 +122,7 @@ class NgramModel(FiniteModel):
         return walk.probability
 
 
-class _Walk(NamedTuple):
+class Walk(NamedTuple):
     """The place of each of M contexts in the tree, and its probabilities so far.
 
     `probability`: (M, V), or (M,) of the targets alone.
@@ -136,16 +136,16 @@ class _Walk(NamedTuple):
 
 
 _Tables = dict[str, Array]
-_Mix = Callable[[_Tables, Array, _Walk], _Walk]
+_Mix = Callable[[_Tables, Array, Walk], Walk]
 
 
-def _descend(tables: _Tables, depth: Array, back_M: Array, walk: _Walk) -> _Walk:
+def _descend(tables: _Tables, depth: Array, back_M: Array, walk: Walk) -> Walk:
     """Lengthen each context by the character before it, to `depth` characters."""
     ends_M = tables["tail"][walk.node_M]
     on_tail_M = ends_M >= 0
     # Negative places (no tail) are not used.
     goes_on_M = tables["text"][jnp.maximum(ends_M - depth, 0)].astype(jnp.int32) == back_M
-    child_M, found_M = _find(tables["symbol"], tables["first_child"], walk.node_M, back_M)
+    child_M, found_M = find(tables["symbol"], tables["first_child"], walk.node_M, back_M)
     return walk._replace(
         node_M=jnp.where(walk.seen_M & ~on_tail_M & found_M, child_M, walk.node_M),
         seen_M=walk.seen_M & jnp.where(on_tail_M, goes_on_M, found_M),
@@ -153,7 +153,7 @@ def _descend(tables: _Tables, depth: Array, back_M: Array, walk: _Walk) -> _Walk
     )
 
 
-def _find(symbols: Array, firsts: Array, node_M: Array, sought_M: Array) -> tuple[Array, Array]:
+def find(symbols: Array, firsts: Array, node_M: Array, sought_M: Array) -> tuple[Array, Array]:
     """Search the part of `symbols` that is a node's, ascending, for one.
 
     Returns:
@@ -173,7 +173,7 @@ def _find(symbols: Array, firsts: Array, node_M: Array, sought_M: Array) -> tupl
     return place_M, (place_M < end_M) & (symbols[place_M].astype(jnp.int32) == sought_M)
 
 
-def _mix_all(tables: _Tables, depth: Array, walk: _Walk) -> _Walk:
+def mix_all(tables: _Tables, depth: Array, walk: Walk) -> Walk:
     """Weigh the distributions so far and add the entries of the nodes reached."""
     V = walk.probability.shape[1]
     first_M, end_M = tables["first_entry"][walk.node_M], tables["first_entry"][walk.node_M + 1]
@@ -197,15 +197,15 @@ def _mix_all(tables: _Tables, depth: Array, walk: _Walk) -> _Walk:
     return walk._replace(probability=lax.fori_loop(0, blocks, add, weighted_MV))
 
 
-def _mix_target(target_M: Array, tables: _Tables, depth: Array, walk: _Walk) -> _Walk:
+def _mix_target(target_M: Array, tables: _Tables, depth: Array, walk: Walk) -> Walk:
     """Weigh the targets' probabilities so far and add the entries of the nodes reached."""
-    entry_M, found_M = _find(tables["follower"], tables["first_entry"], walk.node_M, target_M)
+    entry_M, found_M = find(tables["follower"], tables["first_entry"], walk.node_M, target_M)
     value_M = jnp.where(walk.tail_M, tables["tail_value"][depth], tables["value"][entry_M])
     weighted_M = _backoff(tables, depth, walk) * walk.probability
     return walk._replace(probability=weighted_M + jnp.where(walk.seen_M & found_M, value_M, 0.0))
 
 
-def _backoff(tables: _Tables, depth: Array, walk: _Walk) -> Array:
+def _backoff(tables: _Tables, depth: Array, walk: Walk) -> Array:
     """Return the weight (M,) of the shorter context: 1 where a context is not known."""
     backoff_M = tables["backoff"][walk.node_M]
     backoff_M = jnp.where(walk.tail_M, tables["tail_backoff"][depth], backoff_M)

@@ -8,20 +8,50 @@ from charjax import hardware
 from charjax.config import Config
 from charjax.config.values import format_value
 from charjax.data.splits import Split
+from charjax.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
 from charjax.errors import UserError
 from charjax.models.mixture import Mixture
 from charjax.models.ngram_cross_fit import DTYPE, cross_fit
+from charjax.models.word_contexts import fold_symbols
 from charjax.training.state import TrainState
 
 
-def predicted_by_the_rest(config: Config, model: Mixture, split: Split) -> np.ndarray:
+def predicted_by_the_rest(
+    config: Config, model: Mixture, split: Split, tokenizer: Tokenizer
+) -> np.ndarray:
     """Return what counts of the rest of a text predict in place of each token (`cross_fit`).
 
     Raises:
-      UserError: the text is too long for that, or has too few characters.
+      UserError: the text is too long for that, has too few characters, or no words.
     """
     _check(config, model, split)
-    return cross_fit(split, vocab_size=model.vocab_size, orders=model.orders, folds=model.folds)
+    return cross_fit(
+        split,
+        vocab_size=model.vocab_size,
+        orders=model.orders,
+        folds=model.folds,
+        words=model.words,
+        fold_V=_letters(model, tokenizer),
+    )
+
+
+def _letters(model: Mixture, tokenizer: Tokenizer) -> np.ndarray:
+    """Return which symbols are letters, and which are the same (`word_contexts.fold_symbols`).
+
+    Raises:
+      UserError: words are counted, and the tokens are subwords.
+    """
+    if isinstance(tokenizer, CharTokenizer):
+        return fold_symbols(tokenizer.symbols)
+    if isinstance(tokenizer, ByteTokenizer):
+        # Bytes above 127 are parts of letters: an ideograph stands for each.
+        return fold_symbols([chr(b) if b < 128 else chr(0x4E00 + b) for b in range(256)])
+    if model.words:
+        raise UserError(
+            f"model.count_words: {model.words} given with data.tokenizer=bpe, whose tokens are "
+            "parts of words already: use char or byte, or set model.count_words=0"
+        )
+    return np.zeros(0, np.int32)
 
 
 def _check(config: Config, model: Mixture, split: Split) -> None:
@@ -30,7 +60,7 @@ def _check(config: Config, model: Mixture, split: Split) -> None:
     Raises:
       UserError: the message has the bytes.
     """
-    needed = split.tokens.size * len(model.orders) * model.vocab_size * DTYPE.itemsize
+    needed = split.tokens.size * model.num_counts * model.vocab_size * DTYPE.itemsize
     # The host has them once, and a CPU's device a second time while they are placed.
     free = hardware.free_memory() / 3
     if split.tokens.nbytes > config.data.device_bytes:
@@ -54,6 +84,9 @@ def _check(config: Config, model: Mixture, split: Split) -> None:
         )
 
 
-def with_tables(state: TrainState, model: Mixture, split: Split) -> TrainState:
+def with_tables(
+    state: TrainState, model: Mixture, split: Split, tokenizer: Tokenizer
+) -> TrainState:
     """Return a state with the tables of the counts of a text."""
-    return state._replace(tables=jax.tree.map(jnp.asarray, model.count(split)))
+    tables = model.count(split, _letters(model, tokenizer))
+    return state._replace(tables=jax.tree.map(jnp.asarray, tables))

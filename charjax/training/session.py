@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
@@ -168,11 +169,14 @@ def make_session(
     if not model.fitted:
         rows = config.train.batch_size * config.optim.accumulate_steps
         train = dataset.splits["train"]
-        source = _source(config, model, mesh, train, rows, config.data.sampling, trains=True)
+        log_probs = None
+        if isinstance(model, Mixture):
+            log_probs = predicted_by_the_rest(config, model, train, dataset.tokenizer)
+        source = _source(config, model, mesh, train, rows, config.data.sampling, log_probs)
         if config.eval.protocol == "random" and "val" in dataset.splits:
             rows = parallel.round_up(config.eval.batch_size, mesh)
             val = dataset.splits["val"]
-            val_source = _source(config, model, mesh, val, rows, "random", trains=False)
+            val_source = _source(config, model, mesh, val, rows, "random")
     session = Session(config, dataset, model, devices, mesh, source, val_source)
     return session if config.train.epochs is None else _with_steps(session, config.train.epochs)
 
@@ -240,10 +244,9 @@ def _source(
     split: Split,
     rows: int,
     sampling: Any,
-    *,
-    trains: bool,
+    log_probs: np.ndarray | None = None,
 ) -> Source:
-    """Return the batches of a split; `trains`: they train, beside counts of the rest of it."""
+    """Return the batches of a split, with what counts of the rest of it predict if it trains."""
     context, layout = config.model.context_length, config.data.layout
     assert context is not None
     assert layout is not None
@@ -256,10 +259,7 @@ def _source(
         "batch_size": rows,
         "seed": config.train.seed,
     }
-    log_probs = None
-    if isinstance(model, Mixture) and trains:
-        log_probs = predicted_by_the_rest(config, model, split)
-    elif split.tokens.nbytes > config.data.device_bytes:
+    if log_probs is None and split.tokens.nbytes > config.data.device_bytes:
         return make_host_source(split, **settings)
     return parallel.place(make_source(split, log_probs, **settings), parallel.replicated(mesh))
 
@@ -284,7 +284,8 @@ def first_state(session: Session, params: Any = None) -> TrainState:
         # Some optimizers keep parameters in their state.
         state = _complete(session, state)
     if isinstance(session.model, Mixture):
-        state = with_tables(state, session.model, session.dataset.splits["train"])
+        dataset = session.dataset
+        state = with_tables(state, session.model, dataset.splits["train"], dataset.tokenizer)
     return place(session, state)
 
 

@@ -119,6 +119,8 @@ def test_another_family_drops_only_the_settings_it_does_not_have(tmp_path: Path)
         "counts": (),
         "count_folds": 20,
         "count_auxiliary": 0.3,
+        "count_words": 0,
+        "count_temperature": 1.0,
         "kind": "gru",
         "n_layer": 6,
         "d_embed": 128,

@@ -72,6 +72,7 @@ RUNS: list[list[str]] = [
     ["model.kind=ngram"],
     ["model.kind=ngram", "model.smoothing=additive"],
     ["model.kind=gru"],
+    ["model.kind=gru", "model.counts=3"],
     ["model.kind=gru", "eval.streams=4"],
     ["model.kind=gru", "eval.max_targets=100"],
     ["model.kind=gru", "eval.protocol=random"],

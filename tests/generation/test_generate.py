@@ -119,9 +119,7 @@ def test_samples_decoded_in_groups_are_the_same(kind, stop, monkeypatch):
 
 @pytest.mark.parametrize("samples", [1, 2, 7, 15, 16, 17, 64, 65, 128, 1000])
 @pytest.mark.parametrize("kind", ["transformer", "gru"])
-def test_groups_fit_the_budget_are_alike_and_compute_little_for_nothing(
-    kind, samples, monkeypatch
-):
+def test_groups_fit_the_budget_are_alike_and_compute_little_for_nothing(kind, samples, monkeypatch):
     model, variables = family(kind)
     cache = jax.eval_shape(lambda: model.short_cache(1, 4))
     each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))

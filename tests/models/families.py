@@ -13,8 +13,11 @@ from charjax.config import parse_config
 from charjax.data.splits import Split
 from charjax.models import CharModel, build
 from charjax.models.mixture import COUNTS, Mixture
+from charjax.models.word_contexts import fold_symbols
 
 V, CONTEXT = 29, 12
+# Eighteen letters of thirteen kinds, for families that know words.
+SYMBOLS = "\n !',-.:;?3&AaBbCcDdEeFghijkl"
 
 # Settings of families that are not listed below, where they have them.
 SMALL = {"d_embed": 6, "d_hidden": 8, "d_model": 8, "n_layer": 2, "n_head": 2, "dropout": 0.5}
@@ -87,6 +90,14 @@ LISTED: dict[str, dict[str, Any]] = {
         "attention_scale": "inverse",
     },
     "gru-counts": {"kind": "gru", "d_embed": 6, "d_hidden": 8, "counts": [2, 4]},
+    "gru-words": {
+        "kind": "gru",
+        "d_embed": 6,
+        "d_hidden": 8,
+        "counts": [3],
+        "count_words": 2,
+        "count_temperature": 1.25,
+    },
     "mlp-counts": {"kind": "mlp", "d_embed": 4, "context_length": 3, "counts": [5]},
     "transformer-counts": {
         "kind": "transformer",
@@ -149,7 +160,7 @@ def make_variables(model: CharModel) -> Any:
 
     drawn = jax.tree_util.tree_map_with_path(draw, variables)
     if isinstance(model, Mixture):
-        return drawn | {COUNTS: model.count(random_split(V, 600, seed=1))}
+        return drawn | {COUNTS: model.count(random_split(V, 600, seed=1), fold_symbols(SYMBOLS))}
     return drawn
 
 

@@ -10,6 +10,7 @@ import pytest
 from charjax.config import load_config, parse_config
 from charjax.models.ngram_cross_fit import cross_fit
 from charjax.training.session import first_state, open_session
+from charjax.training.state import variables_of
 from charjax.training.step import gradients_of
 from tests import commands
 from tests.models.families import CONTEXT, V, make_model, make_variables
@@ -145,9 +146,13 @@ def test_the_mixture_s_loss_and_the_network_s_own_are_trained(auxiliary, own_tex
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(sums.grads["readout"]))
 
 
-def test_a_run_is_resumed_to_the_bit_evaluated_and_sampled(own_text, tmp_path):
+WORDS = ["model.count_words=2", "model.count_temperature=1.1"]
+
+
+@pytest.mark.parametrize("others", [[], pytest.param(WORDS, marks=pytest.mark.slow)])
+def test_a_run_is_resumed_to_the_bit_evaluated_and_sampled(others, own_text, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    words = [*GRU, own_text, "data.sampling=contiguous"]
+    words = [*GRU, *others, own_text, "data.sampling=contiguous"]
     assert commands.run("train", *words, "--workdir", whole).status == 0
     assert commands.run("train", *words, "train.steps=6", "--workdir", parts).status == 0
     resumed = commands.run("train", "train.steps=12", "--workdir", parts, "--resume")
@@ -162,6 +167,35 @@ def test_a_run_is_resumed_to_the_bit_evaluated_and_sampled(own_text, tmp_path):
     assert one["model_bytes"]["weights"] == 4 * one["params"]
     sampled = commands.run("sample", whole, "--max-new-tokens", 20, "--greedy", "--json")
     assert len(json.loads(sampled.out)["samples"][0]) == 20
+
+
+def test_the_temperature_divides_the_logits_unless_the_model_trains(tokens):
+    mixture = make_model("gru-counts", dropout=0.0)
+    cooler = mixture.clone(temperature=1.25)
+    variables = make_variables(mixture)
+    logits, _ = mixture.apply(variables, tokens)
+    np.testing.assert_allclose(cooler.apply(variables, tokens)[0], logits / 1.25, rtol=1e-6)
+    trained, _ = cooler.apply(variables, tokens, train=True)
+    np.testing.assert_array_equal(trained, logits)
+
+
+@pytest.mark.parametrize("layout", ["stream", "lines"])
+def test_words_of_a_document_are_read_as_they_are_counted(layout, own_text):
+    """Compare with tables of the whole: a fold of one character is predicted by nearly that."""
+    words = [*GRU, *WORDS, own_text, f"data.layout={layout}", "model.count_folds=1000"]
+    if layout == "lines":
+        words = [*GRU, *WORDS, "data.name=names", "model.count_folds=1000"]
+    session = open_session(load_config(None, words))
+    state = first_state(session)
+    batch = session.source.draw(jnp.int32(0))
+    experts = session.model.experts(variables_of(state))
+    model, variables = experts["counts of words"]
+    # A stream is read from any place, so that its first words are others.
+    logs_BTV, _ = model.apply(variables, batch.inputs)
+    after = 0 if layout == "lines" else 6
+    by_rest = np.exp(np.asarray(batch.count_log_probs[:, after:, -1], np.float32))
+    difference = np.abs(np.exp(logs_BTV[:, after:]) - by_rest).max(-1)
+    assert np.median(difference[batch.weights[:, after:] > 0]) < 0.1
 
 
 @pytest.mark.slow
@@ -190,6 +224,15 @@ def test_evaluate_also_says_what_each_expert_loses_alone(own_text, tmp_path):
         (["model.counts=[]", "model.count_folds=5"], "model.count_folds"),
         (["model.counts=[]", "model.count_auxiliary=1"], "model.count_auxiliary"),
         (["model.counts=40"], "model.counts"),
+        (["model.count_words=5"], "model.count_words: 5 given"),
+        (["model.counts=[]", "model.count_words=2"], "model.count_words"),
+        (
+            ["model.kind=wavenet", "model.count_words=2"],
+            "model.count_words: 2 given; only",
+        ),
+        (["data.tokenizer=bpe", "model.count_words=2"], "whose tokens are parts of words already"),
+        (["model.counts=[]", "model.count_temperature=2"], "model.count_temperature"),
+        (["model.count_temperature=0"], "model.count_temperature: 0"),
         (["data.device_bytes=1000"], "which stays on the host as data.device_bytes is 1,000"),
         (["--measure", "sharpness"], "--measure: given with model.counts=[2, 4]"),
     ],
