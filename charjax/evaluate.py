@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
 def _evaluate(args: Namespace, poll: Any) -> int:
     from charjax import parallel
     from charjax.run.load import find_run, load_run, load_split, require_run
-    from charjax.training.evaluation import exact_loss, exact_losses
+    from charjax.training.evaluation import exact_loss, exact_losses, scored_size
 
     if args.unseen == "skip" and args.text is None:
         raise UserError(
@@ -83,22 +83,23 @@ def _evaluate(args: Namespace, poll: Any) -> int:
         "context": args.context,
         "stride": args.stride,
         **stream_sizes(run.model, run.config.model.kind, **requested),
-        "poll": poll,
         "device_bytes": run.config.data.device_bytes,
     }
     if args.per_line or args.per_character:
-        losses_N = exact_losses(run.model, run.variables, split, mesh, **sizes)
+        losses_N = exact_losses(run.model, run.variables, split, mesh, poll=poll, **sizes)
         return _print_rows(args, run, split, losses_N)
-    score = exact_loss(run.model, run.variables, split, mesh, max_targets=args.max_targets, **sizes)
+    sizes["max_targets"] = args.max_targets
+    score = exact_loss(run.model, run.variables, split, mesh, poll=poll, **sizes)
+    size = scored_size(run.model, split, mesh, run.tokenizer, **sizes)
     finite = math.isfinite(score.loss)
     # Spread by windows of their own, the targets of the experts would be others.
     is_whole = finite and not args.max_targets
-    experts = _experts(run, split, mesh, sizes) if is_whole else {}
+    experts = _experts(run, split, mesh, sizes, poll) if is_whole else {}
     if args.json:
-        result = _json(args, run, score, split.size, other) | experts
+        result = _json(args, run, score, size, other) | experts
         sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
     elif finite:
-        _print(args, run, score, split.size, other)
+        _print(args, run, score, size, other)
         _print_experts(experts)
     if not finite:
         sys.stdout.flush()
@@ -106,7 +107,9 @@ def _evaluate(args: Namespace, poll: Any) -> int:
     return 0 if finite else 1
 
 
-def _experts(run: "Run", split: "Split", mesh: "Mesh", sizes: dict[str, Any]) -> dict[str, Any]:
+def _experts(
+    run: "Run", split: "Split", mesh: "Mesh", sizes: dict[str, Any], poll: Any
+) -> dict[str, Any]:
     """Return what a mixture's experts lose each alone, and the bytes of each; {} of any other."""
     from charjax.models.mixture import Mixture
     from charjax.training.evaluation import exact_loss
@@ -121,7 +124,7 @@ def _experts(run: "Run", split: "Split", mesh: "Mesh", sizes: dict[str, Any]) ->
             for key, value in sizes.items()
             if model.memory == "carried" or key not in ("streams", "warmup")
         }
-        score = exact_loss(model, variables, split, mesh, **read)
+        score = exact_loss(model, variables, split, mesh, poll=poll, **read)
         losses[name] = score.loss if math.isfinite(score.loss) else None
     return {"experts": losses, "model_bytes": model_bytes(run.variables)}
 
@@ -249,14 +252,14 @@ def _print(
         in_bits = f"{shown_loss(bpc)} bpc, {in_bits}"
     in_nats = f"{shown_loss(loss)} nats per {unit}"
     over = f"{size.tokens:,} targets"
-    if unit != "character":
-        # A text within one character has none that begins in it.
-        in_nats += f", {shown_loss(per_character)} nats per character" if size.characters else ""
-        over += f" ({size.characters:,} characters, {size.bytes:,} bytes)"
     if score.of:
         over = f"{score.targets:,} of {score.of:,} targets, in windows spread evenly"
     elif args.streams:
         over += f", in {args.streams:,} streams"
+    if unit != "character":
+        # A text within one character has none that begins in it.
+        in_nats += f", {shown_loss(per_character)} nats per character" if size.characters else ""
+        over += f" ({size.characters:,} characters, {size.bytes:,} bytes)"
     per_unit = "" if unit == "character" else f" per {unit}"
     sys.stdout.write(
         f"{_where(args)}: loss {in_nats}, {in_bits}, "

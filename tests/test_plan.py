@@ -113,7 +113,7 @@ def test_parameters_divided_over_devices_are_counted_by_their_parts(
     size = 4 * whole["parameters"]
     assert whole["step"]["collectives"] == pytest.approx(2 * 3 / 4 * size)
     assert half["step"]["collectives"] == pytest.approx(size + size / 2, rel=0.05)
-    run(*words, "runtime.mesh.fsdp=2", "--no-compile")
+    run(*words, "runtime.mesh.fsdp=2")
     printed = capsys.readouterr().out
     assert "float32, divided over 2" in printed
     assert "x those without runtime.mesh.fsdp" in printed
@@ -123,7 +123,7 @@ def test_a_state_that_no_device_holds_is_divided(
     text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     large = (text, "model.d_model=4096", "model.n_head=32", "model.n_layer=6")
-    small = ("model.context_length=64", "--device", "v5e", "--no-compile")
+    small = ("model.context_length=64", "--device", "v5e")
     with pytest.raises(UserError, match=r"runtime\.mesh\.fsdp="):
         run(*large, *small, "--json")
     ways = json.loads(capsys.readouterr().out)["would_fit"]

@@ -11,8 +11,9 @@ import pytest
 from charjax.config import load_config
 from charjax.training import session as session_module
 from charjax.training.evaluation import Score, random_loss
-from charjax.training.session import evaluator, first_state, open_session
+from charjax.training.session import first_state, open_session
 from charjax.training.state import variables_of
+from charjax.training.validation import evaluator
 from tests.commands import run, tiny
 
 COUNT = 3
