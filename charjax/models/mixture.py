@@ -132,12 +132,14 @@ class Mixture(CharModel):
         return a_BN[..., None] * network_BNV + counted_BNV
 
     def count(self, split: Split) -> dict[str, np.ndarray]:
-        """Count a text: the tables of the collection "counts", in numpy."""
-        return {
-            _PREFIX.format(order) + name: table
-            for order in self.orders
-            for name, table in self._counts(order).fit(split)["params"].items()
-        }
+        """Count a text: the tables of the collection "counts", in numpy; they share the text."""
+        found = {}
+        for order in self.orders:
+            # The zeros of the longest contexts.
+            tables = self._counts(order).fit(split, pad=self.orders[-1] - 2)["params"]
+            found[_TEXT] = tables.pop(_TEXT)
+            found |= {_PREFIX.format(order) + name: table for name, table in tables.items()}
+        return found
 
     def _count_log_probs(
         self, tables: Any, tokens_BT: Array, history_BS: Array | None, num_outputs: int | None
@@ -194,8 +196,12 @@ class Mixture(CharModel):
         return self.network.attention_weights(qkv_BTE, params)
 
     def saved_values(self, length: int) -> int:
-        """Estimate the network's, and the counts' logits."""
-        return self.network.saved_values(length) + len(self.orders) * length * self.vocab_size
+        """Estimate the network's, and arrays of the product of experts.
+
+        Their number is that of programs compiled for a CPU, of a GRU beside one and three counts.
+        """
+        arrays = 8 + 3 * len(self.orders)
+        return self.network.saved_values(length) + arrays * length * self.vocab_size
 
     def activation_shapes(self, length: int) -> dict[str, tuple[int, ...]]:
         """Return the network's."""
@@ -272,16 +278,16 @@ def without_weights(params: dict[str, Any]) -> dict[str, Any]:
 
 
 _WEIGHTS = {f"{expert}_{kind}" for expert in ("network", "count") for kind in ("scale", "gate")}
-_PREFIX = "order_{}_"
+_PREFIX, _TEXT = "order_{}_", "text"
 
 
 def _of_order(tables: Any, order: int) -> dict[str, Any]:
-    """Return the tables of one of the counts, under their own names."""
+    """Return the tables of one of the counts, under their own names, and the text."""
     prefix = _PREFIX.format(order)
     return {
         name.removeprefix(prefix): table
         for name, table in tables.items()
-        if name.startswith(prefix)
+        if name == _TEXT or name.startswith(prefix)
     }
 
 

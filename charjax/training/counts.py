@@ -11,7 +11,7 @@ from charjax.data.splits import Split
 from charjax.errors import UserError
 from charjax.models.mixture import Mixture
 from charjax.models.ngram_cross_fit import DTYPE, cross_fit
-from charjax.training.state import TrainState
+from charjax.training.state import Tables, TrainState
 
 
 def predicted_by_the_rest(config: Config, model: Mixture, split: Split) -> np.ndarray:
@@ -57,3 +57,11 @@ def _check(config: Config, model: Mixture, split: Split) -> None:
 def with_tables(state: TrainState, model: Mixture, split: Split) -> TrainState:
     """Return a state with the tables of the counts of a text."""
     return state._replace(tables=jax.tree.map(jnp.asarray, model.count(split)))
+
+
+def table_shapes(model: Mixture, split: Split) -> Tables:
+    """Count a text, and return the shapes of the tables."""
+    return {
+        name: jax.ShapeDtypeStruct(table.shape, table.dtype)
+        for name, table in model.count(split).items()
+    }

@@ -4,6 +4,7 @@ Nothing here writes to disk.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +31,7 @@ from charjax.models.roles import Role
 from charjax.programs.command import open_store
 from charjax.programs.facts import config_facts
 from charjax.random_streams import purpose_key
-from charjax.training.counts import predicted_by_the_rest, with_tables
+from charjax.training.counts import predicted_by_the_rest, table_shapes, with_tables
 from charjax.training.cpu_plan import needs_one_heap
 from charjax.training.devices import check_memory, make_run_mesh
 from charjax.training.feed import Source, one_batch
@@ -38,6 +39,7 @@ from charjax.training.own_checks import check_own
 from charjax.training.precision import DType, choose_dtype, with_dtype
 from charjax.training.state import (
     InitData,
+    Tables,
     TrainState,
     apply_multipliers,
     create_state,
@@ -78,6 +80,13 @@ class Session:
         if self.source is None:
             return 1.0
         return self.source.steps_per_epoch(self.dataset.splits["train"].num_targets)
+
+    @functools.cached_property
+    def table_shapes(self) -> Tables:
+        """Shapes of the tables of counts beside a network, for which the text is counted."""
+        if not isinstance(self.model, Mixture):
+            return {}
+        return table_shapes(self.model, self.dataset.splits["train"])
 
 
 def open_session(

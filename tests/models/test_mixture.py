@@ -116,6 +116,33 @@ def test_validation_batches_are_predicted_by_the_tables(own_text):
     assert session.val_source.count_log_probs is None
 
 
+@pytest.mark.parametrize("layout", ["stream", "lines"])
+def test_the_tables_share_one_text_and_predict_as_each_alone(layout, own_text):
+    words = [*GRU, own_text, f"data.layout={layout}", "model.counts=[2,3,5]", "model.count_folds=3"]
+    if layout == "lines":
+        words = [word for word in words if word != own_text] + ["data.name=names"]
+    session = open_session(load_config(None, words))
+    model, split = session.model, session.dataset.splits["train"]
+    tables = model.count(split)
+    assert [name for name in tables if name.endswith("text")] == ["text"]
+    tokens = jnp.asarray(split.tokens[:40].astype(np.int32)).reshape(2, 20)
+    apart = {}
+    for order, (counts, variables) in zip(
+        model.orders, [*model.experts({"params": {}, "counts": tables}).values()][1:], strict=True
+    ):
+        alone = counts.fit(split)
+        apart |= {f"order_{order}_{name}": table for name, table in alone["params"].items()}
+        np.testing.assert_array_equal(
+            counts.apply(variables, tokens)[0], counts.apply(alone, tokens)[0]
+        )
+    # Tables of an earlier version each have a text.
+    params = first_state(session).params
+    one, other = (
+        model.apply({"params": params, "counts": each}, tokens)[0] for each in (tables, apart)
+    )
+    np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("auxiliary", [0.3, 0.0])
 def test_the_mixture_s_loss_and_the_network_s_own_are_trained(auxiliary, own_text):
     words = [*GRU, own_text, f"model.count_auxiliary={auxiliary}"]
