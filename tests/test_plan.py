@@ -219,9 +219,9 @@ def test_tables_of_counts_are_counted_with_all_else(
     assert sizes["predictions"] == split.tokens.size * 2 * session.model.vocab_size * 2
     assert (without["bytes"]["tables"], without["bytes"]["predictions"]) == (0, 0)
     assert sizes["text"] == without["bytes"]["text"]
-    more = sizes["arguments"] - without["bytes"]["arguments"]
-    more -= 3 * (sizes["parameters"] - without["bytes"]["parameters"])
-    assert more == tables + sizes["predictions"]
+    added = sizes["arguments"] - without["bytes"]["arguments"]
+    added -= 3 * (sizes["parameters"] - without["bytes"]["parameters"])
+    assert added == tables + sizes["predictions"]
     # Weights and moments, the tables, and the counters.
     assert 0 <= sizes["checkpoint"] - tables - 3 * sizes["parameters"] < 100
     assert run(*words, "model.counts=[2,4]") == 0

@@ -170,6 +170,18 @@ class Mixture(CharModel):
         """Return the network's shorter cache, and token 0 in the place of the last tokens."""
         return self.network.short_cache(batch_size, length), self._no_history(batch_size)
 
+    def cache_after(self, before_BL: Array) -> Any:
+        """Return the network's cache, and the last tokens, which counts alone read."""
+        return self.network.init_cache(before_BL.shape[0]), before_BL.astype(jnp.int32)
+
+    def window_logits(self, tokens_BS: Array, num_outputs: int) -> Array:
+        """See CharModel. Counts also read the tokens before the window."""
+        tables, logs = self.variables.get(COUNTS), None
+        if tables is not None:
+            logs = self._count_log_probs(tables, tokens_BS, None, num_outputs)
+        logits_BNV, _ = self(tokens_BS[:, -num_outputs:], count_log_probs=logs)
+        return logits_BNV
+
     @property
     def memory(self) -> Memory:  # type: ignore[override]
         """The network's."""
@@ -181,6 +193,11 @@ class Mixture(CharModel):
         if not isinstance(self.network, FiniteModel):
             return self.network.lookback
         return max(self.network.lookback, self.orders[-1] - 2)
+
+    @property
+    def window_lookback(self) -> int:
+        """The counts', where the network reads windows alone."""
+        return 0 if isinstance(self.network, FiniteModel) else self.orders[-1] - 2
 
     @property
     def roles(self) -> Roles:  # type: ignore[override]

@@ -201,7 +201,7 @@ class _Sizes(NamedTuple):
 
 
 class _Reading(NamedTuple):
-    """How a split is read.
+    """The windows of a split, and the sizes in which they are read.
 
     Attributes:
       table: the windows.
@@ -265,7 +265,9 @@ def _reading(model: CharModel, split: Split, mesh: Mesh, sizes: _Sizes) -> _Read
     rows, piece = _bounded(model, rows, window, mesh)
     if free:
         window = piece
-    step, lookback = min(stride or window, window), model.lookback if free else 0
+    # With `context` every part of a model is bound to the window.
+    alone = model.window_lookback if context is None else 0
+    step, lookback = min(stride or window, window), model.lookback if free else alone
     table = evaluation_windows(split, window=window, stride=step)
     if max_targets is not None:
         table = spread(table, max_targets)
@@ -314,9 +316,13 @@ def random_loss(
     *,
     batches: int,
     first: int,
+    before: int = 0,
     poll: Callable[[], None] = lambda: None,
 ) -> Score:
-    """Return the mean loss of random batches `first`, `first` + 1, ...: nanoGPT's protocol."""
+    """Return the mean loss of random batches `first`, `first` + 1, ...: nanoGPT's protocol.
+
+    The first `before` inputs of each row are those of the model's `window_lookback`.
+    """
     size = source.batch_size
     rows, piece = _bounded(model, size, source.window, mesh)
     parts, sums = -(-size // rows), []
@@ -325,7 +331,7 @@ def random_loss(
         for part in range(parts):
             place = jnp.int32(index), jnp.int32(part)
             with parallel.target(mesh):
-                sums.append(score_draw(model, variables, drawn, *place, mesh, rows, piece))
+                sums.append(score_draw(model, variables, drawn, *place, mesh, rows, piece, before))
             jax.block_until_ready(sums[-2:-1])
             poll()
     every = np.asarray(jax.device_get(sums), np.float64).reshape(batches, parts, 2)

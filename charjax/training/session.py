@@ -254,11 +254,12 @@ def _source(
     assert context is not None
     assert layout is not None
     pairs = layout == "pairs"
+    lookback = model.lookback if trains else max(model.lookback, model.window_lookback)
     settings: dict[str, Any] = {
         "layout": layout,
         "sampling": sampling,
         "window": 1 if pairs else context,
-        "lookback": max(context - 1, model.lookback) if pairs else model.lookback,
+        "lookback": max(context - 1, model.lookback) if pairs else lookback,
         "batch_size": rows,
         "seed": config.train.seed,
     }

@@ -23,11 +23,14 @@ def evaluator(
     if source is None:
         return lambda step, state: score_split(session, split, variables_of(state, weights), poll)
 
+    before = 0 if config.data.layout == "pairs" else model.window_lookback
+
     def evaluate(step: int, state: TrainState) -> Score:
         # Fresh batches at each evaluation, as nanoGPT draws them.
         first = (step * count) % (2**31 - 1 - count)
         variables = parallel.whole(variables_of(state, weights), mesh)
-        return random_loss(model, variables, source, mesh, batches=count, first=first, poll=poll)
+        how: Any = {"batches": count, "first": first, "before": before, "poll": poll}
+        return random_loss(model, variables, source, mesh, **how)
 
     return evaluate
 
