@@ -18,7 +18,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from charjax import parallel
-from charjax.config.sections import DEVICE_BYTES
+from charjax.config.data import DEVICE_BYTES
 from charjax.data.splits import Split, target_counts
 from charjax.data.spread import spread, stream_windows, warmed
 from charjax.data.tokenizers import Tokenizer, text_size
