@@ -38,7 +38,7 @@ from charjax.run.display import Display
 from charjax.run.loss_rows import Characters, characters
 from charjax.run.metrics import MetricsFile
 from charjax.signals import Signals
-from charjax.training.evaluation import exact_loss, exact_losses
+from charjax.training.evaluation import exact_loss, exact_losses, scored_size
 from charjax.units import perplexity
 
 
@@ -257,10 +257,10 @@ class Run:
                 unseen=unseen,
             ).split
         windows = {"context": sizes["context"], "stride": sizes["stride"], **self._sizes(), **parts}
-        score = exact_loss(
-            self.model, self.variables, text, self._mesh(), max_targets=max_targets, **windows
-        )
-        loss, size = score.loss, text.size
+        windows["max_targets"] = max_targets
+        score = exact_loss(self.model, self.variables, text, self._mesh(), **windows)
+        size = scored_size(self.model, text, self._mesh(), self.tokenizer, **windows)
+        loss = score.loss
         return Evaluation(
             loss=loss,
             bpc=size.bpc(loss),

@@ -21,8 +21,7 @@ from charjax import cli
 from charjax.config import EvalConfig
 from charjax.config.families import families_where
 from charjax.config.settings import parse_paths
-from charjax.errors import UserError, printable
-from charjax.units import TextSize, perplexity
+from charjax.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from charjax.data.splits import Split
     from charjax.models.contract import CharModel
     from charjax.run.load import Run
-    from charjax.training.evaluation import Score
 
 
 def main(argv: list[str]) -> int:
@@ -50,7 +48,8 @@ def main(argv: list[str]) -> int:
 def _evaluate(args: Namespace, poll: Any) -> int:
     from charjax import parallel
     from charjax.run.load import find_run, load_run, load_split, require_run
-    from charjax.training.evaluation import exact_loss, exact_losses
+    from charjax.run.scores import explain_loss, show, show_experts, to_json
+    from charjax.training.evaluation import exact_loss, exact_losses, scored_size
 
     if args.unseen == "skip" and args.text is None:
         raise UserError(
@@ -83,30 +82,33 @@ def _evaluate(args: Namespace, poll: Any) -> int:
         "context": args.context,
         "stride": args.stride,
         **stream_sizes(run.model, run.config.model.kind, **requested),
-        "poll": poll,
         "device_bytes": run.config.data.device_bytes,
     }
     if args.per_line or args.per_character:
-        losses_N = exact_losses(run.model, run.variables, split, mesh, **sizes)
+        losses_N = exact_losses(run.model, run.variables, split, mesh, poll=poll, **sizes)
         return _print_rows(args, run, split, losses_N)
-    score = exact_loss(run.model, run.variables, split, mesh, max_targets=args.max_targets, **sizes)
+    sizes["max_targets"] = args.max_targets
+    score = exact_loss(run.model, run.variables, split, mesh, poll=poll, **sizes)
+    size = scored_size(run.model, split, mesh, run.tokenizer, **sizes)
     finite = math.isfinite(score.loss)
     # Spread by windows of their own, the targets of the experts would be others.
     is_whole = finite and not args.max_targets
-    experts = _experts(run, split, mesh, sizes) if is_whole else {}
+    experts = _experts(run, split, mesh, sizes, poll) if is_whole else {}
     if args.json:
-        result = _json(args, run, score, split.size, other) | experts
+        result = to_json(args, run, score, size, other) | experts
         sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
     elif finite:
-        _print(args, run, score, split.size, other)
-        _print_experts(experts)
+        show(args, run, score, size, other)
+        show_experts(experts)
     if not finite:
         sys.stdout.flush()
-        cli.complain(_explain_loss(args, run, score))
+        cli.complain(explain_loss(args, run, score))
     return 0 if finite else 1
 
 
-def _experts(run: "Run", split: "Split", mesh: "Mesh", sizes: dict[str, Any]) -> dict[str, Any]:
+def _experts(
+    run: "Run", split: "Split", mesh: "Mesh", sizes: dict[str, Any], poll: Any
+) -> dict[str, Any]:
     """Return what a mixture's experts lose each alone, and the bytes of each; {} of any other."""
     from charjax.models.mixture import Mixture
     from charjax.training.evaluation import exact_loss
@@ -121,24 +123,9 @@ def _experts(run: "Run", split: "Split", mesh: "Mesh", sizes: dict[str, Any]) ->
             for key, value in sizes.items()
             if model.memory == "carried" or key not in ("streams", "warmup")
         }
-        score = exact_loss(model, variables, split, mesh, **read)
+        score = exact_loss(model, variables, split, mesh, poll=poll, **read)
         losses[name] = score.loss if math.isfinite(score.loss) else None
     return {"experts": losses, "model_bytes": model_bytes(run.variables)}
-
-
-def _print_experts(experts: dict[str, Any]) -> None:
-    """Print a mixture's experts on a line of their own."""
-    from charjax.run.display import shown_loss
-    from charjax.units import shown_bytes
-
-    if not experts:
-        return
-    losses = [
-        f"the {name} alone {'not finite' if loss is None else shown_loss(loss)}"
-        for name, loss in experts["experts"].items()
-    ]
-    sizes = [f"{shown_bytes(size)} of {name}" for name, size in experts["model_bytes"].items()]
-    sys.stdout.write(f"experts: {', '.join(losses)}; {' and '.join(sizes)}\n")
 
 
 def stream_sizes(
@@ -199,83 +186,6 @@ def _print_rows(args: Namespace, run: "Run", split: "Split", losses_N: "np.ndarr
     rows = (loss_rows.by_line if args.per_line else loss_rows.by_character)(found)
     loss_rows.write(rows, sys.stdout, args.format)
     return int(undefined or np.isinf(losses_N).any())
-
-
-def _json(
-    args: Namespace, run: "Run", score: "Score", size: TextSize, other: "OtherText | None"
-) -> dict[str, Any]:
-    """Return the object to print; a loss that is not finite is null."""
-    from charjax.run.metrics import loss_fields
-
-    length = run.config.model.context_length
-    window = length if run.model.memory == "windowed" else None
-    result = {
-        "split": None if other else args.split,
-        **loss_fields(score.loss, size),
-        "perplexity": perplexity(score.loss) if math.isfinite(score.loss) else None,
-        "tokens": score.targets,
-        "characters": size.characters,
-        "bytes": size.bytes,
-        "context": args.context or window,
-        "stride": args.stride or args.context or window,
-        # Windows of some targets are read in batches, not in streams.
-        **({"of": score.of} if score.of else {"streams": args.streams} if args.streams else {}),
-        "checkpoint": args.checkpoint,
-        "step": run.step,
-    }
-    if other:
-        result |= {"text": args.text, "unseen": other.unseen, "notes": list(other.notes)}
-    return result
-
-
-def _print(
-    args: Namespace, run: "Run", score: "Score", size: TextSize, other: "OtherText | None"
-) -> None:
-    """Print one line on stdout; on stderr, notes on how another text was read."""
-    for note in other.notes if other else ():
-        sys.stderr.write(f"note: {printable(note)}\n")
-    from charjax.run.display import shown_loss
-
-    if score.loss > (uniform := math.log(run.tokenizer.vocab_size)):
-        sys.stderr.write(
-            f"note: the loss is above ln V ({uniform:.4f}), that of a uniform guess over the "
-            f"{run.tokenizer.vocab_size:,} symbols\n"
-        )
-    left_out = f", {other.unseen:,} unseen characters left out" if other and other.unseen else ""
-    loss, unit = score.loss, run.tokenizer.unit
-    per_character, bpc, bpb = size.per_character(loss), size.bpc(loss), size.bpb(loss)
-    in_bits = f"{shown_loss(bpb)} bits per byte"
-    if size.characters:
-        in_bits = f"{shown_loss(bpc)} bpc, {in_bits}"
-    in_nats = f"{shown_loss(loss)} nats per {unit}"
-    over = f"{size.tokens:,} targets"
-    if unit != "character":
-        # A text within one character has none that begins in it.
-        in_nats += f", {shown_loss(per_character)} nats per character" if size.characters else ""
-        over += f" ({size.characters:,} characters, {size.bytes:,} bytes)"
-    if score.of:
-        over = f"{score.targets:,} of {score.of:,} targets, in windows spread evenly"
-    elif args.streams:
-        over += f", in {args.streams:,} streams"
-    per_unit = "" if unit == "character" else f" per {unit}"
-    sys.stdout.write(
-        f"{_where(args)}: loss {in_nats}, {in_bits}, "
-        f"perplexity {shown_loss(perplexity(loss))}{per_unit}, over {over}"
-        f"{left_out} (checkpoint of step {run.step})\n"
-    )
-
-
-def _explain_loss(args: Namespace, run: "Run", score: "Score") -> str:
-    return (
-        f"the loss of {_where(args)} is not finite ({score.loss}) over {score.targets:,} targets "
-        f"(checkpoint of step {run.step}): the model gives a probability of 0 or none at all; "
-        "evaluate another --checkpoint, or train again with a lower rate"
-    )
-
-
-def _where(args: Namespace) -> str:
-    """Name the text that was evaluated, escaped for a terminal."""
-    return printable(args.text) if args.text is not None else f"the {args.split} split"
 
 
 def _other_text(run: "Run", args: Namespace) -> "OtherText":

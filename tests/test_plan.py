@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 
 from charjax.commands import plan
+from charjax.config import load_config
 from charjax.errors import UserError
 from charjax.performance.devices import DEVICES
+from charjax.performance.memory import size_of
+from charjax.training.session import first_state, open_session
+from tests import commands
 
 GPT = ("model.n_layer=2", "model.n_head=2", "model.d_model=64", "model.context_length=32")
 
@@ -49,6 +53,7 @@ def test_json_has_the_same_figures(text: str, capsys: pytest.CaptureFixture[str]
     found = planned(capsys, *words, "--price-per-hour", "2")
     sizes = found["bytes"]
     names = ("parameters", "moments", "other", "gradients", "activations", "text", "metrics")
+    names += ("tables", "predictions")
     assert sizes["total"] == sum(sizes[name] for name in names)
     assert sizes["parameters"] == 4 * found["parameters"]
     assert (found["fits"], found["would_fit"]) == (True, [])
@@ -113,7 +118,7 @@ def test_parameters_divided_over_devices_are_counted_by_their_parts(
     size = 4 * whole["parameters"]
     assert whole["step"]["collectives"] == pytest.approx(2 * 3 / 4 * size)
     assert half["step"]["collectives"] == pytest.approx(size + size / 2, rel=0.05)
-    run(*words, "runtime.mesh.fsdp=2", "--no-compile")
+    run(*words, "runtime.mesh.fsdp=2")
     printed = capsys.readouterr().out
     assert "float32, divided over 2" in printed
     assert "x those without runtime.mesh.fsdp" in printed
@@ -123,7 +128,7 @@ def test_a_state_that_no_device_holds_is_divided(
     text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     large = (text, "model.d_model=4096", "model.n_head=32", "model.n_layer=6")
-    small = ("model.context_length=64", "--device", "v5e", "--no-compile")
+    small = ("model.context_length=64", "--device", "v5e")
     with pytest.raises(UserError, match=r"runtime\.mesh\.fsdp="):
         run(*large, *small, "--json")
     ways = json.loads(capsys.readouterr().out)["would_fit"]
@@ -198,3 +203,58 @@ def test_help_names_the_devices(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         plan.main(["--help"])
     assert "h100, h200, a100, v5e, v6e, cpu" in capsys.readouterr().out
+
+
+def test_tables_of_counts_are_counted_with_all_else(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (text, "model.kind=gru", "model.d_hidden=8", "model.context_length=16")
+    words += ("train.batch_size=4", "--device", "h100")
+    without, beside = planned(capsys, *words), planned(capsys, *words, "model.counts=[2,4]")
+    session = open_session(load_config(None, [*words[:-2], "model.counts=[2,4]"]))
+    tables = size_of(first_state(session).tables)
+    split = session.dataset.splits["train"]
+    sizes = beside["bytes"]
+    assert sizes["tables"] == tables
+    assert sizes["predictions"] == split.tokens.size * 2 * session.model.vocab_size * 2
+    assert (without["bytes"]["tables"], without["bytes"]["predictions"]) == (0, 0)
+    assert sizes["text"] == without["bytes"]["text"]
+    added = sizes["arguments"] - without["bytes"]["arguments"]
+    added -= 3 * (sizes["parameters"] - without["bytes"]["parameters"])
+    assert added == tables + sizes["predictions"]
+    # Weights and moments, the tables, and the counters.
+    assert 0 <= sizes["checkpoint"] - tables - 3 * sizes["parameters"] < 100
+    assert run(*words, "model.counts=[2,4]") == 0
+    printed = capsys.readouterr().out
+    assert "model.counts=[2, 4]" in printed
+    assert "tables of counts; up to 3 are kept" in printed
+    assert "by a rough formula: none was fitted to a model with such options" in printed
+    assert "within" not in printed
+
+
+def test_a_run_does_not_fit_where_its_tables_do_not(
+    text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = (text, "model.kind=bigram", "train.batch_size=2", "model.context_length=2")
+    small = tmp_path / "small.toml"
+    need = planned(capsys, *words, "--device", "h100")["bytes"]["total"]
+    size = f"memory = {need + 5e4}\nusable = {need + 5e4}"
+    small.write_text(f'[device]\nname = "small"\n{size}\nfloat32 = 1e12\nbandwidth = 1e12\n')
+    assert planned(capsys, *words, "--device", str(small))["fits"]
+    with pytest.raises(UserError, match=r"small given; each would hold .* it would fit with"):
+        run(*words, "model.counts=[2,4]", "--device", str(small), "--json")
+
+
+def test_the_saved_files_are_at_most_what_is_planned(
+    text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = (text, "model.kind=gru", "model.d_hidden=64", "model.counts=[2,4]")
+    words += ("train.batch_size=4", "model.context_length=8")
+    planned_bytes = planned(capsys, *words, "--device", "h100")["bytes"]["checkpoint"]
+    done = commands.run("train", *words, "train.steps=1", "--workdir", tmp_path / "run")
+    assert done.status == 0, done.err
+    capsys.readouterr()
+    (saved,) = (tmp_path / "run" / "checkpoints").glob("*1")
+    files = [path for path in saved.rglob("*") if path.is_file() and path.suffix != ".json"]
+    size = sum(path.stat().st_size for path in files)
+    assert 0.2 * planned_bytes < size < 1.1 * planned_bytes + 20_000

@@ -118,6 +118,31 @@ def test_the_interface_reports_the_same(folder: Path):
     )
 
 
+def test_some_targets_are_converted_by_their_own_characters(folder: Path, tmp_path: Path):
+    text = f"data.path={folder / 'text.txt'}"
+    some = ["eval.max_targets=9", "train.steps=2"]
+    workdir = train(tmp_path / "run", text, *tiny("bigram"), *BPE, *some)
+    result = evaluate(workdir, "--checkpoint", "latest", "--max-targets", 9)
+    whole = evaluate(workdir, "--checkpoint", "latest")
+    assert result["tokens"] == 9 < whole["tokens"]
+    assert result["tokens"] <= result["characters"] <= result["bytes"] < whole["bytes"] / 2
+    for unit, name in (("bpc", "characters"), ("bpb", "bytes")):
+        bits = result["loss"] * result["tokens"] / result[name] / math.log(2)
+        assert result[unit] == pytest.approx(bits)
+    val = [line for line in read_metrics(workdir) if line["split"] == "val"][-1]
+    summary = json.loads((workdir / "summary.json").read_text())
+    found = charjax.load(workdir, "latest").evaluate("val", max_targets=9)
+    assert (found.characters, found.bytes) == (result["characters"], result["bytes"])
+    for name in ("loss", "bpc", "bpb"):
+        assert val[name] == summary[f"val_{name}"] == pytest.approx(result[name])
+        assert getattr(found, name) == pytest.approx(result[name])
+    counts = ["model.kind=ngram", "model.order=2", "eval.max_targets=9"]
+    subwords = [word for word in BPE if not word.startswith("train.")]
+    counted = train(tmp_path / "counts", text, *counts, *subwords)
+    (val,) = (line for line in read_metrics(counted) if line["split"] == "val")
+    assert val["bpb"] == pytest.approx(evaluate(counted, "--max-targets", 9)["bpb"])
+
+
 def test_every_report_has_the_three_units(folder: Path):
     lines = read_metrics(folder / "bpe")
     summary = json.loads((folder / "bpe" / "summary.json").read_text())

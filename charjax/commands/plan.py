@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from charjax import cli
 from charjax.config import Config, MeshConfig, load_config
+from charjax.config.values import format_value
 from charjax.errors import UserError
 
 if TYPE_CHECKING:
@@ -104,6 +105,11 @@ def _open(config: Config, args: argparse.Namespace, notes: list[str]) -> "Sessio
         dataset = load_dataset(config.data)
     else:
         notes.extend(missing.notes)
+        if orders := getattr(config.model, "counts", ()):
+            notes.append(
+                f"model.counts={format_value(orders)}: the tables are those of a "
+                "text of that size that repeats itself; the real one's are larger"
+            )
         dataset = dataset_of(config.data, missing, validation=load_validation(config.data))
     session = make_session(config, dataset, jax.local_devices())
     runtime = session.config.runtime.model_copy(update={"mesh": mesh})

@@ -16,7 +16,6 @@ from charjax.config.families import (
     FAMILIES,
     BigramConfig,
     BowConfig,
-    FamilyConfig,
     GRUConfig,
     LSTMConfig,
     MinLSTMConfig,
@@ -26,6 +25,7 @@ from charjax.config.families import (
     RNNConfig,
     TransformerConfig,
 )
+from charjax.config.family import FamilyConfig
 from charjax.config.loading import load_config, parse_config, refuse_unread
 from charjax.config.mesh import MeshConfig
 from charjax.config.optim import OptimConfig

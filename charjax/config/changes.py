@@ -75,13 +75,14 @@ def _same_rates(old: OptimConfig, new: OptimConfig, completed: int) -> bool:
 
 # Settings of the model with which a run may start from the parameters of another. A context length
 # may change parameters, which their shapes show.
-CHANGEABLE = ("model.dropout", "model.context_length", "model.counts")
+CHANGEABLE = ("model.dropout", "model.context_length", "model.counts", "model.count_words")
 # How the same parameters are trained.
 _SAME_PARAMETERS = (
     "model.remat",
     "model.scan_layers",
     "model.count_folds",
     "model.count_auxiliary",
+    "model.count_temperature",
 )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from charjax.config.errors import explain
-from charjax.config.families import FAMILIES, FamilyConfig
+from charjax.config.families import FAMILIES
+from charjax.config.family import FamilyConfig
 from charjax.config.own_families import UnnamedFamily, find_family, is_own
 from charjax.config.reads import Unread, why_unread
 from charjax.config.sections import (

@@ -12,7 +12,8 @@ from pydantic import ConfigDict, Field, create_model
 from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError
 
-from charjax.config.families import FAMILIES, FamilyConfig
+from charjax.config.families import FAMILIES
+from charjax.config.family import FamilyConfig
 from charjax.errors import UserError
 from charjax.extensions import calling, find_object
 

@@ -56,6 +56,11 @@ class CharModel(nn.Module):
         return 0
 
     @property
+    def window_lookback(self) -> int:
+        """Tokens before a window that a part of the model reads, though the rest reads it alone."""
+        return 0
+
+    @property
     def capacity(self) -> int | None:
         """The most tokens that a cache holds, where memory is windowed; else None."""
         return None
@@ -165,6 +170,23 @@ class CharModel(nn.Module):
     def short_cache(self, batch_size: int, length: int) -> Any:
         """Return `init_cache` for at most `length` tokens, smaller where a family has it."""
         return self.init_cache(batch_size)
+
+    def cache_after(self, before_BL: Array) -> Any:
+        """Return the cache before a window, after its `window_lookback` tokens."""
+        return self.init_cache(before_BL.shape[0])
+
+    def window_logits(self, tokens_BS: Array, num_outputs: int) -> Array:
+        """Predict the characters after the tokens of a window, all at once.
+
+        Args:
+          tokens_BS: integers below V: the window, after `window_lookback` tokens.
+          num_outputs: N, the tokens of the window.
+
+        Returns:
+          logits, (B, N, V) float32.
+        """
+        logits_BNV: Array = self(tokens_BS[:, -num_outputs:])[0]
+        return logits_BNV
 
     def __call__(
         self,

@@ -148,18 +148,19 @@ class Mixture(CharModel):
         """Count a text: the tables of the collection "counts", in numpy.
 
         Args:
-          split: the text.
+          split: the text, which the tables of all n-grams share.
           fold_V: the vocabulary's letters (`word_contexts.fold_symbols`).
         """
-        counted = {
-            _PREFIX.format(order) + name: table
-            for order in self.orders
-            for name, table in self._counts(order).fit(split)["params"].items()
-        }
+        found = {}
+        for order in self.orders:
+            # The zeros of the longest contexts.
+            tables = self._counts(order).fit(split, pad=self.orders[-1] - 2)["params"]
+            found[_TEXT] = tables.pop(_TEXT)
+            found |= {_PREFIX.format(order) + name: table for name, table in tables.items()}
         if self.words:
             of_words = self._word_counts().fit(split, fold_V)
-            counted |= {_OF_WORDS + name: table for name, table in of_words.items()}
-        return counted
+            found |= {_OF_WORDS + name: table for name, table in of_words.items()}
+        return found
 
     def _counted(
         self, tables: Any, tokens_BT: Array, histories: Any, num_outputs: int | None
@@ -196,6 +197,15 @@ class Mixture(CharModel):
     def _word_counts(self) -> WordModel:
         return WordModel(self.vocab_size, jnp.float32, self.words, parent=None)
 
+    def _after(self, before_BL: Array) -> tuple[Any, ...]:
+        """Return what the counts know after the tokens before a window; of words, none yet."""
+        tokens_BL = before_BL.astype(jnp.int32)
+        words: tuple[Any, ...] = ()
+        if self.words:
+            state = self._word_counts().init_cache(before_BL.shape[0])
+            words = (state._replace(recent_BS=_lengthened(state.recent_BS, tokens_BL)),)
+        return tokens_BL, *words
+
     def _no_histories(self, batch_size: int) -> tuple[Any, ...]:
         """Return what the counts know before a text: its last tokens, and its words."""
         history_BS = jnp.zeros((batch_size, self.orders[-1] - 2), jnp.int32)
@@ -210,6 +220,19 @@ class Mixture(CharModel):
         """Return the network's shorter cache, and token 0 in the place of the last tokens."""
         return self.network.short_cache(batch_size, length), *self._no_histories(batch_size)
 
+    def cache_after(self, before_BL: Array) -> Any:
+        """Return the network's cache, and the last tokens, which counts alone read."""
+        return self.network.init_cache(before_BL.shape[0]), *self._after(before_BL)
+
+    def window_logits(self, tokens_BS: Array, num_outputs: int) -> Array:
+        """See CharModel. Counts also read the tokens before the window."""
+        tables, logs = self.variables.get(COUNTS), None
+        if tables is not None:
+            histories = self._after(tokens_BS[:, :-num_outputs])
+            logs, _ = self._counted(tables, tokens_BS[:, -num_outputs:], histories, num_outputs)
+        logits_BNV, _ = self(tokens_BS[:, -num_outputs:], count_log_probs=logs)
+        return logits_BNV
+
     @property
     def memory(self) -> Memory:  # type: ignore[override]
         """The network's."""
@@ -221,6 +244,11 @@ class Mixture(CharModel):
         if not isinstance(self.network, FiniteModel):
             return self.network.lookback
         return max(self.network.lookback, self.orders[-1] - 2)
+
+    @property
+    def window_lookback(self) -> int:
+        """The counts', where the network reads windows alone."""
+        return 0 if isinstance(self.network, FiniteModel) else self.orders[-1] - 2
 
     @property
     def roles(self) -> Roles:  # type: ignore[override]
@@ -236,8 +264,12 @@ class Mixture(CharModel):
         return self.network.attention_weights(qkv_BTE, params)
 
     def saved_values(self, length: int) -> int:
-        """Estimate the network's, and the counts' logits."""
-        return self.network.saved_values(length) + self.num_counts * length * self.vocab_size
+        """Estimate the network's, and arrays of the product of experts.
+
+        Their number is that of programs compiled for a CPU, of a GRU beside one and three counts.
+        """
+        arrays = 8 + 3 * self.num_counts
+        return self.network.saved_values(length) + arrays * length * self.vocab_size
 
     def activation_shapes(self, length: int) -> dict[str, tuple[int, ...]]:
         """Return the network's."""
@@ -314,12 +346,12 @@ def without_weights(params: dict[str, Any]) -> dict[str, Any]:
 
 
 _WEIGHTS = {f"{expert}_{kind}" for expert in ("network", "count") for kind in ("scale", "gate")}
-_PREFIX, _OF_WORDS = "order_{}_", "words_"
+_PREFIX, _TEXT, _OF_WORDS = "order_{}_", "text", "words_"
 
 
 def _of_order(tables: Any, order: int) -> dict[str, Any]:
-    """Return the tables of one of the counts, under their own names."""
-    return _named(tables, _PREFIX.format(order))
+    """Return the tables of one of the counts, under their own names, and the text."""
+    return {**_named(tables, _PREFIX.format(order)), _TEXT: tables[_TEXT]}
 
 
 def _of_words(tables: Any) -> dict[str, Any]:

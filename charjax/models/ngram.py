@@ -63,13 +63,14 @@ class NgramModel(FiniteModel):
         return max(self.order - 2, 0)
 
     def fit(
-        self, split: Split, poll: Callable[[], None] = lambda: None
+        self, split: Split, poll: Callable[[], None] = lambda: None, pad: int | None = None
     ) -> dict[str, dict[str, np.ndarray]]:
         """Count a text: the model's variables, in numpy.
 
         Args:
           split: the text.
           poll: called between the lengths of contexts; may raise to stop.
+          pad: as of `fit_tables`.
         """
         tables = fit_tables(
             split,
@@ -79,6 +80,7 @@ class NgramModel(FiniteModel):
             smoothing=self.smoothing,
             alpha=self.alpha,
             prune=self.prune,
+            pad=pad,
         )
         return {"params": tables}
 

@@ -31,6 +31,7 @@ def fit_tables(
     smoothing: str,
     alpha: float,
     prune: tuple[int, ...] = (),
+    pad: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Count a text, and turn the counts into the tables that `NgramModel` reads.
 
@@ -39,8 +40,19 @@ def fit_tables(
     document's start their plain counts instead, as for sentences of words, is worse here: on the
     names at n = 6, dev 2.038 against 1.997.)
 
+    Args:
+      split: the text.
+      poll: called between the lengths of contexts; may raise to stop.
+      vocab_size: V.
+      order: as of `NgramModel`.
+      smoothing: likewise.
+      alpha: likewise.
+      prune: likewise.
+      pad: zeros before each document, at least order - 2 (the default): with equally many, the
+        tables of several orders have the same text.
+
     Returns:
-      text: the documents, each after order - 2 zeros (unsigned)
+      text: the documents, each after its zeros (unsigned)
       symbol, first_child, tail (nodes; first_child has one more): the tree, level after level
       first_entry (nodes + 1), follower, value (entries): what an entry adds to the probability
       backoff (nodes): the weight of the shorter context's distribution
@@ -49,7 +61,7 @@ def fit_tables(
     Raises:
       UserError: the text is too long, or its contexts are too many to be numbered.
     """
-    pad = max(order - 2, 0)
+    pad = max(order - 2, 0) if pad is None else pad
     size = split.num_targets + (1 + pad) * len(split.doc_lengths)
     if size > _MOST_TOKENS:
         raise UserError(

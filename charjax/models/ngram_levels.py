@@ -59,7 +59,7 @@ def levels(
     """Yield the levels from the root to contexts of `order` - 1 characters, not in order of depth.
 
     Args:
-      text: after order - 2 zeros each.
+      text: after at least order - 2 zeros each.
       vocab_size: V.
       order: n.
       poll: called between parts of the work; may raise to stop.

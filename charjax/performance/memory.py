@@ -38,6 +38,9 @@ class Memory:
       moments: the optimizer's state.
       other: statistics of batch norm, carried states, a scheme's factors, a moving average of the
         parameters, counters.
+      tables: of the counts beside a network, which each device holds whole.
+      predictions: of these counts, in place of each training token.
+      checkpoint: a saved state, of all devices, as far as it is not compressed.
       text: the training tokens and the windows in them, or the blocks of a text on the host.
       metrics: the buffer of a chunk's metrics.
       temporary: gradients, activations and all else that a step holds for a while.
@@ -49,6 +52,9 @@ class Memory:
     all_parameters: int
     moments: int
     other: int
+    tables: int
+    predictions: int
+    checkpoint: int
     text: int
     metrics: int
     temporary: int
@@ -57,13 +63,13 @@ class Memory:
 
     @property
     def state(self) -> int:
-        """Bytes of what a checkpoint holds."""
+        """Bytes of what a step changes."""
         return self.parameters + self.moments + self.other
 
     @property
     def arguments(self) -> int:
-        """Bytes of the arguments of a step: state and text."""
-        return self.state + self.text
+        """Bytes of the arguments of a step: state, tables and text."""
+        return self.state + self.tables + self.predictions + self.text
 
     @property
     def fixed(self) -> int:
@@ -102,12 +108,16 @@ def with_temporary(
     state = _state(session)
     carry = size_of(state.carry) // devices
     rest = state._replace(params=(), opt_state=(), carry=(), average=())
+    tables, predictions = size_of(session.table_shapes), _predictions(session)
     return Memory(
         parameters=size_of(state.params, fsdp),
         all_parameters=size_of(state.params),
         moments=size_of(state.opt_state, fsdp),
         other=size_of(rest) + size_of(state.average, fsdp) + carry,
-        text=_text(session, devices),
+        tables=tables,
+        predictions=predictions,
+        checkpoint=size_of(state) + tables,
+        text=_text(session, devices) - predictions,
         metrics=CAPACITY * len(Metrics._fields) * _FLOAT,
         temporary=temporary,
         gradients=_gradients(session, state, fsdp),
@@ -193,6 +203,10 @@ def _text(session: Session, devices: int) -> int:
         return size_of(source)
     block = block_shapes(source, source.most_steps, session.mesh)
     return _BLOCKS * size_of(block) // devices
+
+
+def _predictions(session: Session) -> int:
+    return size_of(getattr(session.source, "count_log_probs", None))
 
 
 def _state(session: Session) -> TrainState:

@@ -1,5 +1,6 @@
 """A plan in words: rows of (name, figure, remark)."""
 
+from charjax.config.values import format_value
 from charjax.performance.activations import formula
 from charjax.performance.memory import predict
 from charjax.performance.planning import Plan
@@ -71,6 +72,12 @@ def _memory(plan: Plan) -> list[Row]:
         ("  activations", gib(found.activations), _basis(plan)),
         ("  text and metrics", gib(found.text + found.metrics), ""),
     ]
+    if found.tables:
+        counts = format_value(plan.session.model.orders)  # type: ignore[attr-defined]
+        rows += [
+            ("  tables of counts", gib(found.tables), f"model.counts={counts}"),
+            ("  their predictions", gib(found.predictions), "in place of each training token"),
+        ]
     if found.other > 1024:
         rows.append(
             ("  other state", gib(found.other), "statistics, carried state, factors, average")
@@ -83,7 +90,17 @@ def _memory(plan: Plan) -> list[Row]:
     usable = f"of {gib(device.usable)}: {fits}"
     rows.append(("  in all", gib(found.total), usable))
     largest = f"{plan.largest:,}" if plan.largest else "none"
-    return [*rows, ("largest train.batch_size", largest, "that fits")]
+    return [
+        *rows,
+        ("largest train.batch_size", largest, "that fits"),
+        ("a checkpoint", gib(found.checkpoint), _saved(plan)),
+    ]
+
+
+def _saved(plan: Plan) -> str:
+    tables = ", tables of counts" if plan.memory.tables else ""
+    keep = plan.session.config.checkpoint.keep
+    return f"on disk at most: parameters, moments, other state{tables}; up to {keep + 1} are kept"
 
 
 def _divided(plan: Plan) -> str:
@@ -97,6 +114,8 @@ def _basis(plan: Plan) -> str:
     found = formula(config.model.kind, platform, config.runtime.dtype)
     if found is None:
         return "by a rough formula: nothing was compiled for this device"
+    if not plan.session.model.is_plain:
+        return "by a rough formula: none was fitted to a model with such options"
     bound = "" if found.dtype == config.runtime.dtype else f", that of {found.dtype}: at most"
     if found.platform != platform:
         return f"by the formula of a GPU with a TPU's padding, not checked{bound}"

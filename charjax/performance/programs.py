@@ -102,7 +102,7 @@ def evaluation(
     column = jax.ShapeDtypeStruct((rows,), jnp.int32, sharding=parallel.split_over(mesh))
     variables = _whole(variables, mesh)
     windows = TextWindows(text, *[column] * 4)  # type: ignore[arg-type]
-    sizes: Any = {"window": window, "lookback": model.lookback}
+    sizes: Any = {"window": window, "lookback": model.lookback or model.window_lookback}
     if model.looks_up_targets:
         batch = jax.eval_shape(functools.partial(gather_columns, **sizes), windows)
         function = _bound(score_lookups, model)

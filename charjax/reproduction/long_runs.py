@@ -24,7 +24,8 @@ from charjax.run.notes import environment
 from charjax.run.recorder import Recorder
 from charjax.signals import Signals
 from charjax.training.seeds import Outcome, Point, Quantity
-from charjax.training.session import Session, open_session, score_split
+from charjax.training.session import Session, open_session
+from charjax.training.validation import score_split
 
 # Losses that a run measures at its end, or that its best checkpoint gives; by the exact protocol.
 MEASURED: frozenset[Quantity] = frozenset(("val", "test", "train"))

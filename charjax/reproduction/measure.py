@@ -12,8 +12,9 @@ from charjax.reproduction.checks import FAILURES, is_within
 from charjax.reproduction.rows import Figure, Ordering, Row
 from charjax.statistics import mean_interval
 from charjax.training.seeds import Outcome, Quantity, Replicas
-from charjax.training.session import Session, open_session, score_split
+from charjax.training.session import Session, open_session
 from charjax.training.state import parameter_count, state_shapes
+from charjax.training.validation import score_split
 
 Result = dict[str, Any]
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from charjax.run.display import Display
 from charjax.run.metrics import MetricsFile, loss_fields
 from charjax.run.progress import Progress
-from charjax.training.session import Session, place, score_split
+from charjax.training.session import Session, place
 from charjax.training.state import TrainState, fitted_state, variables_of
+from charjax.training.validation import evaluated_size, score_split
 
 
 def count(
@@ -45,12 +46,13 @@ def score(
             continue
         with display.doing(f"scoring {name}"):
             result = score_split(session, split, variables_of(state), poll)
+        size = evaluated_size(session, name)
         progress.scoring_seconds += result.seconds
         progress.scored += result.targets
         metrics.write(
             1,
             name,
-            **loss_fields(result.loss, split.size),
+            **loss_fields(result.loss, size),
             learning_rate=None,
             grad_norm=None,
             tokens_per_second=progress.tokens_per_second if name == "train" else None,
@@ -60,5 +62,5 @@ def score(
             progress.val_loss, best = result.loss, math.isfinite(result.loss)
             if best:
                 progress.best_val_loss, progress.best_step = result.loss, 1
-            display.evaluated(1, result.loss, best, split.size.bpc(result.loss))
+            display.evaluated(1, result.loss, best, size.bpc(result.loss))
     display.say(f"scored {int(progress.scored):,} targets in {progress.scoring_seconds:.2f} s")

@@ -43,13 +43,12 @@ from charjax.tracking.trackers import tracking
 from charjax.training.program import ChunkProgram, compile_chunks, dropout_key
 from charjax.training.session import (
     Session,
-    evaluator,
     first_state,
     place,
-    score_split,
     state_shardings,
 )
 from charjax.training.state import ADAM_SCALES, TrainState, state_shapes, variables_of
+from charjax.training.validation import evaluated_size, evaluator, score_split
 
 
 @dataclasses.dataclass
@@ -174,7 +173,10 @@ class Recorder:
             steps_per_epoch=self.session.steps_per_epoch,
             profile=self._profile(profile),
             instrument=instrument,
-            sizes={name: split.size for name, split in self.session.dataset.splits.items()},
+            sizes={
+                name: split.size if name == "train" else evaluated_size(self.session, name)
+                for name, split in self.session.dataset.splits.items()
+            },
         )
         self.display.start(step, self.session.config.train.steps)
         try:

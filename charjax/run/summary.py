@@ -12,6 +12,7 @@ from charjax.run.notes import environment
 from charjax.run.progress import Progress
 from charjax.training.session import Session
 from charjax.training.state import TrainState, model_bytes, parameter_count
+from charjax.training.validation import evaluated_size
 from charjax.units import TextSize
 
 
@@ -69,8 +70,8 @@ class Summary:
 
     def _fields(self, name: str, loss: float | None) -> dict[str, float | None]:
         """Return a split's loss per token, character and byte; None where it has none."""
-        split = self.session.dataset.splits.get(name)
-        size = split.size if split else TextSize(0, 0, 0)
+        is_held_out = name in self.session.dataset.splits
+        size = evaluated_size(self.session, name) if is_held_out else TextSize(0, 0, 0)
         fields = loss_fields(math.nan if loss is None else loss, size)
         return {f"{name}_{key}": value for key, value in fields.items()}
 

@@ -13,7 +13,7 @@ from charjax.errors import UserError
 from charjax.models.mixture import Mixture
 from charjax.models.ngram_cross_fit import DTYPE, cross_fit
 from charjax.models.word_contexts import fold_symbols
-from charjax.training.state import TrainState
+from charjax.training.state import Tables, TrainState
 
 
 def predicted_by_the_rest(
@@ -90,3 +90,9 @@ def with_tables(
     """Return a state with the tables of the counts of a text."""
     tables = model.count(split, _letters(model, tokenizer))
     return state._replace(tables=jax.tree.map(jnp.asarray, tables))
+
+
+def table_shapes(model: Mixture, split: Split, tokenizer: Tokenizer) -> Tables:
+    """Count a text, and return the shapes of the tables."""
+    tables = model.count(split, _letters(model, tokenizer))
+    return {name: jax.ShapeDtypeStruct(table.shape, table.dtype) for name, table in tables.items()}

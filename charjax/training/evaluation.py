@@ -6,6 +6,7 @@ in fewer rows than asked for, in shorter chunks, and at last in pieces of a wind
 Letters: B rows at once, T targets, V vocabulary.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -17,9 +18,10 @@ from jax import Array
 from jax.sharding import Mesh
 
 from charjax import parallel
-from charjax.config.sections import DEVICE_BYTES
-from charjax.data.splits import Split
+from charjax.config.data import DEVICE_BYTES
+from charjax.data.splits import Split, target_counts
 from charjax.data.spread import spread, stream_windows, warmed
+from charjax.data.tokenizers import Tokenizer, text_size
 from charjax.data.windows import EvalWindows, evaluation_windows
 from charjax.errors import UserError
 from charjax.models.contract import CharModel
@@ -31,6 +33,7 @@ from charjax.training.scoring import (
     score_lookups,
     score_windows,
 )
+from charjax.units import TextSize
 
 # Targets read at once by a family that is not bound to windows of its own.
 _CHUNK = 256
@@ -164,17 +167,57 @@ def exact_losses(
     return losses_N
 
 
+def scored_size(
+    model: CharModel, split: Split, mesh: Mesh, tokenizer: Tokenizer, **sizes: Any
+) -> TextSize:
+    """Return the tokens, characters and bytes of the targets that `exact_loss` scores.
+
+    Args:
+      model: as there.
+      split: as there.
+      mesh: as there.
+      tokenizer: of the split.
+      **sizes: as there, without `poll`.
+    """
+    asked = _Sizes(**sizes)
+    if asked.max_targets is None or asked.max_targets >= split.num_targets:
+        return split.size
+    starts, _, lengths, firsts = _reading(model, split, mesh, asked).table
+    part = dataclasses.replace(split, doc_starts=starts + firsts, doc_lengths=lengths - firsts)
+    return text_size(tokenizer, target_counts(part, tokenizer.vocab_size))
+
+
 class _Sizes(NamedTuple):
     """The numbers of `exact_loss`."""
 
     context_length: int
     batch_size: int
-    context: int | None
-    stride: int | None
-    max_targets: int | None
-    streams: int
-    warmup: int
-    device_bytes: int
+    context: int | None = None
+    stride: int | None = None
+    max_targets: int | None = None
+    streams: int = 1
+    warmup: int = 0
+    device_bytes: int = DEVICE_BYTES
+
+
+class _Reading(NamedTuple):
+    """The windows of a split, and the sizes in which they are read.
+
+    Attributes:
+      table: the windows.
+      rows: windows at once.
+      is_carried: along each window a state is carried, and it may have any length.
+      window: targets of the others at most.
+      lookback: tokens before them that they have as context.
+      piece: targets of a window at once.
+    """
+
+    table: EvalWindows
+    rows: int
+    is_carried: bool
+    window: int = 0
+    lookback: int = 0
+    piece: int = 0
 
 
 class _Scored(NamedTuple):
@@ -195,8 +238,16 @@ def _batches(
     model: CharModel, variables: Any, split: Split, mesh: Mesh, sizes: _Sizes, *, each: bool
 ) -> Iterator[_Scored]:
     """Yield the scored batches of a split: of every target, or (not `each`) their sums."""
-    context_length, batch_size, context, stride, max_targets, streams, warmup, device_bytes = sizes
-    reader = WindowReader(split.tokens, mesh, device_bytes)
+    reader = WindowReader(split.tokens, mesh, sizes.device_bytes)
+    table, rows, is_carried, window, lookback, piece = _reading(model, split, mesh, sizes)
+    if is_carried:
+        return _carried(model, variables, reader, rows, table, each)
+    how: Any = {"window": window, "lookback": lookback, "piece": piece, "each": each}
+    return _windowed(model, variables, reader, rows, table, **how)
+
+
+def _reading(model: CharModel, split: Split, mesh: Mesh, sizes: _Sizes) -> _Reading:
+    context_length, batch_size, context, stride, max_targets, streams, warmup, _ = sizes
     _check_window(model, context_length, context, stride)
     # Lookups gain nothing from small batches: as many rows as the bound allows.
     asked = _most_targets(model, mesh) if model.looks_up_targets else batch_size
@@ -207,19 +258,20 @@ def _batches(
         if max_targets is not None and max_targets < split.num_targets:
             size = CARRIED_CHUNK
             parts = spread(evaluation_windows(split, window=size, stride=size), max_targets)
-        return _carried(model, variables, reader, rows, warmed(parts, warmup), each)
+        return _Reading(warmed(parts, warmup), rows, is_carried=True)
     free = context is None and stride is None and model.memory == "finite"
     window = _CHUNK if free else context or context_length
     window = min(window, int(split.doc_lengths.max()))
     rows, piece = _bounded(model, rows, window, mesh)
     if free:
         window = piece
-    step, lookback = min(stride or window, window), model.lookback if free else 0
+    # With `context` every part of a model is bound to the window.
+    alone = model.window_lookback if context is None else 0
+    step, lookback = min(stride or window, window), model.lookback if free else alone
     table = evaluation_windows(split, window=window, stride=step)
     if max_targets is not None:
         table = spread(table, max_targets)
-    how: Any = {"window": window, "lookback": lookback, "piece": piece, "each": each}
-    return _windowed(model, variables, reader, rows, table, **how)
+    return _Reading(table, rows, False, window, lookback, piece)
 
 
 def _totals(batches: Iterator[_Scored], poll: Callable[[], None]) -> Score:
@@ -264,9 +316,13 @@ def random_loss(
     *,
     batches: int,
     first: int,
+    before: int = 0,
     poll: Callable[[], None] = lambda: None,
 ) -> Score:
-    """Return the mean loss of random batches `first`, `first` + 1, ...: nanoGPT's protocol."""
+    """Return the mean loss of random batches `first`, `first` + 1, ...: nanoGPT's protocol.
+
+    The first `before` inputs of each row are those of the model's `window_lookback`.
+    """
     size = source.batch_size
     rows, piece = _bounded(model, size, source.window, mesh)
     parts, sums = -(-size // rows), []
@@ -275,7 +331,7 @@ def random_loss(
         for part in range(parts):
             place = jnp.int32(index), jnp.int32(part)
             with parallel.target(mesh):
-                sums.append(score_draw(model, variables, drawn, *place, mesh, rows, piece))
+                sums.append(score_draw(model, variables, drawn, *place, mesh, rows, piece, before))
             jax.block_until_ready(sums[-2:-1])
             poll()
     every = np.asarray(jax.device_get(sums), np.float64).reshape(batches, parts, 2)

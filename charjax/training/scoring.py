@@ -46,7 +46,8 @@ def score_windows(
     each: bool = False,
 ) -> tuple[Array, Array]:
     """Return (loss, weight) of windows: sums, or of each target."""
-    return _score(model, variables, windows.batch(window, lookback), piece, each)
+    before = 0 if model.memory == "finite" else lookback
+    return _score(model, variables, windows.batch(window, lookback), piece, each, before)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "window", "each"))
@@ -69,7 +70,7 @@ def score_chunk(
     return (losses_BT, batch.weights) if each else _sums(losses_BT, batch.weights), cache
 
 
-@functools.partial(jax.jit, static_argnames=("model", "mesh", "rows", "piece"))
+@functools.partial(jax.jit, static_argnames=("model", "mesh", "rows", "piece", "before"))
 def score_draw(
     model: CharModel,
     variables: Any,
@@ -79,6 +80,7 @@ def score_draw(
     mesh: Mesh,
     rows: int,
     piece: int,
+    before: int = 0,
 ) -> tuple[Array, Array]:
     """Return sums of (loss, weight) over the rows of a draw, or over one part of them."""
     batch = source.draw(index)
@@ -91,26 +93,35 @@ def score_draw(
             targets=pick(batch.targets),
             weights=jnp.where(exists_B1, pick(batch.weights), 0.0),
         )
-    return _score(model, variables, parallel.constrain_batch(batch, mesh), piece, each=False)
+    batch = parallel.constrain_batch(batch, mesh)
+    return _score(model, variables, batch, piece, each=False, before=before)
 
 
 def _score(
-    model: CharModel, variables: Any, batch: Batch, piece: int, each: bool
+    model: CharModel, variables: Any, batch: Batch, piece: int, each: bool, before: int = 0
 ) -> tuple[Array, Array]:
-    """Return (loss, weight), scoring `piece` targets of each row at a time."""
+    """Return (loss, weight), scoring `piece` targets of each row at a time.
+
+    The first `before` inputs are those of `window_lookback`.
+    """
     T = batch.targets.shape[1]
     if model.looks_up_targets:
         losses_BT = -model.apply(variables, batch.inputs, batch.targets, method="target_log_probs")
+    elif piece >= T and before:
+        logits_BTV = model.apply(variables, batch.inputs, T, method="window_logits")
+        losses_BT = cross_entropy(logits_BTV, batch.targets)
     elif piece >= T:
         logits_BTV, _ = model.apply(variables, batch.inputs, num_outputs=T)
         losses_BT = cross_entropy(logits_BTV, batch.targets)
     else:
-        return _score_pieces(model, variables, batch, piece, each)
+        cache = model.cache_after(batch.inputs[:, :before])
+        batch = batch._replace(inputs=batch.inputs[:, before:])
+        return _score_pieces(model, variables, batch, cache, piece, each)
     return (losses_BT, batch.weights) if each else _sums(losses_BT, batch.weights)
 
 
 def _score_pieces(
-    model: CharModel, variables: Any, batch: Batch, piece: int, each: bool
+    model: CharModel, variables: Any, batch: Batch, cache: Any, piece: int, each: bool
 ) -> tuple[Array, Array]:
     """Score with a cache carried from piece to piece; the first may be shorter."""
     B, T = batch.targets.shape
@@ -129,7 +140,7 @@ def _score_pieces(
         return array[:, begin:].reshape(B, count - 1, piece).swapaxes(0, 1)
 
     first_piece = batch.inputs[:, :head], batch.targets[:, :first], batch.weights[:, :first]
-    cache, (loss, weight) = score(model.init_cache(B), first_piece)
+    cache, (loss, weight) = score(cache, first_piece)
     parts = later(batch.inputs, head), later(batch.targets, first), later(batch.weights, first)
     _, (losses, weights) = jax.lax.scan(score, cache, parts)
     if not each:

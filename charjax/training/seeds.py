@@ -25,8 +25,9 @@ from charjax.training.ensemble import (
 )
 from charjax.training.evaluation import random_loss
 from charjax.training.feed import Source
-from charjax.training.session import Session, score_split
+from charjax.training.session import Session
 from charjax.training.state import variables_of
+from charjax.training.validation import score_split
 
 # Losses of a run in nats per target. "initial" and "final": the exact validation
 # loss at step 0 and at the last step; "random": the lowest mean over random batches (nanoGPT's

@@ -4,6 +4,7 @@ Nothing here writes to disk.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -31,22 +32,20 @@ from charjax.models.roles import Role
 from charjax.programs.command import open_store
 from charjax.programs.facts import config_facts
 from charjax.random_streams import purpose_key
-from charjax.training.counts import predicted_by_the_rest, with_tables
+from charjax.training.counts import predicted_by_the_rest, table_shapes, with_tables
 from charjax.training.cpu_plan import needs_one_heap
 from charjax.training.devices import check_memory, make_run_mesh
-from charjax.training.evaluation import Score, exact_loss, random_loss
 from charjax.training.feed import Source, one_batch
 from charjax.training.own_checks import check_own
 from charjax.training.precision import DType, choose_dtype, with_dtype
 from charjax.training.state import (
     InitData,
+    Tables,
     TrainState,
-    Weights,
     apply_multipliers,
     create_state,
     initial_state,
     remove_multipliers,
-    variables_of,
 )
 
 # Upper limit of a context length that is derived from the longest line.
@@ -82,6 +81,14 @@ class Session:
         if self.source is None:
             return 1.0
         return self.source.steps_per_epoch(self.dataset.splits["train"].num_targets)
+
+    @functools.cached_property
+    def table_shapes(self) -> Tables:
+        """Shapes of the tables of counts beside a network, for which the text is counted."""
+        if not isinstance(self.model, Mixture):
+            return {}
+        dataset = self.dataset
+        return table_shapes(self.model, dataset.splits["train"], dataset.tokenizer)
 
 
 def open_session(
@@ -251,11 +258,14 @@ def _source(
     assert context is not None
     assert layout is not None
     pairs = layout == "pairs"
+    # Where it trains, what counts predict is given, and they read nothing.
+    before = 0 if log_probs is not None else model.window_lookback
+    lookback = max(model.lookback, before)
     settings: dict[str, Any] = {
         "layout": layout,
         "sampling": sampling,
         "window": 1 if pairs else context,
-        "lookback": max(context - 1, model.lookback) if pairs else model.lookback,
+        "lookback": max(context - 1, model.lookback) if pairs else lookback,
         "batch_size": rows,
         "seed": config.train.seed,
     }
@@ -364,56 +374,4 @@ def state_shardings(session: Session, state: TrainState) -> TrainState:
         opt_state=parallel.divided(state.opt_state, session.mesh),
         average=parallel.divided(state.average, session.mesh),
         carry=jax.tree.map(lambda _: split, state.carry),
-    )
-
-
-def evaluator(
-    session: Session, poll: Callable[[], None], weights: Weights = "averaged"
-) -> Callable[[int, TrainState], Score] | None:
-    """Return (step, state) -> validation score by the config's protocol; None without a split."""
-    split = session.dataset.splits.get("val")
-    if split is None:
-        return None
-    config, model, mesh = session.config, session.model, session.mesh
-    source, count = session.val_source, config.eval.batches
-    if source is None:
-        return lambda step, state: score_split(session, split, variables_of(state, weights), poll)
-
-    def evaluate(step: int, state: TrainState) -> Score:
-        # Fresh batches at each evaluation, as nanoGPT draws them.
-        first = (step * count) % (2**31 - 1 - count)
-        variables = parallel.whole(variables_of(state, weights), mesh)
-        return random_loss(model, variables, source, mesh, batches=count, first=first, poll=poll)
-
-    return evaluate
-
-
-def score_split(
-    session: Session,
-    split: Split,
-    variables: Any,
-    poll: Callable[[], None],
-    context: int | None = None,
-    stride: int | None = None,
-) -> Score:
-    """Return the loss over a split by the configuration; arguments as of `exact_loss`.
-
-    Each device has all parameters for as long as it takes, and no moments; a step needs more.
-    """
-    length, config = session.config.model.context_length, session.config.eval
-    assert length is not None
-    return exact_loss(
-        session.model,
-        parallel.whole(variables, session.mesh),
-        split,
-        session.mesh,
-        context_length=length,
-        batch_size=config.batch_size,
-        context=context,
-        stride=stride,
-        max_targets=config.max_targets,
-        streams=config.streams,
-        warmup=config.warmup,
-        poll=poll,
-        device_bytes=session.config.data.device_bytes,
     )

@@ -513,7 +513,8 @@ def test_cuts_use_what_they_read(tmp_path: Path):
 
 
 def test_counts_use_nothing_of_training(tmp_path: Path):
-    from charjax.training.session import open_session, score_split
+    from charjax.training.session import open_session
+    from charjax.training.validation import score_split
 
     path = tmp_path / "text.txt"
     path.write_text("to be or not to be\n" * 40)

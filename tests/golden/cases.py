@@ -22,9 +22,9 @@ from charjax.training.session import (
     Session,
     first_state,
     make_session,
-    score_split,
 )
 from charjax.training.state import fitted_state, variables_of
+from charjax.training.validation import score_split
 
 FOLDER = Path(__file__).parent
 STEPS = 20

@@ -10,8 +10,9 @@ from charjax.config import load_config
 from charjax.data.splits import target_counts
 from charjax.run.load import find_run, load_run
 from charjax.training.seeds import Replicas
-from charjax.training.session import first_state, open_session, score_split
+from charjax.training.session import first_state, open_session
 from charjax.training.state import apply_multipliers, variables_of
+from charjax.training.validation import score_split
 from tests.commands import run, tiny
 
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from charjax.config import load_config
+from charjax.config.values import value_text
 from charjax.data.datasets import load_dataset
 from charjax.errors import UserError
 from charjax.initlab.__main__ import main
 from charjax.initlab.report import read_sweep
-from charjax.initlab.sweeps.axes import Axes, read_axes, value_text
+from charjax.initlab.sweeps.axes import Axes, read_axes
 from charjax.initlab.sweeps.grid import make_groups
 from charjax.initlab.sweeps.parts import split_axis
 from charjax.initlab.sweeps.settings import with_settings

@@ -130,14 +130,18 @@ def test_mistakes_leave_nothing_behind(words, message, text, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--seeds", "2"], "the sweep has a run of pytorch, depth 1, width 8, learning rate 0.01"),
-        (["train.batch_size=5"], "train.batch_size was 4 when the sweep was trained and is 5 now"),
+        ("--seeds 2", "the sweep has a run of pytorch, depth 1, width 8, learning rate 0.01"),
+        (
+            "--seeds 3 train.batch_size=5",
+            "train.batch_size was 4 when the sweep was trained and is 5 now",
+        ),
     ],
 )
 def test_what_cannot_be_extended(change, message, text, directories):
     before = sorted(path.name for path in (directories / "whole").iterdir())
+    words = " ".join(GRID).replace("--seeds 3", change).split()
     with pytest.raises(UserError, match=message):
-        sweep(text, directories / "whole", *GRID, *change, "--extend")
+        sweep(text, directories / "whole", *words, "--extend")
     assert sorted(path.name for path in (directories / "whole").iterdir()) == before
 
 

@@ -9,9 +9,12 @@ import pytest
 
 from charjax.config import load_config, parse_config
 from charjax.models.ngram_cross_fit import cross_fit
+from charjax.training import evaluation
+from charjax.training.evaluation import exact_losses
 from charjax.training.session import first_state, open_session
 from charjax.training.state import variables_of
 from charjax.training.step import gradients_of
+from charjax.training.validation import evaluator
 from tests import commands
 from tests.models.families import CONTEXT, V, make_model, make_variables
 
@@ -115,6 +118,112 @@ def test_validation_batches_are_predicted_by_the_tables(own_text):
     session = open_session(load_config(None, words))
     assert session.source.count_log_probs is not None
     assert session.val_source.count_log_probs is None
+
+
+@pytest.mark.parametrize("layout", ["stream", "lines"])
+def test_the_tables_share_one_text_and_predict_as_each_alone(layout, own_text):
+    words = [*GRU, own_text, f"data.layout={layout}", "model.counts=[2,3,5]", "model.count_folds=3"]
+    if layout == "lines":
+        words = [word for word in words if word != own_text] + ["data.name=names"]
+    session = open_session(load_config(None, words))
+    model, split = session.model, session.dataset.splits["train"]
+    tables = model.count(split)
+    assert [name for name in tables if name.endswith("text")] == ["text"]
+    tokens = jnp.asarray(split.tokens[:40].astype(np.int32)).reshape(2, 20)
+    earlier = {}
+    for order, (counts, variables) in zip(
+        model.orders, [*model.experts({"params": {}, "counts": tables}).values()][1:], strict=True
+    ):
+        alone = counts.fit(split)
+        earlier |= {f"order_{order}_{name}": table for name, table in alone["params"].items()}
+        np.testing.assert_array_equal(
+            counts.apply(variables, tokens)[0], counts.apply(alone, tokens)[0]
+        )
+    # Tables of an earlier version each have a text.
+    params = first_state(session).params
+    one, other = (
+        model.apply({"params": params, "counts": each}, tokens)[0] for each in (tables, earlier)
+    )
+    np.testing.assert_array_equal(one, other)
+
+
+def opened(kind, own_text, *words):
+    """Return a session, its variables off their initial values, and what counts of all predict."""
+    small = ["model.n_layer=1", "model.n_head=2", "model.d_model=8"]
+    small = small if kind == "transformer" else ["model.d_hidden=8"]
+    words = [f"model.kind={kind}", *small, "model.context_length=8", *GRU[4:], own_text, *words]
+    session = open_session(load_config(None, words))
+    state = first_state(session)
+    params = jax.tree.map(_shaken, state.params)
+    variables = variables_of(state._replace(params=params))
+    tokens = session.dataset.splits["val"].tokens.astype(np.int32)
+    counts = [
+        model.apply(each, tokens[None])[0][0]
+        for name, (model, each) in session.model.experts(variables).items()
+        if name != "network"
+    ]
+    return session, variables, tokens, jnp.stack(counts, axis=-2)
+
+
+def _shaken(p):
+    return p + 0.1 * np.cos(np.arange(p.size, dtype=np.float32)).reshape(p.shape)
+
+
+def losses_of(session, variables, tokens, counts_NOV):
+    """Return the losses of a window whose counts are given."""
+    logits, _ = session.model.apply(
+        {"params": variables["params"]}, tokens[None, :-1], count_log_probs=counts_NOV[None]
+    )
+    logs = np.asarray(jax.nn.log_softmax(logits))[0]
+    return -logs[np.arange(len(logs)), tokens[1:]]
+
+
+@pytest.mark.parametrize(("most", "stride"), [(10**6, None), (10**6, 3), (60, None)])
+def test_counts_read_before_the_windows_of_a_network(most, stride, own_text, monkeypatch):
+    """Read a window at once, or in pieces where only `most` logits fit in memory."""
+    monkeypatch.setitem(evaluation._MOST_LOGITS, "cpu", most)
+    session, variables, tokens, counts_NOV = opened("transformer", own_text)
+    split, sizes = session.dataset.splits["val"], {"context_length": 8, "batch_size": 3}
+    found = exact_losses(session.model, variables, split, session.mesh, stride=stride, **sizes)
+    expected = np.full(len(tokens), np.nan)
+    for start in range(0, len(tokens) - 1, stride or 8):
+        end = min(start + 8, len(tokens) - 1)
+        new = losses_of(session, variables, tokens[start : end + 1], counts_NOV[start:end])
+        new_part = np.isnan(expected[start + 1 : end + 1])
+        expected[start + 1 : end + 1][new_part] = new[new_part]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    # With `context` the counts are bound to the window, too.
+    bound = exact_losses(session.model, variables, split, session.mesh, context=8, **sizes)
+    assert not np.allclose(bound[10:], found[10:], rtol=1e-3)
+    logits, _ = session.model.apply(variables, tokens[None, 8:16])
+    logs = np.asarray(jax.nn.log_softmax(logits))[0]
+    np.testing.assert_allclose(bound[9:17], -logs[np.arange(8), tokens[9:17]], rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["gru", pytest.param("transformer", marks=pytest.mark.slow)])
+def test_counts_read_before_random_windows(kind, own_text):
+    random = ["eval.protocol=random", "eval.batches=2", "eval.batch_size=3"]
+    session, variables, tokens, counts_NOV = opened(kind, own_text, *random)
+    state = first_state(session)._replace(params=variables["params"])
+    found = evaluator(session, lambda: None)(0, state)
+    # The window of each row is found by its characters.
+    losses = []
+    for index in range(2):
+        batch = session.val_source.draw(jnp.int32(index))
+        for inputs, targets in zip(
+            np.asarray(batch.inputs), np.asarray(batch.targets), strict=True
+        ):
+            read = np.append(inputs, targets[-1])
+            places = [i for i in range(2, len(tokens) - 8) if (tokens[i - 2 : i + 9] == read).all()]
+            if not places:
+                assert (tokens[:9] == read[2:]).all() or (tokens[1:10] == read[2:]).all()
+                continue
+            window = tokens[places[0] : places[0] + 9]
+            losses.append(
+                losses_of(session, variables, window, counts_NOV[places[0] : places[0] + 8])
+            )
+    assert len(losses) >= 5
+    assert found.loss == pytest.approx(np.mean(losses), rel=1e-4 if len(losses) == 6 else 0.2)
 
 
 @pytest.mark.parametrize("auxiliary", [0.3, 0.0])

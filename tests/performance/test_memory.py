@@ -285,3 +285,15 @@ def test_parts_add_up(folder: Path) -> None:
     assert found.total == sum(parts) + found.gradients + found.activations
     less = dataclasses.replace(found, temporary=found.gradients // 2)
     assert less.activations == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gru", "transformer"])
+def test_a_network_beside_counts_is_near_the_compiler_s_figure(kind: str, folder: Path) -> None:
+    """Without what a processor's libraries and threads add to its process."""
+    sizes = ("model.d_hidden=64",) if kind == "gru" else (*SMALL[:2], "model.d_model=64")
+    words = (f"model.kind={kind}", *sizes, "model.context_length=64", "model.counts=[3,6,10]")
+    session = session_of(folder, *words, "train.batch_size=64")
+    found = topology.compiled(programs.training(session, session.mesh)).temporary
+    plan = memory.predict(session, devices=1, platform="cpu")
+    assert plan.temporary == pytest.approx(found, rel=0.3)

@@ -18,8 +18,9 @@ from charjax.config import RuntimeConfig, load_config
 from charjax.data.datasets import load_dataset
 from charjax.run.checkpoint import state_digest
 from charjax.training.program import compile_chunks, dropout_key
-from charjax.training.session import evaluator, first_state, make_session, score_split
+from charjax.training.session import first_state, make_session
 from charjax.training.state import variables_of
+from charjax.training.validation import evaluator, score_split
 
 STEPS = 21
 

@@ -5,9 +5,23 @@ import itertools
 import numpy as np
 import pytest
 
+from charjax.data.tokenizers import CharTokenizer
 from charjax.training import evaluation
-from charjax.training.evaluation import exact_losses
+from charjax.training.evaluation import exact_losses, scored_size
 from tests.training.test_evaluation import LENGTH, mesh, plain, score, setup, text
+
+# Of one to four bytes.
+SYMBOLS = CharTokenizer("abcdé\u00e8\u00e7漢字仮名😀😁")
+
+
+def assert_sized(model, split, pieces, **sizes):
+    """Compare the size of what is scored with a count of the characters of these pieces."""
+    sizes = {"context_length": LENGTH, "batch_size": 3, **sizes}
+    found = scored_size(model, split, mesh(), SYMBOLS, **sizes)
+    targets = np.concatenate([split.tokens[first + 1 : end + 1] for _, first, end in pieces])
+    written = SYMBOLS.decode(targets)
+    assert found == (len(targets), len(written), len(written.encode()))
+
 
 CARRIED = ["gru", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rnn", "lstm"))]
 
@@ -46,6 +60,7 @@ def test_some_targets_of_a_carried_family(monkeypatch):
     got = score(model, variables, split, max_targets=50, warmup=9)
     assert (got.targets, got.of) == (48, 160)
     assert got.coverage() == {"targets": 48, "of": 160}
+    assert_sized(model, split, pieces, max_targets=50, warmup=9)
     assert got.loss == pytest.approx(plain(model, variables, split, pieces), rel=1e-5)
     whole = score(model, variables, split, max_targets=160, warmup=9)
     assert whole.loss == pytest.approx(score(model, variables, split).loss, rel=1e-6)
@@ -59,6 +74,7 @@ def test_some_windows_of_a_windowed_family(kind):
     pieces = [(s, s, s + LENGTH) for s in (LENGTH, 5 * LENGTH, 8 * LENGTH)]
     got = score(model, variables, split, max_targets=3 * LENGTH + 1)
     assert (got.targets, got.of) == (3 * LENGTH, 10 * LENGTH)
+    assert_sized(model, split, pieces, max_targets=3 * LENGTH + 1)
     assert got.loss == pytest.approx(plain(model, variables, split, pieces), rel=1e-5)
 
 
@@ -69,4 +85,5 @@ def test_some_targets_of_a_finite_family_have_their_whole_context():
     assert (got.targets, got.of) == (512, 2000)
     # Of windows of 256 the third and the seventh.
     pieces = [(start - LENGTH, start, start + 256) for start in (512, 1536)]
+    assert_sized(model, split, pieces, max_targets=600)
     assert got.loss == pytest.approx(plain(model, variables, split, pieces), rel=1e-5)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from charjax.config import load_config
-from charjax.training import session as session_module
+from charjax.training import validation
 from charjax.training.evaluation import Score, random_loss
-from charjax.training.session import evaluator, first_state, open_session
+from charjax.training.session import first_state, open_session
 from charjax.training.state import variables_of
+from charjax.training.validation import evaluator
 from tests.commands import run, tiny
 
 COUNT = 3
@@ -59,7 +60,7 @@ def test_every_evaluation_draws_batches_of_its_own(
         drawn.append(range(first, first + batches))
         return Score(1.0, 1)
 
-    monkeypatch.setattr(session_module, "random_loss", note)
+    monkeypatch.setattr(validation, "random_loss", note)
     evaluate = evaluator(session, lambda: None)
     assert evaluate is not None
     state = first_state(session)

@@ -20,9 +20,9 @@ from charjax.training.session import (
     Session,
     first_state,
     open_session,
-    score_split,
 )
 from charjax.training.state import TrainState, variables_of
+from charjax.training.validation import score_split
 
 _CHUNK = 4_000
 _BIAS = "readout/bias"
