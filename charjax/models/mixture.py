@@ -351,7 +351,9 @@ _PREFIX, _TEXT, _OF_WORDS = "order_{}_", "text", "words_"
 
 def _of_order(tables: Any, order: int) -> dict[str, Any]:
     """Return the tables of one of the counts, under their own names, and the text."""
-    return {**_named(tables, _PREFIX.format(order)), _TEXT: tables[_TEXT]}
+    # Those of an earlier version each have a text.
+    shared = {_TEXT: tables[_TEXT]} if _TEXT in tables else {}
+    return {**shared, **_named(tables, _PREFIX.format(order))}
 
 
 def _of_words(tables: Any) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def test_the_tables_share_one_text_and_predict_as_each_alone(layout, own_text):
         words = [word for word in words if word != own_text] + ["data.name=names"]
     session = open_session(load_config(None, words))
     model, split = session.model, session.dataset.splits["train"]
-    tables = model.count(split)
+    tables = model.count(split, np.zeros(0))
     assert [name for name in tables if name.endswith("text")] == ["text"]
     tokens = jnp.asarray(split.tokens[:40].astype(np.int32)).reshape(2, 20)
     earlier = {}
