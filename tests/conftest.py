@@ -116,21 +116,30 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the cases that a test's `quick` does not list as slow; refuse a case that is none."""
+    """Mark the cases that a test's `quick` does not list as slow; refuse a case that is none.
+
+    Likewise those that neither its `quick` nor its `ci` lists as longest.
+    """
     left: dict[str, set[str]] = {}
     for item in items:
-        if (quick := item.get_closest_marker("quick")) is None:
-            continue
         test, _, case = item.nodeid.partition("[")
-        listed = {name for name in quick.args if fnmatch.fnmatchcase(case.removesuffix("]"), name)}
-        left[test] = left.get(test, set(quick.args)) - listed
-        if not listed:
-            item.add_marker(pytest.mark.slow)
+        listed: set[str] = set()
+        for name, added in (("quick", pytest.mark.slow), ("ci", pytest.mark.longest)):
+            if (mark := item.get_closest_marker(name)) is None:
+                continue
+            names = {
+                name for name in mark.args if fnmatch.fnmatchcase(case.removesuffix("]"), name)
+            }
+            listed |= names
+            key = f"{test} {name}"
+            left[key] = left.get(key, set(mark.args)) - names
+            if not listed:
+                item.add_marker(added)
     # A case that is asked for by its id is the only one that is collected.
     if not any("[" in argument for argument in config.args):
         unknown = {test: names for test, names in left.items() if names}
         if unknown:
-            raise pytest.UsageError(f"quick lists unknown cases: {unknown}")
+            raise pytest.UsageError(f"unknown cases are listed: {unknown}")
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:

@@ -232,7 +232,7 @@ def test_the_devices_are_those_of_the_configuration_or_all_that_are_found(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", ["1", "4"])
+@pytest.mark.parametrize("devices", [pytest.param("1", marks=pytest.mark.longest), "4"])
 def test_a_model_is_measured_from_end_to_end(
     devices: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -353,6 +353,7 @@ def test_other_layouts_and_counts(folder: Path, tmp_path: Path, kind: str):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.ci("gru", "ngram", "transformer")
 def test_every_family(folder: Path, tmp_path: Path, kind: str):
     text = f"data.path={folder / 'text.txt'}"
     words = [*tiny(kind), *BPE[:2], *([] if kind == "ngram" else ["train.steps=2"])]

@@ -37,6 +37,8 @@ def metrics(workdir: Path) -> list[dict]:
 
 @pytest.mark.quick("ngram", "mlp")
 @pytest.mark.parametrize("kind", TINY)
+# tests/golden trains each family, too.
+@pytest.mark.ci("gru", "transformer")
 def test_every_family_trains_samples_and_is_evaluated(kind, text, tmp_path):
     workdir = tmp_path / "run"
     done = train(workdir, text, kind, *["train.steps=20"] * (kind != "ngram"))
@@ -89,6 +91,7 @@ def check_printed_bpc(text: str, least: int) -> None:
 # A carried state, and dropout; test_old_runs.py has statistics of batches.
 @pytest.mark.quick("gru", "transformer")
 @pytest.mark.parametrize("kind", [kind for kind in TINY if kind != "ngram"])
+@pytest.mark.ci("mlp", "mingru")
 def test_stopped_and_resumed_equals_uninterrupted(kind, text, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert train(whole, text, kind, "train.steps=23").status == 0

@@ -86,6 +86,7 @@ def test_mistakes_leave_nothing_behind(flags, message, text, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", families_where(fitted=False))
+@pytest.mark.ci("gru", "mlp", "transformer")
 def test_every_family_can_be_measured(kind, text):
     """Shapes alone: each quantity has a number for each of its places."""
     config = load_config(None, [*tiny(kind), f"data.path={text}"])

@@ -204,6 +204,8 @@ OPTIONS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
+# The others are within "llama".
+@pytest.mark.ci("llama", "n*", "plain", "qk_norm", "soft caps", "wi*")
 def test_options_of_a_transformer_agree_with_the_compiler_of_this_processor(
     name: str, folder: Path
 ) -> None:
@@ -226,6 +228,7 @@ WAYS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WAYS)
+@pytest.mark.ci("loop, remat block", "remat attention", "tiles", "window")
 def test_ways_to_train_long_texts_agree_with_the_compiler_of_this_processor(
     name: str, tmp_path: Path
 ) -> None:

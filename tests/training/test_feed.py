@@ -66,6 +66,8 @@ def words(name: str, text: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.quick("bigram")
+# Batches of every layout and sampling are compared in tests/data/test_host_batches.py.
+@pytest.mark.ci("transformer*", "gru*", "mlp, pairs of lines", "rows", "lsuv")
 def test_bits_are_those_of_a_text_on_the_device(name: str, tmp_path: Path):
     device, host = pair(words(name, write_text(tmp_path)), 1)
     assert host == device

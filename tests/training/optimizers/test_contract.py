@@ -62,6 +62,8 @@ def digest(workdir: Path) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.quick("schedule_free_adamw")
+# A state is saved whatever it holds; the steps of each kind are in test_directions.py.
+@pytest.mark.ci("adamw", "adafactor", "lamb", "muon", "sgd")
 def test_a_run_learns_and_resumes_to_the_bit(kind: str, tmp_path: Path):
     here = words(tmp_path, kind)
     whole, part = tmp_path / "whole", tmp_path / "part"
@@ -78,6 +80,7 @@ def test_a_run_learns_and_resumes_to_the_bit(kind: str, tmp_path: Path):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.quick("schedule_free_adamw")
 @pytest.mark.slow
+@pytest.mark.ci("adamw", "muon")
 def test_several_seeds_are_one_program(kind: str, tmp_path: Path):
     """Equal the losses of single runs, as sweeps need."""
     config = load_config(None, words(tmp_path, kind, "train.steps=10"))
