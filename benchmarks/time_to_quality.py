@@ -55,8 +55,8 @@ _SOON = (
     "eval.every=100",
 )
 # Schedules as long as the goals need, chosen on a part of the training split.
-_COUNTED = ("train.steps=100", "optim.warmup_steps=20", "eval.every=100")
-_AT_ONCE = ("train.steps=30", "optim.warmup_steps=5", "eval.every=30")
+_COUNTED = ("train.steps=30", "optim.warmup_steps=6", "eval.every=30")
+_AT_ONCE = ("train.steps=8", "optim.warmup_steps=2", "eval.every=8")
 GOALS = {
     "gpu": (Goal("nanogpt-char", 1.4697, repeats=3),),
     "cpu": (
