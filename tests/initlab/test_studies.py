@@ -171,6 +171,7 @@ def test_what_is_not_finite_becomes_null():
 
 @pytest.mark.parametrize("study", studies.STUDIES, ids=lambda study: study.name)
 @pytest.mark.slow
+@pytest.mark.ci("muon", "trainability")
 def test_every_study_runs_as_a_trial(study, tmp_path):
     result = run(study.name, "--tier", "trial", "--out", tmp_path)
     assert result.status == 0, result.err
