@@ -4,7 +4,7 @@ The kernel (kernels/src/charjax_kernels/decode_step.h) cuts every layer into two
 each thread: the heads, and the units of the MLP. Of a half, each layer's weights follow one
 another.
 
-A matrix is cut into panels of 128 columns, one after the other.
+A matrix is cut into panels of 48 columns, one after the other.
 
 Letters: V vocabulary, C context, D width of the stream, K width of a head, F units of the MLP. Rows
 are padded with zeros to whole multiples of 16 numbers.
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 _PAD = 16
-_PANEL = 128
+_PANEL = 48
 
 
 @dataclasses.dataclass(frozen=True)

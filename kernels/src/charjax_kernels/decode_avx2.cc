@@ -4,7 +4,7 @@
 #define W 8
 #define ROWS 4
 #define MANY 3
-#define TWO 4
+#define TWO 6
 #define ONE 8
 #define ARITHMETIC avx2_arithmetic
 #define ARITHMETIC_NAME "avx2"

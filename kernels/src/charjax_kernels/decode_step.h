@@ -13,7 +13,7 @@ constexpr int kHalves = 2;
 constexpr int64_t kPad = 16;
 // A matrix of weights is cut into panels of so many columns, one after the other, so that it is read from
 // its beginning to its end.
-constexpr int64_t kPanel = 128;
+constexpr int64_t kPanel = 48;
 // The most tokens that are read at once.
 constexpr int kMostRows = 8;
 
