@@ -74,7 +74,7 @@ faults: $(VENV)/.dev
 kernels: $(VENV)/.dev
 	$(PIP) "setuptools>=77"
 	$(PIP) --no-build-isolation ./kernels
-	$(RUN) -m pytest -rs tests/training/test_ensemble_kernel.py
+	$(RUN) -m pytest -rs tests/training/test_ensemble_kernel.py tests/generation/test_kernel_decoder.py
 
 # PyTorch goes into an environment of its own, and nowhere else.
 parity:

@@ -6,7 +6,8 @@ The model is a small GPT (4 layers, 4 heads, 128 wide, context 64), and a GRU. "
 `python -m charjax.sample` runs; "uncached" computes the whole window for every character, which
 gives the same text (compared before the clock starts); "nanoGPT" is its sampler in PyTorch, also
 uncached, on the same weights (the losses agree to 1e-5), with the better of 1 and all threads, of
-the Python that has PyTorch (see benchmarks.peers). All continue a prompt that fills the context.
+the Python that has PyTorch (see benchmarks.peers). Where charjax-kernels is installed, "kernels" is
+one text by its kernel, and "cached" is without it. All continue a prompt that fills the context.
 Compilation is not included.
 """
 
@@ -22,6 +23,7 @@ from benchmarks.section import Section
 from benchmarks.subprocess_worker import find_torch
 from benchmarks.workloads import STREAM, filled, make_config, open_quietly
 from charjax.generation.generate import generate_uncached, stream
+from charjax.generation.kernel_decoder import kernels_of
 from charjax.generation.sampling import Sampling
 from charjax.parallel import first_copy
 from charjax.performance.show import Column, Row, spread
@@ -66,7 +68,10 @@ def _compare(
         "cached": Slice(sampler.cached(many), seconds),
         "uncached": Slice(sampler.uncached(few), seconds),
     }
-    facts: dict[str, dict[str, Any]] = {}
+    if sampler.kernels:
+        lengths["kernels"] = many
+        works["kernels"] = Slice(sampler.cached(many, uses_kernels=True), seconds)
+    facts: dict[str, dict[str, Any]] = {"kernels": {"kernels": sampler.kernels}}
     workers: list[Worker] = []
     if torch and sampler.config.model.kind == "transformer":
         lengths["nanoGPT"] = few
@@ -121,24 +126,28 @@ class Sampler:
         self.state = first_copy(first_state(self.session))
         self.variables = variables_of(self.state)
         context = self.config.model.context_length
+        self.kernels = kernels_of(self.session.model, Sampling(), batch, "jump")
         self.prompt_T = self.session.dataset.splits["train"].tokens[:context].astype("int32")
 
     def check(self) -> None:
-        """Compare the texts with and without a cache.
+        """Compare the texts with and without a cache, and with and without a kernel.
 
         Raises:
           ValueError: they differ.
         """
-        with_cache = np.concatenate([c.tokens_BK for c in self._stream(8, 2)], axis=1)
-        if not np.array_equal(with_cache, self._plain(8, 2)):
+        if not np.array_equal(self._text(8, 2), self._plain(8, 2)):
             raise ValueError("the text with a cache differs from the text without")
+        if self.kernels and not np.array_equal(
+            self._text(64, 1, uses_kernels=True), self._text(64, 1)
+        ):
+            raise ValueError("the text by the kernel differs from the text without")
 
-    def cached(self, length: int) -> Callable[[int], None]:
+    def cached(self, length: int, *, uses_kernels: bool = False) -> Callable[[int], None]:
         """Return a function that calls the real sampler n times."""
 
         def run(count: int) -> None:
             for _ in range(count):
-                for _ in self._stream(length, self.batch):
+                for _ in self._stream(length, self.batch, uses_kernels=uses_kernels):
                     pass
 
         return run
@@ -152,10 +161,13 @@ class Sampler:
 
         return run
 
-    def _stream(self, length: int, batch: int) -> Any:
-        return stream(
-            self.session.model, self.variables, self.prompt_T, **self._options(length, batch)
-        )
+    def _stream(self, length: int, batch: int, *, uses_kernels: bool = False) -> Any:
+        options = self._options(length, batch) | {"uses_kernels": uses_kernels}
+        return stream(self.session.model, self.variables, self.prompt_T, **options)
+
+    def _text(self, length: int, batch: int, *, uses_kernels: bool = False) -> Any:
+        chunks = self._stream(length, batch, uses_kernels=uses_kernels)
+        return np.concatenate([chunk.tokens_BK for chunk in chunks], axis=1)
 
     def _plain(self, length: int, batch: int) -> Any:
         options = self._options(length, batch)

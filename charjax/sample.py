@@ -145,6 +145,7 @@ class _Generated:
       finished: whether each sample ended by a line's end or --stop; None if neither can be.
       seconds: time of generation, without compilation.
       compile_seconds: time of compilation.
+      kernels: the compiled kernels that generated them, in words; None: XLA's program alone.
       status: exit status.
     """
 
@@ -153,6 +154,7 @@ class _Generated:
     finished: list[bool] | None
     seconds: float
     compile_seconds: float
+    kernels: str | None
     status: int
 
     @property
@@ -169,13 +171,14 @@ def _generate(
 ) -> _Generated:
     """Generate until the end or a signal, whichever is first."""
     from charjax.generation.generate import (
-        StopText,
         cut_at_stop,
         start_tokens,
         stop_token,
         stream,
         whole_rows,
     )
+    from charjax.generation.kernel_decoder import kernels_of
+    from charjax.generation.stop_text import StopText
     from charjax.signals import Interrupted
 
     try:
@@ -220,9 +223,9 @@ def _generate(
     cut = [ending.cut(row) for row in tokens]
     is_cut_B = np.array([len(a) < len(b) for a, b in zip(cut, tokens, strict=True)])
     finished = None if stop is None and args.stop is None else (ended_B | is_cut_B).tolist()
-    return _Generated(
-        cut, [ending.decode(row) for row in tokens], finished, seconds, compiling, status
-    )
+    kernels = kernels_of(run.model, settings, args.num_samples, args.past_context)
+    texts = [ending.decode(row) for row in tokens]
+    return _Generated(cut, texts, finished, seconds, compiling, kernels, status)
 
 
 class _Terminal:
@@ -303,6 +306,7 @@ def _json(
         "seconds": generated.seconds,
         "characters_per_second": generated.characters_per_second,
         "compile_seconds": generated.compile_seconds,
+        **({} if generated.kernels is None else {"kernels": generated.kernels}),
         "interrupted": generated.status != 0,
     }
 
@@ -321,10 +325,11 @@ def _summary(generated: _Generated, origins: list[str] | None) -> str:
     names = [*(("train", "val", "test", "new") if origins else ())]
     names += ["unfinished"] if counts["unfinished"] else []
     counted = ", ".join(f"{counts[name]} {name}" for name in names)
+    kernels = f"; charjax-kernels {generated.kernels}" if generated.kernels else ""
     return (
         f"{generated.characters:,} characters in {generated.seconds:.2f} s, "
         f"{generated.characters_per_second:,.0f} characters/s; compiled in "
-        f"{generated.compile_seconds:.2f} s{counted and f'; {counted}'}\n"
+        f"{generated.compile_seconds:.2f} s{kernels}{counted and f'; {counted}'}\n"
     )
 
 

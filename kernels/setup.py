@@ -11,12 +11,12 @@ from setuptools.command.build_ext import build_ext
 _FOLDER = Path("src/charjax_kernels")
 _FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-Wno-psabi"]
 _WIDE = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma"]
-_FLAGS_OF = {"mlp.cc": [], "mlp_generic.cc": []}
+_KERNELS = ("mlp", "decode")
+_FLAGS_OF = {f"{name}{part}.cc": [] for name in _KERNELS for part in ("", "_generic")}
 if platform.machine().lower() in ("x86_64", "amd64"):
-    _FLAGS_OF |= {
-        "mlp_avx2.cc": ["-mavx2", "-mfma"],
-        "mlp_avx512.cc": [*_WIDE, "-mprefer-vector-width=512"],
-    }
+    for _name in _KERNELS:
+        _FLAGS_OF[f"{_name}_avx2.cc"] = ["-mavx2", "-mfma"]
+        _FLAGS_OF[f"{_name}_avx512.cc"] = [*_WIDE, "-mprefer-vector-width=512"]
 
 
 class build_kernels(build_ext):  # noqa: N801 - setuptools prints its name
@@ -43,7 +43,9 @@ setup(
         Extension(
             "charjax_kernels._library",
             sources=[str(_FOLDER / name) for name in _FLAGS_OF],
-            depends=[str(_FOLDER / name) for name in ("mlp_step.h", "mlp_step.inc")],
+            depends=[
+                str(_FOLDER / f"{name}_step.{kind}") for name in _KERNELS for kind in ("h", "inc")
+            ],
         )
     ],
     cmdclass={"build_ext": build_kernels},

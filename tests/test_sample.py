@@ -16,7 +16,7 @@ import pytest
 from charjax.data.reading import UTF_8, read_prompt
 from charjax.data.tokenizers import ByteTokenizer, CharTokenizer
 from charjax.errors import UserError
-from charjax.generation.generate import StopText
+from charjax.generation.stop_text import StopText
 from charjax.run import load
 from charjax.run.load import load_run
 from charjax.sample import _Terminal

@@ -215,7 +215,7 @@ def test_samples_are_whole_characters(folder: Path):
 
 
 def test_a_stop_text_may_begin_within_a_token():
-    from charjax.generation.generate import StopText
+    from charjax.generation.stop_text import StopText
 
     tokenizer = train_bpe("the cat the cat the cat", 262, boundary=False)
     tokens = tokenizer.encode("the cat").astype(np.int32)

@@ -103,7 +103,10 @@ class Decoder:
 
     Attributes:
       compile_seconds: time spent on compilation so far, and in each new program's first run.
+      refills: a call reads the context anew wherever that is full; else it must end there.
     """
+
+    refills = False
 
     def __init__(
         self,

@@ -22,7 +22,9 @@ from jax import Array
 from charjax.data.tokenizers import Tokenizer
 from charjax.errors import UserError
 from charjax.generation.decoder import Decoder, cache_length, group_size
+from charjax.generation.kernel_decoder import KernelDecoder, is_covered, make_kernel_decoder
 from charjax.generation.sampling import Sampling, choose
+from charjax.generation.stop_text import StopText
 from charjax.models.contract import CharModel
 from charjax.random_streams import folded_keys
 
@@ -110,56 +112,6 @@ def generate(
     return [prompt + ending.decode(tokens) for tokens in rows]
 
 
-class StopText:
-    """A text before which samples end, found in their bytes while they are generated.
-
-    In bytes, because subwords may spell it in many ways, and it may begin within one.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, text: str | None, num_samples: int):
-        """Encode the text; None is never found.
-
-        Raises:
-          UserError: it is empty, or has a character that is not in the alphabet.
-        """
-        if text == "":
-            raise UserError("'' given; it must have at least one character")
-        self._tokenizer = tokenizer
-        self._stop = None if text is None else tokenizer.to_bytes(tokenizer.encode(text))
-        self._lengths_V = None if text is None else tokenizer.byte_counts()
-        self._ended_B = np.zeros(num_samples, bool)
-        self._tails = [b""] * num_samples
-
-    def reached(self, tokens_BK: np.ndarray, rows: slice = slice(None)) -> bool:
-        """Read the newest tokens of some samples; return true once it stands in each of them."""
-        if self._stop is None:
-            return False
-        for row, tokens_K in zip(range(len(self._tails))[rows], tokens_BK, strict=True):
-            recent = self._tails[row] + self._tokenizer.to_bytes(tokens_K)
-            self._ended_B[row] |= self._stop in recent
-            self._tails[row] = recent[max(0, len(recent) - len(self._stop) + 1) :]
-        return bool(self._ended_B[rows].all())
-
-    def cut(self, tokens_N: np.ndarray) -> np.ndarray:
-        """Return a sample's tokens before the one in which the text begins, or all of them."""
-        place = self._place(tokens_N)
-        if place < 0 or self._lengths_V is None:
-            return tokens_N
-        ends_N = np.cumsum(self._lengths_V[tokens_N])
-        return tokens_N[: int(np.searchsorted(ends_N, place, side="right"))]
-
-    def decode(self, tokens_N: np.ndarray) -> str:
-        """Return a sample's text up to the stop text, which may begin within a token."""
-        place = self._place(tokens_N)
-        if place < 0:
-            return self._tokenizer.decode(tokens_N)
-        return self._tokenizer.to_bytes(tokens_N)[:place].decode("utf-8", "replace")
-
-    def _place(self, tokens_N: np.ndarray) -> int:
-        """Return the byte at which the text begins; -1 without it."""
-        return -1 if self._stop is None else self._tokenizer.to_bytes(tokens_N).find(self._stop)
-
-
 def start_tokens(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
     """Return the tokens at the beginning of a text, (T,) int32, at least one.
 
@@ -215,6 +167,7 @@ def stream(
     stop: int | None = None,
     past_context: PastContext = "jump",
     ended: Callable[[Chunk], bool] = lambda chunk: False,
+    uses_kernels: bool = True,
 ) -> Iterator[Chunk]:
     """Yield new tokens as they are generated: up to 64 of each sample per call of about 0.25 s.
 
@@ -231,6 +184,7 @@ def stream(
       stop: the token that ends a sample; when all have ended, so does the stream.
       past_context: see `window_start`.
       ended: called with each chunk; true ends its samples.
+      uses_kernels: use the compiled kernel where it is installed and covers what is asked for.
 
     Raises:
       UserError: a number out of its bounds, or "slide" for a model without a window.
@@ -251,17 +205,22 @@ def stream(
             f"memory is {model.memory} has no context to exceed: leave it out"
         )
     positions = cache_length(len(prompt_T) + max_new_tokens, model.capacity)
-    size = group_size(model, variables, num_samples, positions)
+    decoder: Decoder | KernelDecoder | None = None
+    if uses_kernels and is_covered(model, settings, num_samples, past_context):
+        decoder = make_kernel_decoder(model, settings, stop, variables)
+    # For one text it would return 1 after tracing the cache.
+    size = 1 if num_samples == 1 else group_size(model, variables, num_samples, positions)
     groups = -(-num_samples // size)
     keys_B = sample_keys(seed, groups * size)
-    decoder = Decoder(model, settings, stop, variables, size, positions)
+    if decoder is None:
+        decoder = Decoder(model, settings, stop, variables, size, positions)
     seen_BV = None
     if settings.reads_text:
         seen_BV = symbols_in(np.tile(prompt_T, (size, 1)), model.vocab_size)
 
     def generated() -> Iterator[Chunk]:
         for first in range(0, num_samples, size):
-            decoder.begin(keys_B[first : first + size])
+            decoder.begin(keys_B if groups == 1 else keys_B[first : first + size])
             # Of the last group only a part may be wanted; the others do not keep it going.
             rows = slice(first, min(first + size, num_samples))
             done_B = np.arange(size) >= rows.stop - first
@@ -284,7 +243,7 @@ def symbols_in(tokens_BT: np.ndarray, vocab_size: int) -> np.ndarray:
 
 
 def _segments(
-    decoder: Decoder,
+    decoder: Decoder | KernelDecoder,
     capacity: int | None,
     past_context: PastContext,
     prompt_T: np.ndarray,
@@ -294,7 +253,7 @@ def _segments(
 ) -> Iterator[Chunk]:
     """Generate a group in segments, each prefilled once and decoded until the cache is full.
 
-    With a sliding window the second segment is the last.
+    With a sliding window the second segment is the last; a decoder that refills has one.
     """
     length, end = len(prompt_T), len(prompt_T) + max_new_tokens
     recent_BT = np.tile(prompt_T[window_start(length, capacity, past_context) :], (len(done_B), 1))
@@ -305,10 +264,14 @@ def _segments(
         sliding = past_context == "slide" and start > 0
         # A forward pass over a whole window takes much longer than a step with a cache.
         call_tokens = 1 if sliding else call_tokens
-        prefill = decoder.begin_sliding if sliding else decoder.prefill
-        state = prefill(recent_BT[:, start - length :], length, done_B)
+        begin: Callable[..., Any] = decoder.prefill
+        if sliding:
+            assert isinstance(decoder, Decoder)
+            begin = decoder.begin_sliding
+        state = begin(recent_BT[:, start - length :], length, done_B)
         state = state if seen_BV is None else state._replace(seen_BV=seen_BV)
-        full = end if capacity is None or sliding else min(end, start + capacity + 1)
+        is_whole = capacity is None or sliding or decoder.refills
+        full = end if is_whole else min(end, start + (capacity or 0) + 1)
         while length < full and not done_B.all():
             rest = full - length
             steps = rest if 2 * rest <= 3 * call_tokens else call_tokens

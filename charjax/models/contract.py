@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from charjax.models.roles import Roles
 from charjax.models.taps import Tap
+from charjax.models.transformer_packing import KernelForm
 
 Memory = Literal["finite", "carried", "windowed"]
 
@@ -101,6 +102,14 @@ class CharModel(nn.Module):
         """(C, E, H) of a float32 network softmax(tanh([C embeddings] W + b) U + c), else None.
 
         There is a compiled kernel for the training of such networks (`training.ensemble_kernel`).
+        """
+        return None
+
+    @property
+    def kernel_form(self) -> KernelForm | None:
+        """The sizes of a float32 decoder of GPT-2's form, else None.
+
+        There is a compiled kernel that generates a text by one (`generation.kernel_decoder`).
         """
         return None
 

@@ -37,6 +37,7 @@ from charjax.models.repeated_blocks import Compute, Remat, recomputed_blocks, sc
 from charjax.models.residual import NORM_FIRST, Residual, ResidualBlock
 from charjax.models.roles import Roles
 from charjax.models.taps import Tap
+from charjax.models.transformer_packing import KernelForm
 from charjax.models.transformer_taps import transformer_roles, transformer_taps
 from charjax.ops.attention import soft_capped
 from charjax.ops.choice import compiles_layers_once
@@ -371,6 +372,11 @@ class Transformer(CharModel):
     def is_plain(self) -> bool:
         """GPT-2's block, in any form of the residual connections."""
         return sizes.is_plain(self)
+
+    @property
+    def kernel_form(self) -> KernelForm | None:
+        """See CharModel."""
+        return sizes.kernel_form(self)
 
     def saved_values(self, length: int) -> int:
         """Estimate 24 numbers per unit of the stream, as XLA's figures were, and what is more."""

@@ -6,8 +6,11 @@ values, F width within the MLP, T context, W window, V vocabulary.
 
 from typing import Any
 
+import jax.numpy as jnp
+
 from charjax.models import attention
 from charjax.models.attention import GATES
+from charjax.models.transformer_packing import KernelForm
 from charjax.ops.choice import LONGEST_UNROLLED
 
 
@@ -42,6 +45,23 @@ def is_plain(model: Any) -> bool:
     plain_ends = model.norm == "layernorm" and not model.final_softcap
     plain_mlp = model.activation in ("gelu", "gelu_tanh") and mlp_width(model) == 4 * model.d_model
     return plain_heads and plain_scores and plain_ends and plain_mlp
+
+
+def kernel_form(model: Any) -> KernelForm | None:
+    """Return the sizes of a plain float32 model with learned positions, else None."""
+    is_gpt2 = is_plain(model) and model.residual == "pre_norm" and model.positions == "learned"
+    if not is_gpt2 or model.scale_embeddings or model.dtype != jnp.float32:
+        return None
+    return KernelForm(
+        vocabulary=model.vocab_size,
+        context=model.context_length,
+        width=model.d_model,
+        heads=model.n_head,
+        layers=model.n_layer,
+        hidden=mlp_width(model),
+        tanh=model.activation == "gelu_tanh",
+        epsilon=model.norm_epsilon,
+    )
 
 
 def saved_values(model: Any, length: int) -> int:

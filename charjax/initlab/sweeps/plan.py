@@ -19,10 +19,10 @@ from charjax.initlab.sweeps.grid import Group
 from charjax.initlab.sweeps.parts import Part
 from charjax.initlab.sweeps.record import recorded_steps
 from charjax.initlab.sweeps.settings import without_axes
+from charjax.kernels import kernels_in_words
 from charjax.models import build_model
 from charjax.training.ensemble import check_config
 from charjax.training.ensemble_kernel import is_covered
-from charjax.training.kernels import kernels_in_words
 from charjax.training.own_checks import check_own
 from charjax.training.session import with_context
 from charjax.training.state import state_shapes

@@ -13,6 +13,8 @@ import jax
 __version__ = "0.1.0"
 # Trains one-hidden-layer MLPs; its operands are described in mlp_step.h.
 TRAIN_MLP = "charjax_train_mlp"
+# Generates one text by a transformer; its operands are described in decode.cc.
+DECODE = "charjax_decode"
 
 
 @functools.cache
@@ -29,8 +31,9 @@ def register() -> str:
     if not found:
         raise OSError(f"no compiled library beside {__file__}")
     library = ctypes.CDLL(str(found[0]))
-    capsule = jax.ffi.pycapsule(getattr(library, TRAIN_MLP))
-    jax.ffi.register_ffi_target(TRAIN_MLP, capsule, platform="cpu")
+    for target in (TRAIN_MLP, DECODE):
+        capsule = jax.ffi.pycapsule(getattr(library, target))
+        jax.ffi.register_ffi_target(target, capsule, platform="cpu")
     library.charjax_instruction_set.restype = ctypes.c_char_p
     name: bytes = library.charjax_instruction_set()
     return name.decode()
