@@ -31,9 +31,9 @@ from charjax.initlab.sweeps.axes import Axes
 from charjax.initlab.sweeps.grid import make_groups
 from charjax.initlab.sweeps.program import GroupProgram
 from charjax.initlab.sweeps.runner import open_group
+from charjax.ops.kernels import kernels_in_words
 from charjax.performance.show import make_table
 from charjax.performance.timing import Slice, take_turns
-from charjax.training.kernels import kernels_in_words
 
 CONFIG = "names-mlp-kaiming"
 SCHEMES = ("naive", "naive_readout", "naive_hidden", "kaiming_tanh")

@@ -20,12 +20,12 @@ from jax import Array
 from charjax.config import Config
 from charjax.data.batches import BatchSource
 from charjax.models.contract import CharModel
+from charjax.ops.kernels import find_kernels
 from charjax.training.ensemble_state import (
     EnsembleState,
     RunHyperparameters,
     with_hyperparameters,
 )
-from charjax.training.kernels import find_kernels
 from charjax.training.optimizer import make_schedule
 from charjax.training.state import Counters, TrainState
 
