@@ -21,7 +21,7 @@ from charjax.models.own import activation_of
 from charjax.ops.activation import gelu, gelu_tanh, relu2, silu
 from charjax.ops.attention import causal_attention, soft_capped
 from charjax.ops.choice import is_compiled_attention, is_compiled_product
-from charjax.ops.compiled import compiled_attention, compiled_mlp
+from charjax.ops.compiled_gpt import compiled_attention, compiled_mlp
 from charjax.ops.normalization import layer_norm, rms_norm
 from charjax.ops.precision import wide_dtype
 from charjax.ops.rotary import ROTARY_BASE, rotary_angles, rotate
