@@ -74,7 +74,9 @@ faults: $(VENV)/.dev
 kernels: $(VENV)/.dev
 	$(PIP) "setuptools>=77"
 	$(PIP) --no-build-isolation ./kernels
-	$(RUN) -m pytest -rs tests/training/test_ensemble_kernel.py tests/generation/test_kernel_decoder.py
+	$(RUN) -m pytest -rs tests/training/test_ensemble_kernel.py tests/generation/test_kernel_decoder.py \
+		tests/ops/test_compiled.py
+	CHARJAX_KERNELS_ISA=avx2 $(RUN) -m pytest -rs tests/ops/test_compiled.py
 
 # PyTorch goes into an environment of its own, and nowhere else.
 parity:

@@ -31,7 +31,7 @@ from charjax.initlab.sweeps.axes import Axes
 from charjax.initlab.sweeps.grid import make_groups
 from charjax.initlab.sweeps.program import GroupProgram
 from charjax.initlab.sweeps.runner import open_group
-from charjax.kernels import kernels_in_words
+from charjax.ops.kernels import kernels_in_words
 from charjax.performance.show import make_table
 from charjax.performance.timing import Slice, take_turns
 

@@ -5,8 +5,10 @@
 Each row is one contestant at one work: charjax through the program that its real loop runs;
 PyTorch eager and torch.compile, on a CPU with the better of 1 and all threads, with a vectorised
 gather, a fused AdamW and no read of the loss; flax's nn.RNN for the recurrent networks; and for
-the bigram and the MLP also the loop of the makemore lectures. All start from the same weights, and
-their losses on one batch must agree to a relative 1e-5, in full float32, before the clock starts.
+the bigram and the MLP also the loop of the makemore lectures. Where `charjax-kernels` is installed
+and computes a work's products, "charjax, XLA alone" is charjax without it. All start from the same
+weights, and their losses on one batch must agree to a relative 1e-5, in full float32, before the
+clock starts.
 "bfloat16" is the dtype of the matrix products: torch.autocast there, runtime.dtype here.
 
 A call of charjax's program takes about 0.4 s (in its loop 0.8 s). Each contestant is timed 5 times,
@@ -26,15 +28,18 @@ from benchmarks.harness import Benchmark, start
 from benchmarks.section import Section
 from benchmarks.subprocess_worker import find_torch
 from charjax.config import Config
+from charjax.ops.kernels import kernels_in_words
 from charjax.performance.flops import flops_formula, train_flops
 from charjax.performance.rates import DTYPES
 from charjax.performance.same_work import labels
 from charjax.performance.show import Column, Row, percent, spread
 from charjax.performance.timing import Slice, paired_ratio, summary, take_turns
 from charjax.performance.workers import Worker, best_threads, thread_counts
+from charjax.training.cpu_plan import has_compiled_products
 
 TOLERANCE = 1e-5
 FLAX, LECTURE_LOOP = "flax nn.RNN", "lectures"
+XLA_ALONE = "charjax, XLA alone"
 CELLS = ("gru", "lstm")
 
 
@@ -119,13 +124,14 @@ def _compare(
     config = workloads.make_config(*words)
     workers: dict[str, Worker] = {}
 
-    def launch(label: str, python: str, module: str) -> None:
-        workers[label] = subprocess_worker.start(
-            python, module, label=label, words=words, dtype=dtype, device=section.device
-        )
+    def launch(label: str, python: str, module: str, **variables: str) -> None:
+        arguments = {"label": label, "words": words, "dtype": dtype, "device": section.device}
+        workers[label] = subprocess_worker.start(python, module, variables, **arguments)
 
     # All are built at the same time.
     launch("charjax", sys.executable, "benchmarks.peers_jax")
+    if _uses_kernels(config, section.device):
+        launch(XLA_ALONE, sys.executable, "benchmarks.peers_jax", CHARJAX_KERNELS="0")
     if config.model.kind in CELLS:
         launch(FLAX, sys.executable, "benchmarks.peers_jax")
     for label, why in _torch_labels(config.model.kind, dtype).items() if torch else ():
@@ -142,17 +148,24 @@ def _compare(
             worker.close()
 
 
+def _uses_kernels(config: Config, device: str) -> bool:
+    """Return whether compiled kernels are installed, and compute products of a work."""
+    return device == "cpu" and has_compiled_products(config, 1)
+
+
 def _take_turns(
     section: Section, name: str, work: str, config: Config, dtype: str, workers: dict[str, Worker]
 ) -> None:
     """Time the contestants in turns; a failure of charjax's is raised, the others are left out."""
     ours = workers.pop("charjax")
     facts: dict[str, dict[str, Any]] = {"charjax": {"loss": ours.facts["first loss"]}}
+    if XLA_ALONE in workers:
+        facts["charjax"]["kernels"] = kernels_in_words()
     works = {"charjax": Slice(ours.with_threads(1), section.slice_seconds)}
     for label, worker in workers.items():
         with section.attempt(f"{name}, {label}"):
             losses = agreed(label, worker.facts["loss"], ours.facts["loss"])
-            if label == FLAX:
+            if label in (FLAX, XLA_ALONE):
                 works[label] = Slice(worker.with_threads(1), section.slice_seconds)
             else:
                 counts = thread_counts(section.device)

@@ -28,9 +28,11 @@ def find_torch(section: Section) -> str | None:
     return python
 
 
-def start(python: str, module: str, **arguments: Any) -> workers.Worker:
-    """Start a process that builds a contestant."""
-    environment = dict(os.environ)
+def start(
+    python: str, module: str, variables: dict[str, str] | None = None, **arguments: Any
+) -> workers.Worker:
+    """Start a process that builds a contestant, with these variables in its environment."""
+    environment = {**os.environ, **(variables or {})}
     if module.endswith("torch"):
         # JAX only draws the weights there; the GPU is for PyTorch.
         environment["JAX_PLATFORMS"] = "cpu"

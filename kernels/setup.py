@@ -11,12 +11,13 @@ from setuptools.command.build_ext import build_ext
 _FOLDER = Path("src/charjax_kernels")
 _FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-Wno-psabi"]
 _WIDE = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma"]
-_KERNELS = ("mlp", "decode")
-_FLAGS_OF = {f"{name}{part}.cc": [] for name in _KERNELS for part in ("", "_generic")}
-if platform.machine().lower() in ("x86_64", "amd64"):
-    for _name in _KERNELS:
-        _FLAGS_OF[f"{_name}_avx2.cc"] = ["-mavx2", "-mfma"]
-        _FLAGS_OF[f"{_name}_avx512.cc"] = [*_WIDE, "-mprefer-vector-width=512"]
+_FLAGS_OF: dict[str, list[str]] = {}
+for _kind in ("mlp", "gpt", "decode"):
+    _FLAGS_OF |= {f"{_kind}.cc": [], f"{_kind}_generic.cc": []}
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        _FLAGS_OF[f"{_kind}_avx2.cc"] = ["-mavx2", "-mfma"]
+        _FLAGS_OF[f"{_kind}_avx512.cc"] = [*_WIDE, "-mprefer-vector-width=512"]
+_HEADERS = [path.as_posix() for path in sorted(_FOLDER.glob("*.[hi]*")) if path.suffix != ".cc"]
 
 
 class build_kernels(build_ext):  # noqa: N801 - setuptools prints its name
@@ -43,9 +44,7 @@ setup(
         Extension(
             "charjax_kernels._library",
             sources=[str(_FOLDER / name) for name in _FLAGS_OF],
-            depends=[
-                str(_FOLDER / f"{name}_step.{kind}") for name in _KERNELS for kind in ("h", "inc")
-            ],
+            depends=_HEADERS,
         )
     ],
     cmdclass={"build_ext": build_kernels},

@@ -19,10 +19,10 @@ from jax import Array
 from charjax import backend, hardware, parallel
 from charjax.generation.decoder import CALL_LIMIT
 from charjax.generation.sampling import Sampling
-from charjax.kernels import find_kernels, kernels_in_words
 from charjax.models.contract import CharModel
 from charjax.models.transformer_packing import KernelForm
 from charjax.ops.choice import on_cpu
+from charjax.ops.kernels import find_kernels, kernels_in_words
 
 # Weights are copied into another order; above so many (0.5 GB) they are left where they are.
 _MOST_WEIGHTS = 1 << 27

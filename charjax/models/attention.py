@@ -20,6 +20,8 @@ from charjax.models.layers import Linear, NormForm, Shift, make_norm
 from charjax.models.own import activation_of
 from charjax.ops.activation import gelu, gelu_tanh, relu2, silu
 from charjax.ops.attention import causal_attention, soft_capped
+from charjax.ops.choice import is_compiled_attention, is_compiled_product
+from charjax.ops.compiled_gpt import compiled_attention, compiled_mlp
 from charjax.ops.normalization import layer_norm, rms_norm
 from charjax.ops.precision import wide_dtype
 from charjax.ops.rotary import ROTARY_BASE, rotary_angles, rotate
@@ -67,6 +69,11 @@ class AttentionForm:
         arguments = {"softcap": self.softcap, "window": self.window}
         return {name: value for name, value in arguments.items() if value}
 
+    def is_plain(self, n_head: int) -> bool:
+        """Return true if it is GPT-2's, with as many heads of keys and values as of queries."""
+        changes = self.of_scores or self.qk_norm or self.scale != "inverse_sqrt" or self.recompute
+        return self.n_kv_head in (None, n_head) and not changes
+
 
 def mlp_width(D: int, activation: MLPActivation) -> int:
     """Return F where it is not set: 4 D, or 8 D / 3 to the nearest whole number if gated.
@@ -98,10 +105,16 @@ class FeedForward(nn.Module):
     shifts: bool = False
 
     @nn.compact
-    def __call__(self, x_BTD: Array) -> Array:
-        """(B, T, D) to (B, T, D)."""
-        D = x_BTD.shape[-1]
+    def __call__(self, x_BTD: Array, *, train: bool = False) -> Array:
+        """(B, T, D) to (B, T, D); in training, without tap points in it where a kernel does all."""
+        B, T, D = x_BTD.shape
         F = self.d_ff or mlp_width(D, self.activation)
+        is_plain = self.activation == "gelu" and not (self.bias or self.shifts)
+        if train and is_plain and is_compiled_product(B * T, D, F, self.dtype):
+            up_DF = Linear(F, False, self.dtype, _kernel_alone, name="up")(x_BTD)
+            # As many columns as the input of this layer has.
+            down_FD = Linear(D, False, self.dtype, _kernel_alone, name="down")(up_DF)
+            return compiled_mlp(x_BTD.reshape(B * T, D), up_DF, down_FD).reshape(B, T, D)
         if self.activation in GATES:
             _, gate = GATES[self.activation]
             h_BTF = gate(_linear(self, F, "gate")(x_BTD)) * _linear(self, F, "up")(x_BTD)
@@ -114,6 +127,11 @@ class FeedForward(nn.Module):
             if self.shifts:
                 h_BTF = Shift(self.dtype, name="shift_down")(h_BTF)
         return _linear(self, D, "down")(h_BTF)
+
+
+def _kernel_alone(x: Array, kernel_DE: Array) -> Array:
+    """Return a layer's kernel, in place of its product, to be multiplied elsewhere."""
+    return kernel_DE
 
 
 class Attention(nn.Module):
@@ -140,13 +158,18 @@ class Attention(nn.Module):
         train: bool,
     ) -> tuple[Array, KeysValues | None]:
         """Attend, with the arguments and results of `charjax.models.transformer.Block`."""
-        B, _, D = x_BTD.shape
+        B, T, D = x_BTD.shape
+        rate = self.dropout if train else 0.0
+        is_plain = cache is None and num_outputs == T and angles is None and not rate
+        is_covered = is_plain and self.form.is_plain(self.n_head)
+        if is_covered and is_compiled_attention(B, T, D, self.dtype):
+            o_BTD = compiled_attention(_linear(self, 3 * D, "qkv")(x_BTD), self.n_head)
+            return _linear(self, D, "out")(o_BTD), cache
         q_BTHK, k_BTJK, v_BTJK = self._project(x_BTD)
         if angles is not None:
             q_BTHK, k_BTJK = rotate(q_BTHK, angles), rotate(k_BTJK, angles)
         form = self.form.of_scores
         if cache is None:
-            rate = self.dropout if train else 0.0
             key = self.make_rng("dropout") if rate else None
             o_BTHK = causal_attention(
                 q_BTHK,

@@ -76,7 +76,7 @@ class ResidualBlock(nn.Module):
             read_BTD, cache, start, angles, num_outputs=num_outputs, train=train
         )
         x_BND = self._add(x_BTD[:, -num_outputs:], drop(o_BND), 1)
-        y_BND = feed_forward(self._read(x_BND, 2))
+        y_BND = feed_forward(self._read(x_BND, 2), train=train)
         return self._add(x_BND, drop(y_BND), 2), cache
 
     def _read(self, x_BTD: Array, sublayer: int) -> Array:

@@ -103,7 +103,7 @@ class Block(nn.Module):
             norm_1(x_BTD), cache, start, angles, num_outputs=num_outputs, train=train
         )
         x_BND = x_BTD[:, -num_outputs:] + drop(o_BND)
-        return x_BND + drop(feed_forward(norm_2(x_BND))), cache
+        return x_BND + drop(feed_forward(norm_2(x_BND), train=train)), cache
 
 
 # Traced and lowered once for all blocks of one shape, which makes start-up faster; the compiler

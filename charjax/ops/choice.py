@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from charjax.ops.kernels import find_products
+
 # Fewer queries than this a block, and the products are too small; more, and too many of the
 # scores are of keys that come later (measured: benchmarks/NOTES.md).
 QUERY_BLOCK = 64
@@ -22,6 +24,9 @@ QUERY_BLOCK = 64
 LONGEST_UNROLLED = 512
 # Multiplications in the least gradient of weights that is left to oneDNN.
 _ONEDNN_LEAST = 2**28
+# Multiplications in the least product or attention that is left to a compiled kernel (measured:
+# benchmarks/NOTES.md).
+_COMPILED_LEAST = 2**20
 # Multiplications in the least product that a CPU computes in bfloat16.
 _BFLOAT16_LEAST = 2**20
 
@@ -111,7 +116,20 @@ def onednn_gradient(N: int, D: int, E: int, dtype: Any) -> bool:
     """
     is_tried = (0, 12) <= jax.__version_info__[:2] < (0, 13)
     is_there = on_cpu() and sys.platform == "linux" and platform.machine() == "x86_64"
-    return is_tried and is_there and dtype == jnp.float32 and N * D * E >= _ONEDNN_LEAST
+    is_large = dtype == jnp.float32 and N * D * E >= _ONEDNN_LEAST
+    return is_tried and is_there and is_large and not is_compiled_product(N, D, E, dtype)
+
+
+def is_compiled_product(N: int, D: int, E: int, dtype: Any) -> bool:
+    """Return true if a compiled kernel multiplies (N, D) by (D, E), and computes both gradients."""
+    is_large = on_cpu() and dtype == jnp.float32 and N * D * E >= _COMPILED_LEAST
+    return is_large and find_products() is not None
+
+
+def is_compiled_attention(B: int, T: int, D: int, dtype: Any) -> bool:
+    """Return true if a compiled kernel attends over T positions of B texts, all heads D wide."""
+    is_covered = on_cpu() and dtype == jnp.float32 and T <= LONGEST_UNROLLED
+    return is_covered and B * T * T * D >= _COMPILED_LEAST and find_products() is not None
 
 
 def is_small_product(N: int, D: int, E: int) -> bool:

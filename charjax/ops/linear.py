@@ -15,7 +15,8 @@ from jax import Array, lax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.typing import DTypeLike
 
-from charjax.ops.choice import on_cpu, weights_gradient_version
+from charjax.ops.choice import is_compiled_product, on_cpu, weights_gradient_version
+from charjax.ops.compiled import compiled_matmul
 
 
 def matmul(x: Array, kernel_DE: Array, preferred_element_type: DTypeLike | None = None) -> Array:
@@ -34,7 +35,10 @@ def matmul(x: Array, kernel_DE: Array, preferred_element_type: DTypeLike | None 
     *leading, D = x.shape
     E = kernel_DE.shape[1]
     rows_ND = x.reshape(math.prod(leading), D)
-    if preferred_element_type is None and on_cpu():
+    is_plain = preferred_element_type in (None, x.dtype)
+    if is_plain and is_compiled_product(len(rows_ND), D, E, x.dtype):
+        rows_NE = compiled_matmul(rows_ND, kernel_DE)
+    elif preferred_element_type is None and on_cpu():
         rows_NE = _cpu_product(rows_ND, kernel_DE)
     else:
         rows_NE = _product(rows_ND, kernel_DE, 1, 0, preferred_element_type)

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from charjax.config import Config
 from charjax.extensions import references_in
 from charjax.hardware import cores, processor
+from charjax.ops.kernels import kernels_in_words
 
 # Settings that no program of a run reads; tests/programs compares what is lowered.
 UNREAD_SECTIONS = ("eval", "checkpoint", "log")
@@ -64,6 +65,7 @@ def environment_digest() -> str:
             str([(device.id, device.device_kind) for device in devices]),
             str(devices[0].client.platform_version),
             _instructions(),
+            str(kernels_in_words()),
             str(cores()),
             json.dumps(settings, sort_keys=True),
             json.dumps(variables, sort_keys=True),

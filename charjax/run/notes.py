@@ -20,9 +20,13 @@ from charjax.data.text_files import TextFile
 from charjax.data.tokenizers import Tokenizer, tokenizer_from_json
 from charjax.errors import UserError
 from charjax.extensions import versions_of
+from charjax.ops.kernels import kernels_in_words
+from charjax.training.cpu_plan import has_compiled_products
 from charjax.training.program import generator
 from charjax.training.session import Session
 from charjax.training.state import Tables
+
+_XLA_ALONE = "XLA alone"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +68,13 @@ def read_notes(meta: dict[str, Any]) -> Notes:
             ),
             tokenizer=tokenizer,
             dataset_digest=str(meta["dataset_digest"]),
-            # Early checkpoints are of runs with that generator, and do not name it.
-            environment={"prng": "threefry", "fsdp": 1, **meta["environment"]},
+            # Early checkpoints are of runs with that generator and XLA's kernels, and name neither.
+            environment={
+                "prng": "threefry",
+                "fsdp": 1,
+                "kernels": _XLA_ALONE,
+                **meta["environment"],
+            },
             progress=dict(meta["progress"]),
             tables={
                 str(name): jax.ShapeDtypeStruct(tuple(map(int, shape)), jnp.dtype(dtype))
@@ -86,8 +95,17 @@ def environment(session: Session) -> dict[str, Any]:
     settled = {
         "prng": generator(session.config, session.mesh),
         "fsdp": parallel.fsdp_size(session.mesh),
+        "kernels": _kernels(session),
     }
     return {**machine, **settled, **code}
+
+
+def _kernels(session: Session) -> str:
+    """Return the compiled kernels that compute a run's products, in words."""
+    used = kernels_in_words()
+    with parallel.target(session.mesh):
+        is_used = has_compiled_products(session.config, session.mesh.size)
+    return used if used and is_used else _XLA_ALONE
 
 
 def checkpoint_meta(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from charjax.config import Config
 from charjax.models import CharModel, build
-from charjax.ops.choice import onednn_gradient
+from charjax.ops.choice import is_compiled_product, onednn_gradient
 
 # Per core and pass; with less work, waiting for the other cores costs more than sharing saves.
 _LEAST_MULTIPLICATIONS = 2 * 10**7
@@ -56,6 +56,17 @@ def has_onednn_products(config: Config, devices: int) -> bool:
         return False
     rows = config.train.batch_size * _context(config)
     return onednn_gradient(rows, *product, jnp.dtype(config.runtime.dtype))
+
+
+def has_compiled_products(config: Config, devices: int) -> bool:
+    """Return true if a compiled kernel computes the widest product of the model's weights."""
+    product = _model(config).widest_product
+    rows = config.train.batch_size * _context(config) // devices
+    dtype = config.runtime.dtype
+    # "auto" is chosen when the session starts.
+    if product is None or dtype == "auto":
+        return False
+    return is_compiled_product(rows, *product, jnp.dtype(dtype))
 
 
 def matrix_weights(config: Config) -> int:

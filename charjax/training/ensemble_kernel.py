@@ -19,8 +19,8 @@ from jax import Array
 
 from charjax.config import Config
 from charjax.data.batches import BatchSource
-from charjax.kernels import find_kernels
 from charjax.models.contract import CharModel
+from charjax.ops.kernels import find_kernels
 from charjax.training.ensemble_state import (
     EnsembleState,
     RunHyperparameters,

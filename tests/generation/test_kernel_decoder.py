@@ -18,7 +18,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from charjax import hardware, kernels, models
+from charjax import hardware, models
 from charjax.config import parse_config
 from charjax.generation import generate as generation
 from charjax.generation import kernel_decoder
@@ -26,6 +26,7 @@ from charjax.generation.decoder import CALL_LIMIT
 from charjax.generation.generate import generate_uncached, sample_keys, stream, window_start
 from charjax.generation.kernel_decoder import generate_tokens, is_covered
 from charjax.generation.sampling import Sampling
+from charjax.ops import kernels
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = Sampling()

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from charjax import backend, kernels
+from charjax import backend
 from charjax.config import load_config
 from charjax.data.datasets import load_dataset
 from charjax.errors import UserError
 from charjax.initlab.sweeps.plan import check_kernels
 from charjax.models import build_model
+from charjax.ops import kernels
 from charjax.training import ensemble_kernel
 from charjax.training.ensemble import Ensemble, initial_ensemble, initial_run
 from charjax.training.ensemble_kernel import STEPS, is_covered, make_run_loop

@@ -19,8 +19,9 @@ from charjax.initlab.sweeps.grid import Group
 from charjax.initlab.sweeps.parts import Part
 from charjax.initlab.sweeps.record import recorded_steps
 from charjax.initlab.sweeps.settings import without_axes
-from charjax.kernels import kernels_in_words
 from charjax.models import build_model
+from charjax.ops.kernels import kernels_in_words
+from charjax.training.cpu_plan import has_compiled_products
 from charjax.training.ensemble import check_config
 from charjax.training.ensemble_kernel import is_covered
 from charjax.training.own_checks import check_own
@@ -139,7 +140,8 @@ def kernels_of(groups: list[Group], dataset: Dataset, devices: list[jax.Device])
     used = kernels_in_words() if devices[0].platform == "cpu" else None
     for group in groups:
         config = with_context(group.config, dataset)
-        if used and is_covered(build_model(config, dataset.tokenizer), config, group.traced):
+        is_whole = is_covered(build_model(config, dataset.tokenizer), config, group.traced)
+        if used and (is_whole or has_compiled_products(config, 1)):
             return used
     return None
 

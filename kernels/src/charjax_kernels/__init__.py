@@ -10,11 +10,26 @@ from pathlib import Path
 
 import jax
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 # Trains one-hidden-layer MLPs; its operands are described in mlp_step.h.
 TRAIN_MLP = "charjax_train_mlp"
 # Generates one text by a transformer; its operands are described in decode.cc.
 DECODE = "charjax_decode"
+# Products of a GPT and its attention; their operands are described in gpt.cc.
+PRODUCT, PRODUCT_GELU = "charjax_product", "charjax_product_gelu"
+PRODUCT_FACTOR = "charjax_product_factor"
+ATTENTION, ATTENTION_GRADIENT = "charjax_attention", "charjax_attention_gradient"
+# Queries of a block of attention, and the multiple of keys that its saved weights reach to.
+QUERIES, PAD = 32, 16
+_TARGETS = (
+    TRAIN_MLP,
+    DECODE,
+    PRODUCT,
+    PRODUCT_GELU,
+    PRODUCT_FACTOR,
+    ATTENTION,
+    ATTENTION_GRADIENT,
+)
 
 
 @functools.cache
@@ -31,7 +46,7 @@ def register() -> str:
     if not found:
         raise OSError(f"no compiled library beside {__file__}")
     library = ctypes.CDLL(str(found[0]))
-    for target in (TRAIN_MLP, DECODE):
+    for target in _TARGETS:
         capsule = jax.ffi.pycapsule(getattr(library, target))
         jax.ffi.register_ffi_target(target, capsule, platform="cpu")
     library.charjax_instruction_set.restype = ctypes.c_char_p

@@ -1,9 +1,8 @@
 // The handler that XLA calls, and the choice of the instruction set.
 #include <cstdlib>
-#include <cstring>
 #include <memory>
-#include <string>
 
+#include "isa.h"
 #include "mlp_step.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -12,27 +11,12 @@ namespace ffi = xla::ffi;
 namespace charjax {
 namespace {
 
-bool fits(const Version& version) {
-#if defined(__x86_64__)
-  if (!std::strcmp(version.name, "avx512"))
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
-  if (!std::strcmp(version.name, "avx2"))
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#endif
-  return true;
-}
-
 Version choose() {
 #if defined(__x86_64__)
-  const Version versions[] = {avx512_version(), avx2_version(), generic_version()};
+  return charjax::choose<Version>({avx512_version(), avx2_version(), generic_version()});
 #else
-  const Version versions[] = {generic_version()};
-#endif
-  const char* wanted = std::getenv("CHARJAX_KERNELS_ISA");
-  for (const Version& version : versions)
-    if (fits(version) && (!wanted || !*wanted || !std::strcmp(wanted, version.name))) return version;
   return generic_version();
+#endif
 }
 
 const Version& chosen() {
