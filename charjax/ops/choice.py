@@ -24,9 +24,9 @@ QUERY_BLOCK = 64
 LONGEST_UNROLLED = 512
 # Multiplications in the least gradient of weights that is left to oneDNN.
 _ONEDNN_LEAST = 2**28
-# Multiplications in the least product or attention that is left to a compiled kernel (measured:
-# benchmarks/NOTES.md).
-_COMPILED_LEAST = 2**20
+# Multiplications in the least product, and the least attention, that a compiled kernel computes
+# (measured: benchmarks/NOTES.md).
+_COMPILED_LEAST, _COMPILED_ATTENTION_LEAST = 2**26, 2**20
 # Multiplications in the least product that a CPU computes in bfloat16.
 _BFLOAT16_LEAST = 2**20
 
@@ -129,7 +129,7 @@ def is_compiled_product(N: int, D: int, E: int, dtype: Any) -> bool:
 def is_compiled_attention(B: int, T: int, D: int, dtype: Any) -> bool:
     """Return true if a compiled kernel attends over T positions of B texts, all heads D wide."""
     is_covered = on_cpu() and dtype == jnp.float32 and T <= LONGEST_UNROLLED
-    return is_covered and B * T * T * D >= _COMPILED_LEAST and find_products() is not None
+    return is_covered and B * T * T * D >= _COMPILED_ATTENTION_LEAST and find_products() is not None
 
 
 def is_small_product(N: int, D: int, E: int) -> bool:

@@ -27,7 +27,8 @@ def find_kernels() -> Any | None:
         return None
     try:
         package.register()
-    except (OSError, AttributeError) as error:
+    except (OSError, AttributeError, RuntimeError) as error:
+        # A RuntimeError is XLA's, of a package that was built beside a newer JAX.
         cli.remark(f"charjax-kernels is installed but cannot be used: {error}")
         return None
     return package

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from charjax.config import Config
 from charjax.models import CharModel, build
-from charjax.ops.choice import is_compiled_product, onednn_gradient
+from charjax.ops.choice import is_compiled_attention, is_compiled_product, onednn_gradient
 
 # Per core and pass; with less work, waiting for the other cores costs more than sharing saves.
 _LEAST_MULTIPLICATIONS = 2 * 10**7
@@ -59,14 +59,16 @@ def has_onednn_products(config: Config, devices: int) -> bool:
 
 
 def has_compiled_products(config: Config, devices: int) -> bool:
-    """Return true if a compiled kernel computes the widest product of the model's weights."""
-    product = _model(config).widest_product
-    rows = config.train.batch_size * _context(config) // devices
-    dtype = config.runtime.dtype
+    """Return true if a compiled kernel computes the model's widest product, or may attend."""
+    model, dtype = _model(config), config.runtime.dtype
     # "auto" is chosen when the session starts.
-    if product is None or dtype == "auto":
+    if model.widest_product is None or dtype == "auto":
         return False
-    return is_compiled_product(rows, *product, jnp.dtype(dtype))
+    windows, T = config.train.batch_size // devices, _context(config)
+    attends = model.has_attention and is_compiled_attention(
+        windows, T, model.widest_product[0], jnp.dtype(dtype)
+    )
+    return attends or is_compiled_product(windows * T, *model.widest_product, jnp.dtype(dtype))
 
 
 def matrix_weights(config: Config) -> int:

@@ -28,6 +28,12 @@ FLOAT32 = 5e-6
 size = st.integers(1, 70)
 
 
+@pytest.fixture(autouse=True)
+def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave products of tests' sizes to the kernels."""
+    monkeypatch.setattr(choice, "_COMPILED_LEAST", 2**20)
+
+
 @pytest.fixture
 def package() -> Any:
     found = kernels.find_products()
@@ -227,6 +233,34 @@ def test_small_products_and_other_dtypes_are_xlas(package: Any, dtype: Any):
     large, small = jnp.zeros((128, 128), dtype), jnp.zeros((16, 16), dtype)
     has_call = [package.PRODUCT in program_text(matmul, x, x) for x in (large, small)]
     assert has_call == [dtype == jnp.float32, False]
+
+
+def test_small_gpts_have_the_kernel_s_attention_and_xlas_products(
+    package: Any, text: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(choice, "_COMPILED_LEAST", 2**26)
+    session = gpt(text)
+    assert environment(session)["kernels"] == kernels.kernels_in_words()
+    model = build_model(session.config, session.dataset.tokenizer)
+    tokens_BT = jnp.zeros((8, 48), jnp.int32)
+    variables = model.init(jax.random.key(0), tokens_BT)
+    found = program_text(lambda v, x: model.apply(v, x, train=True)[0], variables, tokens_BT)
+    assert package.ATTENTION in found
+    assert package.PRODUCT not in found
+
+
+def test_a_package_that_xla_refuses_is_noted_and_left_unused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """As jaxlib 0.10 refuses one that was built beside 0.12 ("API version is incompatible")."""
+
+    class Package:
+        def register(self) -> None:
+            raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: the handler's API version")
+
+    monkeypatch.setattr(kernels.importlib, "import_module", lambda name: Package())
+    assert kernels.find_kernels.__wrapped__() is None
+    assert "cannot be used: INVALID_ARGUMENT" in capsys.readouterr().err
 
 
 def test_without_the_package_the_program_is_xlas(without_kernels: Any, text: Any):
