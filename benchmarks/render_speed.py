@@ -51,7 +51,8 @@ def summary(results: Path = RESULTS) -> str:
             for (_, work, dtype), found in peers.by_work(section["rows"]).items():
                 rate = f"{found['charjax']['tokens_per_second']:,.0f}"
                 ratio = peers.ratio_to(found, ("torch eager", "torch compile"))
-                lines.append(f"| {work} {dtype} | {rate} | {ratio} |")
+                extra = ", with charjax-kernels" if found["charjax"].get("kernels") else ""
+                lines.append(f"| {work} {dtype}{extra} | {rate} | {ratio} |")
             lines += ["", _measured(tree, section)]
     return "\n".join(lines or ["Not run yet; `python -m benchmarks.peers`."])
 
