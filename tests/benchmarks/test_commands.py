@@ -135,7 +135,7 @@ def test_a_row_that_fails_leaves_no_process_behind(monkeypatch: pytest.MonkeyPat
     started, closed = [], []
 
     class Process:
-        def __init__(self, python: str, module: str, **arguments: object):
+        def __init__(self, python: str, module: str, variables: object, **arguments: object):
             started.append(arguments["label"])
             self.close = lambda: closed.append(arguments["label"])
 
