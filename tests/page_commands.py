@@ -25,7 +25,7 @@ FILES = {
     "list.txt": "emma\nolivia\nava\nisabella\nsophia\nmia\n" * 20,
     "my.toml": '[data]\nname = "stdlib"\n',
 }
-# Appended: the same command, finished in a moment.
+# Appended, or in place of the page's: the same command, finished in a moment.
 SMALL = {"charjax.sample": ["--max-new-tokens", "5"]}
 STEPS = ["train.steps=2", "train.batch_size=2"]
 RANDOM = ["eval.protocol=random", "eval.batches=1"]
@@ -136,7 +136,12 @@ def parse(command: Command) -> None:
 
 def run(command: Command) -> commands.Result:
     """Run a command with few steps, in the current folder."""
-    arguments = [*command.arguments, *SMALL.get(command.module, [])]
+    arguments = list(command.arguments)
+    if flag := SMALL.get(command.module):
+        if flag[0] in arguments:
+            place = arguments.index(flag[0])
+            del arguments[place : place + len(flag)]
+        arguments += flag
     if command.module == "charjax.train":
         arguments = small_training(command.arguments)
     return commands.run(command.module.removeprefix("charjax."), *arguments)

@@ -29,7 +29,8 @@ def test_a_recipe_is_trained_scored_and_shown(tmp_path, monkeypatch, capsys):
     assert row["command"] == "python -m benchmarks.mixtures --only minute --seeds 2"
     for run in row["runs"]:
         assert run["tokens"] == 111_539
-        assert set(run["experts"]) == {"network", "counts of 2-grams", "counts of 3-grams"}
+        counts = {f"counts of {each}" for each in ("2-grams", "3-grams", "words")}
+        assert set(run["experts"]) == {"network", *counts}
         assert run["model_bytes"]["weights"] == 4 * run["params"]
         assert run["seconds"] > 1
     # Seeds differ in the network; the counts are the same.

@@ -53,9 +53,10 @@ def test_every_process_ends_with_a_line(case: str, tmp_path: Path) -> None:
     (tmp_path / "old" / "config.toml").write_text("")
     words, message = CASES[case]
     every = ["data.path=text0.txt", "model.kind=bigram", "train.steps=20", "train.batch_size=4"]
+    run = [] if "--workdir" in words(0) else ["--workdir", "new"]
     before = sorted(path.name for path in tmp_path.iterdir())
     with Several(
-        tmp_path, 2, lambda i: [*every, "--workdir", "new", *words(i)], {"JAX_NUM_CPU_DEVICES": "1"}
+        tmp_path, 2, lambda i: [*every, *run, *words(i)], {"JAX_NUM_CPU_DEVICES": "1"}
     ) as several:
         assert several.wait(60) == [2, 2], several.report()
         for each in several.started:

@@ -288,7 +288,7 @@ def test_measuring_changes_no_run(text, tmp_path, monkeypatch):
     assert facts["measured"]["at"] == [0, 3, 7, 12]
     _stop_and_resume(monkeypatch, words(text, tmp_path / "stopped", *named))
     assert whole == (tmp_path / "stopped" / "measurements.csv").read_bytes()
-    with pytest.raises(UserError, match=r"--extend: measure\.\w+ was .* and is not set now"):
+    with pytest.raises(UserError, match=r"--extend: measure\.\w+ was .* and is unset now"):
         main(words(text, tmp_path / "whole", "--extend"))
 
 
