@@ -26,6 +26,8 @@ from charjax.models.word_contexts import CHARACTERS, Tree, contexts, find_runs
 # The text's probabilities are kept in half precision: at 1/2 ln V that is 1e-3 nats per character
 # at most, with errors of either sign.
 DTYPE = np.dtype(np.float16)
+# The n-grams of one length take so many bytes for each target, at most: eight arrays of int32.
+LENGTH_BYTES = 32
 
 
 _Chain = tuple[list["Length"], tuple[int, ...]]
@@ -181,9 +183,9 @@ def _lengths(
         )
         context_U, follower_U = np.divmod(keys_U, V)
         first_K = np.searchsorted(context_U, np.arange(parent_K.size + 1))
-        yield Length(
-            gram_N, count_U, shorter_N[first_U], follower_U, context_U, first_K, parent_K, symbol_K
-        )
+        shorter_U = shorter_N[first_U]
+        arrays = gram_N, count_U, shorter_U, follower_U, context_U, first_K, parent_K, symbol_K
+        yield Length(*(array.astype(np.int32) for array in arrays))
 
 
 def _log_probs(

@@ -32,6 +32,11 @@ def fold_symbols(symbols: Sequence[str]) -> np.ndarray:
     return np.where(is_letter, folded, np.negative(folded)).astype(np.int32)
 
 
+def lengths(words: int) -> int:
+    """Return how many lengths contexts of so many whole words have, from none on."""
+    return 1 + CHARACTERS + 2 + words
+
+
 class Tree(NamedTuple):
     """The runs of a text and all their beginnings; node 0 is the empty one.
 

@@ -10,8 +10,9 @@ from charjax.config.values import format_value
 from charjax.data.splits import Split
 from charjax.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
 from charjax.errors import UserError
+from charjax.models import word_contexts
 from charjax.models.mixture import Mixture
-from charjax.models.ngram_cross_fit import DTYPE, cross_fit
+from charjax.models.ngram_cross_fit import DTYPE, LENGTH_BYTES, cross_fit
 from charjax.models.word_contexts import fold_symbols
 from charjax.training.state import Tables, TrainState
 
@@ -60,9 +61,11 @@ def _check(config: Config, model: Mixture, split: Split) -> None:
     Raises:
       UserError: the message has the bytes.
     """
-    needed = split.tokens.size * model.num_counts * model.vocab_size * DTYPE.itemsize
-    # The host has them once, and a CPU's device a second time while they are placed.
-    free = hardware.free_memory() / 3
+    predicted = model.num_counts * model.vocab_size * DTYPE.itemsize
+    lengths = model.orders[-1] + (word_contexts.lengths(model.words) if model.words else 0)
+    # The host has predictions once, and a CPU's device a second time while they are placed.
+    needed = split.tokens.size * (2 * predicted + lengths * LENGTH_BYTES)
+    free = hardware.free_memory() * 2 / 3
     if split.tokens.nbytes > config.data.device_bytes:
         raise UserError(
             f"model.counts: {format_value(model.orders)} given for a text of "
@@ -73,9 +76,9 @@ def _check(config: Config, model: Mixture, split: Split) -> None:
     if needed > free:
         raise UserError(
             f"model.counts: {format_value(model.orders)} given for a text of {split.tokens.size:,} "
-            f"tokens; what counts predict in place of each takes {needed / 1e9:,.1f} GB in "
-            f"training, and may take {free / 1e9:,.1f} GB: set model.counts=[], or give a shorter "
-            "text"
+            f"tokens; counting it and what counts predict in place of each takes "
+            f"{needed / 1e9:,.1f} GB in training, and may take {free / 1e9:,.1f} GB: set "
+            "model.counts=[], or give a shorter text"
         )
     if split.num_targets < model.folds:
         raise UserError(

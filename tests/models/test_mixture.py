@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from charjax import hardware
 from charjax.config import load_config, parse_config
+from charjax.errors import UserError
 from charjax.models.ngram_cross_fit import cross_fit
 from charjax.training import evaluation
 from charjax.training.evaluation import exact_losses
@@ -351,6 +353,19 @@ def test_mistakes_are_one_line(words, message, own_text, tmp_path):
     assert result.status == 2
     assert message in result.err
     assert len(result.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("others", "lengths", "experts"), [([], 4, 2), (WORDS, 12, 3)])
+def test_a_text_that_memory_cannot_hold_is_refused(others, lengths, experts, own_text, monkeypatch):
+    config = load_config(None, [*GRU, *others, own_text])
+    session = open_session(config)
+    tokens = session.dataset.splits["train"].tokens.size
+    needed = tokens * (2 * experts * session.model.vocab_size * 2 + 32 * lengths)
+    monkeypatch.setattr(hardware, "free_memory", lambda: 1.5 * needed - 3)
+    with pytest.raises(UserError, match="counting it and what counts predict in place of each"):
+        open_session(config)
+    monkeypatch.setattr(hardware, "free_memory", lambda: 1.5 * needed + 3)
+    open_session(config)
 
 
 def test_more_folds_than_characters_are_refused(tmp_path):

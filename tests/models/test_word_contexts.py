@@ -14,7 +14,7 @@ from charjax.models.ngram_counts import discounts
 from charjax.models.ngram_cross_fit import cross_fit
 from charjax.models.ngram_text import padded_text
 from charjax.models.ngram_words import WordModel
-from charjax.models.word_contexts import LONGEST, contexts, find_runs, fold_symbols
+from charjax.models.word_contexts import LONGEST, contexts, find_runs, fold_symbols, lengths
 
 SYMBOLS = "\n ,aAbB'"
 V = len(SYMBOLS)
@@ -64,7 +64,7 @@ def test_targets_have_one_number_exactly_where_the_text_before_them_is_alike(doc
         for document in documents
         for end in range(1, len(document))
     ]
-    assert len(numbers) == len(expected[0])
+    assert len(numbers) == len(expected[0]) == lengths(words) - 1
     for (number_N, values), text_N in zip(numbers, zip(*expected, strict=True), strict=True):
         assert number_N.min() >= 0
         assert number_N.max() < values
@@ -167,8 +167,8 @@ def test_a_fold_is_predicted_by_the_equations_over_the_rest():
     alone = cross_fit(split, vocab_size=V, orders=(2, 5), folds=folds)
     np.testing.assert_array_equal(rows[:, :2], alone)
     events = events_of(DOCUMENTS, 2)
-    lengths = zip(split.doc_starts, split.doc_lengths, strict=True)
-    places = np.concatenate([start + 1 + np.arange(length) for start, length in lengths])
+    bounds = zip(split.doc_starts, split.doc_lengths, strict=True)
+    places = np.concatenate([start + 1 + np.arange(length) for start, length in bounds])
     bounds = np.linspace(0, len(events), folds + 1).astype(int)
     for begin, end in itertools.pairwise(bounds.tolist()):
         rest = Reference([*events[:begin], *events[end:]])
